@@ -1,0 +1,357 @@
+//! The command line and the environment: which words were given, and the help text.
+//!
+//! Shape only: no value is read here, no file opened, no name resolved, so that `--help` and a typing
+//! error answer at once. `config.rs` reads the values.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fmt::{self, Write as _};
+
+use pico_args::Arguments;
+
+/// A flag: its name, what stands for its value in the help text (empty for a switch), its default,
+/// and what it means.
+struct Flag {
+    name: &'static str,
+    value: &'static str,
+    default: &'static str,
+    meaning: &'static str,
+}
+
+const fn flag(
+    name: &'static str,
+    value: &'static str,
+    default: &'static str,
+    meaning: &'static str,
+) -> Flag {
+    Flag { name, value, default, meaning }
+}
+
+/// All flags, in groups, as `--help` shows them.
+#[rustfmt::skip]
+const GROUPS: [(&str, &[Flag]); 6] = [
+    ("Where to listen and whom to ask", &[
+        flag("--port", "N", "3000", "port to listen on; 0 picks a free one"),
+        flag("--host", "ADDR", "127.0.0.1", "address to listen on, IPv4 or IPv6"),
+        flag("--origin", "URL", "http://127.0.0.1:8000", "the origin server: http or https, with a path prefix if need be"),
+        flag("--preserve-host", "", "off", "the client's Host goes to the origin server, and into the cache key"),
+        flag("--follow-redirects", "", "off", "follow the origin server's redirects here (GET and HEAD, at most 10)"),
+        flag("--connect-timeout", "D", "5", "to find and reach the origin server"),
+        flag("--origin-timeout", "D", "30", "between two bytes of a response"),
+        flag("--ca-cert", "FILE", "none", "more trusted roots (PEM), beside the system's and the built-in ones"),
+        flag("--insecure", "", "off", "do not verify the origin server's certificate at all"),
+    ]),
+    ("What is stored, and for how long", &[
+        flag("--cache-mode", "MODE", "standard", "standard: HTTP's rules; force: store every 200 to a GET; offline: never contact the origin server"),
+        flag("--cache-ttl", "D", "none", "nothing is reused later than D after it came; what states no freshness gets D"),
+        flag("--default-ttl", "D", "until-cleared", "freshness of what states none; 0: HTTP's heuristics alone"),
+        flag("--hit-ttl", "N", "-1", "a stored response is reused N times at most; negative: no limit"),
+        flag("--share-cookies", "", "off", "store and replay Set-Cookie under any explicit freshness"),
+        flag("--stale-if-error", "D", "1d", "for how long stale responses stand in for a failed origin server"),
+        flag("--stale-while-revalidate", "D", "0", "for how long stale responses are served while a new one is fetched"),
+        flag("--no-browser-cache", "", "off", "tell clients to store nothing, so that each request comes here"),
+    ]),
+    ("How much is stored", &[
+        flag("--cache-memory", "SIZE", "64M", "bytes in memory, with bookkeeping and what is on its way in"),
+        flag("--cache-size-limit", "N", "none", "number of stored responses; 0 turns caching off"),
+        flag("--max-object-size", "SIZE", "8M", "larger bodies are passed on and not stored"),
+        flag("--eviction-policy", "P", "s3-fifo", "what goes when there is no room: s3-fifo, lru, entire, none"),
+        flag("--cache-clean-interval", "D", "60", "how often what is of no more use is removed; 0: never"),
+        flag("--store", "S", "memory", "where responses are stored: memory"),
+    ]),
+    ("Clients", &[
+        flag("--workers", "N", "64", "threads that look up, and wait for the origin server"),
+        flag("--max-connections", "N", "10000", "clients at a time, or less where descriptors are scarce"),
+        flag("--header-timeout", "D", "10", "for a connection's first request to arrive"),
+        flag("--idle-timeout", "D", "60", "for the next request, or the next byte of content"),
+        flag("--front", "F", "tiny-http", "which server: tiny-http"),
+        flag("--allow-unsafe-front", "", "off", "let --front tiny-http listen on other than loopback addresses"),
+    ]),
+    ("What is told", &[
+        flag("--access-log", "FILE", "off", "one line a request; - is the standard output"),
+        flag("--access-log-format", "F", "combined", "combined or json"),
+        flag("--log-level", "L", "info", "off, error, warn, info, debug or trace; the log goes to stderr"),
+        flag("--ready-file", "FILE", "none", "written, with the address, once connections are accepted"),
+    ]),
+    ("Other", &[
+        flag("--help", "", "", "this text"),
+        flag("--version", "", "", "the version"),
+    ]),
+];
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub enum Command {
+    /// `--help`
+    Help,
+    /// `--version`
+    Version,
+    /// Run the proxy.
+    Serve(Args),
+}
+
+/// The words of the command line, over those of the environment.
+#[derive(Debug, Default)]
+pub struct Args {
+    values: BTreeMap<&'static str, (OsString, Source)>,
+    switches: BTreeMap<&'static str, bool>,
+}
+
+/// Where a value comes from.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Source {
+    CommandLine,
+    Environment,
+}
+
+impl Args {
+    /// The value of a flag, and what to call the flag in an error message.
+    pub fn value(&self, name: &'static str) -> Option<(&OsStr, String)> {
+        let (value, source) = self.values.get(name)?;
+        let called = match source {
+            Source::CommandLine => name.to_string(),
+            Source::Environment => variable_name(name),
+        };
+        Some((value, called))
+    }
+
+    /// Is a switch on?
+    pub fn is_on(&self, name: &'static str) -> bool {
+        self.switches.get(name).copied().unwrap_or(false)
+    }
+}
+
+/// The environment variable that sets a flag's default: `PROXY_CACHE_TTL` for `--cache-ttl`.
+fn variable_name(flag: &str) -> String {
+    format!("PROXY_{}", flag.trim_start_matches('-').replace('-', "_").to_ascii_uppercase())
+}
+
+/// Reads the command line and, through `variable`, the environment.
+pub fn parse(
+    words: Vec<OsString>,
+    variable: impl Fn(&str) -> Option<OsString>,
+) -> Result<Command, UsageError> {
+    let mut words = Arguments::from_vec(words);
+    if words.contains(["-h", "--help"]) {
+        return Ok(Command::Help);
+    }
+    if words.contains(["-V", "--version"]) {
+        return Ok(Command::Version);
+    }
+    let mut args = Args::default();
+    for flag in GROUPS.iter().flat_map(|(_, flags)| flags.iter()) {
+        let from_environment = variable(&variable_name(flag.name)).filter(|value| !value.is_empty());
+        if flag.value.is_empty() {
+            let on = match from_environment {
+                Some(value) => switch_value(flag.name, &value)?,
+                None => false,
+            };
+            args.switches.insert(flag.name, words.contains(flag.name) || on);
+            continue;
+        }
+        let given = words
+            .opt_value_from_os_str(flag.name, |word| Ok::<_, UsageError>(word.to_os_string()))
+            .map_err(|_| UsageError::NoValue(flag.name, flag.value))?;
+        if let Some(word) = given {
+            args.values.insert(flag.name, (word, Source::CommandLine));
+        } else if let Some(word) = from_environment {
+            args.values.insert(flag.name, (word, Source::Environment));
+        }
+    }
+    positional(&mut args, words.finish())?;
+    Ok(Command::Serve(args))
+}
+
+fn switch_value(name: &'static str, value: &OsStr) -> Result<bool, UsageError> {
+    match value.to_string_lossy().to_ascii_lowercase().as_str() {
+        "1" | "true" | "yes" | "on" => Ok(true),
+        "0" | "false" | "no" | "off" => Ok(false),
+        other => Err(UsageError::Value {
+            flag: variable_name(name),
+            seen: other.to_string(),
+            accepted: "1 or 0 (true, false; on, off)".to_string(),
+        }),
+    }
+}
+
+/// `HOST PORT ORIGIN` or `PORT`; what is left beyond that is an error.
+fn positional(args: &mut Args, words: Vec<OsString>) -> Result<(), UsageError> {
+    if let Some(word) = words.iter().find(|word| word.to_string_lossy().starts_with('-')) {
+        return Err(unknown(&word.to_string_lossy()));
+    }
+    let names: &[&'static str] = match words.len() {
+        0 => &[],
+        1 => &["--port"],
+        3 => &["--host", "--port", "--origin"],
+        count => return Err(UsageError::Positional(count)),
+    };
+    for (name, word) in names.iter().zip(words) {
+        if let Some((_, Source::CommandLine)) = args.values.get(name) {
+            return Err(UsageError::Twice(name));
+        }
+        args.values.insert(name, (word, Source::CommandLine));
+    }
+    Ok(())
+}
+
+/// A flag that is given twice, or not known; then the closest one that is.
+fn unknown(word: &str) -> UsageError {
+    let name = word.split('=').next().unwrap_or(word);
+    let names = || GROUPS.iter().flat_map(|(_, flags)| flags.iter()).map(|flag| flag.name);
+    if let Some(known) = names().find(|known| *known == name) {
+        return UsageError::Twice(known);
+    }
+    let closest = names().map(|known| (distance(name, known), known)).min();
+    let closest = closest.filter(|(distance, _)| *distance <= 3).map(|(_, known)| known);
+    UsageError::Unknown(name.to_string(), closest)
+}
+
+/// Edits that turn one word into the other (Levenshtein).
+fn distance(one: &str, other: &str) -> usize {
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (index, byte) in one.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = index + 1;
+        for (column, other_byte) in other.bytes().enumerate() {
+            let above = row[column + 1];
+            let replaced = diagonal + usize::from(byte != other_byte);
+            row[column + 1] = replaced.min(above + 1).min(row[column] + 1);
+            diagonal = above;
+        }
+    }
+    row[other.len()]
+}
+
+/// The text of `--help`.
+pub fn help() -> String {
+    let mut text = String::from(
+        "proxy: an HTTP caching reverse proxy\n\n\
+         Usage: proxy [flags]\n       proxy PORT [flags]\n       proxy HOST PORT ORIGIN [flags]\n",
+    );
+    for (title, flags) in &GROUPS {
+        let _ = write!(text, "\n{title}:\n");
+        for flag in *flags {
+            let name = format!("{} {}", flag.name, flag.value);
+            let _ = write!(text, "  {name:<28} {}", flag.meaning);
+            if !flag.default.is_empty() {
+                let _ = write!(text, " [{}]", flag.default);
+            }
+            text.push('\n');
+        }
+    }
+    text.push_str(
+        "\nD is a duration: seconds, or a number with ms, s, m, h or d. SIZE is in bytes, or with K, M, G.\n\
+         A flag may be written --flag=value. PROXY_FLAG_NAME in the environment sets a default.\n\
+         Exit codes: 0 stopped by a signal, 1 could not start, 2 wrong usage.\n",
+    );
+    text
+}
+
+/// What is wrong with a command line: one line, exit code 2.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum UsageError {
+    /// An unknown flag, and the known one that it resembles.
+    Unknown(String, Option<&'static str>),
+    /// A flag without its value.
+    NoValue(&'static str, &'static str),
+    /// A flag that is given twice.
+    Twice(&'static str),
+    /// So many words that are no flags.
+    Positional(usize),
+    /// A value that is not accepted.
+    Value {
+        /// The flag, or the environment variable.
+        flag: String,
+        /// What was given.
+        seen: String,
+        /// What would be accepted.
+        accepted: String,
+    },
+}
+
+impl fmt::Display for UsageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown(flag, Some(known)) => {
+                write!(f, "{flag}: unknown flag; did you mean {known}?")
+            }
+            Self::Unknown(flag, None) => write!(f, "{flag}: unknown flag; see proxy --help"),
+            Self::NoValue(flag, value) => write!(f, "{flag}: no value; expected {flag} {value}"),
+            Self::Twice(flag) => write!(f, "{flag}: given twice; once is enough"),
+            Self::Positional(count) => {
+                write!(f, "{count} words that are no flags; expected PORT, or HOST PORT ORIGIN")
+            }
+            Self::Value { flag, seen, accepted } => write!(f, "{flag}: {seen:?}; expected {accepted}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse_words(words: &[&str], environment: &[(&str, &str)]) -> Result<Args, String> {
+        let variable = |name: &str| {
+            let found = environment.iter().find(|(known, _)| *known == name);
+            found.map(|(_, value)| OsString::from(value))
+        };
+        match parse(words.iter().map(OsString::from).collect(), variable) {
+            Ok(Command::Serve(args)) => Ok(args),
+            Ok(other) => Err(format!("{other:?}")),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    fn value(args: &Args, name: &'static str) -> String {
+        args.value(name).map(|(value, _)| value.to_string_lossy().into_owned()).unwrap_or_default()
+    }
+
+    #[test]
+    fn all_forms_of_the_command_line_are_read() {
+        let args = parse_words(&["--port", "1", "--host=h", "--insecure"], &[]).expect("flags");
+        assert_eq!((value(&args, "--port"), value(&args, "--host")), ("1".into(), "h".into()));
+        assert!(args.is_on("--insecure") && !args.is_on("--share-cookies"));
+        let args = parse_words(&["8080", "--hit-ttl", "-1"], &[]).expect("a port");
+        assert_eq!((value(&args, "--port"), value(&args, "--hit-ttl")), ("8080".into(), "-1".into()));
+        let args = parse_words(&["h", "1", "http://o"], &[]).expect("host, port, origin");
+        assert_eq!(value(&args, "--origin"), "http://o");
+    }
+
+    #[test]
+    fn the_environment_sets_defaults_that_the_command_line_overrides() {
+        let environment = [("PROXY_PORT", "1"), ("PROXY_CACHE_TTL", "2"), ("PROXY_INSECURE", "true")];
+        let args = parse_words(&["--port", "3"], &environment).expect("flags");
+        assert_eq!((value(&args, "--port"), value(&args, "--cache-ttl")), ("3".into(), "2".into()));
+        assert!(args.is_on("--insecure"));
+        let called = args.value("--cache-ttl").map(|(_, called)| called);
+        assert_eq!(called.as_deref(), Some("PROXY_CACHE_TTL"));
+    }
+
+    #[test]
+    fn a_wrong_word_is_named() {
+        let table: [(&[&str], &str); 7] = [
+            (&["--prot", "1"], "--prot: unknown flag; did you mean --port?"),
+            (&["--front-end", "x"], "--front-end: unknown flag; see proxy --help"),
+            (&["--port"], "--port: no value; expected --port N"),
+            (&["--port", "1", "--port", "2"], "--port: given twice; once is enough"),
+            (&["1", "--port", "2"], "--port: given twice; once is enough"),
+            (&["a", "b"], "2 words that are no flags; expected PORT, or HOST PORT ORIGIN"),
+            (&["-x"], "-x: unknown flag; see proxy --help"),
+        ];
+        for (words, expected) in table {
+            assert_eq!(parse_words(words, &[]).err().as_deref(), Some(expected), "{words:?}");
+        }
+        let wrong = parse_words(&[], &[("PROXY_INSECURE", "maybe")]).err();
+        assert!(wrong.is_some_and(|error| error.starts_with("PROXY_INSECURE: \"maybe\"")));
+    }
+
+    #[test]
+    fn the_help_has_a_line_for_each_flag() {
+        let help = help();
+        for (_, flags) in &GROUPS {
+            for flag in *flags {
+                assert!(help.contains(&format!("\n  {} ", flag.name)), "{}", flag.name);
+            }
+        }
+    }
+}

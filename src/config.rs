@@ -1,0 +1,380 @@
+//! The values of the command line: read, checked, with their units, defaults and bounds.
+
+use std::ffi::OsStr;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use log::LevelFilter;
+
+use crate::cli::{Args, UsageError};
+use crate::clock::DeltaSeconds;
+use crate::message::target::OriginUrl;
+use crate::policy::freshness::FreshnessRules;
+use crate::policy::reuse::{Mode, ReuseRules};
+use crate::policy::storing::StoringRules;
+use crate::stats::AccessFormat;
+use crate::store::memory::{Eviction, Limits};
+
+/// The least `--cache-memory`.
+const CACHE_MEMORY_MIN: u64 = 64 * 1024;
+/// The most `--workers`.
+const WORKERS_MAX: u64 = 4096;
+
+/// Everything the program is told.
+#[derive(Debug)]
+pub struct Config {
+    /// `--host`
+    pub host: IpAddr,
+    /// `--port`
+    pub port: u16,
+    /// `--origin`
+    pub origin: OriginUrl,
+    /// Rules of reuse.
+    pub reuse: ReuseRules,
+    /// Rules of storing.
+    pub storing: StoringRules,
+    /// `--eviction-policy`
+    pub eviction: Eviction,
+    /// `--cache-memory`, `--cache-size-limit`, `--max-object-size`
+    pub limits: Limits,
+    /// `--cache-clean-interval`; `None` for never.
+    pub clean_interval: Option<Duration>,
+    /// `--follow-redirects`
+    pub follow_redirects: bool,
+    /// `--no-browser-cache`
+    pub no_browser_cache: bool,
+    /// `--preserve-host`
+    pub preserve_host: bool,
+    /// `--connect-timeout`
+    pub connect_timeout: Duration,
+    /// `--origin-timeout`
+    pub origin_timeout: Duration,
+    /// `--ca-cert`
+    pub ca_cert: Option<PathBuf>,
+    /// `--insecure`
+    pub insecure: bool,
+    /// `--workers`
+    pub workers: usize,
+    /// `--max-connections`
+    pub connections_max: usize,
+    /// `--header-timeout`
+    pub header_timeout: Duration,
+    /// `--idle-timeout`
+    pub idle_timeout: Duration,
+    /// `--allow-unsafe-front`
+    pub allow_unsafe_front: bool,
+    /// `--access-log`
+    pub access_log: Option<PathBuf>,
+    /// `--access-log-format`
+    pub access_format: AccessFormat,
+    /// `--log-level`
+    pub log_level: LevelFilter,
+    /// `--ready-file`
+    pub ready_file: Option<PathBuf>,
+}
+
+impl Config {
+    /// Reads the values; the first that is not accepted is the error.
+    pub fn new(args: &Args) -> Result<Self, UsageError> {
+        let read = Values(args);
+        let mode = read.one_of("--cache-mode", &MODES)?.unwrap_or(Mode::Standard);
+        let responses = read.number("--cache-size-limit", 0..=u64::MAX)?;
+        let cache_ttl = read.seconds("--cache-ttl")?;
+        let default_ttl = read.default_ttl()?;
+        let stale_if_error = read.seconds("--stale-if-error")?.unwrap_or(DeltaSeconds(86_400));
+        let stale_while_revalidate = read.seconds("--stale-while-revalidate")?.unwrap_or_default();
+        let content_bytes = read.bytes("--max-object-size")?.unwrap_or(8 << 20);
+        let force = mode == Mode::Force;
+        read.one_of("--store", &[("memory", ())])?;
+        read.one_of("--front", &[("tiny-http", ())])?;
+        Ok(Self {
+            host: read.host()?,
+            port: read.number("--port", 0..=65_535)?.map_or(3000, |port| port as u16),
+            origin: read.origin()?,
+            reuse: ReuseRules {
+                mode,
+                disabled: responses == Some(0),
+                reuses_max: read.hit_ttl()?,
+                stale_while_revalidate,
+                stale_if_error,
+            },
+            storing: StoringRules {
+                freshness: FreshnessRules { cache_ttl, default_ttl, force },
+                share_cookies: args.is_on("--share-cookies"),
+                stale_if_error,
+                stale_while_revalidate,
+                object_bytes_max: content_bytes,
+            },
+            eviction: read.one_of("--eviction-policy", &POLICIES)?.unwrap_or(Eviction::S3Fifo),
+            limits: Limits {
+                bytes: read.cache_memory()?,
+                responses: responses.filter(|most| *most > 0),
+                content_bytes,
+            },
+            clean_interval: read
+                .duration("--cache-clean-interval")?
+                .map_or(Some(Duration::from_secs(60)), |interval| {
+                    (!interval.is_zero()).then_some(interval)
+                }),
+            follow_redirects: args.is_on("--follow-redirects"),
+            no_browser_cache: args.is_on("--no-browser-cache"),
+            preserve_host: args.is_on("--preserve-host"),
+            connect_timeout: read.limit("--connect-timeout", 5)?,
+            origin_timeout: read.limit("--origin-timeout", 30)?,
+            ca_cert: read.path("--ca-cert"),
+            insecure: args.is_on("--insecure"),
+            workers: read.number("--workers", 1..=WORKERS_MAX)?.unwrap_or(64) as usize,
+            connections_max: read.number("--max-connections", 1..=1_000_000)?.unwrap_or(10_000)
+                as usize,
+            header_timeout: read.limit("--header-timeout", 10)?,
+            idle_timeout: read.limit("--idle-timeout", 60)?,
+            allow_unsafe_front: args.is_on("--allow-unsafe-front"),
+            access_log: read.path("--access-log"),
+            access_format: read
+                .one_of("--access-log-format", &FORMATS)?
+                .unwrap_or(AccessFormat::Combined),
+            log_level: read.one_of("--log-level", &LEVELS)?.unwrap_or(LevelFilter::Info),
+            ready_file: read.path("--ready-file"),
+        })
+    }
+}
+
+const MODES: [(&str, Mode); 3] =
+    [("standard", Mode::Standard), ("force", Mode::Force), ("offline", Mode::Offline)];
+const POLICIES: [(&str, Eviction); 4] = [
+    ("s3-fifo", Eviction::S3Fifo),
+    ("lru", Eviction::Lru),
+    ("entire", Eviction::Entire),
+    ("none", Eviction::None),
+];
+const FORMATS: [(&str, AccessFormat); 2] =
+    [("combined", AccessFormat::Combined), ("json", AccessFormat::Json)];
+const LEVELS: [(&str, LevelFilter); 6] = [
+    ("off", LevelFilter::Off),
+    ("error", LevelFilter::Error),
+    ("warn", LevelFilter::Warn),
+    ("info", LevelFilter::Info),
+    ("debug", LevelFilter::Debug),
+    ("trace", LevelFilter::Trace),
+];
+
+/// Reads values by the name of their flag.
+struct Values<'a>(&'a Args);
+
+impl Values<'_> {
+    fn text(&self, name: &'static str) -> Option<(String, String)> {
+        let (value, called) = self.0.value(name)?;
+        Some((value.to_string_lossy().into_owned(), called))
+    }
+
+    fn path(&self, name: &'static str) -> Option<PathBuf> {
+        self.0.value(name).map(|(value, _): (&OsStr, _)| PathBuf::from(value))
+    }
+
+    fn read<T>(
+        &self,
+        name: &'static str,
+        accepted: &str,
+        read: impl Fn(&str) -> Option<T>,
+    ) -> Result<Option<T>, UsageError> {
+        let Some((seen, flag)) = self.text(name) else { return Ok(None) };
+        match read(seen.trim()) {
+            Some(value) => Ok(Some(value)),
+            None => Err(UsageError::Value { flag, seen, accepted: accepted.to_string() }),
+        }
+    }
+
+    fn one_of<T: Copy>(
+        &self,
+        name: &'static str,
+        table: &[(&str, T)],
+    ) -> Result<Option<T>, UsageError> {
+        let names: Vec<&str> = table.iter().map(|(name, _)| *name).collect();
+        self.read(name, &names.join(", "), |word| {
+            table.iter().find(|(name, _)| *name == word).map(|(_, value)| *value)
+        })
+    }
+
+    fn number(
+        &self,
+        name: &'static str,
+        range: std::ops::RangeInclusive<u64>,
+    ) -> Result<Option<u64>, UsageError> {
+        let accepted = match *range.end() {
+            u64::MAX => format!("a number, {} or more", range.start()),
+            end => format!("a number from {} to {end}", range.start()),
+        };
+        self.read(name, &accepted, |word| {
+            word.parse().ok().filter(|number| range.contains(number))
+        })
+    }
+
+    fn duration(&self, name: &'static str) -> Result<Option<Duration>, UsageError> {
+        self.read(name, "a duration: 30, 500ms, 30s, 10m, 2h or 7d", read_duration)
+    }
+
+    /// A duration that must not be zero.
+    fn limit(&self, name: &'static str, default: u64) -> Result<Duration, UsageError> {
+        let accepted = "a duration above 0: 30, 500ms, 30s, 10m, 2h or 7d";
+        let read = |word: &str| read_duration(word).filter(|duration| !duration.is_zero());
+        Ok(self.read(name, accepted, read)?.unwrap_or(Duration::from_secs(default)))
+    }
+
+    /// A duration that HTTP counts in whole seconds.
+    fn seconds(&self, name: &'static str) -> Result<Option<DeltaSeconds>, UsageError> {
+        let accepted = "a duration in whole seconds: 30, 30s, 10m, 2h or 7d";
+        self.read(name, accepted, |word| read_duration(word).and_then(whole_seconds))
+    }
+
+    fn default_ttl(&self) -> Result<DeltaSeconds, UsageError> {
+        let accepted = "a duration in whole seconds (30, 10m, 2h, 7d), or until-cleared";
+        let read = |word: &str| match word {
+            "until-cleared" => Some(DeltaSeconds::MAX),
+            word => read_duration(word).and_then(whole_seconds),
+        };
+        Ok(self.read("--default-ttl", accepted, read)?.unwrap_or(DeltaSeconds::MAX))
+    }
+
+    fn bytes(&self, name: &'static str) -> Result<Option<u64>, UsageError> {
+        self.read(name, "a size: bytes, or a number with K, M or G", read_bytes)
+    }
+
+    fn cache_memory(&self) -> Result<u64, UsageError> {
+        let accepted = "a size of at least 64K: bytes, or a number with K, M or G";
+        let read = |word: &str| read_bytes(word).filter(|bytes| *bytes >= CACHE_MEMORY_MIN);
+        Ok(self.read("--cache-memory", accepted, read)?.unwrap_or(64 << 20))
+    }
+
+    /// `None` for no limit.
+    fn hit_ttl(&self) -> Result<Option<u64>, UsageError> {
+        let accepted = "a number: how often, or a negative one for no limit (0 would store in vain)";
+        let read = |word: &str| word.parse::<i64>().ok().filter(|reuses| *reuses != 0);
+        Ok(self.read("--hit-ttl", accepted, read)?.and_then(|reuses| u64::try_from(reuses).ok()))
+    }
+
+    fn host(&self) -> Result<IpAddr, UsageError> {
+        let read = |word: &str| match word {
+            "localhost" => Some(IpAddr::from([127, 0, 0, 1])),
+            word => word.trim_start_matches('[').trim_end_matches(']').parse().ok(),
+        };
+        let accepted = "an IPv4 or IPv6 address, such as 127.0.0.1, 0.0.0.0 or ::1";
+        Ok(self.read("--host", accepted, read)?.unwrap_or(IpAddr::from([127, 0, 0, 1])))
+    }
+
+    fn origin(&self) -> Result<OriginUrl, UsageError> {
+        let (seen, flag) = self
+            .text("--origin")
+            .unwrap_or_else(|| ("http://127.0.0.1:8000".to_string(), "--origin".to_string()));
+        OriginUrl::parse(seen.trim()).map_err(|what| UsageError::Value {
+            flag,
+            accepted: format!("http://HOST[:PORT][/PATH] or https://…; this {what}"),
+            seen,
+        })
+    }
+}
+
+fn whole_seconds(duration: Duration) -> Option<DeltaSeconds> {
+    (duration.subsec_nanos() == 0).then(|| DeltaSeconds::saturating_from(duration.as_secs()))
+}
+
+/// A duration: seconds, or a number with a unit.
+fn read_duration(word: &str) -> Option<Duration> {
+    let (digits, unit) = word.split_at(word.find(|c: char| !c.is_ascii_digit()).unwrap_or(word.len()));
+    let number: u64 = digits.parse().ok()?;
+    let seconds = |factor: u64| number.checked_mul(factor).map(Duration::from_secs);
+    let duration = match unit {
+        "ms" => Some(Duration::from_millis(number)),
+        "" | "s" => seconds(1),
+        "m" => seconds(60),
+        "h" => seconds(3600),
+        "d" => seconds(86_400),
+        _ => None,
+    }?;
+    // Beyond a century the clock's arithmetic has no use for it.
+    (duration <= Duration::from_secs(100 * 366 * 86_400)).then_some(duration)
+}
+
+/// A size: bytes, or a number with a binary unit.
+fn read_bytes(word: &str) -> Option<u64> {
+    let (digits, unit) = word.split_at(word.find(|c: char| !c.is_ascii_digit()).unwrap_or(word.len()));
+    let number: u64 = digits.parse().ok()?;
+    let factor: u64 = match unit.to_ascii_uppercase().as_str() {
+        "" | "B" => 1,
+        "K" | "KB" | "KIB" => 1 << 10,
+        "M" | "MB" | "MIB" => 1 << 20,
+        "G" | "GB" | "GIB" => 1 << 30,
+        _ => return None,
+    };
+    // Sums of sizes must not overflow.
+    number.checked_mul(factor).filter(|bytes| *bytes <= 1 << 50)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+
+    use super::*;
+    use crate::cli::{Command, parse};
+
+    fn config(words: &[&str]) -> Result<Config, String> {
+        let words = words.iter().map(OsString::from).collect();
+        match parse(words, |_| None) {
+            Ok(Command::Serve(args)) => Config::new(&args).map_err(|error| error.to_string()),
+            other => Err(format!("{other:?}")),
+        }
+    }
+
+    #[test]
+    fn durations_and_sizes_take_units() {
+        let seconds = |word| read_duration(word).map(|duration| duration.as_secs_f64());
+        assert_eq!(seconds("500ms"), Some(0.5));
+        assert_eq!((seconds("30"), seconds("10m"), seconds("2h")), (Some(30.0), Some(600.0), Some(7200.0)));
+        assert_eq!(seconds("7d"), Some(604_800.0));
+        for word in ["", "m", "1.5s", "-1", "10 m", "1w", "99999999999999999999", "9999999999d"] {
+            assert_eq!(seconds(word), None, "{word}");
+        }
+        assert_eq!((read_bytes("1K"), read_bytes("64M"), read_bytes("2g")), (Some(1024), Some(64 << 20), Some(2 << 30)));
+        for word in ["", "K", "1T", "-1", "99999999999G"] {
+            assert_eq!(read_bytes(word), None, "{word}");
+        }
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_help() {
+        let config = config(&[]).expect("no flags");
+        assert_eq!(config.origin.to_string(), "http://127.0.0.1:8000");
+        assert_eq!((config.port, config.workers, config.limits.bytes), (3000, 64, 64 << 20));
+        assert_eq!(config.storing.freshness.default_ttl, DeltaSeconds::MAX);
+        assert_eq!(config.reuse.reuses_max, None);
+        assert_eq!(config.clean_interval, Some(Duration::from_secs(60)));
+    }
+
+    #[test]
+    fn a_wrong_value_names_flag_sight_and_remedy() {
+        #[rustfmt::skip]
+        let table = [
+            ("--port", "70000", "--port: \"70000\"; expected a number from 0 to 65535"),
+            ("--hit-ttl", "0", "--hit-ttl: \"0\"; expected a number: how often, or a negative one for no limit (0 would store in vain)"),
+            ("--eviction-policy", "fifo", "--eviction-policy: \"fifo\"; expected s3-fifo, lru, entire, none"),
+            ("--store", "sqlite", "--store: \"sqlite\"; expected memory"),
+            ("--front", "event", "--front: \"event\"; expected tiny-http"),
+            ("--cache-ttl", "500ms", "--cache-ttl: \"500ms\"; expected a duration in whole seconds: 30, 30s, 10m, 2h or 7d"),
+            ("--origin-timeout", "0", "--origin-timeout: \"0\"; expected a duration above 0: 30, 500ms, 30s, 10m, 2h or 7d"),
+            ("--cache-memory", "1K", "--cache-memory: \"1K\"; expected a size of at least 64K: bytes, or a number with K, M or G"),
+            ("--origin", "ftp://x", "--origin: \"ftp://x\"; expected http://HOST[:PORT][/PATH] or https://…; this has the scheme \"ftp\"; http and https are accepted"),
+            ("--host", "nowhere", "--host: \"nowhere\"; expected an IPv4 or IPv6 address, such as 127.0.0.1, 0.0.0.0 or ::1"),
+        ];
+        for (flag, value, expected) in table {
+            assert_eq!(config(&[flag, value]).err().as_deref(), Some(expected));
+        }
+    }
+
+    #[test]
+    fn zero_responses_turn_caching_off() {
+        let config = config(&["--cache-size-limit", "0", "--cache-clean-interval", "0"]).expect("flags");
+        assert!(config.reuse.disabled);
+        assert_eq!(config.limits.responses, None);
+        assert_eq!(config.clean_interval, None);
+    }
+}

@@ -1,0 +1,214 @@
+//! The connections of clients: who is idle, who is in the middle of something, who is cut off.
+//!
+//! tiny_http has no timeouts and no limits, so a thread looks at all connections a few times a
+//! second, from outside: it cuts those that have not sent a request in time, those that are idle for
+//! too long, and those beyond the bound.
+
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::front::sockets::{Client, Survey, survey};
+
+/// How often a connection without a request is helped along; see [`Connections::watch`].
+const POKES_MAX: u32 = 3;
+
+/// Bounds of connections.
+#[derive(Clone, Copy, Debug)]
+pub struct ConnectionLimits {
+    /// `--header-timeout`: from the connection to the end of the first request's head.
+    pub header_timeout: Duration,
+    /// `--idle-timeout`: between requests, and between two bytes of a request's content.
+    pub idle_timeout: Duration,
+    /// `--max-connections`, or less where descriptors are scarce.
+    pub connections_max: usize,
+}
+
+/// All connections to one listening address.
+pub(super) struct Connections {
+    local: SocketAddr,
+    limits: ConnectionLimits,
+    started: Instant,
+    /// By the client's address.
+    known: Mutex<HashMap<SocketAddr, State>>,
+}
+
+/// Guarded by [`Connections::known`].
+struct State {
+    since: Instant,
+    requests: u64,
+    /// Requests that are being answered.
+    under_way: usize,
+    activity: Arc<Activity>,
+    pokes: u32,
+    /// Nothing that comes over it is listened to any more.
+    cut: bool,
+}
+
+/// When something last moved on a connection.
+#[derive(Debug, Default)]
+pub(super) struct Activity {
+    /// Milliseconds since the front started.
+    last: AtomicU64,
+    /// Is a worker waiting for the client's content?
+    reading: AtomicU64,
+}
+
+/// What a look at all connections came to.
+#[derive(Debug, Default)]
+pub(super) struct Watched {
+    /// How many connections there are.
+    pub open: usize,
+    /// Some have not brought a request yet: they may be stuck in the server library's queue.
+    pub to_poke: usize,
+    /// How many descriptors listen.
+    pub listening: usize,
+}
+
+impl Connections {
+    pub(super) fn new(local: SocketAddr, limits: ConnectionLimits) -> Self {
+        Self { local, limits, started: Instant::now(), known: Mutex::default() }
+    }
+
+    /// A request has come; `None` if its connection is cut and the request must be dropped.
+    pub(super) fn begin(&self, peer: SocketAddr) -> Option<Arc<Activity>> {
+        let mut known = self.known.lock();
+        let state = known.entry(peer).or_insert_with(State::new);
+        if state.cut {
+            return None;
+        }
+        state.requests += 1;
+        state.under_way += 1;
+        self.note(&state.activity);
+        Some(Arc::clone(&state.activity))
+    }
+
+    /// Its answer is sent.
+    pub(super) fn end(&self, peer: SocketAddr) {
+        if let Some(state) = self.known.lock().get_mut(&peer) {
+            state.under_way = state.under_way.saturating_sub(1);
+            self.note(&state.activity);
+        }
+    }
+
+    /// Something moved.
+    pub(super) fn note(&self, activity: &Activity) {
+        let now = self.started.elapsed().as_millis() as u64;
+        activity.last.store(now, Ordering::Relaxed);
+    }
+
+    /// A worker begins or ends waiting for the client's content.
+    pub(super) fn note_reading(&self, activity: &Activity, reading: bool) {
+        activity.reading.store(u64::from(reading), Ordering::Relaxed);
+        self.note(activity);
+    }
+
+    /// Cuts a connection: nothing that is still sent on it counts.
+    pub(super) fn cut(&self, peer: SocketAddr) {
+        self.mark_cut(peer);
+        if let Some(client) = Client::find(self.local, peer) {
+            client.cut();
+        }
+    }
+
+    /// The same, after some last bytes.
+    pub(super) fn cut_with(&self, peer: SocketAddr, last_bytes: &[u8]) {
+        self.mark_cut(peer);
+        if let Some(client) = Client::find(self.local, peer) {
+            let _ = client.send_all(last_bytes);
+            client.cut();
+        }
+    }
+
+    /// Has the client closed its side?
+    pub(super) fn has_ended(&self, peer: SocketAddr) -> bool {
+        Client::find(self.local, peer).is_none_or(|client| client.has_ended())
+    }
+
+    fn mark_cut(&self, peer: SocketAddr) {
+        self.known.lock().entry(peer).or_insert_with(State::new).cut = true;
+    }
+
+    /// How many requests are being answered.
+    pub(super) fn under_way(&self) -> usize {
+        self.known.lock().values().map(|state| state.under_way).sum()
+    }
+
+    /// Cuts every connection on which nothing is under way; for the end.
+    pub(super) fn cut_idle(&self) {
+        let idle: Vec<SocketAddr> = {
+            let known = self.known.lock();
+            let busy = |peer: &SocketAddr| known.get(peer).is_some_and(|state| state.under_way > 0);
+            survey(self.local).clients.into_iter().filter(|peer| !busy(peer)).collect()
+        };
+        for peer in idle {
+            self.cut(peer);
+        }
+    }
+
+    /// Looks at all connections once and cuts those that are over a bound.
+    pub(super) fn watch(&self) -> Watched {
+        let Survey { clients, listening } = survey(self.local);
+        let open: HashSet<SocketAddr> = clients.into_iter().collect();
+        let mut watched = Watched { open: open.len(), listening, to_poke: 0 };
+        let mut to_cut = Vec::new();
+        let mut known = self.known.lock();
+        known.retain(|peer, state| open.contains(peer) || state.under_way > 0);
+        for peer in &open {
+            let state = known.entry(*peer).or_insert_with(State::new);
+            if state.cut || self.is_overdue(state) {
+                to_cut.push(*peer);
+            } else if state.requests == 0 && state.pokes < POKES_MAX {
+                state.pokes += 1;
+                watched.to_poke += 1;
+            }
+        }
+        let excess = open.len().saturating_sub(to_cut.len());
+        let excess = excess.saturating_sub(self.limits.connections_max);
+        if excess > 0 {
+            let mut idle: Vec<(Instant, SocketAddr)> = open
+                .iter()
+                .filter_map(|peer| known.get(peer).map(|state| (peer, state)))
+                .filter(|(_, state)| state.under_way == 0 && !state.cut)
+                .map(|(peer, state)| (state.since, *peer))
+                .collect();
+            // The newest go first: who has been served before is served on.
+            idle.sort_unstable_by(|one, other| other.cmp(one));
+            to_cut.extend(idle.into_iter().take(excess).map(|(_, peer)| peer));
+            log::warn!(
+                "{} connections; at most {} are kept: see --max-connections",
+                open.len(),
+                self.limits.connections_max
+            );
+        }
+        drop(known);
+        for peer in to_cut {
+            self.cut(peer);
+        }
+        watched
+    }
+
+    fn is_overdue(&self, state: &State) -> bool {
+        let last = Duration::from_millis(state.activity.last.load(Ordering::Relaxed));
+        let quiet = self.started.elapsed().saturating_sub(last);
+        if state.requests == 0 {
+            state.since.elapsed() > self.limits.header_timeout
+        } else if state.under_way == 0 || state.activity.reading.load(Ordering::Relaxed) > 0 {
+            quiet > self.limits.idle_timeout
+        } else {
+            false
+        }
+    }
+}
+
+impl State {
+    fn new() -> Self {
+        let since = Instant::now();
+        let activity = Arc::default();
+        Self { since, requests: 0, under_way: 0, activity, pokes: 0, cut: false }
+    }
+}

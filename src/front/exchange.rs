@@ -1,0 +1,363 @@
+//! One request of a client and its answer, over tiny_http.
+//!
+//! The response is written by this file, not by tiny_http, which reframes bodies and makes a cut one
+//! look complete. And the request's content is accounted for before tiny_http sees the end of it:
+//! tiny_http allocates as much memory as a client has announced and not sent.
+
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::{Method, Version};
+
+use crate::clock::Timestamp;
+use crate::front::connections::{Activity, Connections};
+use crate::front::wire::{CHUNK_HEAD_BYTES, Delimiting, LAST_CHUNK, Reader, chunk_head};
+use crate::message::body::{Arriving, Body};
+use crate::message::request::{Framing, Request};
+use crate::message::response::Response;
+use crate::origin::Content;
+use crate::proxy::{Proxy, field_text};
+use crate::stats::{AccessLog, Served};
+
+/// A piece of a body on its way to a client.
+const PIECE_BYTES: usize = 64 * 1024;
+/// Content that nobody wanted is read to its end up to this; beyond it the connection is cut.
+const DRAIN_BYTES_MAX: u64 = 256 * 1024;
+
+/// What all exchanges of a front share.
+pub(super) struct Shared {
+    pub proxy: Arc<Proxy>,
+    pub connections: Connections,
+    pub access_log: Option<AccessLog>,
+}
+
+/// A request and its client. Dropped unanswered, it cuts the connection.
+pub(super) struct Exchange {
+    shared: Arc<Shared>,
+    inner: Option<tiny_http::Request>,
+    pub request: Arc<Request>,
+    pub peer: SocketAddr,
+    activity: Arc<Activity>,
+    reader: Reader,
+    /// Bytes of content not read yet; `None` for a chunked one that has not ended.
+    left: Option<u64>,
+    /// The client waits for a 100 before it sends its content.
+    expects_continue: bool,
+    at: Timestamp,
+    since: Instant,
+}
+
+impl Exchange {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        inner: tiny_http::Request,
+        request: Arc<Request>,
+        peer: SocketAddr,
+        activity: Arc<Activity>,
+    ) -> Self {
+        let at = shared.proxy.now();
+        let left = match request.framing {
+            Framing::None => Some(0),
+            Framing::Length(length) => Some(length),
+            Framing::Chunked => None,
+        };
+        let reader = Reader { version: request.version, keeps_alive: keeps_alive(&request) };
+        let expects_continue = request.fields.contains("expect");
+        let (inner, since) = (Some(inner), Instant::now());
+        let expects_continue = expects_continue && left != Some(0);
+        Self { shared, inner, request, peer, activity, reader, left, expects_continue, at, since }
+    }
+
+    /// Runs `send` with the request's content.
+    pub(super) fn with_content(&mut self, send: impl FnOnce(Content<'_>) -> Response) -> Response {
+        if self.left == Some(0) {
+            return send(Content::None);
+        }
+        let mut reader = ContentReader { exchange: self };
+        match reader.exchange.request.framing {
+            Framing::Length(length) => send(Content::Length(length, &mut reader)),
+            _ => send(Content::Chunked(&mut reader)),
+        }
+    }
+
+    /// Sends the response and ends the exchange.
+    pub(super) fn answer(mut self, response: Response) {
+        let status = response.status.as_u16();
+        let from_cache = field_text(&response.fields, "x-cache") == "HIT";
+        let cache_status = match &self.shared.access_log {
+            Some(_) => field_text(&response.fields, "cache-status").to_string(),
+            None => String::new(),
+        };
+        let unread = !self.drain();
+        let bytes = if unread { self.answer_past(response) } else { self.answer_through(response) };
+        self.shared.proxy.stats().count_bytes(bytes, from_cache);
+        if let Some(log) = &self.shared.access_log {
+            let fields = &self.request.fields;
+            log.write(&Served {
+                at: self.at,
+                client: Some(self.peer.ip()),
+                method: self.request.method.as_str(),
+                target: self.request.target.as_str(),
+                version: if self.request.version == Version::HTTP_10 { "HTTP/1.0" } else { "HTTP/1.1" },
+                status,
+                bytes,
+                referer: field_text(fields, "referer"),
+                user_agent: field_text(fields, "user-agent"),
+                from_cache,
+                cache_status: &cache_status,
+                taken: self.since.elapsed(),
+            });
+        }
+    }
+
+    /// Sends the response through tiny_http's writer; how many bytes of content.
+    fn answer_through(&mut self, response: Response) -> u64 {
+        let Some(inner) = self.inner.take() else { return 0 };
+        let mut sender = Sender { out: inner.into_writer(), sent: 0 };
+        match sender.send(self.reader, &self.request.method, response) {
+            // tiny_http closes when it has read `Connection: close`, and knows no other reason.
+            Ok(Delimiting::Close) => self.shared.connections.cut(self.peer),
+            Ok(_) => {}
+            Err(error) => {
+                log::debug!("{}: response cut short: {error}", self.peer);
+                self.shared.connections.cut(self.peer);
+            }
+        }
+        sender.sent
+    }
+
+    /// Sends the response past tiny_http and cuts the connection: the client still sends content
+    /// that nobody wants, and tiny_http would read all of it first.
+    fn answer_past(&mut self, response: Response) -> u64 {
+        let reader = Reader { keeps_alive: false, ..self.reader };
+        let mut head_and_content = Vec::new();
+        let mut sender = Sender { out: Box::new(&mut head_and_content), sent: 0 };
+        // What arrives is not read into memory: such answers are the proxy's own, or short.
+        let response = match response.body {
+            Body::Arriving(body) => {
+                body.abandon();
+                Response { body: Body::None { length: None }, ..response }
+            }
+            _ => response,
+        };
+        let sent = match sender.send(reader, &self.request.method, response) {
+            Ok(_) => sender.sent,
+            Err(_) => 0,
+        };
+        drop(sender);
+        self.shared.connections.cut_with(self.peer, &head_and_content);
+        sent
+    }
+
+    /// Reads content that nobody wanted to its end, up to a bound; `false` if there is more.
+    fn drain(&mut self) -> bool {
+        if self.left == Some(0) {
+            return true;
+        }
+        if self.expects_continue || self.left.is_some_and(|left| left > DRAIN_BYTES_MAX) {
+            return false;
+        }
+        let mut scratch = [0; 4096];
+        let mut drained = 0;
+        let mut reader = ContentReader { exchange: self };
+        while drained <= DRAIN_BYTES_MAX {
+            match reader.read(&mut scratch) {
+                Ok(0) => return true,
+                Ok(count) => drained += count as u64,
+                Err(_) => return false,
+            }
+        }
+        false
+    }
+}
+
+/// tiny_http reads a connection on only under these conditions, so these are what we announce.
+fn keeps_alive(request: &Request) -> bool {
+    // tiny_http looks at the first line only, and for the word anywhere in it.
+    let line = request.fields.get("connection").map(|line| line.as_bytes().to_ascii_lowercase());
+    let has = |word: &[u8]| {
+        line.as_ref().is_some_and(|line| line.windows(word.len()).any(|part| part == word))
+    };
+    !has(b"close")
+        && !has(b"upgrade")
+        && (request.version != Version::HTTP_10 || has(b"keep-alive"))
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if let Some(inner) = self.inner.take() {
+            // Unanswered (a panic), or answered past it.
+            self.shared.connections.cut(self.peer);
+            discard(inner, self.left.unwrap_or(0));
+        }
+        self.shared.connections.end(self.peer);
+    }
+}
+
+/// Drops a request with `left` bytes of content unread.
+///
+/// tiny_http allocates that many bytes to read them into, and a process that cannot have them is
+/// aborted. Where that would happen the request is leaked instead: one thread, which waits for ever.
+fn discard(inner: tiny_http::Request, left: u64) {
+    let size = usize::try_from(left).unwrap_or(usize::MAX);
+    if size > DRAIN_BYTES_MAX as usize && Vec::<u8>::new().try_reserve_exact(size).is_err() {
+        log::warn!("a client announced {left} bytes and sent less; one thread is lost to it");
+        std::mem::forget(inner);
+    }
+}
+
+/// Reads a request's content, and knows a cut one from a complete one.
+struct ContentReader<'a> {
+    exchange: &'a mut Exchange,
+}
+
+impl Read for ContentReader<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let exchange = &mut *self.exchange;
+        let Some(inner) = &mut exchange.inner else { return Ok(0) };
+        let most = match exchange.left {
+            Some(0) => return Ok(0),
+            Some(left) => buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX)),
+            None => buffer.len(),
+        };
+        if most == 0 {
+            return Ok(0);
+        }
+        exchange.expects_continue = false;
+        let connections = &exchange.shared.connections;
+        connections.note_reading(&exchange.activity, true);
+        let result = inner.as_reader().read(&mut buffer[..most]);
+        connections.note_reading(&exchange.activity, false);
+        match (result?, &mut exchange.left) {
+            (0, Some(_)) => Err(cut()),
+            // tiny_http says the same for the last chunk and for a connection that was cut.
+            (0, None) if connections.has_ended(exchange.peer) => Err(cut()),
+            (0, left @ None) => {
+                *left = Some(0);
+                Ok(0)
+            }
+            (count, left) => {
+                if let Some(left) = left {
+                    *left -= count as u64;
+                }
+                Ok(count)
+            }
+        }
+    }
+}
+
+fn cut() -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, "the client stopped before its content was complete")
+}
+
+/// Writes one response.
+struct Sender<'a> {
+    out: Box<dyn Write + 'a>,
+    /// Bytes of content that were sent.
+    sent: u64,
+}
+
+impl Sender<'_> {
+    /// Sends a response; says how it was delimited. After an error the connection must be cut.
+    fn send(
+        &mut self,
+        reader: Reader,
+        method: &Method,
+        mut response: Response,
+    ) -> io::Result<Delimiting> {
+        let body = std::mem::replace(&mut response.body, Body::None { length: None });
+        let no_content = *method == Method::HEAD;
+        let delimiting = match &body {
+            Body::None { length } => Delimiting::Nothing(length.filter(|_| no_content).or_else(|| {
+                // A response that could have content and has none says so.
+                let silent = no_content || !crate::policy::forwarding::has_content(response.status);
+                (!silent).then_some(0)
+            })),
+            Body::Whole(bytes) if no_content => Delimiting::Nothing(Some(bytes.len() as u64)),
+            other => reader.delimiting(other.length()),
+        };
+        let mut head = reader.head(&response, delimiting);
+        match body {
+            Body::Whole(bytes) if !no_content => {
+                if head.len() + bytes.len() <= PIECE_BYTES {
+                    // One write for all: one packet, and one call of the system.
+                    head.extend_from_slice(&bytes);
+                    self.out.write_all(&head)?;
+                } else {
+                    self.out.write_all(&head)?;
+                    self.out.write_all(&bytes)?;
+                }
+                self.sent = bytes.len() as u64;
+                self.out.flush()?;
+            }
+            Body::Arriving(body) => return self.relay(&head, body, delimiting),
+            _ => {
+                self.out.write_all(&head)?;
+                self.out.flush()?;
+            }
+        }
+        Ok(delimiting)
+    }
+
+    /// Passes on what arrives, as it arrives.
+    fn relay(
+        &mut self,
+        head: &[u8],
+        mut body: Box<dyn Arriving>,
+        delimiting: Delimiting,
+    ) -> io::Result<Delimiting> {
+        // A short body's head goes out with its first bytes; any other must not wait for them.
+        let with_head = body.length().is_some_and(|length| length <= PIECE_BYTES as u64);
+        let mut pending = if with_head { head } else { &[] };
+        let mut result = if with_head { Ok(()) } else { self.write_now(head) };
+        let mut piece = vec![0; PIECE_BYTES + CHUNK_HEAD_BYTES + 2];
+        while result.is_ok() {
+            let room = CHUNK_HEAD_BYTES..CHUNK_HEAD_BYTES + PIECE_BYTES;
+            let count = body.read(&mut piece[room])?;
+            if count == 0 {
+                let last: &[u8] = if delimiting == Delimiting::Chunked { LAST_CHUNK } else { &[] };
+                if !pending.is_empty() {
+                    self.write_now(pending)?;
+                }
+                if !last.is_empty() {
+                    self.write_now(last)?;
+                }
+                return Ok(delimiting);
+            }
+            let (mut start, mut end) = (CHUNK_HEAD_BYTES, CHUNK_HEAD_BYTES + count);
+            if delimiting == Delimiting::Chunked {
+                let size = chunk_head(count);
+                start -= size.len();
+                piece[start..CHUNK_HEAD_BYTES].copy_from_slice(&size);
+                piece[end..end + 2].copy_from_slice(b"\r\n");
+                end += 2;
+            }
+            result = if pending.is_empty() {
+                self.write_now(&piece[start..end])
+            } else {
+                let both = [pending, &piece[start..end]].concat();
+                pending = &[];
+                self.write_now(&both)
+            };
+            if result.is_ok() {
+                self.sent += count as u64;
+            }
+        }
+        // The client is gone; what is worth keeping is fetched to its end.
+        body.abandon();
+        result.map(|()| delimiting)
+    }
+
+    fn write_now(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.out.write_all(bytes)?;
+        self.out.flush()
+    }
+}
+
+/// Drops a request that was refused before its framing was known.
+pub(super) fn discard_unread(inner: tiny_http::Request) {
+    let left = inner.body_length().unwrap_or(0) as u64;
+    discard(inner, left);
+}

@@ -1,0 +1,168 @@
+//! The sockets of clients, reached from outside of the server library that owns them.
+//!
+//! tiny_http keeps its sockets to itself, and has neither timeouts nor a way to cut a connection. All
+//! of a process's descriptors are listed under `/dev/fd`, though, and a client's is known by its two
+//! addresses. A descriptor found there may be closed and reused by another thread at any moment, so
+//! it is duplicated first, by sending it to ourselves, and only a duplicate that still has the right
+//! addresses is touched.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::UnixStream;
+
+use nix::cmsg_space;
+use nix::sys::socket::{
+    ControlMessage, ControlMessageOwned, MsgFlags, Shutdown, SockaddrStorage, getpeername,
+    getsockname, recv, recvmsg, send, sendmsg, shutdown,
+};
+
+/// The sockets that belong to one listening address.
+#[derive(Debug, Default)]
+pub(super) struct Survey {
+    /// The addresses of connected clients; each connection may appear more than once.
+    pub clients: Vec<SocketAddr>,
+    /// How many descriptors listen.
+    pub listening: usize,
+}
+
+/// Looks through all descriptors for those of the listener at `local`.
+pub(super) fn survey(local: SocketAddr) -> Survey {
+    let mut survey = Survey::default();
+    for descriptor in descriptors() {
+        if !is_local(descriptor, local) {
+            continue;
+        }
+        match getpeername::<SockaddrStorage>(descriptor) {
+            Ok(peer) => survey.clients.extend(to_address(&peer)),
+            Err(_) => survey.listening += 1,
+        }
+    }
+    survey
+}
+
+/// A duplicate of a client's socket, closed when it is dropped.
+#[derive(Debug)]
+pub(super) struct Client(RawFd);
+
+impl Client {
+    /// The socket of the client at `peer`, connected to the listener at `local`.
+    pub(super) fn find(local: SocketAddr, peer: SocketAddr) -> Option<Self> {
+        let has_peer = |descriptor: RawFd| {
+            let address = getpeername::<SockaddrStorage>(descriptor).ok();
+            address.and_then(|address| to_address(&address)) == Some(peer)
+        };
+        descriptors()
+            .into_iter()
+            .filter(|descriptor| is_local(*descriptor, local) && has_peer(*descriptor))
+            .filter_map(|descriptor| duplicate(descriptor).ok())
+            .find(|client| is_local(client.0, local) && has_peer(client.0))
+    }
+
+    /// Ends the connection in both directions: reads and writes of its owner fail from now on.
+    pub(super) fn cut(&self) {
+        let _ = shutdown(self.0, Shutdown::Both);
+    }
+
+    /// Sends bytes past the connection's owner.
+    pub(super) fn send_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match send(self.0, bytes, MsgFlags::MSG_NOSIGNAL) {
+                Ok(count) => bytes = &bytes[count..],
+                Err(nix::Error::EINTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Has the client closed its side, with nothing left to read?
+    pub(super) fn has_ended(&self) -> bool {
+        let mut byte = [0];
+        recv(self.0, &mut byte, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT) == Ok(0)
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        let _ = nix::unistd::close(self.0);
+    }
+}
+
+/// The numbers of all open descriptors; one of them is the listing itself.
+fn descriptors() -> Vec<RawFd> {
+    let Ok(entries) = std::fs::read_dir("/dev/fd") else { return Vec::new() };
+    entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .collect()
+}
+
+fn is_local(descriptor: RawFd, local: SocketAddr) -> bool {
+    let address = getsockname::<SockaddrStorage>(descriptor).ok();
+    address.and_then(|address| to_address(&address)).is_some_and(|address| {
+        // A listener on all addresses has clients on each of them.
+        address.port() == local.port() && (local.ip().is_unspecified() || address.ip() == local.ip())
+    })
+}
+
+fn to_address(address: &SockaddrStorage) -> Option<SocketAddr> {
+    match (address.as_sockaddr_in(), address.as_sockaddr_in6()) {
+        (Some(v4), _) => Some(SocketAddr::from((v4.ip(), v4.port()))),
+        (_, Some(v6)) => Some(SocketAddr::from((v6.ip(), v6.port()))),
+        _ => None,
+    }
+}
+
+/// Duplicates a descriptor of which only the number is known.
+fn duplicate(descriptor: RawFd) -> io::Result<Client> {
+    let (sender, receiver) = UnixStream::pair()?;
+    let rights = [descriptor];
+    sendmsg::<()>(
+        sender.as_raw_fd(),
+        &[IoSlice::new(&[0])],
+        &[ControlMessage::ScmRights(&rights)],
+        MsgFlags::MSG_NOSIGNAL,
+        None,
+    )?;
+    let mut byte = [0];
+    let mut slices = [IoSliceMut::new(&mut byte)];
+    let mut space = cmsg_space!(RawFd);
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+    let message = recvmsg::<()>(receiver.as_raw_fd(), &mut slices, Some(&mut space), flags)?;
+    for control in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(received) = control
+            && let Some(duplicate) = received.first()
+        {
+            return Ok(Client(*duplicate));
+        }
+    }
+    Err(io::ErrorKind::NotFound.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[test]
+    fn a_connection_is_found_and_cut_from_outside() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let local = listener.local_addr().expect("an address");
+        let mut client = TcpStream::connect(local).expect("a connection");
+        let peer = client.local_addr().expect("an address");
+        let (mut accepted, _) = listener.accept().expect("a connection");
+        let survey = survey(local);
+        assert_eq!((survey.clients, survey.listening), (vec![peer], 1));
+        let found = Client::find(local, peer).expect("it is connected");
+        assert!(!found.has_ended());
+        found.send_all(b"abc").expect("it is connected");
+        found.cut();
+        let mut received = String::new();
+        client.read_to_string(&mut received).expect("the end is clean");
+        assert_eq!(received, "abc");
+        assert_eq!(accepted.read(&mut [0]).ok(), Some(0));
+        assert!(found.has_ended());
+    }
+}

@@ -1,0 +1,329 @@
+//! The plain front: tiny_http hands each request to the pool.
+//!
+//! tiny_http 0.12 is one thread a connection, and has hazards of its own. What can be mended from
+//! outside is mended here and in the files beside this one:
+//!
+//! - Framing that two servers would read differently is refused, and its connection cut, before
+//!   anything else on that connection is listened to (CVE-2026-66752).
+//! - Fields go through `http::HeaderValue`, so that none holds a line end (CVE-2026-66753).
+//! - Responses are written by `exchange.rs`, and cut ones cut the connection.
+//! - Content is accounted for; a cut upload is never taken for a whole one, and an announced length
+//!   that was not sent does not abort the process.
+//! - Idle and overdue connections are cut; an accept loop that died is started anew; a connection
+//!   that got stuck in tiny_http's queue is helped out of it.
+//!
+//! What cannot be mended from outside: a head is read without a bound on its size before we see it; a
+//! field value or target with a byte beyond ASCII closes the connection without an answer, and a bare
+//! line feed waits for the header timeout; excess connections are closed, where they should wait in
+//! the kernel's queue. This is why this front serves loopback addresses only, unless
+//! `--allow-unsafe-front` is given.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use http::{HeaderName, HeaderValue, Method, Version};
+use parking_lot::Mutex;
+
+use crate::front::connections::{ConnectionLimits, Connections};
+use crate::front::exchange::{Exchange, Shared, discard_unread};
+use crate::front::wire::Reader;
+use crate::front::workers::{Job, Pool, Role};
+use crate::message::body::Body;
+use crate::message::fields::Fields;
+use crate::message::request::{Framing, Request, RequestError};
+use crate::message::response::Response;
+use crate::origin::Content;
+use crate::proxy::{Admission, Answer, Attempt, Forward, Proxy};
+use crate::stats::AccessLog;
+
+/// How often the connections are looked at, at least.
+const WATCH_INTERVAL: Duration = Duration::from_millis(200);
+/// Looking at the connections takes at most this part of the time.
+const WATCH_SHARE: u32 = 20;
+/// How long to wait before accepting again after that has failed.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What the front needs to know besides the engine.
+pub struct FrontSettings {
+    /// Bounds of connections.
+    pub connections: ConnectionLimits,
+    /// Nobody waits for another request's answer longer than this.
+    pub wait_max: Duration,
+    /// Where requests are written down, if anywhere.
+    pub access_log: Option<AccessLog>,
+}
+
+/// A front that listens.
+pub struct Front {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    /// Kept to start another server on; dropped when the front stops.
+    listener: Mutex<Option<TcpListener>>,
+    local: SocketAddr,
+    wait_max: Duration,
+    shared: Arc<Shared>,
+    pool: Pool,
+    stopping: AtomicBool,
+    /// The server that accepts at present.
+    server: Mutex<Option<Arc<tiny_http::Server>>>,
+}
+
+impl Front {
+    /// Begins to serve the clients of `listener`.
+    pub fn start(
+        listener: TcpListener,
+        proxy: Arc<Proxy>,
+        pool: Pool,
+        settings: FrontSettings,
+    ) -> io::Result<Self> {
+        let local = listener.local_addr()?;
+        let connections = Connections::new(local, settings.connections);
+        let shared = Shared { proxy, connections, access_log: settings.access_log };
+        let inner = Arc::new(Inner {
+            listener: Mutex::new(Some(listener)),
+            local,
+            wait_max: settings.wait_max,
+            shared: Arc::new(shared),
+            pool,
+            stopping: AtomicBool::new(false),
+            server: Mutex::new(None),
+        });
+        inner.accept()?;
+        let watched = Arc::clone(&inner);
+        thread::Builder::new().name("watch".to_string()).spawn(move || watched.watch())?;
+        Ok(Self { inner })
+    }
+
+    /// Stops accepting, lets what is under way finish, at most `limit`; `false` if it did not.
+    pub fn drain(&self, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        let inner = &self.inner;
+        inner.stopping.store(true, Ordering::Release);
+        drop(inner.listener.lock().take());
+        // Its dispatching thread then drops it, which ends the accept thread.
+        if let Some(server) = inner.server.lock().take() {
+            server.unblock();
+        }
+        while inner.shared.connections.under_way() > 0 {
+            if Instant::now() > deadline {
+                return false;
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        inner.shared.connections.cut_idle();
+        true
+    }
+}
+
+impl Inner {
+    /// Starts a server on the listener, and a thread that hands its requests to the pool.
+    fn accept(self: &Arc<Self>) -> io::Result<()> {
+        let listener = match &*self.listener.lock() {
+            Some(listener) => listener.try_clone()?,
+            None => return Ok(()),
+        };
+        let server = tiny_http::Server::from_listener(listener, None)
+            .map_err(|error| io::Error::other(error.to_string()))?;
+        let server = Arc::new(server);
+        *self.server.lock() = Some(Arc::clone(&server));
+        let inner = Arc::clone(self);
+        let dispatch = move || {
+            loop {
+                match server.recv() {
+                    Ok(request) => inner.arrive(request),
+                    Err(_) if inner.stopping.load(Ordering::Acquire) => return,
+                    // The server says so once; those who are connected are served on.
+                    Err(error) => log::warn!("accepting connections: {error}"),
+                }
+            }
+        };
+        thread::Builder::new().name("dispatch".to_string()).spawn(dispatch)?;
+        Ok(())
+    }
+
+    /// Looks at the connections now and then, until the front stops.
+    fn watch(self: &Arc<Self>) {
+        let mut pause = WATCH_INTERVAL;
+        while !self.stopping.load(Ordering::Acquire) {
+            thread::sleep(pause);
+            let begun = Instant::now();
+            let watched = self.shared.connections.watch();
+            self.shared.proxy.release_the_patient(self.wait_max);
+            // Our own copy of the listener is one; the accept thread of a server has the other.
+            if watched.listening == 1 && !self.stopping.load(Ordering::Acquire) {
+                log::warn!("{} connections, and accepting them has stopped; starting anew", watched.open);
+                thread::sleep(ACCEPT_PAUSE);
+                if let Err(error) = self.accept() {
+                    log::warn!("accepting connections: {error}");
+                }
+            }
+            for _ in 0..watched.to_poke {
+                self.poke();
+            }
+            pause = WATCH_INTERVAL.max(begun.elapsed() * WATCH_SHARE);
+        }
+    }
+
+    /// Makes tiny_http start a thread. Its pool can leave a new connection in its queue, believing
+    /// that a thread is free which has just been given another one; the thread of this connection,
+    /// which ends at once, then takes the one that was left.
+    fn poke(&self) {
+        let ip = match self.local.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+            ip => ip,
+        };
+        drop(TcpStream::connect_timeout(&SocketAddr::new(ip, self.local.port()), WATCH_INTERVAL));
+    }
+
+    /// A request has come.
+    fn arrive(self: &Arc<Self>, inner: tiny_http::Request) {
+        let Some(peer) = inner.remote_addr().copied() else { return };
+        let Some(activity) = self.shared.connections.begin(peer) else {
+            // It came over a connection that is cut: what it says may be content of another one.
+            return;
+        };
+        match translate(&inner, peer) {
+            Ok(request) => {
+                let shared = Arc::clone(&self.shared);
+                let exchange = Exchange::new(shared, inner, Arc::new(request), peer, activity);
+                self.look_up_soon(exchange, Attempt::default());
+            }
+            Err(error) => {
+                let reader = Reader { version: Version::HTTP_11, keeps_alive: false };
+                let mut response = self.shared.proxy.refuse_unread(&error, false);
+                let mut bytes = Vec::new();
+                let body = std::mem::replace(
+                    &mut response.body,
+                    Body::None { length: None },
+                );
+                if let Body::Whole(content) = body {
+                    bytes = reader.head(&response, reader.delimiting(Some(content.len() as u64)));
+                    bytes.extend_from_slice(&content);
+                }
+                log::info!("{peer}: {error}");
+                self.shared.connections.cut_with(peer, &bytes);
+                discard_unread(inner);
+                self.shared.connections.end(peer);
+            }
+        }
+    }
+
+    /// Hands an exchange to a worker.
+    fn look_up_soon(self: &Arc<Self>, exchange: Exchange, attempt: Attempt) {
+        // The slot lets the exchange come back out of a job that was not taken.
+        let slot = Arc::new(Mutex::new(Some(exchange)));
+        let inner = Arc::clone(self);
+        let taken = Arc::clone(&slot);
+        let job: Job = Box::new(move |role| {
+            let exchange = taken.lock().take();
+            if let Some(exchange) = exchange {
+                inner.look_up(exchange, attempt, role);
+            }
+        });
+        if self.pool.submit(job).is_err() {
+            self.refuse_full(&slot);
+        }
+    }
+
+    fn refuse_full(&self, slot: &Mutex<Option<Exchange>>) {
+        let exchange = slot.lock().take();
+        if let Some(exchange) = exchange {
+            let prefers_json = exchange.request.prefers_json();
+            let response = self.shared.proxy.refuse_for_want_of_workers(prefers_json);
+            exchange.answer(response);
+        }
+    }
+
+    /// On a worker: answers from the cache, waits for another request, or asks the origin server.
+    fn look_up(self: &Arc<Self>, exchange: Exchange, attempt: Attempt, role: Role) {
+        let proxy = &self.shared.proxy;
+        match proxy.lookup(&exchange.request, attempt) {
+            Answer::Ready(response) => exchange.answer(response),
+            Answer::Stale(response, forward) => {
+                exchange.answer(response);
+                self.refresh_soon(forward);
+            }
+            Answer::Forward(forward) => match proxy.join(forward) {
+                Admission::Lead(forward) if role == Role::Any => self.forward(exchange, forward),
+                Admission::Lead(forward) => self.forward_soon(exchange, forward),
+                Admission::Wait(waiting) => {
+                    let inner = Arc::clone(self);
+                    let resume = move |attempt| inner.look_up_soon(exchange, attempt);
+                    waiting.park(Box::new(resume));
+                }
+            },
+        }
+    }
+
+    fn forward(&self, mut exchange: Exchange, forward: Box<Forward>) {
+        let proxy = &self.shared.proxy;
+        let response = exchange.with_content(|content| proxy.forward(forward, content));
+        exchange.answer(response);
+    }
+
+    /// Hands a request for the origin server to a worker that may wait.
+    fn forward_soon(self: &Arc<Self>, exchange: Exchange, forward: Box<Forward>) {
+        let slot = Arc::new(Mutex::new(Some(exchange)));
+        let inner = Arc::clone(self);
+        let taken = Arc::clone(&slot);
+        let job: Job = Box::new(move |_| {
+            let exchange = taken.lock().take();
+            if let Some(exchange) = exchange {
+                inner.forward(exchange, forward);
+            }
+        });
+        if self.pool.submit_forward(job).is_err() {
+            self.refuse_full(&slot);
+        }
+    }
+
+    /// Fetches a new response in the background, unless another request is at it, or there is no
+    /// worker for it: then the next request tries again.
+    fn refresh_soon(self: &Arc<Self>, forward: Box<Forward>) {
+        let Admission::Lead(forward) = self.shared.proxy.join(forward) else { return };
+        let proxy: Arc<Proxy> = Arc::clone(&self.shared.proxy);
+        let job: Job = Box::new(move |_| {
+            let Response { body, .. } = proxy.forward(forward, Content::None);
+            if let Body::Arriving(body) = body {
+                body.abandon();
+            }
+        });
+        if self.pool.submit_forward(job).is_err() {
+            log::debug!("no worker for a refresh in the background");
+        }
+    }
+}
+
+/// Puts a request together from what tiny_http has parsed.
+fn translate(inner: &tiny_http::Request, peer: SocketAddr) -> Result<Request, RequestError> {
+    let method = Method::from_bytes(inner.method().as_str().as_bytes())
+        .map_err(|_| RequestError::Field("method".to_string()))?;
+    let version = match (inner.http_version().0, inner.http_version().1) {
+        (1, 1) => Version::HTTP_11,
+        // HTTP/0.9 has no head to speak of; tiny_http wants one all the same.
+        _ => Version::HTTP_10,
+    };
+    let mut fields = Fields::new();
+    for header in inner.headers() {
+        let name = header.field.as_str().as_str();
+        let refused = || RequestError::Field(name.chars().take(40).collect());
+        let value = HeaderValue::from_bytes(header.value.as_bytes()).map_err(|_| refused())?;
+        let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| refused())?;
+        fields.append(name, value);
+    }
+    // tiny_http hands over the bare connection when an upgrade is asked for; nothing would take the
+    // chunks apart.
+    let request = Request::new(method, inner.url(), version, fields, Some(peer))?;
+    let upgrade = request.fields.has_member("connection", "upgrade");
+    if upgrade && request.framing == Framing::Chunked {
+        return Err(RequestError::Framing("an upgrade with chunked content"));
+    }
+    Ok(request)
+}

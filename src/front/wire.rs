@@ -1,0 +1,110 @@
+//! Responses as bytes: status line, fields, framing. RFC 9112 §4, §6, §9.3.
+
+use http::{StatusCode, Version};
+
+use crate::message::response::Response;
+
+/// How the end of a response is marked (RFC 9112 §6.3).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Delimiting {
+    /// There is no content; the length is what `Content-Length` says all the same, if anything.
+    Nothing(Option<u64>),
+    /// By its length.
+    Length(u64),
+    /// By the chunked transfer coding.
+    Chunked,
+    /// By the end of the connection.
+    Close,
+}
+
+/// What a response's head depends on besides the response.
+#[derive(Clone, Copy, Debug)]
+pub struct Reader {
+    /// The version of the request.
+    pub version: Version,
+    /// Does the connection go on after this response?
+    pub keeps_alive: bool,
+}
+
+impl Reader {
+    /// How a body of this length, if it is known, is delimited for this client.
+    pub fn delimiting(self, length: Option<u64>) -> Delimiting {
+        match length {
+            Some(length) => Delimiting::Length(length),
+            None if self.version == Version::HTTP_10 => Delimiting::Close,
+            None => Delimiting::Chunked,
+        }
+    }
+
+    /// The head of a response, as bytes.
+    pub fn head(self, response: &Response, delimiting: Delimiting) -> Vec<u8> {
+        let mut out = Vec::with_capacity(512);
+        out.extend_from_slice(b"HTTP/1.1 ");
+        write_status(&mut out, response.status);
+        response.fields.write_to(&mut out);
+        match delimiting {
+            Delimiting::Nothing(None) | Delimiting::Close => {}
+            Delimiting::Nothing(Some(length)) | Delimiting::Length(length) => {
+                out.extend_from_slice(b"Content-Length: ");
+                out.extend_from_slice(length.to_string().as_bytes());
+                out.extend_from_slice(b"\r\n");
+            }
+            Delimiting::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
+        }
+        if !self.keeps_alive || delimiting == Delimiting::Close {
+            out.extend_from_slice(b"Connection: close\r\n");
+        } else if self.version == Version::HTTP_10 {
+            out.extend_from_slice(b"Connection: keep-alive\r\n");
+        }
+        out.extend_from_slice(b"\r\n");
+        out
+    }
+}
+
+fn write_status(out: &mut Vec<u8>, status: StatusCode) {
+    out.extend_from_slice(status.as_str().as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
+/// The last chunk (RFC 9112 §7.1).
+pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+/// Bytes that a chunk's size line may take, for chunks of less than 2^32 bytes.
+pub const CHUNK_HEAD_BYTES: usize = 10;
+
+/// The size line of a chunk, right-aligned in a field of fixed width: what stands before it in the
+/// buffer is not sent.
+pub fn chunk_head(length: usize) -> Vec<u8> {
+    format!("{length:X}\r\n").into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+    use crate::message::body::Body;
+    use crate::message::fields::Fields;
+
+    #[test]
+    fn the_framing_fits_the_client() {
+        let mut fields = Fields::new();
+        fields.append(http::header::ETAG, HeaderValue::from_static("\"a\""));
+        let response = Response { status: StatusCode::OK, fields, body: Body::None { length: None } };
+        #[rustfmt::skip]
+        let table = [
+            (Version::HTTP_11, true,  Some(3), "Content-Length: 3\r\n"),
+            (Version::HTTP_11, false, Some(3), "Content-Length: 3\r\nConnection: close\r\n"),
+            (Version::HTTP_11, true,  None,    "Transfer-Encoding: chunked\r\n"),
+            (Version::HTTP_10, true,  Some(3), "Content-Length: 3\r\nConnection: keep-alive\r\n"),
+            (Version::HTTP_10, true,  None,    "Connection: close\r\n"),
+        ];
+        for (version, keeps_alive, length, expected) in table {
+            let reader = Reader { version, keeps_alive };
+            let head = reader.head(&response, reader.delimiting(length));
+            let expected = format!("HTTP/1.1 200 OK\r\nETag: \"a\"\r\n{expected}\r\n");
+            assert_eq!(String::from_utf8_lossy(&head), expected);
+        }
+    }
+}

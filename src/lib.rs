@@ -1,0 +1,36 @@
+//! `proxy`: an HTTP caching reverse proxy. RFC 9110, RFC 9111, RFC 9112.
+//!
+//! # The life of a request
+//!
+//! A front reads it into a [`message::request::Request`]. [`proxy::Proxy::lookup`] finds the stored
+//! responses for its cache key, selects the one that fits (`policy::vary`) and decides about it
+//! (`policy::reuse`), all without waiting. What has to go to the origin server passes
+//! [`proxy::Proxy::join`], where requests that ask the same collapse into one, and
+//! [`proxy::Proxy::forward`], which sends it (`policy::forwarding`, `origin`) and decides whether the
+//! answer is stored (`policy::storing`). The body passes through `recording` to the client and is
+//! stored when its last byte has come, never before.
+//!
+//! # What must stay true
+//!
+//! - A response is stored whole or not at all, and a body that was cut short never looks complete.
+//! - What was made for one user is given to another only where the origin server permits it.
+//! - Nothing that a client or an origin server sends can panic, hang or grow memory without bound.
+//! - Policy and messages do no I/O and read no clock.
+//!
+//! # Who may import whom
+//!
+//! Left may import right, never back: `front` > `proxy` > `recording` > `flight`, `store`, `origin`
+//! > `policy` > `message` > `clock`. `stats` is open to `front`, `proxy` and `recording`.
+
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod flight;
+pub mod front;
+pub mod message;
+pub mod origin;
+pub mod policy;
+pub mod proxy;
+pub mod recording;
+pub mod stats;
+pub mod store;

@@ -1,0 +1,46 @@
+//! `proxy`: parse, configure, start, wait. Every exit code is decided here: 0 after a signal, 1 when
+//! it could not start, 2 for wrong usage.
+
+use std::process::ExitCode;
+
+use caching_proxy::cli::{Command, help, parse};
+use caching_proxy::config::Config;
+use mimalloc::MiMalloc;
+
+mod start;
+
+/// glibc's allocator keeps an arena for each thread, and what a cache gives back to one is lost to
+/// the others.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
+
+fn main() -> ExitCode {
+    let words = std::env::args_os().skip(1).collect();
+    let command = parse(words, |name| std::env::var_os(name));
+    let config = match command {
+        Ok(Command::Help) => {
+            print!("{}", help());
+            return ExitCode::SUCCESS;
+        }
+        Ok(Command::Version) => {
+            println!("proxy {}", env!("CARGO_PKG_VERSION"));
+            return ExitCode::SUCCESS;
+        }
+        Ok(Command::Serve(args)) => Config::new(&args),
+        Err(error) => Err(error),
+    };
+    let config = match config {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("proxy: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    match start::run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("proxy: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

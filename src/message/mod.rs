@@ -1,0 +1,8 @@
+//! What an HTTP message is (RFC 9110 §6): no I/O and no caching.
+
+pub mod body;
+pub mod date;
+pub mod fields;
+pub mod request;
+pub mod response;
+pub mod target;

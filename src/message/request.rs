@@ -1,0 +1,273 @@
+//! A request as it enters the engine, and what makes one unacceptable. RFC 9112 §3, §6.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use http::{Method, StatusCode, Version};
+
+use crate::message::fields::Fields;
+use crate::message::target::{TARGET_BYTES_MAX, Target, split_authority};
+
+/// The most field lines that a request may have; more are answered 431.
+pub const FIELD_LINES_MAX: usize = 100;
+/// The most bytes that a request's field lines may have together; more are answered 431.
+pub const FIELD_BYTES_MAX: usize = 64 * 1024;
+
+/// A request from a client, without its content.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The method, known or not.
+    pub method: Method,
+    /// The request target.
+    pub target: Target,
+    /// HTTP/1.0 or HTTP/1.1.
+    pub version: Version,
+    /// The header section.
+    pub fields: Fields,
+    /// How the content is framed.
+    pub framing: Framing,
+    /// Who sent it; `None` over a Unix socket.
+    pub client: Option<SocketAddr>,
+}
+
+/// How the content of a message is delimited (RFC 9112 §6.3).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Framing {
+    /// There is none.
+    None,
+    /// By its length in bytes.
+    Length(u64),
+    /// By the chunked transfer coding.
+    Chunked,
+}
+
+impl Request {
+    /// Puts a request together from what a front has parsed, if it is acceptable.
+    pub fn new(
+        method: Method,
+        target: &str,
+        version: Version,
+        fields: Fields,
+        client: Option<SocketAddr>,
+    ) -> Result<Self, RequestError> {
+        if target.len() > TARGET_BYTES_MAX {
+            return Err(RequestError::TargetTooLong(target.len()));
+        }
+        if fields.len() > FIELD_LINES_MAX {
+            return Err(RequestError::TooManyFields(fields.len()));
+        }
+        let bytes = fields.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+        if bytes > FIELD_BYTES_MAX {
+            return Err(RequestError::FieldsTooLarge(bytes));
+        }
+        if method == Method::CONNECT || method == Method::TRACE {
+            return Err(RequestError::MethodRefused(method));
+        }
+        let target = Target::parse(target).ok_or(RequestError::Target)?;
+        if target.as_str() == "*" && method != Method::OPTIONS {
+            return Err(RequestError::Target);
+        }
+        let framing = framing(&fields, version)?;
+        check_host(&fields, version, &target)?;
+        Ok(Self { method, target, version, fields, framing, client })
+    }
+
+    /// The host and port that the client asked for: of the target, or else of the Host field.
+    pub fn authority(&self) -> Option<&str> {
+        let host = || self.fields.get("host").and_then(|host| host.to_str().ok());
+        self.target.authority().or_else(host).filter(|authority| !authority.is_empty())
+    }
+
+    /// Would this client rather read JSON than text?
+    pub fn prefers_json(&self) -> bool {
+        let first = self.fields.members("accept").next();
+        first.is_some_and(|kind| kind.starts_with(b"application/json") || kind.ends_with(b"+json"))
+    }
+}
+
+/// How the content of a request is framed; anything ambiguous is an error, because two servers
+/// would read two different messages out of it (RFC 9112 §6.1, §6.3, §11.2).
+fn framing(fields: &Fields, version: Version) -> Result<Framing, RequestError> {
+    let mut codings = fields.get_all("transfer-encoding");
+    let mut lengths = fields.get_all("content-length");
+    let (coding, length) = (codings.next(), lengths.next());
+    if codings.next().is_some() || lengths.next().is_some() {
+        return Err(RequestError::Framing("a framing field is repeated"));
+    }
+    match (coding, length) {
+        (None, None) => Ok(Framing::None),
+        (Some(_), Some(_)) => {
+            Err(RequestError::Framing("both Transfer-Encoding and Content-Length are present"))
+        }
+        (Some(_), None) if version == Version::HTTP_10 => {
+            Err(RequestError::Framing("Transfer-Encoding in an HTTP/1.0 request"))
+        }
+        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => {
+            Ok(Framing::Chunked)
+        }
+        (Some(coding), None) => Err(RequestError::TransferCoding(
+            String::from_utf8_lossy(coding.as_bytes()).into_owned(),
+        )),
+        (None, Some(length)) => {
+            let digits = length.as_bytes();
+            let readable = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
+            let number = length.to_str().ok().and_then(|digits| digits.parse().ok());
+            match number {
+                Some(number) if readable => Ok(Framing::Length(number)),
+                _ => Err(RequestError::Framing("Content-Length is not a number")),
+            }
+        }
+    }
+}
+
+/// RFC 9112 §3.2: one Host field, a readable one; only HTTP/1.0 may leave it out.
+fn check_host(fields: &Fields, version: Version, target: &Target) -> Result<(), RequestError> {
+    let mut hosts = fields.get_all("host");
+    let first = hosts.next();
+    if hosts.next().is_some() {
+        return Err(RequestError::Host("is repeated"));
+    }
+    match first {
+        None if version == Version::HTTP_10 || target.authority().is_some() => Ok(()),
+        None => Err(RequestError::Host("is missing")),
+        Some(host) if host.is_empty() => Ok(()),
+        Some(host) => host
+            .to_str()
+            .ok()
+            .and_then(split_authority)
+            .map(|_| ())
+            .ok_or(RequestError::Host("is not a host and port")),
+    }
+}
+
+/// Why a request is not acceptable.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum RequestError {
+    /// The request target has none of the forms of RFC 9112 §3.2.
+    Target,
+    /// The request target is longer than [`TARGET_BYTES_MAX`].
+    TargetTooLong(usize),
+    /// More field lines than [`FIELD_LINES_MAX`].
+    TooManyFields(usize),
+    /// More bytes of field lines than [`FIELD_BYTES_MAX`].
+    FieldsTooLarge(usize),
+    /// A field that no HTTP message may have.
+    Field(String),
+    /// The end of the content cannot be told for certain.
+    Framing(&'static str),
+    /// A transfer coding that this server does not know (RFC 9112 §6.1).
+    TransferCoding(String),
+    /// The Host field (RFC 9112 §3.2).
+    Host(&'static str),
+    /// CONNECT or TRACE: a reverse proxy has no use for either.
+    MethodRefused(Method),
+    /// The path leads out of the origin server's path prefix.
+    Escapes,
+    /// Content longer than the front can take.
+    ContentTooLong(u64),
+    /// The client stopped before the content was complete.
+    ContentCut,
+}
+
+impl RequestError {
+    /// The status code that says so.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::TargetTooLong(_) => StatusCode::URI_TOO_LONG,
+            Self::TooManyFields(_) | Self::FieldsTooLarge(_) => {
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+            }
+            Self::TransferCoding(_) | Self::MethodRefused(_) => StatusCode::NOT_IMPLEMENTED,
+            Self::ContentTooLong(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            _ => StatusCode::BAD_REQUEST,
+        }
+    }
+}
+
+impl fmt::Display for RequestError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Target => write!(f, "request target: not a path; send \"/…\""),
+            Self::TargetTooLong(bytes) => {
+                write!(f, "request target: {bytes} bytes; at most {TARGET_BYTES_MAX} are taken")
+            }
+            Self::TooManyFields(lines) => {
+                write!(f, "request fields: {lines} lines; at most {FIELD_LINES_MAX} are taken")
+            }
+            Self::FieldsTooLarge(bytes) => {
+                write!(f, "request fields: {bytes} bytes; at most {FIELD_BYTES_MAX} are taken")
+            }
+            Self::Field(name) => write!(f, "request field {name:?}: bytes that no field may hold"),
+            Self::Framing(what) => write!(f, "request framing: {what}"),
+            Self::TransferCoding(coding) => {
+                write!(f, "transfer coding {coding:?}: unknown; chunked alone is accepted")
+            }
+            Self::Host(what) => write!(f, "host field: {what}"),
+            Self::MethodRefused(method) => write!(f, "method {method}: not served by this proxy"),
+            Self::Escapes => write!(f, "request target: dot segments lead out of the origin's path"),
+            Self::ContentTooLong(bytes) => write!(f, "request content: {bytes} bytes are too many"),
+            Self::ContentCut => write!(f, "request content: ended before it was complete"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderName, HeaderValue};
+
+    use super::*;
+
+    fn read(target: &str, version: Version, lines: &[(&str, &str)]) -> Result<Framing, u16> {
+        let line = |(name, value): &(&str, &str)| {
+            (HeaderName::try_from(*name).expect("a name"), HeaderValue::try_from(*value).expect("a value"))
+        };
+        let fields = lines.iter().map(line).collect();
+        Request::new(Method::POST, target, version, fields, None)
+            .map(|request| request.framing)
+            .map_err(|error| error.status().as_u16())
+    }
+
+    #[test]
+    fn framing_is_unambiguous_or_refused() {
+        let host = ("host", "h");
+        #[rustfmt::skip]
+        let table: [(&str, &[(&str, &str)], Result<Framing, u16>); 15] = [
+            ("6.3", &[host],                                                     Ok(Framing::None)),
+            ("6.3", &[host, ("content-length", "3")],                            Ok(Framing::Length(3))),
+            ("6.3", &[host, ("transfer-encoding", "Chunked")],                   Ok(Framing::Chunked)),
+            ("6.2", &[host, ("content-length", "+3")],                           Err(400)),
+            ("6.2", &[host, ("content-length", "3 0")],                          Err(400)),
+            ("6.2", &[host, ("content-length", "3, 3")],                         Err(400)),
+            ("6.2", &[host, ("content-length", "")],                             Err(400)),
+            ("6.2", &[host, ("content-length", "99999999999999999999")],         Err(400)),
+            ("6.2", &[host, ("content-length", "3"), ("content-length", "3")],   Err(400)),
+            ("6.1", &[host, ("content-length", "3"), ("transfer-encoding", "chunked")], Err(400)),
+            ("6.1", &[host, ("transfer-encoding", "gzip, chunked")],             Err(501)),
+            ("6.1", &[host, ("transfer-encoding", "identity")],                  Err(501)),
+            ("3.2", &[],                                                         Err(400)),
+            ("3.2", &[host, host],                                               Err(400)),
+            ("3.2", &[("host", "a b")],                                          Err(400)),
+        ];
+        for (section, lines, expected) in table {
+            let got = read("/", Version::HTTP_11, lines);
+            assert_eq!(got, expected, "RFC 9112 §{section}: {lines:?}");
+        }
+        assert_eq!(read("/", Version::HTTP_10, &[]), Ok(Framing::None));
+        assert_eq!(read("/", Version::HTTP_10, &[("transfer-encoding", "chunked")]), Err(400));
+    }
+
+    #[test]
+    fn every_bound_of_a_head_is_reached() {
+        let host = ("host", "h");
+        let long = format!("/{}", "a".repeat(TARGET_BYTES_MAX));
+        assert_eq!(read(&long, Version::HTTP_11, &[host]), Err(414));
+        assert_eq!(read(&long[..TARGET_BYTES_MAX], Version::HTTP_11, &[host]), Ok(Framing::None));
+        let mut lines = vec![("x-a", "b"); FIELD_LINES_MAX - 1];
+        lines.push(host);
+        assert_eq!(read("/", Version::HTTP_11, &lines), Ok(Framing::None));
+        lines.push(host);
+        assert_eq!(read("/", Version::HTTP_11, &lines), Err(431));
+        let value = "v".repeat(FIELD_BYTES_MAX);
+        assert_eq!(read("/", Version::HTTP_11, &[host, ("x-a", &value)]), Err(431));
+    }
+}

@@ -1,0 +1,324 @@
+//! Where a request points: the origin server's URL, the request target, and URI references.
+//! RFC 9112 §3.2, RFC 3986 §5.
+//!
+//! The path and query are kept as the client wrote them, because the cache key is made of them.
+//! Bytes that a URI may not hold, and that real clients send all the same (`<`, `"`, a space), are
+//! percent-encoded only on their way to the origin server.
+
+use std::fmt;
+use std::net::IpAddr;
+
+/// The longest request target that is taken, in bytes: what the origin client's URI type can hold,
+/// less room for the origin server's own part. Longer ones are answered 414.
+pub const TARGET_BYTES_MAX: usize = 32 * 1024;
+
+/// An origin server: `http://host:port/prefix`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct OriginUrl {
+    /// Is it reached over TLS?
+    pub secure: bool,
+    /// The host in lower case; an IPv6 address with its brackets.
+    pub host: String,
+    /// The port, 80 or 443 where none is written.
+    pub port: u16,
+    /// The path in front of every request's path, without a slash at its end.
+    pub prefix: String,
+}
+
+impl OriginUrl {
+    /// Reads an origin server's URL; the error says what is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let (scheme, rest) = text
+            .split_once("://")
+            .ok_or_else(|| "has no scheme; write http://… or https://…".to_string())?;
+        let secure = match scheme.to_ascii_lowercase().as_str() {
+            "http" => false,
+            "https" => true,
+            other => return Err(format!("has the scheme {other:?}; http and https are accepted")),
+        };
+        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        if text.contains(['?', '#']) {
+            return Err("has a query or a fragment; only a path may follow the host".to_string());
+        }
+        if authority.contains('@') {
+            return Err("has a user name in it; send an Authorization field instead".to_string());
+        }
+        let (host, port) = split_authority(authority)
+            .ok_or_else(|| format!("has no readable host and port in {authority:?}"))?;
+        let port = port.unwrap_or(if secure { 443 } else { 80 });
+        let readable = path.bytes().all(|byte| byte.is_ascii_graphic());
+        if port == 0 || !readable {
+            return Err("has port 0, or bytes in its path that a URL may not hold".to_string());
+        }
+        Ok(Self { secure, host, port, prefix: path.trim_end_matches('/').to_string() })
+    }
+
+    /// `http` or `https`.
+    pub fn scheme(&self) -> &'static str {
+        if self.secure { "https" } else { "http" }
+    }
+
+    /// Host, and port where it is not the scheme's own: what goes into a Host field.
+    pub fn authority(&self) -> String {
+        let usual = if self.secure { 443 } else { 80 };
+        if self.port == usual { self.host.clone() } else { format!("{}:{}", self.host, self.port) }
+    }
+
+    /// Does the absolute URI point at this origin server? If so, what follows the authority.
+    pub fn strip<'a>(&self, uri: &'a str) -> Option<&'a str> {
+        let (scheme, rest) = uri.split_once("://")?;
+        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        let (authority, path) = rest.split_at(end);
+        let (host, port) = split_authority(authority)?;
+        let secure = scheme.eq_ignore_ascii_case("https");
+        let port = port.unwrap_or(if secure { 443 } else { 80 });
+        let same = scheme.eq_ignore_ascii_case(self.scheme()) && host == self.host;
+        (same && port == self.port).then_some(path)
+    }
+}
+
+impl fmt::Display for OriginUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}{}", self.scheme(), self.authority(), self.prefix)
+    }
+}
+
+/// Host in lower case and port of an authority; `None` if it has neither shape nor sense.
+pub fn split_authority(authority: &str) -> Option<(String, Option<u16>)> {
+    let (host, port) = match authority.strip_prefix('[') {
+        Some(rest) => {
+            let (address, after) = rest.split_once(']')?;
+            address.parse::<std::net::Ipv6Addr>().ok()?;
+            (&authority[..address.len() + 2], after.strip_prefix(':').or(Some(after)))
+        }
+        None => match authority.split_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (authority, None),
+        },
+    };
+    let named = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%[]:".contains(&byte);
+    if host.is_empty() || !host.bytes().all(named) {
+        return None;
+    }
+    let port = match port {
+        None | Some("") => None,
+        Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
+            Some(digits.parse().ok()?)
+        }
+        Some(_) => return None,
+    };
+    Some((host.to_ascii_lowercase(), port))
+}
+
+/// The target of a request, in origin form: what follows the authority of the target URI.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct Target {
+    /// Path and query as the client wrote them, or `*`.
+    text: String,
+    /// The authority of a target in absolute form; it outranks the Host field (RFC 9112 §3.2.2).
+    authority: Option<String>,
+}
+
+impl Target {
+    /// Reads a request target in origin, absolute or asterisk form; `None` for any other.
+    pub fn parse(text: &str) -> Option<Self> {
+        let text = text.split('#').next().unwrap_or_default();
+        if text.bytes().any(|byte| byte.is_ascii_control()) {
+            return None;
+        }
+        if text.starts_with('/') || text == "*" {
+            return Some(Self { text: text.to_string(), authority: None });
+        }
+        let (scheme, rest) = text.split_once("://")?;
+        if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
+            return None;
+        }
+        let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+        split_authority(authority)?;
+        let path = if path.starts_with('/') { path.to_string() } else { format!("/{path}") };
+        Some(Self { text: path, authority: Some(authority.to_string()) })
+    }
+
+    /// Path and query as the client wrote them, or `*`.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// The authority of a target in absolute form.
+    pub fn authority(&self) -> Option<&str> {
+        self.authority.as_deref()
+    }
+
+    /// Would dot segments lead out of the origin server's path prefix?
+    pub fn escapes(&self, origin: &OriginUrl) -> bool {
+        if origin.prefix.is_empty() {
+            return false;
+        }
+        let path = self.text.split('?').next().unwrap_or_default();
+        let mut depth = 0_i64;
+        for segment in path.split('/').skip(1) {
+            match segment.to_ascii_lowercase().replace("%2e", ".").as_str() {
+                ".." => depth -= 1,
+                "." | "" => {}
+                _ => depth += 1,
+            }
+            if depth < 0 {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// The URL to ask the origin server for: prefix in front, forbidden bytes percent-encoded.
+    pub fn url_at(&self, origin: &OriginUrl) -> String {
+        let path = if self.text == "*" { "" } else { self.text.as_str() };
+        encode(&format!("{origin}{path}"))
+    }
+}
+
+/// Percent-encodes the bytes that a URI may not hold (RFC 3986 §2), and leaves `%` alone.
+fn encode(uri: &str) -> String {
+    let mut encoded = String::with_capacity(uri.len());
+    for byte in uri.bytes() {
+        if byte.is_ascii_graphic() && !b"<>\"`{}|\\^".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    encoded
+}
+
+/// Resolves a URI reference against an absolute http URI (RFC 3986 §5.2); `None` if the result is
+/// not an http or https URI.
+pub fn resolve(base: &str, reference: &str) -> Option<String> {
+    let reference = reference.split('#').next().unwrap_or_default();
+    let (scheme, rest) = base.split_once("://")?;
+    let (authority, base_path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    let base_path = base_path.split('?').next().unwrap_or_default();
+    let full = if let Some((scheme, _)) = reference.split_once("://")
+        && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric())
+    {
+        reference.to_string()
+    } else if let Some(rest) = reference.strip_prefix("//") {
+        format!("{scheme}://{rest}")
+    } else if reference.starts_with('/') {
+        format!("{scheme}://{authority}{}", without_dots(reference))
+    } else if reference.starts_with('?') || reference.is_empty() {
+        let path = if base_path.is_empty() { "/" } else { base_path };
+        format!("{scheme}://{authority}{path}{reference}")
+    } else {
+        let folder = &base_path[..base_path.rfind('/').map_or(0, |slash| slash + 1)];
+        let folder = if folder.is_empty() { "/" } else { folder };
+        format!("{scheme}://{authority}{}", without_dots(&format!("{folder}{reference}")))
+    };
+    let scheme_end = full.find("://")?;
+    let known = ["http", "https"].iter().any(|name| full[..scheme_end].eq_ignore_ascii_case(name));
+    known.then(|| encode(&full))
+}
+
+/// Takes dot segments out of a path (RFC 3986 §5.2.4); what follows `?` stays.
+fn without_dots(path: &str) -> String {
+    let (path, query) = path.split_at(path.find('?').unwrap_or(path.len()));
+    let mut kept: Vec<&str> = Vec::new();
+    let mut segments = path.split('/').skip(1).peekable();
+    while let Some(segment) = segments.next() {
+        let last = segments.peek().is_none();
+        match segment {
+            "." | ".." => {
+                if segment == ".." {
+                    kept.pop();
+                }
+                if last {
+                    kept.push("");
+                }
+            }
+            _ => kept.push(segment),
+        }
+    }
+    format!("/{}{query}", kept.join("/"))
+}
+
+/// Is this host the machine itself: `localhost`, 127.0.0.0/8 or `[::1]`?
+pub fn is_loopback(host: &str) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    host.eq_ignore_ascii_case("localhost")
+        || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_origin_url_is_read_whole_or_refused() {
+        let table = [
+            ("http://example.com", Some("http://example.com")),
+            ("HTTPS://Example.com:443/v1/", Some("https://example.com/v1")),
+            ("http://[::1]:8000", Some("http://[::1]:8000")),
+            ("http://127.0.0.1:8000/", Some("http://127.0.0.1:8000")),
+            ("example.com", None),
+            ("ftp://example.com", None),
+            ("http://", None),
+            ("http://user@example.com", None),
+            ("http://example.com:0", None),
+            ("http://example.com:99999", None),
+            ("http://exa mple.com", None),
+            ("http://example.com/?a", None),
+        ];
+        for (text, expected) in table {
+            let shown = OriginUrl::parse(text).ok().map(|origin| origin.to_string());
+            assert_eq!(shown.as_deref(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn references_resolve_as_rfc_3986_says() {
+        let base = "http://a/b/c/d;p?q";
+        #[rustfmt::skip]
+        let table = [
+            ("g", "http://a/b/c/g"), ("./g", "http://a/b/c/g"), ("g/", "http://a/b/c/g/"),
+            ("/g", "http://a/g"), ("//g", "http://g"), ("?y", "http://a/b/c/d;p?y"),
+            ("g?y", "http://a/b/c/g?y"), ("", "http://a/b/c/d;p"), (".", "http://a/b/c/"),
+            ("..", "http://a/b/"), ("../g", "http://a/b/g"), ("../../../g", "http://a/g"),
+            ("/./g", "http://a/g"), ("/../g", "http://a/g"), ("https://x/y", "https://x/y"),
+            ("g#s", "http://a/b/c/g"), ("a b", "http://a/b/c/a%20b"),
+        ];
+        for (reference, expected) in table {
+            let resolved = resolve(base, reference);
+            assert_eq!(resolved.as_deref(), Some(expected), "RFC 3986 §5.4: {reference}");
+        }
+        assert_eq!(resolve(base, "ftp://x/"), None);
+    }
+
+    #[test]
+    fn targets_keep_what_the_client_wrote() {
+        let origin = OriginUrl::parse("http://o:1/p").expect("a URL");
+        let table = [
+            ("/a?b=<c>", Some(("/a?b=<c>", "http://o:1/p/a?b=%3Cc%3E"))),
+            ("http://h:2/a", Some(("/a", "http://o:1/p/a"))),
+            ("http://h", Some(("/", "http://o:1/p/"))),
+            ("*", Some(("*", "http://o:1/p"))),
+            ("/a#b", Some(("/a", "http://o:1/p/a"))),
+            ("a", None),
+            ("example.com:443", None),
+        ];
+        for (text, expected) in table {
+            let target = Target::parse(text);
+            let got = target.as_ref().map(|t| (t.as_str().to_string(), t.url_at(&origin)));
+            let got = got.as_ref().map(|(key, url)| (key.as_str(), url.as_str()));
+            assert_eq!(got, expected, "RFC 9112 §3.2: {text}");
+        }
+    }
+
+    #[test]
+    fn dot_segments_cannot_leave_the_prefix() {
+        let origin = OriginUrl::parse("http://o/p").expect("a URL");
+        for path in ["/..", "/a/../../b", "/%2e%2E/b", "/.%2e/b"] {
+            assert!(Target::parse(path).expect("a target").escapes(&origin), "{path}");
+        }
+        for path in ["/a/..", "/a/../b", "/...", "/?/../.."] {
+            assert!(!Target::parse(path).expect("a target").escapes(&origin), "{path}");
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! The origin server as the engine sees it: a request goes in, a response or an error comes out.
+
+use std::fmt;
+use std::io::{self, Read};
+use std::time::Duration;
+
+use http::{Method, StatusCode, Version};
+
+use crate::message::fields::Fields;
+use crate::policy::reason::Detail;
+
+pub mod client;
+pub mod egress;
+pub mod resolver;
+pub mod trust;
+
+/// Something that answers requests: the origin server, or a script in a test.
+pub trait Origin: Send + Sync {
+    /// Sends a request and waits for the head of the response.
+    fn send(&self, request: OriginRequest<'_, '_>) -> Result<OriginResponse, OriginError>;
+}
+
+/// A request to the origin server.
+pub struct OriginRequest<'a, 'content> {
+    /// The method, known or not.
+    pub method: &'a Method,
+    /// The absolute URL.
+    pub url: &'a str,
+    /// The Host field, where it is not the URL's own authority.
+    pub host: Option<&'a str>,
+    /// The header section, without Host and framing fields.
+    pub fields: &'a Fields,
+    /// The content.
+    pub content: Content<'content>,
+}
+
+/// The content of a request, which is read while it is sent.
+pub enum Content<'a> {
+    /// There is none.
+    None,
+    /// So many bytes.
+    Length(u64, &'a mut (dyn Read + 'a)),
+    /// Until the reader ends.
+    Chunked(&'a mut (dyn Read + 'a)),
+}
+
+/// The head of a response, and a body to read.
+pub struct OriginResponse {
+    /// The status code.
+    pub status: StatusCode,
+    /// The version of HTTP that it came in.
+    pub version: Version,
+    /// The header section as it came.
+    pub fields: Fields,
+    /// The length of the content in bytes, where the head states it.
+    pub length: Option<u64>,
+    /// Does only the end of the connection end the content, without an announcement of it?
+    pub silently_delimited: bool,
+    /// The content; `None` where the status or the method allows none.
+    pub body: Option<Box<dyn OriginBody>>,
+}
+
+/// The content of a response while it arrives.
+pub trait OriginBody: Send {
+    /// Reads what has come. `Ok(0)` is the end that the framing proves; a body that is cut short
+    /// ends in an error.
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
+}
+
+/// Why the origin server gave no usable response.
+#[derive(Debug)]
+pub enum OriginError {
+    /// Its name has no address.
+    Resolve {
+        /// The URL's scheme, host and port.
+        origin: String,
+    },
+    /// No connection to any of its addresses.
+    Connect {
+        /// The URL's scheme, host and port.
+        origin: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The TLS handshake failed.
+    Tls {
+        /// The URL's scheme, host and port.
+        origin: String,
+        /// What the TLS library said.
+        what: String,
+    },
+    /// No connection within `--connect-timeout`.
+    ConnectTimeout {
+        /// The URL's scheme, host and port.
+        origin: String,
+        /// The limit that was reached.
+        limit: Duration,
+    },
+    /// Connected, but the response did not come in time.
+    Timeout {
+        /// The URL's scheme, host and port.
+        origin: String,
+        /// The limit that was reached.
+        limit: Duration,
+    },
+    /// The connection ended before there was a response.
+    Closed {
+        /// The URL's scheme, host and port.
+        origin: String,
+        /// What the system said.
+        what: String,
+    },
+    /// What came is no valid response.
+    Invalid {
+        /// The URL's scheme, host and port.
+        origin: String,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// It redirects in circles.
+    Redirects {
+        /// How many redirects were followed.
+        followed: usize,
+    },
+    /// The client's content could not be read: not the origin server's fault.
+    Content(io::Error),
+}
+
+impl OriginError {
+    /// 504 when the origin server was late (RFC 9110 §15.6.5), else 502 (§15.6.3); 400 when the
+    /// client was at fault.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Timeout { .. } | Self::ConnectTimeout { .. } => StatusCode::GATEWAY_TIMEOUT,
+            Self::Content(_) => StatusCode::BAD_REQUEST,
+            _ => StatusCode::BAD_GATEWAY,
+        }
+    }
+
+    /// The reason for `Cache-Status`, the log and the counters.
+    pub fn detail(&self) -> Detail {
+        match self {
+            Self::Resolve { .. } | Self::Connect { .. } => Detail::Connect,
+            Self::Timeout { .. } | Self::ConnectTimeout { .. } => Detail::Timeout,
+            Self::Tls { .. } => Detail::Tls,
+            Self::Closed { .. } | Self::Content(_) => Detail::Truncated,
+            Self::Invalid { .. } => Detail::Invalid,
+            Self::Redirects { .. } => Detail::Loop,
+        }
+    }
+}
+
+impl fmt::Display for OriginError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Resolve { origin } => {
+                write!(f, "{origin}: the name has no address; see --origin")
+            }
+            Self::Connect { origin, source } => {
+                write!(f, "{origin}: no connection ({source}); is it running? see --origin")
+            }
+            Self::Tls { origin, what } => {
+                write!(f, "{origin}: no TLS ({what}); see --ca-cert, --insecure")
+            }
+            Self::ConnectTimeout { origin, limit } => {
+                write!(f, "{origin}: no connection within {limit:?}; see --connect-timeout")
+            }
+            Self::Timeout { origin, limit } => {
+                write!(f, "{origin}: silent for {limit:?}; see --origin-timeout")
+            }
+            Self::Closed { origin, what } => {
+                write!(f, "{origin}: closed the connection without a response ({what})")
+            }
+            Self::Invalid { origin, what } => {
+                write!(f, "{origin}: no valid HTTP response ({what})")
+            }
+            Self::Redirects { followed } => {
+                write!(f, "redirects: {followed} followed and no end; see --follow-redirects")
+            }
+            Self::Content(source) => write!(f, "request content: {source}"),
+        }
+    }
+}
+
+/// The origin server of `--cache-mode offline`: never contacted, because the engine answers before.
+pub struct Unreachable;
+
+impl Origin for Unreachable {
+    fn send(&self, request: OriginRequest<'_, '_>) -> Result<OriginResponse, OriginError> {
+        let source = io::Error::other("--cache-mode is offline");
+        Err(OriginError::Connect { origin: request.url.to_string(), source })
+    }
+}

@@ -1,0 +1,176 @@
+//! Names of origin servers and their addresses, remembered for half a minute.
+//!
+//! A name is looked up by one thread at a time, however many requests need it, and nobody waits
+//! longer than his own limit: the system's resolver cannot be interrupted, so it runs on a thread of
+//! its own. When a look-up fails, the addresses that were good last are used.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+/// For how long an answer is used before the name is looked up again.
+const REMEMBERED: Duration = Duration::from_secs(30);
+/// For how long a failure is taken for an answer.
+const FAILURE_REMEMBERED: Duration = Duration::from_secs(1);
+/// The most names remembered; redirects can lead to many.
+const NAMES_MAX: usize = 256;
+
+/// How a name is looked up: the system's resolver, or a test's.
+pub type LookUp = dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync;
+
+/// A memory of names.
+#[derive(Clone)]
+pub struct Names {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    look_up: Box<LookUp>,
+    names: Mutex<HashMap<(String, u16), Name>>,
+    changed: Condvar,
+}
+
+/// Guarded by [`Shared::names`].
+#[derive(Default)]
+struct Name {
+    /// The addresses that were found last; they outlive a failure.
+    addresses: Vec<SocketAddr>,
+    /// Until when no new look-up is made.
+    valid_until: Option<Instant>,
+    /// A thread is looking it up.
+    under_way: bool,
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        Self::new(|host, port| Ok((host, port).to_socket_addrs()?.collect()))
+    }
+}
+
+impl Names {
+    /// A memory that looks names up by `look_up`.
+    pub fn new(
+        look_up: impl Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync + 'static,
+    ) -> Self {
+        let names = Mutex::new(HashMap::new());
+        let shared = Shared { look_up: Box::new(look_up), names, changed: Condvar::new() };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// The addresses of a host, within `limit`; empty if it has none, or none were found in time.
+    pub fn addresses(&self, host: &str, port: u16, limit: Duration) -> Vec<SocketAddr> {
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        if let Ok(address) = bare.parse::<IpAddr>() {
+            return vec![SocketAddr::new(address, port)];
+        }
+        let deadline = Instant::now() + limit;
+        let key = (bare.to_string(), port);
+        let mut names = self.shared.names.lock();
+        if names.len() >= NAMES_MAX && !names.contains_key(&key) {
+            names.retain(|_, name| name.under_way);
+        }
+        loop {
+            let name = names.entry(key.clone()).or_default();
+            if name.valid_until.is_some_and(|until| until > Instant::now()) {
+                return name.addresses.clone();
+            }
+            if !name.under_way {
+                name.under_way = self.begin(key.clone());
+            }
+            let waited = self.shared.changed.wait_until(&mut names, deadline);
+            if waited.timed_out() {
+                let last_good = names.get(&key).map(|name| name.addresses.clone());
+                return last_good.unwrap_or_default();
+            }
+        }
+    }
+
+    /// Looks a name up on a thread of its own; `false` if there is no thread to be had.
+    fn begin(&self, key: (String, u16)) -> bool {
+        let shared = Arc::clone(&self.shared);
+        let work = move || {
+            let found = (shared.look_up)(&key.0, key.1).unwrap_or_default();
+            let mut names = shared.names.lock();
+            let name = names.entry(key).or_default();
+            name.under_way = false;
+            let lasts = if found.is_empty() { FAILURE_REMEMBERED } else { REMEMBERED };
+            name.valid_until = Some(Instant::now() + lasts);
+            if !found.is_empty() {
+                name.addresses = found;
+            }
+            drop(names);
+            shared.changed.notify_all();
+        };
+        std::thread::Builder::new().name("resolver".to_string()).spawn(work).is_ok()
+    }
+}
+
+impl fmt::Debug for Names {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Names")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(20);
+
+    #[test]
+    fn a_name_is_looked_up_once_and_remembered() {
+        let count = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&count);
+        let names = Names::new(move |_, port| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            Ok(vec![SocketAddr::from(([127, 0, 0, 1], port))])
+        });
+        for _ in 0..3 {
+            let expected = vec![SocketAddr::from(([127, 0, 0, 1], 80))];
+            assert_eq!(names.addresses("a.test", 80, LIMIT), expected);
+        }
+        assert_eq!(names.addresses("[::1]", 80, LIMIT), ["[::1]:80".parse().expect("an address")]);
+        assert_eq!(count.load(Ordering::Relaxed), 1, "an address needs no look-up");
+    }
+
+    #[test]
+    fn the_last_good_addresses_outlive_a_failure() {
+        let count = AtomicUsize::new(0);
+        let names = Names::new(move |_, port| match count.fetch_add(1, Ordering::Relaxed) {
+            0 => Ok(vec![SocketAddr::from(([127, 0, 0, 1], port))]),
+            _ => Err(io::Error::other("no such name")),
+        });
+        let first = names.addresses("a.test", 80, LIMIT);
+        let key = ("a.test".to_string(), 80);
+        names.shared.names.lock().get_mut(&key).expect("it is remembered").valid_until = None;
+        assert_eq!(names.addresses("a.test", 80, LIMIT), first);
+    }
+
+    #[test]
+    fn a_resolver_that_hangs_holds_nobody_beyond_the_limit() {
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let held = Mutex::new(held);
+        let names = Names::new(move |_, _| {
+            held.lock().recv().ok();
+            Ok(Vec::new())
+        });
+        assert!(names.addresses("a.test", 80, Duration::from_millis(1)).is_empty());
+        drop(release);
+    }
+
+    #[test]
+    fn the_memory_of_names_is_bounded() {
+        let names = Names::new(|_, port| Ok(vec![SocketAddr::from(([127, 0, 0, 1], port))]));
+        for number in 0..=NAMES_MAX {
+            names.addresses(&format!("host{number}.test"), 80, LIMIT);
+        }
+        assert!(names.shared.names.lock().len() <= NAMES_MAX);
+    }
+}

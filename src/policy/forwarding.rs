@@ -1,0 +1,123 @@
+//! Which fields stop here, and which the proxy writes itself. RFC 9110 §7.6, RFC 9211.
+//!
+//! What a client says about itself in `X-Forwarded-*` is not passed on: the cache key does not hold
+//! it, so it could otherwise put words into a response that others are given.
+
+use std::net::IpAddr;
+
+use http::{HeaderName, HeaderValue, StatusCode};
+
+use crate::clock::Timestamp;
+use crate::message::date;
+use crate::message::fields::{Fields, text_value};
+use crate::message::request::Request;
+use crate::policy::reason::CacheStatus;
+
+/// Fields that are about one connection, or one proxy, only (RFC 9110 §7.6.1, §11.7).
+const HOP_BY_HOP: [&str; 11] = [
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "http2-settings",
+    "proxy-authenticate",
+    "proxy-authentication-info",
+    "proxy-authorization",
+];
+
+/// What a client could say about who it is and what it asked; the proxy says it instead.
+const SAID_BY_THE_PROXY: [&str; 4] = ["forwarded", "x-real-ip", "x-original-url", "x-rewrite-url"];
+
+/// How often `proxy` may stand in a request's `Via` before it is taken to go round in circles.
+pub const HOPS_MAX: usize = 8;
+
+/// Removes hop-by-hop fields, those that `Connection` names among them (RFC 9110 §7.6.1).
+pub fn strip_hop_by_hop(fields: &mut Fields) {
+    let named: Vec<HeaderName> = fields
+        .members("connection")
+        .filter_map(|member| HeaderName::from_bytes(member).ok())
+        .collect();
+    fields.retain(|name, _| !named.contains(name) && !HOP_BY_HOP.contains(&name.as_str()));
+}
+
+/// What the proxy tells the origin server about the request it passes on.
+#[derive(Clone, Copy, Debug)]
+pub struct Told<'a> {
+    /// The address of the client.
+    pub client: Option<IpAddr>,
+    /// The host and port that the request is known to have been sent to.
+    pub host: &'a str,
+}
+
+/// The header section of the request to the origin server, without Host and framing fields, which
+/// the origin client writes.
+pub fn request_fields(request: &Request, told: Told<'_>) -> Fields {
+    let mut fields = request.fields.clone();
+    strip_hop_by_hop(&mut fields);
+    fields.retain(|name, _| {
+        let name = name.as_str();
+        // The proxy answers `Expect` itself: it reads content only when the origin server is ready.
+        !matches!(name, "host" | "content-length" | "expect")
+            && !name.starts_with("x-forwarded-")
+            && !SAID_BY_THE_PROXY.contains(&name)
+    });
+    if let Some(client) = told.client {
+        fields.set_text("x-forwarded-for", client.to_string());
+    }
+    fields.set_text("x-forwarded-proto", "http".to_string());
+    fields.set_text("x-forwarded-host", told.host.to_string());
+    fields.append(http::header::VIA, via(request.version));
+    fields
+}
+
+/// Has this request passed through a proxy of this name more than [`HOPS_MAX`] times?
+pub fn goes_in_circles(request: &Request) -> bool {
+    let ours = |hop: &&[u8]| hop.ends_with(b" proxy");
+    request.fields.members("via").filter(ours).count() > HOPS_MAX
+}
+
+fn via(version: http::Version) -> HeaderValue {
+    let minor = if version == http::Version::HTTP_10 { "1.0 proxy" } else { "1.1 proxy" };
+    HeaderValue::from_static(minor)
+}
+
+/// Takes hop-by-hop and framing fields out of an origin server's response, and adds the `Date` that
+/// a recipient with a clock adds (RFC 9110 §6.6.1).
+pub fn received_fields(fields: &mut Fields, response_time: Timestamp) {
+    strip_hop_by_hop(fields);
+    fields.remove("content-length");
+    if !fields.contains("date") {
+        fields.set_text("date", date::format(response_time));
+    }
+}
+
+/// Adds what the proxy says about a response: `Age`, `Via`, `X-Cache` and `Cache-Status`.
+///
+/// `age` is `None` where there is nothing to say: a response that came straight from the origin
+/// server (RFC 9111 §5.1).
+pub fn add_response_fields(
+    fields: &mut Fields,
+    age: Option<u32>,
+    from_cache: bool,
+    status: &CacheStatus,
+) {
+    if let Some(age) = age {
+        fields.set(http::header::AGE, HeaderValue::from(age));
+    }
+    fields.append(http::header::VIA, HeaderValue::from_static("1.1 proxy"));
+    let verdict = if from_cache { "HIT" } else { "MISS" };
+    fields.set(HeaderName::from_static("x-cache"), HeaderValue::from_static(verdict));
+    // RFC 9211 §2: a cache adds itself to the end of the list.
+    let line = text_value(status.to_string());
+    fields.append(HeaderName::from_static("cache-status"), line);
+}
+
+/// May a response with this status have content (RFC 9110 §6.4.1)?
+pub fn has_content(status: StatusCode) -> bool {
+    !status.is_informational()
+        && status != StatusCode::NO_CONTENT
+        && status != StatusCode::NOT_MODIFIED
+}

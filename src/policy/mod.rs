@@ -1,0 +1,16 @@
+//! What the RFCs say, as pure functions: a section or two a file.
+//!
+//! Nothing here does I/O, reads a clock, takes a lock, writes a log or counts. Functions are given
+//! messages and times, and return decisions with their reasons.
+
+pub mod age;
+pub mod cache_control;
+pub mod forwarding;
+pub mod freshness;
+pub mod key;
+pub mod reason;
+pub mod reuse;
+pub mod rewriting;
+pub mod stored;
+pub mod storing;
+pub mod vary;

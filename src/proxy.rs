@@ -1,0 +1,616 @@
+//! The engine: the only file where policy, store and origin server meet.
+//!
+//! A request goes through [`Proxy::lookup`], which never waits; what it cannot answer goes through
+//! [`Proxy::join`], which never waits either and may say "another request is fetching this"; and
+//! then through [`Proxy::forward`], which waits for the origin server. Bodies are stored by
+//! `recording.rs`, when their last byte has come.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+
+use crate::clock::{Clock, DeltaSeconds, Timestamp};
+use crate::flight::{Flights, FlightKey, Landing, Leader, Parked, Seat, Turn};
+use crate::message::body::Body;
+use crate::message::fields::Fields;
+use crate::message::request::{Request, RequestError};
+use crate::message::response::Response;
+use crate::message::target::{OriginUrl, is_loopback, resolve, split_authority};
+use crate::origin::{Content, Origin, OriginError, OriginRequest, OriginResponse};
+use crate::policy::age::age_value;
+use crate::policy::forwarding::{
+    Told, add_response_fields, goes_in_circles, has_content, received_fields, request_fields,
+};
+use crate::policy::key::CacheKey;
+use crate::policy::reason::{CacheStatus, Detail, Why};
+use crate::policy::reuse::{Decision, Mode, Presented, ReuseRules, decide, may_stand_in};
+use crate::policy::rewriting::rewrite;
+use crate::policy::stored::StoredResponse;
+use crate::policy::storing::{Received, StoringRules, storable};
+use crate::policy::vary;
+use crate::recording::{Recording, Relayed};
+use crate::stats::{Event, Stats};
+use crate::store::{Generation, Store, Variants};
+
+/// The most redirects that `--follow-redirects` follows for one request.
+const REDIRECTS_MAX: usize = 10;
+/// How often one request waits for others before it asks for itself.
+const WAITS_MAX: u8 = 2;
+
+/// How the engine is to behave.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `--origin`
+    pub origin: OriginUrl,
+    /// Host and port that the proxy listens on.
+    pub own_authority: String,
+    /// Who may reuse what.
+    pub reuse: ReuseRules,
+    /// What is stored.
+    pub storing: StoringRules,
+    /// `--follow-redirects`
+    pub follow_redirects: bool,
+    /// `--no-browser-cache`
+    pub no_browser_cache: bool,
+    /// `--preserve-host`
+    pub preserve_host: bool,
+}
+
+/// The engine. One for all threads.
+pub struct Proxy {
+    settings: Settings,
+    store: Arc<dyn Store>,
+    origin: Arc<dyn Origin>,
+    flights: Arc<Flights>,
+    clock: Clock,
+    stats: Arc<Stats>,
+}
+
+/// What [`Proxy::lookup`] found.
+pub enum Answer {
+    /// The response.
+    Ready(Response),
+    /// A stale response, and what fetches a new one in the background.
+    Stale(Response, Box<Forward>),
+    /// The origin server has to be asked.
+    Forward(Box<Forward>),
+}
+
+/// What [`Proxy::join`] decided.
+pub enum Admission {
+    /// Go on with [`Proxy::forward`].
+    Lead(Box<Forward>),
+    /// Another request is fetching this: park.
+    Wait(Waiting),
+}
+
+/// How often a request has waited for another's answer, and what came of it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Attempt {
+    waits: u8,
+    landing: Option<Landing>,
+    why: Option<Why>,
+}
+
+/// A request on its way to the origin server.
+pub struct Forward {
+    request: Arc<Request>,
+    presented: Presented,
+    key: CacheKey,
+    /// The header section as the origin server gets it.
+    sent: Fields,
+    /// Fingerprint of the selecting header fields, where some are known.
+    selecting: Vec<u8>,
+    why: Why,
+    detail: Option<Detail>,
+    stale: Option<Arc<StoredResponse>>,
+    request_time: Timestamp,
+    generation: Generation,
+    attempt: Attempt,
+    leader: Option<Leader>,
+}
+
+/// A request that waits for another's answer.
+pub struct Waiting {
+    seat: Seat,
+    attempt: Attempt,
+}
+
+impl Waiting {
+    /// Parks the request: `resume` is called, on some other thread or in this very call, with what
+    /// [`Proxy::lookup`] is to be given then. It must not block.
+    pub fn park(self, resume: Box<dyn FnOnce(Attempt) + Send>) {
+        let mut attempt = self.attempt;
+        let parked: Parked = Box::new(move |landing| {
+            attempt.landing = Some(landing);
+            resume(attempt);
+        });
+        self.seat.park(parked);
+    }
+}
+
+impl Proxy {
+    /// Puts an engine together.
+    pub fn new(
+        settings: Settings,
+        store: Arc<dyn Store>,
+        origin: Arc<dyn Origin>,
+        clock: Clock,
+        stats: Arc<Stats>,
+    ) -> Self {
+        Self { settings, store, origin, flights: Arc::default(), clock, stats }
+    }
+
+    /// The counters.
+    pub fn stats(&self) -> &Arc<Stats> {
+        &self.stats
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// The present moment.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// How many requests wait for another's answer.
+    pub fn parked(&self) -> usize {
+        self.flights.parked()
+    }
+
+    /// Removes what is of no more use (`--cache-clean-interval`).
+    pub fn sweep(&self) {
+        if self.settings.reuse.mode != Mode::Offline {
+            self.stats.count_swept(self.store.sweep(self.clock.now()));
+        }
+    }
+
+    /// Sends those who have waited longer than `most` for another's answer to the origin server.
+    pub fn release_the_patient(&self, most: Duration) {
+        self.flights.expire(most);
+    }
+
+    /// Answers from the cache, or says what to ask the origin server. Never waits.
+    pub fn lookup(&self, request: &Arc<Request>, attempt: Attempt) -> Answer {
+        if attempt.waits == 0 {
+            self.stats.count(Event::Request);
+        }
+        if request.target.escapes(&self.settings.origin) {
+            return Answer::Ready(self.refuse(request, &RequestError::Escapes));
+        }
+        if goes_in_circles(request) {
+            let text = "via: this request has come back to the proxy again and again; see --origin";
+            let status = CacheStatus { detail: Some(Detail::Loop), ..CacheStatus::default() };
+            return Answer::Ready(self.error(StatusCode::BAD_GATEWAY, request, text, status));
+        }
+        let now = self.clock.now();
+        let presented = Presented::read(request);
+        let host = self.passed_on_host(request);
+        let key = CacheKey::new(&self.settings.origin, host, &request.target);
+        let variants = if presented.get || presented.head { self.store.get(&key) } else { None };
+        let mut sent = None;
+        let selected = variants.as_ref().and_then(|variants| {
+            let fits = |stored: &&Arc<StoredResponse>| {
+                stored.selecting.is_empty()
+                    || vary::matches(stored, sent.get_or_insert_with(|| self.sent_fields(request)))
+            };
+            variants.iter().find(fits).cloned()
+        });
+        let rules = &self.settings.reuse;
+        match decide(&presented, selected, variants.is_some(), now, rules) {
+            Decision::Reuse(stored) => {
+                if rules.reuses_max.is_none_or(|most| stored.count_reuse(most)) {
+                    return Answer::Ready(self.reuse(request, &key, &stored, now, attempt, None));
+                }
+                let detail = Some(Detail::HitTtl);
+                let found = Found { key, sent, variants, why: Why::Stale, detail, stale: Some(stored) };
+                Answer::Forward(self.prepare(request, presented, found, now, attempt))
+            }
+            Decision::ReuseStale { stored, detail, refresh } => {
+                self.stats.count(Event::Stale);
+                let response = self.reuse(request, &key, &stored, now, attempt, Some(detail));
+                if !refresh || !presented.collapses() {
+                    return Answer::Ready(response);
+                }
+                let why = Why::Stale;
+                let found = Found { key, sent, variants, why, detail: None, stale: Some(stored) };
+                Answer::Stale(response, self.prepare(request, presented, found, now, attempt))
+            }
+            Decision::Forward { why, detail, stale } => {
+                let found = Found { key, sent, variants, why, detail, stale };
+                Answer::Forward(self.prepare(request, presented, found, now, attempt))
+            }
+            Decision::Refuse(detail) => Answer::Ready(self.refuse_forwarding(request, &key, detail)),
+        }
+    }
+
+    /// Decides whether a request asks the origin server itself or waits for another that does.
+    /// Never waits.
+    pub fn join(&self, mut forward: Box<Forward>) -> Admission {
+        let attempt = forward.attempt;
+        let waits = forward.presented.collapses()
+            && !self.settings.reuse.disabled
+            && attempt.waits < WAITS_MAX
+            && attempt.landing != Some(Landing::Unshareable);
+        if !waits {
+            return Admission::Lead(forward);
+        }
+        let selecting = std::mem::take(&mut forward.selecting);
+        match self.flights.join(FlightKey { key: forward.key.clone(), selecting }) {
+            Turn::Lead(leader) => {
+                forward.leader = Some(leader);
+                Admission::Lead(forward)
+            }
+            Turn::Alone => {
+                forward.detail.get_or_insert(Detail::HitForMiss);
+                Admission::Lead(forward)
+            }
+            Turn::Wait(seat) => {
+                let why = Some(attempt.why.unwrap_or(forward.why));
+                let attempt = Attempt { waits: attempt.waits + 1, landing: None, why };
+                Admission::Wait(Waiting { seat, attempt })
+            }
+        }
+    }
+
+    /// Asks the origin server and waits for the head of its response.
+    pub fn forward(&self, mut forward: Box<Forward>, content: Content<'_>) -> Response {
+        self.stats.count(Event::Forwarded(forward.why));
+        match self.ask(&forward, content) {
+            Ok(received) => self.absorb(forward, received),
+            Err(OriginError::Content(source)) => {
+                log::info!("{}: client's content: {source}", forward.key);
+                self.refuse(&forward.request, &RequestError::ContentCut)
+            }
+            Err(error) => {
+                self.stats.count(Event::OriginError);
+                log::warn!("{} {}: {error}", forward.request.method, forward.key);
+                if let Some(response) = self.stand_in(&mut forward, None) {
+                    return response;
+                }
+                let status = CacheStatus {
+                    why: Some(forward.why),
+                    detail: Some(error.detail()),
+                    ..CacheStatus::default()
+                };
+                self.error(error.status(), &forward.request, &error.to_string(), status)
+            }
+        }
+    }
+
+    /// An answer for a request that the workers have no room for (RFC 9110 §15.6.4).
+    pub fn refuse_for_want_of_workers(&self, prefers_json: bool) -> Response {
+        self.stats.count(Event::Refused);
+        let text = "proxy: every worker is busy and the queue is full; see --workers";
+        let mut response = Response::error(StatusCode::SERVICE_UNAVAILABLE, text, prefers_json);
+        response.fields.set_text("retry-after", "1".to_string());
+        let status = CacheStatus { detail: Some(Detail::Full), ..CacheStatus::default() };
+        response.fields.set_text("cache-status", status.to_string());
+        response
+    }
+
+    /// An answer for a request that is not acceptable.
+    pub fn refuse(&self, request: &Request, error: &RequestError) -> Response {
+        self.refuse_unread(error, request.prefers_json())
+    }
+
+    /// The same for a request that could not even be put together.
+    pub fn refuse_unread(&self, error: &RequestError, prefers_json: bool) -> Response {
+        self.stats.count(Event::Refused);
+        let mut response = Response::error(error.status(), &error.to_string(), prefers_json);
+        response.fields.set_text("cache-status", CacheStatus::default().to_string());
+        response
+    }
+
+    fn error(
+        &self,
+        code: StatusCode,
+        request: &Request,
+        text: &str,
+        status: CacheStatus,
+    ) -> Response {
+        self.stats.count(Event::Refused);
+        let mut response = Response::error(code, text, request.prefers_json());
+        response.fields.set_text("cache-status", status.to_string());
+        response
+    }
+
+    /// RFC 9111 §5.2.1.7, or `--cache-mode offline`.
+    fn refuse_forwarding(&self, request: &Request, key: &CacheKey, detail: Detail) -> Response {
+        let text = match detail {
+            Detail::Offline => format!("{key}: not stored, and --cache-mode is offline"),
+            _ => format!("{key}: nothing stored that may be used, and the request is only-if-cached"),
+        };
+        let status = CacheStatus { detail: Some(detail), ..CacheStatus::default() };
+        self.error(StatusCode::GATEWAY_TIMEOUT, request, &text, status)
+    }
+
+    /// The client's host, where it is passed on and so is part of the key (`--preserve-host`).
+    fn passed_on_host<'a>(&self, request: &'a Request) -> Option<&'a str> {
+        if self.settings.preserve_host { request.authority() } else { None }
+    }
+
+    fn sent_fields(&self, request: &Request) -> Fields {
+        let client = request.client.map(|client| client.ip());
+        request_fields(request, Told { client, host: self.told_host(request) })
+    }
+
+    /// What the origin server is told about the host that the client asked.
+    ///
+    /// The cache key does not hold that host (but under `--preserve-host`), so the origin server
+    /// must not learn it from the client: it would be written into what others are given. It is the
+    /// client's own word only where it names this machine and our port.
+    fn told_host<'a>(&'a self, request: &'a Request) -> &'a str {
+        let own = self.settings.own_authority.as_str();
+        let Some(authority) = request.authority() else { return own };
+        if self.settings.preserve_host {
+            return authority;
+        }
+        let port = split_authority(own).and_then(|(_, port)| port);
+        match split_authority(authority) {
+            Some((host, named)) if is_loopback(&host) && named == port => authority,
+            _ => own,
+        }
+    }
+
+    fn prepare(
+        &self,
+        request: &Arc<Request>,
+        presented: Presented,
+        found: Found,
+        now: Timestamp,
+        attempt: Attempt,
+    ) -> Box<Forward> {
+        let sent = found.sent.unwrap_or_else(|| self.sent_fields(request));
+        // The most recent response tells which fields select; the next one will name the same.
+        let newest = found.variants.as_ref().and_then(|variants| variants.first());
+        let selecting =
+            newest.map(|stored| stored.selecting.of_request(&sent).fingerprint()).unwrap_or_default();
+        Box::new(Forward {
+            request: Arc::clone(request),
+            presented,
+            key: found.key,
+            sent,
+            selecting,
+            why: found.why,
+            detail: found.detail,
+            stale: found.stale,
+            request_time: now,
+            generation: self.store.generation(),
+            attempt,
+            leader: None,
+        })
+    }
+
+    /// Answers from a stored response (§4).
+    fn reuse(
+        &self,
+        request: &Request,
+        key: &CacheKey,
+        stored: &Arc<StoredResponse>,
+        now: Timestamp,
+        attempt: Attempt,
+        detail: Option<Detail>,
+    ) -> Response {
+        self.store.touch(key, stored);
+        self.stats.count(Event::Hit);
+        let waited_for = attempt.why.filter(|_| attempt.landing == Some(Landing::Stored));
+        if waited_for.is_some() {
+            self.stats.count(Event::Collapsed);
+        }
+        let status = CacheStatus {
+            hit: waited_for.is_none(),
+            why: waited_for,
+            freshness_left: stored.freshness_left(now),
+            collapsed: waited_for.is_some(),
+            detail,
+            ..CacheStatus::default()
+        };
+        self.from_stored(request, stored, now, &status)
+    }
+
+    fn from_stored(
+        &self,
+        request: &Request,
+        stored: &StoredResponse,
+        now: Timestamp,
+        status: &CacheStatus,
+    ) -> Response {
+        let mut fields = stored.fields.clone();
+        self.finish(request, &mut fields);
+        add_response_fields(&mut fields, Some(stored.current_age(now).0), true, status);
+        let length = has_content(stored.status).then_some(stored.content.len() as u64);
+        let body = if request.method == Method::HEAD || length.is_none() {
+            Body::None { length }
+        } else {
+            Body::Whole(stored.content.clone())
+        };
+        Response { status: stored.status, fields, body }
+    }
+
+    /// What is done to every response on its way out.
+    fn finish(&self, request: &Request, fields: &mut Fields) {
+        rewrite(fields, &self.settings.origin, request.authority());
+        if self.settings.no_browser_cache {
+            fields.remove("expires");
+            fields.set_text("cache-control", "no-store".to_string());
+        }
+    }
+
+    /// Sends the request, and follows redirects where the operator wants it.
+    fn ask(
+        &self,
+        forward: &Forward,
+        content: Content<'_>,
+    ) -> Result<OriginResponse, OriginError> {
+        let Forward { request, sent, .. } = forward;
+        let mut url = request.target.url_at(&self.settings.origin);
+        self.stats.count(Event::OriginRequest);
+        let host = self.passed_on_host(request);
+        let method = &request.method;
+        let mut response =
+            self.origin.send(OriginRequest { method, url: &url, host, fields: sent, content })?;
+        if !self.settings.follow_redirects || !matches!(*method, Method::GET | Method::HEAD) {
+            return Ok(response);
+        }
+        let mut fields = sent.clone();
+        let mut followed = 0;
+        while let Some(next) = redirect_target(&url, &response) {
+            if followed == REDIRECTS_MAX {
+                return Err(OriginError::Redirects { followed });
+            }
+            followed += 1;
+            drop(response.body.take());
+            if authority_of(&next) != authority_of(&url) {
+                // What the client says to one server is not for another's ears (RFC 9110 §15.4).
+                fields.remove("authorization");
+                fields.remove("cookie");
+            }
+            url = next;
+            self.stats.count(Event::OriginRequest);
+            let content = Content::None;
+            let request = OriginRequest { method, url: &url, host: None, fields: &fields, content };
+            response = self.origin.send(request)?;
+        }
+        Ok(response)
+    }
+
+    /// A response has come: stores it if it may be stored, and passes it on (§3).
+    fn absorb(&self, mut forward: Box<Forward>, mut received: OriginResponse) -> Response {
+        let response_time = self.clock.now();
+        if matches!(received.status.as_u16(), 500 | 502 | 503 | 504)
+            && let Some(response) = self.stand_in(&mut forward, Some(received.status))
+        {
+            return response;
+        }
+        let announced = forward.why;
+        received_fields(&mut received.fields, response_time);
+        let rules = &self.settings.storing;
+        let facts = Received {
+            status: received.status,
+            fields: &received.fields,
+            length: received.length,
+            request_time: forward.request_time,
+            response_time,
+        };
+        let verdict = if self.settings.reuse.disabled {
+            Err(Detail::Disabled)
+        } else if received.silently_delimited {
+            Err(Detail::CloseDelimited)
+        } else {
+            storable(&forward.presented, &forward.sent, facts, rules)
+        };
+        let mut status = CacheStatus {
+            why: Some(announced),
+            forward_status: Some(received.status.as_u16()),
+            detail: forward.detail,
+            ..CacheStatus::default()
+        };
+        let mut fields = received.fields;
+        let length = received.length;
+        let mut relayed =
+            Relayed { body: received.body, length, stats: Arc::clone(&self.stats), recording: None };
+        match verdict {
+            Ok(parts) => {
+                let recording = Recording::begin(
+                    &self.store,
+                    forward.key.clone(),
+                    parts,
+                    forward.generation,
+                    length,
+                    forward.leader.take(),
+                );
+                match recording {
+                    Ok(recording) => {
+                        status.stored = true;
+                        relayed.recording = Some(recording);
+                    }
+                    Err(detail) => status.detail = Some(detail),
+                }
+            }
+            Err(detail) => {
+                if let Some(leader) = forward.leader.take() {
+                    leader.unshareable();
+                }
+                self.drop_replaced(&forward, received.status);
+                // The method says it all where it is not GET.
+                if forward.presented.get {
+                    status.detail.get_or_insert(detail);
+                }
+            }
+        }
+        self.finish(&forward.request, &mut fields);
+        let delay = response_time.seconds_since(forward.request_time);
+        let age = age_value(&fields).unwrap_or(DeltaSeconds::ZERO).plus(delay);
+        let age = (age > DeltaSeconds::ZERO).then_some(age.0);
+        add_response_fields(&mut fields, age, false, &status);
+        let body = relayed.into_body();
+        Response { status: received.status, fields, body }
+    }
+
+    /// A stale stored response in the place of one that failed (§4.2.4, RFC 5861 §4).
+    fn stand_in(&self, forward: &mut Forward, failed: Option<StatusCode>) -> Option<Response> {
+        let now = self.clock.now();
+        let stored = forward.stale.take()?;
+        if !may_stand_in(&stored, now, &self.settings.reuse) {
+            forward.stale = Some(stored);
+            return None;
+        }
+        self.stats.count(Event::Hit);
+        self.stats.count(Event::Stale);
+        let status = CacheStatus {
+            why: Some(forward.why),
+            forward_status: failed.map(|status| status.as_u16()),
+            freshness_left: stored.freshness_left(now),
+            detail: Some(Detail::StaleIfError),
+            ..CacheStatus::default()
+        };
+        Some(self.from_stored(&forward.request, &stored, now, &status))
+    }
+
+    /// A response that may not be stored takes away the one it was to replace, unless it was the
+    /// request that forbade it, or the response is an error.
+    fn drop_replaced(&self, forward: &Forward, status: StatusCode) {
+        let Presented { get, range, conditional, directives, .. } = forward.presented;
+        let about_the_target = get && !range && !conditional && !directives.no_store;
+        if about_the_target && !status.is_server_error() && forward.detail != Some(Detail::Cookie)
+            && let Some(stored) = &forward.stale
+        {
+            self.store.remove(&forward.key, stored);
+        }
+    }
+}
+
+/// What a lookup that ends in forwarding has found out.
+struct Found {
+    key: CacheKey,
+    sent: Option<Fields>,
+    variants: Option<Variants>,
+    why: Why,
+    detail: Option<Detail>,
+    stale: Option<Arc<StoredResponse>>,
+}
+
+/// Where a response redirects to, if it does, and if it can be followed (RFC 9110 §15.4).
+fn redirect_target(url: &str, response: &OriginResponse) -> Option<String> {
+    if !matches!(response.status.as_u16(), 301 | 302 | 303 | 307 | 308) {
+        return None;
+    }
+    resolve(url, response.fields.get("location")?.to_str().ok()?)
+}
+
+/// Scheme, host and port of an absolute URI.
+fn authority_of(url: &str) -> Option<(String, Option<u16>)> {
+    let (scheme, rest) = url.split_once("://")?;
+    let (host, port) = split_authority(rest.split(['/', '?']).next()?)?;
+    Some((format!("{scheme}://{host}"), port))
+}
+
+/// Reads a field as text for the log; what is no text is left out.
+pub fn field_text<'a>(fields: &'a Fields, name: &'a str) -> &'a str {
+    fields.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+}

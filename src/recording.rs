@@ -1,0 +1,171 @@
+//! A body on its way from the origin server to a client, and into the store. RFC 9111 §3.3.
+//!
+//! The bytes are kept aside as they pass. Only the end that the framing proves makes a stored
+//! response out of them; an error, a body that grows too large, or want of memory drops them, and
+//! the client never notices. A client that goes away does not stop what is worth keeping.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::flight::Leader;
+use crate::message::body::{Arriving, Body};
+use crate::origin::OriginBody;
+use crate::policy::key::CacheKey;
+use crate::policy::reason::Detail;
+use crate::policy::stored::{Parts, StoredResponse};
+use crate::stats::{Event, Stats};
+use crate::store::{Generation, Put, Room, Store};
+
+/// The first buffer for a body whose length is not known.
+const FIRST_BYTES: usize = 16 * 1024;
+/// How much is read at a time when nobody listens any more.
+const SCRATCH_BYTES: usize = 64 * 1024;
+
+/// What passes through, on its way to a client.
+pub struct Relayed {
+    /// The origin server's body; `None` where there is none.
+    pub body: Option<Box<dyn OriginBody>>,
+    /// Its length, where the head stated it.
+    pub length: Option<u64>,
+    /// Counts bodies that are cut short.
+    pub stats: Arc<Stats>,
+    /// What is kept of it.
+    pub recording: Option<Recording>,
+}
+
+impl Relayed {
+    /// The body for the client. One without content is stored here and now.
+    pub fn into_body(mut self) -> Body {
+        if self.body.is_some() {
+            return Body::Arriving(Box::new(self));
+        }
+        if let Some(recording) = self.recording.take() {
+            recording.commit();
+        }
+        Body::None { length: self.length }
+    }
+}
+
+impl Arriving for Relayed {
+    fn length(&self) -> Option<u64> {
+        self.length
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let Some(body) = &mut self.body else { return Ok(0) };
+        match body.read(buffer) {
+            Ok(0) => {
+                self.body = None;
+                if let Some(recording) = self.recording.take() {
+                    recording.commit();
+                }
+                Ok(0)
+            }
+            Ok(count) => {
+                let full = self
+                    .recording
+                    .as_mut()
+                    .is_some_and(|recording| !recording.keep(&buffer[..count]));
+                if full && let Some(recording) = self.recording.take() {
+                    recording.give_up();
+                }
+                Ok(count)
+            }
+            Err(error) => {
+                self.stats.count(Event::Truncated);
+                self.recording = None;
+                self.body = None;
+                Err(error)
+            }
+        }
+    }
+
+    fn abandon(mut self: Box<Self>) {
+        let mut scratch = vec![0; SCRATCH_BYTES];
+        while self.recording.is_some() && self.read(&mut scratch).is_ok_and(|count| count > 0) {}
+    }
+}
+
+/// A response that is being stored.
+pub struct Recording {
+    store: Arc<dyn Store>,
+    key: CacheKey,
+    parts: Parts,
+    generation: Generation,
+    content: Vec<u8>,
+    room: Room,
+    bytes_max: u64,
+    leader: Option<Leader>,
+}
+
+impl Recording {
+    /// Begins to store a response of `length` bytes, where that is known. Those who wait for it are
+    /// sent away at once if there is no room.
+    pub fn begin(
+        store: &Arc<dyn Store>,
+        key: CacheKey,
+        parts: Parts,
+        generation: Generation,
+        length: Option<u64>,
+        leader: Option<Leader>,
+    ) -> Result<Self, Detail> {
+        let bytes_max = store.content_bytes_max();
+        let mut room = store.room();
+        let refused = match length {
+            Some(length) if length > bytes_max => Some(Detail::TooLarge),
+            Some(length) if !room.grow(length) => Some(Detail::Memory),
+            _ => None,
+        };
+        if let Some(detail) = refused {
+            if let Some(leader) = leader {
+                leader.unshareable();
+            }
+            return Err(detail);
+        }
+        // The length is below the bound, and pages that are not written to cost nothing.
+        let content = Vec::with_capacity(length.unwrap_or(0) as usize);
+        let store = Arc::clone(store);
+        Ok(Self { store, key, parts, generation, content, room, bytes_max, leader })
+    }
+
+    /// Keeps what has come; `false` if it is too much.
+    fn keep(&mut self, bytes: &[u8]) -> bool {
+        let needed = self.content.len() + bytes.len();
+        if needed as u64 > self.bytes_max {
+            return false;
+        }
+        let capacity = self.content.capacity();
+        if needed > capacity {
+            let larger = needed.max(capacity * 2).max(FIRST_BYTES).min(self.bytes_max as usize);
+            if !self.room.grow((larger - capacity) as u64) {
+                return false;
+            }
+            self.content.reserve_exact(larger - self.content.len());
+        }
+        self.content.extend_from_slice(bytes);
+        true
+    }
+
+    /// The body is whole: stores the response and tells those who wait.
+    fn commit(self) {
+        let mut content = self.content;
+        content.shrink_to_fit();
+        let stored = Arc::new(StoredResponse::new(self.parts, Bytes::from(content)));
+        let put = self.store.put(&self.key, stored, self.generation);
+        drop(self.room);
+        match (put, self.leader) {
+            (Put::Stored, Some(leader)) => leader.stored(),
+            (Put::TooLarge, Some(leader)) => leader.unshareable(),
+            _ => {}
+        }
+    }
+
+    /// The body is too large after all.
+    fn give_up(self) {
+        if let Some(leader) = self.leader {
+            leader.unshareable();
+        }
+    }
+}

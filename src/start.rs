@@ -1,0 +1,337 @@
+//! From a configuration to a running proxy, and back to nothing: listening, signals, the timer.
+
+use std::fmt;
+use std::io::{self, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use caching_proxy::clock::Clock;
+use caching_proxy::config::Config;
+use caching_proxy::front::connections::ConnectionLimits;
+use caching_proxy::front::tiny::{Front, FrontSettings};
+use caching_proxy::front::workers::Pool;
+use caching_proxy::message::target::{OriginUrl, is_loopback};
+use caching_proxy::origin::client::{Client, Reach};
+use caching_proxy::origin::egress::proxy_for;
+use caching_proxy::origin::trust::roots;
+use caching_proxy::origin::{Origin, Unreachable};
+use caching_proxy::policy::reuse::Mode;
+use caching_proxy::proxy::{Proxy, Settings};
+use caching_proxy::stats::{AccessLog, Stats};
+use caching_proxy::store::memory;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use simplelog::{ConfigBuilder, WriteLogger};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+
+/// How long what is under way may take after the first signal.
+const DRAIN_MAX: Duration = Duration::from_secs(10);
+/// How long a client may take none of the bytes that are sent to it.
+const CLIENT_WRITE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How many new connections may wait to be accepted.
+const BACKLOG: i32 = 1024;
+/// Descriptors that are not for clients: log, listeners, origin connections beside the workers'.
+const DESCRIPTORS_KEPT: u64 = 64;
+
+/// Why the proxy could not start: one line, exit code 1.
+#[derive(Debug)]
+pub enum StartError {
+    Listen { address: SocketAddr, source: io::Error },
+    UnsafeFront(IpAddr),
+    OriginIsUs(OriginUrl, SocketAddr),
+    Origin(String),
+    File { flag: &'static str, path: PathBuf, source: io::Error },
+    System(&'static str, io::Error),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Listen { address, source } => explain_listening(f, *address, source),
+            Self::UnsafeFront(host) => write!(
+                f,
+                "--host {host}: --front tiny-http is not safe on a network; listen on 127.0.0.1, or \
+                 add --allow-unsafe-front"
+            ),
+            Self::OriginIsUs(origin, address) => {
+                write!(f, "--origin {origin}: this is the proxy itself ({address}); name another server")
+            }
+            Self::Origin(what) => f.write_str(what),
+            Self::File { flag, path, source } => write!(f, "{flag} {}: {source}", path.display()),
+            Self::System(what, source) => write!(f, "{what}: {source}"),
+        }
+    }
+}
+
+fn explain_listening(
+    f: &mut fmt::Formatter<'_>,
+    address: SocketAddr,
+    source: &io::Error,
+) -> fmt::Result {
+    let port = address.port();
+    match source.kind() {
+        io::ErrorKind::AddrInUse if is_another_proxy(address) => {
+            write!(f, "port {port}: in use by another proxy; stop it, or choose another --port")
+        }
+        io::ErrorKind::AddrInUse => {
+            write!(f, "port {port}: in use by another program; choose another --port")
+        }
+        io::ErrorKind::PermissionDenied => write!(
+            f,
+            "port {port}: no permission; ports below 1024 are the system's, choose a higher --port"
+        ),
+        io::ErrorKind::AddrNotAvailable => {
+            let host = address.ip();
+            write!(f, "--host {host}: this machine has no such address; 0.0.0.0 is all of them")
+        }
+        _ => write!(f, "{address}: {source}"),
+    }
+}
+
+/// Asks who listens there; a proxy of ours names itself in `Via` or `Cache-Status`.
+fn is_another_proxy(address: SocketAddr) -> bool {
+    let ip = if address.ip().is_unspecified() { IpAddr::from([127, 0, 0, 1]) } else { address.ip() };
+    let limit = Duration::from_millis(300);
+    let ask = || -> io::Result<bool> {
+        let mut stream = TcpStream::connect_timeout(&SocketAddr::new(ip, address.port()), limit)?;
+        stream.set_read_timeout(Some(limit))?;
+        stream.set_write_timeout(Some(limit))?;
+        // TRACE is refused without asking the origin server.
+        stream.write_all(b"TRACE / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+        let mut answer = [0; 1024];
+        let count = io::Read::read(&mut stream, &mut answer)?;
+        Ok(String::from_utf8_lossy(&answer[..count]).contains("Cache-Status: proxy"))
+    };
+    ask().unwrap_or(false)
+}
+
+/// Runs the proxy until a signal ends it.
+pub fn run(config: Config) -> Result<(), StartError> {
+    let format = ConfigBuilder::new()
+        .set_time_format_rfc3339()
+        .set_target_level(log::LevelFilter::Off)
+        .set_thread_level(log::LevelFilter::Off)
+        .set_location_level(log::LevelFilter::Off)
+        .add_filter_allow_str("caching_proxy")
+        .add_filter_allow_str("proxy")
+        .build();
+    // It fails only if there is a logger already.
+    let _ = WriteLogger::init(config.log_level, format, io::stderr());
+    let mut signals = Signals::new([SIGTERM, SIGINT])
+        .map_err(|source| StartError::System("signals", source))?;
+    if !is_loopback(&config.host.to_string()) && !config.allow_unsafe_front {
+        return Err(StartError::UnsafeFront(config.host));
+    }
+    let listener = listen(SocketAddr::new(config.host, config.port))?;
+    let local =
+        listener.local_addr().map_err(|source| StartError::System("own address", source))?;
+    refuse_ourselves(&config, local)?;
+    let stats = Arc::new(Stats::default());
+    let proxy = engine(&config, local, &stats)?;
+    let front = front(&config, listener, &proxy, &stats)?;
+    if let Some(interval) = config.clean_interval {
+        clean_on_time(Arc::clone(&proxy), interval)?;
+    }
+    announce(local, config.ready_file.as_deref())?;
+    wait(&mut signals, &front);
+    if let Some(path) = &config.ready_file {
+        let _ = std::fs::remove_file(path);
+    }
+    log::info!("{}", stats.summary());
+    Ok(())
+}
+
+/// Opens the listening socket. Accepted connections inherit what is set on it.
+fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
+    let open = || -> io::Result<TcpListener> {
+        let domain = Domain::for_address(address);
+        let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.set_tcp_nodelay(true)?;
+        socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(Duration::from_secs(60)))?;
+        // A client that reads nothing holds a worker no longer than this. (A timeout for reading
+        // would end accept itself.)
+        socket.set_write_timeout(Some(CLIENT_WRITE_TIMEOUT))?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        Ok(socket.into())
+    };
+    open().map_err(|source| StartError::Listen { address, source })
+}
+
+/// An origin server that is the proxy itself would be asked for ever.
+fn refuse_ourselves(config: &Config, local: SocketAddr) -> Result<(), StartError> {
+    let origin = &config.origin;
+    let bare = origin.host.trim_start_matches('[').trim_end_matches(']');
+    let ip: Option<IpAddr> = bare.parse().ok();
+    let own = local.ip();
+    let same_host = ip == Some(own)
+        || ip.is_some_and(|ip| ip.is_unspecified())
+        || (is_loopback(&origin.host) && (own.is_loopback() || own.is_unspecified()));
+    if same_host && origin.port == local.port() {
+        return Err(StartError::OriginIsUs(origin.clone(), local));
+    }
+    Ok(())
+}
+
+fn engine(
+    config: &Config,
+    local: SocketAddr,
+    stats: &Arc<Stats>,
+) -> Result<Arc<Proxy>, StartError> {
+    let store = memory::store(config.eviction, config.limits);
+    if store.content_bytes_max() < config.limits.content_bytes {
+        log::info!(
+            "bodies above {} bytes are not stored: a quarter of --cache-memory",
+            store.content_bytes_max()
+        );
+    }
+    match config.reuse.mode {
+        Mode::Standard => {}
+        Mode::Force => log::warn!("--cache-mode force: HTTP's rules are off; for development only"),
+        Mode::Offline => log::info!("--cache-mode offline: the origin server is never contacted"),
+    }
+    let origin: Arc<dyn Origin> = if config.reuse.mode == Mode::Offline {
+        Arc::new(Unreachable)
+    } else {
+        Arc::new(origin_client(config, local)?)
+    };
+    let settings = Settings {
+        origin: config.origin.clone(),
+        own_authority: local.to_string(),
+        reuse: config.reuse,
+        storing: config.storing,
+        follow_redirects: config.follow_redirects,
+        no_browser_cache: config.no_browser_cache,
+        preserve_host: config.preserve_host,
+    };
+    Ok(Arc::new(Proxy::new(settings, store, origin, Clock::System, Arc::clone(stats))))
+}
+
+fn origin_client(config: &Config, local: SocketAddr) -> Result<Client, StartError> {
+    let trusted = if config.insecure {
+        log::warn!("--insecure: the origin server's certificate is not verified");
+        None
+    } else {
+        let trusted = roots(config.ca_cert.as_deref()).map_err(StartError::Origin)?;
+        for warning in &trusted.warnings {
+            log::warn!("{warning}");
+        }
+        Some(trusted)
+    };
+    let OriginUrl { host, port, .. } = &config.origin;
+    let egress = |secure| {
+        let url = proxy_for(secure, host, *port, |name| std::env::var(name).ok())?;
+        let leads_back = OriginUrl::parse(url.trim_end_matches('/'))
+            .is_ok_and(|proxy| is_loopback(&proxy.host) && proxy.port == local.port());
+        if leads_back {
+            log::warn!("proxy {url} from the environment is this one; it is not used");
+            return None;
+        }
+        Some(url)
+    };
+    let reach = Reach {
+        connect_timeout: config.connect_timeout,
+        origin_timeout: config.origin_timeout,
+        roots: trusted,
+        idle_connections_max: config.workers,
+        egress: (egress(false), egress(true)),
+    };
+    Client::new(reach).map_err(StartError::Origin)
+}
+
+fn front(
+    config: &Config,
+    listener: TcpListener,
+    proxy: &Arc<Proxy>,
+    stats: &Arc<Stats>,
+) -> Result<Front, StartError> {
+    let access_log = match &config.access_log {
+        Some(path) => {
+            let flag = "--access-log";
+            let opened = AccessLog::open(path, config.access_format);
+            Some(opened.map_err(|source| StartError::File { flag, path: path.clone(), source })?)
+        }
+        None => None,
+    };
+    let settings = FrontSettings {
+        connections: ConnectionLimits {
+            header_timeout: config.header_timeout,
+            idle_timeout: config.idle_timeout,
+            connections_max: connections_max(config),
+        },
+        wait_max: config.origin_timeout,
+        access_log,
+    };
+    let pool = Pool::start(config.workers, stats)
+        .map_err(|source| StartError::System("worker threads; see --workers", source))?;
+    Front::start(listener, Arc::clone(proxy), pool, settings)
+        .map_err(|source| StartError::System("threads", source))
+}
+
+/// `--max-connections`, or less under the descriptor limit, which is raised as far as it goes.
+///
+/// tiny_http needs two descriptors for each client.
+fn connections_max(config: &Config) -> usize {
+    let wanted = 2 * config.connections_max as u64 + 2 * config.workers as u64 + DESCRIPTORS_KEPT;
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return config.connections_max };
+    if soft < wanted {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, wanted.min(hard).max(soft), hard);
+    }
+    let Ok((soft, _)) = getrlimit(Resource::RLIMIT_NOFILE) else { return config.connections_max };
+    let for_clients = soft.saturating_sub(config.workers as u64 + DESCRIPTORS_KEPT) / 2;
+    config.connections_max.min(for_clients.max(1) as usize)
+}
+
+/// The timer thread (`--cache-clean-interval`).
+fn clean_on_time(proxy: Arc<Proxy>, interval: Duration) -> Result<(), StartError> {
+    let clean = move || {
+        loop {
+            thread::sleep(interval);
+            proxy.sweep();
+        }
+    };
+    let spawned = thread::Builder::new().name("timer".to_string()).spawn(clean);
+    spawned.map(drop).map_err(|source| StartError::System("the timer thread", source))
+}
+
+/// Tells whoever started us that connections are accepted: a line on stdout, and a file that appears
+/// all at once.
+fn announce(local: SocketAddr, ready_file: Option<&Path>) -> Result<(), StartError> {
+    let line = format!("listening on http://{local}\n");
+    // Nobody may be reading; that is no reason to stop.
+    let _ = io::stdout().write_all(line.as_bytes()).and_then(|()| io::stdout().flush());
+    let Some(path) = ready_file else { return Ok(()) };
+    let write = || {
+        let mut temporary = path.as_os_str().to_os_string();
+        temporary.push(".tmp");
+        std::fs::write(&temporary, format!("http://{local}\n"))?;
+        std::fs::rename(&temporary, path)
+    };
+    let flag = "--ready-file";
+    write().map_err(|source| StartError::File { flag, path: path.to_path_buf(), source })
+}
+
+/// Waits for a signal, then for what is under way; a second signal ends at once.
+fn wait(signals: &mut Signals, front: &Front) {
+    let Some(signal) = signals.forever().next() else { return };
+    let name = if signal == SIGTERM { "SIGTERM" } else { "SIGINT" };
+    log::info!("{name}: finishing what is under way, at most {DRAIN_MAX:?}; again to end at once");
+    thread::scope(|scope| {
+        let handle = signals.handle();
+        let second = scope.spawn(|| {
+            if signals.forever().next().is_some() {
+                std::process::exit(130);
+            }
+        });
+        if !front.drain(DRAIN_MAX) {
+            log::warn!("some requests were not finished in time");
+        }
+        handle.close();
+        let _ = second.join();
+    });
+}

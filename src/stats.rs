@@ -1,0 +1,306 @@
+//! What the proxy counts, and the line it writes for each request: in the words of the decision
+//! types, so that the counters, the log and `Cache-Status` never disagree.
+
+use std::fmt::Write as _;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::clock::Timestamp;
+use crate::message::date;
+use crate::message::response::json_string;
+use crate::policy::reason::Why;
+
+/// Counters since the start.
+#[derive(Debug, Default)]
+pub struct Stats {
+    requests: AtomicU64,
+    hits: AtomicU64,
+    stale: AtomicU64,
+    collapsed: AtomicU64,
+    refused: AtomicU64,
+    forwarded: [AtomicU64; Why::ALL.len()],
+    origin_requests: AtomicU64,
+    origin_errors: AtomicU64,
+    bytes_sent: AtomicU64,
+    bytes_from_cache: AtomicU64,
+    truncated: AtomicU64,
+    swept: AtomicU64,
+    panics: AtomicU64,
+}
+
+/// One thing that is counted.
+#[derive(Clone, Copy, Debug)]
+pub enum Event {
+    /// A request came in.
+    Request,
+    /// The body came from the cache.
+    Hit,
+    /// It did, and was stale.
+    Stale,
+    /// It did, after waiting for another request's answer.
+    Collapsed,
+    /// The proxy answered with an error of its own.
+    Refused,
+    /// A request went on to the origin server, for this reason.
+    Forwarded(Why),
+    /// A request was sent to the origin server.
+    OriginRequest,
+    /// The origin server gave no usable response.
+    OriginError,
+    /// A response ended before it was complete.
+    Truncated,
+    /// A worker panicked.
+    Panic,
+}
+
+impl Stats {
+    /// Counts one event.
+    pub fn count(&self, event: Event) {
+        let counter = match event {
+            Event::Request => &self.requests,
+            Event::Hit => &self.hits,
+            Event::Stale => &self.stale,
+            Event::Collapsed => &self.collapsed,
+            Event::Refused => &self.refused,
+            Event::Forwarded(why) => {
+                let index = Why::ALL.iter().position(|other| *other == why);
+                &self.forwarded[index.expect("ALL holds every variant")]
+            }
+            Event::OriginRequest => &self.origin_requests,
+            Event::OriginError => &self.origin_errors,
+            Event::Truncated => &self.truncated,
+            Event::Panic => &self.panics,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts the content of one response.
+    pub fn count_bytes(&self, bytes: u64, from_cache: bool) {
+        self.bytes_sent.fetch_add(bytes, Ordering::Relaxed);
+        if from_cache {
+            self.bytes_from_cache.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts responses that the timer removed.
+    pub fn count_swept(&self, responses: usize) {
+        self.swept.fetch_add(responses as u64, Ordering::Relaxed);
+    }
+
+    /// One line that sums everything up.
+    pub fn summary(&self) -> String {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let (requests, hits) = (get(&self.requests), get(&self.hits));
+        let (sent, from_cache) = (get(&self.bytes_sent), get(&self.bytes_from_cache));
+        let percent = |part: u64, whole: u64| if whole == 0 { 0 } else { part * 100 / whole };
+        let mut line = format!(
+            "{requests} requests: {hits} hits ({}%), {} misses; {sent} bytes sent, {from_cache} \
+             from the cache ({}%); {} origin requests, {} saved",
+            percent(hits, requests),
+            requests.saturating_sub(hits),
+            percent(from_cache, sent),
+            get(&self.origin_requests),
+            // Redirects that were followed and refreshes make more of them than there are misses.
+            requests.saturating_sub(get(&self.origin_requests)),
+        );
+        let reasons = Why::ALL.iter().zip(&self.forwarded).filter(|(_, count)| get(count) > 0);
+        for (index, (why, count)) in reasons.enumerate() {
+            let before = if index == 0 { "; forwarded: " } else { ", " };
+            let _ = write!(line, "{before}{} {}", get(count), why.as_str());
+        }
+        for (name, counter) in [
+            ("stale", &self.stale),
+            ("collapsed", &self.collapsed),
+            ("refused", &self.refused),
+            ("origin errors", &self.origin_errors),
+            ("truncated", &self.truncated),
+            ("panics", &self.panics),
+        ] {
+            if get(counter) > 0 {
+                let _ = write!(line, "; {} {name}", get(counter));
+            }
+        }
+        line
+    }
+
+    /// How many responses the timer has removed.
+    pub fn swept(&self) -> u64 {
+        self.swept.load(Ordering::Relaxed)
+    }
+}
+
+/// The shape of the access log.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum AccessFormat {
+    /// The combined format of Apache and nginx, with `Cache-Status` and the seconds taken behind it.
+    Combined,
+    /// One JSON object a line.
+    Json,
+}
+
+/// One request and its answer, as the access log tells them.
+#[derive(Debug)]
+pub struct Served<'a> {
+    /// When the request arrived.
+    pub at: Timestamp,
+    /// Who sent it.
+    pub client: Option<IpAddr>,
+    /// The method.
+    pub method: &'a str,
+    /// The request target.
+    pub target: &'a str,
+    /// `HTTP/1.0` or `HTTP/1.1`.
+    pub version: &'a str,
+    /// The status that was answered.
+    pub status: u16,
+    /// Bytes of content that were sent.
+    pub bytes: u64,
+    /// The request's `Referer`.
+    pub referer: &'a str,
+    /// The request's `User-Agent`.
+    pub user_agent: &'a str,
+    /// Did the body come from the cache?
+    pub from_cache: bool,
+    /// What `Cache-Status` said.
+    pub cache_status: &'a str,
+    /// From the arrival to the last byte.
+    pub taken: Duration,
+}
+
+/// The access log: one line a request, in one write.
+pub struct AccessLog {
+    format: AccessFormat,
+    /// Held for one line.
+    out: Mutex<Box<dyn Write + Send>>,
+}
+
+impl AccessLog {
+    /// Opens the log; `-` is the standard output.
+    pub fn open(path: &Path, format: AccessFormat) -> io::Result<Self> {
+        let out: Box<dyn Write + Send> = if path == Path::new("-") {
+            Box::new(io::stdout())
+        } else {
+            let file: File = OpenOptions::new().create(true).append(true).open(path)?;
+            Box::new(file)
+        };
+        Ok(Self { format, out: Mutex::new(out) })
+    }
+
+    /// Writes one line. A log that cannot be written must not stop the proxy: errors are ignored.
+    pub fn write(&self, served: &Served<'_>) {
+        let line = match self.format {
+            AccessFormat::Combined => combined(served),
+            AccessFormat::Json => json(served),
+        };
+        let mut out = self.out.lock();
+        let _ = out.write_all(line.as_bytes()).and_then(|()| out.flush());
+    }
+}
+
+/// A value between the quotes of a log line: what could end it or fake another line is escaped.
+fn quoted(value: &str) -> String {
+    if value.is_empty() {
+        return "-".to_string();
+    }
+    value.chars().fold(String::with_capacity(value.len()), |mut text, character| {
+        if character == '"' || character == '\\' || character.is_control() {
+            let _ = write!(text, "\\x{:02X}", character as u32);
+        } else {
+            text.push(character);
+        }
+        text
+    })
+}
+
+fn combined(served: &Served<'_>) -> String {
+    let client = served.client.map_or_else(|| "-".to_string(), |client| client.to_string());
+    format!(
+        "{client} - - [{}] \"{} {} {}\" {} {} \"{}\" \"{}\" \"{}\" {:.6}\n",
+        date::format_for_log(served.at),
+        quoted(served.method),
+        quoted(served.target),
+        served.version,
+        served.status,
+        served.bytes,
+        quoted(served.referer),
+        quoted(served.user_agent),
+        quoted(served.cache_status),
+        served.taken.as_secs_f64(),
+    )
+}
+
+fn json(served: &Served<'_>) -> String {
+    let client =
+        served.client.map_or_else(|| "null".to_string(), |client| json_string(&client.to_string()));
+    format!(
+        "{{\"time\":\"{}\",\"client\":{client},\"method\":{},\"target\":{},\"status\":{},\
+         \"bytes\":{},\"hit\":{},\"cache_status\":{},\"seconds\":{:.6}}}\n",
+        date::format_rfc3339(served.at),
+        json_string(served.method),
+        json_string(served.target),
+        served.status,
+        served.bytes,
+        served.from_cache,
+        json_string(served.cache_status),
+        served.taken.as_secs_f64(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn served(target: &str) -> Served<'_> {
+        Served {
+            at: Timestamp(784_111_777_000),
+            client: Some(IpAddr::from([127, 0, 0, 1])),
+            method: "GET",
+            target,
+            version: "HTTP/1.1",
+            status: 200,
+            bytes: 5,
+            referer: "",
+            user_agent: "a \"b\"",
+            from_cache: true,
+            cache_status: "proxy; hit",
+            taken: Duration::from_millis(2),
+        }
+    }
+
+    #[test]
+    fn access_lines_cannot_be_forged() {
+        assert_eq!(
+            combined(&served("/a\n\"")),
+            "127.0.0.1 - - [06/Nov/1994:08:49:37 +0000] \"GET /a\\x0A\\x22 HTTP/1.1\" 200 5 \"-\" \
+             \"a \\x22b\\x22\" \"proxy; hit\" 0.002000\n"
+        );
+        assert_eq!(
+            json(&served("/a\n\"")),
+            "{\"time\":\"1994-11-06T08:49:37.000Z\",\"client\":\"127.0.0.1\",\"method\":\"GET\",\
+             \"target\":\"/a\\u000a\\\"\",\"status\":200,\"bytes\":5,\"hit\":true,\
+             \"cache_status\":\"proxy; hit\",\"seconds\":0.002000}\n"
+        );
+    }
+
+    #[test]
+    fn the_summary_counts_what_was_saved() {
+        let stats = Stats::default();
+        for event in [Event::Request, Event::Request, Event::Hit, Event::Forwarded(Why::UriMiss)] {
+            stats.count(event);
+        }
+        stats.count(Event::OriginRequest);
+        stats.count_bytes(10, true);
+        stats.count_bytes(10, false);
+        assert_eq!(
+            stats.summary(),
+            "2 requests: 1 hits (50%), 1 misses; 20 bytes sent, 10 from the cache (50%); \
+             1 origin requests, 1 saved; forwarded: 1 uri-miss"
+        );
+    }
+}
