@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt::{self, Write as _};
+use std::os::unix::ffi::OsStrExt;
 
 use pico_args::Arguments;
 
@@ -131,7 +132,7 @@ pub fn parse(
     words: Vec<OsString>,
     variable: impl Fn(&str) -> Option<OsString>,
 ) -> Result<Command, UsageError> {
-    let mut words = Arguments::from_vec(words);
+    let mut words = Arguments::from_vec(words.into_iter().flat_map(apart).collect());
     if words.contains(["-h", "--help"]) {
         return Ok(Command::Help);
     }
@@ -140,7 +141,8 @@ pub fn parse(
     }
     let mut args = Args::default();
     for flag in GROUPS.iter().flat_map(|(_, flags)| flags.iter()) {
-        let from_environment = variable(&variable_name(flag.name)).filter(|value| !value.is_empty());
+        let from_environment =
+            variable(&variable_name(flag.name)).filter(|value| !value.is_empty());
         if flag.value.is_empty() {
             let on = match from_environment {
                 Some(value) => switch_value(flag.name, &value)?,
@@ -160,6 +162,18 @@ pub fn parse(
     }
     positional(&mut args, words.finish())?;
     Ok(Command::Serve(args))
+}
+
+/// Takes `--flag=value` apart, where the flag is one that has a value.
+fn apart(word: OsString) -> Vec<OsString> {
+    let bytes = word.as_bytes();
+    let Some(at) = bytes.iter().position(|byte| *byte == b'=') else { return vec![word] };
+    let (name, value) = (&bytes[..at], &bytes[at + 1..]);
+    let mut flags = GROUPS.iter().flat_map(|(_, flags)| flags.iter());
+    if flags.any(|flag| flag.name.as_bytes() == name && !flag.value.is_empty()) {
+        return [name, value].map(|part| OsStr::from_bytes(part).to_os_string()).to_vec();
+    }
+    vec![word]
 }
 
 fn switch_value(name: &'static str, value: &OsStr) -> Result<bool, UsageError> {
@@ -201,8 +215,9 @@ fn unknown(word: &str) -> UsageError {
     if let Some(known) = names().find(|known| *known == name) {
         return UsageError::Twice(known);
     }
-    let closest = names().map(|known| (distance(name, known), known)).min();
-    let closest = closest.filter(|(distance, _)| *distance <= 3).map(|(_, known)| known);
+    let likeness = |known: &str| (distance(name, known), name.len().abs_diff(known.len()));
+    let closest = names().map(|known| (likeness(known), known)).min();
+    let closest = closest.filter(|((edits, _), _)| *edits <= 3).map(|(_, known)| known);
     UsageError::Unknown(name.to_string(), closest)
 }
 
@@ -281,7 +296,9 @@ impl fmt::Display for UsageError {
             Self::Positional(count) => {
                 write!(f, "{count} words that are no flags; expected PORT, or HOST PORT ORIGIN")
             }
-            Self::Value { flag, seen, accepted } => write!(f, "{flag}: {seen:?}; expected {accepted}"),
+            Self::Value { flag, seen, accepted } => {
+                write!(f, "{flag}: {seen:?}; expected {accepted}")
+            }
         }
     }
 }
@@ -312,14 +329,18 @@ mod tests {
         assert_eq!((value(&args, "--port"), value(&args, "--host")), ("1".into(), "h".into()));
         assert!(args.is_on("--insecure") && !args.is_on("--share-cookies"));
         let args = parse_words(&["8080", "--hit-ttl", "-1"], &[]).expect("a port");
-        assert_eq!((value(&args, "--port"), value(&args, "--hit-ttl")), ("8080".into(), "-1".into()));
+        assert_eq!(
+            (value(&args, "--port"), value(&args, "--hit-ttl")),
+            ("8080".into(), "-1".into())
+        );
         let args = parse_words(&["h", "1", "http://o"], &[]).expect("host, port, origin");
         assert_eq!(value(&args, "--origin"), "http://o");
     }
 
     #[test]
     fn the_environment_sets_defaults_that_the_command_line_overrides() {
-        let environment = [("PROXY_PORT", "1"), ("PROXY_CACHE_TTL", "2"), ("PROXY_INSECURE", "true")];
+        let environment =
+            [("PROXY_PORT", "1"), ("PROXY_CACHE_TTL", "2"), ("PROXY_INSECURE", "true")];
         let args = parse_words(&["--port", "3"], &environment).expect("flags");
         assert_eq!((value(&args, "--port"), value(&args, "--cache-ttl")), ("3".into(), "2".into()));
         assert!(args.is_on("--insecure"));

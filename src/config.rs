@@ -205,9 +205,7 @@ impl Values<'_> {
             u64::MAX => format!("a number, {} or more", range.start()),
             end => format!("a number from {} to {end}", range.start()),
         };
-        self.read(name, &accepted, |word| {
-            word.parse().ok().filter(|number| range.contains(number))
-        })
+        self.read(name, &accepted, |word| word.parse().ok().filter(|number| range.contains(number)))
     }
 
     fn duration(&self, name: &'static str) -> Result<Option<Duration>, UsageError> {
@@ -248,7 +246,8 @@ impl Values<'_> {
 
     /// `None` for no limit.
     fn hit_ttl(&self) -> Result<Option<u64>, UsageError> {
-        let accepted = "a number: how often, or a negative one for no limit (0 would store in vain)";
+        let accepted =
+            "a number: how often, or a negative one for no limit (0 would store in vain)";
         let read = |word: &str| word.parse::<i64>().ok().filter(|reuses| *reuses != 0);
         Ok(self.read("--hit-ttl", accepted, read)?.and_then(|reuses| u64::try_from(reuses).ok()))
     }
@@ -280,7 +279,8 @@ fn whole_seconds(duration: Duration) -> Option<DeltaSeconds> {
 
 /// A duration: seconds, or a number with a unit.
 fn read_duration(word: &str) -> Option<Duration> {
-    let (digits, unit) = word.split_at(word.find(|c: char| !c.is_ascii_digit()).unwrap_or(word.len()));
+    let (digits, unit) =
+        word.split_at(word.find(|c: char| !c.is_ascii_digit()).unwrap_or(word.len()));
     let number: u64 = digits.parse().ok()?;
     let seconds = |factor: u64| number.checked_mul(factor).map(Duration::from_secs);
     let duration = match unit {
@@ -297,7 +297,8 @@ fn read_duration(word: &str) -> Option<Duration> {
 
 /// A size: bytes, or a number with a binary unit.
 fn read_bytes(word: &str) -> Option<u64> {
-    let (digits, unit) = word.split_at(word.find(|c: char| !c.is_ascii_digit()).unwrap_or(word.len()));
+    let (digits, unit) =
+        word.split_at(word.find(|c: char| !c.is_ascii_digit()).unwrap_or(word.len()));
     let number: u64 = digits.parse().ok()?;
     let factor: u64 = match unit.to_ascii_uppercase().as_str() {
         "" | "B" => 1,
@@ -329,12 +330,18 @@ mod tests {
     fn durations_and_sizes_take_units() {
         let seconds = |word| read_duration(word).map(|duration| duration.as_secs_f64());
         assert_eq!(seconds("500ms"), Some(0.5));
-        assert_eq!((seconds("30"), seconds("10m"), seconds("2h")), (Some(30.0), Some(600.0), Some(7200.0)));
+        assert_eq!(
+            (seconds("30"), seconds("10m"), seconds("2h")),
+            (Some(30.0), Some(600.0), Some(7200.0))
+        );
         assert_eq!(seconds("7d"), Some(604_800.0));
         for word in ["", "m", "1.5s", "-1", "10 m", "1w", "99999999999999999999", "9999999999d"] {
             assert_eq!(seconds(word), None, "{word}");
         }
-        assert_eq!((read_bytes("1K"), read_bytes("64M"), read_bytes("2g")), (Some(1024), Some(64 << 20), Some(2 << 30)));
+        assert_eq!(
+            (read_bytes("1K"), read_bytes("64M"), read_bytes("2g")),
+            (Some(1024), Some(64 << 20), Some(2 << 30))
+        );
         for word in ["", "K", "1T", "-1", "99999999999G"] {
             assert_eq!(read_bytes(word), None, "{word}");
         }
@@ -372,7 +379,8 @@ mod tests {
 
     #[test]
     fn zero_responses_turn_caching_off() {
-        let config = config(&["--cache-size-limit", "0", "--cache-clean-interval", "0"]).expect("flags");
+        let config =
+            config(&["--cache-size-limit", "0", "--cache-clean-interval", "0"]).expect("flags");
         assert!(config.reuse.disabled);
         assert_eq!(config.limits.responses, None);
         assert_eq!(config.clean_interval, None);

@@ -11,7 +11,7 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 
 use crate::clock::{Clock, DeltaSeconds, Timestamp};
-use crate::flight::{Flights, FlightKey, Landing, Leader, Parked, Seat, Turn};
+use crate::flight::{FlightKey, Flights, Landing, Leader, Parked, Seat, Turn};
 use crate::message::body::Body;
 use crate::message::fields::Fields;
 use crate::message::request::{Request, RequestError};
@@ -93,6 +93,13 @@ pub struct Attempt {
     why: Option<Why>,
 }
 
+impl Attempt {
+    /// Has it not waited for anyone yet?
+    pub fn is_first(&self) -> bool {
+        self.waits == 0
+    }
+}
+
 /// A request on its way to the origin server.
 pub struct Forward {
     request: Arc<Request>,
@@ -165,7 +172,11 @@ impl Proxy {
     /// Removes what is of no more use (`--cache-clean-interval`).
     pub fn sweep(&self) {
         if self.settings.reuse.mode != Mode::Offline {
-            self.stats.count_swept(self.store.sweep(self.clock.now()));
+            let swept = self.store.sweep(self.clock.now());
+            self.stats.count_swept(swept);
+            if swept > 0 {
+                log::debug!("timer: {swept} removed");
+            }
         }
     }
 
@@ -207,7 +218,8 @@ impl Proxy {
                     return Answer::Ready(self.reuse(request, &key, &stored, now, attempt, None));
                 }
                 let detail = Some(Detail::HitTtl);
-                let found = Found { key, sent, variants, why: Why::Stale, detail, stale: Some(stored) };
+                let found =
+                    Found { key, sent, variants, why: Why::Stale, detail, stale: Some(stored) };
                 Answer::Forward(self.prepare(request, presented, found, now, attempt))
             }
             Decision::ReuseStale { stored, detail, refresh } => {
@@ -224,7 +236,9 @@ impl Proxy {
                 let found = Found { key, sent, variants, why, detail, stale };
                 Answer::Forward(self.prepare(request, presented, found, now, attempt))
             }
-            Decision::Refuse(detail) => Answer::Ready(self.refuse_forwarding(request, &key, detail)),
+            Decision::Refuse(detail) => {
+                Answer::Ready(self.refuse_forwarding(request, &key, detail))
+            }
         }
     }
 
@@ -323,7 +337,9 @@ impl Proxy {
     fn refuse_forwarding(&self, request: &Request, key: &CacheKey, detail: Detail) -> Response {
         let text = match detail {
             Detail::Offline => format!("{key}: not stored, and --cache-mode is offline"),
-            _ => format!("{key}: nothing stored that may be used, and the request is only-if-cached"),
+            _ => {
+                format!("{key}: nothing stored that may be used, and the request is only-if-cached")
+            }
         };
         let status = CacheStatus { detail: Some(detail), ..CacheStatus::default() };
         self.error(StatusCode::GATEWAY_TIMEOUT, request, &text, status)
@@ -368,8 +384,9 @@ impl Proxy {
         let sent = found.sent.unwrap_or_else(|| self.sent_fields(request));
         // The most recent response tells which fields select; the next one will name the same.
         let newest = found.variants.as_ref().and_then(|variants| variants.first());
-        let selecting =
-            newest.map(|stored| stored.selecting.of_request(&sent).fingerprint()).unwrap_or_default();
+        let selecting = newest
+            .map(|stored| stored.selecting.of_request(&sent).fingerprint())
+            .unwrap_or_default();
         Box::new(Forward {
             request: Arc::clone(request),
             presented,
@@ -442,11 +459,7 @@ impl Proxy {
     }
 
     /// Sends the request, and follows redirects where the operator wants it.
-    fn ask(
-        &self,
-        forward: &Forward,
-        content: Content<'_>,
-    ) -> Result<OriginResponse, OriginError> {
+    fn ask(&self, forward: &Forward, content: Content<'_>) -> Result<OriginResponse, OriginError> {
         let Forward { request, sent, .. } = forward;
         let mut url = request.target.url_at(&self.settings.origin);
         self.stats.count(Event::OriginRequest);
@@ -512,8 +525,9 @@ impl Proxy {
         };
         let mut fields = received.fields;
         let length = received.length;
+        let stats = Arc::clone(&self.stats);
         let mut relayed =
-            Relayed { body: received.body, length, stats: Arc::clone(&self.stats), recording: None };
+            Relayed { body: received.body, length, stats, recording: None, received: 0 };
         match verdict {
             Ok(parts) => {
                 let recording = Recording::begin(
@@ -577,7 +591,9 @@ impl Proxy {
     fn drop_replaced(&self, forward: &Forward, status: StatusCode) {
         let Presented { get, range, conditional, directives, .. } = forward.presented;
         let about_the_target = get && !range && !conditional && !directives.no_store;
-        if about_the_target && !status.is_server_error() && forward.detail != Some(Detail::Cookie)
+        if about_the_target
+            && !status.is_server_error()
+            && forward.detail != Some(Detail::Cookie)
             && let Some(stored) = &forward.stale
         {
             self.store.remove(&forward.key, stored);

@@ -33,6 +33,8 @@ pub struct Relayed {
     pub stats: Arc<Stats>,
     /// What is kept of it.
     pub recording: Option<Recording>,
+    /// Bytes that have come so far.
+    pub received: u64,
 }
 
 impl Relayed {
@@ -48,38 +50,50 @@ impl Relayed {
     }
 }
 
+impl Relayed {
+    /// Reads from the origin server; at the end, stores the response.
+    fn read_more(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let Some(body) = &mut self.body else { return Ok(0) };
+        let result = body.read(buffer);
+        match &result {
+            Ok(0) => {
+                self.body = None;
+                if let Some(recording) = self.recording.take() {
+                    recording.commit();
+                }
+            }
+            Ok(_) => {}
+            Err(_) => {
+                self.stats.count(Event::Truncated);
+                self.recording = None;
+                self.body = None;
+            }
+        }
+        result
+    }
+}
+
 impl Arriving for Relayed {
     fn length(&self) -> Option<u64> {
         self.length
     }
 
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let Some(body) = &mut self.body else { return Ok(0) };
-        match body.read(buffer) {
-            Ok(0) => {
-                self.body = None;
-                if let Some(recording) = self.recording.take() {
-                    recording.commit();
-                }
-                Ok(0)
+        let count = self.read_more(buffer)?;
+        if count > 0 {
+            self.received += count as u64;
+            let full =
+                self.recording.as_mut().is_some_and(|recording| !recording.keep(&buffer[..count]));
+            if full && let Some(recording) = self.recording.take() {
+                recording.give_up();
             }
-            Ok(count) => {
-                let full = self
-                    .recording
-                    .as_mut()
-                    .is_some_and(|recording| !recording.keep(&buffer[..count]));
-                if full && let Some(recording) = self.recording.take() {
-                    recording.give_up();
-                }
-                Ok(count)
-            }
-            Err(error) => {
-                self.stats.count(Event::Truncated);
-                self.recording = None;
-                self.body = None;
-                Err(error)
+            if self.length == Some(self.received) {
+                // The client knows the length, and may ask again as soon as it has the last byte:
+                // so the response is stored before that byte is sent.
+                self.read_more(&mut [0])?;
             }
         }
+        Ok(count)
     }
 
     fn abandon(mut self: Box<Self>) {

@@ -58,7 +58,10 @@ impl fmt::Display for StartError {
                  add --allow-unsafe-front"
             ),
             Self::OriginIsUs(origin, address) => {
-                write!(f, "--origin {origin}: this is the proxy itself ({address}); name another server")
+                write!(
+                    f,
+                    "--origin {origin}: this is the proxy itself ({address}); name another server"
+                )
             }
             Self::Origin(what) => f.write_str(what),
             Self::File { flag, path, source } => write!(f, "{flag} {}: {source}", path.display()),
@@ -94,7 +97,8 @@ fn explain_listening(
 
 /// Asks who listens there; a proxy of ours names itself in `Via` or `Cache-Status`.
 fn is_another_proxy(address: SocketAddr) -> bool {
-    let ip = if address.ip().is_unspecified() { IpAddr::from([127, 0, 0, 1]) } else { address.ip() };
+    let ip =
+        if address.ip().is_unspecified() { IpAddr::from([127, 0, 0, 1]) } else { address.ip() };
     let limit = Duration::from_millis(300);
     let ask = || -> io::Result<bool> {
         let mut stream = TcpStream::connect_timeout(&SocketAddr::new(ip, address.port()), limit)?;
@@ -121,8 +125,8 @@ pub fn run(config: Config) -> Result<(), StartError> {
         .build();
     // It fails only if there is a logger already.
     let _ = WriteLogger::init(config.log_level, format, io::stderr());
-    let mut signals = Signals::new([SIGTERM, SIGINT])
-        .map_err(|source| StartError::System("signals", source))?;
+    let mut signals =
+        Signals::new([SIGTERM, SIGINT]).map_err(|source| StartError::System("signals", source))?;
     if !is_loopback(&config.host.to_string()) && !config.allow_unsafe_front {
         return Err(StartError::UnsafeFront(config.host));
     }
@@ -258,16 +262,17 @@ fn front(
         }
         None => None,
     };
+    let connections_max = connections_max(config);
     let settings = FrontSettings {
         connections: ConnectionLimits {
             header_timeout: config.header_timeout,
             idle_timeout: config.idle_timeout,
-            connections_max: connections_max(config),
+            connections_max,
         },
         wait_max: config.origin_timeout,
         access_log,
     };
-    let pool = Pool::start(config.workers, stats)
+    let pool = Pool::start(config.workers, connections_max, stats)
         .map_err(|source| StartError::System("worker threads; see --workers", source))?;
     Front::start(listener, Arc::clone(proxy), pool, settings)
         .map_err(|source| StartError::System("threads", source))
@@ -278,7 +283,9 @@ fn front(
 /// tiny_http needs two descriptors for each client.
 fn connections_max(config: &Config) -> usize {
     let wanted = 2 * config.connections_max as u64 + 2 * config.workers as u64 + DESCRIPTORS_KEPT;
-    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return config.connections_max };
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+        return config.connections_max;
+    };
     if soft < wanted {
         let _ = setrlimit(Resource::RLIMIT_NOFILE, wanted.min(hard).max(soft), hard);
     }

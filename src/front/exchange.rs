@@ -100,7 +100,11 @@ impl Exchange {
                 client: Some(self.peer.ip()),
                 method: self.request.method.as_str(),
                 target: self.request.target.as_str(),
-                version: if self.request.version == Version::HTTP_10 { "HTTP/1.0" } else { "HTTP/1.1" },
+                version: if self.request.version == Version::HTTP_10 {
+                    "HTTP/1.0"
+                } else {
+                    "HTTP/1.1"
+                },
                 status,
                 bytes,
                 referer: field_text(fields, "referer"),
@@ -249,7 +253,10 @@ impl Read for ContentReader<'_> {
 }
 
 fn cut() -> io::Error {
-    io::Error::new(io::ErrorKind::UnexpectedEof, "the client stopped before its content was complete")
+    io::Error::new(
+        io::ErrorKind::UnexpectedEof,
+        "the client stopped before its content was complete",
+    )
 }
 
 /// Writes one response.
@@ -270,11 +277,14 @@ impl Sender<'_> {
         let body = std::mem::replace(&mut response.body, Body::None { length: None });
         let no_content = *method == Method::HEAD;
         let delimiting = match &body {
-            Body::None { length } => Delimiting::Nothing(length.filter(|_| no_content).or_else(|| {
-                // A response that could have content and has none says so.
-                let silent = no_content || !crate::policy::forwarding::has_content(response.status);
-                (!silent).then_some(0)
-            })),
+            Body::None { length } => {
+                Delimiting::Nothing(length.filter(|_| no_content).or_else(|| {
+                    // A response that could have content and has none says so.
+                    let silent =
+                        no_content || !crate::policy::forwarding::has_content(response.status);
+                    (!silent).then_some(0)
+                }))
+            }
             Body::Whole(bytes) if no_content => Delimiting::Nothing(Some(bytes.len() as u64)),
             other => reader.delimiting(other.length()),
         };

@@ -92,16 +92,15 @@ impl Drop for Client {
 /// The numbers of all open descriptors; one of them is the listing itself.
 fn descriptors() -> Vec<RawFd> {
     let Ok(entries) = std::fs::read_dir("/dev/fd") else { return Vec::new() };
-    entries
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .collect()
+    entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
 }
 
 fn is_local(descriptor: RawFd, local: SocketAddr) -> bool {
     let address = getsockname::<SockaddrStorage>(descriptor).ok();
     address.and_then(|address| to_address(&address)).is_some_and(|address| {
         // A listener on all addresses has clients on each of them.
-        address.port() == local.port() && (local.ip().is_unspecified() || address.ip() == local.ip())
+        address.port() == local.port()
+            && (local.ip().is_unspecified() || address.ip() == local.ip())
     })
 }
 

@@ -31,7 +31,7 @@ use parking_lot::Mutex;
 use crate::front::connections::{ConnectionLimits, Connections};
 use crate::front::exchange::{Exchange, Shared, discard_unread};
 use crate::front::wire::Reader;
-use crate::front::workers::{Job, Pool, Role};
+use crate::front::workers::{Job, Kind, Pool, Role};
 use crate::message::body::Body;
 use crate::message::fields::Fields;
 use crate::message::request::{Framing, Request, RequestError};
@@ -157,7 +157,10 @@ impl Inner {
             self.shared.proxy.release_the_patient(self.wait_max);
             // Our own copy of the listener is one; the accept thread of a server has the other.
             if watched.listening == 1 && !self.stopping.load(Ordering::Acquire) {
-                log::warn!("{} connections, and accepting them has stopped; starting anew", watched.open);
+                log::warn!(
+                    "{} connections, and accepting them has stopped; starting anew",
+                    watched.open
+                );
                 thread::sleep(ACCEPT_PAUSE);
                 if let Err(error) = self.accept() {
                     log::warn!("accepting connections: {error}");
@@ -199,10 +202,7 @@ impl Inner {
                 let reader = Reader { version: Version::HTTP_11, keeps_alive: false };
                 let mut response = self.shared.proxy.refuse_unread(&error, false);
                 let mut bytes = Vec::new();
-                let body = std::mem::replace(
-                    &mut response.body,
-                    Body::None { length: None },
-                );
+                let body = std::mem::replace(&mut response.body, Body::None { length: None });
                 if let Body::Whole(content) = body {
                     bytes = reader.head(&response, reader.delimiting(Some(content.len() as u64)));
                     bytes.extend_from_slice(&content);
@@ -227,7 +227,8 @@ impl Inner {
                 inner.look_up(exchange, attempt, role);
             }
         });
-        if self.pool.submit(job).is_err() {
+        let kind = if attempt.is_first() { Kind::Arrival } else { Kind::Resumed };
+        if self.pool.submit(kind, job).is_err() {
             self.refuse_full(&slot);
         }
     }
@@ -252,7 +253,11 @@ impl Inner {
             }
             Answer::Forward(forward) => match proxy.join(forward) {
                 Admission::Lead(forward) if role == Role::Any => self.forward(exchange, forward),
-                Admission::Lead(forward) => self.forward_soon(exchange, forward),
+                Admission::Lead(forward) => {
+                    let first = attempt.is_first();
+                    let kind = if first { Kind::Forward } else { Kind::ResumedForward };
+                    self.forward_soon(exchange, forward, kind);
+                }
                 Admission::Wait(waiting) => {
                     let inner = Arc::clone(self);
                     let resume = move |attempt| inner.look_up_soon(exchange, attempt);
@@ -269,7 +274,7 @@ impl Inner {
     }
 
     /// Hands a request for the origin server to a worker that may wait.
-    fn forward_soon(self: &Arc<Self>, exchange: Exchange, forward: Box<Forward>) {
+    fn forward_soon(self: &Arc<Self>, exchange: Exchange, forward: Box<Forward>, kind: Kind) {
         let slot = Arc::new(Mutex::new(Some(exchange)));
         let inner = Arc::clone(self);
         let taken = Arc::clone(&slot);
@@ -279,7 +284,7 @@ impl Inner {
                 inner.forward(exchange, forward);
             }
         });
-        if self.pool.submit_forward(job).is_err() {
+        if self.pool.submit(kind, job).is_err() {
             self.refuse_full(&slot);
         }
     }
@@ -295,7 +300,7 @@ impl Inner {
                 body.abandon();
             }
         });
-        if self.pool.submit_forward(job).is_err() {
+        if self.pool.submit(Kind::Forward, job).is_err() {
             log::debug!("no worker for a refresh in the background");
         }
     }

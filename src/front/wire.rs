@@ -91,7 +91,8 @@ mod tests {
     fn the_framing_fits_the_client() {
         let mut fields = Fields::new();
         fields.append(http::header::ETAG, HeaderValue::from_static("\"a\""));
-        let response = Response { status: StatusCode::OK, fields, body: Body::None { length: None } };
+        let response =
+            Response { status: StatusCode::OK, fields, body: Body::None { length: None } };
         #[rustfmt::skip]
         let table = [
             (Version::HTTP_11, true,  Some(3), "Content-Length: 3\r\n"),

@@ -1,22 +1,25 @@
 //! The fixed pool of worker threads and its bounded channels.
 //!
 //! Work comes in two kinds. An arrival is looked up, which never waits; what it then asks of the
-//! origin server may wait long. One worker in eight never asks the origin server: it hands that on,
-//! so that fresh hits are answered even when the origin server keeps all the others waiting.
+//! origin server may wait long. So that fresh hits are answered even when the origin server keeps
+//! every worker waiting, there are a few threads more, one for eight workers, that only look up.
+//!
+//! New work is refused when the line is long. Work that has been let in and was parked meanwhile
+//! comes back into the same line and is never refused: there is a place for each that can be parked.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
-
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
-use parking_lot::Mutex;
+use std::thread;
 
 use crate::stats::{Event, Stats};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
-/// Work that can wait in line for each worker.
-const QUEUE_PER_WORKER: usize = 16;
-/// One worker in so many never asks the origin server.
+/// New requests for the origin server that can wait in line for each worker.
+const FORWARDS_PER_WORKER: usize = 16;
+/// New arrivals that can wait in line to be looked up, which takes microseconds.
+const ARRIVALS_MAX: usize = 1024;
+/// There is one thread that only looks up for so many workers.
 const WORKERS_PER_RESERVED: usize = 8;
 
 /// A piece of work.
@@ -31,46 +34,61 @@ pub enum Role {
     Reserved,
 }
 
+/// What kind of work it is, and whether it has been let in before.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Kind {
+    /// A request that has just come.
+    Arrival,
+    /// One that was parked.
+    Resumed,
+    /// A request that has to ask the origin server.
+    Forward,
+    /// One that was parked.
+    ResumedForward,
+}
+
 /// A fixed number of threads.
 pub struct Pool {
     arrivals: Sender<Job>,
     forwards: Sender<Job>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    /// New requests for the origin server beyond this are refused.
+    forwards_max: usize,
 }
 
 impl Pool {
-    /// Starts `workers` threads, at least one.
-    pub fn start(workers: usize, stats: &Arc<Stats>) -> io::Result<Self> {
-        let (arrivals, arriving) = bounded::<Job>(workers * QUEUE_PER_WORKER);
-        let (forwards, forwarding) = bounded::<Job>(workers * QUEUE_PER_WORKER);
-        let reserved = if workers < 2 { 0 } else { (workers / WORKERS_PER_RESERVED).max(1) };
-        let mut threads = Vec::with_capacity(workers);
-        for number in 0..workers {
+    /// Starts `workers` threads, at least one, and those that only look up. `parked_max` requests
+    /// can be parked at most.
+    pub fn start(workers: usize, parked_max: usize, stats: &Arc<Stats>) -> io::Result<Self> {
+        let forwards_max = workers * FORWARDS_PER_WORKER;
+        let (arrivals, arriving) = bounded::<Job>(ARRIVALS_MAX + parked_max);
+        let (forwards, forwarding) = bounded::<Job>(forwards_max + parked_max);
+        let reserved = (workers / WORKERS_PER_RESERVED).max(1);
+        for number in 0..workers + reserved {
             let role = if number < reserved { Role::Reserved } else { Role::Any };
             let (arriving, forwarding) = (arriving.clone(), forwarding.clone());
             let stats = Arc::clone(stats);
-            let name = format!("worker-{number}");
-            let thread = thread::Builder::new()
-                .name(name)
+            thread::Builder::new()
+                .name(format!("worker-{number}"))
                 .spawn(move || work(role, &arriving, &forwarding, &stats))?;
-            threads.push(thread);
         }
-        Ok(Self { arrivals, forwards, threads: Mutex::new(threads) })
+        Ok(Self { arrivals, forwards, forwards_max })
     }
 
-    /// Hands in an arrival; gives it back if the queue is full.
-    pub fn submit(&self, job: Job) -> Result<(), Job> {
-        self.arrivals.try_send(job).map_err(TrySendError::into_inner)
-    }
-
-    /// Hands in what may wait for the origin server; gives it back if the queue is full.
-    pub fn submit_forward(&self, job: Job) -> Result<(), Job> {
-        self.forwards.try_send(job).map_err(TrySendError::into_inner)
-    }
-
-    /// How many threads there are.
-    pub fn workers(&self) -> usize {
-        self.threads.lock().len()
+    /// Hands in work; gives it back if the line is full.
+    pub fn submit(&self, kind: Kind, job: Job) -> Result<(), Job> {
+        let line = match kind {
+            Kind::Arrival | Kind::Resumed => &self.arrivals,
+            Kind::Forward | Kind::ResumedForward => &self.forwards,
+        };
+        let most = match kind {
+            Kind::Arrival => ARRIVALS_MAX,
+            Kind::Forward => self.forwards_max,
+            Kind::Resumed | Kind::ResumedForward => usize::MAX,
+        };
+        if line.len() >= most {
+            return Err(job);
+        }
+        line.try_send(job).map_err(TrySendError::into_inner)
     }
 }
 
@@ -101,42 +119,49 @@ mod tests {
 
     #[test]
     fn a_full_queue_gives_the_work_back() {
-        let pool = Pool::start(1, &Arc::default()).expect("a thread");
+        let pool = Pool::start(1, 4, &Arc::default()).expect("a thread");
         let (release, held) = channel::<()>();
         let (begun, has_begun) = channel::<()>();
         let hold = Box::new(move |_| {
             begun.send(()).expect("the test listens");
             held.recv().ok();
         });
-        assert!(pool.submit(hold).is_ok());
+        assert!(pool.submit(Kind::Forward, hold).is_ok());
         has_begun.recv().expect("the worker has begun");
-        for _ in 0..QUEUE_PER_WORKER {
-            assert!(pool.submit(Box::new(|_| ())).is_ok());
+        for _ in 0..FORWARDS_PER_WORKER {
+            assert!(pool.submit(Kind::Forward, Box::new(|_| ())).is_ok());
         }
-        assert!(pool.submit(Box::new(|_| ())).is_err());
+        assert!(pool.submit(Kind::Forward, Box::new(|_| ())).is_err());
+        for _ in 0..4 {
+            assert!(pool.submit(Kind::ResumedForward, Box::new(|_| ())).is_ok());
+        }
+        assert!(
+            pool.submit(Kind::ResumedForward, Box::new(|_| ())).is_err(),
+            "that is bounded too"
+        );
         drop(release);
     }
 
     #[test]
     fn a_panic_costs_one_job() {
-        let pool = Pool::start(1, &Arc::default()).expect("a thread");
-        assert!(pool.submit(Box::new(|_| panic!("on purpose"))).is_ok());
+        let pool = Pool::start(1, 4, &Arc::default()).expect("a thread");
+        assert!(pool.submit(Kind::Arrival, Box::new(|_| panic!("on purpose"))).is_ok());
         let (done, is_done) = channel();
         let job = Box::new(move |_| done.send(()).expect("the test listens"));
-        assert!(pool.submit(job).is_ok());
+        assert!(pool.submit(Kind::Arrival, job).is_ok());
         assert_eq!(is_done.recv(), Ok(()));
     }
 
     #[test]
     fn a_reserved_worker_answers_while_the_others_wait() {
-        let pool = Pool::start(2, &Arc::default()).expect("threads");
+        let pool = Pool::start(1, 4, &Arc::default()).expect("threads");
         let (release, held) = channel::<()>();
-        assert!(pool.submit_forward(Box::new(move |_| drop(held.recv()))).is_ok());
+        assert!(pool.submit(Kind::Forward, Box::new(move |_| _ = held.recv())).is_ok());
         let (done, is_done) = channel();
         for _ in 0..8 {
             let done = done.clone();
             let job = Box::new(move |_| done.send(()).expect("the test listens"));
-            assert!(pool.submit(job).is_ok());
+            assert!(pool.submit(Kind::Arrival, job).is_ok());
         }
         for _ in 0..8 {
             assert_eq!(is_done.recv(), Ok(()));

@@ -69,7 +69,8 @@ impl Fields {
     pub fn rewrite(&mut self, name: &str, replace: impl Fn(&[u8]) -> Option<Vec<u8>>) {
         for (_, value) in self.lines.iter_mut().filter(|(other, _)| other == name) {
             let replaced = replace(value.as_bytes());
-            if let Some(Ok(new)) = replaced.map(|new| HeaderValue::from_maybe_shared(Bytes::from(new)))
+            if let Some(Ok(new)) =
+                replaced.map(|new| HeaderValue::from_maybe_shared(Bytes::from(new)))
             {
                 *value = new;
             }
@@ -221,7 +222,8 @@ mod tests {
 
     #[test]
     fn names_go_out_in_the_usual_capitals() {
-        let table = [("content-type", "Content-Type"), ("etag", "ETag"), ("te", "TE"), ("x-a", "X-A")];
+        let table =
+            [("content-type", "Content-Type"), ("etag", "ETag"), ("te", "TE"), ("x-a", "X-A")];
         for (name, expected) in table {
             let mut out = Vec::new();
             write_name(&mut out, &HeaderName::from_static(name));

@@ -204,7 +204,9 @@ impl fmt::Display for RequestError {
             }
             Self::Host(what) => write!(f, "host field: {what}"),
             Self::MethodRefused(method) => write!(f, "method {method}: not served by this proxy"),
-            Self::Escapes => write!(f, "request target: dot segments lead out of the origin's path"),
+            Self::Escapes => {
+                write!(f, "request target: dot segments lead out of the origin's path")
+            }
             Self::ContentTooLong(bytes) => write!(f, "request content: {bytes} bytes are too many"),
             Self::ContentCut => write!(f, "request content: ended before it was complete"),
         }
@@ -219,7 +221,10 @@ mod tests {
 
     fn read(target: &str, version: Version, lines: &[(&str, &str)]) -> Result<Framing, u16> {
         let line = |(name, value): &(&str, &str)| {
-            (HeaderName::try_from(*name).expect("a name"), HeaderValue::try_from(*value).expect("a value"))
+            (
+                HeaderName::try_from(*name).expect("a name"),
+                HeaderValue::try_from(*value).expect("a value"),
+            )
         };
         let fields = lines.iter().map(line).collect();
         Request::new(Method::POST, target, version, fields, None)

@@ -27,9 +27,7 @@ use crate::message::fields::Fields;
 use crate::message::target::OriginUrl;
 use crate::origin::resolver::Names;
 use crate::origin::trust::Roots;
-use crate::origin::{
-    Content, Origin, OriginBody, OriginError, OriginRequest, OriginResponse,
-};
+use crate::origin::{Content, Origin, OriginBody, OriginError, OriginRequest, OriginResponse};
 
 /// The most bytes a response head may have; a longer one is an invalid response.
 pub const HEAD_BYTES_MAX: usize = 64 * 1024;
@@ -104,11 +102,11 @@ impl Client {
                 .max_idle_connections_per_host(reach.idle_connections_max)
                 .max_idle_age(IDLE_MAX)
                 .build();
-            let connector = ()
-                .chain(ConnectProxyConnector::default())
-                .chain(TcpConnector::default())
-                .chain(RustlsConnector::default())
-                .chain(NotingConnector);
+            let connector =
+                ().chain(ConnectProxyConnector::default())
+                    .chain(TcpConnector::default())
+                    .chain(RustlsConnector::default())
+                    .chain(NotingConnector);
             Ok(Agent::with_parts(config, connector, CachingResolver(names.clone())))
         };
         Ok(Self {
@@ -299,9 +297,8 @@ fn received_response(
     let length = stated.and_then(|digits| digits.trim().parse().ok()).filter(|_| !chunked);
     let has_body = *method != Method::HEAD
         && !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    let announced = old
-        || fields.has_member("connection", "close")
-        || fields.contains("transfer-encoding");
+    let announced =
+        old || fields.has_member("connection", "close") || fields.contains("transfer-encoding");
     Ok(OriginResponse {
         status,
         version: parts.version,

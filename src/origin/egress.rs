@@ -20,9 +20,8 @@ pub fn proxy_for(
         return None;
     }
     let own = if secure { set(&["https_proxy", "HTTPS_PROXY"]) } else { set(&["http_proxy"]) };
-    own.or_else(|| set(&["all_proxy", "ALL_PROXY"])).map(|url| {
-        if url.contains("://") { url } else { format!("http://{url}") }
-    })
+    own.or_else(|| set(&["all_proxy", "ALL_PROXY"]))
+        .map(|url| if url.contains("://") { url } else { format!("http://{url}") })
 }
 
 /// Is `host` in a `no_proxy` list: by name, by a domain it is in, or by `*`?

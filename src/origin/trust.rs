@@ -21,8 +21,9 @@ pub fn roots(extra: Option<&Path>) -> Result<Roots, String> {
     let mut certificates: Vec<Certificate<'static>> =
         system.certs.iter().map(|der| Certificate::from_der(der).to_owned()).collect();
     let warnings = system.errors.iter().map(|error| format!("system's roots: {error}")).collect();
-    certificates
-        .extend(webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter().map(|der| Certificate::from_der(der)));
+    certificates.extend(
+        webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter().map(|der| Certificate::from_der(der)),
+    );
     if let Some(path) = extra {
         certificates.extend(read_file(path)?);
     }

@@ -19,9 +19,7 @@ impl CacheKey {
         let scheme = origin.scheme();
         let (prefix, path) = (&origin.prefix, target.as_str());
         Self(match host {
-            Some(host) => {
-                format!("{scheme}://{}{prefix}{path}", host.to_ascii_lowercase()).into()
-            }
+            Some(host) => format!("{scheme}://{}{prefix}{path}", host.to_ascii_lowercase()).into(),
             None => format!("{scheme}://{}{prefix}{path}", origin.authority()).into(),
         })
     }

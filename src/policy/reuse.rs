@@ -148,7 +148,9 @@ pub fn decide(
         }
     };
     match decision {
-        Decision::Forward { .. } if presented.directives.only_if_cached && rules.mode == Mode::Standard => {
+        Decision::Forward { .. }
+            if presented.directives.only_if_cached && rules.mode == Mode::Standard =>
+        {
             Decision::Refuse(Detail::OnlyIfCached)
         }
         decision => decision,
@@ -162,9 +164,7 @@ fn forward(why: Why, detail: Option<Detail>) -> Decision {
 fn offline(selected: Option<Arc<StoredResponse>>, now: Timestamp) -> Decision {
     match selected {
         Some(stored) if stored.is_fresh(now) => Decision::Reuse(stored),
-        Some(stored) => {
-            Decision::ReuseStale { stored, detail: Detail::Offline, refresh: false }
-        }
+        Some(stored) => Decision::ReuseStale { stored, detail: Detail::Offline, refresh: false },
         None => Decision::Refuse(Detail::Offline),
     }
 }
@@ -196,8 +196,7 @@ fn decide_on(
     if stored.is_fresh(now) {
         return Decision::Reuse(stored);
     }
-    let window =
-        stored.directives.stale_while_revalidate.unwrap_or(rules.stale_while_revalidate);
+    let window = stored.directives.stale_while_revalidate.unwrap_or(rules.stale_while_revalidate);
     // A client that names an age does not want what is stale (§5.2.1.1).
     if may_be_stale(&stored, window, now) && presented.directives.max_age.is_none() {
         let detail = Detail::StaleWhileRevalidate;

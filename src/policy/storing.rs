@@ -62,8 +62,7 @@ pub fn storable(
         return Err(if presented.range { Detail::Range } else { Detail::Status });
     }
     refused_by_status(status, fields)?;
-    let lifetime =
-        freshness_lifetime(status, fields, &directives, response_time, rules.freshness);
+    let lifetime = freshness_lifetime(status, fields, &directives, response_time, rules.freshness);
     if !forced {
         refused_by_directives(presented, status, &directives)?;
         refused_as_personal(presented, fields, &directives, lifetime, rules)?;
@@ -83,9 +82,8 @@ pub fn storable(
     let fresh_until = fresh_until(lifetime, age_on_arrival, response_time, rules.freshness);
     let useful_until = useful_until(&directives, fresh_until, rules);
     let mut fields = fields.clone();
-    fields.retain(|name, _| {
-        !directives.withheld.contains(name) && !(forced && name == "set-cookie")
-    });
+    fields
+        .retain(|name, _| !directives.withheld.contains(name) && !(forced && name == "set-cookie"));
     fields.shrink();
     Ok(Parts {
         status,
@@ -106,7 +104,8 @@ fn refused_by_status(status: StatusCode, fields: &Fields) -> Result<(), Detail> 
         return Err(Detail::Partial);
     }
     // A 416 says something about one request's range, not about the target.
-    let about_a_range = status == StatusCode::RANGE_NOT_SATISFIABLE && fields.contains("content-range");
+    let about_a_range =
+        status == StatusCode::RANGE_NOT_SATISFIABLE && fields.contains("content-range");
     if status.is_informational() || status == StatusCode::NOT_MODIFIED || about_a_range {
         return Err(Detail::Status);
     }

@@ -144,7 +144,9 @@ impl Store for Exact {
             if self.eviction == Eviction::Entire {
                 gone.extend(index.empty());
             } else {
-                let Some(number) = index.by_use.peek_lru().map(|(number, _)| *number) else { break };
+                let Some(number) = index.by_use.peek_lru().map(|(number, _)| *number) else {
+                    break;
+                };
                 gone.extend(index.take_out(number).map(|(_, response)| response));
             }
             index.evicted += (gone.len() - before) as u64;
@@ -173,8 +175,7 @@ impl Store for Exact {
     fn remove_all(&self, key: &CacheKey) -> usize {
         let mut index = self.index.lock();
         let numbers = index.by_key.get(key).map(|(_, numbers)| numbers.clone()).unwrap_or_default();
-        let gone: Vec<_> =
-            numbers.iter().filter_map(|number| index.take_out(*number)).collect();
+        let gone: Vec<_> = numbers.iter().filter_map(|number| index.take_out(*number)).collect();
         drop(index);
         gone.len()
     }

@@ -1,0 +1,73 @@
+//! What the tests that run the real binary are made of: a scripted origin server on a real socket, a
+//! running proxy, and a client that shows what is on the wire.
+#![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(missing_docs, reason = "names say it all here")]
+
+pub mod origin;
+pub mod proxy;
+pub mod wire;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+/// Nothing in a test takes this long, unless something hangs.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A folder that is removed with all that is in it.
+pub struct TemporaryFolder(PathBuf);
+
+impl TemporaryFolder {
+    pub fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("caching-proxy-test-{}-{number}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&path).expect("a temporary folder");
+        Self(path)
+    }
+
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for TemporaryFolder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// `NAME: value` pairs, separated by `; ` where a name follows. `DATE` is the present moment, and
+/// `DATE+60` or `DATE-60` one that is a minute away.
+pub fn field_lines(text: &str) -> Vec<(String, String)> {
+    let mut lines: Vec<(String, String)> = Vec::new();
+    for part in text.split("; ").filter(|part| !part.is_empty()) {
+        let is_name = |name: &str| {
+            name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+        };
+        match part.split_once(':') {
+            Some((name, value)) if is_name(name) && !name.is_empty() => {
+                lines.push((name.to_string(), with_date(value.trim_start())));
+            }
+            _ => {
+                let last = lines.last_mut().expect("a field begins with its name");
+                last.1.push_str("; ");
+                last.1.push_str(part);
+            }
+        }
+    }
+    lines
+}
+
+fn with_date(value: &str) -> String {
+    let Some(offset) = value.strip_prefix("DATE") else { return value.to_string() };
+    let offset: i64 = if offset.is_empty() { 0 } else { offset.parse().expect("seconds") };
+    let now = caching_proxy::clock::Clock::System.now().seconds();
+    let moment = caching_proxy::clock::Timestamp::from_seconds(now.saturating_add_signed(offset));
+    caching_proxy::message::date::format(moment)
+}

@@ -1,0 +1,146 @@
+//! The real binary, running.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::Instant;
+
+use super::wire::{Connection, Reply};
+use super::{PATIENCE, TemporaryFolder};
+
+/// A running proxy; killed when it is dropped.
+pub struct Proxy {
+    child: Child,
+    pub address: SocketAddr,
+    folder: TemporaryFolder,
+}
+
+/// The binary, without whatever the environment says about proxies.
+pub fn command() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_proxy"));
+    for (name, _) in std::env::vars() {
+        if name.to_ascii_lowercase().ends_with("_proxy") || name.starts_with("PROXY_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+/// Runs the binary to its end.
+pub fn run(args: &[&str]) -> Output {
+    command().args(args).output().expect("the binary runs")
+}
+
+impl Proxy {
+    pub fn start(args: &[&str]) -> Self {
+        let mut command = command();
+        command.args(args);
+        Self::start_as(command)
+    }
+
+    /// Starts it on a free port.
+    pub fn start_as(mut command: Command) -> Self {
+        let folder = TemporaryFolder::new();
+        let log = File::create(folder.file("stderr")).expect("a file");
+        let mut child = command
+            .args(["--port", "0"])
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("the binary runs");
+        let mut line = String::new();
+        let stdout = child.stdout.as_mut().expect("a pipe");
+        BufReader::new(stdout).read_line(&mut line).expect("a line");
+        let address = line.trim().strip_prefix("listening on http://");
+        let Some(address) = address else {
+            let log = std::fs::read_to_string(folder.file("stderr")).unwrap_or_default();
+            panic!("the proxy did not start: {line:?} {log}");
+        };
+        Self { child, address: address.parse().expect("an address"), folder }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn connect(&self) -> Connection {
+        Connection::open(self.address)
+    }
+
+    pub fn get(&self, target: &str) -> Reply {
+        self.get_with(target, "")
+    }
+
+    /// Each field line ends in `\r\n`.
+    pub fn get_with(&self, target: &str, fields: &str) -> Reply {
+        self.connect().request("GET", target, fields, "").reply()
+    }
+
+    pub fn ask(&self, method: &str, target: &str, fields: &str, content: &str) -> Reply {
+        let mut connection = self.connect();
+        connection.request(method, target, fields, content);
+        connection.reply_to(method).expect("a response")
+    }
+
+    /// What it has written to stderr so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.file("stderr")).unwrap_or_default()
+    }
+
+    /// Waits until the log has this text.
+    pub fn wait_for_log(&self, text: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.log().contains(text) {
+            assert!(Instant::now() < deadline, "{text:?} is not in the log:\n{}", self.log());
+            std::thread::yield_now();
+        }
+    }
+
+    /// Its resident memory in KiB, and the highest so far.
+    pub fn memory_kib(&self) -> (u64, u64) {
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("a process");
+        let value = |name: &str| {
+            let line = status.lines().find(|line| line.starts_with(name)).expect("a line");
+            line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number")
+        };
+        (value("VmRSS:"), value("VmHWM:"))
+    }
+
+    pub fn threads(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/task", self.pid())).expect("a process").count()
+    }
+
+    pub fn is_alive(&mut self) -> bool {
+        self.child.try_wait().expect("a child").is_none()
+    }
+
+    pub fn signal(&self, name: &str) {
+        let pid = self.pid().to_string();
+        assert!(Command::new("kill").args([name, &pid]).status().expect("kill").success());
+    }
+
+    /// Waits for its end; the rest of stdout and all of stderr.
+    pub fn wait(&mut self) -> (ExitStatus, String, String) {
+        let status = self.child.wait().expect("a child");
+        let mut out = String::new();
+        if let Some(stdout) = &mut self.child.stdout {
+            let _ = stdout.read_to_string(&mut out);
+        }
+        (status, out, self.log())
+    }
+
+    pub fn stop(&mut self) -> (ExitStatus, String, String) {
+        self.signal("-TERM");
+        self.wait()
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
