@@ -154,6 +154,7 @@ impl Inner {
             thread::sleep(pause);
             let begun = Instant::now();
             let watched = self.shared.connections.watch();
+            pause = WATCH_INTERVAL.max(begun.elapsed() * WATCH_SHARE);
             self.shared.proxy.release_the_patient(self.wait_max);
             // Our own copy of the listener is one; the accept thread of a server has the other.
             if watched.listening == 1 && !self.stopping.load(Ordering::Acquire) {
@@ -169,7 +170,6 @@ impl Inner {
             for _ in 0..watched.to_poke {
                 self.poke();
             }
-            pause = WATCH_INTERVAL.max(begun.elapsed() * WATCH_SHARE);
         }
     }
 

@@ -96,7 +96,8 @@ impl Client {
                 .timeout_per_read(Some(reach.origin_timeout))
                 .timeout_per_write(Some(reach.origin_timeout))
                 .max_response_header_size(HEAD_BYTES_MAX)
-                .input_buffer_size(HEAD_BYTES_MAX)
+                // A head that is too long must fit, or it would look like an end of the connection.
+                .input_buffer_size(HEAD_BYTES_MAX + 4096)
                 .output_buffer_size(OUTPUT_BUFFER_BYTES)
                 .max_idle_connections(reach.idle_connections_max)
                 .max_idle_connections_per_host(reach.idle_connections_max)

@@ -1,0 +1,185 @@
+//! The command line of the real binary: words, exit codes, start and end.
+
+mod support;
+
+use std::net::TcpListener;
+
+use support::TemporaryFolder;
+use support::origin::{Gate, Origin, on};
+use support::proxy::{Proxy, command, run};
+
+fn outcome(args: &[&str]) -> (Option<i32>, String, String) {
+    let output = run(args);
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn help_and_version_are_answered_at_once() {
+    let (code, out, err) = outcome(&["--help", "--nonsense"]);
+    assert_eq!((code, err), (Some(0), String::new()));
+    assert!(out.starts_with("proxy: an HTTP caching reverse proxy\n"));
+    for group in ["Where to listen", "What is stored", "How much is stored", "Clients", "What is told"] {
+        assert!(out.contains(group), "{group}");
+    }
+    assert!(out.lines().any(|line| line.contains("--port N") && line.ends_with("[3000]")));
+    let (code, out, _) = outcome(&["--version"]);
+    assert_eq!((code, out), (Some(0), format!("proxy {}\n", env!("CARGO_PKG_VERSION"))));
+}
+
+#[test]
+fn wrong_usage_is_one_line_and_exit_code_2() {
+    for args in [&["--nonsense"][..], &["--port"], &["--port", "x"], &["a", "b"], &["--cache-memory", "lots"]] {
+        let (code, out, err) = outcome(args);
+        assert_eq!((code, out), (Some(2), String::new()), "{args:?}");
+        assert_eq!(err.lines().count(), 1, "{err}");
+        assert!(err.starts_with("proxy: "), "{err}");
+    }
+}
+
+#[test]
+fn what_keeps_it_from_starting_is_one_line_and_exit_code_1() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = taken.local_addr().expect("an address").port().to_string();
+    let running = Proxy::start(&[]);
+    let own = running.address.port().to_string();
+    let missing = "/nonexistent/ca.pem";
+    let table: [(&[&str], String); 6] = [
+        (&["--port", &port], format!("proxy: port {port}: in use by another program; choose another --port\n")),
+        (&["--port", &own], format!("proxy: port {own}: in use by another proxy; stop it, or choose another --port\n")),
+        (&["--host", "192.0.2.1", "--allow-unsafe-front"], "proxy: --host 192.0.2.1: this machine has no such address; 0.0.0.0 is all of them\n".into()),
+        (&["--host", "0.0.0.0"], "proxy: --host 0.0.0.0: --front tiny-http is not safe on a network; listen on 127.0.0.1, or add --allow-unsafe-front\n".into()),
+        (&["--port", "0", "--ca-cert", missing], format!("proxy: --ca-cert {missing}: No such file or directory (os error 2)\n")),
+        (&["--port", "0", "--ready-file", "/nonexistent/ready"], "proxy: --ready-file /nonexistent/ready: No such file or directory (os error 2)\n".into()),
+    ];
+    for (args, expected) in table {
+        let (code, _, err) = outcome(args);
+        let last = err.lines().last().map(|line| format!("{line}\n")).unwrap_or_default();
+        assert_eq!((code, last), (Some(1), expected), "{args:?}");
+    }
+    let free = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port();
+    let (code, _, err) = outcome(&["--port", &free.to_string(), "--origin", &format!("http://localhost:{free}")]);
+    assert_eq!(code, Some(1));
+    assert!(err.ends_with(&format!("this is the proxy itself (127.0.0.1:{free}); name another server\n")), "{err}");
+}
+
+#[test]
+fn the_environment_sets_defaults() {
+    let origin = Origin::script([on("GET /a").send(200, "Cache-Control: max-age=60", "x").times(2)]);
+    let mut with_environment = command();
+    with_environment.env("PROXY_ORIGIN", origin.url()).env("PROXY_CACHE_SIZE_LIMIT", "0");
+    let proxy = Proxy::start_as(with_environment);
+    assert!(!proxy.get("/a").is_hit() && !proxy.get("/a").is_hit());
+    origin.assert_finished();
+    let output = command().env("PROXY_PORT", "x").output().expect("it runs");
+    assert!(String::from_utf8_lossy(&output.stderr).starts_with("proxy: PROXY_PORT: \"x\"; expected"));
+}
+
+#[test]
+fn positional_words_are_taken() {
+    let origin = Origin::script([on("GET /a").send(200, "", "x")]);
+    let port = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port();
+    let mut child = command()
+        .args(["127.0.0.1", &port.to_string(), &origin.url(), "--cache-ttl=60"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("it runs");
+    let mut line = String::new();
+    let stdout = child.stdout.take().expect("a pipe");
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout), &mut line).expect("a line");
+    let asked = support::wire::Connection::open(([127, 0, 0, 1], port).into()).request("GET", "/a", "", "").reply();
+    let _ = child.kill();
+    let _ = child.wait();
+    assert_eq!(line, format!("listening on http://127.0.0.1:{port}\n"));
+    assert_eq!(asked.status, 200);
+}
+
+#[test]
+fn the_ready_file_appears_with_the_address_and_goes_at_the_end() {
+    let folder = TemporaryFolder::new();
+    let file = folder.file("ready");
+    let mut proxy = Proxy::start(&["--ready-file", file.to_str().expect("a path"), "--log-level", "info"]);
+    proxy.connect();
+    let expected = format!("http://{}\n", proxy.address);
+    let mut text = String::new();
+    while text.is_empty() {
+        text = std::fs::read_to_string(&file).unwrap_or_default();
+    }
+    assert_eq!(text, expected);
+    let (status, _, _) = proxy.stop();
+    assert_eq!(status.code(), Some(0));
+    assert!(!file.exists());
+}
+
+#[test]
+fn a_signal_lets_what_is_under_way_finish_and_sums_up() {
+    let gate = Gate::new();
+    let origin = Origin::script([
+        on("GET /slow").wait(&gate).send(200, "", "slow"),
+        on("GET /a").send(200, "Cache-Control: max-age=60", "12345"),
+    ]);
+    for signal in ["-TERM", "-INT"] {
+        origin.add(on("GET /slow").wait(&gate).send(200, "", "slow"));
+        origin.add(on("GET /a").send(200, "Cache-Control: max-age=60", "12345"));
+        let before = origin.asked().len();
+        let mut proxy = Proxy::start(&["--origin", &origin.url()]);
+        proxy.get("/a");
+        proxy.get("/a");
+        let mut idle = proxy.connect();
+        idle.request("GET", "/a", "", "");
+        assert!(idle.reply().is_hit());
+        let mut client = proxy.connect();
+        client.request("GET", "/slow", "", "");
+        origin.wait_for(before + 2);
+        proxy.signal(signal);
+        proxy.wait_for_log("finishing what is under way");
+        gate.open();
+        assert_eq!(client.reply().body(), "slow");
+        let (status, _, log) = proxy.wait();
+        assert_eq!(status.code(), Some(0), "{log}");
+        let summary = "4 requests: 2 hits (50%), 2 misses; 19 bytes sent, 10 from the cache (52%); 2 origin requests, 2 saved";
+        assert!(log.contains(summary), "{log}");
+        assert!(idle.is_closed());
+    }
+}
+
+#[test]
+fn a_second_signal_ends_at_once() {
+    let gate = Gate::new();
+    let origin = Origin::script([on("GET /slow").wait(&gate).send(200, "", "slow")]);
+    let mut proxy = Proxy::start(&["--origin", &origin.url()]);
+    proxy.connect().request("GET", "/slow", "", "");
+    origin.wait_for(1);
+    proxy.signal("-TERM");
+    proxy.wait_for_log("finishing what is under way");
+    proxy.signal("-TERM");
+    let (status, _, _) = proxy.wait();
+    assert_eq!(status.code(), Some(130));
+    gate.open();
+}
+
+#[test]
+fn every_request_is_in_the_access_log() {
+    let folder = TemporaryFolder::new();
+    let origin = Origin::script([on("GET /a").send(200, "Cache-Control: max-age=60", "12345").times(2)]);
+    for format in ["combined", "json"] {
+        let file = folder.file(format);
+        let path = file.to_str().expect("a path");
+        let mut proxy = Proxy::start(&["--origin", &origin.url(), "--access-log", path, "--access-log-format", format]);
+        proxy.get_with("/a", "User-Agent: test\r\n");
+        proxy.get("/a");
+        proxy.stop();
+        let lines: Vec<String> = std::fs::read_to_string(&file).expect("a log").lines().map(String::from).collect();
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        if format == "combined" {
+            assert!(lines[0].starts_with("127.0.0.1 - - ["), "{}", lines[0]);
+            assert!(lines[0].contains("\"GET /a HTTP/1.1\" 200 5 \"-\" \"test\" \"proxy; fwd=uri-miss; fwd-status=200; stored\" "));
+            assert!(lines[1].contains("\"proxy; hit; ttl="), "{}", lines[1]);
+        } else {
+            assert!(lines[0].contains("\"hit\":false,\"cache_status\":\"proxy; fwd=uri-miss"), "{}", lines[0]);
+            assert!(lines[1].contains("\"bytes\":5,\"hit\":true"), "{}", lines[1]);
+        }
+    }
+    origin.assert_finished();
+}

@@ -1,0 +1,247 @@
+//! The origin client: connections, time, TLS, and an origin server that fails.
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::thread;
+
+use support::TemporaryFolder;
+use support::origin::{Gate, Origin, Step, on};
+use support::proxy::{Proxy, command};
+
+fn start(origin: &Origin, args: &[&str]) -> Proxy {
+    let url = origin.url();
+    let mut all = vec!["--origin", &url];
+    all.extend_from_slice(args);
+    Proxy::start(&all)
+}
+
+#[test]
+fn connections_to_the_origin_server_are_reused() {
+    let origin = Origin::script([
+        on("GET *any*").send(200, "Cache-Control: no-store", "x").times(5),
+        on("POST /a").send(200, "", "x"),
+        on("GET /c").head(200, "Transfer-Encoding: chunked").bytes("1\r\nx\r\n0\r\n\r\n"),
+        on("HEAD /a").head(200, "Content-Length: 5"),
+    ]);
+    let proxy = start(&origin, &[]);
+    for number in 0..5 {
+        proxy.get(&format!("/{number}"));
+    }
+    proxy.ask("POST", "/a", "", "content");
+    proxy.get("/c");
+    proxy.ask("HEAD", "/a", "", "");
+    assert_eq!(origin.connections(), 1);
+    origin.assert_finished();
+}
+
+/// A pooled connection that turns out to be dead costs a second try, on a fresh one, for a request
+/// that may be repeated; and no request that failed on a fresh one is repeated (RFC 9110 §9.2.2).
+#[test]
+fn a_dead_pooled_connection_is_tried_again_once() {
+    let origin = Origin::script([
+        on("GET /first").send(200, "Cache-Control: no-store", "x").times(2),
+        on("GET /dies").close(),
+        on("GET /dies").send(200, "Cache-Control: no-store", "alive"),
+        on("POST /dies").close(),
+        on("GET /fresh").close(),
+    ]);
+    let proxy = start(&origin, &[]);
+    proxy.get("/first");
+    assert_eq!(proxy.get("/dies").body(), "alive");
+    assert_eq!(proxy.ask("POST", "/dies", "", "x").status, 502, "content is not sent twice");
+    let reply = proxy.get("/fresh");
+    assert_eq!(reply.status, 502);
+    assert!(reply.body().contains("closed the connection without a response"), "{}", reply.body());
+    assert_eq!(origin.asked().len(), 5, "one request each, and one repeated");
+}
+
+#[test]
+fn a_connection_with_unread_bytes_is_not_reused() {
+    let origin = Origin::script([
+        on("GET /more").head(200, "Content-Length: 1").bytes("xHTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison"),
+        on("GET /next").send(200, "", "clean"),
+    ]);
+    let proxy = start(&origin, &[]);
+    assert_eq!(proxy.get("/more").body(), "x");
+    assert_eq!(proxy.get("/next").body(), "clean");
+    assert_eq!(origin.connections(), 2);
+}
+
+#[test]
+fn a_refused_connection_is_a_502_that_helps() {
+    let port = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port();
+    let proxy = Proxy::start(&["--origin", &format!("http://127.0.0.1:{port}")]);
+    let reply = proxy.get("/a");
+    assert_eq!((reply.status, reply.cache_status()), (502, "proxy; fwd=uri-miss; detail=connect".into()));
+    let expected = format!("http://127.0.0.1:{port}: no connection (Connection refused (os error 111)); is it running? see --origin\n");
+    assert_eq!(reply.body(), expected);
+    let json = proxy.get_with("/a", "Accept: application/json\r\n");
+    assert_eq!(json.field("content-type"), "application/json");
+    assert!(json.body().starts_with("{\"status\":502,\"error\":\""), "{}", json.body());
+}
+
+#[test]
+fn a_name_without_an_address_is_a_502_that_helps() {
+    let proxy = Proxy::start(&["--origin", "http://no-such-name.invalid", "--connect-timeout", "2"]);
+    let reply = proxy.get("/a");
+    assert_eq!(reply.status, 502);
+    assert!(reply.body().contains("the name has no address; see --origin"), "{}", reply.body());
+}
+
+#[test]
+fn a_silent_origin_server_is_a_504_that_helps() {
+    let gate = Gate::new();
+    let origin = Origin::script([
+        on("GET /head").wait(&gate),
+        on("GET /body").head(200, "Content-Length: 10").bytes("12345").wait(&gate),
+    ]);
+    let proxy = start(&origin, &["--origin-timeout", "200ms"]);
+    let reply = proxy.get("/head");
+    assert_eq!((reply.status, reply.cache_status()), (504, "proxy; fwd=uri-miss; detail=timeout".into()));
+    assert!(reply.body().ends_with("silent for 200ms; see --origin-timeout\n"), "{}", reply.body());
+    let reply = proxy.get("/body");
+    assert_eq!((reply.status, reply.complete), (200, false));
+    gate.open();
+}
+
+#[test]
+fn a_stale_response_stands_in_for_a_failed_origin_server() {
+    let stale = |target: &str, directives: &str| {
+        on(&format!("GET {target}")).send(200, &format!("Cache-Control: max-age=60{directives}; Age: 60"), "stale")
+    };
+    let origin = Origin::script([
+        stale("/closed", ""),
+        // A pooled connection that dies is tried again once, on a fresh one.
+        on("GET /closed").close().times(2),
+        stale("/503", ""),
+        on("GET /503").send(503, "", "busy"),
+        stale("/404", ""),
+        on("GET /404").send(404, "", "gone"),
+        stale("/must", ", must-revalidate"),
+        on("GET /must").close().times(2),
+        stale("/shared", ", s-maxage=60"),
+        on("GET /shared").close().times(2),
+        stale("/over", ", stale-if-error=0"),
+        on("GET /over").send(503, "", "busy"),
+    ]);
+    let proxy = start(&origin, &[]);
+    for (target, status, body) in [
+        ("/closed", 200, "stale"),
+        ("/503", 200, "stale"),
+        ("/404", 404, "gone"),
+        ("/must", 502, ""),
+        ("/shared", 502, ""),
+        ("/over", 503, "busy"),
+    ] {
+        proxy.get(target);
+        let reply = proxy.get(target);
+        assert_eq!(reply.status, status, "RFC 9111 §4.2.4: {target}");
+        assert!(body.is_empty() || reply.body() == body, "{target}: {}", reply.body());
+        assert_eq!(reply.is_hit(), body == "stale", "{target}");
+        assert_eq!(reply.cache_status().contains("detail=stale-if-error"), body == "stale");
+    }
+    origin.assert_finished();
+    let origin = Origin::script([stale("/a", ""), on("GET /a").send(503, "", "busy")]);
+    let proxy = start(&origin, &["--stale-if-error", "0"]);
+    proxy.get("/a");
+    assert_eq!(proxy.get("/a").status, 503);
+}
+
+#[test]
+fn an_https_origin_is_verified() {
+    let folder = TemporaryFolder::new();
+    let (origin, pem) = Origin::script_tls([on("GET /a").send(200, "Cache-Control: max-age=60", "secret").times(3)]);
+    let file = folder.file("ca.pem");
+    std::fs::write(&file, pem).expect("a file");
+    let file = file.to_str().expect("a path");
+    let url = format!("https://localhost:{}", origin.port());
+    let refused = Proxy::start(&["--origin", &url]).get("/a");
+    assert_eq!((refused.status, refused.cache_status()), (502, "proxy; fwd=uri-miss; detail=tls".into()));
+    assert!(refused.body().contains("see --ca-cert, --insecure"), "{}", refused.body());
+    let trusting = Proxy::start(&["--origin", &url, "--ca-cert", file]);
+    assert_eq!((trusting.get("/a").body(), trusting.get("/a").is_hit()), ("secret".into(), true));
+    let mut by_environment = command();
+    by_environment.env("SSL_CERT_FILE", file).args(["--origin", &url]);
+    assert_eq!(Proxy::start_as(by_environment).get("/a").body(), "secret");
+    let insecure = Proxy::start(&["--origin", &url, "--insecure"]);
+    assert_eq!(insecure.get("/a").body(), "secret");
+    assert!(insecure.log().contains("--insecure: the origin server's certificate is not verified"));
+    origin.assert_finished();
+}
+
+/// With TLS, an end without close_notify is one that anybody on the way can cause.
+#[test]
+fn close_delimited_content_over_tls_needs_close_notify() {
+    let folder = TemporaryFolder::new();
+    let (origin, pem) = Origin::script_tls([
+        on("GET /clean").head(200, "Connection: close").bytes("hello").close(),
+        on("GET /cut").head(200, "Connection: close").bytes("hello").then(Step::Reset).times(2),
+    ]);
+    let file = folder.file("ca.pem");
+    std::fs::write(&file, pem).expect("a file");
+    let proxy = start(&origin, &["--ca-cert", file.to_str().expect("a path")]);
+    proxy.get("/clean");
+    assert!(proxy.get("/clean").is_hit());
+    for _ in 0..2 {
+        assert!(!proxy.get("/cut").is_hit());
+    }
+    origin.assert_finished();
+}
+
+/// A proxy that leads out: it sees a CONNECT and passes bytes on.
+#[test]
+fn https_proxy_and_no_proxy_are_honoured() {
+    let folder = TemporaryFolder::new();
+    let (origin, pem) = Origin::script_tls([on("GET /a").send(200, "", "x").times(2)]);
+    let file = folder.file("ca.pem");
+    std::fs::write(&file, pem).expect("a file");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let egress = listener.local_addr().expect("an address");
+    let target = origin.url().replace("https://", "");
+    let tunnel = thread::spawn(move || {
+        let (mut client, _) = listener.accept().expect("a connection");
+        let head = support::wire::read_head(&mut client).expect("a head");
+        client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").expect("a reader");
+        let mut server = std::net::TcpStream::connect(target).expect("the origin server");
+        let (mut from_client, mut to_server) = (client.try_clone().expect("a handle"), server.try_clone().expect("a handle"));
+        thread::spawn(move || {
+            let _ = std::io::copy(&mut from_client, &mut to_server);
+            let _ = to_server.shutdown(std::net::Shutdown::Both);
+        });
+        let _ = std::io::copy(&mut server, &mut client);
+        head.first
+    });
+    let start = |environment: &[(&str, String)]| {
+        let mut command = command();
+        command.envs(environment.iter().cloned());
+        command.args(["--origin", &origin.url(), "--ca-cert", file.to_str().expect("a path")]);
+        Proxy::start_as(command)
+    };
+    let through = ("https_proxy", format!("http://{egress}"));
+    let proxy = start(&[through.clone()]);
+    assert_eq!(proxy.get("/a").body(), "x");
+    drop(proxy);
+    let expected = format!("CONNECT {} HTTP/1.1", origin.url().replace("https://", ""));
+    assert_eq!(tunnel.join().expect("a tunnel"), expected);
+    // Nobody listens there any more: the origin server must be reached directly.
+    let proxy = start(&[through, ("no_proxy", "127.0.0.1".to_string())]);
+    assert_eq!(proxy.get("/a").body(), "x");
+}
+
+#[test]
+fn an_origin_server_that_dies_while_it_sends_is_noticed() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten().take(2) {
+            let mut head = [0; 1024];
+            let _ = stream.read(&mut head);
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Len");
+        }
+    });
+    let proxy = Proxy::start(&["--origin", &format!("http://{address}")]);
+    let reply = proxy.get("/a");
+    assert_eq!((reply.status, reply.complete), (502, true));
+}
