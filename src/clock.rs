@@ -59,6 +59,12 @@ impl Timestamp {
         DeltaSeconds::saturating_from(self.0.saturating_sub(earlier.0) / 1000)
     }
 
+    /// The moment `span` earlier, at least the beginning of 1970.
+    #[must_use]
+    pub fn minus(self, span: DeltaSeconds) -> Self {
+        Self(self.0.saturating_sub(u64::from(span.0) * 1000))
+    }
+
     /// The moment `span` later.
     #[must_use]
     pub fn plus(self, span: DeltaSeconds) -> Self {

@@ -23,6 +23,7 @@ const WORKERS_MAX: u64 = 4096;
 
 /// Everything the program is told.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each is one switch of the command line")]
 pub struct Config {
     /// `--host`
     pub host: IpAddr,

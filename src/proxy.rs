@@ -16,7 +16,8 @@ use crate::message::body::Body;
 use crate::message::fields::Fields;
 use crate::message::request::{Request, RequestError};
 use crate::message::response::Response;
-use crate::message::target::{OriginUrl, is_loopback, resolve, split_authority};
+use crate::message::target::{OriginUrl, is_loopback, split_authority};
+use crate::origin::redirects::send_and_follow;
 use crate::origin::{Content, Origin, OriginError, OriginRequest, OriginResponse};
 use crate::policy::age::age_value;
 use crate::policy::forwarding::{
@@ -33,8 +34,6 @@ use crate::recording::{Recording, Relayed};
 use crate::stats::{Event, Stats};
 use crate::store::{Generation, Store, Variants};
 
-/// The most redirects that `--follow-redirects` follows for one request.
-const REDIRECTS_MAX: usize = 10;
 /// How often one request waits for others before it asks for itself.
 const WAITS_MAX: u8 = 2;
 
@@ -427,10 +426,10 @@ impl Proxy {
             detail,
             ..CacheStatus::default()
         };
-        self.from_stored(request, stored, now, &status)
+        self.respond_with(request, stored, now, &status)
     }
 
-    fn from_stored(
+    fn respond_with(
         &self,
         request: &Request,
         stored: &StoredResponse,
@@ -461,35 +460,17 @@ impl Proxy {
     /// Sends the request, and follows redirects where the operator wants it.
     fn ask(&self, forward: &Forward, content: Content<'_>) -> Result<OriginResponse, OriginError> {
         let Forward { request, sent, .. } = forward;
-        let mut url = request.target.url_at(&self.settings.origin);
-        self.stats.count(Event::OriginRequest);
-        let host = self.passed_on_host(request);
         let method = &request.method;
-        let mut response =
-            self.origin.send(OriginRequest { method, url: &url, host, fields: sent, content })?;
-        if !self.settings.follow_redirects || !matches!(*method, Method::GET | Method::HEAD) {
-            return Ok(response);
-        }
-        let mut fields = sent.clone();
-        let mut followed = 0;
-        while let Some(next) = redirect_target(&url, &response) {
-            if followed == REDIRECTS_MAX {
-                return Err(OriginError::Redirects { followed });
-            }
-            followed += 1;
-            drop(response.body.take());
-            if authority_of(&next) != authority_of(&url) {
-                // What the client says to one server is not for another's ears (RFC 9110 §15.4).
-                fields.remove("authorization");
-                fields.remove("cookie");
-            }
-            url = next;
+        let url = request.target.url_at(&self.settings.origin);
+        let host = self.passed_on_host(request);
+        let asked = OriginRequest { method, url: &url, host, fields: sent, content };
+        let follows =
+            self.settings.follow_redirects && matches!(*method, Method::GET | Method::HEAD);
+        if !follows {
             self.stats.count(Event::OriginRequest);
-            let content = Content::None;
-            let request = OriginRequest { method, url: &url, host: None, fields: &fields, content };
-            response = self.origin.send(request)?;
+            return self.origin.send(asked);
         }
-        Ok(response)
+        send_and_follow(&*self.origin, asked, || self.stats.count(Event::OriginRequest))
     }
 
     /// A response has come: stores it if it may be stored, and passes it on (§3).
@@ -583,7 +564,7 @@ impl Proxy {
             detail: Some(Detail::StaleIfError),
             ..CacheStatus::default()
         };
-        Some(self.from_stored(&forward.request, &stored, now, &status))
+        Some(self.respond_with(&forward.request, &stored, now, &status))
     }
 
     /// A response that may not be stored takes away the one it was to replace, unless it was the
@@ -609,21 +590,6 @@ struct Found {
     why: Why,
     detail: Option<Detail>,
     stale: Option<Arc<StoredResponse>>,
-}
-
-/// Where a response redirects to, if it does, and if it can be followed (RFC 9110 §15.4).
-fn redirect_target(url: &str, response: &OriginResponse) -> Option<String> {
-    if !matches!(response.status.as_u16(), 301 | 302 | 303 | 307 | 308) {
-        return None;
-    }
-    resolve(url, response.fields.get("location")?.to_str().ok()?)
-}
-
-/// Scheme, host and port of an absolute URI.
-fn authority_of(url: &str) -> Option<(String, Option<u16>)> {
-    let (scheme, rest) = url.split_once("://")?;
-    let (host, port) = split_authority(rest.split(['/', '?']).next()?)?;
-    Some((format!("{scheme}://{host}"), port))
 }
 
 /// Reads a field as text for the log; what is no text is left out.

@@ -114,7 +114,7 @@ fn is_another_proxy(address: SocketAddr) -> bool {
 }
 
 /// Runs the proxy until a signal ends it.
-pub fn run(config: Config) -> Result<(), StartError> {
+pub fn run(config: &Config) -> Result<(), StartError> {
     let format = ConfigBuilder::new()
         .set_time_format_rfc3339()
         .set_target_level(log::LevelFilter::Off)
@@ -133,10 +133,10 @@ pub fn run(config: Config) -> Result<(), StartError> {
     let listener = listen(SocketAddr::new(config.host, config.port))?;
     let local =
         listener.local_addr().map_err(|source| StartError::System("own address", source))?;
-    refuse_ourselves(&config, local)?;
+    refuse_ourselves(config, local)?;
     let stats = Arc::new(Stats::default());
-    let proxy = engine(&config, local, &stats)?;
-    let front = front(&config, listener, &proxy, &stats)?;
+    let proxy = engine(config, local, &stats)?;
+    let front = front(config, listener, &proxy, &stats)?;
     if let Some(interval) = config.clean_interval {
         clean_on_time(Arc::clone(&proxy), interval)?;
     }

@@ -98,7 +98,7 @@ impl Stats {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let (requests, hits) = (get(&self.requests), get(&self.hits));
         let (sent, from_cache) = (get(&self.bytes_sent), get(&self.bytes_from_cache));
-        let percent = |part: u64, whole: u64| if whole == 0 { 0 } else { part * 100 / whole };
+        let percent = |part: u64, whole: u64| (part * 100).checked_div(whole).unwrap_or(0);
         let mut line = format!(
             "{requests} requests: {hits} hits ({}%), {} misses; {sent} bytes sent, {from_cache} \
              from the cache ({}%); {} origin requests, {} saved",

@@ -19,7 +19,9 @@ fn help_and_version_are_answered_at_once() {
     let (code, out, err) = outcome(&["--help", "--nonsense"]);
     assert_eq!((code, err), (Some(0), String::new()));
     assert!(out.starts_with("proxy: an HTTP caching reverse proxy\n"));
-    for group in ["Where to listen", "What is stored", "How much is stored", "Clients", "What is told"] {
+    for group in
+        ["Where to listen", "What is stored", "How much is stored", "Clients", "What is told"]
+    {
         assert!(out.contains(group), "{group}");
     }
     assert!(out.lines().any(|line| line.contains("--port N") && line.ends_with("[3000]")));
@@ -29,7 +31,13 @@ fn help_and_version_are_answered_at_once() {
 
 #[test]
 fn wrong_usage_is_one_line_and_exit_code_2() {
-    for args in [&["--nonsense"][..], &["--port"], &["--port", "x"], &["a", "b"], &["--cache-memory", "lots"]] {
+    for args in [
+        &["--nonsense"][..],
+        &["--port"],
+        &["--port", "x"],
+        &["a", "b"],
+        &["--cache-memory", "lots"],
+    ] {
         let (code, out, err) = outcome(args);
         assert_eq!((code, out), (Some(2), String::new()), "{args:?}");
         assert_eq!(err.lines().count(), 1, "{err}");
@@ -57,28 +65,39 @@ fn what_keeps_it_from_starting_is_one_line_and_exit_code_1() {
         let last = err.lines().last().map(|line| format!("{line}\n")).unwrap_or_default();
         assert_eq!((code, last), (Some(1), expected), "{args:?}");
     }
-    let free = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port();
-    let (code, _, err) = outcome(&["--port", &free.to_string(), "--origin", &format!("http://localhost:{free}")]);
+    let free =
+        TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port();
+    let (code, _, err) =
+        outcome(&["--port", &free.to_string(), "--origin", &format!("http://localhost:{free}")]);
     assert_eq!(code, Some(1));
-    assert!(err.ends_with(&format!("this is the proxy itself (127.0.0.1:{free}); name another server\n")), "{err}");
+    assert!(
+        err.ends_with(&format!(
+            "this is the proxy itself (127.0.0.1:{free}); name another server\n"
+        )),
+        "{err}"
+    );
 }
 
 #[test]
 fn the_environment_sets_defaults() {
-    let origin = Origin::script([on("GET /a").send(200, "Cache-Control: max-age=60", "x").times(2)]);
+    let origin =
+        Origin::script([on("GET /a").send(200, "Cache-Control: max-age=60", "x").times(2)]);
     let mut with_environment = command();
     with_environment.env("PROXY_ORIGIN", origin.url()).env("PROXY_CACHE_SIZE_LIMIT", "0");
     let proxy = Proxy::start_as(with_environment);
     assert!(!proxy.get("/a").is_hit() && !proxy.get("/a").is_hit());
     origin.assert_finished();
     let output = command().env("PROXY_PORT", "x").output().expect("it runs");
-    assert!(String::from_utf8_lossy(&output.stderr).starts_with("proxy: PROXY_PORT: \"x\"; expected"));
+    assert!(
+        String::from_utf8_lossy(&output.stderr).starts_with("proxy: PROXY_PORT: \"x\"; expected")
+    );
 }
 
 #[test]
 fn positional_words_are_taken() {
     let origin = Origin::script([on("GET /a").send(200, "", "x")]);
-    let port = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port();
+    let port =
+        TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port();
     let mut child = command()
         .args(["127.0.0.1", &port.to_string(), &origin.url(), "--cache-ttl=60"])
         .stdout(std::process::Stdio::piped())
@@ -88,7 +107,9 @@ fn positional_words_are_taken() {
     let mut line = String::new();
     let stdout = child.stdout.take().expect("a pipe");
     std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout), &mut line).expect("a line");
-    let asked = support::wire::Connection::open(([127, 0, 0, 1], port).into()).request("GET", "/a", "", "").reply();
+    let asked = support::wire::Connection::open(([127, 0, 0, 1], port).into())
+        .request("GET", "/a", "", "")
+        .reply();
     let _ = child.kill();
     let _ = child.wait();
     assert_eq!(line, format!("listening on http://127.0.0.1:{port}\n"));
@@ -99,7 +120,8 @@ fn positional_words_are_taken() {
 fn the_ready_file_appears_with_the_address_and_goes_at_the_end() {
     let folder = TemporaryFolder::new();
     let file = folder.file("ready");
-    let mut proxy = Proxy::start(&["--ready-file", file.to_str().expect("a path"), "--log-level", "info"]);
+    let mut proxy =
+        Proxy::start(&["--ready-file", file.to_str().expect("a path"), "--log-level", "info"]);
     proxy.connect();
     let expected = format!("http://{}\n", proxy.address);
     let mut text = String::new();
@@ -162,22 +184,35 @@ fn a_second_signal_ends_at_once() {
 #[test]
 fn every_request_is_in_the_access_log() {
     let folder = TemporaryFolder::new();
-    let origin = Origin::script([on("GET /a").send(200, "Cache-Control: max-age=60", "12345").times(2)]);
+    let origin =
+        Origin::script([on("GET /a").send(200, "Cache-Control: max-age=60", "12345").times(2)]);
     for format in ["combined", "json"] {
         let file = folder.file(format);
         let path = file.to_str().expect("a path");
-        let mut proxy = Proxy::start(&["--origin", &origin.url(), "--access-log", path, "--access-log-format", format]);
+        let mut proxy = Proxy::start(&[
+            "--origin",
+            &origin.url(),
+            "--access-log",
+            path,
+            "--access-log-format",
+            format,
+        ]);
         proxy.get_with("/a", "User-Agent: test\r\n");
         proxy.get("/a");
         proxy.stop();
-        let lines: Vec<String> = std::fs::read_to_string(&file).expect("a log").lines().map(String::from).collect();
+        let lines: Vec<String> =
+            std::fs::read_to_string(&file).expect("a log").lines().map(String::from).collect();
         assert_eq!(lines.len(), 2, "{lines:?}");
         if format == "combined" {
             assert!(lines[0].starts_with("127.0.0.1 - - ["), "{}", lines[0]);
             assert!(lines[0].contains("\"GET /a HTTP/1.1\" 200 5 \"-\" \"test\" \"proxy; fwd=uri-miss; fwd-status=200; stored\" "));
             assert!(lines[1].contains("\"proxy; hit; ttl="), "{}", lines[1]);
         } else {
-            assert!(lines[0].contains("\"hit\":false,\"cache_status\":\"proxy; fwd=uri-miss"), "{}", lines[0]);
+            assert!(
+                lines[0].contains("\"hit\":false,\"cache_status\":\"proxy; fwd=uri-miss"),
+                "{}",
+                lines[0]
+            );
             assert!(lines[1].contains("\"bytes\":5,\"hit\":true"), "{}", lines[1]);
         }
     }

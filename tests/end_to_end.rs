@@ -659,7 +659,7 @@ fn together(
         let (sender, mut connection) = (sender.clone(), proxy.connect());
         connection.request("GET", target, fields, "");
         clients.push(thread::spawn(move || {
-            sender.send(connection.reply()).expect("the test listens")
+            sender.send(connection.reply()).expect("the test listens");
         }));
     }
     ready();

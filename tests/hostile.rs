@@ -92,7 +92,8 @@ fn an_announced_length_that_is_not_sent_harms_nobody() {
     let mut proxy = start(&origin, &["--cache-mode", "offline"]);
     for length in ["10000000000000", "9223372036854775807", "18446744073709551615", "3000000000"] {
         let mut connection = proxy.connect();
-        connection.send(format!("POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n\r\nabc"));
+        connection
+            .send(format!("POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n\r\nabc"));
         let reply = connection.reply();
         assert_eq!(reply.status, 504, "{length}");
         assert_eq!(connection.rest(), b"");
@@ -122,7 +123,11 @@ fn content_that_nobody_reads_does_not_become_the_next_request() {
 /// An upload that is cut must not reach the origin server as a whole one.
 #[test]
 fn a_cut_upload_is_not_forwarded_as_complete() {
-    let origin = Origin::script([on("POST /length").send(200, "", "x"), on("POST /chunked").send(200, "", "x"), on("POST /chunk").send(200, "", "x")]);
+    let origin = Origin::script([
+        on("POST /length").send(200, "", "x"),
+        on("POST /chunked").send(200, "", "x"),
+        on("POST /chunk").send(200, "", "x"),
+    ]);
     let proxy = start(&origin, &[]);
     for (count, head) in [
         "POST /length HTTP/1.1\r\nHost: h\r\nContent-Length: 100000\r\n\r\nabc",
@@ -207,14 +212,20 @@ fn connections_beyond_the_bound_are_closed() {
 /// tiny_http stops accepting for good when it runs out of descriptors.
 #[test]
 fn running_out_of_descriptors_is_survived() {
-    let origin = Origin::script([on("GET /a").send(200, "Cache-Control: max-age=60", "x").always()]);
+    let origin =
+        Origin::script([on("GET /a").send(200, "Cache-Control: max-age=60", "x").always()]);
     let mut shell = Command::new("sh");
-    shell.args(["-c", "ulimit -n 100; exec \"$0\" \"$@\"", command().get_program().to_str().expect("a path")]);
+    shell.args([
+        "-c",
+        "ulimit -n 100; exec \"$0\" \"$@\"",
+        command().get_program().to_str().expect("a path"),
+    ]);
     shell.args(["--origin", &origin.url(), "--workers", "4", "--header-timeout", "500ms"]);
     let mut proxy = Proxy::start_as(shell);
     assert_eq!(proxy.get("/a").status, 200);
     for _ in 0..3 {
-        let many: Vec<TcpStream> = (0..150).filter_map(|_| TcpStream::connect(proxy.address).ok()).collect();
+        let many: Vec<TcpStream> =
+            (0..150).filter_map(|_| TcpStream::connect(proxy.address).ok()).collect();
         assert!(many.len() > 100);
     }
     assert!(proxy.is_alive());
@@ -232,7 +243,8 @@ fn running_out_of_descriptors_is_survived() {
 /// tiny_http can leave a new connection in its queue while all its threads are busy.
 #[test]
 fn no_connection_starves_when_many_come_at_once() {
-    let origin = Origin::script([on("GET /a").send(200, "Cache-Control: max-age=60", "x").always()]);
+    let origin =
+        Origin::script([on("GET /a").send(200, "Cache-Control: max-age=60", "x").always()]);
     let proxy = start(&origin, &[]);
     for _ in 0..5 {
         let mut all: Vec<Connection> = (0..40).map(|_| proxy.connect()).collect();
@@ -249,7 +261,10 @@ fn no_connection_starves_when_many_come_at_once() {
 #[test]
 fn a_client_that_reads_nothing_delays_nobody() {
     let origin = Origin::script([
-        on("GET /big").head(200, "Content-Length: 50000000").then(Step::Repeat(vec![b'x'; 1_000_000], 50)).times(2),
+        on("GET /big")
+            .head(200, "Content-Length: 50000000")
+            .then(Step::Repeat(vec![b'x'; 1_000_000], 50))
+            .times(2),
         on("GET /a").send(200, "Cache-Control: max-age=60", "x"),
     ]);
     let proxy = start(&origin, &["--workers", "2"]);
@@ -268,7 +283,9 @@ fn what_the_origin_server_sends_cannot_do_harm() {
     let many = "A: b; ".repeat(200);
     let huge = format!("A: {}", "b".repeat(100_000));
     let origin = Origin::script([
-        on("GET /more").head(200, "Content-Length: 10; Cache-Control: max-age=60").bytes("0123456789and much more than that"),
+        on("GET /more")
+            .head(200, "Content-Length: 10; Cache-Control: max-age=60")
+            .bytes("0123456789and much more than that"),
         on("GET /garbage").bytes("this is no HTTP\r\n\r\n").close(),
         on("GET /many").send(200, &many, "x"),
         on("GET /huge").send(200, &huge, "x"),
@@ -277,7 +294,9 @@ fn what_the_origin_server_sends_cannot_do_harm() {
         on("GET /chunk").head(200, "Transfer-Encoding: chunked").bytes("zz\r\nabc\r\n").close(),
         on("GET /split").send(200, "A: b", "x"),
         on("GET /switch").head(101, "Upgrade: x"),
-        on("GET /interim").bytes("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n").send(200, "", "final"),
+        on("GET /interim")
+            .bytes("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n")
+            .send(200, "", "final"),
     ]);
     let proxy = start(&origin, &[]);
     for _ in 0..2 {
@@ -288,7 +307,11 @@ fn what_the_origin_server_sends_cannot_do_harm() {
         let reply = proxy.get(target);
         assert_eq!(reply.status, 502, "{target}: {}", reply.head.text);
         assert!(reply.complete && !reply.body().is_empty());
-        assert!(reply.cache_status().contains("detail=invalid"), "{target}: {}", reply.cache_status());
+        assert!(
+            reply.cache_status().contains("detail=invalid"),
+            "{target}: {}",
+            reply.cache_status()
+        );
     }
     assert!(!proxy.get("/chunk").complete);
     assert_eq!(proxy.get("/split").status, 200);

@@ -60,7 +60,9 @@ fn a_dead_pooled_connection_is_tried_again_once() {
 #[test]
 fn a_connection_with_unread_bytes_is_not_reused() {
     let origin = Origin::script([
-        on("GET /more").head(200, "Content-Length: 1").bytes("xHTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison"),
+        on("GET /more")
+            .head(200, "Content-Length: 1")
+            .bytes("xHTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison"),
         on("GET /next").send(200, "", "clean"),
     ]);
     let proxy = start(&origin, &[]);
@@ -71,11 +73,17 @@ fn a_connection_with_unread_bytes_is_not_reused() {
 
 #[test]
 fn a_refused_connection_is_a_502_that_helps() {
-    let port = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port();
+    let port =
+        TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port();
     let proxy = Proxy::start(&["--origin", &format!("http://127.0.0.1:{port}")]);
     let reply = proxy.get("/a");
-    assert_eq!((reply.status, reply.cache_status()), (502, "proxy; fwd=uri-miss; detail=connect".into()));
-    let expected = format!("http://127.0.0.1:{port}: no connection (Connection refused (os error 111)); is it running? see --origin\n");
+    assert_eq!(
+        (reply.status, reply.cache_status()),
+        (502, "proxy; fwd=uri-miss; detail=connect".into())
+    );
+    let expected = format!(
+        "http://127.0.0.1:{port}: no connection (Connection refused (os error 111)); is it running? see --origin\n"
+    );
     assert_eq!(reply.body(), expected);
     let json = proxy.get_with("/a", "Accept: application/json\r\n");
     assert_eq!(json.field("content-type"), "application/json");
@@ -84,7 +92,8 @@ fn a_refused_connection_is_a_502_that_helps() {
 
 #[test]
 fn a_name_without_an_address_is_a_502_that_helps() {
-    let proxy = Proxy::start(&["--origin", "http://no-such-name.invalid", "--connect-timeout", "2"]);
+    let proxy =
+        Proxy::start(&["--origin", "http://no-such-name.invalid", "--connect-timeout", "2"]);
     let reply = proxy.get("/a");
     assert_eq!(reply.status, 502);
     assert!(reply.body().contains("the name has no address; see --origin"), "{}", reply.body());
@@ -99,7 +108,10 @@ fn a_silent_origin_server_is_a_504_that_helps() {
     ]);
     let proxy = start(&origin, &["--origin-timeout", "200ms"]);
     let reply = proxy.get("/head");
-    assert_eq!((reply.status, reply.cache_status()), (504, "proxy; fwd=uri-miss; detail=timeout".into()));
+    assert_eq!(
+        (reply.status, reply.cache_status()),
+        (504, "proxy; fwd=uri-miss; detail=timeout".into())
+    );
     assert!(reply.body().ends_with("silent for 200ms; see --origin-timeout\n"), "{}", reply.body());
     let reply = proxy.get("/body");
     assert_eq!((reply.status, reply.complete), (200, false));
@@ -109,7 +121,11 @@ fn a_silent_origin_server_is_a_504_that_helps() {
 #[test]
 fn a_stale_response_stands_in_for_a_failed_origin_server() {
     let stale = |target: &str, directives: &str| {
-        on(&format!("GET {target}")).send(200, &format!("Cache-Control: max-age=60{directives}; Age: 60"), "stale")
+        on(&format!("GET {target}")).send(
+            200,
+            &format!("Cache-Control: max-age=60{directives}; Age: 60"),
+            "stale",
+        )
     };
     let origin = Origin::script([
         stale("/closed", ""),
@@ -152,13 +168,18 @@ fn a_stale_response_stands_in_for_a_failed_origin_server() {
 #[test]
 fn an_https_origin_is_verified() {
     let folder = TemporaryFolder::new();
-    let (origin, pem) = Origin::script_tls([on("GET /a").send(200, "Cache-Control: max-age=60", "secret").times(3)]);
+    let (origin, pem) = Origin::script_tls([on("GET /a")
+        .send(200, "Cache-Control: max-age=60", "secret")
+        .times(3)]);
     let file = folder.file("ca.pem");
     std::fs::write(&file, pem).expect("a file");
     let file = file.to_str().expect("a path");
     let url = format!("https://localhost:{}", origin.port());
     let refused = Proxy::start(&["--origin", &url]).get("/a");
-    assert_eq!((refused.status, refused.cache_status()), (502, "proxy; fwd=uri-miss; detail=tls".into()));
+    assert_eq!(
+        (refused.status, refused.cache_status()),
+        (502, "proxy; fwd=uri-miss; detail=tls".into())
+    );
     assert!(refused.body().contains("see --ca-cert, --insecure"), "{}", refused.body());
     let trusting = Proxy::start(&["--origin", &url, "--ca-cert", file]);
     assert_eq!((trusting.get("/a").body(), trusting.get("/a").is_hit()), ("secret".into(), true));
@@ -205,7 +226,8 @@ fn https_proxy_and_no_proxy_are_honoured() {
         let head = support::wire::read_head(&mut client).expect("a head");
         client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").expect("a reader");
         let mut server = std::net::TcpStream::connect(target).expect("the origin server");
-        let (mut from_client, mut to_server) = (client.try_clone().expect("a handle"), server.try_clone().expect("a handle"));
+        let (mut from_client, mut to_server) =
+            (client.try_clone().expect("a handle"), server.try_clone().expect("a handle"));
         thread::spawn(move || {
             let _ = std::io::copy(&mut from_client, &mut to_server);
             let _ = to_server.shutdown(std::net::Shutdown::Both);
@@ -220,7 +242,7 @@ fn https_proxy_and_no_proxy_are_honoured() {
         Proxy::start_as(command)
     };
     let through = ("https_proxy", format!("http://{egress}"));
-    let proxy = start(&[through.clone()]);
+    let proxy = start(std::slice::from_ref(&through));
     assert_eq!(proxy.get("/a").body(), "x");
     drop(proxy);
     let expected = format!("CONNECT {} HTTP/1.1", origin.url().replace("https://", ""));

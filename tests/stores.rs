@@ -67,7 +67,10 @@ fn what_is_put_comes_back_the_newest_first_until_it_is_removed() {
         store.remove(&CacheKey::from("a"), &newest);
         assert_eq!(contents(&store, "a"), ["de"], "{policy:?}");
         assert_eq!(store.usage().responses, 1);
-        assert_eq!((store.remove_all(&CacheKey::from("a")), store.remove_all(&CacheKey::from("a"))), (1, 0));
+        assert_eq!(
+            (store.remove_all(&CacheKey::from("a")), store.remove_all(&CacheKey::from("a"))),
+            (1, 0)
+        );
         assert_eq!((store.usage().responses, store.usage().bytes), (0, 0), "{policy:?}");
     }
 }
@@ -118,7 +121,11 @@ fn the_number_of_responses_is_bounded_exactly() {
     for number in 0..100 {
         put(&store, &number.to_string(), response(None, &[0; 10_000], 9));
     }
-    assert_eq!((store.usage().responses, store.usage().evicted), (100, 0), "none: no limit applies");
+    assert_eq!(
+        (store.usage().responses, store.usage().evicted),
+        (100, 0),
+        "none: no limit applies"
+    );
 }
 
 #[test]
@@ -233,7 +240,9 @@ fn concurrent_use_loses_nothing_and_mixes_nothing_up() {
                         let key = format!("{}", round % 10);
                         let content = format!("{key} {language}");
                         put(store, &key, response(Some(&language), content.as_bytes(), 9));
-                        for variant in store.get(&CacheKey::from(key.as_str())).unwrap_or_default().iter() {
+                        for variant in
+                            store.get(&CacheKey::from(key.as_str())).unwrap_or_default().iter()
+                        {
                             assert!(variant.content.starts_with(key.as_bytes()));
                         }
                         if round % 50 == 0 {
@@ -244,7 +253,11 @@ fn concurrent_use_loses_nothing_and_mixes_nothing_up() {
             }
         });
         for key in 0..10 {
-            assert_eq!(contents(&store, &key.to_string()).len(), 8, "{policy:?}: all variants are there");
+            assert_eq!(
+                contents(&store, &key.to_string()).len(),
+                8,
+                "{policy:?}: all variants are there"
+            );
         }
     }
 }

@@ -1,5 +1,7 @@
 //! A response as it leaves the engine. RFC 9110 §6.
 
+use std::fmt::Write as _;
+
 use http::{HeaderName, HeaderValue, StatusCode};
 
 use crate::message::body::Body;
@@ -44,7 +46,9 @@ pub fn json_string(text: &str) -> String {
     for character in text.chars() {
         match character {
             '"' | '\\' => quoted.extend(['\\', character]),
-            control if control < ' ' => quoted.push_str(&format!("\\u{:04x}", control as u32)),
+            control if control < ' ' => {
+                let _ = write!(quoted, "\\u{:04x}", control as u32);
+            }
             plain => quoted.push(plain),
         }
     }

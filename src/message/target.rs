@@ -5,7 +5,7 @@
 //! Bytes that a URI may not hold, and that real clients send all the same (`<`, `"`, a space), are
 //! percent-encoded only on their way to the origin server.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 
 /// The longest request target that is taken, in bytes: what the origin client's URI type can hold,
@@ -183,7 +183,7 @@ fn encode(uri: &str) -> String {
         if byte.is_ascii_graphic() && !b"<>\"`{}|\\^".contains(&byte) {
             encoded.push(char::from(byte));
         } else {
-            encoded.push_str(&format!("%{byte:02X}"));
+            let _ = write!(encoded, "%{byte:02X}");
         }
     }
     encoded

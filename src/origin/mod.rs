@@ -11,6 +11,7 @@ use crate::policy::reason::Detail;
 
 pub mod client;
 pub mod egress;
+pub mod redirects;
 pub mod resolver;
 pub mod trust;
 

@@ -132,7 +132,8 @@ pub fn fresh_until(
         Lifetime::Operator(DeltaSeconds::MAX) if age_on_arrival < DeltaSeconds::MAX => {
             Timestamp::MAX
         }
-        _ => response_time.plus(lifetime.span().minus(age_on_arrival)),
+        // It may lie before the arrival: permissions to serve it stale count from here, too.
+        _ => response_time.plus(lifetime.span()).minus(age_on_arrival),
     };
     rules.cache_ttl.map_or(given, |cap| given.min(response_time.plus(cap)))
 }

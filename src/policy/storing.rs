@@ -3,7 +3,7 @@
 //! Whether its content arrived whole is not known yet when this is asked; the engine stores nothing
 //! before the last byte has come (§3.3). `freshness.rs` says for how long a stored one is fresh.
 
-use http::StatusCode;
+use http::{HeaderName, StatusCode};
 
 use crate::clock::{DeltaSeconds, Timestamp};
 use crate::message::fields::Fields;
@@ -82,8 +82,9 @@ pub fn storable(
     let fresh_until = fresh_until(lifetime, age_on_arrival, response_time, rules.freshness);
     let useful_until = useful_until(&directives, fresh_until, rules);
     let mut fields = fields.clone();
-    fields
-        .retain(|name, _| !directives.withheld.contains(name) && !(forced && name == "set-cookie"));
+    let withheld =
+        |name: &HeaderName| directives.withheld.contains(name) || forced && *name == "set-cookie";
+    fields.retain(|name, _| !withheld(name));
     fields.shrink();
     Ok(Parts {
         status,

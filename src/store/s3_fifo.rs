@@ -80,15 +80,14 @@ impl S3Fifo {
         /// What a response usually weighs, as far as one can know; it sizes the ghost queue.
         const USUAL_BYTES: u64 = 4096;
         let (stored_bytes_max, content_bytes_max, arriving) = limits.parts();
-        let (shards, hot_share, items) = match limits.responses {
-            Some(most) => (1, HOT_SHARE.min((most - 1) as f64 / most as f64), most),
-            None => {
-                let shards = stored_bytes_max / (2 * content_bytes_max).max(1);
-                let shards = shards.clamp(1, SHARDS_MAX);
-                // quick_cache rounds up to a power of two, and the shards must not shrink by it.
-                let shards = 1 << shards.ilog2();
-                (shards, HOT_SHARE, (stored_bytes_max / USUAL_BYTES).max(32 * shards))
-            }
+        let (shards, hot_share, items) = if let Some(most) = limits.responses {
+            (1, HOT_SHARE.min((most - 1) as f64 / most as f64), most)
+        } else {
+            let shards = stored_bytes_max / (2 * content_bytes_max).max(1);
+            let shards = shards.clamp(1, SHARDS_MAX);
+            // quick_cache rounds up to a power of two, and the shards must not shrink by it.
+            let shards = 1 << shards.ilog2();
+            (shards, HOT_SHARE, (stored_bytes_max / USUAL_BYTES).max(32 * shards))
         };
         let least_weight = limits.responses.map_or(1, |most| (stored_bytes_max / most).max(1));
         let evicted = Arc::new(AtomicU64::new(0));

@@ -109,7 +109,7 @@ impl Rule {
     pub fn head(self, status: u16, fields: &str) -> Self {
         let mut head = format!("HTTP/1.1 {status} Status\r\n");
         for (name, value) in field_lines(fields) {
-            head.push_str(&format!("{name}: {value}\r\n"));
+            head.extend([name.as_str(), ": ", &value, "\r\n"]);
         }
         self.bytes(&(head + "\r\n"))
     }

@@ -18,7 +18,12 @@ pub struct Proxy {
 
 /// The binary, without whatever the environment says about proxies.
 pub fn command() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_proxy"));
+    command_of(env!("CARGO_BIN_EXE_proxy"))
+}
+
+/// The same for another program.
+pub fn command_of(program: &str) -> Command {
+    let mut command = Command::new(program);
     for (name, _) in std::env::vars() {
         if name.to_ascii_lowercase().ends_with("_proxy") || name.starts_with("PROXY_") {
             command.env_remove(name);

@@ -1,0 +1,56 @@
+//! Redirects that are followed on this side (`--follow-redirects`). RFC 9110 §15.4.
+
+use crate::message::target::{resolve, split_authority};
+use crate::origin::{Content, Origin, OriginError, OriginRequest, OriginResponse};
+
+/// The most redirects that are followed for one request.
+pub const REDIRECTS_MAX: usize = 10;
+
+/// Sends a GET or HEAD and follows redirects until another response comes.
+///
+/// `asked` is called before each request that is sent.
+pub fn send_and_follow(
+    origin: &dyn Origin,
+    request: OriginRequest<'_, '_>,
+    asked: impl Fn(),
+) -> Result<OriginResponse, OriginError> {
+    let OriginRequest { method, url, .. } = request;
+    let mut url = url.to_string();
+    let mut fields = request.fields.clone();
+    asked();
+    let mut response = origin.send(request)?;
+    let mut followed = 0;
+    while let Some(next) = redirect_target(&url, &response) {
+        if followed == REDIRECTS_MAX {
+            return Err(OriginError::Redirects { followed });
+        }
+        followed += 1;
+        drop(response.body.take());
+        if authority_of(&next) != authority_of(&url) {
+            // What the client says to one server is not for another's ears.
+            fields.remove("authorization");
+            fields.remove("cookie");
+        }
+        url = next;
+        asked();
+        let content = Content::None;
+        let request = OriginRequest { method, url: &url, host: None, fields: &fields, content };
+        response = origin.send(request)?;
+    }
+    Ok(response)
+}
+
+/// Where a response redirects to, if it does, and if it can be followed.
+fn redirect_target(url: &str, response: &OriginResponse) -> Option<String> {
+    if !matches!(response.status.as_u16(), 301 | 302 | 303 | 307 | 308) {
+        return None;
+    }
+    resolve(url, response.fields.get("location")?.to_str().ok()?)
+}
+
+/// Scheme, host and port of an absolute URI.
+fn authority_of(url: &str) -> Option<(String, Option<u16>)> {
+    let (scheme, rest) = url.split_once("://")?;
+    let (host, port) = split_authority(rest.split(['/', '?']).next()?)?;
+    Some((format!("{scheme}://{host}"), port))
+}

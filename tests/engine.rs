@@ -1,0 +1,351 @@
+//! The engine in process: the clock is set by hand, the origin server is a script.
+
+mod support;
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+
+use caching_proxy::clock::{Clock, DeltaSeconds, Timestamp};
+use caching_proxy::message::body::Body;
+use caching_proxy::message::fields::Fields;
+use caching_proxy::message::request::Request;
+use caching_proxy::message::response::Response;
+use caching_proxy::message::target::OriginUrl;
+use caching_proxy::origin::{
+    Content, Origin, OriginBody, OriginError, OriginRequest, OriginResponse,
+};
+use caching_proxy::policy::freshness::FreshnessRules;
+use caching_proxy::policy::reuse::{Mode, ReuseRules};
+use caching_proxy::policy::storing::StoringRules;
+use caching_proxy::proxy::{Admission, Answer, Attempt, Proxy, Settings};
+use caching_proxy::stats::Stats;
+use caching_proxy::store::Store;
+use caching_proxy::store::memory::{Eviction, Limits, store};
+use http::{HeaderName, HeaderValue, Method, StatusCode, Version};
+use parking_lot::Mutex;
+use support::field_lines;
+
+/// What the origin server answers, in order; `None` is no connection.
+#[derive(Default)]
+struct Script {
+    answers: Mutex<VecDeque<Option<(u16, String, &'static str)>>>,
+}
+
+struct Content10(VecDeque<u8>);
+
+impl OriginBody for Content10 {
+    /// A few bytes at a time.
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = buffer.len().min(self.0.len()).min(3);
+        for slot in &mut buffer[..count] {
+            *slot = self.0.pop_front().expect("it was counted");
+        }
+        Ok(count)
+    }
+}
+
+impl Origin for Script {
+    fn send(&self, request: OriginRequest<'_, '_>) -> Result<OriginResponse, OriginError> {
+        let answer = self.answers.lock().pop_front();
+        let Some((status, fields, content)) = answer.expect("the script has an answer") else {
+            let source = io::ErrorKind::ConnectionRefused.into();
+            return Err(OriginError::Connect { origin: request.url.to_string(), source });
+        };
+        Ok(OriginResponse {
+            status: StatusCode::from_u16(status).expect("a status"),
+            version: Version::HTTP_11,
+            fields: to_fields(&fields),
+            length: Some(content.len() as u64),
+            silently_delimited: false,
+            body: Some(Box::new(Content10(content.bytes().collect()))),
+        })
+    }
+}
+
+fn to_fields(text: &str) -> Fields {
+    let line = |(name, value): (String, String)| {
+        (
+            HeaderName::try_from(name).expect("a name"),
+            HeaderValue::try_from(value).expect("a value"),
+        )
+    };
+    field_lines(text).into_iter().map(line).collect()
+}
+
+struct Bench {
+    proxy: Proxy,
+    script: Arc<Script>,
+    clock: Clock,
+    store: Arc<dyn Store>,
+}
+
+fn bench(change: impl FnOnce(&mut Settings)) -> Bench {
+    let window = DeltaSeconds(86_400);
+    let mut settings = Settings {
+        origin: OriginUrl::parse("http://o.test").expect("a URL"),
+        own_authority: "127.0.0.1:3000".to_string(),
+        reuse: ReuseRules {
+            mode: Mode::Standard,
+            disabled: false,
+            reuses_max: None,
+            stale_while_revalidate: DeltaSeconds::ZERO,
+            stale_if_error: window,
+        },
+        storing: StoringRules {
+            freshness: FreshnessRules {
+                cache_ttl: None,
+                default_ttl: DeltaSeconds::MAX,
+                force: false,
+            },
+            share_cookies: false,
+            stale_if_error: window,
+            stale_while_revalidate: DeltaSeconds::ZERO,
+            object_bytes_max: 1 << 20,
+        },
+        follow_redirects: false,
+        no_browser_cache: false,
+        preserve_host: false,
+    };
+    change(&mut settings);
+    let limits = Limits { bytes: 64 << 20, responses: None, content_bytes: 1 << 20 };
+    let store = store(Eviction::Lru, limits);
+    let script = Arc::new(Script::default());
+    let clock = Clock::by_hand(Timestamp(1_800_000_000_000));
+    let origin: Arc<dyn Origin> = Arc::<Script>::clone(&script);
+    let stats = Arc::new(Stats::default());
+    let proxy = Proxy::new(settings, Arc::clone(&store), origin, clock.clone(), stats);
+    Bench { proxy, script, clock, store }
+}
+
+impl Bench {
+    fn answers(&self, status: u16, fields: &str, content: &'static str) -> &Self {
+        self.script.answers.lock().push_back(Some((status, fields.to_string(), content)));
+        self
+    }
+
+    fn refuses(&self) -> &Self {
+        self.script.answers.lock().push_back(None);
+        self
+    }
+
+    fn after(&self, seconds: u32) -> &Self {
+        self.clock.advance(DeltaSeconds(seconds));
+        self
+    }
+
+    /// Status, content, and what `Cache-Status` says behind `proxy; `.
+    fn get(&self, target: &str) -> (u16, String, String) {
+        self.get_with(target, "")
+    }
+
+    fn get_with(&self, target: &str, fields: &str) -> (u16, String, String) {
+        let mut response = self.response(target, fields);
+        let told = response
+            .fields
+            .get("cache-status")
+            .expect("always there")
+            .to_str()
+            .expect("text")
+            .to_string();
+        let content = content(&mut response);
+        (response.status.as_u16(), content, told.trim_start_matches("proxy; ").to_string())
+    }
+
+    fn response(&self, target: &str, fields: &str) -> Response {
+        let fields = to_fields(&format!("Host: h; {fields}"));
+        let request =
+            Request::new(Method::GET, target, Version::HTTP_11, fields, None).expect("a request");
+        match self.proxy.lookup(&Arc::new(request), Attempt::default()) {
+            Answer::Ready(response) => response,
+            Answer::Stale(response, forward) => {
+                if let Admission::Lead(forward) = self.proxy.join(forward) {
+                    content(&mut self.proxy.forward(forward, Content::None));
+                }
+                response
+            }
+            Answer::Forward(forward) => match self.proxy.join(forward) {
+                Admission::Lead(forward) => self.proxy.forward(forward, Content::None),
+                Admission::Wait(_) => panic!("nobody else asks"),
+            },
+        }
+    }
+}
+
+fn content(response: &mut Response) -> String {
+    match std::mem::replace(&mut response.body, Body::None { length: None }) {
+        Body::None { .. } => String::new(),
+        Body::Whole(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        Body::Arriving(mut body) => {
+            let mut all = Vec::new();
+            let mut buffer = [0; 16];
+            loop {
+                match body.read(&mut buffer).expect("a whole body") {
+                    0 => return String::from_utf8_lossy(&all).into_owned(),
+                    count => all.extend_from_slice(&buffer[..count]),
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_response_is_fresh_for_as_long_as_it_says() {
+    let bench = bench(|_| ());
+    bench.answers(200, "Cache-Control: max-age=60; Age: 10", "old");
+    assert_eq!(bench.get("/a").2, "fwd=uri-miss; fwd-status=200; stored");
+    assert_eq!(bench.get("/a").2, "hit; ttl=50");
+    assert_eq!(bench.after(49).get("/a").2, "hit; ttl=1");
+    let age = bench.response("/a", "").fields.get("age").cloned();
+    assert_eq!(age, Some(HeaderValue::from_static("59")), "RFC 9111 §4.2.3");
+    bench.after(1).answers(200, "Cache-Control: max-age=60", "new");
+    let (_, content, told) = bench.get("/a");
+    assert_eq!((content.as_str(), told.as_str()), ("new", "fwd=stale; fwd-status=200; stored"));
+}
+
+#[test]
+fn what_states_no_freshness_is_kept_until_it_is_cleared() {
+    let bench = bench(|_| ());
+    bench.answers(200, "Content-Type: text/plain", "x");
+    bench.get("/a");
+    assert_eq!(bench.after(1 << 30).get("/a").2, "hit");
+    assert_eq!(bench.store.clear(), 1);
+    bench.answers(200, "Content-Type: text/plain", "y");
+    assert_eq!(bench.get("/a").1, "y");
+}
+
+#[test]
+fn cache_ttl_bounds_what_the_origin_says() {
+    let bench = bench(|settings| settings.storing.freshness.cache_ttl = Some(DeltaSeconds(5)));
+    bench.answers(200, "Cache-Control: max-age=60", "x").answers(200, "X: y", "z");
+    bench.get("/a");
+    bench.get("/b");
+    assert_eq!(
+        (bench.after(4).get("/a").2, bench.get("/b").2),
+        ("hit; ttl=1".into(), "hit; ttl=1".into())
+    );
+    bench.after(1).answers(200, "Cache-Control: max-age=60", "x").answers(200, "X: y", "z");
+    assert!(
+        bench.get("/a").2.starts_with("fwd=stale") && bench.get("/b").2.starts_with("fwd=stale")
+    );
+}
+
+#[test]
+fn a_stale_response_stands_in_until_its_window_ends() {
+    let bench = bench(|_| ());
+    bench.answers(200, "Cache-Control: max-age=60, stale-if-error=100", "x");
+    bench.get("/a");
+    bench.after(159).refuses();
+    let (status, content, told) = bench.get("/a");
+    assert_eq!((status, content.as_str()), (200, "x"));
+    assert_eq!(told, "fwd=stale; ttl=-99; detail=stale-if-error");
+    bench.after(1).refuses();
+    let (status, _, told) = bench.get("/a");
+    assert_eq!((status, told.as_str()), (502, "fwd=stale; detail=connect"));
+}
+
+#[test]
+fn stale_while_revalidate_fetches_in_the_background() {
+    let bench = bench(|_| ());
+    bench.answers(200, "Cache-Control: max-age=60, stale-while-revalidate=10", "old");
+    bench.get("/a");
+    bench.after(69).answers(200, "Cache-Control: max-age=60", "new");
+    assert_eq!(bench.get("/a").2, "hit; ttl=-9; detail=stale-while-revalidate");
+    assert_eq!((bench.get("/a").1.as_str(), bench.get("/a").2.as_str()), ("new", "hit; ttl=60"));
+}
+
+#[test]
+fn the_sweep_keeps_what_may_still_be_of_use() {
+    let bench = bench(|_| ());
+    bench.answers(200, "Cache-Control: max-age=60, stale-if-error=10", "x");
+    bench.answers(200, "Cache-Control: max-age=60, must-revalidate", "x");
+    bench.get("/a");
+    bench.get("/b");
+    bench.after(61).proxy.sweep();
+    assert_eq!(bench.store.usage().responses, 1);
+    bench.after(10).proxy.sweep();
+    assert_eq!(bench.store.usage().responses, 0);
+}
+
+#[test]
+fn a_response_that_may_not_be_stored_takes_the_old_one_away() {
+    let bench = bench(|_| ());
+    bench.answers(200, "Cache-Control: max-age=60; Age: 60", "old");
+    bench.get("/a");
+    bench.answers(200, "Cache-Control: no-store", "secret");
+    assert_eq!(bench.get("/a").2, "fwd=stale; fwd-status=200; detail=no-store");
+    assert_eq!(bench.store.usage().responses, 0);
+}
+
+#[test]
+fn an_error_does_not_take_the_old_one_away() {
+    let bench = bench(|settings| settings.reuse.stale_if_error = DeltaSeconds::ZERO);
+    bench.answers(200, "Cache-Control: max-age=60; Age: 60", "old").answers(503, "X: y", "busy");
+    bench.get("/a");
+    assert_eq!(bench.get("/a").0, 503);
+    assert_eq!(bench.store.usage().responses, 1);
+}
+
+#[test]
+fn a_clear_is_not_undone_by_a_response_on_its_way() {
+    let bench = bench(|_| ());
+    bench.answers(200, "Cache-Control: max-age=60", "old");
+    let mut response = bench.response("/a", "");
+    bench.store.clear();
+    assert_eq!(content(&mut response), "old");
+    assert_eq!(bench.store.usage().responses, 0);
+}
+
+#[test]
+fn fields_that_the_proxy_writes_take_part_in_vary() {
+    let bench = bench(|_| ());
+    let told = "Cache-Control: max-age=60; Vary: X-Forwarded-Host, X-Forwarded-For";
+    bench.answers(200, told, "x");
+    bench.get("/a");
+    // What the client says in them does not matter, because it does not reach the origin server.
+    assert!(bench.get_with("/a", "X-Forwarded-Host: evil.test").2.starts_with("hit"));
+}
+
+#[test]
+fn the_origins_own_cache_status_stays_in_front() {
+    let bench = bench(|_| ());
+    bench.answers(
+        200,
+        "Cache-Control: max-age=60; Cache-Status: inner; hit; X-Cache: HIT; Via: 1.1 inner",
+        "x",
+    );
+    let response = bench.response("/a", "");
+    let all = |name| {
+        response
+            .fields
+            .get_all(name)
+            .map(|value| value.to_str().expect("text").to_string())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(all("cache-status"), ["inner; hit", "proxy; fwd=uri-miss; fwd-status=200; stored"]);
+    assert_eq!(all("x-cache"), ["MISS"]);
+    assert_eq!(all("via"), ["1.1 inner", "1.1 proxy"]);
+}
+
+#[test]
+fn a_late_response_has_an_age() {
+    let bench = bench(|_| ());
+    bench.answers(200, "Cache-Control: max-age=60; Age: 5", "x");
+    let age = bench.response("/a", "").fields.get("age").cloned();
+    assert_eq!(age, Some(HeaderValue::from_static("5")));
+    bench.answers(200, "Cache-Control: max-age=60", "x");
+    assert!(!bench.response("/b", "").fields.contains("age"));
+}
+
+#[test]
+fn credentials_share_nothing_that_is_fresh_by_guess() {
+    let bench = bench(|_| ());
+    bench.answers(200, "X: y", "public").answers(200, "X: y", "own");
+    bench.get("/a");
+    let (_, content, told) = bench.get_with("/a", "Cookie: a=b");
+    assert_eq!(
+        (content.as_str(), told.as_str()),
+        ("own", "fwd=request; fwd-status=200; detail=cookie")
+    );
+    assert_eq!(bench.get("/a").1, "public", "and the others keep theirs");
+}
