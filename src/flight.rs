@@ -148,6 +148,14 @@ impl Leader {
         self.flights.land(&self.key, self.number, Landing::Stored, false);
     }
 
+    /// The response has been stored meanwhile, by the leader before this one: look it up. Those who
+    /// wait already are told so; the seat is for the one who was to lead.
+    pub fn step_back(self) -> Seat {
+        let (flights, key, number) = (Arc::clone(&self.flights), self.key.clone(), self.number);
+        self.stored();
+        Seat { flights, key, number }
+    }
+
     /// The response cannot be shared, and the next ones under this key probably cannot either.
     pub fn unshareable(mut self) {
         self.landed = true;
@@ -244,6 +252,18 @@ mod tests {
         leader.stored();
         seat.park(Box::new(move |landing| sender.send(landing).expect("the test listens")));
         assert_eq!(landings.try_recv(), Ok(Landing::Stored));
+    }
+
+    #[test]
+    fn a_leader_that_steps_back_looks_up_again() {
+        let flights = Arc::new(Flights::default());
+        let (sender, landings) = channel();
+        let Turn::Lead(leader) = flights.join(key("a")) else { panic!("nobody leads yet") };
+        wait(&flights, "a", &sender);
+        leader
+            .step_back()
+            .park(Box::new(move |landing| sender.send(landing).expect("listened to")));
+        assert_eq!(landings.try_iter().collect::<Vec<_>>(), [Landing::Stored; 2]);
     }
 
     #[test]

@@ -5,14 +5,8 @@ use std::process::ExitCode;
 
 use caching_proxy::cli::{Command, help, parse};
 use caching_proxy::config::Config;
-use mimalloc::MiMalloc;
 
 mod start;
-
-/// glibc's allocator keeps an arena for each thread, and what a cache gives back to one is lost to
-/// the others.
-#[global_allocator]
-static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     let words = std::env::args_os().skip(1).collect();

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use http::{Method, StatusCode};
 
-use crate::clock::{Clock, DeltaSeconds, Timestamp};
+use crate::clock::{Clock, Timestamp};
 use crate::flight::{FlightKey, Flights, Landing, Leader, Parked, Seat, Turn};
 use crate::message::body::Body;
 use crate::message::fields::Fields;
@@ -19,20 +19,21 @@ use crate::message::response::Response;
 use crate::message::target::{OriginUrl, is_loopback, split_authority};
 use crate::origin::redirects::send_and_follow;
 use crate::origin::{Content, Origin, OriginError, OriginRequest, OriginResponse};
-use crate::policy::age::age_value;
 use crate::policy::forwarding::{
-    Told, add_response_fields, goes_in_circles, has_content, received_fields, request_fields,
+    Told, add_response_fields, goes_in_circles, has_content, request_fields,
 };
 use crate::policy::key::CacheKey;
 use crate::policy::reason::{CacheStatus, Detail, Why};
-use crate::policy::reuse::{Decision, Mode, Presented, ReuseRules, decide, may_stand_in};
+use crate::policy::reuse::{Decision, Mode, Presented, ReuseRules, decide};
 use crate::policy::rewriting::rewrite;
 use crate::policy::stored::StoredResponse;
-use crate::policy::storing::{Received, StoringRules, storable};
+use crate::policy::storing::StoringRules;
 use crate::policy::vary;
-use crate::recording::{Recording, Relayed};
 use crate::stats::{Event, Stats};
 use crate::store::{Generation, Store, Variants};
+
+mod absorb;
+mod refusal;
 
 /// How often one request waits for others before it asks for itself.
 const WAITS_MAX: u8 = 2;
@@ -93,6 +94,11 @@ pub struct Attempt {
 }
 
 impl Attempt {
+    /// The same, after waiting once more.
+    fn waiting(self, why: Why) -> Self {
+        Self { waits: self.waits + 1, landing: None, why: Some(self.why.unwrap_or(why)) }
+    }
+
     /// Has it not waited for anyone yet?
     pub fn is_first(&self) -> bool {
         self.waits == 0
@@ -111,6 +117,8 @@ pub struct Forward {
     why: Why,
     detail: Option<Detail>,
     stale: Option<Arc<StoredResponse>>,
+    /// What was stored at the time of the lookup.
+    found: Option<Variants>,
     request_time: Timestamp,
     generation: Generation,
     attempt: Attempt,
@@ -254,6 +262,11 @@ impl Proxy {
         }
         let selecting = std::mem::take(&mut forward.selecting);
         match self.flights.join(FlightKey { key: forward.key.clone(), selecting }) {
+            Turn::Lead(leader) if self.has_changed(&forward) => {
+                // Between our lookup and now, the leader before us has landed.
+                let attempt = attempt.waiting(forward.why);
+                Admission::Wait(Waiting { seat: leader.step_back(), attempt })
+            }
             Turn::Lead(leader) => {
                 forward.leader = Some(leader);
                 Admission::Lead(forward)
@@ -263,10 +276,17 @@ impl Proxy {
                 Admission::Lead(forward)
             }
             Turn::Wait(seat) => {
-                let why = Some(attempt.why.unwrap_or(forward.why));
-                let attempt = Attempt { waits: attempt.waits + 1, landing: None, why };
-                Admission::Wait(Waiting { seat, attempt })
+                Admission::Wait(Waiting { seat, attempt: attempt.waiting(forward.why) })
             }
+        }
+    }
+
+    /// Has something been stored for this target URI since the lookup?
+    fn has_changed(&self, forward: &Forward) -> bool {
+        match (self.store.get(&forward.key), &forward.found) {
+            (None, _) => false,
+            (Some(_), None) => true,
+            (Some(now), Some(then)) => !Arc::ptr_eq(&now, then),
         }
     }
 
@@ -293,55 +313,6 @@ impl Proxy {
                 self.error(error.status(), &forward.request, &error.to_string(), status)
             }
         }
-    }
-
-    /// An answer for a request that the workers have no room for (RFC 9110 §15.6.4).
-    pub fn refuse_for_want_of_workers(&self, prefers_json: bool) -> Response {
-        self.stats.count(Event::Refused);
-        let text = "proxy: every worker is busy and the queue is full; see --workers";
-        let mut response = Response::error(StatusCode::SERVICE_UNAVAILABLE, text, prefers_json);
-        response.fields.set_text("retry-after", "1".to_string());
-        let status = CacheStatus { detail: Some(Detail::Full), ..CacheStatus::default() };
-        response.fields.set_text("cache-status", status.to_string());
-        response
-    }
-
-    /// An answer for a request that is not acceptable.
-    pub fn refuse(&self, request: &Request, error: &RequestError) -> Response {
-        self.refuse_unread(error, request.prefers_json())
-    }
-
-    /// The same for a request that could not even be put together.
-    pub fn refuse_unread(&self, error: &RequestError, prefers_json: bool) -> Response {
-        self.stats.count(Event::Refused);
-        let mut response = Response::error(error.status(), &error.to_string(), prefers_json);
-        response.fields.set_text("cache-status", CacheStatus::default().to_string());
-        response
-    }
-
-    fn error(
-        &self,
-        code: StatusCode,
-        request: &Request,
-        text: &str,
-        status: CacheStatus,
-    ) -> Response {
-        self.stats.count(Event::Refused);
-        let mut response = Response::error(code, text, request.prefers_json());
-        response.fields.set_text("cache-status", status.to_string());
-        response
-    }
-
-    /// RFC 9111 §5.2.1.7, or `--cache-mode offline`.
-    fn refuse_forwarding(&self, request: &Request, key: &CacheKey, detail: Detail) -> Response {
-        let text = match detail {
-            Detail::Offline => format!("{key}: not stored, and --cache-mode is offline"),
-            _ => {
-                format!("{key}: nothing stored that may be used, and the request is only-if-cached")
-            }
-        };
-        let status = CacheStatus { detail: Some(detail), ..CacheStatus::default() };
-        self.error(StatusCode::GATEWAY_TIMEOUT, request, &text, status)
     }
 
     /// The client's host, where it is passed on and so is part of the key (`--preserve-host`).
@@ -395,6 +366,7 @@ impl Proxy {
             why: found.why,
             detail: found.detail,
             stale: found.stale,
+            found: found.variants,
             request_time: now,
             generation: self.store.generation(),
             attempt,
@@ -471,114 +443,6 @@ impl Proxy {
             return self.origin.send(asked);
         }
         send_and_follow(&*self.origin, asked, || self.stats.count(Event::OriginRequest))
-    }
-
-    /// A response has come: stores it if it may be stored, and passes it on (§3).
-    fn absorb(&self, mut forward: Box<Forward>, mut received: OriginResponse) -> Response {
-        let response_time = self.clock.now();
-        if matches!(received.status.as_u16(), 500 | 502 | 503 | 504)
-            && let Some(response) = self.stand_in(&mut forward, Some(received.status))
-        {
-            return response;
-        }
-        let announced = forward.why;
-        received_fields(&mut received.fields, response_time);
-        let rules = &self.settings.storing;
-        let facts = Received {
-            status: received.status,
-            fields: &received.fields,
-            length: received.length,
-            request_time: forward.request_time,
-            response_time,
-        };
-        let verdict = if self.settings.reuse.disabled {
-            Err(Detail::Disabled)
-        } else if received.silently_delimited {
-            Err(Detail::CloseDelimited)
-        } else {
-            storable(&forward.presented, &forward.sent, facts, rules)
-        };
-        let mut status = CacheStatus {
-            why: Some(announced),
-            forward_status: Some(received.status.as_u16()),
-            detail: forward.detail,
-            ..CacheStatus::default()
-        };
-        let mut fields = received.fields;
-        let length = received.length;
-        let stats = Arc::clone(&self.stats);
-        let mut relayed =
-            Relayed { body: received.body, length, stats, recording: None, received: 0 };
-        match verdict {
-            Ok(parts) => {
-                let recording = Recording::begin(
-                    &self.store,
-                    forward.key.clone(),
-                    parts,
-                    forward.generation,
-                    length,
-                    forward.leader.take(),
-                );
-                match recording {
-                    Ok(recording) => {
-                        status.stored = true;
-                        relayed.recording = Some(recording);
-                    }
-                    Err(detail) => status.detail = Some(detail),
-                }
-            }
-            Err(detail) => {
-                if let Some(leader) = forward.leader.take() {
-                    leader.unshareable();
-                }
-                self.drop_replaced(&forward, received.status);
-                // The method says it all where it is not GET.
-                if forward.presented.get {
-                    status.detail.get_or_insert(detail);
-                }
-            }
-        }
-        self.finish(&forward.request, &mut fields);
-        let delay = response_time.seconds_since(forward.request_time);
-        let age = age_value(&fields).unwrap_or(DeltaSeconds::ZERO).plus(delay);
-        let age = (age > DeltaSeconds::ZERO).then_some(age.0);
-        add_response_fields(&mut fields, age, false, &status);
-        let body = relayed.into_body();
-        Response { status: received.status, fields, body }
-    }
-
-    /// A stale stored response in the place of one that failed (§4.2.4, RFC 5861 §4).
-    fn stand_in(&self, forward: &mut Forward, failed: Option<StatusCode>) -> Option<Response> {
-        let now = self.clock.now();
-        let stored = forward.stale.take()?;
-        if !may_stand_in(&stored, now, &self.settings.reuse) {
-            forward.stale = Some(stored);
-            return None;
-        }
-        self.stats.count(Event::Hit);
-        self.stats.count(Event::Stale);
-        let status = CacheStatus {
-            why: Some(forward.why),
-            forward_status: failed.map(|status| status.as_u16()),
-            freshness_left: stored.freshness_left(now),
-            detail: Some(Detail::StaleIfError),
-            ..CacheStatus::default()
-        };
-        Some(self.respond_with(&forward.request, &stored, now, &status))
-    }
-
-    /// A response that may not be stored takes away the one it was to replace, unless it was the
-    /// request that forbade it, or the response is an error.
-    fn drop_replaced(&self, forward: &Forward, status: StatusCode) {
-        let Presented { get, range, conditional, directives, .. } = forward.presented;
-        let about_the_target = get && !range && !conditional && !directives.no_store;
-        if about_the_target
-            && !status.is_server_error()
-            && forward.detail != Some(Detail::Cookie)
-            && let Some(stored) = &forward.stale
-        {
-            self.store.remove(&forward.key, stored);
-        }
     }
 }
 

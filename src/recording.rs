@@ -7,10 +7,9 @@
 use std::io;
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use crate::flight::Leader;
 use crate::message::body::{Arriving, Body};
+use crate::message::buffer::Buffer;
 use crate::origin::OriginBody;
 use crate::policy::key::CacheKey;
 use crate::policy::reason::Detail;
@@ -18,8 +17,6 @@ use crate::policy::stored::{Parts, StoredResponse};
 use crate::stats::{Event, Stats};
 use crate::store::{Generation, Put, Room, Store};
 
-/// The first buffer for a body whose length is not known.
-const FIRST_BYTES: usize = 16 * 1024;
 /// How much is read at a time when nobody listens any more.
 const SCRATCH_BYTES: usize = 64 * 1024;
 
@@ -108,7 +105,7 @@ pub struct Recording {
     key: CacheKey,
     parts: Parts,
     generation: Generation,
-    content: Vec<u8>,
+    content: Buffer,
     room: Room,
     bytes_max: u64,
     leader: Option<Leader>,
@@ -138,35 +135,31 @@ impl Recording {
             }
             return Err(detail);
         }
-        // The length is below the bound, and pages that are not written to cost nothing.
-        let content = Vec::with_capacity(length.unwrap_or(0) as usize);
+        let Some(content) = Buffer::with_capacity(length.unwrap_or(0) as usize) else {
+            return Err(Detail::Memory);
+        };
         let store = Arc::clone(store);
         Ok(Self { store, key, parts, generation, content, room, bytes_max, leader })
     }
 
     /// Keeps what has come; `false` if it is too much.
     fn keep(&mut self, bytes: &[u8]) -> bool {
-        let needed = self.content.len() + bytes.len();
-        if needed as u64 > self.bytes_max {
+        if (self.content.len() + bytes.len()) as u64 > self.bytes_max {
             return false;
         }
-        let capacity = self.content.capacity();
-        if needed > capacity {
-            let larger = needed.max(capacity * 2).max(FIRST_BYTES).min(self.bytes_max as usize);
-            if !self.room.grow((larger - capacity) as u64) {
-                return false;
-            }
-            self.content.reserve_exact(larger - self.content.len());
+        let before = self.content.capacity();
+        let capacity = self.content.capacity_for(bytes.len(), self.bytes_max as usize);
+        let has_room = capacity <= before || self.room.grow((capacity - before) as u64);
+        if !has_room || !self.content.grow(capacity) {
+            return false;
         }
-        self.content.extend_from_slice(bytes);
+        self.content.extend(bytes);
         true
     }
 
     /// The body is whole: stores the response and tells those who wait.
     fn commit(self) {
-        let mut content = self.content;
-        content.shrink_to_fit();
-        let stored = Arc::new(StoredResponse::new(self.parts, Bytes::from(content)));
+        let stored = Arc::new(StoredResponse::new(self.parts, self.content.into_bytes()));
         let put = self.store.put(&self.key, stored, self.generation);
         drop(self.room);
         match (put, self.leader) {

@@ -16,7 +16,8 @@ const LAYERS: [&[&str]; 7] = [
 /// Open to `front`, `proxy` and `recording`; seen by `main` and `start` alone; the map.
 const APART: [&str; 4] = ["stats", "cli", "config", "lib"];
 /// A dependency, and the files that may name it.
-const FENCES: [(&str, &[&str]); 8] = [
+const FENCES: [(&str, &[&str]); 9] = [
+    ("memmap2::", &["message/buffer.rs"]),
     ("ureq::", &["origin/client.rs", "origin/trust.rs"]),
     ("tiny_http::", &["front/tiny.rs", "front/exchange.rs"]),
     ("quick_cache::", &["store/s3_fifo.rs"]),
@@ -136,7 +137,7 @@ fn functions_stay_short() {
                 && line.trim_end() == format!("{}}}", " ".repeat(*outer))
             {
                 let length = number - start + 1;
-                assert!(length <= 90, "{file}: {name} has {length} lines");
+                assert!(length <= 70, "{file}: {name} has {length} lines");
                 begun = None;
             }
         }

@@ -1,6 +1,7 @@
 //! What an HTTP message is (RFC 9110 §6): no I/O and no caching.
 
 pub mod body;
+pub mod buffer;
 pub mod date;
 pub mod fields;
 pub mod request;

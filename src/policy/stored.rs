@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::StatusCode;
 
 use crate::clock::{DeltaSeconds, Timestamp};
+use crate::message::buffer;
 use crate::message::fields::Fields;
 use crate::policy::cache_control::ResponseDirectives;
 use crate::policy::freshness::Lifetime;
@@ -124,7 +125,7 @@ impl StoredResponse {
         size_of::<Self>()
             + self.fields.memory_bytes()
             + self.selecting.memory_bytes()
-            + self.content.len()
+            + buffer::memory_bytes(self.content.len())
             + key.as_str().len()
             + BOOKKEEPING
     }

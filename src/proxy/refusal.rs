@@ -1,0 +1,66 @@
+//! What the proxy answers by itself when there is nothing else to answer: short, and with a reason.
+
+use http::StatusCode;
+
+use crate::message::request::{Request, RequestError};
+use crate::message::response::Response;
+use crate::policy::key::CacheKey;
+use crate::policy::reason::{CacheStatus, Detail};
+use crate::proxy::Proxy;
+use crate::stats::Event;
+
+impl Proxy {
+    /// An answer for a request that the workers have no room for (RFC 9110 §15.6.4).
+    pub fn refuse_for_want_of_workers(&self, prefers_json: bool) -> Response {
+        self.stats.count(Event::Refused);
+        let text = "proxy: every worker is busy and the queue is full; see --workers";
+        let mut response = Response::error(StatusCode::SERVICE_UNAVAILABLE, text, prefers_json);
+        response.fields.set_text("retry-after", "1".to_string());
+        let status = CacheStatus { detail: Some(Detail::Full), ..CacheStatus::default() };
+        response.fields.set_text("cache-status", status.to_string());
+        response
+    }
+
+    /// An answer for a request that is not acceptable.
+    pub fn refuse(&self, request: &Request, error: &RequestError) -> Response {
+        self.refuse_unread(error, request.prefers_json())
+    }
+
+    /// The same for a request that could not even be put together.
+    pub fn refuse_unread(&self, error: &RequestError, prefers_json: bool) -> Response {
+        self.stats.count(Event::Refused);
+        let mut response = Response::error(error.status(), &error.to_string(), prefers_json);
+        response.fields.set_text("cache-status", CacheStatus::default().to_string());
+        response
+    }
+
+    pub(super) fn error(
+        &self,
+        code: StatusCode,
+        request: &Request,
+        text: &str,
+        status: CacheStatus,
+    ) -> Response {
+        self.stats.count(Event::Refused);
+        let mut response = Response::error(code, text, request.prefers_json());
+        response.fields.set_text("cache-status", status.to_string());
+        response
+    }
+
+    /// RFC 9111 §5.2.1.7, or `--cache-mode offline`.
+    pub(super) fn refuse_forwarding(
+        &self,
+        request: &Request,
+        key: &CacheKey,
+        detail: Detail,
+    ) -> Response {
+        let text = match detail {
+            Detail::Offline => format!("{key}: not stored, and --cache-mode is offline"),
+            _ => {
+                format!("{key}: nothing stored that may be used, and the request is only-if-cached")
+            }
+        };
+        let status = CacheStatus { detail: Some(detail), ..CacheStatus::default() };
+        self.error(StatusCode::GATEWAY_TIMEOUT, request, &text, status)
+    }
+}
