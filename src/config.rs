@@ -9,7 +9,6 @@ use log::LevelFilter;
 
 use crate::cli::{Args, UsageError};
 use crate::clock::DeltaSeconds;
-use crate::message::target::OriginUrl;
 use crate::policy::freshness::FreshnessRules;
 use crate::policy::reuse::{Mode, ReuseRules};
 use crate::policy::storing::StoringRules;
@@ -18,6 +17,7 @@ use crate::store::memory::{Eviction, Limits};
 
 /// The least `--cache-memory`.
 const CACHE_MEMORY_MIN: u64 = 64 * 1024;
+const ORIGIN_DEFAULT: &str = "http://127.0.0.1:8000";
 /// The most `--workers`.
 const WORKERS_MAX: u64 = 4096;
 
@@ -29,8 +29,8 @@ pub struct Config {
     pub host: IpAddr,
     /// `--port`
     pub port: u16,
-    /// `--origin`
-    pub origin: OriginUrl,
+    /// `--origin`, as it was written: what is wrong with it is found out at the start.
+    pub origin: String,
     /// Rules of reuse.
     pub reuse: ReuseRules,
     /// Rules of storing.
@@ -92,7 +92,9 @@ impl Config {
         Ok(Self {
             host: read.host()?,
             port: read.number("--port", 0..=65_535)?.map_or(3000, |port| port as u16),
-            origin: read.origin()?,
+            origin: read
+                .text("--origin")
+                .map_or_else(|| ORIGIN_DEFAULT.to_string(), |(text, _)| text.trim().to_string()),
             reuse: ReuseRules {
                 mode,
                 disabled: responses == Some(0),
@@ -261,17 +263,6 @@ impl Values<'_> {
         let accepted = "an IPv4 or IPv6 address, such as 127.0.0.1, 0.0.0.0 or ::1";
         Ok(self.read("--host", accepted, read)?.unwrap_or(IpAddr::from([127, 0, 0, 1])))
     }
-
-    fn origin(&self) -> Result<OriginUrl, UsageError> {
-        let (seen, flag) = self
-            .text("--origin")
-            .unwrap_or_else(|| ("http://127.0.0.1:8000".to_string(), "--origin".to_string()));
-        OriginUrl::parse(seen.trim()).map_err(|what| UsageError::Value {
-            flag,
-            accepted: format!("http://HOST[:PORT][/PATH] or https://…; this {what}"),
-            seen,
-        })
-    }
 }
 
 fn whole_seconds(duration: Duration) -> Option<DeltaSeconds> {
@@ -351,7 +342,7 @@ mod tests {
     #[test]
     fn defaults_are_those_of_the_help() {
         let config = config(&[]).expect("no flags");
-        assert_eq!(config.origin.to_string(), "http://127.0.0.1:8000");
+        assert_eq!(config.origin, ORIGIN_DEFAULT);
         assert_eq!((config.port, config.workers, config.limits.bytes), (3000, 64, 64 << 20));
         assert_eq!(config.storing.freshness.default_ttl, DeltaSeconds::MAX);
         assert_eq!(config.reuse.reuses_max, None);
@@ -370,7 +361,6 @@ mod tests {
             ("--cache-ttl", "500ms", "--cache-ttl: \"500ms\"; expected a duration in whole seconds: 30, 30s, 10m, 2h or 7d"),
             ("--origin-timeout", "0", "--origin-timeout: \"0\"; expected a duration above 0: 30, 500ms, 30s, 10m, 2h or 7d"),
             ("--cache-memory", "1K", "--cache-memory: \"1K\"; expected a size of at least 64K: bytes, or a number with K, M or G"),
-            ("--origin", "ftp://x", "--origin: \"ftp://x\"; expected http://HOST[:PORT][/PATH] or https://…; this has the scheme \"ftp\"; http and https are accepted"),
             ("--host", "nowhere", "--host: \"nowhere\"; expected an IPv4 or IPv6 address, such as 127.0.0.1, 0.0.0.0 or ::1"),
         ];
         for (flag, value, expected) in table {

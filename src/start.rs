@@ -130,12 +130,18 @@ pub fn run(config: &Config) -> Result<(), StartError> {
     if !is_loopback(&config.host.to_string()) && !config.allow_unsafe_front {
         return Err(StartError::UnsafeFront(config.host));
     }
+    let origin = OriginUrl::parse(&config.origin).map_err(|what| {
+        let seen = &config.origin;
+        StartError::Origin(format!(
+            "--origin {seen}: {what}; expected http://HOST[:PORT][/PATH] or https://…"
+        ))
+    })?;
     let listener = listen(SocketAddr::new(config.host, config.port))?;
     let local =
         listener.local_addr().map_err(|source| StartError::System("own address", source))?;
-    refuse_ourselves(config, local)?;
+    refuse_ourselves(&origin, local)?;
     let stats = Arc::new(Stats::default());
-    let proxy = engine(config, local, &stats)?;
+    let proxy = engine(config, &origin, local, &stats)?;
     let front = front(config, listener, &proxy, &stats)?;
     if let Some(interval) = config.clean_interval {
         clean_on_time(Arc::clone(&proxy), interval)?;
@@ -168,8 +174,7 @@ fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
 }
 
 /// An origin server that is the proxy itself would be asked for ever.
-fn refuse_ourselves(config: &Config, local: SocketAddr) -> Result<(), StartError> {
-    let origin = &config.origin;
+fn refuse_ourselves(origin: &OriginUrl, local: SocketAddr) -> Result<(), StartError> {
     let bare = origin.host.trim_start_matches('[').trim_end_matches(']');
     let ip: Option<IpAddr> = bare.parse().ok();
     let own = local.ip();
@@ -184,6 +189,7 @@ fn refuse_ourselves(config: &Config, local: SocketAddr) -> Result<(), StartError
 
 fn engine(
     config: &Config,
+    origin_url: &OriginUrl,
     local: SocketAddr,
     stats: &Arc<Stats>,
 ) -> Result<Arc<Proxy>, StartError> {
@@ -202,10 +208,10 @@ fn engine(
     let origin: Arc<dyn Origin> = if config.reuse.mode == Mode::Offline {
         Arc::new(Unreachable)
     } else {
-        Arc::new(origin_client(config, local)?)
+        Arc::new(origin_client(config, origin_url, local)?)
     };
     let settings = Settings {
-        origin: config.origin.clone(),
+        origin: origin_url.clone(),
         own_authority: local.to_string(),
         reuse: config.reuse,
         storing: config.storing,
@@ -216,7 +222,11 @@ fn engine(
     Ok(Arc::new(Proxy::new(settings, store, origin, Clock::System, Arc::clone(stats))))
 }
 
-fn origin_client(config: &Config, local: SocketAddr) -> Result<Client, StartError> {
+fn origin_client(
+    config: &Config,
+    origin: &OriginUrl,
+    local: SocketAddr,
+) -> Result<Client, StartError> {
     let trusted = if config.insecure {
         log::warn!("--insecure: the origin server's certificate is not verified");
         None
@@ -227,7 +237,7 @@ fn origin_client(config: &Config, local: SocketAddr) -> Result<Client, StartErro
         }
         Some(trusted)
     };
-    let OriginUrl { host, port, .. } = &config.origin;
+    let OriginUrl { host, port, .. } = origin;
     let egress = |secure| {
         let url = proxy_for(secure, host, *port, |name| std::env::var(name).ok())?;
         let leads_back = OriginUrl::parse(url.trim_end_matches('/'))
@@ -341,4 +351,21 @@ fn wait(signals: &mut Signals, front: &Front) {
         handle.close();
         let _ = second.join();
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_with_the_address_is_said_with_the_remedy() {
+        let address = SocketAddr::from(([127, 0, 0, 1], 80));
+        let told =
+            |kind: io::ErrorKind| StartError::Listen { address, source: kind.into() }.to_string();
+        let low =
+            "port 80: no permission; ports below 1024 are the system's, choose a higher --port";
+        assert_eq!(told(io::ErrorKind::PermissionDenied), low);
+        let none = "--host 127.0.0.1: this machine has no such address; 0.0.0.0 is all of them";
+        assert_eq!(told(io::ErrorKind::AddrNotAvailable), none);
+    }
 }

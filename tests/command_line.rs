@@ -52,7 +52,9 @@ fn what_keeps_it_from_starting_is_one_line_and_exit_code_1() {
     let running = Proxy::start(&[]);
     let own = running.address.port().to_string();
     let missing = "/nonexistent/ca.pem";
-    let table: [(&[&str], String); 6] = [
+    let table: [(&[&str], String); 8] = [
+        (&["--origin", "example.com"], "proxy: --origin example.com: no scheme; expected http://HOST[:PORT][/PATH] or https://…\n".into()),
+        (&["--origin", "ftp://example.com"], "proxy: --origin ftp://example.com: the scheme is \"ftp\"; expected http://HOST[:PORT][/PATH] or https://…\n".into()),
         (&["--port", &port], format!("proxy: port {port}: in use by another program; choose another --port\n")),
         (&["--port", &own], format!("proxy: port {own}: in use by another proxy; stop it, or choose another --port\n")),
         (&["--host", "192.0.2.1", "--allow-unsafe-front"], "proxy: --host 192.0.2.1: this machine has no such address; 0.0.0.0 is all of them\n".into()),

@@ -26,6 +26,11 @@ const PIECE_BYTES: usize = 64 * 1024;
 /// Content that nobody wanted is read to its end up to this; beyond it the connection is cut.
 const DRAIN_BYTES_MAX: u64 = 256 * 1024;
 
+/// The answer of a worker that could not give one (RFC 9110 §15.6.1).
+const PANICKED: &[u8] = b"HTTP/1.1 500 Internal Server Error\r\nContent-Type: text/plain\r\n\
+    X-Cache: MISS\r\nCache-Status: proxy\r\nContent-Length: 28\r\nConnection: close\r\n\r\n\
+    proxy: a bug; see the log.\r\n";
+
 /// What all exchanges of a front share.
 pub(super) struct Shared {
     pub proxy: Arc<Proxy>,
@@ -47,6 +52,8 @@ pub(super) struct Exchange {
     expects_continue: bool,
     at: Timestamp,
     since: Instant,
+    /// The response is on its way, or past.
+    answered: bool,
 }
 
 impl Exchange {
@@ -67,7 +74,19 @@ impl Exchange {
         let expects_continue = request.fields.contains("expect");
         let (inner, since) = (Some(inner), Instant::now());
         let expects_continue = expects_continue && left != Some(0);
-        Self { shared, inner, request, peer, activity, reader, left, expects_continue, at, since }
+        Self {
+            shared,
+            inner,
+            request,
+            peer,
+            activity,
+            reader,
+            left,
+            expects_continue,
+            at,
+            since,
+            answered: false,
+        }
     }
 
     /// Runs `send` with the request's content.
@@ -84,6 +103,7 @@ impl Exchange {
 
     /// Sends the response and ends the exchange.
     pub(super) fn answer(mut self, response: Response) {
+        self.answered = true;
         let status = response.status.as_u16();
         let from_cache = field_text(&response.fields, "x-cache") == "HIT";
         let cache_status = match &self.shared.access_log {
@@ -192,8 +212,12 @@ fn keeps_alive(request: &Request) -> bool {
 impl Drop for Exchange {
     fn drop(&mut self) {
         if let Some(inner) = self.inner.take() {
-            // Unanswered (a panic), or answered past it.
-            self.shared.connections.cut(self.peer);
+            if self.answered {
+                self.shared.connections.cut(self.peer);
+            } else {
+                // A worker panicked: this one client learns of it, and no other.
+                self.shared.connections.cut_with(self.peer, PANICKED);
+            }
             discard(inner, self.left.unwrap_or(0));
         }
         self.shared.connections.end(self.peer);

@@ -28,27 +28,25 @@ pub struct OriginUrl {
 impl OriginUrl {
     /// Reads an origin server's URL; the error says what is wrong with it.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let (scheme, rest) = text
-            .split_once("://")
-            .ok_or_else(|| "has no scheme; write http://… or https://…".to_string())?;
+        let (scheme, rest) = text.split_once("://").ok_or_else(|| "no scheme".to_string())?;
         let secure = match scheme.to_ascii_lowercase().as_str() {
             "http" => false,
             "https" => true,
-            other => return Err(format!("has the scheme {other:?}; http and https are accepted")),
+            other => return Err(format!("the scheme is {other:?}")),
         };
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         if text.contains(['?', '#']) {
-            return Err("has a query or a fragment; only a path may follow the host".to_string());
+            return Err("a query or a fragment after the path".to_string());
         }
         if authority.contains('@') {
-            return Err("has a user name in it; send an Authorization field instead".to_string());
+            return Err("a user name in it".to_string());
         }
         let (host, port) = split_authority(authority)
-            .ok_or_else(|| format!("has no readable host and port in {authority:?}"))?;
+            .ok_or_else(|| format!("no host and port in {authority:?}"))?;
         let port = port.unwrap_or(if secure { 443 } else { 80 });
         let readable = path.bytes().all(|byte| byte.is_ascii_graphic());
         if port == 0 || !readable {
-            return Err("has port 0, or bytes in its path that a URL may not hold".to_string());
+            return Err("port 0, or bytes in the path that a URL may not hold".to_string());
         }
         Ok(Self { secure, host, port, prefix: path.trim_end_matches('/').to_string() })
     }

@@ -1,0 +1,88 @@
+//! The front in process, over an origin server that no socket could be.
+
+mod support;
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use caching_proxy::clock::{Clock, DeltaSeconds};
+use caching_proxy::front::connections::ConnectionLimits;
+use caching_proxy::front::tiny::{Front, FrontSettings};
+use caching_proxy::front::workers::Pool;
+use caching_proxy::message::fields::Fields;
+use caching_proxy::message::target::OriginUrl;
+use caching_proxy::origin::{Origin, OriginError, OriginRequest, OriginResponse};
+use caching_proxy::policy::freshness::FreshnessRules;
+use caching_proxy::policy::reuse::{Mode, ReuseRules};
+use caching_proxy::policy::storing::StoringRules;
+use caching_proxy::proxy::{Proxy, Settings};
+use caching_proxy::stats::Stats;
+use caching_proxy::store::memory::{Eviction, Limits, store};
+use http::{StatusCode, Version};
+use support::wire::Connection;
+
+/// Panics at the first request, and answers the others.
+struct Panicking(AtomicUsize);
+
+impl Origin for Panicking {
+    fn send(&self, _: OriginRequest<'_, '_>) -> Result<OriginResponse, OriginError> {
+        assert!(self.0.fetch_add(1, Ordering::Relaxed) > 0, "on purpose");
+        Ok(OriginResponse {
+            status: StatusCode::NO_CONTENT,
+            version: Version::HTTP_11,
+            fields: Fields::new(),
+            length: None,
+            silently_delimited: false,
+            body: None,
+        })
+    }
+}
+
+#[test]
+fn a_panic_costs_one_exchange() {
+    let none = DeltaSeconds::ZERO;
+    let settings = Settings {
+        origin: OriginUrl::parse("http://o.test").expect("a URL"),
+        own_authority: "127.0.0.1:3000".to_string(),
+        reuse: ReuseRules {
+            mode: Mode::Standard,
+            disabled: false,
+            reuses_max: None,
+            stale_while_revalidate: none,
+            stale_if_error: none,
+        },
+        storing: StoringRules {
+            freshness: FreshnessRules { cache_ttl: None, default_ttl: none, force: false },
+            share_cookies: false,
+            stale_if_error: none,
+            stale_while_revalidate: none,
+            object_bytes_max: 1 << 20,
+        },
+        follow_redirects: false,
+        no_browser_cache: false,
+        preserve_host: false,
+    };
+    let limits = Limits { bytes: 1 << 20, responses: None, content_bytes: 1 << 20 };
+    let stats = Arc::new(Stats::default());
+    let origin = Arc::new(Panicking(AtomicUsize::new(0)));
+    let store = store(Eviction::Lru, limits);
+    let proxy = Arc::new(Proxy::new(settings, store, origin, Clock::System, Arc::clone(&stats)));
+    let pool = Pool::start(1, 10, &stats).expect("threads");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address: SocketAddr = listener.local_addr().expect("an address");
+    let second = Duration::from_secs(20);
+    let connections =
+        ConnectionLimits { header_timeout: second, idle_timeout: second, connections_max: 10 };
+    let settings = FrontSettings { connections, wait_max: second, access_log: None };
+    let front = Front::start(listener, proxy, pool, settings).expect("threads");
+    let mut connection = Connection::open(address);
+    let reply = connection.request("GET", "/a", "", "").reply();
+    assert_eq!((reply.status, reply.complete), (500, true), "{}", reply.head.text);
+    assert!(connection.is_closed());
+    let reply = Connection::open(address).request("GET", "/a", "", "").reply_to("GET");
+    assert_eq!(reply.map(|reply| reply.status), Some(204), "the worker lives on");
+    assert!(stats.summary().ends_with("1 panics"), "{}", stats.summary());
+    assert!(front.drain(second));
+}
