@@ -106,6 +106,25 @@ fn what_is_personal_is_not_shared() {
     origin.assert_finished();
 }
 
+/// RFC 9111 §4.4
+#[test]
+fn an_unsafe_or_unknown_method_invalidates_what_is_stored() {
+    let origin =
+        Origin::script([on("GET /a").send(200, "Cache-Control: max-age=60", "x").always()]);
+    let proxy = start(&origin, &[]);
+    for method in ["POST", "PUT", "DELETE", "PATCH", "M-SEARCH"] {
+        proxy.get("/a");
+        assert!(proxy.get("/a").is_hit());
+        origin.add(on(&format!("{method} /a")).send(500, "", "no"));
+        proxy.ask(method, "/a", "", "content");
+        assert!(proxy.get("/a").is_hit(), "{method}: an error changes nothing");
+        origin.add(on(&format!("{method} /a")).send(200, "", "yes"));
+        proxy.ask(method, "/a", "", "content");
+        assert!(!proxy.get("/a").is_hit(), "{method}");
+    }
+    origin.assert_finished();
+}
+
 #[test]
 fn variants_live_side_by_side() {
     let variant = |value: &str| {

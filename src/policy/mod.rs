@@ -7,6 +7,7 @@ pub mod age;
 pub mod cache_control;
 pub mod forwarding;
 pub mod freshness;
+pub mod invalidation;
 pub mod key;
 pub mod reason;
 pub mod reuse;

@@ -10,6 +10,7 @@ use crate::message::response::Response;
 use crate::origin::OriginResponse;
 use crate::policy::age::age_value;
 use crate::policy::forwarding::{add_response_fields, received_fields};
+use crate::policy::invalidation::invalidates;
 use crate::policy::reason::{CacheStatus, Detail};
 use crate::policy::reuse::{Presented, may_stand_in};
 use crate::policy::storing::{Received, storable};
@@ -29,6 +30,9 @@ impl Proxy {
             && let Some(response) = self.stand_in(&mut forward, Some(received.status))
         {
             return response;
+        }
+        if invalidates(&forward.request.method, received.status) {
+            self.store.remove_all(&forward.key);
         }
         received_fields(&mut received.fields, response_time);
         let mut status = CacheStatus {
