@@ -120,6 +120,42 @@ fn content_that_nobody_reads_does_not_become_the_next_request() {
     assert_eq!(connection.rest(), b"");
 }
 
+/// A refusal must not get into the middle of an earlier response on the same connection.
+#[test]
+fn a_refused_request_does_not_mix_into_the_response_before_it() {
+    let gate = Gate::new();
+    let origin = Origin::script([on("GET /slow")
+        .head(200, "Content-Length: 1000")
+        .bytes("begun")
+        .wait(&gate)
+        .bytes(&"x".repeat(995))]);
+    let proxy = start(&origin, &[]);
+    let mut connection = proxy.connect();
+    connection.request("GET", "/slow", "", "");
+    assert!(connection.head().is_some());
+    connection.send("POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 3 0\r\n\r\n");
+    let rest = connection.rest();
+    gate.open();
+    assert_eq!(rest, b"begun", "cut, and nothing else in it");
+}
+
+/// What follows a refused request on its connection may announce any length.
+#[test]
+fn content_behind_a_refused_request_harms_nobody() {
+    let origin = Origin::script([]);
+    let mut proxy = start(&origin, &["--cache-mode", "offline"]);
+    let behind = "POST /b HTTP/1.1\r\nHost: h\r\nContent-Length: 10000000000000\r\n\r\nabc";
+    for _ in 0..5 {
+        let mut connection = proxy.connect();
+        connection
+            .send(format!("POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 3 0\r\n\r\n{behind}"));
+        assert_eq!(connection.reply().status, 400);
+        assert_eq!(connection.rest(), b"");
+    }
+    assert!(proxy.is_alive());
+    assert_eq!(proxy.get("/a").status, 504);
+}
+
 /// An upload that is cut must not reach the origin server as a whole one.
 #[test]
 fn a_cut_upload_is_not_forwarded_as_complete() {

@@ -115,11 +115,14 @@ impl Connections {
         }
     }
 
-    /// The same, after some last bytes.
-    pub(super) fn cut_with(&self, peer: SocketAddr, last_bytes: &[u8]) {
-        self.mark_cut(peer);
+    /// The same, after a last response, for which nobody waits. It is left out if an earlier
+    /// response is still on its way (pipelining): it would be taken for a part of that one.
+    pub(super) fn cut_with(&self, peer: SocketAddr, last_response: &[u8]) {
+        let alone = self.mark_cut(peer) <= 1;
         if let Some(client) = Client::find(self.local, peer) {
-            let _ = client.send_all(last_bytes);
+            if alone {
+                let _ = client.send_now(last_response);
+            }
             client.cut();
         }
     }
@@ -129,8 +132,12 @@ impl Connections {
         Client::find(self.local, peer).is_none_or(|client| client.has_ended())
     }
 
-    fn mark_cut(&self, peer: SocketAddr) {
-        self.known.lock().entry(peer).or_insert_with(State::new).cut = true;
+    /// How many requests of it are being answered.
+    fn mark_cut(&self, peer: SocketAddr) -> usize {
+        let mut known = self.known.lock();
+        let state = known.entry(peer).or_insert_with(State::new);
+        state.cut = true;
+        state.under_way
     }
 
     /// How many requests are being answered.

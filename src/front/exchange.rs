@@ -101,8 +101,18 @@ impl Exchange {
         }
     }
 
-    /// Sends the response and ends the exchange.
+    /// Sends the response and ends the exchange. May wait for the client.
     pub(super) fn answer(mut self, response: Response) {
+        let through = self.drain();
+        self.answer_by(response, through);
+    }
+
+    /// Sends a short response, cuts the connection, and waits for nobody.
+    pub(super) fn refuse(mut self, response: Response) {
+        self.answer_by(response, false);
+    }
+
+    fn answer_by(&mut self, response: Response, through: bool) {
         self.answered = true;
         let status = response.status.as_u16();
         let from_cache = field_text(&response.fields, "x-cache") == "HIT";
@@ -110,8 +120,8 @@ impl Exchange {
             Some(_) => field_text(&response.fields, "cache-status").to_string(),
             None => String::new(),
         };
-        let unread = !self.drain();
-        let bytes = if unread { self.answer_past(response) } else { self.answer_through(response) };
+        let bytes =
+            if through { self.answer_through(response) } else { self.answer_past(response) };
         self.shared.proxy.stats().count_bytes(bytes, from_cache);
         if let Some(log) = &self.shared.access_log {
             let fields = &self.request.fields;
@@ -152,20 +162,18 @@ impl Exchange {
         sender.sent
     }
 
-    /// Sends the response past tiny_http and cuts the connection: the client still sends content
-    /// that nobody wants, and tiny_http would read all of it first.
+    /// Sends a response of the proxy's own past tiny_http and cuts the connection: the client may
+    /// still send content that nobody wants, and tiny_http would read all of it first.
     fn answer_past(&mut self, response: Response) -> u64 {
+        if let Body::Arriving(body) = response.body {
+            // It would have to be read to its end first; better no answer than half of one.
+            body.abandon();
+            self.shared.connections.cut(self.peer);
+            return 0;
+        }
         let reader = Reader { keeps_alive: false, ..self.reader };
         let mut head_and_content = Vec::new();
         let mut sender = Sender { out: Box::new(&mut head_and_content), sent: 0 };
-        // What arrives is not read into memory: such answers are the proxy's own, or short.
-        let response = match response.body {
-            Body::Arriving(body) => {
-                body.abandon();
-                Response { body: Body::None { length: None }, ..response }
-            }
-            _ => response,
-        };
         let sent = match sender.send(reader, &self.request.method, response) {
             Ok(_) => sender.sent,
             Err(_) => 0,

@@ -64,10 +64,10 @@ impl Client {
         let _ = shutdown(self.0, Shutdown::Both);
     }
 
-    /// Sends bytes past the connection's owner.
-    pub(super) fn send_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+    /// Sends bytes past the connection's owner, as far as the system takes them at once.
+    pub(super) fn send_now(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
-            match send(self.0, bytes, MsgFlags::MSG_NOSIGNAL) {
+            match send(self.0, bytes, MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT) {
                 Ok(count) => bytes = &bytes[count..],
                 Err(nix::Error::EINTR) => {}
                 Err(error) => return Err(error.into()),
@@ -156,7 +156,7 @@ mod tests {
         assert_eq!((survey.clients, survey.listening), (vec![peer], 1));
         let found = Client::find(local, peer).expect("it is connected");
         assert!(!found.has_ended());
-        found.send_all(b"abc").expect("it is connected");
+        found.send_now(b"abc").expect("it is connected");
         found.cut();
         let mut received = String::new();
         client.read_to_string(&mut received).expect("the end is clean");

@@ -20,6 +20,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -38,7 +39,7 @@ use crate::message::request::{Framing, Request, RequestError};
 use crate::message::response::Response;
 use crate::origin::Content;
 use crate::proxy::{Admission, Answer, Attempt, Forward, Proxy};
-use crate::stats::AccessLog;
+use crate::stats::{AccessLog, Event};
 
 /// How often the connections are looked at, at least.
 const WATCH_INTERVAL: Duration = Duration::from_millis(200);
@@ -136,7 +137,13 @@ impl Inner {
         let dispatch = move || {
             loop {
                 match server.recv() {
-                    Ok(request) => inner.arrive(request),
+                    Ok(request) => {
+                        // Whatever a request does, the next ones are listened to.
+                        let arrival = AssertUnwindSafe(|| inner.arrive(request));
+                        if catch_unwind(arrival).is_err() {
+                            inner.shared.proxy.stats().count(Event::Panic);
+                        }
+                    }
                     Err(_) if inner.stopping.load(Ordering::Acquire) => return,
                     // The server says so once; those who are connected are served on.
                     Err(error) => log::warn!("accepting connections: {error}"),
@@ -190,7 +197,7 @@ impl Inner {
         let Some(peer) = inner.remote_addr().copied() else { return };
         let Some(activity) = self.shared.connections.begin(peer) else {
             // It came over a connection that is cut: what it says may be content of another one.
-            return;
+            return discard_unread(inner);
         };
         match translate(&inner, peer) {
             Ok(request) => {
@@ -238,7 +245,7 @@ impl Inner {
         if let Some(exchange) = exchange {
             let prefers_json = exchange.request.prefers_json();
             let response = self.shared.proxy.refuse_for_want_of_workers(prefers_json);
-            exchange.answer(response);
+            exchange.refuse(response);
         }
     }
 

@@ -30,7 +30,7 @@ pub type Job = Box<dyn FnOnce(Role) + Send>;
 pub enum Role {
     /// Anything.
     Any,
-    /// Look things up only; what may wait is handed on by [`Pool::submit_forward`].
+    /// Look things up only; what may wait is handed on as [`Kind::Forward`].
     Reserved,
 }
 
