@@ -13,7 +13,7 @@ use crate::message::buffer::Buffer;
 use crate::origin::OriginBody;
 use crate::policy::key::CacheKey;
 use crate::policy::reason::Detail;
-use crate::policy::stored::{Parts, StoredResponse};
+use crate::policy::stored::{StoredHead, StoredResponse};
 use crate::stats::{Event, Stats};
 use crate::store::{Generation, Put, Room, Store};
 
@@ -103,7 +103,7 @@ impl Arriving for Relayed {
 pub struct Recording {
     store: Arc<dyn Store>,
     key: CacheKey,
-    parts: Parts,
+    head: StoredHead,
     generation: Generation,
     content: Buffer,
     room: Room,
@@ -117,7 +117,7 @@ impl Recording {
     pub fn begin(
         store: &Arc<dyn Store>,
         key: CacheKey,
-        parts: Parts,
+        head: StoredHead,
         generation: Generation,
         length: Option<u64>,
         leader: Option<Leader>,
@@ -139,7 +139,7 @@ impl Recording {
             return Err(Detail::Memory);
         };
         let store = Arc::clone(store);
-        Ok(Self { store, key, parts, generation, content, room, bytes_max, leader })
+        Ok(Self { store, key, head, generation, content, room, bytes_max, leader })
     }
 
     /// Keeps what has come; `false` if it is too much.
@@ -159,7 +159,7 @@ impl Recording {
 
     /// The body is whole: stores the response and tells those who wait.
     fn commit(self) {
-        let stored = Arc::new(StoredResponse::new(self.parts, self.content.into_bytes()));
+        let stored = Arc::new(StoredResponse::new(self.head, self.content.into_bytes()));
         let put = self.store.put(&self.key, stored, self.generation);
         drop(self.room);
         match (put, self.leader) {

@@ -11,13 +11,6 @@ use support::origin::{Gate, Origin, Step, on};
 use support::proxy::Proxy;
 use support::wire::Reply;
 
-fn start(origin: &Origin, args: &[&str]) -> Proxy {
-    let url = origin.url();
-    let mut all = vec!["--origin", &url];
-    all.extend_from_slice(args);
-    Proxy::start(&all)
-}
-
 // Caching.
 
 #[test]
@@ -27,7 +20,7 @@ fn a_fresh_response_is_reused() {
         "Cache-Control: max-age=60; Age: 30; X-Own: b",
         "hello",
     )]);
-    let proxy = start(&origin, &[]);
+    let proxy = Proxy::before(&origin, &[]);
     let miss = proxy.get("/a");
     assert_eq!((miss.status, miss.body()), (200, "hello".into()));
     assert_eq!(miss.field("x-cache"), "MISS");
@@ -50,7 +43,7 @@ fn a_stale_response_is_fetched_anew() {
         on("GET /a").send(200, "Cache-Control: max-age=60; Age: 60", "old"),
         on("GET /a").send(200, "Cache-Control: max-age=60", "new"),
     ]);
-    let proxy = start(&origin, &[]);
+    let proxy = Proxy::before(&origin, &[]);
     assert_eq!(proxy.get("/a").body(), "old");
     let second = proxy.get("/a");
     assert_eq!((second.body(), second.is_hit()), ("new".into(), false));
@@ -62,7 +55,7 @@ fn a_stale_response_is_fetched_anew() {
 #[test]
 fn head_is_answered_from_a_stored_get() {
     let origin = Origin::script([on("GET /a").send(200, "Cache-Control: max-age=60", "hello")]);
-    let proxy = start(&origin, &[]);
+    let proxy = Proxy::before(&origin, &[]);
     proxy.get("/a");
     let head = proxy.ask("HEAD", "/a", "", "");
     assert_eq!((head.status, head.field("content-length")), (200, "5".into()));
@@ -82,7 +75,7 @@ fn what_is_personal_is_not_shared() {
         rule("/star", "Cache-Control: max-age=60; Vary: *"),
         on("GET /shared").send(200, "Cache-Control: public, max-age=60; Set-Cookie: a=b", "x"),
     ]);
-    let proxy = start(&origin, &[]);
+    let proxy = Proxy::before(&origin, &[]);
     for (target, fields, detail) in [
         ("/auth", "Authorization: a\r\n", "authorization"),
         ("/cookie", "Cookie: a=b\r\n", "cookie"),
@@ -111,7 +104,7 @@ fn what_is_personal_is_not_shared() {
 fn an_unsafe_or_unknown_method_invalidates_what_is_stored() {
     let origin =
         Origin::script([on("GET /a").send(200, "Cache-Control: max-age=60", "x").always()]);
-    let proxy = start(&origin, &[]);
+    let proxy = Proxy::before(&origin, &[]);
     for method in ["POST", "PUT", "DELETE", "PATCH", "M-SEARCH"] {
         proxy.get("/a");
         assert!(proxy.get("/a").is_hit());
@@ -135,7 +128,7 @@ fn variants_live_side_by_side() {
         )
     };
     let origin = Origin::script([variant("gzip"), variant("br")]);
-    let proxy = start(&origin, &[]);
+    let proxy = Proxy::before(&origin, &[]);
     for (value, hit) in [("gzip", false), ("br", false), ("gzip", true), ("br", true)] {
         let reply = proxy.get_with("/a", &format!("Accept-Encoding: {value}\r\n"));
         assert_eq!((reply.body(), reply.is_hit()), (value.to_string(), hit));
@@ -158,7 +151,7 @@ fn a_client_may_ask_for_the_origin_server() {
             .send(200, "Cache-Control: max-age=60", "4")
             .times(2),
     ]);
-    let proxy = start(&origin, &[]);
+    let proxy = Proxy::before(&origin, &[]);
     proxy.get("/a");
     let told = proxy.get_with("/a", "Cache-Control: no-cache\r\n").cache_status();
     assert_eq!(told, "proxy; fwd=request; fwd-status=200; stored; detail=no-cache");
@@ -176,7 +169,7 @@ fn a_client_may_ask_for_the_origin_server() {
 #[test]
 fn a_response_is_reused_as_often_as_hit_ttl_says() {
     let origin = Origin::script([on("GET /a").send(200, "", "x").times(2)]);
-    let proxy = start(&origin, &["--hit-ttl", "2"]);
+    let proxy = Proxy::before(&origin, &["--hit-ttl", "2"]);
     let hits: Vec<bool> = (0..6).map(|_| proxy.get("/a").is_hit()).collect();
     assert_eq!(hits, [false, true, true, false, true, true]);
     origin.assert_finished();
@@ -186,7 +179,7 @@ fn a_response_is_reused_as_often_as_hit_ttl_says() {
 fn lru_evicts_exactly_the_least_recently_used() {
     let once = |target: &str| on(&format!("GET {target}")).send(200, "", "x");
     let origin = Origin::script([once("/a"), once("/b"), once("/c"), once("/b")]);
-    let proxy = start(&origin, &["--eviction-policy", "lru", "--cache-size-limit", "2"]);
+    let proxy = Proxy::before(&origin, &["--eviction-policy", "lru", "--cache-size-limit", "2"]);
     let hits: Vec<bool> = ["/a", "/b", "/a", "/c", "/a", "/c", "/b"]
         .iter()
         .map(|target| proxy.get(target).is_hit())
@@ -199,7 +192,8 @@ fn lru_evicts_exactly_the_least_recently_used() {
 fn entire_empties_a_full_cache_and_none_keeps_all() {
     for (policy, kept) in [("entire", [false, false, true]), ("none", [true, true, true])] {
         let origin = Origin::script([on("GET *any*").send(200, "", "x").always()]);
-        let proxy = start(&origin, &["--eviction-policy", policy, "--cache-size-limit", "2"]);
+        let proxy =
+            Proxy::before(&origin, &["--eviction-policy", policy, "--cache-size-limit", "2"]);
         for target in ["/a", "/b", "/c"] {
             assert!(!proxy.get(target).is_hit());
         }
@@ -213,7 +207,7 @@ fn entire_empties_a_full_cache_and_none_keeps_all() {
 fn a_size_limit_of_zero_turns_caching_off() {
     let origin =
         Origin::script([on("GET /a").send(200, "Cache-Control: max-age=60", "x").times(2)]);
-    let proxy = start(&origin, &["--cache-size-limit", "0"]);
+    let proxy = Proxy::before(&origin, &["--cache-size-limit", "0"]);
     proxy.get("/a");
     assert_eq!(
         proxy.get("/a").cache_status(),
@@ -235,7 +229,7 @@ fn bodies_are_stored_up_to_max_object_size() {
             .bytes("y\r\n0\r\n\r\n")
             .times(2),
     ]);
-    let proxy = start(&origin, &[]);
+    let proxy = Proxy::before(&origin, &[]);
     proxy.get("/kept");
     assert!(proxy.get("/kept").is_hit(), "8 MiB are not above --max-object-size");
     assert!(proxy.get("/over").cache_status().ends_with("detail=too-large"));
@@ -254,7 +248,7 @@ fn force_stores_what_http_forbids() {
         on("GET /a").send(200, fields, "x"),
         on("GET /b").send(404, "", "y").times(2),
     ]);
-    let proxy = start(&origin, &["--cache-mode", "force"]);
+    let proxy = Proxy::before(&origin, &["--cache-mode", "force"]);
     assert_eq!(proxy.get_with("/a", "Authorization: x\r\n").field("set-cookie"), "a=b");
     let hit = proxy.get_with("/a", "Cache-Control: no-cache\r\nCookie: c=d\r\n");
     assert_eq!((hit.is_hit(), hit.field("set-cookie")), (true, String::new()));
@@ -266,7 +260,7 @@ fn force_stores_what_http_forbids() {
 #[test]
 fn offline_never_contacts_the_origin_server() {
     let origin = Origin::script([]);
-    let proxy = start(&origin, &["--cache-mode", "offline"]);
+    let proxy = Proxy::before(&origin, &["--cache-mode", "offline"]);
     for method in ["GET", "POST", "DELETE"] {
         let reply = proxy.ask(method, "/a", "", "");
         assert_eq!((reply.status, reply.cache_status()), (504, "proxy; detail=offline".into()));
@@ -292,7 +286,8 @@ fn redirects_are_followed_inside_and_stored_under_the_first_target() {
         on("GET /loop").send(302, "Location: /loop", "").times(11),
         on("POST /a").send(302, "Location: /b", ""),
     ]);
-    let proxy = start(&origin, &["--follow-redirects", "--share-cookies", "--cache-mode", "force"]);
+    let proxy =
+        Proxy::before(&origin, &["--follow-redirects", "--share-cookies", "--cache-mode", "force"]);
     let first = proxy.get_with("/a", "Cookie: a=b\r\n");
     assert_eq!((first.status, first.body()), (200, "there".into()));
     assert!(proxy.get("/a").is_hit());
@@ -305,7 +300,7 @@ fn redirects_are_followed_inside_and_stored_under_the_first_target() {
 #[test]
 fn without_follow_redirects_they_are_passed_on() {
     let origin = Origin::script([on("GET /a").send(302, "Location: /b", "")]);
-    let reply = start(&origin, &[]).get("/a");
+    let reply = Proxy::before(&origin, &[]).get("/a");
     assert_eq!((reply.status, reply.field("location")), (302, "/b".into()));
     origin.assert_finished();
 }
@@ -317,7 +312,7 @@ fn browsers_store_nothing_where_the_operator_wants_it() {
         "Cache-Control: max-age=60; Expires: DATE+60",
         "x",
     )]);
-    let proxy = start(&origin, &["--no-browser-cache"]);
+    let proxy = Proxy::before(&origin, &["--no-browser-cache"]);
     proxy.get("/a");
     let hit = proxy.get("/a");
     assert_eq!(
@@ -331,7 +326,7 @@ fn browsers_store_nothing_where_the_operator_wants_it() {
 fn the_host_is_the_origins_or_with_preserve_host_the_clients() {
     let origin = Origin::script([on("GET /a").send(200, "", "x").times(3)]);
     let own = origin.url().replace("http://", "");
-    let proxy = start(&origin, &[]);
+    let proxy = Proxy::before(&origin, &[]);
     let ask = |proxy: &Proxy, host: &str| {
         proxy.connect().send(format!("GET /a HTTP/1.1\r\nHost: {host}\r\n\r\n")).reply().is_hit()
     };
@@ -339,7 +334,7 @@ fn the_host_is_the_origins_or_with_preserve_host_the_clients() {
     assert_eq!(origin.asked()[0].head.field("host"), own);
     // A host that the key does not hold must not get into a stored response by way of the origin.
     assert_eq!(origin.asked()[0].head.field("x-forwarded-host"), proxy.address.to_string());
-    let proxy = start(&origin, &["--preserve-host"]);
+    let proxy = Proxy::before(&origin, &["--preserve-host"]);
     assert_eq!(
         (ask(&proxy, "one.test"), ask(&proxy, "two.test"), ask(&proxy, "one.test")),
         (false, false, true)
@@ -357,7 +352,7 @@ fn uris_of_the_origin_lead_back_to_the_proxy() {
         "Location: {url}/b; Content-Location: {url}/c; Link: <{url}/d>; Set-Cookie: a=b; Domain=127.0.0.1; Path=/; Cache-Control: public, max-age=60"
     );
     origin.add(on("GET /a").send(301, &fields, ""));
-    let proxy = start(&origin, &[]);
+    let proxy = Proxy::before(&origin, &[]);
     for _ in 0..2 {
         let reply = proxy.get_with("/a", "");
         let at = format!("http://{}", proxy.address);
@@ -377,7 +372,7 @@ fn every_method_is_forwarded_with_its_content() {
         ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PURGE", "PROPFIND", "M-SEARCH", "X"];
     let origin =
         Origin::script(methods.map(|method| on(&format!("{method} /a?b")).send(200, "", method)));
-    let proxy = start(&origin, &[]);
+    let proxy = Proxy::before(&origin, &[]);
     for method in methods {
         let reply = proxy.ask(method, "/a?b", "", "content");
         assert_eq!((reply.status, reply.body()), (200, method.to_string()));
@@ -396,7 +391,7 @@ fn hop_by_hop_fields_stop_here() {
                   Proxy-Connection: y; TE: z; Upgrade: h2c; Trailer: t; X-Kept: b; Cache-Control: max-age=60";
     let origin =
         Origin::script([on("GET /a").send(200, fields, "x"), on("POST /a").send(200, "", "")]);
-    let proxy = start(&origin, &[]);
+    let proxy = Proxy::before(&origin, &[]);
     for _ in 0..2 {
         let reply = proxy.get("/a");
         assert_eq!(reply.field("x-kept"), "b");
@@ -442,7 +437,7 @@ fn content_is_streamed_both_ways_in_flat_memory() {
     let origin = Origin::script([on("GET /big")
         .head(200, &format!("Content-Length: {length}"))
         .then(Step::Repeat(piece.clone(), PIECES))]);
-    let proxy = start(&origin, &[]);
+    let proxy = Proxy::before(&origin, &[]);
     let reply = proxy.get("/big");
     assert_eq!((reply.content.len(), reply.complete), (length, true));
     drop(reply);
@@ -479,7 +474,7 @@ fn content_is_streamed_both_ways_in_flat_memory() {
 fn chunked_uploads_arrive_whole() {
     let origin =
         Origin::script([on("POST /a").having("Transfer-Encoding: chunked").send(200, "", "ok")]);
-    let proxy = start(&origin, &[]);
+    let proxy = Proxy::before(&origin, &[]);
     let mut connection = proxy.connect();
     connection.send("POST /a HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2;x=y\r\nde\r\n0\r\n\r\n");
     assert_eq!(connection.reply().body(), "ok");
@@ -490,7 +485,7 @@ fn chunked_uploads_arrive_whole() {
 #[test]
 fn a_client_that_waits_for_100_gets_it() {
     let origin = Origin::script([on("POST /a").lacking("Expect").send(200, "", "ok")]);
-    let proxy = start(&origin, &[]);
+    let proxy = Proxy::before(&origin, &[]);
     let mut connection = proxy.connect();
     connection
         .send("POST /a HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n");
@@ -508,7 +503,7 @@ fn event_streams_are_flushed_at_once() {
         .bytes("9\r\ndata: 1\n\n\r\n")
         .wait(&second)
         .bytes("9\r\ndata: 2\n\n\r\n0\r\n\r\n")]);
-    let proxy = start(&origin, &[]);
+    let proxy = Proxy::before(&origin, &[]);
     let mut connection = proxy.connect();
     connection.request("GET", "/events", "", "");
     assert_eq!(connection.head().expect("the head comes before any event").word(1), "200");
@@ -535,7 +530,7 @@ fn a_body_that_is_cut_short_never_looks_complete_and_is_not_stored() {
         cut("/chunked", "Transfer-Encoding: chunked", "5\r\n12345\r\n"),
         cut("/chunk", "Transfer-Encoding: chunked", "a\r\n12345"),
     ]);
-    let proxy = start(&origin, &[]);
+    let proxy = Proxy::before(&origin, &[]);
     for target in ["/length", "/chunked", "/chunk"] {
         for _ in 0..2 {
             let reply = proxy.get(target);
@@ -565,7 +560,7 @@ fn close_delimited_content_is_stored_only_if_the_close_was_announced() {
         closed("/reset", "Connection: close").then(Step::Reset).times(2),
         closed("/unknown", "Transfer-Encoding: nonsense").close(),
     ]);
-    let proxy = start(&origin, &[]);
+    let proxy = Proxy::before(&origin, &[]);
     let silent = proxy.get("/silent");
     assert_eq!((silent.body(), silent.complete), ("hello".into(), true));
     assert!(silent.cache_status().ends_with("detail=close-delimited"));
@@ -590,7 +585,7 @@ fn http_1_0_clients_are_served_in_their_own_way() {
         on("GET /length").send(200, "", "hello"),
         on("GET /chunked").head(200, "Transfer-Encoding: chunked").bytes("5\r\nhello\r\n0\r\n\r\n"),
     ]);
-    let proxy = start(&origin, &[]);
+    let proxy = Proxy::before(&origin, &[]);
     let mut connection = proxy.connect();
     connection.send("GET /length HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
     let reply = connection.reply();
@@ -615,7 +610,7 @@ fn pipelined_requests_are_answered_in_order() {
         on("GET /slow").wait(&gate).send(200, "", "slow"),
         on("GET /fast").send(200, "", "fast"),
     ]);
-    let proxy = start(&origin, &[]);
+    let proxy = Proxy::before(&origin, &[]);
     let mut connection = proxy.connect();
     connection.send("GET /slow HTTP/1.1\r\nHost: h\r\n\r\nGET /fast HTTP/1.1\r\nHost: h\r\n\r\n");
     origin.wait_for(2);
@@ -632,7 +627,7 @@ fn a_204_and_a_304_have_no_framing_of_content() {
         on("GET /204").head(204, "Cache-Control: max-age=60"),
         on("GET /304").having("If-None-Match: \"a\"").head(304, "Content-Length: 10; ETag: \"a\""),
     ]);
-    let proxy = start(&origin, &[]);
+    let proxy = Proxy::before(&origin, &[]);
     for _ in 0..2 {
         let reply = proxy.get("/204");
         assert_eq!(
@@ -648,7 +643,7 @@ fn a_204_and_a_304_have_no_framing_of_content() {
 #[test]
 fn odd_bytes_in_a_target_reach_the_origin_server_encoded() {
     let origin = Origin::script([on("GET /a%3Cb%3E?c=%22d%22").send(200, "", "x")]);
-    let proxy = start(&origin, &[]);
+    let proxy = Proxy::before(&origin, &[]);
     assert_eq!(proxy.get("/a<b>?c=\"d\"").status, 200);
     assert!(proxy.get("/a<b>?c=\"d\"").is_hit());
     assert_eq!(
@@ -693,7 +688,7 @@ fn concurrent_misses_make_one_request_and_hold_no_worker() {
         on("GET /a").wait(&gate).send(200, "Cache-Control: max-age=60", "hello"),
         on("GET /b").send(200, "", "other"),
     ]);
-    let proxy = start(&origin, &["--workers", "3"]);
+    let proxy = Proxy::before(&origin, &["--workers", "3"]);
     let replies = together(&proxy, 60, "/a", "", || {
         origin.wait_for(1);
         // Sixty wait, one holds a worker, and there are three: others are served all the same.
@@ -716,7 +711,7 @@ fn an_answer_that_cannot_be_shared_releases_all_who_wait() {
         on("GET /a").wait(&gate).send(200, "Cache-Control: no-store", "own"),
         on("GET /a").wait(&second).send(200, "Cache-Control: no-store", "own").times(9),
     ]);
-    let proxy = start(&origin, &[]);
+    let proxy = Proxy::before(&origin, &[]);
     let replies = together(&proxy, 10, "/a", "", || {
         origin.wait_for(1);
         gate.open();
@@ -739,7 +734,7 @@ fn the_death_of_a_leader_releases_those_who_wait() {
             .close(),
         on("GET /a").send(200, "Cache-Control: max-age=60", "whole").always(),
     ]);
-    let proxy = start(&origin, &[]);
+    let proxy = Proxy::before(&origin, &[]);
     let replies = together(&proxy, 5, "/a", "", || {
         origin.wait_for(1);
         gate.open();
@@ -757,7 +752,7 @@ fn a_leader_whose_client_leaves_finishes_for_the_others() {
         .then(Step::Repeat(vec![b'x'; 100_000], 2))
         .wait(&rest)
         .then(Step::Repeat(vec![b'x'; 100_000], 2))]);
-    let proxy = start(&origin, &[]);
+    let proxy = Proxy::before(&origin, &[]);
     let mut leader = proxy.connect();
     leader.request("GET", "/a", "", "");
     origin.wait_for(1);
@@ -781,7 +776,7 @@ fn a_full_pool_says_so_at_once() {
         .wait(&gate)
         .send(200, "Cache-Control: no-store", "x")
         .always()]);
-    let proxy = start(&origin, &["--workers", "1"]);
+    let proxy = Proxy::before(&origin, &["--workers", "1"]);
     let (sender, replies) = channel();
     for number in 0..30 {
         let (sender, mut connection) = (sender.clone(), proxy.connect());
@@ -807,7 +802,7 @@ fn stale_responses_are_served_while_a_new_one_is_fetched() {
         on("GET /a").send(200, fields, "old"),
         on("GET /a").wait(&gate).send(200, "Cache-Control: max-age=60", "new"),
     ]);
-    let proxy = start(&origin, &[]);
+    let proxy = Proxy::before(&origin, &[]);
     proxy.get("/a");
     for _ in 0..3 {
         let stale = proxy.get("/a");
@@ -828,7 +823,7 @@ fn stale_responses_are_served_while_a_new_one_is_fetched() {
 fn the_timer_removes_what_is_of_no_more_use() {
     let fields = "Cache-Control: max-age=60, stale-if-error=0; Age: 60";
     let origin = Origin::script([on("GET /a").send(200, fields, "x")]);
-    let proxy = start(&origin, &["--cache-clean-interval", "10ms", "--log-level", "debug"]);
+    let proxy = Proxy::before(&origin, &["--cache-clean-interval", "10ms", "--log-level", "debug"]);
     proxy.get("/a");
     proxy.wait_for_log("timer: 1 removed");
 }

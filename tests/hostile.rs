@@ -10,19 +10,12 @@ use support::origin::{Gate, Origin, Step, on};
 use support::proxy::{Proxy, command};
 use support::wire::Connection;
 
-fn start(origin: &Origin, args: &[&str]) -> Proxy {
-    let url = origin.url();
-    let mut all = vec!["--origin", &url];
-    all.extend_from_slice(args);
-    Proxy::start(&all)
-}
-
 /// RFC 9112 §6, §11.2: what two servers would read differently is refused, and what follows it on
 /// the connection is not listened to.
 #[test]
 fn ambiguous_framing_is_refused_and_the_connection_cut() {
     let origin = Origin::script([]);
-    let proxy = start(&origin, &[]);
+    let proxy = Proxy::before(&origin, &[]);
     let smuggled = "GET /smuggled HTTP/1.1\r\nHost: h\r\n\r\n";
     for fields in [
         "Content-Length: 3 0\r\n",
@@ -47,7 +40,7 @@ fn ambiguous_framing_is_refused_and_the_connection_cut() {
 #[test]
 fn odd_heads_are_refused() {
     let origin = Origin::script([]);
-    let proxy = start(&origin, &[]);
+    let proxy = Proxy::before(&origin, &[]);
     let long = format!("GET /{} HTTP/1.1\r\nHost: h\r\n\r\n", "a".repeat(40_000));
     let many = format!("GET / HTTP/1.1\r\nHost: h\r\n{}\r\n", "A: b\r\n".repeat(100));
     let wide = format!("GET / HTTP/1.1\r\nHost: h\r\nA: {}\r\n\r\n", "b".repeat(70_000));
@@ -89,7 +82,7 @@ fn dot_segments_do_not_leave_the_origins_prefix() {
 #[test]
 fn an_announced_length_that_is_not_sent_harms_nobody() {
     let origin = Origin::script([on("GET /a").send(200, "Cache-Control: max-age=60", "x")]);
-    let mut proxy = start(&origin, &["--cache-mode", "offline"]);
+    let mut proxy = Proxy::before(&origin, &["--cache-mode", "offline"]);
     for length in ["10000000000000", "9223372036854775807", "18446744073709551615", "3000000000"] {
         let mut connection = proxy.connect();
         connection
@@ -105,7 +98,7 @@ fn an_announced_length_that_is_not_sent_harms_nobody() {
 #[test]
 fn content_that_nobody_reads_does_not_become_the_next_request() {
     let origin = Origin::script([on("GET /a").send(200, "Cache-Control: max-age=60", "x")]);
-    let proxy = start(&origin, &["--cache-mode", "offline"]);
+    let proxy = Proxy::before(&origin, &["--cache-mode", "offline"]);
     let inner = "GET /smuggled HTTP/1.1\r\nHost: h\r\n\r\n";
     let size = inner.len();
     // A short one is read to its end, and the connection goes on.
@@ -129,7 +122,7 @@ fn a_refused_request_does_not_mix_into_the_response_before_it() {
         .bytes("begun")
         .wait(&gate)
         .bytes(&"x".repeat(995))]);
-    let proxy = start(&origin, &[]);
+    let proxy = Proxy::before(&origin, &[]);
     let mut connection = proxy.connect();
     connection.request("GET", "/slow", "", "");
     assert!(connection.head().is_some());
@@ -143,7 +136,7 @@ fn a_refused_request_does_not_mix_into_the_response_before_it() {
 #[test]
 fn content_behind_a_refused_request_harms_nobody() {
     let origin = Origin::script([]);
-    let mut proxy = start(&origin, &["--cache-mode", "offline"]);
+    let mut proxy = Proxy::before(&origin, &["--cache-mode", "offline"]);
     let behind = "POST /b HTTP/1.1\r\nHost: h\r\nContent-Length: 10000000000000\r\n\r\nabc";
     for _ in 0..5 {
         let mut connection = proxy.connect();
@@ -164,7 +157,7 @@ fn a_cut_upload_is_not_forwarded_as_complete() {
         on("POST /chunked").send(200, "", "x"),
         on("POST /chunk").send(200, "", "x"),
     ]);
-    let proxy = start(&origin, &[]);
+    let proxy = Proxy::before(&origin, &[]);
     for (count, head) in [
         "POST /length HTTP/1.1\r\nHost: h\r\nContent-Length: 100000\r\n\r\nabc",
         "POST /chunked HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n",
@@ -184,7 +177,7 @@ fn a_cut_upload_is_not_forwarded_as_complete() {
 #[test]
 fn a_connection_without_a_request_is_closed_in_time() {
     let origin = Origin::script([]);
-    let proxy = start(&origin, &["--header-timeout", "300ms", "--idle-timeout", "300ms"]);
+    let proxy = Proxy::before(&origin, &["--header-timeout", "300ms", "--idle-timeout", "300ms"]);
     let mut silent = proxy.connect();
     let mut partial = proxy.connect();
     partial.send("GET / HTTP/1.1\r\nHost: h\r\nA: ");
@@ -200,7 +193,7 @@ fn an_idle_connection_is_closed_in_time_and_a_busy_one_is_not() {
         on("GET /a").send(200, "Cache-Control: max-age=60", "x"),
         on("GET /slow").wait(&gate).send(200, "", "slow"),
     ]);
-    let proxy = start(&origin, &["--idle-timeout", "300ms"]);
+    let proxy = Proxy::before(&origin, &["--idle-timeout", "300ms"]);
     let mut busy = proxy.connect();
     busy.request("GET", "/slow", "", "");
     origin.wait_for(1);
@@ -220,7 +213,7 @@ fn an_idle_connection_is_closed_in_time_and_a_busy_one_is_not() {
 #[test]
 fn connections_beyond_the_bound_are_closed() {
     let origin = Origin::script([on("GET /a").send(200, "Cache-Control: max-age=60", "x")]);
-    let proxy = start(&origin, &["--max-connections", "5"]);
+    let proxy = Proxy::before(&origin, &["--max-connections", "5"]);
     let mut first = proxy.connect();
     first.request("GET", "/a", "", "");
     assert_eq!(first.reply().status, 200);
@@ -281,7 +274,7 @@ fn running_out_of_descriptors_is_survived() {
 fn no_connection_starves_when_many_come_at_once() {
     let origin =
         Origin::script([on("GET /a").send(200, "Cache-Control: max-age=60", "x").always()]);
-    let proxy = start(&origin, &[]);
+    let proxy = Proxy::before(&origin, &[]);
     for _ in 0..5 {
         let mut all: Vec<Connection> = (0..40).map(|_| proxy.connect()).collect();
         for connection in &mut all {
@@ -303,7 +296,7 @@ fn a_client_that_reads_nothing_delays_nobody() {
             .times(2),
         on("GET /a").send(200, "Cache-Control: max-age=60", "x"),
     ]);
-    let proxy = start(&origin, &["--workers", "2"]);
+    let proxy = Proxy::before(&origin, &["--workers", "2"]);
     let mut deaf: Vec<Connection> = (0..2).map(|_| proxy.connect()).collect();
     for connection in &mut deaf {
         connection.request("GET", "/big", "Cache-Control: no-store\r\n", "");
@@ -334,7 +327,7 @@ fn what_the_origin_server_sends_cannot_do_harm() {
             .bytes("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n")
             .send(200, "", "final"),
     ]);
-    let proxy = start(&origin, &[]);
+    let proxy = Proxy::before(&origin, &[]);
     for _ in 0..2 {
         let more = proxy.get("/more");
         assert_eq!((more.body(), more.complete), ("0123456789".into(), true));
@@ -358,7 +351,7 @@ fn what_the_origin_server_sends_cannot_do_harm() {
 #[test]
 fn a_request_that_goes_in_circles_is_stopped() {
     let origin = Origin::script([]);
-    let proxy = start(&origin, &[]);
+    let proxy = Proxy::before(&origin, &[]);
     let via = "Via: 1.1 proxy\r\n".repeat(9);
     let reply = proxy.get_with("/a", &via);
     assert_eq!((reply.status, reply.cache_status()), (502, "proxy; detail=loop".into()));

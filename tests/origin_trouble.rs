@@ -10,13 +10,6 @@ use support::TemporaryFolder;
 use support::origin::{Gate, Origin, Step, on};
 use support::proxy::{Proxy, command};
 
-fn start(origin: &Origin, args: &[&str]) -> Proxy {
-    let url = origin.url();
-    let mut all = vec!["--origin", &url];
-    all.extend_from_slice(args);
-    Proxy::start(&all)
-}
-
 #[test]
 fn connections_to_the_origin_server_are_reused() {
     let origin = Origin::script([
@@ -25,7 +18,7 @@ fn connections_to_the_origin_server_are_reused() {
         on("GET /c").head(200, "Transfer-Encoding: chunked").bytes("1\r\nx\r\n0\r\n\r\n"),
         on("HEAD /a").head(200, "Content-Length: 5"),
     ]);
-    let proxy = start(&origin, &[]);
+    let proxy = Proxy::before(&origin, &[]);
     for number in 0..5 {
         proxy.get(&format!("/{number}"));
     }
@@ -47,7 +40,7 @@ fn a_dead_pooled_connection_is_tried_again_once() {
         on("POST /dies").close(),
         on("GET /fresh").close(),
     ]);
-    let proxy = start(&origin, &[]);
+    let proxy = Proxy::before(&origin, &[]);
     proxy.get("/first");
     assert_eq!(proxy.get("/dies").body(), "alive");
     assert_eq!(proxy.ask("POST", "/dies", "", "x").status, 502, "content is not sent twice");
@@ -65,7 +58,7 @@ fn a_connection_with_unread_bytes_is_not_reused() {
             .bytes("xHTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison"),
         on("GET /next").send(200, "", "clean"),
     ]);
-    let proxy = start(&origin, &[]);
+    let proxy = Proxy::before(&origin, &[]);
     assert_eq!(proxy.get("/more").body(), "x");
     assert_eq!(proxy.get("/next").body(), "clean");
     assert_eq!(origin.connections(), 2);
@@ -106,7 +99,7 @@ fn a_silent_origin_server_is_a_504_that_helps() {
         on("GET /head").wait(&gate),
         on("GET /body").head(200, "Content-Length: 10").bytes("12345").wait(&gate),
     ]);
-    let proxy = start(&origin, &["--origin-timeout", "200ms"]);
+    let proxy = Proxy::before(&origin, &["--origin-timeout", "200ms"]);
     let reply = proxy.get("/head");
     assert_eq!(
         (reply.status, reply.cache_status()),
@@ -142,7 +135,7 @@ fn a_stale_response_stands_in_for_a_failed_origin_server() {
         stale("/over", ", stale-if-error=0"),
         on("GET /over").send(503, "", "busy"),
     ]);
-    let proxy = start(&origin, &[]);
+    let proxy = Proxy::before(&origin, &[]);
     for (target, status, body) in [
         ("/closed", 200, "stale"),
         ("/503", 200, "stale"),
@@ -160,7 +153,7 @@ fn a_stale_response_stands_in_for_a_failed_origin_server() {
     }
     origin.assert_finished();
     let origin = Origin::script([stale("/a", ""), on("GET /a").send(503, "", "busy")]);
-    let proxy = start(&origin, &["--stale-if-error", "0"]);
+    let proxy = Proxy::before(&origin, &["--stale-if-error", "0"]);
     proxy.get("/a");
     assert_eq!(proxy.get("/a").status, 503);
 }
@@ -202,7 +195,7 @@ fn close_delimited_content_over_tls_needs_close_notify() {
     ]);
     let file = folder.file("ca.pem");
     std::fs::write(&file, pem).expect("a file");
-    let proxy = start(&origin, &["--ca-cert", file.to_str().expect("a path")]);
+    let proxy = Proxy::before(&origin, &["--ca-cert", file.to_str().expect("a path")]);
     proxy.get("/clean");
     assert!(proxy.get("/clean").is_hit());
     for _ in 0..2 {

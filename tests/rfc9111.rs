@@ -13,7 +13,7 @@ use caching_proxy::policy::cache_control::{RequestDirectives, ResponseDirectives
 use caching_proxy::policy::freshness::{FreshnessRules, Lifetime, fresh_until, freshness_lifetime};
 use caching_proxy::policy::reason::{Detail, Why};
 use caching_proxy::policy::reuse::{Decision, Mode, Presented, ReuseRules, decide, may_stand_in};
-use caching_proxy::policy::stored::{Parts, StoredResponse};
+use caching_proxy::policy::stored::{StoredHead, StoredResponse};
 use caching_proxy::policy::storing::{Received, StoringRules, storable};
 use caching_proxy::policy::vary::{self, Selecting};
 use http::{HeaderName, HeaderValue, Method, StatusCode, Version};
@@ -277,7 +277,12 @@ fn directives_are_list_members_outside_quotes() {
     assert!(!RequestDirectives::read(&fields("Pragma: no-cache")).no_cache, "RFC 9111 §5.4");
 }
 
-fn verdict(asked: &Request, code: u16, text: &str, rules: &StoringRules) -> Result<Parts, Detail> {
+fn verdict(
+    asked: &Request,
+    code: u16,
+    text: &str,
+    rules: &StoringRules,
+) -> Result<StoredHead, Detail> {
     let fields = fields(text);
     let received = Received {
         status: status(code),

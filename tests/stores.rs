@@ -10,7 +10,7 @@ use caching_proxy::message::fields::Fields;
 use caching_proxy::policy::cache_control::ResponseDirectives;
 use caching_proxy::policy::freshness::Lifetime;
 use caching_proxy::policy::key::CacheKey;
-use caching_proxy::policy::stored::{Parts, StoredResponse};
+use caching_proxy::policy::stored::{StoredHead, StoredResponse};
 use caching_proxy::policy::vary::Selecting;
 use caching_proxy::store::memory::{Eviction, Limits, store};
 use caching_proxy::store::{Put, Store};
@@ -29,7 +29,7 @@ fn response(language: Option<&str>, content: &[u8], useful_until: u64) -> Arc<St
         let names = HeaderValue::from_static("accept-language");
         fields.append(http::header::VARY, names);
     }
-    let parts = Parts {
+    let parts = StoredHead {
         status: StatusCode::OK,
         selecting: Selecting::read(&fields, &request).expect("no star"),
         fields,

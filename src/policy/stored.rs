@@ -1,5 +1,6 @@
 //! A stored response: what all the other files of the policy are about. RFC 9111 §3.
 
+use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
@@ -13,18 +14,15 @@ use crate::policy::freshness::Lifetime;
 use crate::policy::key::CacheKey;
 use crate::policy::vary::Selecting;
 
-/// A complete response of the origin server, as it is kept.
+/// What is known of a response when its head has come: all but its content.
 ///
-/// Everything that decides about its reuse is worked out once, when it is stored: a lookup compares
-/// and does not parse.
+/// Everything that decides about its reuse is worked out once: a lookup compares and does not parse.
 #[derive(Debug)]
-pub struct StoredResponse {
+pub struct StoredHead {
     /// The status code.
     pub status: StatusCode,
     /// The header section as the origin server sent it, less what may not be kept (§3.1).
     pub fields: Fields,
-    /// The content.
-    pub content: Bytes,
     /// The directives of its `Cache-Control`.
     pub directives: ResponseDirectives,
     /// What the request it answered had in the fields that `Vary` names.
@@ -39,49 +37,30 @@ pub struct StoredResponse {
     pub fresh_until: Timestamp,
     /// From this moment on it may not even be served stale, and is of no more use.
     pub useful_until: Timestamp,
+}
+
+/// A complete response of the origin server, as it is kept.
+#[derive(Debug)]
+pub struct StoredResponse {
+    head: StoredHead,
+    /// The content.
+    pub content: Bytes,
     /// How often it has been reused, for `--hit-ttl`.
     reuses: AtomicU64,
 }
 
-/// What [`StoredResponse::new`] puts together.
-#[derive(Debug)]
-pub struct Parts {
-    /// See [`StoredResponse::status`].
-    pub status: StatusCode,
-    /// See [`StoredResponse::fields`].
-    pub fields: Fields,
-    /// See [`StoredResponse::directives`].
-    pub directives: ResponseDirectives,
-    /// See [`StoredResponse::selecting`].
-    pub selecting: Selecting,
-    /// See [`StoredResponse::lifetime`].
-    pub lifetime: Lifetime,
-    /// See [`StoredResponse::age_on_arrival`].
-    pub age_on_arrival: DeltaSeconds,
-    /// See [`StoredResponse::response_time`].
-    pub response_time: Timestamp,
-    /// See [`StoredResponse::fresh_until`].
-    pub fresh_until: Timestamp,
-    /// See [`StoredResponse::useful_until`].
-    pub useful_until: Timestamp,
+impl Deref for StoredResponse {
+    type Target = StoredHead;
+
+    fn deref(&self) -> &StoredHead {
+        &self.head
+    }
 }
 
 impl StoredResponse {
     /// A stored response with its whole content.
-    pub fn new(parts: Parts, content: Bytes) -> Self {
-        Self {
-            status: parts.status,
-            fields: parts.fields,
-            content,
-            directives: parts.directives,
-            selecting: parts.selecting,
-            lifetime: parts.lifetime,
-            age_on_arrival: parts.age_on_arrival,
-            response_time: parts.response_time,
-            fresh_until: parts.fresh_until,
-            useful_until: parts.useful_until,
-            reuses: AtomicU64::new(0),
-        }
+    pub fn new(head: StoredHead, content: Bytes) -> Self {
+        Self { head, content, reuses: AtomicU64::new(0) }
     }
 
     /// Its age at `now`, in whole seconds (§4.2.3).

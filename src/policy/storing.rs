@@ -12,7 +12,7 @@ use crate::policy::cache_control::ResponseDirectives;
 use crate::policy::freshness::{FreshnessRules, Lifetime, fresh_until, freshness_lifetime};
 use crate::policy::reason::Detail;
 use crate::policy::reuse::Presented;
-use crate::policy::stored::Parts;
+use crate::policy::stored::StoredHead;
 use crate::policy::vary::Selecting;
 
 /// What the operator said about storing.
@@ -54,7 +54,7 @@ pub fn storable(
     sent: &Fields,
     received: Received<'_>,
     rules: &StoringRules,
-) -> Result<Parts, Detail> {
+) -> Result<StoredHead, Detail> {
     let Received { status, fields, response_time, .. } = received;
     let directives = ResponseDirectives::read(fields);
     let forced = rules.freshness.force && status == StatusCode::OK;
@@ -86,7 +86,7 @@ pub fn storable(
         |name: &HeaderName| directives.withheld.contains(name) || forced && *name == "set-cookie";
     fields.retain(|name, _| !withheld(name));
     fields.shrink();
-    Ok(Parts {
+    Ok(StoredHead {
         status,
         fields,
         directives,

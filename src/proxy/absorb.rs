@@ -88,9 +88,9 @@ impl Proxy {
         };
         let leader = forward.leader.take();
         match verdict {
-            Ok(parts) => {
+            Ok(head) => {
                 let (key, begun) = (forward.key.clone(), forward.generation);
-                Recording::begin(&self.store, key, parts, begun, received.length, leader)
+                Recording::begin(&self.store, key, head, begun, received.length, leader)
             }
             Err(detail) => {
                 if let Some(leader) = leader {

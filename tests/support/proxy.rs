@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Instant;
 
+use super::origin::Origin;
 use super::wire::{Connection, Reply};
 use super::{PATIENCE, TemporaryFolder};
 
@@ -42,6 +43,14 @@ impl Proxy {
         let mut command = command();
         command.args(args);
         Self::start_as(command)
+    }
+
+    /// Starts it in front of an origin server.
+    pub fn before(origin: &Origin, args: &[&str]) -> Self {
+        let url = origin.url();
+        let mut all = vec!["--origin", &url];
+        all.extend_from_slice(args);
+        Self::start(&all)
     }
 
     /// Starts it on a free port.
