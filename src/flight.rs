@@ -244,6 +244,18 @@ mod tests {
     }
 
     #[test]
+    fn the_memory_of_what_cannot_be_shared_is_bounded() {
+        let flights = Arc::new(Flights::default());
+        for number in 0..=HIT_FOR_MISS_MAX {
+            let Turn::Lead(leader) = flights.join(key(&number.to_string())) else {
+                panic!("nobody leads yet")
+            };
+            leader.unshareable();
+        }
+        assert!(flights.state.lock().hit_for_miss.len() <= HIT_FOR_MISS_MAX);
+    }
+
+    #[test]
     fn who_takes_a_seat_too_late_is_resumed_at_once() {
         let flights = Arc::new(Flights::default());
         let (sender, landings) = channel();

@@ -14,8 +14,10 @@
 //!
 //! What cannot be mended from outside: a head is read without a bound on its size before we see it; a
 //! field value or target with a byte beyond ASCII closes the connection without an answer, and a bare
-//! line feed waits for the header timeout; excess connections are closed, where they should wait in
-//! the kernel's queue. This is why this front serves loopback addresses only, unless
+//! line feed waits for the header timeout; a request line that says HTTP/2.0 makes the connection's
+//! thread wait for itself for ever, and costs it and its descriptors; a chunked upload with trailer
+//! fields cannot be read to its end (400); excess connections are closed, where they should wait in the
+//! kernel's queue. This is why this front serves loopback addresses only, unless
 //! `--allow-unsafe-front` is given.
 
 use std::io;

@@ -73,8 +73,7 @@ pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 /// Bytes that a chunk's size line may take, for chunks of less than 2^32 bytes.
 pub const CHUNK_HEAD_BYTES: usize = 10;
 
-/// The size line of a chunk, right-aligned in a field of fixed width: what stands before it in the
-/// buffer is not sent.
+/// The size line of a chunk, at most [`CHUNK_HEAD_BYTES`] long.
 pub fn chunk_head(length: usize) -> Vec<u8> {
     format!("{length:X}\r\n").into_bytes()
 }
