@@ -64,7 +64,7 @@ const GROUPS: [(&str, &[Flag]); 6] = [
         flag("--workers", "N", "64", "threads that look up, and wait for the origin server"),
         flag("--max-connections", "N", "10000", "clients at a time, or less where descriptors are scarce"),
         flag("--header-timeout", "D", "10", "for a connection's first request to arrive"),
-        flag("--idle-timeout", "D", "60", "for the next request, or the next byte of content"),
+        flag("--idle-timeout", "D", "60", "for the next request, the next byte of content, or a client to read on"),
         flag("--front", "F", "tiny-http", "which server: tiny-http"),
         flag("--allow-unsafe-front", "", "off", "let --front tiny-http listen on other than loopback addresses"),
     ]),

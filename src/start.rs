@@ -163,8 +163,8 @@ fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
         socket.set_reuse_address(true)?;
         socket.set_tcp_nodelay(true)?;
         socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(Duration::from_secs(60)))?;
-        // A client that reads nothing holds a worker no longer than this. (A timeout for reading
-        // would end accept itself.)
+        // The front cuts a client that reads nothing; this is for when it cannot. (A timeout for
+        // reading would end accept itself.)
         socket.set_write_timeout(Some(CLIENT_WRITE_TIMEOUT))?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;

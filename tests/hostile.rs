@@ -306,6 +306,23 @@ fn a_client_that_reads_nothing_delays_nobody() {
     assert_eq!(offline.status, 504, "answered although both workers wait for their clients");
 }
 
+#[test]
+fn a_client_that_reads_nothing_is_cut_in_time() {
+    let origin = Origin::script([
+        on("GET /big")
+            .head(200, "Content-Length: 50000000; Cache-Control: no-store")
+            .then(Step::Repeat(vec![b'x'; 1_000_000], 50)),
+        on("GET /a").send(200, "", "x"),
+    ]);
+    let proxy = Proxy::before(&origin, &["--workers", "1", "--idle-timeout", "300ms"]);
+    let mut deaf = proxy.connect();
+    deaf.request("GET", "/big", "", "");
+    assert!(deaf.head().is_some());
+    // The only worker that may ask the origin server is free again.
+    assert_eq!(proxy.get("/a").status, 200);
+    assert!(deaf.rest().len() < 50_000_000);
+}
+
 /// An origin server that lies about its content, or sends what is no HTTP.
 #[test]
 fn what_the_origin_server_sends_cannot_do_harm() {

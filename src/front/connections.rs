@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -22,7 +22,8 @@ const POKES_MAX: u32 = 3;
 pub struct ConnectionLimits {
     /// `--header-timeout`: from the connection to the end of the first request's head.
     pub header_timeout: Duration,
-    /// `--idle-timeout`: between requests, and between two bytes of a request's content.
+    /// `--idle-timeout`: between requests, between two bytes of a request's content, and for a
+    /// client to take another piece of a response.
     pub idle_timeout: Duration,
     /// `--max-connections`, or less where descriptors are scarce.
     pub connections_max: usize,
@@ -54,8 +55,8 @@ struct State {
 pub(super) struct Activity {
     /// Milliseconds since the front started.
     last: AtomicU64,
-    /// Is a worker waiting for the client's content?
-    reading: AtomicU64,
+    /// Is a worker waiting for the client, for its content or for it to take ours?
+    waiting: AtomicBool,
 }
 
 /// What a look at all connections came to.
@@ -101,10 +102,10 @@ impl Connections {
         activity.last.store(now, Ordering::Relaxed);
     }
 
-    /// A worker begins or ends waiting for the client's content.
-    pub(super) fn note_reading(&self, activity: &Activity, reading: bool) {
-        activity.reading.store(u64::from(reading), Ordering::Relaxed);
+    /// A worker begins or ends waiting for the client.
+    pub(super) fn note_waiting(&self, activity: &Activity, waiting: bool) {
         self.note(activity);
+        activity.waiting.store(waiting, Ordering::Relaxed);
     }
 
     /// Cuts a connection: nothing that is still sent on it counts.
@@ -204,7 +205,7 @@ impl Connections {
         let quiet = self.started.elapsed().saturating_sub(last);
         if state.requests == 0 {
             state.since.elapsed() > self.limits.header_timeout
-        } else if state.under_way == 0 || state.activity.reading.load(Ordering::Relaxed) > 0 {
+        } else if state.under_way == 0 || state.activity.waiting.load(Ordering::Relaxed) {
             quiet > self.limits.idle_timeout
         } else {
             false

@@ -149,7 +149,8 @@ impl Exchange {
     /// Sends the response through tiny_http's writer; how many bytes of content.
     fn answer_through(&mut self, response: Response) -> u64 {
         let Some(inner) = self.inner.take() else { return 0 };
-        let mut sender = Sender { out: inner.into_writer(), sent: 0 };
+        let note = |waiting| self.shared.connections.note_waiting(&self.activity, waiting);
+        let mut sender = Sender { out: inner.into_writer(), sent: 0, note: &note };
         match sender.send(self.reader, &self.request.method, response) {
             // tiny_http closes when it has read `Connection: close`, and knows no other reason.
             Ok(Delimiting::Close) => self.shared.connections.cut(self.peer),
@@ -173,7 +174,7 @@ impl Exchange {
         }
         let reader = Reader { keeps_alive: false, ..self.reader };
         let mut head_and_content = Vec::new();
-        let mut sender = Sender { out: Box::new(&mut head_and_content), sent: 0 };
+        let mut sender = Sender { out: Box::new(&mut head_and_content), sent: 0, note: &|_| () };
         let sent = match sender.send(reader, &self.request.method, response) {
             Ok(_) => sender.sent,
             Err(_) => 0,
@@ -263,9 +264,9 @@ impl Read for ContentReader<'_> {
         }
         exchange.expects_continue = false;
         let connections = &exchange.shared.connections;
-        connections.note_reading(&exchange.activity, true);
+        connections.note_waiting(&exchange.activity, true);
         let result = inner.as_reader().read(&mut buffer[..most]);
-        connections.note_reading(&exchange.activity, false);
+        connections.note_waiting(&exchange.activity, false);
         match (result?, &mut exchange.left) {
             (0, Some(_)) => Err(cut()),
             // tiny_http says the same for the last chunk and for a connection that was cut.
@@ -296,6 +297,8 @@ struct Sender<'a> {
     out: Box<dyn Write + 'a>,
     /// Bytes of content that were sent.
     sent: u64,
+    /// Is told when the client is waited for, and when no longer.
+    note: &'a dyn Fn(bool),
 }
 
 impl Sender<'_> {
@@ -326,19 +329,15 @@ impl Sender<'_> {
                 if head.len() + bytes.len() <= PIECE_BYTES {
                     // One write for all: one packet, and one call of the system.
                     head.extend_from_slice(&bytes);
-                    self.out.write_all(&head)?;
+                    self.write_now(&head)?;
                 } else {
-                    self.out.write_all(&head)?;
-                    self.out.write_all(&bytes)?;
+                    self.write_now(&head)?;
+                    self.write_now(&bytes)?;
                 }
                 self.sent = bytes.len() as u64;
-                self.out.flush()?;
             }
             Body::Arriving(body) => return self.relay(&head, body, delimiting),
-            _ => {
-                self.out.write_all(&head)?;
-                self.out.flush()?;
-            }
+            _ => self.write_now(&head)?,
         }
         Ok(delimiting)
     }
@@ -392,9 +391,15 @@ impl Sender<'_> {
         result.map(|()| delimiting)
     }
 
+    /// Writes piece by piece: a client may be slow, as long as it takes one now and then.
     fn write_now(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.out.write_all(bytes)?;
-        self.out.flush()
+        for piece in bytes.chunks(PIECE_BYTES + CHUNK_HEAD_BYTES + 2) {
+            (self.note)(true);
+            self.out.write_all(piece)?;
+        }
+        let flushed = self.out.flush();
+        (self.note)(false);
+        flushed
     }
 }
 
