@@ -1,6 +1,7 @@
 //! `proxy`: parse, configure, start, wait. Every exit code is decided here: 0 after a signal, 1 when
 //! it could not start, 2 for wrong usage.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use caching_proxy::cli::{Command, help, parse};
@@ -13,12 +14,10 @@ fn main() -> ExitCode {
     let command = parse(words, |name| std::env::var_os(name));
     let config = match command {
         Ok(Command::Help) => {
-            print!("{}", help());
-            return ExitCode::SUCCESS;
+            return say(&help());
         }
         Ok(Command::Version) => {
-            println!("proxy {}", env!("CARGO_PKG_VERSION"));
-            return ExitCode::SUCCESS;
+            return say(concat!("proxy ", env!("CARGO_PKG_VERSION"), "\n"));
         }
         Ok(Command::Serve(args)) => Config::new(&args),
         Err(error) => Err(error),
@@ -37,4 +36,10 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Writes to stdout; a reader that has gone away (`proxy --help | head -1`) is no error.
+fn say(text: &str) -> ExitCode {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    ExitCode::SUCCESS
 }

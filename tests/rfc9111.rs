@@ -427,11 +427,12 @@ fn a_stored_response_answers_only_whom_it_may() {
     let swr_flag = ReuseRules { stale_while_revalidate: DeltaSeconds(10), ..REUSE };
     let used_up = ReuseRules { reuses_max: Some(0), ..REUSE };
     #[rustfmt::skip]
-    let table: [(&str, &str, &str, &str, &ReuseRules, &str); 27] = [
+    let table: [(&str, &str, &str, &str, &ReuseRules, &str); 28] = [
         ("4",       "GET",  "", fresh, &REUSE,    "reuse"),
         ("4.3.5",   "HEAD", "", fresh, &REUSE,    "reuse"),
         ("4",       "POST", "", fresh, &REUSE,    "method"),
         ("4",       "GET",  "Content-Length: 3", fresh, &REUSE, "method"),
+        ("4",       "GET",  "Content-Length: 0", fresh, &REUSE, "reuse"),
         ("4.2",     "GET",  "", stale, &REUSE,    "stale"),
         ("3.3",     "GET",  "Range: bytes=0-1", fresh, &REUSE, "bypass range"),
         ("5.2.1.4", "GET",  "Cache-Control: no-cache", fresh, &REUSE, "request no-cache"),

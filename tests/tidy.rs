@@ -81,6 +81,25 @@ fn imports_go_one_way() {
     }
 }
 
+/// The standard library first, then other crates, then our own.
+#[test]
+fn imports_are_in_order() {
+    for (file, text) in sources() {
+        let header = text.split("#[cfg(test)]").next().unwrap_or(&text);
+        let rank = |line: &str| match line.strip_prefix("use ")? {
+            path if path.starts_with("std::") => Some(0),
+            path if path.starts_with("crate::") || path.starts_with("caching_proxy::") => {
+                // A program and its library: ours is the last group in the library's files, and
+                // sorted among the crates in the program's.
+                Some(if ["main.rs", "start.rs"].contains(&file.as_str()) { 1 } else { 2 })
+            }
+            _ => Some(1),
+        };
+        let ranks: Vec<u8> = header.lines().filter_map(rank).collect();
+        assert!(ranks.is_sorted(), "{file}: imports are out of order");
+    }
+}
+
 #[test]
 fn dependencies_stay_behind_their_fences() {
     for (file, text) in sources() {

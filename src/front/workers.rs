@@ -12,8 +12,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
 
-use crate::stats::{Event, Stats};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+
+use crate::stats::{Event, Stats};
 
 /// New requests for the origin server that can wait in line for each worker.
 const FORWARDS_PER_WORKER: usize = 16;

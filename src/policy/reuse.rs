@@ -8,7 +8,7 @@ use std::sync::Arc;
 use http::Method;
 
 use crate::clock::{DeltaSeconds, Timestamp};
-use crate::message::request::Request;
+use crate::message::request::{Framing, Request};
 use crate::policy::cache_control::RequestDirectives;
 use crate::policy::reason::{Detail, Why};
 use crate::policy::stored::StoredResponse;
@@ -52,7 +52,7 @@ impl Presented {
                 || has("if-match")
                 || has("if-unmodified-since")
                 || has("if-range"),
-            content: request.framing != crate::message::request::Framing::None,
+            content: !matches!(request.framing, Framing::None | Framing::Length(0)),
         }
     }
 
