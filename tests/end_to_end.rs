@@ -160,6 +160,7 @@ fn a_client_may_ask_for_the_origin_server() {
     assert_eq!(proxy.get_with("/a", "Cache-Control: only-if-cached\r\n").body(), "3");
     let none = proxy.get_with("/b", "Cache-Control: only-if-cached\r\n");
     assert_eq!((none.status, none.cache_status()), (504, "proxy; detail=only-if-cached".into()));
+    assert!(!none.field("date").is_empty(), "RFC 9110 §6.6.1");
     for _ in 0..2 {
         assert!(!proxy.get_with("/b", "Cache-Control: no-store\r\n").is_hit());
     }

@@ -2,6 +2,7 @@
 
 use http::StatusCode;
 
+use crate::message::date;
 use crate::message::request::{Request, RequestError};
 use crate::message::response::Response;
 use crate::policy::key::CacheKey;
@@ -12,12 +13,10 @@ use crate::stats::Event;
 impl Proxy {
     /// An answer for a request that the workers have no room for (RFC 9110 §15.6.4).
     pub fn refuse_for_want_of_workers(&self, prefers_json: bool) -> Response {
-        self.stats.count(Event::Refused);
         let text = "proxy: every worker is busy and the queue is full; see --workers";
-        let mut response = Response::error(StatusCode::SERVICE_UNAVAILABLE, text, prefers_json);
-        response.fields.set_text("retry-after", "1".to_string());
         let status = CacheStatus { detail: Some(Detail::Full), ..CacheStatus::default() };
-        response.fields.set_text("cache-status", status.to_string());
+        let mut response = self.own(StatusCode::SERVICE_UNAVAILABLE, text, prefers_json, status);
+        response.fields.set_text("retry-after", "1".to_string());
         response
     }
 
@@ -28,10 +27,7 @@ impl Proxy {
 
     /// The same for a request that could not even be put together.
     pub fn refuse_unread(&self, error: &RequestError, prefers_json: bool) -> Response {
-        self.stats.count(Event::Refused);
-        let mut response = Response::error(error.status(), &error.to_string(), prefers_json);
-        response.fields.set_text("cache-status", CacheStatus::default().to_string());
-        response
+        self.own(error.status(), &error.to_string(), prefers_json, CacheStatus::default())
     }
 
     pub(super) fn error(
@@ -41,8 +37,14 @@ impl Proxy {
         text: &str,
         status: CacheStatus,
     ) -> Response {
+        self.own(code, text, request.prefers_json(), status)
+    }
+
+    /// A response that nobody but the proxy has made; so the `Date` is the proxy's, too.
+    fn own(&self, code: StatusCode, text: &str, as_json: bool, status: CacheStatus) -> Response {
         self.stats.count(Event::Refused);
-        let mut response = Response::error(code, text, request.prefers_json());
+        let mut response = Response::error(code, text, as_json);
+        response.fields.set_text("date", date::format(self.clock.now()));
         response.fields.set_text("cache-status", status.to_string());
         response
     }
