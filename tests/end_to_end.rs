@@ -614,7 +614,7 @@ fn pipelined_requests_are_answered_in_order() {
     let proxy = Proxy::before(&origin, &[]);
     let mut connection = proxy.connect();
     connection.send("GET /slow HTTP/1.1\r\nHost: h\r\n\r\nGET /fast HTTP/1.1\r\nHost: h\r\n\r\n");
-    origin.wait_for(2);
+    origin.wait_for(1);
     gate.open();
     assert_eq!(
         (connection.reply().body(), connection.reply().body()),

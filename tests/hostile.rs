@@ -323,6 +323,51 @@ fn a_client_that_reads_nothing_is_cut_in_time() {
     assert!(deaf.rest().len() < 50_000_000);
 }
 
+/// tiny_http lets whoever answers out of turn wait: a client that pipelines could hold every worker.
+#[test]
+fn a_client_that_pipelines_holds_one_worker() {
+    let gate = Gate::new();
+    let origin = Origin::script([
+        on("GET /a").send(200, "Cache-Control: max-age=60", "x"),
+        on("GET /slow").wait(&gate).send(200, "", "slow"),
+        on("GET /b").send(200, "", "other"),
+    ]);
+    let proxy = Proxy::before(&origin, &["--workers", "2"]);
+    assert_eq!(proxy.get("/a").status, 200);
+    let mut connection = proxy.connect();
+    connection.request("GET", "/slow", "", "");
+    origin.wait_for(2);
+    for _ in 0..20 {
+        connection.request("GET", "/a", "", "");
+    }
+    assert_eq!(proxy.get("/b").body(), "other");
+    assert!(proxy.get("/a").is_hit());
+    gate.open();
+    assert_eq!(connection.reply().body(), "slow");
+    for _ in 0..20 {
+        assert!(connection.reply().is_hit());
+    }
+    origin.assert_finished();
+}
+
+#[test]
+fn a_client_that_pipelines_without_end_is_cut() {
+    let gate = Gate::new();
+    let origin = Origin::script([on("GET /slow").wait(&gate).send(200, "", "slow")]);
+    let mut proxy = Proxy::before(&origin, &[]);
+    let mut connection = proxy.connect();
+    connection.request("GET", "/slow", "", "");
+    origin.wait_for(1);
+    for _ in 0..10_000 {
+        if connection.stream.write_all(b"GET /slow HTTP/1.1\r\nHost: h\r\n\r\n").is_err() {
+            break;
+        }
+    }
+    assert_eq!(connection.rest(), b"", "cut, without an answer");
+    gate.open();
+    assert!(proxy.is_alive());
+}
+
 /// An origin server that lies about its content, or sends what is no HTTP.
 #[test]
 fn what_the_origin_server_sends_cannot_do_harm() {

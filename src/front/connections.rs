@@ -4,7 +4,7 @@
 //! second, from outside: it cuts those that have not sent a request in time, those that are idle for
 //! too long, and those beyond the bound.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,6 +14,8 @@ use parking_lot::Mutex;
 
 use crate::front::sockets::{Client, Survey, survey};
 
+/// Requests of one connection that may wait for the one before them (pipelining).
+const PIPELINED_MAX: usize = 64;
 /// How often a connection without a request is helped along; see [`Connections::watch`].
 const POKES_MAX: u32 = 3;
 
@@ -45,10 +47,15 @@ struct State {
     /// Requests that are being answered.
     under_way: usize,
     activity: Arc<Activity>,
+    /// Requests that came before the answer to an earlier one was sent.
+    waiting: VecDeque<Begin>,
     pokes: u32,
     /// Nothing that comes over it is listened to any more.
     cut: bool,
 }
+
+/// What begins the work on a request.
+pub(super) type Begin = Box<dyn FnOnce() + Send>;
 
 /// When something last moved on a connection.
 #[derive(Debug, Default)]
@@ -88,11 +95,34 @@ impl Connections {
         Some(Arc::clone(&state.activity))
     }
 
-    /// Its answer is sent.
+    /// Begins the work on a request, now or when those before it on its connection are answered:
+    /// tiny_http lets whoever answers out of turn wait, and one client could so hold every worker.
+    /// Gives it back if too many wait already.
+    pub(super) fn in_turn(&self, peer: SocketAddr, begin: Begin) -> Result<(), Begin> {
+        let mut known = self.known.lock();
+        let state = known.entry(peer).or_insert_with(State::new);
+        // It is counted itself.
+        if state.under_way <= 1 {
+            drop(known);
+            begin();
+        } else if state.waiting.len() >= PIPELINED_MAX {
+            return Err(begin);
+        } else {
+            state.waiting.push_back(begin);
+        }
+        Ok(())
+    }
+
+    /// Its answer is sent: the next one on its connection begins.
     pub(super) fn end(&self, peer: SocketAddr) {
-        if let Some(state) = self.known.lock().get_mut(&peer) {
-            state.under_way = state.under_way.saturating_sub(1);
-            self.note(&state.activity);
+        let mut known = self.known.lock();
+        let Some(state) = known.get_mut(&peer) else { return };
+        state.under_way = state.under_way.saturating_sub(1);
+        self.note(&state.activity);
+        let next = state.waiting.pop_front();
+        drop(known);
+        if let Some(begin) = next {
+            begin();
         }
     }
 
@@ -217,6 +247,14 @@ impl State {
     fn new() -> Self {
         let since = Instant::now();
         let activity = Arc::default();
-        Self { since, requests: 0, under_way: 0, activity, pokes: 0, cut: false }
+        Self {
+            since,
+            requests: 0,
+            under_way: 0,
+            activity,
+            waiting: VecDeque::new(),
+            pokes: 0,
+            cut: false,
+        }
     }
 }

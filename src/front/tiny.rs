@@ -205,7 +205,18 @@ impl Inner {
             Ok(request) => {
                 let shared = Arc::clone(&self.shared);
                 let exchange = Exchange::new(shared, inner, Arc::new(request), peer, activity);
-                self.look_up_soon(exchange, Attempt::default());
+                let front = Arc::clone(self);
+                let slot = Arc::new(Mutex::new(Some(exchange)));
+                let taken = Arc::clone(&slot);
+                let begin = Box::new(move || {
+                    let exchange = taken.lock().take();
+                    if let Some(exchange) = exchange {
+                        front.look_up_soon(exchange, Attempt::default());
+                    }
+                });
+                if self.shared.connections.in_turn(peer, begin).is_err() {
+                    self.refuse_full(&slot);
+                }
             }
             Err(error) => {
                 let reader = Reader { version: Version::HTTP_11, keeps_alive: false };
