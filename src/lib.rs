@@ -17,6 +17,14 @@
 //! - Nothing that a client or an origin server sends can panic, hang or grow memory without bound.
 //! - Policy and messages do no I/O and read no clock.
 //!
+//! # The rooms
+//!
+//! - [`message`]: what a message is. [`policy`]: what the RFCs say, as pure functions.
+//! - [`store`]: where stored responses live. [`origin`]: who is asked when nothing is stored.
+//! - [`flight`]: collapsed requests. [`recording`]: a body on its way to the client and the store.
+//! - [`proxy`]: the engine, where these meet. [`front`]: the server side.
+//! - [`clock`], [`stats`]: the time, and what is counted. [`cli`], [`config`]: what we are told.
+//!
 //! # Who may import whom
 //!
 //! Left may import right, never back: `front` > `proxy` > `recording` > `flight`, `store`, `origin`
