@@ -45,8 +45,10 @@ impl Proxy {
             Ok(recording) => Some(recording),
             Err(detail) => {
                 // The method says it all where it is not GET.
-                if forward.presented.get {
-                    status.detail.get_or_insert(detail);
+                // That nobody waited says less than why the answer is not stored.
+                let says_less = matches!(status.detail, None | Some(Detail::HitForMiss));
+                if forward.presented.get && says_less {
+                    status.detail = Some(detail);
                 }
                 None
             }
