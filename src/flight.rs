@@ -107,7 +107,8 @@ impl Flights {
     }
 
     /// How many requests wait.
-    pub fn parked(&self) -> usize {
+    #[cfg(test)]
+    fn parked(&self) -> usize {
         self.state.lock().in_the_air.values().map(|flight| flight.parked.len()).sum()
     }
 

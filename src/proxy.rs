@@ -171,11 +171,6 @@ impl Proxy {
         self.clock.now()
     }
 
-    /// How many requests wait for another's answer.
-    pub fn parked(&self) -> usize {
-        self.flights.parked()
-    }
-
     /// Removes what is of no more use (`--cache-clean-interval`).
     pub fn sweep(&self) {
         if self.settings.reuse.mode != Mode::Offline {

@@ -45,9 +45,7 @@ impl Relayed {
         }
         Body::None { length: self.length }
     }
-}
 
-impl Relayed {
     /// Reads from the origin server; at the end, stores the response.
     fn read_more(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let Some(body) = &mut self.body else { return Ok(0) };

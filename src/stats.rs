@@ -120,6 +120,7 @@ impl Stats {
             ("refused", &self.refused),
             ("origin errors", &self.origin_errors),
             ("truncated", &self.truncated),
+            ("removed by the timer", &self.swept),
             ("panics", &self.panics),
         ] {
             if get(counter) > 0 {
@@ -127,11 +128,6 @@ impl Stats {
             }
         }
         line
-    }
-
-    /// How many responses the timer has removed.
-    pub fn swept(&self) -> u64 {
-        self.swept.load(Ordering::Relaxed)
     }
 }
 

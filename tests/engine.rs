@@ -11,13 +11,9 @@ use caching_proxy::message::body::Body;
 use caching_proxy::message::fields::Fields;
 use caching_proxy::message::request::Request;
 use caching_proxy::message::response::Response;
-use caching_proxy::message::target::OriginUrl;
 use caching_proxy::origin::{
     Content, Origin, OriginBody, OriginError, OriginRequest, OriginResponse,
 };
-use caching_proxy::policy::freshness::FreshnessRules;
-use caching_proxy::policy::reuse::{Mode, ReuseRules};
-use caching_proxy::policy::storing::StoringRules;
 use caching_proxy::proxy::{Admission, Answer, Attempt, Proxy, Settings};
 use caching_proxy::stats::Stats;
 use caching_proxy::store::Store;
@@ -81,32 +77,7 @@ struct Bench {
 }
 
 fn bench(change: impl FnOnce(&mut Settings)) -> Bench {
-    let window = DeltaSeconds(86_400);
-    let mut settings = Settings {
-        origin: OriginUrl::parse("http://o.test").expect("a URL"),
-        own_authority: "127.0.0.1:3000".to_string(),
-        reuse: ReuseRules {
-            mode: Mode::Standard,
-            disabled: false,
-            reuses_max: None,
-            stale_while_revalidate: DeltaSeconds::ZERO,
-            stale_if_error: window,
-        },
-        storing: StoringRules {
-            freshness: FreshnessRules {
-                cache_ttl: None,
-                default_ttl: DeltaSeconds::MAX,
-                force: false,
-            },
-            share_cookies: false,
-            stale_if_error: window,
-            stale_while_revalidate: DeltaSeconds::ZERO,
-            object_bytes_max: 1 << 20,
-        },
-        follow_redirects: false,
-        no_browser_cache: false,
-        preserve_host: false,
-    };
+    let mut settings = support::settings();
     change(&mut settings);
     let limits = Limits { bytes: 64 << 20, responses: None, content_bytes: 1 << 20 };
     let store = store(Eviction::Lru, limits);
@@ -275,6 +246,17 @@ fn a_response_that_may_not_be_stored_takes_the_old_one_away() {
     bench.answers(200, "Cache-Control: no-store", "secret");
     assert_eq!(bench.get("/a").2, "fwd=stale; fwd-status=200; detail=no-store");
     assert_eq!(bench.store.usage().responses, 0);
+}
+
+/// One client's credentials must not cost the others what is stored for them.
+#[test]
+fn a_personal_response_leaves_the_shared_one_alone() {
+    let bench = bench(|_| ());
+    bench.answers(200, "Cache-Control: max-age=60", "shared").answers(200, "X: y", "own");
+    bench.get("/a");
+    let (_, content, told) = bench.get_with("/a", "Cookie: a=b; Cache-Control: no-cache");
+    assert_eq!((content.as_str(), told.starts_with("fwd=request")), ("own", true));
+    assert_eq!(bench.get("/a").1, "shared");
 }
 
 #[test]

@@ -7,17 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use caching_proxy::clock::{Clock, DeltaSeconds};
+use caching_proxy::clock::Clock;
 use caching_proxy::front::connections::ConnectionLimits;
 use caching_proxy::front::tiny::{Front, FrontSettings};
 use caching_proxy::front::workers::Pool;
 use caching_proxy::message::fields::Fields;
-use caching_proxy::message::target::OriginUrl;
 use caching_proxy::origin::{Origin, OriginError, OriginRequest, OriginResponse};
-use caching_proxy::policy::freshness::FreshnessRules;
-use caching_proxy::policy::reuse::{Mode, ReuseRules};
-use caching_proxy::policy::storing::StoringRules;
-use caching_proxy::proxy::{Proxy, Settings};
+use caching_proxy::proxy::Proxy;
 use caching_proxy::stats::Stats;
 use caching_proxy::store::memory::{Eviction, Limits, store};
 use http::{StatusCode, Version};
@@ -42,33 +38,12 @@ impl Origin for Panicking {
 
 #[test]
 fn a_panic_costs_one_exchange() {
-    let none = DeltaSeconds::ZERO;
-    let settings = Settings {
-        origin: OriginUrl::parse("http://o.test").expect("a URL"),
-        own_authority: "127.0.0.1:3000".to_string(),
-        reuse: ReuseRules {
-            mode: Mode::Standard,
-            disabled: false,
-            reuses_max: None,
-            stale_while_revalidate: none,
-            stale_if_error: none,
-        },
-        storing: StoringRules {
-            freshness: FreshnessRules { cache_ttl: None, default_ttl: none, force: false },
-            share_cookies: false,
-            stale_if_error: none,
-            stale_while_revalidate: none,
-            object_bytes_max: 1 << 20,
-        },
-        follow_redirects: false,
-        no_browser_cache: false,
-        preserve_host: false,
-    };
     let limits = Limits { bytes: 1 << 20, responses: None, content_bytes: 1 << 20 };
     let stats = Arc::new(Stats::default());
     let origin = Arc::new(Panicking(AtomicUsize::new(0)));
     let store = store(Eviction::Lru, limits);
-    let proxy = Arc::new(Proxy::new(settings, store, origin, Clock::System, Arc::clone(&stats)));
+    let proxy =
+        Arc::new(Proxy::new(support::settings(), store, origin, Clock::System, Arc::clone(&stats)));
     let pool = Pool::start(1, 10, &stats).expect("threads");
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address: SocketAddr = listener.local_addr().expect("an address");

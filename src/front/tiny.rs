@@ -196,7 +196,7 @@ impl Inner {
 
     /// A request has come.
     fn arrive(self: &Arc<Self>, inner: tiny_http::Request) {
-        let Some(peer) = inner.remote_addr().copied() else { return };
+        let Some(peer) = inner.remote_addr().copied() else { return discard_unread(inner) };
         let Some(activity) = self.shared.connections.begin(peer) else {
             // It came over a connection that is cut: what it says may be content of another one.
             return discard_unread(inner);

@@ -144,6 +144,30 @@ mod tests {
     }
 
     #[test]
+    fn arrivals_wait_in_a_bounded_line() {
+        let pool = Pool::start(1, 4, &Arc::default()).expect("a thread");
+        let (release, held) = channel::<()>();
+        let held = Arc::new(std::sync::Mutex::new(held));
+        let (begun, has_begun) = channel::<()>();
+        // Both threads that take arrivals are held: one by the lock, one by the channel behind it.
+        for _ in 0..2 {
+            let (held, begun) = (Arc::clone(&held), begun.clone());
+            let job = Box::new(move |_| {
+                begun.send(()).expect("the test listens");
+                let _ = held.lock().map(|held| held.recv());
+            });
+            assert!(pool.submit(Kind::Arrival, job).is_ok());
+        }
+        has_begun.recv().and_then(|()| has_begun.recv()).expect("both have begun");
+        for _ in 0..ARRIVALS_MAX {
+            assert!(pool.submit(Kind::Arrival, Box::new(|_| ())).is_ok());
+        }
+        assert!(pool.submit(Kind::Arrival, Box::new(|_| ())).is_err());
+        assert!(pool.submit(Kind::Resumed, Box::new(|_| ())).is_ok(), "it was let in before");
+        drop(release);
+    }
+
+    #[test]
     fn a_panic_costs_one_job() {
         let pool = Pool::start(1, 4, &Arc::default()).expect("a thread");
         assert!(pool.submit(Kind::Arrival, Box::new(|_| panic!("on purpose"))).is_ok());

@@ -44,8 +44,8 @@ impl Proxy {
         let recording = match self.record(&mut forward, &received, response_time) {
             Ok(recording) => Some(recording),
             Err(detail) => {
-                // The method says it all where it is not GET.
-                // That nobody waited says less than why the answer is not stored.
+                // The method says it all where it is not GET; and that nobody waited says less
+                // than why the answer is not stored.
                 let says_less = matches!(status.detail, None | Some(Detail::HitForMiss));
                 if forward.presented.get && says_less {
                     status.detail = Some(detail);
@@ -98,7 +98,7 @@ impl Proxy {
                 if let Some(leader) = leader {
                     leader.unshareable();
                 }
-                self.drop_replaced(forward, received.status);
+                self.drop_replaced(forward, received.status, detail);
                 Err(detail)
             }
         }
@@ -129,13 +129,13 @@ impl Proxy {
     }
 
     /// A response that may not be stored takes away the one it was to replace, unless it was the
-    /// request that forbade it, or the response is an error.
-    pub(super) fn drop_replaced(&self, forward: &Forward, status: StatusCode) {
+    /// request that forbade it, its credentials among it, or the response is an error.
+    fn drop_replaced(&self, forward: &Forward, status: StatusCode, forbids: Detail) {
         let Presented { get, range, conditional, directives, .. } = forward.presented;
-        let about_the_target = get && !range && !conditional && !directives.no_store;
+        let personal = matches!(forbids, Detail::Cookie | Detail::Authorization);
+        let about_the_target = get && !range && !conditional && !directives.no_store && !personal;
         if about_the_target
             && !status.is_server_error()
-            && forward.detail != Some(Detail::Cookie)
             && let Some(stored) = &forward.stale
         {
             self.store.remove(&forward.key, stored);

@@ -11,6 +11,43 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use caching_proxy::clock::DeltaSeconds;
+use caching_proxy::message::target::OriginUrl;
+use caching_proxy::policy::freshness::FreshnessRules;
+use caching_proxy::policy::reuse::{Mode, ReuseRules};
+use caching_proxy::policy::storing::StoringRules;
+use caching_proxy::proxy::Settings;
+
+/// An engine in front of `http://o.test`, as the command line's defaults would have it.
+pub fn settings() -> Settings {
+    let window = DeltaSeconds(86_400);
+    Settings {
+        origin: OriginUrl::parse("http://o.test").expect("a URL"),
+        own_authority: "127.0.0.1:3000".to_string(),
+        reuse: ReuseRules {
+            mode: Mode::Standard,
+            disabled: false,
+            reuses_max: None,
+            stale_while_revalidate: DeltaSeconds::ZERO,
+            stale_if_error: window,
+        },
+        storing: StoringRules {
+            freshness: FreshnessRules {
+                cache_ttl: None,
+                default_ttl: DeltaSeconds::MAX,
+                force: false,
+            },
+            share_cookies: false,
+            stale_if_error: window,
+            stale_while_revalidate: DeltaSeconds::ZERO,
+            object_bytes_max: 1 << 20,
+        },
+        follow_redirects: false,
+        no_browser_cache: false,
+        preserve_host: false,
+    }
+}
+
 /// Nothing in a test takes this long, unless something hangs.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
