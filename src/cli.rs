@@ -37,6 +37,8 @@ const GROUPS: [(&str, &[Flag]); 6] = [
         flag("--origin", "URL", "http://127.0.0.1:8000", "the origin server: http or https, with a path prefix if need be"),
         flag("--preserve-host", "", "off", "the client's Host goes to the origin server, and into the cache key"),
         flag("--follow-redirects", "", "off", "follow the origin server's redirects here (GET and HEAD, at most 10)"),
+        flag("--origin-rate", "N/s", "none", "requests that reach the origin server in any second; also N/m, N/h, N/d"),
+        flag("--origin-concurrency", "N", "none", "requests under way at the origin server at a time"),
         flag("--connect-timeout", "D", "5", "to find and reach the origin server"),
         flag("--origin-timeout", "D", "30", "between two bytes of a response"),
         flag("--ca-cert", "FILE", "none", "more trusted roots (PEM), beside the system's and the built-in ones"),
@@ -50,6 +52,8 @@ const GROUPS: [(&str, &[Flag]); 6] = [
         flag("--share-cookies", "", "off", "store and replay Set-Cookie under any explicit freshness"),
         flag("--stale-if-error", "D", "1d", "for how long stale responses stand in for a failed origin server"),
         flag("--stale-while-revalidate", "D", "0", "for how long stale responses are served while a new one is fetched"),
+        flag("--ignore-param", "GLOB", "none", "query parameters that do not matter, and are not sent on (utm_*); may be repeated"),
+        flag("--sort-query", "", "off", "the order of query parameters does not matter"),
         flag("--no-browser-cache", "", "off", "tell clients to store nothing, so that each request comes here"),
     ]),
     ("How much is stored", &[
@@ -80,6 +84,9 @@ const GROUPS: [(&str, &[Flag]); 6] = [
     ]),
 ];
 
+/// Flags that may be given several times, or once with commas.
+const REPEATED: [&str; 1] = ["--ignore-param"];
+
 /// What the command line asks for.
 #[derive(Debug)]
 pub enum Command {
@@ -89,6 +96,15 @@ pub enum Command {
     Version,
     /// Run the proxy.
     Serve(Args),
+    /// `proxy explain`: make one request and say what becomes of it.
+    Explain {
+        /// The flags, as for running the proxy.
+        args: Args,
+        /// The request's target, or a URL.
+        target: String,
+        /// The request's fields, `Name: value` each.
+        fields: Vec<String>,
+    },
 }
 
 /// The words of the command line, over those of the environment.
@@ -96,6 +112,7 @@ pub enum Command {
 pub struct Args {
     values: BTreeMap<&'static str, (OsString, Source)>,
     switches: BTreeMap<&'static str, bool>,
+    lists: BTreeMap<&'static str, Vec<String>>,
 }
 
 /// Where a value comes from.
@@ -114,6 +131,11 @@ impl Args {
             Source::Environment => variable_name(name),
         };
         Some((value, called))
+    }
+
+    /// All values of a flag that may be repeated.
+    pub fn all(&self, name: &'static str) -> &[String] {
+        self.lists.get(name).map_or(&[], Vec::as_slice)
     }
 
     /// Is a switch on?
@@ -139,6 +161,20 @@ pub fn parse(
     if words.contains(["-V", "--version"]) {
         return Ok(Command::Version);
     }
+    if words.clone().subcommand().is_ok_and(|word| word.as_deref() == Some("explain")) {
+        let _ = words.subcommand();
+        return explain(words, variable);
+    }
+    let mut args = flags(&mut words, variable)?;
+    positional(&mut args, words.finish())?;
+    Ok(Command::Serve(args))
+}
+
+/// Reads all flags.
+fn flags(
+    words: &mut Arguments,
+    variable: impl Fn(&str) -> Option<OsString>,
+) -> Result<Args, UsageError> {
     let mut args = Args::default();
     for flag in GROUPS.iter().flat_map(|(_, flags)| flags.iter()) {
         let from_environment =
@@ -151,6 +187,17 @@ pub fn parse(
             args.switches.insert(flag.name, words.contains(flag.name) || on);
             continue;
         }
+        if REPEATED.contains(&flag.name) {
+            let given = repeated(words, flag.name, flag.value)?;
+            let given =
+                if given.is_empty() { from_environment.into_iter().collect() } else { given };
+            let parts = given.iter().flat_map(|word| {
+                let text = word.to_string_lossy().into_owned();
+                text.split(',').map(|part| part.trim().to_string()).collect::<Vec<_>>()
+            });
+            args.lists.insert(flag.name, parts.filter(|part| !part.is_empty()).collect());
+            continue;
+        }
         let given = words
             .opt_value_from_os_str(flag.name, |word| Ok::<_, UsageError>(word.to_os_string()))
             .map_err(|_| UsageError::NoValue(flag.name, flag.value))?;
@@ -160,8 +207,36 @@ pub fn parse(
             args.values.insert(flag.name, (word, Source::Environment));
         }
     }
-    positional(&mut args, words.finish())?;
-    Ok(Command::Serve(args))
+    Ok(args)
+}
+
+/// All values of a flag.
+fn repeated(
+    words: &mut Arguments,
+    name: &'static str,
+    value: &'static str,
+) -> Result<Vec<OsString>, UsageError> {
+    words
+        .values_from_os_str(name, |word| Ok::<_, UsageError>(word.to_os_string()))
+        .map_err(|_| UsageError::NoValue(name, value))
+}
+
+/// `proxy explain [flags] [-H 'Name: value']... PATH`
+fn explain(
+    mut words: Arguments,
+    variable: impl Fn(&str) -> Option<OsString>,
+) -> Result<Command, UsageError> {
+    let text = |word: OsString| word.to_string_lossy().into_owned();
+    let fields = repeated(&mut words, "-H", "'Name: value'")?.into_iter().map(text).collect();
+    let args = flags(&mut words, variable)?;
+    let mut rest: Vec<String> = words.finish().into_iter().map(text).collect();
+    if let Some(word) = rest.iter().find(|word| word.starts_with('-')) {
+        return Err(unknown(word));
+    }
+    match (rest.pop(), rest.is_empty()) {
+        (Some(target), true) => Ok(Command::Explain { args, target, fields }),
+        (target, _) => Err(UsageError::Explain(rest.len() + usize::from(target.is_some()))),
+    }
 }
 
 /// Takes `--flag=value` apart, where the flag is one that has a value.
@@ -241,7 +316,7 @@ fn distance(one: &str, other: &str) -> usize {
 pub fn help() -> String {
     let mut text = String::from(
         "proxy: an HTTP caching reverse proxy\n\n\
-         Usage: proxy [flags]\n       proxy PORT [flags]\n       proxy HOST PORT ORIGIN [flags]\n",
+         Usage: proxy [flags]\n       proxy PORT [flags]\n       proxy HOST PORT ORIGIN [flags]\n       proxy explain [-H 'Name: value']... [flags] PATH\n",
     );
     for (title, flags) in &GROUPS {
         let _ = write!(text, "\n{title}:\n");
@@ -273,6 +348,8 @@ pub enum UsageError {
     Twice(&'static str),
     /// So many words that are no flags.
     Positional(usize),
+    /// So many words that are no flags, for `proxy explain`.
+    Explain(usize),
     /// A value that is not accepted.
     Value {
         /// The flag, or the environment variable.
@@ -296,6 +373,11 @@ impl fmt::Display for UsageError {
             Self::Positional(count) => {
                 write!(f, "{count} words that are no flags; expected PORT, or HOST PORT ORIGIN")
             }
+            Self::Explain(count) => write!(
+                f,
+                "explain: {count} words that are no flags; expected one path, such as \
+                 proxy explain --origin URL /path"
+            ),
             Self::Value { flag, seen, accepted } => {
                 write!(f, "{flag}: {seen:?}; expected {accepted}")
             }

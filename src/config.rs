@@ -9,7 +9,9 @@ use log::LevelFilter;
 
 use crate::cli::{Args, UsageError};
 use crate::clock::DeltaSeconds;
+use crate::origin::gate::Rate;
 use crate::policy::freshness::FreshnessRules;
+use crate::policy::key::{Glob, KeyRules};
 use crate::policy::reuse::{Mode, ReuseRules};
 use crate::policy::storing::StoringRules;
 use crate::stats::AccessFormat;
@@ -35,6 +37,12 @@ pub struct Config {
     pub reuse: ReuseRules,
     /// Rules of storing.
     pub storing: StoringRules,
+    /// `--ignore-param`, `--sort-query`
+    pub key: KeyRules,
+    /// `--origin-rate`
+    pub origin_rate: Option<Rate>,
+    /// `--origin-concurrency`
+    pub origin_concurrency: Option<usize>,
     /// `--eviction-policy`
     pub eviction: Eviction,
     /// `--cache-memory`, `--cache-size-limit`, `--max-object-size`
@@ -109,6 +117,14 @@ impl Config {
                 stale_while_revalidate,
                 object_bytes_max: content_bytes,
             },
+            key: KeyRules {
+                ignored: args.all("--ignore-param").iter().map(|glob| Glob::new(glob)).collect(),
+                sort_query: args.is_on("--sort-query"),
+            },
+            origin_rate: read.rate("--origin-rate")?,
+            origin_concurrency: read
+                .number("--origin-concurrency", 1..=1_000_000)?
+                .map(|most| most as usize),
             eviction: read.one_of("--eviction-policy", &POLICIES)?.unwrap_or(Eviction::S3Fifo),
             limits: Limits {
                 bytes: read.cache_memory()?,
@@ -226,6 +242,17 @@ impl Values<'_> {
     fn seconds(&self, name: &'static str) -> Result<Option<DeltaSeconds>, UsageError> {
         let accepted = "a duration in whole seconds: 30, 30s, 10m, 2h or 7d";
         self.read(name, accepted, |word| read_duration(word).and_then(whole_seconds))
+    }
+
+    /// So many requests in a span: `5/s`, `30/m`, `1000/h`.
+    fn rate(&self, name: &'static str) -> Result<Option<Rate>, UsageError> {
+        let accepted =
+            "a number of requests from 1 to 100000 in a span: 5/s, 30/m, 1000/h or 5000/d";
+        self.read(name, accepted, |word| {
+            let (number, unit) = word.split_once('/')?;
+            let requests = number.parse().ok().filter(|number| (1..=100_000).contains(number))?;
+            Some(Rate { requests, per: read_duration(&format!("1{unit}"))? })
+        })
     }
 
     fn default_ttl(&self) -> Result<DeltaSeconds, UsageError> {

@@ -35,6 +35,7 @@ pub mod clock;
 pub mod config;
 pub mod flight;
 pub mod front;
+pub mod growing;
 pub mod message;
 pub mod origin;
 pub mod policy;

@@ -8,32 +8,38 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Method, StatusCode};
+use http::Method;
 
 use crate::clock::{Clock, Timestamp};
-use crate::flight::{FlightKey, Flights, Landing, Leader, Parked, Seat, Turn};
-use crate::message::body::Body;
+use crate::flight::{FlightKey, Flights, Landing, Turn};
 use crate::message::fields::Fields;
 use crate::message::request::{Request, RequestError};
-use crate::message::response::Response;
-use crate::message::target::{OriginUrl, is_loopback, split_authority};
+use crate::message::target::{OriginUrl, is_loopback, split_authority, url_at};
 use crate::origin::redirects::send_and_follow;
-use crate::origin::{Content, Origin, OriginError, OriginRequest, OriginResponse};
-use crate::policy::forwarding::{
-    Told, add_response_fields, goes_in_circles, has_content, request_fields,
-};
-use crate::policy::key::CacheKey;
-use crate::policy::reason::{CacheStatus, Detail, Why};
+use crate::origin::{Content, Interim, Origin, OriginError, OriginRequest, OriginResponse};
+use crate::policy::forwarding::{Told, goes_in_circles, request_fields};
+use crate::policy::key::{CacheKey, KeyRules};
+use crate::policy::reason::{Detail, Why};
 use crate::policy::reuse::{Decision, Mode, Presented, ReuseRules, decide};
-use crate::policy::rewriting::rewrite;
+use crate::policy::selection::select;
 use crate::policy::stored::StoredResponse;
 use crate::policy::storing::StoringRules;
-use crate::policy::vary;
+use crate::policy::validation::{
+    ask_for_rest, has_validator, make_conditional, make_unconditional, offerable,
+};
+use crate::policy::{range, vary};
 use crate::stats::{Event, Stats};
-use crate::store::{Generation, Store, Variants};
+use crate::store::{Store, Variants};
 
 mod absorb;
+mod answer;
+pub mod explain;
+mod freshen;
 mod refusal;
+mod steps;
+
+use steps::Asking;
+pub use steps::{Admission, Answer, Attempt, Forward, Forwarded, Waiting};
 
 /// How often one request waits for others before it asks for itself.
 const WAITS_MAX: u8 = 2;
@@ -49,6 +55,8 @@ pub struct Settings {
     pub reuse: ReuseRules,
     /// What is stored.
     pub storing: StoringRules,
+    /// Which differences of the query do not matter.
+    pub key: KeyRules,
     /// `--follow-redirects`
     pub follow_redirects: bool,
     /// `--no-browser-cache`
@@ -67,83 +75,6 @@ pub struct Proxy {
     stats: Arc<Stats>,
 }
 
-/// What [`Proxy::lookup`] found.
-pub enum Answer {
-    /// The response.
-    Ready(Response),
-    /// A stale response, and what fetches a new one in the background.
-    Stale(Response, Box<Forward>),
-    /// The origin server has to be asked.
-    Forward(Box<Forward>),
-}
-
-/// What [`Proxy::join`] decided.
-pub enum Admission {
-    /// Go on with [`Proxy::forward`].
-    Lead(Box<Forward>),
-    /// Another request is fetching this: park.
-    Wait(Waiting),
-}
-
-/// How often a request has waited for another's answer, and what came of it.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Attempt {
-    waits: u8,
-    landing: Option<Landing>,
-    why: Option<Why>,
-}
-
-impl Attempt {
-    /// The same, after waiting once more.
-    fn waiting(self, why: Why) -> Self {
-        Self { waits: self.waits + 1, landing: None, why: Some(self.why.unwrap_or(why)) }
-    }
-
-    /// Has it not waited for anyone yet?
-    pub fn is_first(&self) -> bool {
-        self.waits == 0
-    }
-}
-
-/// A request on its way to the origin server.
-pub struct Forward {
-    request: Arc<Request>,
-    presented: Presented,
-    key: CacheKey,
-    /// The header section as the origin server gets it.
-    sent: Fields,
-    /// Fingerprint of the selecting header fields, where some are known.
-    selecting: Vec<u8>,
-    why: Why,
-    detail: Option<Detail>,
-    stale: Option<Arc<StoredResponse>>,
-    /// What was stored at the time of the lookup.
-    found: Option<Variants>,
-    request_time: Timestamp,
-    generation: Generation,
-    attempt: Attempt,
-    leader: Option<Leader>,
-}
-
-/// A request that waits for another's answer.
-pub struct Waiting {
-    seat: Seat,
-    attempt: Attempt,
-}
-
-impl Waiting {
-    /// Parks the request: `resume` is called, on some other thread or in this very call, with what
-    /// [`Proxy::lookup`] is to be given then. It must not block.
-    pub fn park(self, resume: Box<dyn FnOnce(Attempt) + Send>) {
-        let mut attempt = self.attempt;
-        let parked: Parked = Box::new(move |landing| {
-            attempt.landing = Some(landing);
-            resume(attempt);
-        });
-        self.seat.park(parked);
-    }
-}
-
 impl Proxy {
     /// Puts an engine together.
     pub fn new(
@@ -159,6 +90,11 @@ impl Proxy {
     /// The counters.
     pub fn stats(&self) -> &Arc<Stats> {
         &self.stats
+    }
+
+    /// Who may reuse what.
+    pub fn reuse_rules(&self) -> ReuseRules {
+        self.settings.reuse
     }
 
     /// The store.
@@ -189,54 +125,88 @@ impl Proxy {
 
     /// Answers from the cache, or says what to ask the origin server. Never waits.
     pub fn lookup(&self, request: &Arc<Request>, attempt: Attempt) -> Answer {
-        if attempt.waits == 0 {
+        if attempt.is_first() {
             self.stats.count(Event::Request);
         }
         if request.target.escapes(&self.settings.origin) {
             return Answer::Ready(self.refuse(request, &RequestError::Escapes));
         }
         if goes_in_circles(request) {
-            let text = "via: this request has come back to the proxy again and again; see --origin";
-            let status = CacheStatus { detail: Some(Detail::Loop), ..CacheStatus::default() };
-            return Answer::Ready(self.error(StatusCode::BAD_GATEWAY, request, text, status));
+            return Answer::Ready(self.refuse_circles(request));
         }
         let now = self.clock.now();
         let presented = Presented::read(request);
-        let host = self.passed_on_host(request);
-        let key = CacheKey::new(&self.settings.origin, host, &request.target);
-        let variants = if presented.get || presented.head { self.store.get(&key) } else { None };
+        let answerable = presented.get || presented.head;
+        let target = request.target.as_str();
+        // A request that changes something goes to the origin server as it is.
+        let target = if answerable { self.settings.key.shape(target) } else { target.into() };
+        let key = CacheKey::new(&self.settings.origin, self.passed_on_host(request), &target);
         let mut sent = None;
-        let selected = variants.as_ref().and_then(|variants| {
-            let fits = |stored: &&Arc<StoredResponse>| {
-                stored.selecting.is_empty()
-                    || vary::matches(stored, sent.get_or_insert_with(|| self.sent_fields(request)))
-            };
-            variants.iter().find(fits).cloned()
+        if let Some(Landing::Growing(shareable)) = &attempt.landing {
+            let sent = sent.get_or_insert_with(|| self.sent_fields(request));
+            if let Some(response) = self.share(request, presented, shareable, sent, now, &attempt) {
+                return Answer::Ready(response);
+            }
+        }
+        let found = if answerable { self.store.get(&key) } else { None };
+        let ranges = if presented.range { range::read(&request.fields) } else { None };
+        let variants = found.as_ref().map_or(&[][..], |found| found);
+        let mut selection = select(variants, ranges.as_deref(), now, |stored| {
+            stored.selecting.is_empty()
+                || vary::matches(stored, sent.get_or_insert_with(|| self.sent_fields(request)))
         });
+        if presented.head || presented.range || presented.conditional {
+            selection.prefix = None;
+        }
         let rules = &self.settings.reuse;
-        match decide(&presented, selected, variants.is_some(), now, rules) {
+        let mut decision = decide(&presented, selection.selected, now, rules);
+        if let Decision::Reuse(stored) = &decision
+            && rules.reuses_max.is_some_and(|most| !stored.count_reuse(most))
+        {
+            // Somebody else has just had the last of them.
+            let (why, detail) = (Why::Stale, Some(Detail::HitTtl));
+            let selected = Some(Arc::clone(stored));
+            decision = Decision::Forward { why, detail, selected, validate: false };
+        }
+        let prepare = |why, detail, selected, asking, attempt| {
+            let target = &*target;
+            let found = Found { key: key.clone(), target, sent, variants: found.clone() };
+            let reason = Reason { why, detail, selected };
+            self.prepare(request, presented, found, reason, asking, (now, attempt))
+        };
+        match decision {
             Decision::Reuse(stored) => {
-                if rules.reuses_max.is_none_or(|most| stored.count_reuse(most)) {
-                    return Answer::Ready(self.reuse(request, &key, &stored, now, attempt, None));
-                }
-                let detail = Some(Detail::HitTtl);
-                let found =
-                    Found { key, sent, variants, why: Why::Stale, detail, stale: Some(stored) };
-                Answer::Forward(self.prepare(request, presented, found, now, attempt))
+                let response = self.reuse(request, &key, &stored, now, &attempt, None);
+                attempt.satisfied();
+                Answer::Ready(response)
             }
             Decision::ReuseStale { stored, detail, refresh } => {
                 self.stats.count(Event::Stale);
-                let response = self.reuse(request, &key, &stored, now, attempt, Some(detail));
-                if !refresh || !presented.collapses() {
+                let response = self.reuse(request, &key, &stored, now, &attempt, Some(detail));
+                attempt.satisfied();
+                if !refresh {
                     return Answer::Ready(response);
                 }
-                let why = Why::Stale;
-                let found = Found { key, sent, variants, why, detail: None, stale: Some(stored) };
-                Answer::Stale(response, self.prepare(request, presented, found, now, attempt))
+                let asking = if has_validator(&stored.fields) {
+                    Asking::Whether(vec![Arc::clone(&stored)])
+                } else {
+                    Asking::Whole
+                };
+                let mut forward =
+                    prepare(Why::Stale, None, Some(stored), asking, Attempt::default());
+                forward.presented = presented.in_the_background();
+                forward.method = Method::GET;
+                Answer::Stale(response, forward)
             }
-            Decision::Forward { why, detail, stale } => {
-                let found = Found { key, sent, variants, why, detail, stale };
-                Answer::Forward(self.prepare(request, presented, found, now, attempt))
+            Decision::Forward { why, detail, selected, validate } => {
+                let asking = match &selected {
+                    Some(stored) if validate && has_validator(&stored.fields) => {
+                        Asking::Whether(vec![Arc::clone(stored)])
+                    }
+                    Some(_) => Asking::AsItIs,
+                    None => self.asking_for_a_miss(presented, why, variants, selection.prefix),
+                };
+                Answer::Forward(prepare(why, detail, selected, asking, attempt))
             }
             Decision::Refuse(detail) => {
                 Answer::Ready(self.refuse_forwarding(request, &key, detail))
@@ -244,22 +214,80 @@ impl Proxy {
         }
     }
 
+    /// What to ask for when nothing stored fits: whether a variant does that was made for another
+    /// request (§4.1), the rest of a part, or what the client asks for.
+    fn asking_for_a_miss(
+        &self,
+        presented: Presented,
+        why: Why,
+        variants: &[Arc<StoredResponse>],
+        prefix: Option<Arc<StoredResponse>>,
+    ) -> Asking {
+        let standard = self.settings.reuse.mode == Mode::Standard;
+        // What was made for someone without credentials by a guess is not for those who have some.
+        let personal = presented.cookie || presented.authorization;
+        if why == Why::VaryMiss && !presented.conditional && standard {
+            let mut offered = offerable(variants);
+            offered.retain(|stored| !personal || stored.lifetime.is_explicit());
+            if !offered.is_empty() {
+                return Asking::Whether(offered);
+            }
+        }
+        match prefix {
+            Some(prefix)
+                if why == Why::Partial
+                    && standard
+                    && !presented.directives.no_cache
+                    && (!personal || prefix.lifetime.is_explicit())
+                    && prefix
+                        .part
+                        .and_then(|part| part.complete)
+                        .is_some_and(|length| length <= self.store.content_bytes_max()) =>
+            {
+                Asking::Rest(prefix)
+            }
+            _ => Asking::AsItIs,
+        }
+    }
+
     /// Decides whether a request asks the origin server itself or waits for another that does.
     /// Never waits.
     pub fn join(&self, mut forward: Box<Forward>) -> Admission {
-        let attempt = forward.attempt;
+        let own_condition =
+            forward.presented.conditional && !matches!(forward.asking, Asking::Whether(_));
         let waits = forward.presented.collapses()
+            && !own_condition
             && !self.settings.reuse.disabled
-            && attempt.waits < WAITS_MAX
-            && attempt.landing != Some(Landing::Unshareable);
+            && forward.attempt.waits < WAITS_MAX;
+        match forward.attempt.landing.take() {
+            Some(Landing::Lead(leader)) => {
+                forward.leader = Some(leader);
+                return Admission::Lead(forward);
+            }
+            Some(Landing::Failed(failed)) => {
+                return Admission::Ready(self.fail_alike(&mut forward, &failed));
+            }
+            Some(Landing::Unshareable) => return Admission::Lead(forward),
+            Some(Landing::Growing(shareable)) => {
+                // It did not fit; but now it is known which fields select.
+                let selecting = shareable.head.selecting.of_request(&forward.sent);
+                forward.selecting = selecting.fingerprint();
+            }
+            Some(Landing::Stored) | None => {}
+        }
         if !waits {
             return Admission::Lead(forward);
         }
-        let selecting = std::mem::take(&mut forward.selecting);
+        let mut selecting = std::mem::take(&mut forward.selecting);
+        if let Some(range) = forward.request.fields.get("range").filter(|_| forward.presented.range)
+        {
+            selecting.extend_from_slice(b"\nrange:");
+            selecting.extend_from_slice(range.as_bytes());
+        }
         match self.flights.join(FlightKey { key: forward.key.clone(), selecting }) {
             Turn::Lead(leader) if self.has_changed(&forward) => {
                 // Between our lookup and now, the leader before us has landed.
-                let attempt = attempt.waiting(forward.why);
+                let attempt = forward.attempt.waiting(forward.why);
                 Admission::Wait(Waiting { seat: leader.step_back(), attempt })
             }
             Turn::Lead(leader) => {
@@ -271,7 +299,7 @@ impl Proxy {
                 Admission::Lead(forward)
             }
             Turn::Wait(seat) => {
-                Admission::Wait(Waiting { seat, attempt: attempt.waiting(forward.why) })
+                Admission::Wait(Waiting { seat, attempt: forward.attempt.waiting(forward.why) })
             }
         }
     }
@@ -285,27 +313,26 @@ impl Proxy {
         }
     }
 
-    /// Asks the origin server and waits for the head of its response.
-    pub fn forward(&self, mut forward: Box<Forward>, content: Content<'_>) -> Response {
+    /// Asks the origin server and waits for the head of its response. `interim` is told of interim
+    /// responses on the way.
+    pub fn forward(
+        &self,
+        mut forward: Box<Forward>,
+        content: Content<'_>,
+        interim: Option<&Arc<Interim>>,
+    ) -> Forwarded {
         self.stats.count(Event::Forwarded(forward.why));
-        match self.ask(&forward, content) {
-            Ok(received) => self.absorb(forward, received),
-            Err(OriginError::Content(source)) => {
-                log::info!("{}: client's content: {source}", forward.key);
-                self.refuse(&forward.request, &RequestError::ContentCut)
-            }
-            Err(error) => {
-                self.stats.count(Event::OriginError);
-                log::warn!("{} {}: {error}", forward.request.method, forward.key);
-                if let Some(response) = self.stand_in(&mut forward, None) {
-                    return response;
+        let mut content = Some(content);
+        loop {
+            let content = content.take().unwrap_or(Content::None);
+            match self.ask(&forward, content, interim) {
+                Ok(received) if self.has_to_ask_again(&mut forward, &received) => {}
+                Ok(received) => return self.absorb(forward, received),
+                Err(OriginError::Content(source)) => {
+                    log::info!("{}: client's content: {source}", forward.key);
+                    return self.refuse(&forward.request, &RequestError::ContentCut).into();
                 }
-                let status = CacheStatus {
-                    why: Some(forward.why),
-                    detail: Some(error.detail()),
-                    ..CacheStatus::default()
-                };
-                self.error(error.status(), &forward.request, &error.to_string(), status)
+                Err(error) => return self.fail(forward, &error).into(),
             }
         }
     }
@@ -342,113 +369,90 @@ impl Proxy {
         &self,
         request: &Arc<Request>,
         presented: Presented,
-        found: Found,
-        now: Timestamp,
-        attempt: Attempt,
+        found: Found<'_>,
+        reason: Reason,
+        asking: Asking,
+        (request_time, attempt): (Timestamp, Attempt),
     ) -> Box<Forward> {
-        let sent = found.sent.unwrap_or_else(|| self.sent_fields(request));
+        let Found { key, target, sent, variants } = found;
+        let sent = sent.unwrap_or_else(|| self.sent_fields(request));
         // The most recent response tells which fields select; the next one will name the same.
-        let newest = found.variants.as_ref().and_then(|variants| variants.first());
+        let newest = variants.as_ref().and_then(|variants| variants.first());
         let selecting = newest
             .map(|stored| stored.selecting.of_request(&sent).fingerprint())
             .unwrap_or_default();
+        let Reason { why, detail, selected } = reason;
         Box::new(Forward {
             request: Arc::clone(request),
+            method: request.method.clone(),
             presented,
-            key: found.key,
+            url: url_at(&self.settings.origin, target),
+            generation: self.store.generation(&key),
+            key,
             sent,
+            asking,
             selecting,
-            why: found.why,
-            detail: found.detail,
-            stale: found.stale,
-            found: found.variants,
-            request_time: now,
-            generation: self.store.generation(),
+            why,
+            detail,
+            selected,
+            found: variants,
+            request_time,
             attempt,
             leader: None,
         })
     }
 
-    /// Answers from a stored response (§4).
-    fn reuse(
-        &self,
-        request: &Request,
-        key: &CacheKey,
-        stored: &Arc<StoredResponse>,
-        now: Timestamp,
-        attempt: Attempt,
-        detail: Option<Detail>,
-    ) -> Response {
-        self.store.touch(key, stored);
-        self.stats.count(Event::Hit);
-        let waited_for = attempt.why.filter(|_| attempt.landing == Some(Landing::Stored));
-        if waited_for.is_some() {
-            self.stats.count(Event::Collapsed);
-        }
-        let status = CacheStatus {
-            hit: waited_for.is_none(),
-            why: waited_for,
-            freshness_left: stored.freshness_left(now),
-            collapsed: waited_for.is_some(),
-            detail,
-            ..CacheStatus::default()
-        };
-        self.respond_with(request, stored, now, &status)
-    }
-
-    fn respond_with(
-        &self,
-        request: &Request,
-        stored: &StoredResponse,
-        now: Timestamp,
-        status: &CacheStatus,
-    ) -> Response {
-        let mut fields = stored.fields.clone();
-        self.finish(request, &mut fields);
-        add_response_fields(&mut fields, Some(stored.current_age(now).0), true, status);
-        let length = has_content(stored.status).then_some(stored.content.len() as u64);
-        let body = if request.method == Method::HEAD || length.is_none() {
-            Body::None { length }
-        } else {
-            Body::Whole(stored.content.clone())
-        };
-        Response { status: stored.status, fields, body }
-    }
-
-    /// What is done to every response on its way out.
-    fn finish(&self, request: &Request, fields: &mut Fields) {
-        rewrite(fields, &self.settings.origin, request.authority());
-        if self.settings.no_browser_cache {
-            fields.remove("expires");
-            fields.set_text("cache-control", "no-store".to_string());
-        }
-    }
-
     /// Sends the request, and follows redirects where the operator wants it.
-    fn ask(&self, forward: &Forward, content: Content<'_>) -> Result<OriginResponse, OriginError> {
-        let Forward { request, sent, .. } = forward;
-        let method = &request.method;
-        let url = request.target.url_at(&self.settings.origin);
-        let host = self.passed_on_host(request);
-        let asked = OriginRequest { method, url: &url, host, fields: sent, content };
+    fn ask(
+        &self,
+        forward: &Forward,
+        content: Content<'_>,
+        interim: Option<&Arc<Interim>>,
+    ) -> Result<OriginResponse, OriginError> {
+        let Forward { method, url, sent, .. } = forward;
+        let mut fields = std::borrow::Cow::Borrowed(sent);
+        match &forward.asking {
+            Asking::AsItIs => {}
+            Asking::Whether(offered) => make_conditional(fields.to_mut(), offered),
+            Asking::Rest(prefix) => ask_for_rest(fields.to_mut(), prefix),
+            Asking::Whole => make_unconditional(fields.to_mut()),
+        }
+        let host = self.passed_on_host(&forward.request);
+        let asked = OriginRequest {
+            method,
+            url,
+            host,
+            fields: &fields,
+            content,
+            waits: !self.has_stand_in(forward),
+            interim: interim.cloned(),
+        };
+        let send = |asked: OriginRequest<'_, '_>| {
+            let answer = self.origin.send(asked);
+            if !answer.as_ref().is_err_and(OriginError::spared_it) {
+                self.stats.count(Event::OriginRequest);
+            }
+            answer
+        };
         let follows =
             self.settings.follow_redirects && matches!(*method, Method::GET | Method::HEAD);
-        if !follows {
-            self.stats.count(Event::OriginRequest);
-            return self.origin.send(asked);
-        }
-        send_and_follow(&*self.origin, asked, || self.stats.count(Event::OriginRequest))
+        if follows { send_and_follow(asked, send) } else { send(asked) }
     }
 }
 
 /// What a lookup that ends in forwarding has found out.
-struct Found {
+struct Found<'a> {
     key: CacheKey,
+    target: &'a str,
     sent: Option<Fields>,
     variants: Option<Variants>,
+}
+
+/// Why it ends in forwarding.
+struct Reason {
     why: Why,
     detail: Option<Detail>,
-    stale: Option<Arc<StoredResponse>>,
+    selected: Option<Arc<StoredResponse>>,
 }
 
 /// Reads a field as text for the log; what is no text is left out.

@@ -1,71 +1,42 @@
-//! A body on its way from the origin server to a client, and into the store. RFC 9111 §3.3.
+//! A body on its way from the origin server to its readers, and into the store. RFC 9111 §3.3.
 //!
-//! The bytes are kept aside as they pass. Only the end that the framing proves makes a stored
-//! response out of them; an error, a body that grows too large, or want of memory drops them, and
-//! the client never notices. A client that goes away does not stop what is worth keeping.
+//! What may be stored is fetched by a [`Filler`], at the origin server's pace, into a body that grows
+//! while clients read it. Only the end that the framing proves makes a stored response out of it; an
+//! error, a body that grows too large, or want of memory drops what was kept, and the clients never
+//! notice. Clients that go away do not stop what is worth keeping. What may not be stored is
+//! [`Relayed`] to the one client that asked.
 
 use std::io;
 use std::sync::Arc;
 
-use crate::flight::Leader;
-use crate::message::body::{Arriving, Body};
+use bytes::Bytes;
+
+use crate::flight::{Leader, Shareable};
+use crate::growing::Writer;
+use crate::message::body::{Arriving, Body, Growing, Grown};
 use crate::message::buffer::Buffer;
 use crate::origin::OriginBody;
 use crate::policy::key::CacheKey;
+use crate::policy::partial::union;
 use crate::policy::reason::Detail;
 use crate::policy::stored::{StoredHead, StoredResponse};
+use crate::recording::again::Again;
 use crate::stats::{Event, Stats};
 use crate::store::{Generation, Put, Room, Store};
 
-/// How much is read at a time when nobody listens any more.
-const SCRATCH_BYTES: usize = 64 * 1024;
+pub mod again;
 
-/// What passes through, on its way to a client.
+/// How much is read at a time.
+pub const PIECE_BYTES: usize = 64 * 1024;
+
+/// A body that passes through to one client and is not kept.
 pub struct Relayed {
-    /// The origin server's body; `None` where there is none.
-    pub body: Option<Box<dyn OriginBody>>,
+    /// The origin server's body.
+    pub body: Box<dyn OriginBody>,
     /// Its length, where the head stated it.
     pub length: Option<u64>,
     /// Counts bodies that are cut short.
     pub stats: Arc<Stats>,
-    /// What is kept of it.
-    pub recording: Option<Recording>,
-    /// Bytes that have come so far.
-    pub received: u64,
-}
-
-impl Relayed {
-    /// The body for the client. One without content is stored here and now.
-    pub fn into_body(mut self) -> Body {
-        if self.body.is_some() {
-            return Body::Arriving(Box::new(self));
-        }
-        if let Some(recording) = self.recording.take() {
-            recording.commit();
-        }
-        Body::None { length: self.length }
-    }
-
-    /// Reads from the origin server; at the end, stores the response.
-    fn read_more(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let Some(body) = &mut self.body else { return Ok(0) };
-        let result = body.read(buffer);
-        match &result {
-            Ok(0) => {
-                self.body = None;
-                if let Some(recording) = self.recording.take() {
-                    recording.commit();
-                }
-            }
-            Ok(_) => {}
-            Err(_) => {
-                self.stats.count(Event::Truncated);
-                self.recording = None;
-                self.body = None;
-            }
-        }
-        result
-    }
 }
 
 impl Arriving for Relayed {
@@ -74,103 +45,311 @@ impl Arriving for Relayed {
     }
 
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.read_more(buffer)?;
-        if count > 0 {
-            self.received += count as u64;
-            let full =
-                self.recording.as_mut().is_some_and(|recording| !recording.keep(&buffer[..count]));
-            if full && let Some(recording) = self.recording.take() {
-                recording.give_up();
-            }
-            if self.length == Some(self.received) {
-                // The client knows the length, and may ask again as soon as it has the last byte:
-                // so the response is stored before that byte is sent.
-                self.read_more(&mut [0])?;
-            }
-        }
-        Ok(count)
-    }
-
-    fn abandon(mut self: Box<Self>) {
-        let mut scratch = vec![0; SCRATCH_BYTES];
-        while self.recording.is_some() && self.read(&mut scratch).is_ok_and(|count| count > 0) {}
+        self.body.read(buffer).inspect_err(|_| self.stats.count(Event::Truncated))
     }
 }
 
-/// A response that is being stored.
+/// What a response that is being stored will be, and where.
 pub struct Recording {
     store: Arc<dyn Store>,
     key: CacheKey,
     head: StoredHead,
     generation: Generation,
-    content: Buffer,
     room: Room,
     bytes_max: u64,
-    leader: Option<Leader>,
 }
 
 impl Recording {
-    /// Begins to store a response of `length` bytes, where that is known. Those who wait for it are
-    /// sent away at once if there is no room.
+    /// Begins to store a response of `length` bytes, where that is known, and makes room for it.
     pub fn begin(
         store: &Arc<dyn Store>,
         key: CacheKey,
         head: StoredHead,
         generation: Generation,
         length: Option<u64>,
-        leader: Option<Leader>,
-    ) -> Result<Self, Detail> {
+    ) -> Result<(Self, Buffer), Detail> {
         let bytes_max = store.content_bytes_max();
         let mut room = store.room();
-        let refused = match length {
-            Some(length) if length > bytes_max => Some(Detail::TooLarge),
-            Some(length) if !room.grow(length) => Some(Detail::Memory),
-            _ => None,
-        };
-        if let Some(detail) = refused {
-            if let Some(leader) = leader {
-                leader.unshareable();
-            }
-            return Err(detail);
-        }
-        let Some(content) = Buffer::with_capacity(length.unwrap_or(0) as usize) else {
-            return Err(Detail::Memory);
-        };
-        let store = Arc::clone(store);
-        Ok(Self { store, key, head, generation, content, room, bytes_max, leader })
-    }
-
-    /// Keeps what has come; `false` if it is too much.
-    fn keep(&mut self, bytes: &[u8]) -> bool {
-        if (self.content.len() + bytes.len()) as u64 > self.bytes_max {
-            return false;
-        }
-        let before = self.content.capacity();
-        let capacity = self.content.capacity_for(bytes.len(), self.bytes_max as usize);
-        let has_room = capacity <= before || self.room.grow((capacity - before) as u64);
-        if !has_room || !self.content.grow(capacity) {
-            return false;
-        }
-        self.content.extend(bytes);
-        true
-    }
-
-    /// The body is whole: stores the response and tells those who wait.
-    fn commit(self) {
-        let stored = Arc::new(StoredResponse::new(self.head, self.content.into_bytes()));
-        let put = self.store.put(&self.key, stored, self.generation);
-        drop(self.room);
-        match (put, self.leader) {
-            (Put::Stored, Some(leader)) => leader.stored(),
-            (Put::TooLarge, Some(leader)) => leader.unshareable(),
+        match length {
+            Some(length) if length > bytes_max => return Err(Detail::TooLarge),
+            Some(length) if !room.grow(length) => return Err(Detail::Memory),
             _ => {}
         }
+        let content = Buffer::with_capacity(length.unwrap_or(0) as usize).ok_or(Detail::Memory)?;
+        let store = Arc::clone(store);
+        Ok((Self { store, key, head, generation, room, bytes_max }, content))
     }
 
-    /// The body is too large after all.
-    fn give_up(self) {
-        if let Some(leader) = self.leader {
+    /// What the response will be.
+    pub fn head(&self) -> &StoredHead {
+        &self.head
+    }
+
+    /// Makes room in `buffer` for `more` bytes; `false` if that is too much.
+    fn grow(&mut self, buffer: &mut Buffer, more: usize) -> bool {
+        if (buffer.len() + more) as u64 > self.bytes_max {
+            return false;
+        }
+        let before = buffer.capacity();
+        let capacity = buffer.capacity_for(more, self.bytes_max as usize);
+        let has_room = capacity <= before || self.room.grow((capacity - before) as u64);
+        has_room && buffer.grow(capacity)
+    }
+
+    /// The body is whole: stores the response.
+    pub fn commit(mut self, content: Bytes) -> Put {
+        let (mut head, mut content) = (self.head, content);
+        if let Some(part) = head.part {
+            if !part.admits(content.len() as u64) {
+                return Put::TooLarge;
+            }
+            (head, content) = combined(&*self.store, &self.key, &mut self.room, head, content);
+        }
+        let stored = Arc::new(StoredResponse::new(head, content));
+        self.store.put(&self.key, stored, self.generation)
+    }
+}
+
+/// The part that has come, together with one that is stored where they belong together; the whole
+/// response if nothing is missing any more (§3.4).
+fn combined(
+    store: &dyn Store,
+    key: &CacheKey,
+    room: &mut Room,
+    mut head: StoredHead,
+    mut content: Bytes,
+) -> (StoredHead, Bytes) {
+    let variants = store.get(key);
+    for old in variants.iter().flat_map(|variants| variants.iter()) {
+        let Some(union) = union(&head, content.len() as u64, old) else { continue };
+        let length = union.part.span.length();
+        if length > store.content_bytes_max() || !room.grow(length) {
+            continue;
+        }
+        let Some(mut both) = Buffer::with_capacity(length as usize) else { continue };
+        let (low, high) =
+            if union.new_first { (&content, &old.content) } else { (&old.content, &content) };
+        both.extend(low);
+        both.extend(&high[union.from as usize..]);
+        content = both.into_bytes();
+        head.part = Some(union.part);
+        if union.is_whole() {
+            head.part = None;
+            head.status = http::StatusCode::OK;
+            break;
+        }
+    }
+    (head, content)
+}
+
+/// What moves a body along, from the origin server to all who read it.
+pub struct Filler {
+    body: Box<dyn OriginBody>,
+    length: Option<u64>,
+    writer: Option<Writer>,
+    /// `None` once it is let go of.
+    recording: Option<Recording>,
+    leader: Option<Leader>,
+    /// How to ask once more, should the connection die.
+    again: Option<Again>,
+    stats: Arc<Stats>,
+    shared: bool,
+    whole: Option<Bytes>,
+}
+
+/// How far a body has come.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Progress {
+    /// There is more.
+    More,
+    /// Its end has been reached, well or not.
+    Ended,
+}
+
+impl Filler {
+    /// Fetches `body`, whose content begins with what `content` holds already.
+    pub fn new(
+        body: Box<dyn OriginBody>,
+        length: Option<u64>,
+        recording: Recording,
+        content: Buffer,
+        leader: Option<Leader>,
+        again: Option<Again>,
+        stats: &Arc<Stats>,
+    ) -> Self {
+        let (writer, recording) = (Some(Writer::new(length, content)), Some(recording));
+        let stats = Arc::clone(stats);
+        let (shared, whole) = (false, None);
+        Self { body, length, writer, recording, leader, again, stats, shared, whole }
+    }
+
+    /// The length in bytes, where it is known.
+    pub fn length(&self) -> Option<u64> {
+        self.length
+    }
+
+    /// All the content, once it has come.
+    pub fn whole(&mut self) -> Option<Bytes> {
+        self.whole.take()
+    }
+
+    /// Gives back the lead of a fetch that has failed.
+    pub fn leader(&mut self) -> Option<Leader> {
+        self.leader.take()
+    }
+
+    /// What others who ask the same may be given, while it grows.
+    pub fn share(&mut self) {
+        if let (Some(leader), Some(recording), Some(writer)) =
+            (&mut self.leader, &self.recording, &self.writer)
+        {
+            let (head, body) = (recording.head.clone(), Arc::clone(writer.shared()));
+            self.shared = true;
+            leader.share(&Arc::new(Shareable { head, body }));
+        }
+    }
+
+    /// Nobody else may be given it: whoever waits asks for himself.
+    pub fn keep_to_oneself(&mut self) {
+        if let Some(leader) = self.leader.take() {
+            leader.released();
+        }
+    }
+
+    /// A reader from the front.
+    pub fn reader(&self) -> Option<Box<dyn Growing>> {
+        Some(Box::new(self.writer.as_ref()?.shared().reader()?))
+    }
+
+    /// Reads from the origin server once, and waits for it. `piece` is room to read into.
+    pub fn step(&mut self, piece: &mut [u8]) -> Progress {
+        let Some(writer) = &mut self.writer else { return Progress::Ended };
+        let mut count = match self.body.read(piece) {
+            Ok(0) => return self.complete(),
+            Ok(count) => count,
+            Err(_) => return self.resume(),
+        };
+        // Who knows the length may ask again as soon as the last byte is here: so that byte is not
+        // shown to anybody before the end is proven and the response is stored.
+        let at_end = self.length == Some(writer.total() + count as u64);
+        if at_end && !matches!(self.body.read(&mut [0]), Ok(0)) {
+            return self.resume();
+        }
+        if let Some(recording) = &mut self.recording {
+            if writer.keep(&piece[..count], |buffer, more| recording.grow(buffer, more)) {
+                count = 0;
+            } else {
+                self.let_go();
+            }
+        }
+        if count > 0 && !self.writer.as_mut().is_some_and(|writer| writer.pass_on(&piece[..count]))
+        {
+            return self.cut();
+        }
+        if at_end { self.complete() } else { Progress::More }
+    }
+
+    /// Fetches what is left, whoever reads it.
+    pub fn run(mut self) {
+        let mut piece = vec![0; PIECE_BYTES];
+        while self.step(&mut piece) == Progress::More {}
+    }
+
+    /// It is too large after all.
+    fn let_go(&mut self) {
+        self.recording = None;
+        if let Some(leader) = self.leader.take() {
             leader.unshareable();
         }
+        if let Some(writer) = &mut self.writer {
+            writer.let_go();
+        }
+    }
+
+    fn complete(&mut self) -> Progress {
+        let Some(mut writer) = self.writer.take() else { return Progress::Ended };
+        let put = match (self.recording.take(), writer.whole()) {
+            (Some(recording), Some(whole)) => {
+                self.whole = Some(whole.clone());
+                Some(recording.commit(whole))
+            }
+            _ => None,
+        };
+        match (put, self.leader.take()) {
+            (Some(Put::Stored), Some(leader)) => leader.stored(),
+            (_, Some(leader)) => leader.unshareable(),
+            _ => {}
+        }
+        writer.finish();
+        Progress::Ended
+    }
+
+    /// The connection has died. Where others read along, the origin server is asked once more, and
+    /// what it sends is taken for the rest if all that has come before is the same, byte for byte.
+    fn resume(&mut self) -> Progress {
+        let (Some(writer), Some(recording)) = (&self.writer, &self.recording) else {
+            return self.cut();
+        };
+        let again = self.again.take().filter(|_| self.shared && writer.readers() > 1);
+        let body = again.and_then(|again| again.ask(recording.head(), self.length, writer));
+        match body {
+            Some(body) => {
+                self.body = body;
+                Progress::More
+            }
+            None => self.cut(),
+        }
+    }
+
+    fn cut(&mut self) -> Progress {
+        self.stats.count(Event::Truncated);
+        self.recording = None;
+        if self.shared {
+            // Whoever comes now begins anew.
+            self.leader = None;
+        }
+        self.writer = None;
+        Progress::Ended
+    }
+}
+
+/// A body that is fetched and read by one and the same thread, which can wait.
+pub struct Fetched {
+    /// What moves it along.
+    pub filler: Filler,
+    /// What reads it.
+    pub reader: Box<dyn Growing>,
+}
+
+impl Fetched {
+    /// The body.
+    pub fn into_body(self) -> Body {
+        Body::Arriving(Box::new(self))
+    }
+}
+
+impl Arriving for Fetched {
+    fn length(&self) -> Option<u64> {
+        self.reader.length()
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut piece = vec![0; PIECE_BYTES];
+        loop {
+            match self.reader.peek(buffer)? {
+                Grown::Bytes(count) => {
+                    self.reader.consume(count);
+                    return Ok(count);
+                }
+                Grown::End => return Ok(0),
+                Grown::NotYet => _ = self.filler.step(&mut piece),
+            }
+        }
+    }
+
+    fn abandon(self: Box<Self>) {
+        let Self { filler, reader } = *self;
+        drop(reader);
+        filler.run();
     }
 }

@@ -16,6 +16,7 @@ use caching_proxy::front::workers::Pool;
 use caching_proxy::message::target::{OriginUrl, is_loopback};
 use caching_proxy::origin::client::{Client, Reach};
 use caching_proxy::origin::egress::proxy_for;
+use caching_proxy::origin::gate::{self, Gated};
 use caching_proxy::origin::trust::roots;
 use caching_proxy::origin::{Origin, Unreachable};
 use caching_proxy::policy::reuse::Mode;
@@ -115,27 +116,13 @@ fn is_another_proxy(address: SocketAddr) -> bool {
 
 /// Runs the proxy until a signal ends it.
 pub fn run(config: &Config) -> Result<(), StartError> {
-    let format = ConfigBuilder::new()
-        .set_time_format_rfc3339()
-        .set_target_level(log::LevelFilter::Off)
-        .set_thread_level(log::LevelFilter::Off)
-        .set_location_level(log::LevelFilter::Off)
-        .add_filter_allow_str("caching_proxy")
-        .add_filter_allow_str("proxy")
-        .build();
-    // It fails only if there is a logger already.
-    let _ = WriteLogger::init(config.log_level, format, io::stderr());
+    log_to_stderr(config.log_level);
     let mut signals =
         Signals::new([SIGTERM, SIGINT]).map_err(|source| StartError::System("signals", source))?;
     if !is_loopback(&config.host.to_string()) && !config.allow_unsafe_front {
         return Err(StartError::UnsafeFront(config.host));
     }
-    let origin = OriginUrl::parse(&config.origin).map_err(|what| {
-        let seen = &config.origin;
-        StartError::Origin(format!(
-            "--origin {seen}: {what}; expected http://HOST[:PORT][/PATH] or https://…"
-        ))
-    })?;
+    let origin = origin_url(config)?;
     let listener = listen(SocketAddr::new(config.host, config.port))?;
     let local =
         listener.local_addr().map_err(|source| StartError::System("own address", source))?;
@@ -153,6 +140,37 @@ pub fn run(config: &Config) -> Result<(), StartError> {
     }
     log::info!("{}", stats.summary());
     Ok(())
+}
+
+/// An engine that listens nowhere, for one request, and the host that it is asked as.
+pub fn for_one_request(config: &Config) -> Result<(Arc<Proxy>, String), StartError> {
+    log_to_stderr(config.log_level.min(log::LevelFilter::Warn));
+    let origin = origin_url(config)?;
+    let local = SocketAddr::new(config.host, config.port);
+    let proxy = engine(config, &origin, local, &Arc::default())?;
+    Ok((proxy, local.to_string()))
+}
+
+fn origin_url(config: &Config) -> Result<OriginUrl, StartError> {
+    OriginUrl::parse(&config.origin).map_err(|what| {
+        let seen = &config.origin;
+        StartError::Origin(format!(
+            "--origin {seen}: {what}; expected http://HOST[:PORT][/PATH] or https://…"
+        ))
+    })
+}
+
+fn log_to_stderr(level: log::LevelFilter) {
+    let format = ConfigBuilder::new()
+        .set_time_format_rfc3339()
+        .set_target_level(log::LevelFilter::Off)
+        .set_thread_level(log::LevelFilter::Off)
+        .set_location_level(log::LevelFilter::Off)
+        .add_filter_allow_str("caching_proxy")
+        .add_filter_allow_str("proxy")
+        .build();
+    // It fails only if there is a logger already.
+    let _ = WriteLogger::init(level, format, io::stderr());
 }
 
 /// Opens the listening socket. Accepted connections inherit what is set on it.
@@ -205,16 +223,31 @@ fn engine(
         Mode::Force => log::warn!("--cache-mode force: HTTP's rules are off; for development only"),
         Mode::Offline => log::info!("--cache-mode offline: the origin server is never contacted"),
     }
+    let secrets = config.key.ignored_secrets();
+    if !secrets.is_empty() {
+        log::warn!(
+            "--ignore-param: parameters such as {} do not matter; requests that differ in them share \
+             one answer",
+            secrets.join(", ")
+        );
+    }
     let origin: Arc<dyn Origin> = if config.reuse.mode == Mode::Offline {
         Arc::new(Unreachable)
     } else {
-        Arc::new(origin_client(config, origin_url, local)?)
+        let client: Arc<dyn Origin> = Arc::new(origin_client(config, origin_url, local)?);
+        let limits = gate::Limits {
+            rate: config.origin_rate,
+            concurrency: config.origin_concurrency,
+            wait_max: config.origin_timeout,
+        };
+        Arc::new(Gated::new(client, Clock::System, limits))
     };
     let settings = Settings {
         origin: origin_url.clone(),
         own_authority: local.to_string(),
         reuse: config.reuse,
         storing: config.storing,
+        key: config.key.clone(),
         follow_redirects: config.follow_redirects,
         no_browser_cache: config.no_browser_cache,
         preserve_host: config.preserve_host,

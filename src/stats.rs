@@ -23,6 +23,7 @@ pub struct Stats {
     hits: AtomicU64,
     stale: AtomicU64,
     collapsed: AtomicU64,
+    freshened: AtomicU64,
     refused: AtomicU64,
     forwarded: [AtomicU64; Why::ALL.len()],
     origin_requests: AtomicU64,
@@ -45,6 +46,8 @@ pub enum Event {
     Stale,
     /// It did, after waiting for another request's answer.
     Collapsed,
+    /// It did, after the origin server had confirmed that it still holds.
+    Freshened,
     /// The proxy answered with an error of its own.
     Refused,
     /// A request went on to the origin server, for this reason.
@@ -67,6 +70,7 @@ impl Stats {
             Event::Hit => &self.hits,
             Event::Stale => &self.stale,
             Event::Collapsed => &self.collapsed,
+            Event::Freshened => &self.freshened,
             Event::Refused => &self.refused,
             Event::Forwarded(why) => {
                 let index = Why::ALL.iter().position(|other| *other == why);
@@ -117,6 +121,7 @@ impl Stats {
         for (name, counter) in [
             ("stale", &self.stale),
             ("collapsed", &self.collapsed),
+            ("freshened", &self.freshened),
             ("refused", &self.refused),
             ("origin errors", &self.origin_errors),
             ("truncated", &self.truncated),

@@ -131,13 +131,16 @@ impl Bench {
             Answer::Ready(response) => response,
             Answer::Stale(response, forward) => {
                 if let Admission::Lead(forward) = self.proxy.join(forward) {
-                    content(&mut self.proxy.forward(forward, Content::None));
+                    self.proxy.forward(forward, Content::None, None).finish();
                 }
                 response
             }
             Answer::Forward(forward) => match self.proxy.join(forward) {
-                Admission::Lead(forward) => self.proxy.forward(forward, Content::None),
+                Admission::Lead(forward) => {
+                    self.proxy.forward(forward, Content::None, None).into_response()
+                }
                 Admission::Wait(_) => panic!("nobody else asks"),
+                Admission::Ready(response) => response,
             },
         }
     }
@@ -147,6 +150,7 @@ fn content(response: &mut Response) -> String {
     match std::mem::replace(&mut response.body, Body::None { length: None }) {
         Body::None { .. } => String::new(),
         Body::Whole(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        Body::Growing(_) => panic!("nobody fetches it"),
         Body::Arriving(mut body) => {
             let mut all = Vec::new();
             let mut buffer = [0; 16];

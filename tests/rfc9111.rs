@@ -11,6 +11,7 @@ use caching_proxy::message::request::Request;
 use caching_proxy::policy::age::{age_value, corrected_initial_age};
 use caching_proxy::policy::cache_control::{RequestDirectives, ResponseDirectives};
 use caching_proxy::policy::freshness::{FreshnessRules, Lifetime, fresh_until, freshness_lifetime};
+use caching_proxy::policy::range::Part;
 use caching_proxy::policy::reason::{Detail, Why};
 use caching_proxy::policy::reuse::{Decision, Mode, Presented, ReuseRules, decide, may_stand_in};
 use caching_proxy::policy::stored::{StoredHead, StoredResponse};
@@ -288,6 +289,8 @@ fn verdict(
         status: status(code),
         fields: &fields,
         length: Some(10),
+        part: Part::read(&fields).filter(|_| code == 206),
+        describes_target: fields.contains("content-location"),
         request_time: NOW,
         response_time: NOW,
     };
@@ -304,7 +307,7 @@ fn only_what_may_be_stored_is_stored() {
     let small = StoringRules { object_bytes_max: 9, ..STORING };
     let cookie = "Cache-Control: max-age=1|Set-Cookie: a=b";
     #[rustfmt::skip]
-    let table: [(&str, &str, &str, u16, &str, &StoringRules, Option<Detail>); 42] = [
+    let table: [(&str, &str, &str, u16, &str, &StoringRules, Option<Detail>); 62] = [
         ("3",        "GET",  "", 200, "Cache-Control: max-age=60",              &STORING, None),
         ("3",        "GET",  "", 200, "Expires: NOW+60",                        &STORING, None),
         ("3",        "GET",  "", 200, "Cache-Control: s-maxage=60",             &STORING, None),
@@ -315,11 +318,31 @@ fn only_what_may_be_stored_is_stored() {
         ("3",        "GET",  "", 200, "X: y",                                   &STORING, Some(Detail::NoFreshness)),
         ("3",        "GET",  "", 200, "X: y",                                   &kept,    None),
         ("3",        "GET",  "", 404, "X: y",                                   &kept,    Some(Detail::NoFreshness)),
-        ("3",        "HEAD", "", 200, "Cache-Control: max-age=60",              &STORING, Some(Detail::Status)),
-        ("3",        "POST", "", 200, "Cache-Control: max-age=60",              &STORING, Some(Detail::Status)),
+        ("3",        "HEAD", "", 200, "Cache-Control: max-age=60",              &STORING, Some(Detail::Method)),
+        ("3",        "POST", "", 200, "Cache-Control: max-age=60",              &STORING, Some(Detail::Method)),
         ("3",        "GET",  "", 304, "Cache-Control: max-age=60",              &STORING, Some(Detail::Status)),
         ("3.3",      "GET",  "", 206, "Cache-Control: max-age=60",              &STORING, Some(Detail::Partial)),
-        ("3.3",      "GET",  "Range: bytes=0-1", 200, "Cache-Control: max-age=60", &STORING, Some(Detail::Range)),
+        ("3.3",      "GET",  "Range: bytes=0-1", 200, "Cache-Control: max-age=60", &STORING, None),
+        ("3.3",      "GET",  "Range: bytes=0-9", 206, "Cache-Control: max-age=60|Content-Range: bytes 0-9/20", &STORING, None),
+        ("3.3",      "GET",  "Range: bytes=-5", 206, "Cache-Control: max-age=60|Content-Range: bytes 0-9/*", &STORING, None),
+        ("3.3",      "GET",  "Range: bytes=0-9", 206, "Cache-Control: max-age=60|Content-Range: bytes 0-8/20", &STORING, Some(Detail::Partial)),
+        ("3.3",      "GET",  "Range: bytes=0-9", 206, "Cache-Control: max-age=60|Content-Range: bytes 0-10/20", &STORING, Some(Detail::Partial)),
+        ("3.3",      "GET",  "Range: bytes=0-9", 206, "Cache-Control: max-age=60|Content-Range: bytes 4-19/20", &STORING, None),
+        ("3.3",      "GET",  "Range: bytes=0-9", 206, "Cache-Control: max-age=60|Content-Type: multipart/byteranges", &STORING, Some(Detail::Partial)),
+        ("3.3",      "GET",  "Range: bytes=90-", 416, "Cache-Control: max-age=60|Content-Range: bytes */20", &STORING, Some(Detail::Status)),
+        ("3",        "GET",  "If-Match: \"a\"", 412, "Cache-Control: max-age=60",  &STORING, Some(Detail::Status)),
+        ("3",        "GET",  "", 200, "ETag: \"a\"",                               &STORING, None),
+        ("3",        "GET",  "", 302, "ETag: \"a\"",                               &STORING, Some(Detail::NoFreshness)),
+        ("3",        "GET",  "", 302, "ETag: \"a\"|Cache-Control: public",         &STORING, None),
+        ("3",        "GET",  "", 302, "ETag: \"a\"|Cache-Control: no-cache",       &STORING, None),
+        ("5.2.2.4",  "GET",  "", 200, "Cache-Control: no-cache|ETag: \"a\"",       &STORING, None),
+        ("5.2.2.4",  "GET",  "", 200, "Cache-Control: NO-CACHE, max-age=60|Last-Modified: NOW-60", &STORING, None),
+        ("9.3.3",    "POST", "", 200, "Cache-Control: max-age=60|Content-Location: /", &STORING, None),
+        ("9.3.3",    "POST", "", 201, "Cache-Control: max-age=60|Content-Location: /", &STORING, Some(Detail::Method)),
+        ("9.3.3",    "POST", "", 200, "Last-Modified: NOW-86400|Content-Location: /", &STORING, Some(Detail::Method)),
+        ("9.3.3",    "PUT",  "", 200, "Cache-Control: max-age=60|Content-Location: /", &STORING, Some(Detail::Method)),
+        ("html 9.2", "GET",  "", 200, "Content-Type: text/event-stream",        &kept,    Some(Detail::EventStream)),
+        ("html 9.2", "GET",  "", 200, "Content-Type: text/event-stream; charset=utf-8|Cache-Control: max-age=60", &STORING, None),
         ("5.2.2.5",  "GET",  "", 200, "Cache-Control: no-store, max-age=60",    &STORING, Some(Detail::NoStore)),
         ("5.2.2.5",  "GET",  "", 200, "Cache-Control: No-StOrE|Expires: NOW+60", &STORING, Some(Detail::NoStore)),
         ("5.2.2.7",  "GET",  "", 200, "Cache-Control: private, max-age=60",     &STORING, Some(Detail::Private)),
@@ -427,14 +450,31 @@ fn a_stored_response_answers_only_whom_it_may() {
     let swr_flag = ReuseRules { stale_while_revalidate: DeltaSeconds(10), ..REUSE };
     let used_up = ReuseRules { reuses_max: Some(0), ..REUSE };
     #[rustfmt::skip]
-    let table: [(&str, &str, &str, &str, &ReuseRules, &str); 28] = [
+    let table: [(&str, &str, &str, &str, &ReuseRules, &str); 45] = [
         ("4",       "GET",  "", fresh, &REUSE,    "reuse"),
         ("4.3.5",   "HEAD", "", fresh, &REUSE,    "reuse"),
         ("4",       "POST", "", fresh, &REUSE,    "method"),
         ("4",       "GET",  "Content-Length: 3", fresh, &REUSE, "method"),
         ("4",       "GET",  "Content-Length: 0", fresh, &REUSE, "reuse"),
         ("4.2",     "GET",  "", stale, &REUSE,    "stale"),
-        ("3.3",     "GET",  "Range: bytes=0-1", fresh, &REUSE, "bypass range"),
+        ("3.3",     "GET",  "Range: bytes=0-1", fresh, &REUSE, "reuse"),
+        ("4.3.2",   "GET",  "If-Match: \"a\"", fresh, &REUSE, "request precondition"),
+        ("4.3.2",   "GET",  "If-Unmodified-Since: NOW", fresh, &REUSE, "request precondition"),
+        ("4.3.2",   "GET",  "If-None-Match: \"a\"", fresh, &REUSE, "reuse"),
+        ("5.2.1.2", "GET",  "Cache-Control: max-stale", stale, &REUSE, "max-stale"),
+        ("5.2.1.2", "GET",  "Cache-Control: max-stale=0", stale, &REUSE, "max-stale"),
+        ("5.2.1.2", "GET",  "Cache-Control: max-stale=9", "Cache-Control: max-age=60|Age: 69", &REUSE, "max-stale"),
+        ("5.2.1.2", "GET",  "Cache-Control: max-stale=9", "Cache-Control: max-age=60|Age: 70", &REUSE, "stale"),
+        ("5.2.1.2", "GET",  "Cache-Control: max-stale", "Cache-Control: max-age=60, must-revalidate|Age: 60", &REUSE, "stale"),
+        ("5.2.1.2", "GET",  "Cache-Control: max-stale", "Cache-Control: s-maxage=60|Age: 60", &REUSE, "stale"),
+        ("5.2.1.2", "GET",  "Cache-Control: max-stale", "Cache-Control: s-maxage=0", &REUSE, "stale"),
+        ("5.2.1.2", "GET",  "Cache-Control: max-stale", "Cache-Control: no-cache|ETag: \"a\"", &REUSE, "stale no-cache"),
+        ("5.2.1.2", "GET",  "Cache-Control: max-stale, max-age=60", stale, &REUSE, "max-stale"),
+        ("5.2.1.2", "GET",  "Cache-Control: max-stale, max-age=59", stale, &REUSE, "request max-age"),
+        ("5.2.1.3", "GET",  "Cache-Control: min-fresh=50", fresh, &REUSE, "reuse"),
+        ("5.2.1.3", "GET",  "Cache-Control: min-fresh=51", fresh, &REUSE, "request min-fresh"),
+        ("5.2.2.4", "GET",  "", "Cache-Control: no-cache, max-age=60|ETag: \"a\"", &REUSE, "stale no-cache"),
+        ("5.2.2.4", "GET",  "", "Cache-Control: No-Cache|Last-Modified: NOW-60", &REUSE, "stale no-cache"),
         ("5.2.1.4", "GET",  "Cache-Control: no-cache", fresh, &REUSE, "request no-cache"),
         ("5.2.1.1", "GET",  "Cache-Control: max-age=9", fresh, &REUSE, "request max-age"),
         ("5.2.1.1", "GET",  "Cache-Control: max-age=10", fresh, &REUSE, "reuse"),
@@ -459,7 +499,7 @@ fn a_stored_response_answers_only_whom_it_may() {
     ];
     for (section, method, asked, text, rules, expected) in table {
         let presented = Presented::read(&request(method, asked));
-        let told = match decide(&presented, Some(stored(text)), true, NOW, rules) {
+        let told = match decide(&presented, Ok(stored(text)), NOW, rules) {
             Decision::Reuse(_) => "reuse".to_string(),
             Decision::ReuseStale { detail, .. } => detail.as_str().to_string(),
             Decision::Forward { why, detail: None, .. } => why.as_str().to_string(),
@@ -470,23 +510,27 @@ fn a_stored_response_answers_only_whom_it_may() {
         };
         assert_eq!(told, expected, "RFC 9111 §{section}: {method} {asked} / {text}");
     }
-    let nothing = |any| decide(&Presented::read(&request("GET", "")), None, any, NOW, &REUSE);
-    assert!(matches!(nothing(false), Decision::Forward { why: Why::UriMiss, .. }));
-    assert!(matches!(nothing(true), Decision::Forward { why: Why::VaryMiss, .. }));
+    let nothing = decide(&Presented::read(&request("GET", "")), Err(Why::VaryMiss), NOW, &REUSE);
+    assert!(matches!(nothing, Decision::Forward { why: Why::VaryMiss, selected: None, .. }));
 }
 
 #[test]
 fn a_stale_response_stands_in_unless_something_prohibits_it() {
     let never = ReuseRules { stale_if_error: DeltaSeconds::ZERO, ..REUSE };
+    let own = "Cache-Control: max-age=60, stale-if-error=10|Age: ";
     #[rustfmt::skip]
     let table = [
         ("4.2.4",    "Cache-Control: max-age=60|Age: 60",                     &REUSE, true),
         ("4.2.4",    "Cache-Control: max-age=60|Age: 60",                     &never, false),
-        ("5861 4",   "Cache-Control: max-age=60, stale-if-error=10|Age: 69",  &never, true),
-        ("5861 4",   "Cache-Control: max-age=60, stale-if-error=10|Age: 70",  &REUSE, false),
+        ("4.2.4",    "Cache-Control: max-age=60|Age: 86459",                  &REUSE, true),
+        ("4.2.4",    "Cache-Control: max-age=60|Age: 86460",                  &REUSE, false),
+        ("5861 4",   &format!("{own}69"),                                     &never, true),
+        ("5861 4",   &format!("{own}70"),                                     &REUSE, false),
         ("5.2.2.2",  "Cache-Control: max-age=60, must-revalidate|Age: 60",    &REUSE, false),
+        ("5.2.2.2",  "Cache-Control: max-age=60, must-revalidate, stale-if-error=9|Age: 60", &REUSE, false),
         ("5.2.2.8",  "Cache-Control: max-age=60, proxy-revalidate|Age: 60",   &REUSE, false),
         ("5.2.2.10", "Cache-Control: s-maxage=60|Age: 60",                    &REUSE, false),
+        ("5.2.2.4",  "Cache-Control: max-age=60, no-cache|ETag: \"a\"",       &REUSE, false),
         ("4.2.4",    "Cache-Control: max-age=60, must-revalidate|Age: 10",    &REUSE, true),
     ];
     for (section, text, rules, expected) in table {

@@ -31,6 +31,7 @@ fn response(language: Option<&str>, content: &[u8], useful_until: u64) -> Arc<St
     }
     let parts = StoredHead {
         status: StatusCode::OK,
+        part: None,
         selecting: Selecting::read(&fields, &request).expect("no star"),
         fields,
         directives: ResponseDirectives::default(),
@@ -44,7 +45,8 @@ fn response(language: Option<&str>, content: &[u8], useful_until: u64) -> Arc<St
 }
 
 fn put(store: &Arc<dyn Store>, key: &str, response: Arc<StoredResponse>) -> Put {
-    store.put(&CacheKey::from(key), response, store.generation())
+    let key = CacheKey::from(key);
+    store.put(&key, response, store.generation(&key))
 }
 
 fn contents(store: &Arc<dyn Store>, key: &str) -> Vec<Bytes> {
@@ -79,12 +81,24 @@ fn what_is_put_comes_back_the_newest_first_until_it_is_removed() {
 fn a_clear_cannot_be_undone_by_what_was_on_its_way() {
     for policy in POLICIES {
         let store = store(policy, ROOMY);
-        let begun = store.generation();
+        let begun = store.generation(&CacheKey::from("b"));
         put(&store, "a", response(None, b"a", 9));
         assert_eq!(store.clear(), 1, "{policy:?}");
         assert_eq!(store.put(&CacheKey::from("b"), response(None, b"b", 9), begun), Put::Cleared);
         assert_eq!(store.usage().responses, 0);
         assert_eq!(put(&store, "b", response(None, b"b", 9)), Put::Stored);
+    }
+}
+
+#[test]
+fn an_invalidation_cannot_be_undone_by_what_was_on_its_way() {
+    for policy in POLICIES {
+        let store = store(policy, ROOMY);
+        let key = CacheKey::from("a");
+        let begun = store.generation(&key);
+        assert_eq!(store.remove_all(&key), 0, "nothing was stored yet, but it is on its way");
+        assert_eq!(store.put(&key, response(None, b"old", 9), begun), Put::Cleared, "{policy:?}");
+        assert_eq!(put(&store, "a", response(None, b"new", 9)), Put::Stored);
     }
 }
 

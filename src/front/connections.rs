@@ -4,8 +4,9 @@
 //! second, from outside: it cuts those that have not sent a request in time, those that are idle for
 //! too long, and those beyond the bound.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -50,6 +51,10 @@ struct State {
     /// Requests that came before the answer to an earlier one was sent.
     waiting: VecDeque<Begin>,
     pokes: u32,
+    /// A descriptor of its socket, as it was last seen: where to look first.
+    descriptor: Option<RawFd>,
+    /// It is a tunnel, which ends when either side ends it.
+    tunnel: bool,
     /// Nothing that comes over it is listened to any more.
     cut: bool,
 }
@@ -141,7 +146,7 @@ impl Connections {
     /// Cuts a connection: nothing that is still sent on it counts.
     pub(super) fn cut(&self, peer: SocketAddr) {
         self.mark_cut(peer);
-        if let Some(client) = Client::find(self.local, peer) {
+        if let Some(client) = self.socket(peer) {
             client.cut();
         }
     }
@@ -150,7 +155,7 @@ impl Connections {
     /// response is still on its way (pipelining): it would be taken for a part of that one.
     pub(super) fn cut_with(&self, peer: SocketAddr, last_response: &[u8]) {
         let alone = self.mark_cut(peer) <= 1;
-        if let Some(client) = Client::find(self.local, peer) {
+        if let Some(client) = self.socket(peer) {
             if alone {
                 let _ = client.send_now(last_response);
             }
@@ -158,9 +163,58 @@ impl Connections {
         }
     }
 
+    /// Sends something short, whole or not at all, on a connection whose next response has not begun.
+    /// If it cannot be sent whole the connection is cut.
+    pub(super) fn send_between(&self, peer: SocketAddr, bytes: &[u8]) {
+        let Some(client) = self.socket(peer) else { return };
+        match client.send_some(bytes) {
+            Ok(count) if count < bytes.len() => self.cut(peer),
+            // A client that takes nothing just now can do without it.
+            _ => {}
+        }
+    }
+
     /// Has the client closed its side?
     pub(super) fn has_ended(&self, peer: SocketAddr) -> bool {
-        Client::find(self.local, peer).is_none_or(|client| client.has_ended())
+        self.socket(peer).is_none_or(|client| client.has_ended())
+    }
+
+    /// A duplicate of a client's socket. Looking through all descriptors takes long where there are
+    /// many, so what is seen on the way is noted for the others.
+    pub(super) fn socket(&self, peer: SocketAddr) -> Option<Client> {
+        let seen = self.known.lock().get(&peer).and_then(|state| state.descriptor);
+        if let Some(client) = seen.and_then(|seen| Client::at(seen, self.local, peer)) {
+            return Some(client);
+        }
+        let Survey { clients, .. } = survey(self.local);
+        let mut known = self.known.lock();
+        let mut found = None;
+        for (other, descriptor) in clients {
+            if let Some(state) = known.get_mut(&other) {
+                state.descriptor = Some(descriptor);
+            }
+            if other == peer {
+                found = Some(descriptor);
+            }
+        }
+        drop(known);
+        Client::at(found?, self.local, peer)
+    }
+
+    /// From now on it is a tunnel.
+    pub(super) fn note_tunnel(&self, peer: SocketAddr) {
+        if let Some(state) = self.known.lock().get_mut(&peer) {
+            state.tunnel = true;
+        }
+    }
+
+    /// Cuts all tunnels; for the end.
+    pub(super) fn cut_tunnels(&self) {
+        let is_tunnel = |(peer, state): (&SocketAddr, &State)| state.tunnel.then_some(*peer);
+        let tunnels: Vec<SocketAddr> = self.known.lock().iter().filter_map(is_tunnel).collect();
+        for peer in tunnels {
+            self.cut(peer);
+        }
     }
 
     /// How many requests of it are being answered.
@@ -181,7 +235,8 @@ impl Connections {
         let idle: Vec<SocketAddr> = {
             let known = self.known.lock();
             let busy = |peer: &SocketAddr| known.get(peer).is_some_and(|state| state.under_way > 0);
-            survey(self.local).clients.into_iter().filter(|peer| !busy(peer)).collect()
+            let clients = survey(self.local).clients;
+            clients.into_iter().map(|(peer, _)| peer).filter(|peer| !busy(peer)).collect()
         };
         for peer in idle {
             self.cut(peer);
@@ -191,13 +246,14 @@ impl Connections {
     /// Looks at all connections once and cuts those that are over a bound.
     pub(super) fn watch(&self) -> Watched {
         let Survey { clients, listening } = survey(self.local);
-        let open: HashSet<SocketAddr> = clients.into_iter().collect();
+        let open: HashMap<SocketAddr, RawFd> = clients.into_iter().collect();
         let mut watched = Watched { open: open.len(), listening, to_poke: 0 };
         let mut to_cut = Vec::new();
         let mut known = self.known.lock();
-        known.retain(|peer, state| open.contains(peer) || state.under_way > 0);
-        for peer in &open {
+        known.retain(|peer, state| open.contains_key(peer) || state.under_way > 0);
+        for (peer, descriptor) in &open {
             let state = known.entry(*peer).or_insert_with(State::new);
+            state.descriptor = Some(*descriptor);
             if state.cut || self.is_overdue(state) {
                 to_cut.push(*peer);
             } else if state.requests == 0 && state.pokes < POKES_MAX {
@@ -209,7 +265,7 @@ impl Connections {
         let excess = excess.saturating_sub(self.limits.connections_max);
         if excess > 0 {
             let mut idle: Vec<(Instant, SocketAddr)> = open
-                .iter()
+                .keys()
                 .filter_map(|peer| known.get(peer).map(|state| (peer, state)))
                 .filter(|(_, state)| state.under_way == 0 && !state.cut)
                 .map(|(peer, state)| (state.since, *peer))
@@ -254,6 +310,8 @@ impl State {
             activity,
             waiting: VecDeque::new(),
             pokes: 0,
+            descriptor: None,
+            tunnel: false,
             cut: false,
         }
     }

@@ -13,11 +13,14 @@ use http::{Method, Version};
 
 use crate::clock::Timestamp;
 use crate::front::connections::{Activity, Connections};
-use crate::front::wire::{CHUNK_HEAD_BYTES, Delimiting, LAST_CHUNK, Reader, chunk_head};
-use crate::message::body::{Arriving, Body};
+use crate::front::sending::Sending;
+use crate::front::wire::{
+    CHUNK_HEAD_BYTES, Delimiting, LAST_CHUNK, Reader, chunk_head, interim_head,
+};
+use crate::message::body::{Arriving, Awaited, Body};
 use crate::message::request::{Framing, Request};
 use crate::message::response::Response;
-use crate::origin::Content;
+use crate::origin::{Content, Interim};
 use crate::proxy::{Proxy, field_text};
 use crate::stats::{AccessLog, Served};
 
@@ -36,6 +39,13 @@ pub(super) struct Shared {
     pub proxy: Arc<Proxy>,
     pub connections: Connections,
     pub access_log: Option<AccessLog>,
+}
+
+/// What the log says of a response.
+pub(super) struct Told {
+    status: u16,
+    from_cache: bool,
+    cache_status: String,
 }
 
 /// A request and its client. Dropped unanswered, it cuts the connection.
@@ -90,7 +100,7 @@ impl Exchange {
     }
 
     /// Runs `send` with the request's content.
-    pub(super) fn with_content(&mut self, send: impl FnOnce(Content<'_>) -> Response) -> Response {
+    pub(super) fn with_content<T>(&mut self, send: impl FnOnce(Content<'_>) -> T) -> T {
         if self.left == Some(0) {
             return send(Content::None);
         }
@@ -112,17 +122,53 @@ impl Exchange {
         self.answer_by(response, false);
     }
 
+    /// Begins to send a response whose body grows; gives all back if that is not possible without
+    /// waiting for the client.
+    pub(super) fn begin(mut self, response: Response) -> Result<Sending, Box<(Self, Response)>> {
+        let through = self.drain();
+        let socket = if through { self.shared.connections.socket(self.peer) } else { None };
+        let Some(socket) = socket else { return Err(Box::new((self, response))) };
+        let told = self.tell(&response);
+        let Response { status, fields, body: Body::Growing(body) } = response else {
+            return Err(Box::new((self, response)));
+        };
+        let delimiting = self.reader.delimiting(body.length());
+        let head = Response { status, fields, body: Body::None { length: None } };
+        let head = self.reader.head(&head, delimiting);
+        Ok(Sending::new(self, socket, head, body, delimiting, told))
+    }
+
+    /// Ends an exchange whose response was sent past tiny_http's writer.
+    pub(super) fn conclude(mut self, told: &Told, bytes: u64, well: bool) {
+        self.answered = true;
+        if !well {
+            self.shared.connections.cut(self.peer);
+        }
+        // tiny_http goes on to the connection's next request.
+        drop(self.inner.take().map(tiny_http::Request::into_writer));
+        self.write_down(told, bytes);
+    }
+
     fn answer_by(&mut self, response: Response, through: bool) {
         self.answered = true;
-        let status = response.status.as_u16();
-        let from_cache = field_text(&response.fields, "x-cache") == "HIT";
+        let told = self.tell(&response);
+        let bytes =
+            if through { self.answer_through(response) } else { self.answer_past(response) };
+        self.write_down(&told, bytes);
+    }
+
+    fn tell(&self, response: &Response) -> Told {
         let cache_status = match &self.shared.access_log {
             Some(_) => field_text(&response.fields, "cache-status").to_string(),
             None => String::new(),
         };
-        let bytes =
-            if through { self.answer_through(response) } else { self.answer_past(response) };
-        self.shared.proxy.stats().count_bytes(bytes, from_cache);
+        let from_cache = field_text(&response.fields, "x-cache") == "HIT";
+        Told { status: response.status.as_u16(), from_cache, cache_status }
+    }
+
+    fn write_down(&self, told: &Told, bytes: u64) {
+        let Told { status, from_cache, cache_status } = told;
+        self.shared.proxy.stats().count_bytes(bytes, *from_cache);
         if let Some(log) = &self.shared.access_log {
             let fields = &self.request.fields;
             log.write(&Served {
@@ -135,15 +181,32 @@ impl Exchange {
                 } else {
                     "HTTP/1.1"
                 },
-                status,
+                status: *status,
                 bytes,
                 referer: field_text(fields, "referer"),
                 user_agent: field_text(fields, "user-agent"),
-                from_cache,
-                cache_status: &cache_status,
+                from_cache: *from_cache,
+                cache_status,
                 taken: self.since.elapsed(),
             });
         }
+    }
+
+    /// What passes interim responses on to the client, if it understands them (RFC 9110 §15.2).
+    pub(super) fn interim(&self) -> Option<Arc<Interim>> {
+        if self.request.version == Version::HTTP_10 {
+            return None;
+        }
+        let (shared, peer) = (Arc::clone(&self.shared), self.peer);
+        Some(Arc::new(move |status, fields| {
+            let bytes = interim_head(status, &fields);
+            shared.connections.send_between(peer, &bytes);
+        }))
+    }
+
+    /// A worker begins or ends waiting for the client.
+    pub(super) fn note_waiting(&self, waiting: bool) {
+        self.shared.connections.note_waiting(&self.activity, waiting);
     }
 
     /// Sends the response through tiny_http's writer; how many bytes of content.
@@ -309,7 +372,11 @@ impl Sender<'_> {
         method: &Method,
         mut response: Response,
     ) -> io::Result<Delimiting> {
-        let body = std::mem::replace(&mut response.body, Body::None { length: None });
+        let body = match std::mem::replace(&mut response.body, Body::None { length: None }) {
+            // This thread can wait for it.
+            Body::Growing(body) => Body::Arriving(Box::new(Awaited(body))),
+            body => body,
+        };
         let no_content = *method == Method::HEAD;
         let delimiting = match &body {
             Body::None { length } => {

@@ -8,6 +8,8 @@
 
 pub mod connections;
 mod exchange;
+mod pump;
+mod sending;
 mod sockets;
 pub mod tiny;
 pub mod wire;

@@ -20,8 +20,9 @@ use nix::sys::socket::{
 /// The sockets that belong to one listening address.
 #[derive(Debug, Default)]
 pub(super) struct Survey {
-    /// The addresses of connected clients; each connection may appear more than once.
-    pub clients: Vec<SocketAddr>,
+    /// The addresses of connected clients and their descriptors; each connection may appear more than
+    /// once.
+    pub clients: Vec<(SocketAddr, RawFd)>,
     /// How many descriptors listen.
     pub listening: usize,
 }
@@ -34,7 +35,7 @@ pub(super) fn survey(local: SocketAddr) -> Survey {
             continue;
         }
         match getpeername::<SockaddrStorage>(descriptor) {
-            Ok(peer) => survey.clients.extend(to_address(&peer)),
+            Ok(peer) => survey.clients.extend(to_address(&peer).map(|peer| (peer, descriptor))),
             Err(_) => survey.listening += 1,
         }
     }
@@ -46,17 +47,34 @@ pub(super) fn survey(local: SocketAddr) -> Survey {
 pub(super) struct Client(RawFd);
 
 impl Client {
-    /// The socket of the client at `peer`, connected to the listener at `local`.
-    pub(super) fn find(local: SocketAddr, peer: SocketAddr) -> Option<Self> {
-        let has_peer = |descriptor: RawFd| {
+    /// The socket of the client at `peer`, connected to the listener at `local`, if `descriptor` is
+    /// one of its.
+    pub(super) fn at(descriptor: RawFd, local: SocketAddr, peer: SocketAddr) -> Option<Self> {
+        let is_it = |descriptor: RawFd| {
             let address = getpeername::<SockaddrStorage>(descriptor).ok();
             address.and_then(|address| to_address(&address)) == Some(peer)
+                && is_local(descriptor, local)
         };
-        descriptors()
-            .into_iter()
-            .filter(|descriptor| is_local(*descriptor, local) && has_peer(*descriptor))
-            .filter_map(|descriptor| duplicate(descriptor).ok())
-            .find(|client| is_local(client.0, local) && has_peer(client.0))
+        if !is_it(descriptor) {
+            return None;
+        }
+        duplicate(descriptor).ok().filter(|client| is_it(client.0))
+    }
+
+    /// The number of the descriptor, for waiting until it can be written to.
+    pub(super) fn descriptor(&self) -> RawFd {
+        self.0
+    }
+
+    /// Sends what the system takes at once; how many bytes. `WouldBlock` if it takes none.
+    pub(super) fn send_some(&self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            match send(self.0, bytes, MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT) {
+                Ok(count) => return Ok(count),
+                Err(nix::Error::EINTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 
     /// Ends the connection in both directions: reads and writes of its owner fail from now on.
@@ -67,11 +85,8 @@ impl Client {
     /// Sends bytes past the connection's owner, as far as the system takes them at once.
     pub(super) fn send_now(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
-            match send(self.0, bytes, MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT) {
-                Ok(count) => bytes = &bytes[count..],
-                Err(nix::Error::EINTR) => {}
-                Err(error) => return Err(error.into()),
-            }
+            let count = self.send_some(bytes)?;
+            bytes = &bytes[count..];
         }
         Ok(())
     }
@@ -153,8 +168,10 @@ mod tests {
         let peer = client.local_addr().expect("an address");
         let (mut accepted, _) = listener.accept().expect("a connection");
         let survey = survey(local);
-        assert_eq!((survey.clients, survey.listening), (vec![peer], 1));
-        let found = Client::find(local, peer).expect("it is connected");
+        let [(found, descriptor)] = survey.clients[..] else { panic!("{survey:?}") };
+        assert_eq!((found, survey.listening), (peer, 1));
+        assert!(Client::at(0, local, peer).is_none(), "that is another one");
+        let found = Client::at(descriptor, local, peer).expect("it is connected");
         assert!(!found.has_ended());
         found.send_now(b"abc").expect("it is connected");
         found.cut();

@@ -33,14 +33,14 @@ use parking_lot::Mutex;
 
 use crate::front::connections::{ConnectionLimits, Connections};
 use crate::front::exchange::{Exchange, Shared, discard_unread};
+use crate::front::pump::Pump;
 use crate::front::wire::Reader;
 use crate::front::workers::{Job, Kind, Pool, Role};
 use crate::message::body::Body;
 use crate::message::fields::Fields;
 use crate::message::request::{Framing, Request, RequestError};
-use crate::message::response::Response;
 use crate::origin::Content;
-use crate::proxy::{Admission, Answer, Attempt, Forward, Proxy};
+use crate::proxy::{Admission, Answer, Attempt, Forward, Forwarded, Proxy};
 use crate::stats::{AccessLog, Event};
 
 /// How often the connections are looked at, at least.
@@ -72,6 +72,7 @@ struct Inner {
     wait_max: Duration,
     shared: Arc<Shared>,
     pool: Pool,
+    pump: Pump,
     stopping: AtomicBool,
     /// The server that accepts at present.
     server: Mutex<Option<Arc<tiny_http::Server>>>,
@@ -87,6 +88,7 @@ impl Front {
     ) -> io::Result<Self> {
         let local = listener.local_addr()?;
         let connections = Connections::new(local, settings.connections);
+        let pump = Pump::start(proxy.stats())?;
         let shared = Shared { proxy, connections, access_log: settings.access_log };
         let inner = Arc::new(Inner {
             listener: Mutex::new(Some(listener)),
@@ -94,6 +96,7 @@ impl Front {
             wait_max: settings.wait_max,
             shared: Arc::new(shared),
             pool,
+            pump,
             stopping: AtomicBool::new(false),
             server: Mutex::new(None),
         });
@@ -113,6 +116,7 @@ impl Front {
         if let Some(server) = inner.server.lock().take() {
             server.unblock();
         }
+        inner.shared.connections.cut_tunnels();
         while inner.shared.connections.under_way() > 0 {
             if Instant::now() > deadline {
                 return false;
@@ -241,13 +245,13 @@ impl Inner {
         let slot = Arc::new(Mutex::new(Some(exchange)));
         let inner = Arc::clone(self);
         let taken = Arc::clone(&slot);
+        let kind = if attempt.is_first() { Kind::Arrival } else { Kind::Resumed };
         let job: Job = Box::new(move |role| {
             let exchange = taken.lock().take();
             if let Some(exchange) = exchange {
                 inner.look_up(exchange, attempt, role);
             }
         });
-        let kind = if attempt.is_first() { Kind::Arrival } else { Kind::Resumed };
         if self.pool.submit(kind, job).is_err() {
             self.refuse_full(&slot);
         }
@@ -265,19 +269,17 @@ impl Inner {
     /// On a worker: answers from the cache, waits for another request, or asks the origin server.
     fn look_up(self: &Arc<Self>, exchange: Exchange, attempt: Attempt, role: Role) {
         let proxy = &self.shared.proxy;
+        let kind = if attempt.is_first() { Kind::Forward } else { Kind::ResumedForward };
         match proxy.lookup(&exchange.request, attempt) {
-            Answer::Ready(response) => exchange.answer(response),
+            Answer::Ready(response) => self.respond(exchange, response.into()),
             Answer::Stale(response, forward) => {
-                exchange.answer(response);
+                self.respond(exchange, response.into());
                 self.refresh_soon(forward);
             }
             Answer::Forward(forward) => match proxy.join(forward) {
                 Admission::Lead(forward) if role == Role::Any => self.forward(exchange, forward),
-                Admission::Lead(forward) => {
-                    let first = attempt.is_first();
-                    let kind = if first { Kind::Forward } else { Kind::ResumedForward };
-                    self.forward_soon(exchange, forward, kind);
-                }
+                Admission::Lead(forward) => self.forward_soon(exchange, forward, kind),
+                Admission::Ready(response) => self.respond(exchange, response.into()),
                 Admission::Wait(waiting) => {
                     let inner = Arc::clone(self);
                     let resume = move |attempt| inner.look_up_soon(exchange, attempt);
@@ -289,8 +291,27 @@ impl Inner {
 
     fn forward(&self, mut exchange: Exchange, forward: Box<Forward>) {
         let proxy = &self.shared.proxy;
-        let response = exchange.with_content(|content| proxy.forward(forward, content));
-        exchange.answer(response);
+        let interim = exchange.interim();
+        let forwarded =
+            exchange.with_content(|content| proxy.forward(forward, content, interim.as_ref()));
+        self.respond(exchange, forwarded);
+    }
+
+    /// Sends a response. A body that grows is sent as the client takes it; what has to be fetched of it
+    /// is fetched here.
+    fn respond(&self, exchange: Exchange, forwarded: Forwarded) {
+        if !matches!(forwarded.response.body, Body::Growing(_)) {
+            return exchange.answer(forwarded.into_response());
+        }
+        let Forwarded { response, filler } = forwarded;
+        match (exchange.begin(response), filler) {
+            (Ok(sending), Some(filler)) => self.pump.drive(sending, filler),
+            (Ok(sending), None) => self.pump.add(sending),
+            (Err(back), filler) => {
+                let (exchange, response) = *back;
+                exchange.answer(Forwarded { response, filler }.into_response());
+            }
+        }
     }
 
     /// Hands a request for the origin server to a worker that may wait.
@@ -315,10 +336,7 @@ impl Inner {
         let Admission::Lead(forward) = self.shared.proxy.join(forward) else { return };
         let proxy: Arc<Proxy> = Arc::clone(&self.shared.proxy);
         let job: Job = Box::new(move |_| {
-            let Response { body, .. } = proxy.forward(forward, Content::None);
-            if let Body::Arriving(body) = body {
-                body.abandon();
-            }
+            proxy.forward(forward, Content::None, None).finish();
         });
         if self.pool.submit(Kind::Forward, job).is_err() {
             log::debug!("no worker for a refresh in the background");

@@ -2,6 +2,7 @@
 
 use http::{StatusCode, Version};
 
+use crate::message::fields::Fields;
 use crate::message::response::Response;
 
 /// How the end of a response is marked (RFC 9112 §6.3).
@@ -61,6 +62,16 @@ impl Reader {
     }
 }
 
+/// An interim response, as bytes (RFC 9110 §15.2).
+pub fn interim_head(status: StatusCode, fields: &Fields) -> Vec<u8> {
+    let mut out = Vec::with_capacity(128);
+    out.extend_from_slice(b"HTTP/1.1 ");
+    write_status(&mut out, status);
+    fields.write_to(&mut out);
+    out.extend_from_slice(b"\r\n");
+    out
+}
+
 fn write_status(out: &mut Vec<u8>, status: StatusCode) {
     out.extend_from_slice(status.as_str().as_bytes());
     out.push(b' ');
@@ -84,7 +95,6 @@ mod tests {
 
     use super::*;
     use crate::message::body::Body;
-    use crate::message::fields::Fields;
 
     #[test]
     fn the_framing_fits_the_client() {

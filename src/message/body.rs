@@ -1,7 +1,8 @@
 //! The content of a response: whole, or still arriving. RFC 9110 §6.4.
 //!
 //! A body that still arrives is pulled: whoever sends it to the client reads it, and reading is what
-//! moves it along. A body ends well or it ends with an error, never in between: a reader that sees
+//! moves it along. A body that grows is moved along by somebody else, and read by any number of
+//! clients, each at its own pace. Either ends well or it ends with an error, never in between: a reader that sees
 //! an error must not let what it has sent look complete.
 
 use std::fmt;
@@ -21,6 +22,8 @@ pub enum Body {
     Whole(Bytes),
     /// Still arriving.
     Arriving(Box<dyn Arriving>),
+    /// Growing while others read it, too.
+    Growing(Box<dyn Growing>),
 }
 
 impl Body {
@@ -30,6 +33,7 @@ impl Body {
             Self::None { length } => *length,
             Self::Whole(bytes) => Some(bytes.len() as u64),
             Self::Arriving(body) => body.length(),
+            Self::Growing(body) => body.length(),
         }
     }
 }
@@ -51,4 +55,57 @@ pub trait Arriving: Send {
 
     /// The client is gone. A body that is worth keeping is read to its end all the same.
     fn abandon(self: Box<Self>) {}
+}
+
+/// What a growing body has for its reader at the moment.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Grown {
+    /// So many bytes were copied.
+    Bytes(usize),
+    /// Nothing yet.
+    NotYet,
+    /// The proven end.
+    End,
+}
+
+/// One reader's view of a body that grows.
+pub trait Growing: Send {
+    /// The length in bytes, where the origin server stated it.
+    fn length(&self) -> Option<u64>;
+
+    /// Copies what is there, and waits for nothing. An error means that the body is not whole and
+    /// never will be, or that this reader has fallen too far behind.
+    fn peek(&mut self, buffer: &mut [u8]) -> io::Result<Grown>;
+
+    /// So many bytes of what was copied have been used; the next copy begins behind them.
+    fn consume(&mut self, count: usize);
+
+    /// Waits until there is more to read, or an end.
+    fn wait(&mut self);
+
+    /// From now on `wake` is called whenever there is more to read, or an end: on some other thread,
+    /// and for the last time when the reader is dropped. It must not block.
+    fn listen(&mut self, wake: Box<dyn Fn() + Send + Sync>);
+}
+
+/// A growing body, read by a thread that can wait.
+pub struct Awaited(pub Box<dyn Growing>);
+
+impl Arriving for Awaited {
+    fn length(&self) -> Option<u64> {
+        self.0.length()
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.0.peek(buffer)? {
+                Grown::Bytes(count) => {
+                    self.0.consume(count);
+                    return Ok(count);
+                }
+                Grown::End => return Ok(0),
+                Grown::NotYet => self.0.wait(),
+            }
+        }
+    }
 }

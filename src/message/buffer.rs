@@ -68,7 +68,7 @@ impl Buffer {
             return true;
         }
         let Some(mut memory) = Memory::with_capacity(capacity) else { return false };
-        memory.write(0, self.bytes());
+        memory.write(0, self.as_slice());
         self.memory = memory;
         true
     }
@@ -80,7 +80,8 @@ impl Buffer {
         self.length += bytes.len();
     }
 
-    fn bytes(&self) -> &[u8] {
+    /// What is in it.
+    pub fn as_slice(&self) -> &[u8] {
         match &self.memory {
             Memory::Small(bytes) => bytes,
             Memory::Pages(pages) => &pages[..self.length],
@@ -96,6 +97,12 @@ impl Buffer {
             }
             Memory::Pages(pages) => Bytes::from_owner(pages).slice(..self.length),
         }
+    }
+}
+
+impl Default for Buffer {
+    fn default() -> Self {
+        Self { memory: Memory::Small(Vec::new()), length: 0 }
     }
 }
 

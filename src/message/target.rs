@@ -166,12 +166,24 @@ impl Target {
         }
         false
     }
+}
 
-    /// The URL to ask the origin server for: prefix in front, forbidden bytes percent-encoded.
-    pub fn url_at(&self, origin: &OriginUrl) -> String {
-        let path = if self.text == "*" { "" } else { self.text.as_str() };
-        encode(&format!("{origin}{path}"))
-    }
+/// The URL to ask the origin server for a target: prefix in front, forbidden bytes percent-encoded.
+pub fn url_at(origin: &OriginUrl, target: &str) -> String {
+    let path = if target == "*" { "" } else { target };
+    encode(&format!("{origin}{path}"))
+}
+
+/// Have two absolute URIs the same scheme, host and port?
+pub fn same_authority(one: &str, other: &str) -> bool {
+    let parts = |uri: &str| {
+        let (scheme, rest) = uri.split_once("://")?;
+        let scheme = scheme.to_ascii_lowercase();
+        let (host, port) = split_authority(rest.split(['/', '?', '#']).next()?)?;
+        let usual = if scheme == "https" { 443 } else { 80 };
+        Some((scheme, host, port.unwrap_or(usual)))
+    };
+    parts(one).is_some_and(|one| parts(other) == Some(one))
 }
 
 /// Percent-encodes the bytes that a URI may not hold (RFC 3986 §2), and leaves `%` alone.
@@ -303,7 +315,8 @@ mod tests {
         ];
         for (text, expected) in table {
             let target = Target::parse(text);
-            let got = target.as_ref().map(|t| (t.as_str().to_string(), t.url_at(&origin)));
+            let got =
+                target.as_ref().map(|t| (t.as_str().to_string(), url_at(&origin, t.as_str())));
             let got = got.as_ref().map(|(key, url)| (key.as_str(), url.as_str()));
             assert_eq!(got, expected, "RFC 9112 §3.2: {text}");
         }

@@ -6,11 +6,12 @@
 //!
 //! A thin layer over ureq's transport notes what ureq does not tell: whether a request went out on
 //! a connection from the pool (then a dead one may be tried again on a fresh one), and whether the
-//! connection that ends a body ended cleanly. ureq works on the calling thread, so these notes are
-//! thread-local.
+//! connection that ends a body ended cleanly. It also takes out the interim responses that ureq would
+//! throw away. ureq works on the calling thread, so all this is thread-local.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io::{self, Read};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method, StatusCode, Uri, Version};
@@ -25,9 +26,12 @@ use ureq::{Agent, Error, Proxy, SendBody, Timeout};
 
 use crate::message::fields::Fields;
 use crate::message::target::OriginUrl;
+use crate::origin::interim::{Beginning, INTERIM_MAX, look_at};
 use crate::origin::resolver::Names;
 use crate::origin::trust::Roots;
-use crate::origin::{Content, Origin, OriginBody, OriginError, OriginRequest, OriginResponse};
+use crate::origin::{
+    Content, Interim, Origin, OriginBody, OriginError, OriginRequest, OriginResponse,
+};
 
 /// The most bytes a response head may have; a longer one is an invalid response.
 pub const HEAD_BYTES_MAX: usize = 64 * 1024;
@@ -44,6 +48,8 @@ thread_local! {
     static RECEIVED: Cell<u64> = const { Cell::new(0) };
     /// Did the last read of this thread fail?
     static READ_FAILED: Cell<bool> = const { Cell::new(false) };
+    /// Until the final response begins: whom to tell of interim ones, and how many there were.
+    static AWAITING: RefCell<Option<(Option<Arc<Interim>>, usize)>> = const { RefCell::new(None) };
 }
 
 /// How the origin server is reached.
@@ -123,17 +129,21 @@ impl Client {
         &self,
         request: &http::request::Parts,
         body: SendBody<'_>,
+        interim: Option<&Arc<Interim>>,
         fresh: bool,
     ) -> Result<http::Response<ureq::Body>, Error> {
         let secure = request.uri.scheme_str() == Some("https");
         let agent = if secure { &self.secure } else { &self.plain };
         let request = http::Request::from_parts(request.clone(), body);
-        if fresh {
+        AWAITING.set(Some((interim.cloned(), 0)));
+        let result = if fresh {
             let request = agent.configure_request(request).max_idle_age(Duration::ZERO).build();
             agent.run(request)
         } else {
             agent.run(request)
-        }
+        };
+        AWAITING.set(None);
+        result
     }
 
     /// What ureq's error means to a user of this program.
@@ -185,15 +195,16 @@ fn explain_io(origin: String, error: io::Error) -> OriginError {
 
 impl Origin for Client {
     fn send(&self, request: OriginRequest<'_, '_>) -> Result<OriginResponse, OriginError> {
-        let OriginRequest { method, url, host, fields, content } = request;
+        let OriginRequest { method, url, host, fields, content, waits: _, interim } = request;
+        let interim = interim.as_ref();
         let repeatable = matches!(content, Content::None)
             && matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::DELETE);
         let (parts, mut content) = assemble(method, url, host, fields, content)?;
         let (opened, received) = (OPENED.get(), RECEIVED.get());
         let mut result = if content.reader.is_some() {
-            self.send_once(&parts, SendBody::from_reader(&mut content), false)
+            self.send_once(&parts, SendBody::from_reader(&mut content), interim, false)
         } else {
-            self.send_once(&parts, SendBody::none(), false)
+            self.send_once(&parts, SendBody::none(), interim, false)
         };
         // A connection from the pool that brought no byte was dead before the request was read, or
         // at least nothing shows otherwise (RFC 9112 §9.3.1).
@@ -202,7 +213,7 @@ impl Origin for Client {
             && OPENED.get() == opened
             && RECEIVED.get() == received
         {
-            result = self.send_once(&parts, SendBody::none(), true);
+            result = self.send_once(&parts, SendBody::none(), interim, true);
         }
         match result {
             Ok(response) => received_response(method, url, response),
@@ -380,6 +391,31 @@ struct NotingTransport<T> {
     used: bool,
 }
 
+impl<T: Transport> NotingTransport<T> {
+    /// Takes interim responses out of the input, and passes them on; `false` if there were none.
+    fn take_interim_responses(&mut self) -> Result<bool, Error> {
+        let mut taken = false;
+        loop {
+            let Some((interim, count)) = AWAITING.take() else { return Ok(taken) };
+            let beginning = look_at(self.inner.buffers().input());
+            if beginning == Beginning::Other {
+                return Ok(taken);
+            }
+            let count = count + usize::from(beginning != Beginning::Partial);
+            AWAITING.set(Some((interim.clone(), count)));
+            let Beginning::Interim { status, fields, bytes } = beginning else { return Ok(taken) };
+            if count > INTERIM_MAX {
+                return Err(Error::LargeResponseHeader(count, INTERIM_MAX));
+            }
+            self.inner.buffers().input_consume(bytes);
+            taken = true;
+            if let Some(interim) = interim {
+                interim(status, fields);
+            }
+        }
+    }
+}
+
 impl<T: Transport> Transport for NotingTransport<T> {
     fn buffers(&mut self) -> &mut dyn Buffers {
         self.inner.buffers()
@@ -391,13 +427,21 @@ impl<T: Transport> Transport for NotingTransport<T> {
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
-        let result = self.inner.await_input(timeout);
-        match &result {
-            Ok(true) => RECEIVED.set(RECEIVED.get() + 1),
-            Ok(false) => {}
-            Err(_) => READ_FAILED.set(true),
+        loop {
+            let result = self.inner.await_input(timeout);
+            match &result {
+                Ok(true) => RECEIVED.set(RECEIVED.get() + 1),
+                Ok(false) => {}
+                Err(_) => READ_FAILED.set(true),
+            }
+            // Where interim responses were all that came, there is nothing yet for ureq to read.
+            if !result? {
+                return Ok(false);
+            }
+            if !self.take_interim_responses()? || !self.inner.buffers().input().is_empty() {
+                return Ok(true);
+            }
         }
-        result
     }
 
     fn is_open(&mut self) -> bool {

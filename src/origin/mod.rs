@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::{self, Read};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, StatusCode, Version};
@@ -11,6 +12,8 @@ use crate::policy::reason::Detail;
 
 pub mod client;
 pub mod egress;
+pub mod gate;
+pub mod interim;
 pub mod redirects;
 pub mod resolver;
 pub mod trust;
@@ -33,7 +36,14 @@ pub struct OriginRequest<'a, 'content> {
     pub fields: &'a Fields,
     /// The content.
     pub content: Content<'content>,
+    /// May it wait for its turn? Not if there is a stale response to be had instead.
+    pub waits: bool,
+    /// What is told of interim responses, as they come (RFC 9110 §15.2).
+    pub interim: Option<Arc<Interim>>,
 }
+
+/// Told of an interim response, 102 to 199 but not 101: its status and fields.
+pub type Interim = dyn Fn(StatusCode, Fields) + Send + Sync;
 
 /// The content of a request, which is read while it is sent.
 pub enum Content<'a> {
@@ -123,6 +133,25 @@ pub enum OriginError {
         /// How many redirects were followed.
         followed: usize,
     },
+    /// It could not be reached a moment ago, and is not asked again yet.
+    Down {
+        /// The status that was answered then.
+        status: StatusCode,
+        /// What went wrong then.
+        text: String,
+    },
+    /// It has asked to be left alone.
+    HeldBack {
+        /// The status that it has answered.
+        status: StatusCode,
+        /// For how many seconds more.
+        seconds: u32,
+    },
+    /// `--origin-rate` or `--origin-concurrency` has been reached.
+    Busy {
+        /// When it may be worth trying again.
+        seconds: u32,
+    },
     /// The client's content could not be read: not the origin server's fault.
     Content(io::Error),
 }
@@ -134,6 +163,8 @@ impl OriginError {
         match self {
             Self::Timeout { .. } | Self::ConnectTimeout { .. } => StatusCode::GATEWAY_TIMEOUT,
             Self::Content(_) => StatusCode::BAD_REQUEST,
+            Self::Down { status, .. } | Self::HeldBack { status, .. } => *status,
+            Self::Busy { .. } => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::BAD_GATEWAY,
         }
     }
@@ -147,6 +178,23 @@ impl OriginError {
             Self::Closed { .. } | Self::Content(_) => Detail::Truncated,
             Self::Invalid { .. } => Detail::Invalid,
             Self::Redirects { .. } => Detail::Loop,
+            Self::Down { .. } => Detail::Down,
+            Self::HeldBack { .. } => Detail::RetryAfter,
+            Self::Busy { .. } => Detail::Rate,
+        }
+    }
+
+    /// Was the origin server not even asked?
+    pub fn spared_it(&self) -> bool {
+        matches!(self, Self::Down { .. } | Self::HeldBack { .. } | Self::Busy { .. })
+    }
+
+    /// When the client may try again, in seconds; `None` if nobody knows.
+    pub fn retry_after(&self) -> Option<u32> {
+        match self {
+            Self::HeldBack { seconds, .. } | Self::Busy { seconds } => Some(*seconds),
+            Self::Down { .. } => Some(1),
+            _ => None,
         }
     }
 }
@@ -178,6 +226,17 @@ impl fmt::Display for OriginError {
             Self::Redirects { followed } => {
                 write!(f, "redirects: {followed} followed and no end; see --follow-redirects")
             }
+            Self::Down { text, .. } => write!(f, "{text}; asked once a second until it answers"),
+            Self::HeldBack { status, seconds } => write!(
+                f,
+                "the origin server answered {} and wants to be left alone for {seconds} s more",
+                status.as_u16()
+            ),
+            Self::Busy { seconds } => write!(
+                f,
+                "no turn at the origin server within the limits; see --origin-rate and \
+                 --origin-concurrency; try again in {seconds} s"
+            ),
             Self::Content(source) => write!(f, "request content: {source}"),
         }
     }

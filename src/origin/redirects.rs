@@ -1,24 +1,23 @@
 //! Redirects that are followed on this side (`--follow-redirects`). RFC 9110 §15.4.
 
 use crate::message::target::{resolve, split_authority};
-use crate::origin::{Content, Origin, OriginError, OriginRequest, OriginResponse};
+use crate::origin::{Content, OriginError, OriginRequest, OriginResponse};
 
 /// The most redirects that are followed for one request.
 pub const REDIRECTS_MAX: usize = 10;
 
 /// Sends a GET or HEAD and follows redirects until another response comes.
 ///
-/// `asked` is called before each request that is sent.
+/// `send` is called for each request that is sent.
 pub fn send_and_follow(
-    origin: &dyn Origin,
     request: OriginRequest<'_, '_>,
-    asked: impl Fn(),
+    send: impl Fn(OriginRequest<'_, '_>) -> Result<OriginResponse, OriginError>,
 ) -> Result<OriginResponse, OriginError> {
-    let OriginRequest { method, url, .. } = request;
+    let OriginRequest { method, url, waits, .. } = request;
+    let interim = request.interim.clone();
     let mut url = url.to_string();
     let mut fields = request.fields.clone();
-    asked();
-    let mut response = origin.send(request)?;
+    let mut response = send(request)?;
     let mut followed = 0;
     while let Some(next) = redirect_target(&url, &response) {
         if followed == REDIRECTS_MAX {
@@ -32,10 +31,10 @@ pub fn send_and_follow(
             fields.remove("cookie");
         }
         url = next;
-        asked();
-        let content = Content::None;
-        let request = OriginRequest { method, url: &url, host: None, fields: &fields, content };
-        response = origin.send(request)?;
+        let (content, interim) = (Content::None, interim.clone());
+        let (host, fields) = (None, &fields);
+        response =
+            send(OriginRequest { method, url: &url, host, fields, content, waits, interim })?;
     }
     Ok(response)
 }

@@ -1,18 +1,22 @@
 //! The directives of `Cache-Control`, in requests and responses. RFC 9111 §5.2.
 //!
-//! A directive is a list member outside quoted strings: the `max-age` inside the quoted argument of
-//! an unknown directive is none. Where a directive is repeated, the first one counts (§4.2.1).
-//! A number that cannot be read is zero, so that a response is taken for stale rather than fresh.
+//! `targeted.rs` reads the one field that outranks it. A directive is a list member outside quoted
+//! strings: the `max-age` inside the quoted argument of an unknown directive is none. Where a
+//! directive is repeated, the first one counts (§4.2.1). A number that cannot be read is zero, so that
+//! a response is taken for stale rather than fresh.
 
 use http::HeaderName;
 
 use crate::clock::DeltaSeconds;
 use crate::message::fields::{Fields, list_members};
+use crate::policy::targeted;
 
 /// What the origin server said about storing and reusing its response (§5.2.2).
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 #[allow(clippy::struct_excessive_bools, reason = "each is one directive, present or absent")]
 pub struct ResponseDirectives {
+    /// They come from `CDN-Cache-Control`, so `Expires` is not read either (RFC 9213 §2.2).
+    pub targeted: bool,
     /// `max-age`: fresh until its age is this.
     pub max_age: Option<DeltaSeconds>,
     /// `s-maxage`: the same for shared caches, which this is.
@@ -40,8 +44,13 @@ pub struct ResponseDirectives {
 }
 
 impl ResponseDirectives {
-    /// Reads the directives of a response.
+    /// Reads the directives of a response: of `CDN-Cache-Control` if there is a valid one, else of
+    /// `Cache-Control`.
     pub fn read(fields: &Fields) -> Self {
+        targeted::read(fields).unwrap_or_else(|| Self::untargeted(fields))
+    }
+
+    fn untargeted(fields: &Fields) -> Self {
         let mut directives = Self::default();
         for directive in fields.members("cache-control").map(Directive::read) {
             match directive.name.as_str() {
@@ -84,6 +93,11 @@ impl ResponseDirectives {
 pub struct RequestDirectives {
     /// `max-age`: nothing older than this.
     pub max_age: Option<DeltaSeconds>,
+    /// `max-stale`: what has been stale for no longer than this will do; [`DeltaSeconds::MAX`]
+    /// where it has no argument (§5.2.1.2).
+    pub max_stale: Option<DeltaSeconds>,
+    /// `min-fresh`: nothing that is fresh for less than this (§5.2.1.3).
+    pub min_fresh: Option<DeltaSeconds>,
     /// `no-cache`: nothing stored without validation.
     pub no_cache: bool,
     /// `no-store`: keep nothing of this exchange.
@@ -99,6 +113,11 @@ impl RequestDirectives {
         for directive in fields.members("cache-control").map(Directive::read) {
             match directive.name.as_str() {
                 "max-age" => first(&mut directives.max_age, &directive),
+                "max-stale" if directive.argument.is_none() => {
+                    directives.max_stale.get_or_insert(DeltaSeconds::MAX);
+                }
+                "max-stale" => first(&mut directives.max_stale, &directive),
+                "min-fresh" => first(&mut directives.min_fresh, &directive),
                 "no-cache" => directives.no_cache = true,
                 "no-store" => directives.no_store = true,
                 "only-if-cached" => directives.only_if_cached = true,

@@ -74,7 +74,7 @@ pub fn freshness_lifetime(
     }
     // §4.2.1: without a Date, count from the time the response was received.
     let date = fields.date("date", response_time).unwrap_or(response_time);
-    if fields.contains("expires") {
+    if fields.contains("expires") && !directives.targeted {
         // §5.3: an invalid date, the value "0" above all, is a time in the past.
         let expires = fields.date("expires", response_time).unwrap_or(Timestamp(0));
         return Lifetime::Explicit(expires.seconds_since(date));
@@ -107,9 +107,9 @@ fn heuristic_lifetime(
     }
 }
 
-/// RFC 9110 §15.1, without 206, which is not stored whole.
+/// RFC 9110 §15.1.
 pub fn is_heuristically_cacheable(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 200 | 203 | 204 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501)
+    matches!(status.as_u16(), 200 | 203 | 204 | 206 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501)
 }
 
 /// The statuses to which `--default-ttl` and `--cache-ttl` give a lifetime.

@@ -2,10 +2,38 @@
 
 use http::{Method, StatusCode};
 
+use crate::message::fields::Fields;
+use crate::message::target::{resolve, same_authority};
+use crate::policy::key::{CacheKey, KeyRules};
+
 /// Does this response to this method make what is stored for the target URI invalid?
 ///
 /// Unsafe methods do, and so does every method that nobody here knows; an error changes nothing.
 pub fn invalidates(method: &Method, status: StatusCode) -> bool {
     let safe = matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE);
     !safe && (status.is_success() || status.is_redirection())
+}
+
+/// The other URIs that such a response makes invalid: those in `Location` and `Content-Location`,
+/// where they have the scheme, host and port of the target URI.
+pub fn named(key: &CacheKey, response: &Fields, rules: &KeyRules) -> Vec<CacheKey> {
+    ["location", "content-location"]
+        .iter()
+        .flat_map(|name| response.get_all(name))
+        .filter_map(|value| std::str::from_utf8(value.as_bytes()).ok())
+        .filter_map(|reference| resolve(key.as_str(), reference.trim()))
+        .filter(|uri| same_authority(uri, key.as_str()))
+        .map(|uri| rules.key_of(&uri))
+        .collect()
+}
+
+/// Is the `Content-Location` of a response its own target URI? Then it says what a GET of that URI
+/// would have brought (RFC 9110 §8.7, §9.3.3).
+pub fn describes_target(key: &CacheKey, response: &Fields, rules: &KeyRules) -> bool {
+    let mut lines = response.get_all("content-location");
+    let (Some(value), None) = (lines.next(), lines.next()) else { return false };
+    std::str::from_utf8(value.as_bytes())
+        .ok()
+        .and_then(|reference| resolve(key.as_str(), reference.trim()))
+        .is_some_and(|uri| same_authority(&uri, key.as_str()) && rules.key_of(&uri) == *key)
 }

@@ -1,26 +1,31 @@
 //! The cache key: a method and a target URI. RFC 9111 §2.
 //!
 //! Only responses to GET are stored, so the method is not written down. The URI is the one that the
-//! origin server is asked for, with path and query as the client wrote them.
+//! origin server is asked for, with path and query as the client wrote them, unless the operator says
+//! that some of the query does not matter: then the origin server does not see that part either, or
+//! one client could put words into what others are given.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::message::target::{OriginUrl, Target};
+use crate::message::target::OriginUrl;
 
 /// What stored responses are found by.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct CacheKey(Arc<str>);
 
 impl CacheKey {
-    /// The key of `target` at `origin`. `host` is the client's own, where it is passed on to the
-    /// origin server, and so takes part in what the server answers.
-    pub fn new(origin: &OriginUrl, host: Option<&str>, target: &Target) -> Self {
-        let scheme = origin.scheme();
-        let (prefix, path) = (&origin.prefix, target.as_str());
+    /// The key of a target (path and query, shaped by [`KeyRules::shape`]) at `origin`. `host` is the
+    /// client's own, where it is passed on to the origin server, and so takes part in what the server
+    /// answers.
+    pub fn new(origin: &OriginUrl, host: Option<&str>, target: &str) -> Self {
+        let (scheme, prefix) = (origin.scheme(), &origin.prefix);
         Self(match host {
-            Some(host) => format!("{scheme}://{}{prefix}{path}", host.to_ascii_lowercase()).into(),
-            None => format!("{scheme}://{}{prefix}{path}", origin.authority()).into(),
+            Some(host) => {
+                format!("{scheme}://{}{prefix}{target}", host.to_ascii_lowercase()).into()
+            }
+            None => format!("{scheme}://{}{prefix}{target}", origin.authority()).into(),
         })
     }
 
@@ -42,6 +47,131 @@ impl fmt::Display for CacheKey {
     }
 }
 
+/// Which differences of the query do not matter.
+#[derive(Clone, Debug, Default)]
+pub struct KeyRules {
+    /// `--ignore-param`: parameters with such a name are left out.
+    pub ignored: Vec<Glob>,
+    /// `--sort-query`: parameters are put in the order of their names; those of one name keep theirs.
+    pub sort_query: bool,
+}
+
+impl KeyRules {
+    /// Is the query left as it is?
+    pub fn is_plain(&self) -> bool {
+        self.ignored.is_empty() && !self.sort_query
+    }
+
+    /// A target or URI as it is looked up and asked for.
+    pub fn shape<'a>(&self, uri: &'a str) -> Cow<'a, str> {
+        if self.is_plain() {
+            return Cow::Borrowed(uri);
+        }
+        let Some((path, query)) = uri.split_once('?') else { return Cow::Borrowed(uri) };
+        let name = |parameter: &str| decoded(parameter.split('=').next().unwrap_or_default());
+        let ignored =
+            |parameter: &&str| self.ignored.iter().any(|glob| glob.fits(&name(parameter)));
+        let mut parameters: Vec<&str> =
+            query.split('&').filter(|parameter| !ignored(parameter)).collect();
+        if self.sort_query {
+            parameters.sort_by_cached_key(|parameter| name(parameter));
+        }
+        if parameters.is_empty() {
+            return Cow::Borrowed(path);
+        }
+        Cow::Owned(format!("{path}?{}", parameters.join("&")))
+    }
+
+    /// The key of an absolute URI.
+    pub fn key_of(&self, uri: &str) -> CacheKey {
+        CacheKey::from(&*self.shape(uri))
+    }
+
+    /// Names of parameters that usually tell one user from another, and that are ignored.
+    pub fn ignored_secrets(&self) -> Vec<&'static str> {
+        const SECRETS: [&str; 14] = [
+            "access_token",
+            "api_key",
+            "apikey",
+            "auth",
+            "code",
+            "jwt",
+            "key",
+            "password",
+            "secret",
+            "session",
+            "sid",
+            "sig",
+            "signature",
+            "token",
+        ];
+        let ignored = |name: &&str| self.ignored.iter().any(|glob| glob.fits(name.as_bytes()));
+        SECRETS.into_iter().filter(ignored).collect()
+    }
+}
+
+/// A pattern for names: `*` stands for any text, `?` for one byte, anything else for itself.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Glob(Vec<u8>);
+
+impl Glob {
+    /// Reads a pattern; every text is one.
+    pub fn new(pattern: &str) -> Self {
+        Self(pattern.as_bytes().to_vec())
+    }
+
+    /// Does it fit the whole of `name`? Takes at most as many steps as the product of both lengths.
+    pub fn fits(&self, name: &[u8]) -> bool {
+        let (mut at, mut in_name) = (0, 0);
+        let mut star: Option<(usize, usize)> = None;
+        while in_name < name.len() {
+            match self.0.get(at) {
+                Some(b'*') => {
+                    star = Some((at, in_name));
+                    at += 1;
+                }
+                Some(byte) if *byte == b'?' || *byte == name[in_name] => {
+                    at += 1;
+                    in_name += 1;
+                }
+                _ => {
+                    // Let the last star stand for one byte more.
+                    let Some((star_at, from)) = star else { return false };
+                    star = Some((star_at, from + 1));
+                    at = star_at + 1;
+                    in_name = from + 1;
+                }
+            }
+        }
+        self.0[at..].iter().all(|byte| *byte == b'*')
+    }
+}
+
+impl fmt::Display for Glob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&String::from_utf8_lossy(&self.0))
+    }
+}
+
+/// A parameter's name without its percent-encoding: `utm%5Fsource` is `utm_source`.
+fn decoded(name: &str) -> Vec<u8> {
+    let mut bytes = name.bytes();
+    let mut plain = Vec::with_capacity(name.len());
+    while let Some(byte) = bytes.next() {
+        let digit = |byte: Option<u8>| char::from(byte?).to_digit(16);
+        let mut ahead = bytes.clone();
+        match (byte, digit(ahead.next()), digit(ahead.next())) {
+            (b'%', Some(high), Some(low)) => {
+                plain.push((high * 16 + low) as u8);
+                bytes = ahead;
+            }
+            (b'+', ..) => plain.push(b' '),
+            _ => plain.push(byte),
+        }
+    }
+    plain
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -49,11 +179,54 @@ mod tests {
     #[test]
     fn the_query_and_the_passed_on_host_are_part_of_the_key() {
         let origin = OriginUrl::parse("http://O/p").expect("a URL");
-        let key = |host, target| {
-            let target = Target::parse(target).expect("a target");
-            CacheKey::new(&origin, host, &target).to_string()
-        };
+        let key = |host, target| CacheKey::new(&origin, host, target).to_string();
         assert_eq!(key(None, "/a?b"), "http://o/p/a?b");
         assert_eq!(key(Some("H:1"), "/a"), "http://h:1/p/a");
+    }
+
+    #[test]
+    fn the_operator_shapes_the_query() {
+        let rules = |ignored: &[&str], sort_query| KeyRules {
+            ignored: ignored.iter().map(|pattern| Glob::new(pattern)).collect(),
+            sort_query,
+        };
+        #[rustfmt::skip]
+        let table = [
+            (rules(&[], false),               "/a?b=2&a=1&",           "/a?b=2&a=1&"),
+            (rules(&["utm_*"], false),        "/a?utm_x=1&b=2&utm_=3", "/a?b=2"),
+            (rules(&["utm_*"], false),        "/a?utm_x=1",            "/a"),
+            (rules(&["utm_*"], false),        "/a?xutm_x=1",           "/a?xutm_x=1"),
+            (rules(&["utm_*"], false),        "/a?utm%5Fx=1&b",        "/a?b"),
+            (rules(&["_"], false),            "/a?_=1&__=2",           "/a?__=2"),
+            (rules(&["?b"], false),           "/a?ab=1&b=2&cb=3",      "/a?b=2"),
+            (rules(&["utm_*"], false),        "/a",                    "/a"),
+            (rules(&["utm_*"], false),        "/a?",                   "/a?"),
+            (rules(&[], true),                "/a?b=2&a=2&a=1&c",      "/a?a=2&a=1&b=2&c"),
+            (rules(&["a", "c"], true),        "/a?d&c=1&b&a",          "/a?b&d"),
+            (rules(&["*"], false),            "/a?token=1",            "/a"),
+        ];
+        for (rules, target, expected) in table {
+            assert_eq!(rules.shape(target), expected, "{target} {rules:?}");
+        }
+        assert_eq!(rules(&["to*", "x"], false).ignored_secrets(), ["token"]);
+    }
+
+    #[test]
+    fn globs_fit_whole_names() {
+        let table = [
+            ("*", "", true),
+            ("a*", "a", true),
+            ("*a", "ba", true),
+            ("a*b*c", "aXbYbZc", true),
+            ("a*b*c", "aXbYbZ", false),
+            ("a?c", "abc", true),
+            ("a?c", "ac", false),
+            ("", "", true),
+            ("", "a", false),
+            ("**a**", "xa", true),
+        ];
+        for (pattern, name, expected) in table {
+            assert_eq!(Glob::new(pattern).fits(name.as_bytes()), expected, "{pattern} {name}");
+        }
     }
 }

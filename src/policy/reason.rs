@@ -18,12 +18,21 @@ pub enum Why {
     Request,
     /// What is stored is stale.
     Stale,
+    /// Parts are stored, and others are asked for.
+    Partial,
 }
 
 impl Why {
     /// All of them, in the order of the counters.
-    pub const ALL: [Self; 6] =
-        [Self::Bypass, Self::Method, Self::UriMiss, Self::VaryMiss, Self::Request, Self::Stale];
+    pub const ALL: [Self; 7] = [
+        Self::Bypass,
+        Self::Method,
+        Self::UriMiss,
+        Self::VaryMiss,
+        Self::Request,
+        Self::Stale,
+        Self::Partial,
+    ];
 
     /// The token of RFC 9211.
     pub fn as_str(self) -> &'static str {
@@ -34,6 +43,7 @@ impl Why {
             Self::VaryMiss => "vary-miss",
             Self::Request => "request",
             Self::Stale => "stale",
+            Self::Partial => "partial",
         }
     }
 }
@@ -45,6 +55,12 @@ pub enum Detail {
     Disabled,
     /// The request has a `Range`.
     Range,
+    /// The request has a condition that only the origin server may evaluate (RFC 9110 §13.1).
+    Precondition,
+    /// The 304 was about another representation than the one stored (RFC 9111 §4.3.4).
+    Validator,
+    /// A part is stored, and the rest was asked for (RFC 9111 §3.3).
+    Rest,
     /// The request's credentials rule out what is fresh only by a guess.
     Cookie,
     /// The same for `Authorization`; or the response may not be shared (RFC 9111 §3.5).
@@ -53,16 +69,22 @@ pub enum Detail {
     NoCache,
     /// The request said `max-age`, and what is stored is older.
     MaxAge,
+    /// The request said `min-fresh`, and what is stored is not fresh for so long.
+    MinFresh,
     /// The request or the response said `no-store`.
     NoStore,
     /// The stored response has been reused as often as `--hit-ttl` allows.
     HitTtl,
     /// The response said `private`.
     Private,
+    /// The method's responses are not stored.
+    Method,
     /// The response has a status that is not stored.
     Status,
     /// A 206, which is a part only.
     Partial,
+    /// An event stream, which has no end.
+    EventStream,
     /// The response sets a cookie.
     SetCookie,
     /// The response says `Vary: *`.
@@ -85,6 +107,8 @@ pub enum Detail {
     HitForMiss,
     /// Stale, and served because the origin server failed.
     StaleIfError,
+    /// Stale, and served because the request said `max-stale`.
+    MaxStale,
     /// Stale, and served while a new one is fetched.
     StaleWhileRevalidate,
     /// Served from the cache because the origin server may not be asked.
@@ -93,6 +117,12 @@ pub enum Detail {
     OnlyIfCached,
     /// No connection to the origin server.
     Connect,
+    /// The origin server could not be reached a moment ago, and is asked once a second.
+    Down,
+    /// The origin server has asked to be left alone for a while (RFC 9110 §10.2.3).
+    RetryAfter,
+    /// `--origin-rate` or `--origin-concurrency` has been reached.
+    Rate,
     /// The origin server was too slow.
     Timeout,
     /// The TLS handshake with the origin server failed.
@@ -101,6 +131,8 @@ pub enum Detail {
     Invalid,
     /// Every worker is busy and the queue is full.
     Full,
+    /// The connection goes over to another protocol.
+    Upgrade,
     /// The request has passed through this proxy too often.
     Loop,
 }
@@ -111,15 +143,21 @@ impl Detail {
         match self {
             Self::Disabled => "disabled",
             Self::Range => "range",
+            Self::Precondition => "precondition",
+            Self::Validator => "validator",
+            Self::Rest => "rest",
             Self::Cookie => "cookie",
             Self::Authorization => "authorization",
             Self::NoCache => "no-cache",
             Self::MaxAge => "max-age",
+            Self::MinFresh => "min-fresh",
             Self::NoStore => "no-store",
             Self::HitTtl => "hit-ttl",
             Self::Private => "private",
+            Self::Method => "method",
             Self::Status => "status",
             Self::Partial => "partial",
+            Self::EventStream => "event-stream",
             Self::SetCookie => "set-cookie",
             Self::VaryStar => "vary-star",
             Self::NoFreshness => "no-freshness",
@@ -131,15 +169,53 @@ impl Detail {
             Self::Cleared => "cleared",
             Self::HitForMiss => "hit-for-miss",
             Self::StaleIfError => "stale-if-error",
+            Self::MaxStale => "max-stale",
             Self::StaleWhileRevalidate => "stale-while-revalidate",
             Self::Offline => "offline",
             Self::OnlyIfCached => "only-if-cached",
             Self::Connect => "connect",
+            Self::Down => "down",
+            Self::RetryAfter => "retry-after",
+            Self::Rate => "rate",
             Self::Timeout => "timeout",
             Self::Tls => "tls",
             Self::Invalid => "invalid",
             Self::Full => "full",
+            Self::Upgrade => "upgrade",
             Self::Loop => "loop",
+        }
+    }
+
+    /// What an operator can do about it, in flags; `None` if nothing.
+    pub fn remedy(self) -> Option<&'static str> {
+        match self {
+            Self::Disabled => Some("--cache-size-limit above 0"),
+            Self::NoStore | Self::Private | Self::VaryStar | Self::NoCache => {
+                Some("--cache-mode force stores every 200 to a GET")
+            }
+            Self::MustUnderstand | Self::Authorization | Self::Cookie => {
+                Some("--cache-mode force stores every 200 to a GET, for one user alone")
+            }
+            Self::SetCookie => Some(
+                "--share-cookies keeps it under explicit freshness; --cache-mode force without it",
+            ),
+            Self::NoFreshness => Some("--default-ttl for 200, 203, 300, 301 and 308"),
+            Self::TooLarge => Some("--max-object-size, and four times that of --cache-memory"),
+            Self::Memory => Some("--cache-memory"),
+            Self::HitTtl => Some("--hit-ttl"),
+            Self::MaxAge | Self::MinFresh => {
+                Some("--cache-mode force ignores what the request says")
+            }
+            Self::StaleIfError => Some("--stale-if-error"),
+            Self::StaleWhileRevalidate => Some("--stale-while-revalidate"),
+            Self::Offline => Some("--cache-mode standard"),
+            Self::Connect | Self::Timeout | Self::Down => {
+                Some("--origin, --connect-timeout, --origin-timeout")
+            }
+            Self::Tls => Some("--ca-cert, --insecure"),
+            Self::Rate => Some("--origin-rate, --origin-concurrency"),
+            Self::Full => Some("--workers"),
+            _ => None,
         }
     }
 }

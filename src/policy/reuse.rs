@@ -11,7 +11,7 @@ use crate::clock::{DeltaSeconds, Timestamp};
 use crate::message::request::{Framing, Request};
 use crate::policy::cache_control::RequestDirectives;
 use crate::policy::reason::{Detail, Why};
-use crate::policy::stored::StoredResponse;
+use crate::policy::stored::{StoredHead, StoredResponse};
 
 /// What a request asks of a cache, read once.
 #[derive(Clone, Copy, Debug, Default)]
@@ -27,10 +27,16 @@ pub struct Presented {
     pub cookie: bool,
     /// It has an `Authorization`.
     pub authorization: bool,
-    /// It has a `Range`.
+    /// The method is POST.
+    pub post: bool,
+    /// It is a GET with a `Range`; on other methods the field means nothing (RFC 9110 §14.2).
     pub range: bool,
-    /// It has a condition of RFC 9110 §13: a 304 or 412 would be for this client alone.
+    /// It has an `If-None-Match` or `If-Modified-Since`: a 304 may be for this client alone.
     pub conditional: bool,
+    /// It has an `If-Range`: what it gets may be a part or all.
+    pub if_range: bool,
+    /// It has an `If-Match` or `If-Unmodified-Since`, which a cache does not evaluate (§4.3.2).
+    pub for_origin_alone: bool,
     /// It has content, which for these methods means nothing that a cache could know.
     pub content: bool,
 }
@@ -44,27 +50,34 @@ impl Presented {
             directives: RequestDirectives::read(fields),
             get: request.method == Method::GET,
             head: request.method == Method::HEAD,
+            post: request.method == Method::POST,
             cookie: has("cookie"),
             authorization: has("authorization"),
-            range: has("range"),
-            conditional: has("if-none-match")
-                || has("if-modified-since")
-                || has("if-match")
-                || has("if-unmodified-since")
-                || has("if-range"),
+            range: request.method == Method::GET && has("range"),
+            conditional: has("if-none-match") || has("if-modified-since"),
+            if_range: has("if-range"),
+            for_origin_alone: has("if-match") || has("if-unmodified-since"),
             content: !matches!(request.framing, Framing::None | Framing::Length(0)),
         }
     }
 
-    /// May its answer serve others who ask the same at the same time?
+    /// May its answer serve others who ask the same at the same time? The client's own condition must
+    /// not have gone to the origin server then.
     pub fn collapses(&self) -> bool {
         self.get
-            && !self.range
-            && !self.conditional
+            && !self.if_range
+            && !self.for_origin_alone
             && !self.content
             && !self.authorization
             && !self.directives.no_store
             && !self.directives.no_cache
+    }
+
+    /// What the cache asks for on its own account, with this request's fields: the whole response to a
+    /// GET.
+    #[must_use]
+    pub fn in_the_background(self) -> Self {
+        Self { get: true, head: false, range: false, conditional: false, ..self }
     }
 }
 
@@ -114,37 +127,38 @@ pub enum Decision {
         why: Why,
         /// The particular rule.
         detail: Option<Detail>,
-        /// What may stand in if the origin server fails.
-        stale: Option<Arc<StoredResponse>>,
+        /// What fits the request but may not be used as it is. It may stand in if the origin server
+        /// fails.
+        selected: Option<Arc<StoredResponse>>,
+        /// May the origin server be asked just whether that still holds?
+        validate: bool,
     },
     /// Answer 504: the origin server must not be asked (§5.2.1.7).
     Refuse(Detail),
 }
 
-/// Decides about a request, given the stored response that fits it and whether anything is stored
-/// for its target URI at all (§4).
+/// Decides about a request, given the stored response that fits it, or why there is none (§4).
 pub fn decide(
     presented: &Presented,
-    selected: Option<Arc<StoredResponse>>,
-    any_stored: bool,
+    selected: Result<Arc<StoredResponse>, Why>,
     now: Timestamp,
     rules: &ReuseRules,
 ) -> Decision {
     let answerable = (presented.get || presented.head) && !presented.content;
     if rules.mode == Mode::Offline {
-        return offline(selected.filter(|_| answerable), now);
+        return offline(selected.ok().filter(|_| answerable), now);
     }
     if !answerable {
         return forward(Why::Method, None);
     }
     let decision = if rules.disabled {
         forward(Why::Bypass, Some(Detail::Disabled))
-    } else if presented.range {
-        forward(Why::Bypass, Some(Detail::Range))
+    } else if presented.for_origin_alone {
+        forward(Why::Request, Some(Detail::Precondition))
     } else {
         match selected {
-            Some(stored) => decide_on(presented, stored, now, rules),
-            None => forward(if any_stored { Why::VaryMiss } else { Why::UriMiss }, None),
+            Ok(stored) => decide_on(presented, stored, now, rules),
+            Err(why) => forward(why, None),
         }
     };
     match decision {
@@ -158,7 +172,7 @@ pub fn decide(
 }
 
 fn forward(why: Why, detail: Option<Detail>) -> Decision {
-    Decision::Forward { why, detail, stale: None }
+    Decision::Forward { why, detail, selected: None, validate: false }
 }
 
 fn offline(selected: Option<Arc<StoredResponse>>, now: Timestamp) -> Decision {
@@ -176,42 +190,101 @@ fn decide_on(
     now: Timestamp,
     rules: &ReuseRules,
 ) -> Decision {
-    let standard = rules.mode == Mode::Standard;
-    if standard && !stored.lifetime.is_explicit() && (presented.cookie || presented.authorization) {
-        let detail = if presented.cookie { Detail::Cookie } else { Detail::Authorization };
-        // It was made for someone without credentials, so it may not stand in either.
-        return forward(Why::Request, Some(detail));
+    let used_up = rules.reuses_max.is_some_and(|most| stored.is_used_up(most));
+    match judge(presented, &stored, used_up, now, rules) {
+        Judgement::Usable => Decision::Reuse(stored),
+        Judgement::UsableStale { detail, refresh } => {
+            Decision::ReuseStale { stored, detail, refresh }
+        }
+        Judgement::NotForThisUser(detail) => forward(Why::Request, Some(detail)),
+        Judgement::ToBeValidated(why, detail) => {
+            Decision::Forward { why, detail, selected: Some(stored), validate: true }
+        }
+        Judgement::UsedUp => {
+            let (why, detail) = (Why::Stale, Some(Detail::HitTtl));
+            Decision::Forward { why, detail, selected: Some(stored), validate: false }
+        }
     }
-    let against = |why, detail| Decision::Forward { why, detail, stale: Some(Arc::clone(&stored)) };
-    if standard && presented.directives.no_cache {
-        return against(Why::Request, Some(Detail::NoCache));
-    }
-    let age = stored.current_age(now);
-    if standard && presented.directives.max_age.is_some_and(|most| age > most) {
-        return against(Why::Request, Some(Detail::MaxAge));
-    }
-    if rules.reuses_max.is_some_and(|most| stored.is_used_up(most)) {
-        return against(Why::Stale, Some(Detail::HitTtl));
-    }
-    if stored.is_fresh(now) {
-        return Decision::Reuse(stored);
-    }
-    let window = stored.directives.stale_while_revalidate.unwrap_or(rules.stale_while_revalidate);
-    // A client that names an age does not want what is stale (§5.2.1.1).
-    if may_be_stale(&stored, window, now) && presented.directives.max_age.is_none() {
-        let detail = Detail::StaleWhileRevalidate;
-        return Decision::ReuseStale { stored, detail, refresh: true };
-    }
-    against(Why::Stale, None)
 }
 
-/// May a stale response stand in for an origin server that failed (§4.2.4, RFC 5861 §4)?
-pub fn may_stand_in(stored: &StoredResponse, now: Timestamp, rules: &ReuseRules) -> bool {
+/// What is to be thought of a response that fits a request.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Judgement {
+    /// It may answer.
+    Usable,
+    /// It is stale, and may answer all the same.
+    UsableStale {
+        /// The rule that permits it.
+        detail: Detail,
+        /// Fetch a new one in the background?
+        refresh: bool,
+    },
+    /// It was made for someone without credentials, and fresh only by a guess: it may not even stand
+    /// in.
+    NotForThisUser(Detail),
+    /// It may answer if the origin server says so.
+    ToBeValidated(Why, Option<Detail>),
+    /// `--hit-ttl`: it must come from the origin server again.
+    UsedUp,
+}
+
+/// Judges a response, stored or on its way in, that fits the request (§4, §5.2.1, §5.2.2).
+pub fn judge(
+    presented: &Presented,
+    head: &StoredHead,
+    used_up: bool,
+    now: Timestamp,
+    rules: &ReuseRules,
+) -> Judgement {
+    use Judgement::{NotForThisUser, ToBeValidated, Usable, UsableStale, UsedUp};
+    let standard = rules.mode == Mode::Standard;
+    let directives = presented.directives;
+    if standard && !head.lifetime.is_explicit() && (presented.cookie || presented.authorization) {
+        let cookie = presented.cookie;
+        return NotForThisUser(if cookie { Detail::Cookie } else { Detail::Authorization });
+    }
+    if head.directives.no_cache && (standard || head.lifetime.is_explicit()) {
+        return ToBeValidated(Why::Stale, Some(Detail::NoCache));
+    }
+    if standard && directives.no_cache {
+        return ToBeValidated(Why::Request, Some(Detail::NoCache));
+    }
+    let age = head.current_age(now);
+    if standard && directives.max_age.is_some_and(|most| age > most) {
+        return ToBeValidated(Why::Request, Some(Detail::MaxAge));
+    }
+    if standard && directives.min_fresh.is_some_and(|least| head.fresh_for(now) < least) {
+        return ToBeValidated(Why::Request, Some(Detail::MinFresh));
+    }
+    if used_up {
+        return UsedUp;
+    }
+    if head.is_fresh(now) {
+        return Usable;
+    }
+    // §5.2.1.2: the client takes what is stale, but not what the origin server forbids to give.
+    let taken = directives.max_stale.filter(|_| standard && !head.directives.prohibits_stale());
+    if taken.is_some_and(|most| most == DeltaSeconds::MAX || head.stale_for(now) <= most) {
+        return UsableStale { detail: Detail::MaxStale, refresh: false };
+    }
+    let window = head.directives.stale_while_revalidate.unwrap_or(rules.stale_while_revalidate);
+    // A client that names an age does not want what is stale (§5.2.1.1).
+    if may_be_stale(head, window, now) && directives.max_age.is_none() {
+        return UsableStale { detail: Detail::StaleWhileRevalidate, refresh: true };
+    }
+    ToBeValidated(Why::Stale, None)
+}
+
+/// May a stored response stand in for an origin server that failed: that gave no response, must not
+/// be asked now, or answered 429, 500, 502, 503 or 504 (§4.2.4, RFC 5861 §4)?
+///
+/// Its own `stale-if-error` outranks the operator's.
+pub fn may_stand_in(stored: &StoredHead, now: Timestamp, rules: &ReuseRules) -> bool {
     let window = stored.directives.stale_if_error.unwrap_or(rules.stale_if_error);
-    stored.is_fresh(now) || may_be_stale(stored, window, now)
+    stored.is_fresh(now) && !stored.directives.no_cache || may_be_stale(stored, window, now)
 }
 
 /// Nothing prohibits serving it stale, and it has been so for less than `window`.
-fn may_be_stale(stored: &StoredResponse, window: DeltaSeconds, now: Timestamp) -> bool {
-    !stored.directives.prohibits_stale() && now < stored.fresh_until.plus(window)
+fn may_be_stale(head: &StoredHead, window: DeltaSeconds, now: Timestamp) -> bool {
+    !head.directives.prohibits_stale() && now < head.fresh_until.plus(window)
 }

@@ -12,15 +12,19 @@ use crate::message::fields::Fields;
 use crate::policy::cache_control::ResponseDirectives;
 use crate::policy::freshness::Lifetime;
 use crate::policy::key::CacheKey;
+use crate::policy::range::Part;
 use crate::policy::vary::Selecting;
 
 /// What is known of a response when its head has come: all but its content.
 ///
 /// Everything that decides about its reuse is worked out once: a lookup compares and does not parse.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct StoredHead {
-    /// The status code.
+    /// The status code; 206 for a part.
     pub status: StatusCode,
+    /// Which part of the representation the content is; `None` for all of it. A part's
+    /// `Content-Range` is not among its fields.
+    pub part: Option<Part>,
     /// The header section as the origin server sent it, less what may not be kept (§3.1).
     pub fields: Fields,
     /// The directives of its `Cache-Control`.
@@ -39,7 +43,7 @@ pub struct StoredHead {
     pub useful_until: Timestamp,
 }
 
-/// A complete response of the origin server, as it is kept.
+/// A response of the origin server, complete or a part, as it is kept.
 #[derive(Debug)]
 pub struct StoredResponse {
     head: StoredHead,
@@ -57,12 +61,7 @@ impl Deref for StoredResponse {
     }
 }
 
-impl StoredResponse {
-    /// A stored response with its whole content.
-    pub fn new(head: StoredHead, content: Bytes) -> Self {
-        Self { head, content, reuses: AtomicU64::new(0) }
-    }
-
+impl StoredHead {
     /// Its age at `now`, in whole seconds (§4.2.3).
     pub fn current_age(&self, now: Timestamp) -> DeltaSeconds {
         self.age_on_arrival.plus(now.seconds_since(self.response_time))
@@ -71,6 +70,16 @@ impl StoredResponse {
     /// Is it fresh at `now` (§4.2)?
     pub fn is_fresh(&self, now: Timestamp) -> bool {
         now < self.fresh_until
+    }
+
+    /// For how long it stays fresh, in whole seconds.
+    pub fn fresh_for(&self, now: Timestamp) -> DeltaSeconds {
+        self.fresh_until.seconds_since(now)
+    }
+
+    /// For how long it has been stale, in seconds, rounded up.
+    pub fn stale_for(&self, now: Timestamp) -> DeltaSeconds {
+        Timestamp(now.0.saturating_add(999)).seconds_since(self.fresh_until)
     }
 
     /// Seconds of freshness left; negative once it is stale; `None` if it never ends.
@@ -84,6 +93,18 @@ impl StoredResponse {
         } else {
             seconds(self.fresh_until) - seconds(now)
         })
+    }
+}
+
+impl StoredResponse {
+    /// A stored response with its whole content.
+    pub fn new(head: StoredHead, content: Bytes) -> Self {
+        Self { head, content, reuses: AtomicU64::new(0) }
+    }
+
+    /// All but its content.
+    pub fn head(&self) -> &StoredHead {
+        &self.head
     }
 
     /// Counts one reuse; `false` if it has been reused `most` times already (`--hit-ttl`).

@@ -9,10 +9,14 @@ use crate::clock::{DeltaSeconds, Timestamp};
 use crate::message::fields::Fields;
 use crate::policy::age::corrected_initial_age;
 use crate::policy::cache_control::ResponseDirectives;
-use crate::policy::freshness::{FreshnessRules, Lifetime, fresh_until, freshness_lifetime};
+use crate::policy::freshness::{
+    FreshnessRules, Lifetime, fresh_until, freshness_lifetime, is_heuristically_cacheable,
+};
+use crate::policy::range::Part;
 use crate::policy::reason::Detail;
 use crate::policy::reuse::Presented;
 use crate::policy::stored::StoredHead;
+use crate::policy::validation::has_validator;
 use crate::policy::vary::Selecting;
 
 /// What the operator said about storing.
@@ -39,14 +43,30 @@ pub struct Received<'a> {
     pub fields: &'a Fields,
     /// The length of the content, where the head states it.
     pub length: Option<u64>,
+    /// Which part of the representation the content is, for a 206 that answers a range request.
+    pub part: Option<Part>,
+    /// Its `Content-Location` is the target URI: the answer to a POST is then what a GET would have
+    /// brought (RFC 9110 §9.3.3).
+    pub describes_target: bool,
     /// When the request was received.
     pub request_time: Timestamp,
     /// When the head arrived.
     pub response_time: Timestamp,
 }
 
-/// May the response to `presented` be stored? If so, all of it but the content; if not, the rule
-/// that forbids it (§3).
+/// One rule of §3 and what it says of a response.
+#[derive(Clone, Copy, Debug)]
+pub struct Check {
+    /// Where the rule comes from.
+    pub section: &'static str,
+    /// What must hold for the response to be stored.
+    pub rule: &'static str,
+    /// `Err` if it does not hold.
+    pub verdict: Result<(), Detail>,
+}
+
+/// May the response to `presented` be stored? If so, all of it but the content; if not, the first
+/// rule that forbids it (§3).
 ///
 /// `sent` is the request as the origin server got it; its fields select among variants (§4.1).
 pub fn storable(
@@ -55,39 +75,28 @@ pub fn storable(
     received: Received<'_>,
     rules: &StoringRules,
 ) -> Result<StoredHead, Detail> {
-    let Received { status, fields, response_time, .. } = received;
+    for check in checks(presented, &received, rules) {
+        check.verdict?;
+    }
+    let Received { status, fields, part, response_time, .. } = received;
     let directives = ResponseDirectives::read(fields);
-    let forced = rules.freshness.force && status == StatusCode::OK;
-    if !presented.get || presented.range {
-        return Err(if presented.range { Detail::Range } else { Detail::Status });
-    }
-    refused_by_status(status, fields)?;
+    let forced = is_forced(status, rules);
+    let selecting = Selecting::read(fields, sent).unwrap_or_default();
     let lifetime = freshness_lifetime(status, fields, &directives, response_time, rules.freshness);
-    if !forced {
-        refused_by_directives(presented, status, &directives)?;
-        refused_as_personal(presented, fields, &directives, lifetime, rules)?;
-        if lifetime == Lifetime::Unknown {
-            return Err(Detail::NoFreshness);
-        }
-    }
-    let selecting = match Selecting::read(fields, sent) {
-        Some(selecting) => selecting,
-        None if forced => Selecting::default(),
-        None => return Err(Detail::VaryStar),
-    };
-    if received.length.is_some_and(|length| length > rules.object_bytes_max) {
-        return Err(Detail::TooLarge);
-    }
     let age_on_arrival = corrected_initial_age(fields, received.request_time, response_time);
     let fresh_until = fresh_until(lifetime, age_on_arrival, response_time, rules.freshness);
-    let useful_until = useful_until(&directives, fresh_until, rules);
+    let useful_until = useful_until(fields, &directives, fresh_until, rules);
     let mut fields = fields.clone();
-    let withheld =
-        |name: &HeaderName| directives.withheld.contains(name) || forced && *name == "set-cookie";
-    fields.retain(|name, _| !withheld(name));
+    let left_out = |name: &HeaderName| {
+        directives.withheld.contains(name)
+            || forced && *name == "set-cookie"
+            || part.is_some() && *name == "content-range"
+    };
+    fields.retain(|name, _| !left_out(name));
     fields.shrink();
     Ok(StoredHead {
         status,
+        part,
         fields,
         directives,
         selecting,
@@ -99,44 +108,145 @@ pub fn storable(
     })
 }
 
-/// §3: the status is final, and the response is a whole one.
-fn refused_by_status(status: StatusCode, fields: &Fields) -> Result<(), Detail> {
-    if status == StatusCode::PARTIAL_CONTENT {
-        return Err(Detail::Partial);
-    }
-    // A 416 says something about one request's range, not about the target.
-    let about_a_range =
-        status == StatusCode::RANGE_NOT_SATISFIABLE && fields.contains("content-range");
-    if status.is_informational() || status == StatusCode::NOT_MODIFIED || about_a_range {
-        return Err(Detail::Status);
-    }
-    Ok(())
+/// `--cache-mode force` takes this response whatever it says.
+fn is_forced(status: StatusCode, rules: &StoringRules) -> bool {
+    rules.freshness.force && status == StatusCode::OK
 }
 
-/// §3, §5.2.1.5, §5.2.2.3 to §5.2.2.7: what the directives of both sides forbid.
-fn refused_by_directives(
+/// All rules about storing a response, in the order in which they are asked.
+pub fn checks(presented: &Presented, received: &Received<'_>, rules: &StoringRules) -> Vec<Check> {
+    let Received { status, fields, response_time, .. } = *received;
+    let directives = ResponseDirectives::read(fields);
+    let lifetime = freshness_lifetime(status, fields, &directives, response_time, rules.freshness);
+    let forced = is_forced(status, rules);
+    let said = what_is_said(presented, received, &directives);
+    let said = said.map(|check| if forced { Check { verdict: Ok(()), ..check } } else { check });
+    let mut all = vec![
+        check("RFC 9111 §3", METHOD, refused_by_method(presented, received, lifetime)),
+        check("RFC 9111 §3, §3.3", STATUS, refused_by_status(presented, received)),
+    ];
+    all.extend(said);
+    let personal = refused_as_personal(presented, fields, &directives, lifetime, rules);
+    let useless = refused_as_useless(status, fields, &directives, lifetime);
+    all.extend([
+        check("RFC 9111 §3.5, §7.3", PERSONAL, if forced { Ok(()) } else { personal }),
+        check("RFC 9111 §3, §4.2", USELESS, if forced { Ok(()) } else { useless }),
+        check(
+            "WHATWG HTML §9.2",
+            "an event stream states its freshness: it has no end otherwise",
+            refuse_if(is_event_stream(fields) && !lifetime.is_explicit(), Detail::EventStream),
+        ),
+        check(
+            "--max-object-size",
+            "it is not too large",
+            refuse_if(
+                received.length.is_some_and(|length| length > rules.object_bytes_max),
+                Detail::TooLarge,
+            ),
+        ),
+    ]);
+    all
+}
+
+fn check(section: &'static str, rule: &'static str, verdict: Result<(), Detail>) -> Check {
+    Check { section, rule, verdict }
+}
+
+/// What the directives and `Vary` forbid, which `--cache-mode force` does not heed.
+fn what_is_said(
     presented: &Presented,
-    status: StatusCode,
+    received: &Received<'_>,
     directives: &ResponseDirectives,
+) -> [Check; 6] {
+    let Received { status, fields, .. } = *received;
+    [
+        check(
+            "RFC 9111 §5.2.1.5",
+            "the request does not say no-store",
+            refuse_if(presented.directives.no_store, Detail::NoStore),
+        ),
+        check(
+            "RFC 9111 §5.2.2.3",
+            "must-understand comes with a status that is understood",
+            refuse_if(directives.must_understand && !is_understood(status), Detail::MustUnderstand),
+        ),
+        check(
+            "RFC 9111 §5.2.2.5",
+            "the response does not say no-store, unless must-understand is beside it",
+            refuse_if(directives.no_store && !directives.must_understand, Detail::NoStore),
+        ),
+        check(
+            "RFC 9111 §5.2.2.7",
+            "the response is not private",
+            refuse_if(directives.private, Detail::Private),
+        ),
+        check(
+            "RFC 9111 §5.2.2.4",
+            "no-cache comes with a validator: without one it could never be reused",
+            refuse_if(directives.no_cache && !has_validator(fields), Detail::NoCache),
+        ),
+        check(
+            "RFC 9111 §4.1",
+            "Vary names no *",
+            refuse_if(Selecting::read(fields, &Fields::new()).is_none(), Detail::VaryStar),
+        ),
+    ]
+}
+
+const PERSONAL: &str =
+    "what is made for one user is shared only where the origin server permits it";
+const USELESS: &str = "freshness is stated, or assumed, or a validator lets it be asked about";
+const METHOD: &str =
+    "the method is GET, or POST with explicit freshness and its own Content-Location";
+const STATUS: &str = "the status is final and about the target, and a 206 says which part it is";
+
+fn refuse_if(forbidden: bool, detail: Detail) -> Result<(), Detail> {
+    if forbidden { Err(detail) } else { Ok(()) }
+}
+
+/// §3 and RFC 9110 §9.3.3.
+fn refused_by_method(
+    presented: &Presented,
+    received: &Received<'_>,
+    lifetime: Lifetime,
 ) -> Result<(), Detail> {
-    if presented.directives.no_store {
-        return Err(Detail::NoStore);
+    let describes = received.describes_target && received.status == StatusCode::OK;
+    let posted = presented.post && describes && lifetime.is_explicit();
+    refuse_if(!presented.get && !posted, Detail::Method)
+}
+
+/// §3: the status is final, and says something about the target, not about one request's conditions.
+fn refused_by_status(presented: &Presented, received: &Received<'_>) -> Result<(), Detail> {
+    match received.status {
+        StatusCode::PARTIAL_CONTENT => {
+            let held = received.length;
+            let kept = |part: Part| held.is_none_or(|held| part.admits(held));
+            refuse_if(!received.part.is_some_and(kept), Detail::Partial)
+        }
+        StatusCode::NOT_MODIFIED => Err(Detail::Status),
+        StatusCode::PRECONDITION_FAILED => refuse_if(
+            presented.conditional || presented.for_origin_alone || presented.range,
+            Detail::Status,
+        ),
+        StatusCode::RANGE_NOT_SATISFIABLE => {
+            let about_a_range = presented.range || received.fields.contains("content-range");
+            refuse_if(about_a_range, Detail::Status)
+        }
+        status => refuse_if(status.is_informational(), Detail::Status),
     }
-    if directives.must_understand && !is_understood(status) {
-        return Err(Detail::MustUnderstand);
-    }
-    // §5.2.2.3: beside must-understand and an understood status, no-store is for other caches.
-    if directives.no_store && !directives.must_understand {
-        return Err(Detail::NoStore);
-    }
-    if directives.private {
-        return Err(Detail::Private);
-    }
-    // Without validation, which this cache does not do yet, such a response is of no use.
-    if directives.no_cache {
-        return Err(Detail::NoCache);
-    }
-    Ok(())
+}
+
+/// §3: explicit freshness of any value; or an assumed one; or a validator with a status that may be
+/// kept by default, `public` or `no-cache`.
+fn refused_as_useless(
+    status: StatusCode,
+    fields: &Fields,
+    directives: &ResponseDirectives,
+    lifetime: Lifetime,
+) -> Result<(), Detail> {
+    let may_be_asked_about = has_validator(fields)
+        && (is_heuristically_cacheable(status) || directives.public || directives.no_cache);
+    refuse_if(lifetime == Lifetime::Unknown && !may_be_asked_about, Detail::NoFreshness)
 }
 
 /// §3.5, §7.3: what is made for one user is kept only where the origin server says so.
@@ -149,17 +259,18 @@ fn refused_as_personal(
 ) -> Result<(), Detail> {
     let explicit = lifetime.is_explicit();
     let shared = directives.shares_what_is_personal();
-    if presented.authorization && !(explicit && shared) {
-        return Err(Detail::Authorization);
-    }
-    if presented.cookie && !explicit {
-        return Err(Detail::Cookie);
-    }
+    refuse_if(presented.authorization && !(explicit && shared), Detail::Authorization)?;
+    refuse_if(presented.cookie && !explicit, Detail::Cookie)?;
     let kept = explicit && (shared || rules.share_cookies);
-    if (fields.contains("set-cookie") || fields.contains("set-cookie2")) && !kept {
-        return Err(Detail::SetCookie);
-    }
-    Ok(())
+    let sets = fields.contains("set-cookie") || fields.contains("set-cookie2");
+    refuse_if(sets && !kept, Detail::SetCookie)
+}
+
+fn is_event_stream(fields: &Fields) -> bool {
+    const TYPE: &[u8] = b"text/event-stream";
+    fields.get("content-type").is_some_and(|value| {
+        value.as_bytes().get(..TYPE.len()).is_some_and(|start| start.eq_ignore_ascii_case(TYPE))
+    })
 }
 
 /// Statuses whose caching rules this cache knows (§5.2.2.3).
@@ -171,17 +282,25 @@ fn is_understood(status: StatusCode) -> bool {
     )
 }
 
-/// Until when a response may still be served stale; `fresh_until` if it never may (§4.2.4).
+/// For how long a stale response is kept that can be validated: then a 304 saves its content.
+const KEPT_TO_BE_VALIDATED: DeltaSeconds = DeltaSeconds(7 * 86_400);
+
+/// Until when a response is of use: fresh, served stale (§4.2.4), or asked about (§4.3).
 fn useful_until(
+    fields: &Fields,
     directives: &ResponseDirectives,
     fresh_until: Timestamp,
     rules: &StoringRules,
 ) -> Timestamp {
-    if directives.prohibits_stale() {
-        return fresh_until;
+    let mut more = DeltaSeconds::ZERO;
+    if !directives.prohibits_stale() {
+        let while_revalidate =
+            directives.stale_while_revalidate.unwrap_or(rules.stale_while_revalidate);
+        let if_error = directives.stale_if_error.unwrap_or(rules.stale_if_error);
+        more = while_revalidate.max(if_error);
     }
-    let while_revalidate =
-        directives.stale_while_revalidate.unwrap_or(rules.stale_while_revalidate);
-    let if_error = directives.stale_if_error.unwrap_or(rules.stale_if_error);
-    fresh_until.plus(while_revalidate.max(if_error))
+    if has_validator(fields) {
+        more = more.max(KEPT_TO_BE_VALIDATED);
+    }
+    fresh_until.plus(more)
 }

@@ -7,7 +7,7 @@
 use http::HeaderName;
 
 use crate::message::fields::Fields;
-use crate::policy::stored::StoredResponse;
+use crate::policy::stored::StoredHead;
 
 /// The selecting header fields of a stored response and their values in the request it answered.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -71,7 +71,7 @@ impl Selecting {
 ///
 /// Each selecting field must have the same value in both requests, absent matching absent. A
 /// language the client prefers to all others also fits a response that is in this language.
-pub fn matches(stored: &StoredResponse, request: &Fields) -> bool {
+pub fn matches(stored: &StoredHead, request: &Fields) -> bool {
     stored.selecting.0.iter().all(|(name, value)| {
         *value == normalised(name, request)
             || (name == "accept-language" && is_in_preferred_language(stored, request))
@@ -129,7 +129,7 @@ fn language_ranges(request: &Fields) -> Vec<(u16, Vec<u8>)> {
 }
 
 /// Is the stored response in the one language that the client prefers to all others?
-fn is_in_preferred_language(stored: &StoredResponse, request: &Fields) -> bool {
+fn is_in_preferred_language(stored: &StoredHead, request: &Fields) -> bool {
     let ranges = language_ranges(request);
     let Some((weight, preferred)) = ranges.first() else { return false };
     let alone = ranges.get(1).is_none_or(|(second, _)| second < weight);

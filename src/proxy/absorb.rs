@@ -1,22 +1,43 @@
 //! What is done with the origin server's response: stored or not, passed on, or replaced by a stale
-//! one. RFC 9111 §3, §4.2.4.
+//! one. RFC 9111 §3, §4.2.4, §4.4.
 
+use std::io;
 use std::sync::Arc;
 
-use http::StatusCode;
+use bytes::Bytes;
+use http::{Method, StatusCode};
 
 use crate::clock::{DeltaSeconds, Timestamp};
+use crate::flight::Failed;
+use crate::message::body::Body;
+use crate::message::fields::Fields;
 use crate::message::response::Response;
-use crate::origin::OriginResponse;
+use crate::origin::{OriginBody, OriginError, OriginResponse};
 use crate::policy::age::age_value;
 use crate::policy::forwarding::{add_response_fields, received_fields};
-use crate::policy::invalidation::invalidates;
+use crate::policy::invalidation::{describes_target, invalidates, named};
+use crate::policy::range::Part;
 use crate::policy::reason::{CacheStatus, Detail};
-use crate::policy::reuse::{Presented, may_stand_in};
+use crate::policy::reuse::may_stand_in;
+use crate::policy::stored::{StoredHead, StoredResponse};
 use crate::policy::storing::{Received, storable};
-use crate::proxy::{Forward, Proxy};
-use crate::recording::{Recording, Relayed};
+use crate::policy::validation::{confirmed, merged};
+use crate::proxy::freshen::facts;
+use crate::proxy::{Asking, Forward, Forwarded, Proxy};
+use crate::recording::again::Again;
+use crate::recording::{Filler, PIECE_BYTES, Progress, Recording, Relayed};
 use crate::stats::Event;
+use crate::store::Put;
+
+/// What becomes of a response that has come.
+enum Kept {
+    /// It is stored already: it has no content, or a little that has come with the head.
+    Stored(Bytes),
+    /// It is being stored.
+    Growing(Box<Filler>),
+    /// It is not stored.
+    Not(Detail, Body),
+}
 
 impl Proxy {
     /// A response has come: stores it if it may be stored, and passes it on (§3).
@@ -24,84 +45,212 @@ impl Proxy {
         &self,
         mut forward: Box<Forward>,
         mut received: OriginResponse,
-    ) -> Response {
+    ) -> Forwarded {
         let response_time = self.clock.now();
-        if matches!(received.status.as_u16(), 500 | 502 | 503 | 504)
-            && let Some(response) = self.stand_in(&mut forward, Some(received.status))
+        if let Asking::Whether(offered) = &forward.asking
+            && received.status == StatusCode::NOT_MODIFIED
+            && let Some(stored) = confirmed(offered, &received.fields).cloned()
         {
-            return response;
+            return self.freshen(forward, &stored, received).into();
         }
-        if invalidates(&forward.request.method, received.status) {
-            self.store.remove_all(&forward.key);
+        if is_failure(received.status)
+            && let Some(response) = self.stand_in(&mut forward, Some(received.status), None)
+        {
+            tell_of_failure(&mut forward, received.status);
+            return response.into();
         }
         received_fields(&mut received.fields, response_time);
+        self.invalidate(&mut forward, &received);
+        if forward.presented.head && received.status == StatusCode::OK {
+            self.freshen_by_head(&forward, &received, response_time);
+        }
         let mut status = CacheStatus {
             why: Some(forward.why),
             forward_status: Some(received.status.as_u16()),
             detail: forward.detail,
             ..CacheStatus::default()
         };
-        let recording = match self.record(&mut forward, &received, response_time) {
-            Ok(recording) => Some(recording),
-            Err(detail) => {
-                // The method says it all where it is not GET; and that nobody waited says less
-                // than why the answer is not stored.
-                let says_less = matches!(status.detail, None | Some(Detail::HitForMiss));
-                if forward.presented.get && says_less {
-                    status.detail = Some(detail);
-                }
-                None
-            }
+        if let Asking::Rest(prefix) = &forward.asking
+            && received.status == StatusCode::PARTIAL_CONTENT
+        {
+            let prefix = Arc::clone(prefix);
+            received = completed(&prefix, received);
+        }
+        let kept = match self.keep(&mut forward, &mut received, response_time) {
+            Ok(kept) => kept,
+            Err(error) => return self.fail(forward, &error).into(),
         };
-        status.stored = recording.is_some();
-        let mut fields = received.fields;
+        status.stored = !matches!(kept, Kept::Not(..));
+        if let Kept::Not(detail, _) = &kept {
+            // That nobody waited, or how it was asked for, says less than why it is not stored.
+            let says_less = matches!(
+                status.detail,
+                None | Some(Detail::HitForMiss | Detail::Validator | Detail::Rest)
+            );
+            if says_less && *detail != Detail::Method {
+                status.detail = Some(*detail);
+            }
+        }
+        let length = received.length;
+        let fields = self.passed_on(&forward, received.fields, response_time, &status);
+        let status = received.status;
+        let (body, filler) = match kept {
+            Kept::Not(_, body) => (body, None),
+            Kept::Stored(content) if content.is_empty() => (Body::None { length }, None),
+            Kept::Stored(content) => (Body::Whole(content), None),
+            Kept::Growing(filler) => match filler.reader() {
+                Some(reader) => (Body::Growing(reader), Some(*filler)),
+                None => (Body::None { length }, None),
+            },
+        };
+        Forwarded { response: Response { status, fields, body }, filler }
+    }
+
+    /// A response's fields on their way to the client that asked for it.
+    fn passed_on(
+        &self,
+        forward: &Forward,
+        mut fields: Fields,
+        response_time: Timestamp,
+        status: &CacheStatus,
+    ) -> Fields {
         self.finish(&forward.request, &mut fields);
         let delay = response_time.seconds_since(forward.request_time);
         let age = age_value(&fields).unwrap_or(DeltaSeconds::ZERO).plus(delay);
         let age = (age > DeltaSeconds::ZERO).then_some(age.0);
-        add_response_fields(&mut fields, age, false, &status);
-        let (body, length) = (received.body, received.length);
-        let stats = Arc::clone(&self.stats);
-        let relayed = Relayed { body, length, stats, recording, received: 0 };
-        Response { status: received.status, fields, body: relayed.into_body() }
+        add_response_fields(&mut fields, age, false, status);
+        fields
     }
 
-    /// Begins to store a response; if it may not be stored, the rule that forbids it, and those who
-    /// wait for it are sent away.
-    fn record(
+    /// §4.4: what is stored for the target URI, and for those that the response names, is out of date.
+    /// Nothing that is on its way in is stored after it.
+    fn invalidate(&self, forward: &mut Forward, received: &OriginResponse) {
+        if !invalidates(&forward.method, received.status) {
+            return;
+        }
+        let shaped = self.settings.key.key_of(forward.key.as_str());
+        for key in named(&forward.key, &received.fields, &self.settings.key) {
+            self.store.remove_all(&key);
+        }
+        self.store.remove_all(&shaped);
+        self.store.remove_all(&forward.key);
+        forward.key = shaped;
+        forward.generation = self.store.generation(&forward.key);
+    }
+
+    /// Stores the response, or begins to; or says which rule forbids it, and sends away those who wait
+    /// for it.
+    fn keep(
         &self,
         forward: &mut Forward,
-        received: &OriginResponse,
+        received: &mut OriginResponse,
         response_time: Timestamp,
-    ) -> Result<Recording, Detail> {
-        let facts = Received {
-            status: received.status,
-            fields: &received.fields,
-            length: received.length,
-            request_time: forward.request_time,
-            response_time,
-        };
-        let verdict = if self.settings.reuse.disabled {
-            Err(Detail::Disabled)
-        } else if received.silently_delimited {
-            Err(Detail::CloseDelimited)
-        } else {
-            storable(&forward.presented, &forward.sent, facts, &self.settings.storing)
-        };
+    ) -> Result<Kept, OriginError> {
+        let verdict = self.verdict(forward, received, response_time);
+        let length = received.length;
+        let begun = verdict.and_then(|head| {
+            let (key, begun) = (forward.key.clone(), forward.generation);
+            Recording::begin(&self.store, key, head, begun, length)
+        });
         let leader = forward.leader.take();
-        match verdict {
-            Ok(head) => {
-                let (key, begun) = (forward.key.clone(), forward.generation);
-                Recording::begin(&self.store, key, head, begun, received.length, leader)
-            }
+        let (recording, content) = match begun {
+            Ok(begun) => begun,
             Err(detail) => {
                 if let Some(leader) = leader {
                     leader.unshareable();
                 }
                 self.drop_replaced(forward, received.status, detail);
-                Err(detail)
+                let stats = Arc::clone(&self.stats);
+                let body = received.body.take().map_or(Body::None { length }, |body| {
+                    Body::Arriving(Box::new(Relayed { body, length, stats }))
+                });
+                return Ok(Kept::Not(detail, body));
+            }
+        };
+        let Some(body) = received.body.take() else {
+            let stored = recording.commit(Bytes::new()) == Put::Stored;
+            match leader {
+                Some(leader) if stored => leader.stored(),
+                Some(leader) => leader.unshareable(),
+                None => {}
+            }
+            return Ok(Kept::Stored(Bytes::new()));
+        };
+        let shareable =
+            recording.head().is_fresh(response_time) && !recording.head().directives.no_cache;
+        let again = leader.is_some().then(|| self.again(forward)).flatten();
+        let filler = Filler::new(body, length, recording, content, leader, again, &self.stats);
+        self.begin_to_fill(forward, filler, shareable)
+    }
+
+    /// How to ask once more for what `forward` has asked for.
+    fn again(&self, forward: &Forward) -> Option<Again> {
+        if matches!(forward.asking, Asking::Rest(_)) || self.settings.follow_redirects {
+            return None;
+        }
+        let mut fields = forward.sent.clone();
+        fields.remove("if-none-match");
+        fields.remove("if-modified-since");
+        Some(Again {
+            origin: Arc::clone(&self.origin),
+            url: forward.url.clone(),
+            host: self.passed_on_host(&forward.request).map(str::to_string),
+            fields,
+            stats: Arc::clone(&self.stats),
+        })
+    }
+
+    /// Fetches the first piece of a short body before its head is passed on: most come with the head,
+    /// and if nothing comes there is still time to say so.
+    fn begin_to_fill(
+        &self,
+        forward: &mut Forward,
+        mut filler: Filler,
+        shareable: bool,
+    ) -> Result<Kept, OriginError> {
+        if !shareable {
+            filler.keep_to_oneself();
+        }
+        let short = filler.length().filter(|length| *length <= PIECE_BYTES as u64);
+        if let Some(length) = short {
+            let mut piece = vec![0; length.max(1) as usize];
+            if filler.step(&mut piece) == Progress::Ended {
+                if let Some(content) = filler.whole() {
+                    return Ok(Kept::Stored(content));
+                }
+                forward.leader = filler.leader();
+                let what = "before the content".to_string();
+                let origin = self.settings.origin.to_string();
+                return Err(OriginError::Closed { origin, what });
             }
         }
+        filler.share();
+        Ok(Kept::Growing(Box::new(filler)))
+    }
+
+    /// May the response be stored (§3)?
+    fn verdict(
+        &self,
+        forward: &Forward,
+        received: &OriginResponse,
+        response_time: Timestamp,
+    ) -> Result<StoredHead, Detail> {
+        if self.settings.reuse.disabled {
+            return Err(Detail::Disabled);
+        }
+        if received.silently_delimited {
+            return Err(Detail::CloseDelimited);
+        }
+        let posted = forward.method == Method::POST;
+        let facts = Received {
+            part: Part::read(&received.fields).filter(|_| {
+                received.status == StatusCode::PARTIAL_CONTENT && forward.presented.range
+            }),
+            describes_target: posted
+                && describes_target(&forward.key, &received.fields, &self.settings.key),
+            ..facts(forward, received, response_time)
+        };
+        storable(&forward.presented, &forward.sent, facts, &self.settings.storing)
     }
 
     /// A stale stored response in the place of one that failed (§4.2.4, RFC 5861 §4).
@@ -109,11 +258,11 @@ impl Proxy {
         &self,
         forward: &mut Forward,
         failed: Option<StatusCode>,
+        detail: Option<Detail>,
     ) -> Option<Response> {
         let now = self.clock.now();
-        let stored = forward.stale.take()?;
-        if !may_stand_in(&stored, now, &self.settings.reuse) {
-            forward.stale = Some(stored);
+        let stored = forward.selected.as_ref()?;
+        if !may_stand_in(stored, now, &self.settings.reuse) {
             return None;
         }
         self.stats.count(Event::Hit);
@@ -122,23 +271,83 @@ impl Proxy {
             why: Some(forward.why),
             forward_status: failed.map(|status| status.as_u16()),
             freshness_left: stored.freshness_left(now),
-            detail: Some(Detail::StaleIfError),
+            detail: detail.or(Some(Detail::StaleIfError)),
             ..CacheStatus::default()
         };
-        Some(self.respond_with(&forward.request, &stored, now, &status))
+        Some(self.respond_with(&forward.request, stored, now, &status))
+    }
+
+    /// Is there something that could stand in, should the origin server fail?
+    pub(super) fn has_stand_in(&self, forward: &Forward) -> bool {
+        let (now, rules) = (self.clock.now(), &self.settings.reuse);
+        forward.selected.as_ref().is_some_and(|stored| may_stand_in(stored, now, rules))
     }
 
     /// A response that may not be stored takes away the one it was to replace, unless it was the
     /// request that forbade it, its credentials among it, or the response is an error.
     fn drop_replaced(&self, forward: &Forward, status: StatusCode, forbids: Detail) {
-        let Presented { get, range, conditional, directives, .. } = forward.presented;
-        let personal = matches!(forbids, Detail::Cookie | Detail::Authorization);
-        let about_the_target = get && !range && !conditional && !directives.no_store && !personal;
-        if about_the_target
+        let passing = matches!(status.as_u16(), 206 | 304 | 408 | 412 | 416 | 429);
+        if forward.is_about_the_target(forbids)
+            && !passing
             && !status.is_server_error()
-            && let Some(stored) = &forward.stale
+            && let Some(stored) = &forward.selected
         {
             self.store.remove(&forward.key, stored);
         }
+    }
+}
+
+impl Forward {
+    /// Does a refusal to store say something about the target, not only about this request?
+    pub(super) fn is_about_the_target(&self, forbids: Detail) -> bool {
+        let personal = matches!(
+            forbids,
+            Detail::Cookie | Detail::Authorization | Detail::Memory | Detail::Method
+        );
+        self.presented.get && !self.presented.directives.no_store && !personal
+    }
+}
+
+/// Those who wait for a response that has failed need not ask themselves.
+fn tell_of_failure(forward: &mut Forward, status: StatusCode) {
+    if let Some(leader) = forward.leader.take() {
+        let text = format!("the origin server answered {} to another request", status.as_u16());
+        leader.failed(Failed { status, detail: Detail::StaleIfError, text });
+    }
+}
+
+/// Statuses that say that the origin server cannot answer now.
+fn is_failure(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 429 | 500 | 502 | 503 | 504)
+}
+
+/// The whole response, of a part from the front and the rest that has come (§3.4).
+fn completed(prefix: &StoredResponse, mut received: OriginResponse) -> OriginResponse {
+    let complete = Part::read(&received.fields).and_then(|part| part.complete);
+    let mut fields = merged(prefix, &received.fields);
+    fields.remove("content-range");
+    received.fields = fields;
+    received.status = StatusCode::OK;
+    received.length = complete;
+    received.body = received.body.map(|rest| -> Box<dyn OriginBody> {
+        Box::new(Completed { prefix: prefix.content.clone(), rest })
+    });
+    received
+}
+
+/// What is stored of a body, and then the rest of it.
+struct Completed {
+    prefix: Bytes,
+    rest: Box<dyn OriginBody>,
+}
+
+impl OriginBody for Completed {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.prefix.is_empty() {
+            return self.rest.read(buffer);
+        }
+        let count = buffer.len().min(self.prefix.len());
+        buffer[..count].copy_from_slice(&self.prefix.split_to(count));
+        Ok(count)
     }
 }

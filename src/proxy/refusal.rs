@@ -2,12 +2,14 @@
 
 use http::StatusCode;
 
+use crate::flight::Failed;
 use crate::message::date;
 use crate::message::request::{Request, RequestError};
 use crate::message::response::Response;
+use crate::origin::OriginError;
 use crate::policy::key::CacheKey;
 use crate::policy::reason::{CacheStatus, Detail};
-use crate::proxy::Proxy;
+use crate::proxy::{Forward, Proxy};
 use crate::stats::Event;
 
 impl Proxy {
@@ -28,6 +30,60 @@ impl Proxy {
     /// The same for a request that could not even be put together.
     pub fn refuse_unread(&self, error: &RequestError, prefers_json: bool) -> Response {
         self.own(error.status(), &error.to_string(), prefers_json, CacheStatus::default())
+    }
+
+    /// The origin server has failed: a stale response stands in, or the answer says what happened.
+    pub(super) fn fail(&self, mut forward: Box<Forward>, error: &OriginError) -> Response {
+        if error.spared_it() {
+            log::debug!("{} {}: {error}", forward.method, forward.key);
+        } else {
+            self.stats.count(Event::OriginError);
+            log::warn!("{} {}: {error}", forward.method, forward.key);
+        }
+        let (status, detail) = (error.status(), error.detail());
+        if let Some(leader) = forward.leader.take() {
+            let failed = Failed { status, detail, text: error.to_string() };
+            match error {
+                OriginError::Closed { .. } => leader.died(failed),
+                _ => leader.failed(failed),
+            }
+        }
+        let told = error.spared_it().then_some(detail);
+        if let Some(response) = self.stand_in(&mut forward, None, told) {
+            return response;
+        }
+        let mut response = self.forwarding_error(&forward, status, detail, &error.to_string());
+        if let Some(seconds) = error.retry_after() {
+            response.fields.set_text("retry-after", seconds.to_string());
+        }
+        response
+    }
+
+    /// The origin server has failed for another request that asked the same.
+    pub(super) fn fail_alike(&self, forward: &mut Forward, failed: &Failed) -> Response {
+        let Failed { status, detail, text } = failed;
+        self.stats.count(Event::Collapsed);
+        self.stand_in(forward, None, None)
+            .unwrap_or_else(|| self.forwarding_error(forward, *status, *detail, text))
+    }
+
+    fn forwarding_error(
+        &self,
+        forward: &Forward,
+        status: StatusCode,
+        detail: Detail,
+        text: &str,
+    ) -> Response {
+        let (why, detail) = (Some(forward.why), Some(detail));
+        let told = CacheStatus { why, detail, ..CacheStatus::default() };
+        self.error(status, &forward.request, text, told)
+    }
+
+    /// The request has been here too often.
+    pub(super) fn refuse_circles(&self, request: &Request) -> Response {
+        let text = "via: this request has come back to the proxy again and again; see --origin";
+        let status = CacheStatus { detail: Some(Detail::Loop), ..CacheStatus::default() };
+        self.error(StatusCode::BAD_GATEWAY, request, text, status)
     }
 
     pub(super) fn error(

@@ -5,6 +5,7 @@
 //! what goes. The lock is held for one such step, never while a body is copied.
 
 use std::collections::{BTreeSet, HashMap};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -15,7 +16,9 @@ use crate::clock::Timestamp;
 use crate::policy::key::CacheKey;
 use crate::policy::stored::StoredResponse;
 use crate::store::memory::{Eviction, Limits};
-use crate::store::{Arrivals, Generation, Put, Room, Store, Usage, Variants, with_variant};
+use crate::store::{
+    Arrivals, Generation, Put, Room, STRIPES, Store, Usage, Variants, with_variant,
+};
 
 /// How many useless responses a sweep removes before it lets go of the lock.
 const SWEEP_BATCH: usize = 256;
@@ -27,6 +30,7 @@ pub(super) struct Exact {
     responses_max: u64,
     content_bytes_max: u64,
     arriving: Arc<Arrivals>,
+    hasher: RandomState,
     /// Everything that is stored.
     index: Mutex<Index>,
 }
@@ -40,7 +44,9 @@ struct Index {
     bytes: u64,
     next_number: u64,
     evicted: u64,
-    generation: u64,
+    cleared: u64,
+    /// By the key's stripe, how often one of its keys was invalidated.
+    invalidated: Vec<u64>,
 }
 
 impl Exact {
@@ -57,7 +63,8 @@ impl Exact {
             bytes: 0,
             next_number: 0,
             evicted: 0,
-            generation: 0,
+            cleared: 0,
+            invalidated: vec![0; STRIPES],
         };
         Self {
             eviction,
@@ -65,12 +72,21 @@ impl Exact {
             responses_max: limits.responses.unwrap_or(u64::MAX),
             content_bytes_max,
             arriving,
+            hasher: RandomState::new(),
             index: Mutex::new(index),
         }
+    }
+
+    fn stripe(&self, key: &CacheKey) -> usize {
+        self.hasher.hash_one(key) as usize % STRIPES
     }
 }
 
 impl Index {
+    fn generation(&self, stripe: usize) -> Generation {
+        Generation { cleared: self.cleared, invalidated: self.invalidated[stripe] }
+    }
+
     /// Takes a response out of the whole index.
     fn take_out(&mut self, number: u64) -> Option<(CacheKey, Arc<StoredResponse>)> {
         let (key, response) = self.by_use.pop(&number)?;
@@ -124,10 +140,11 @@ impl Store for Exact {
         if bytes > self.stored_bytes_max || response.content.len() as u64 > self.content_bytes_max {
             return Put::TooLarge;
         }
+        let stripe = self.stripe(key);
         // What goes is dropped after the lock is let go of: freeing a large body takes time.
         let mut gone = Vec::new();
         let mut index = self.index.lock();
-        if index.generation != begun.0 {
+        if index.generation(stripe) != begun {
             return Put::Cleared;
         }
         let present = index.by_key.get(key).map(|(variants, _)| Arc::clone(variants));
@@ -173,7 +190,9 @@ impl Store for Exact {
     }
 
     fn remove_all(&self, key: &CacheKey) -> usize {
+        let stripe = self.stripe(key);
         let mut index = self.index.lock();
+        index.invalidated[stripe] += 1;
         let numbers = index.by_key.get(key).map(|(_, numbers)| numbers.clone()).unwrap_or_default();
         let gone: Vec<_> = numbers.iter().filter_map(|number| index.take_out(*number)).collect();
         drop(index);
@@ -203,14 +222,15 @@ impl Store for Exact {
 
     fn clear(&self) -> usize {
         let mut index = self.index.lock();
-        index.generation += 1;
+        index.cleared += 1;
         let gone = index.empty();
         drop(index);
         gone.len()
     }
 
-    fn generation(&self) -> Generation {
-        Generation(self.index.lock().generation)
+    fn generation(&self, key: &CacheKey) -> Generation {
+        let stripe = self.stripe(key);
+        self.index.lock().generation(stripe)
     }
 
     fn room(&self) -> Room {

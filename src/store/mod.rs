@@ -1,6 +1,6 @@
 //! Where stored responses live, and what every store owes the engine.
 //!
-//! A store holds complete responses only. It decides what to drop when it is full, never what may be
+//! A store holds complete responses, and parts that are marked as such. It decides what to drop when it is full, never what may be
 //! reused: that is the policy's business.
 
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::clock::Timestamp;
 use crate::policy::key::CacheKey;
+use crate::policy::partial::displaces;
 use crate::policy::stored::StoredResponse;
 
 mod exact;
@@ -20,17 +21,25 @@ pub const VARIANTS_MAX: usize = 64;
 /// The responses stored for one target URI, the most recent first.
 pub type Variants = Arc<Vec<Arc<StoredResponse>>>;
 
-/// A moment between two clears. A response that was asked for in an earlier one is not stored: a
-/// clear cannot be undone by what was on its way.
+/// A moment between two clears, and between two invalidations of one key. A response that was asked
+/// for in an earlier one is not stored: neither can be undone by what was on its way.
+///
+/// Keys share their counters with some others, so now and then a response is not stored in vain.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Generation(u64);
+pub struct Generation {
+    cleared: u64,
+    invalidated: u64,
+}
+
+/// How many counters of invalidations there are; a key's is chosen by its hash.
+const STRIPES: usize = 512;
 
 /// What became of a response that was to be stored.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Put {
     /// It is stored.
     Stored,
-    /// The store was cleared since the request for it began.
+    /// The store was cleared, or the key invalidated, since the request for it began.
     Cleared,
     /// It does not fit.
     TooLarge,
@@ -57,13 +66,14 @@ pub trait Store: Send + Sync {
     /// A response was selected and reused: it is the most recently used one now.
     fn touch(&self, key: &CacheKey, response: &Arc<StoredResponse>);
 
-    /// Stores a response, in the place of one with the same selecting header fields.
+    /// Stores a response, in the place of those that `policy::partial` says it displaces.
     fn put(&self, key: &CacheKey, response: Arc<StoredResponse>, begun: Generation) -> Put;
 
     /// Removes one response, if it is still the one stored.
     fn remove(&self, key: &CacheKey, response: &Arc<StoredResponse>);
 
-    /// Removes all responses stored for `key`; how many there were.
+    /// Removes all responses stored for `key`, and lets none in that was asked for before; how many
+    /// there were.
     fn remove_all(&self, key: &CacheKey) -> usize;
 
     /// Removes what is of no use at `now`; how many there were. Never holds up a request for long.
@@ -72,8 +82,8 @@ pub trait Store: Send + Sync {
     /// Removes everything, and lets nothing in that was asked for before; how many there were.
     fn clear(&self) -> usize;
 
-    /// The present generation, to be noted when a request begins.
-    fn generation(&self) -> Generation;
+    /// The present generation for `key`, to be noted when a request begins.
+    fn generation(&self, key: &CacheKey) -> Generation;
 
     /// Room for a body on its way in. It grows with [`Room::grow`] and ends when it is dropped.
     fn room(&self) -> Room;
@@ -119,18 +129,21 @@ struct Arrivals {
     bytes_max: u64,
 }
 
-/// Puts `response` first among `variants`, in the place of the one with the same selecting header
-/// fields; gives what it displaced.
+/// Puts `response` first among `variants`, in the place of those that it displaces; gives what had to
+/// go.
 fn with_variant(
     variants: &[Arc<StoredResponse>],
     response: Arc<StoredResponse>,
 ) -> (Vec<Arc<StoredResponse>>, Vec<Arc<StoredResponse>>) {
     let mut kept = vec![response];
     let mut displaced = Vec::new();
+    let mut newer_parts = 1;
     for other in variants {
-        if other.selecting == kept[0].selecting || kept.len() == VARIANTS_MAX {
+        if displaces(&kept[0], other, newer_parts) || kept.len() == VARIANTS_MAX {
             displaced.push(Arc::clone(other));
         } else {
+            newer_parts +=
+                usize::from(other.part.is_some() && other.selecting == kept[0].selecting);
             kept.push(Arc::clone(other));
         }
     }

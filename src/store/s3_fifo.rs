@@ -17,15 +17,14 @@ use crate::clock::Timestamp;
 use crate::policy::key::CacheKey;
 use crate::policy::stored::StoredResponse;
 use crate::store::memory::Limits;
-use crate::store::{Arrivals, Generation, Put, Room, Store, Usage, Variants, with_variant};
+use crate::store::{
+    Arrivals, Generation, Put, Room, STRIPES, Store, Usage, Variants, with_variant,
+};
 
 /// quick_cache's own share of a shard for what has proven useful.
 const HOT_SHARE: f64 = 0.97;
 /// The most shards; more than this many threads do not meet on one lock often.
 const SHARDS_MAX: u64 = 64;
-/// Locks for changes of an entry, chosen by key, so that two new variants do not overwrite each
-/// other.
-const CHANGE_LOCKS: usize = 64;
 
 /// A store that evicts by S3-FIFO.
 pub(super) struct S3Fifo {
@@ -38,9 +37,10 @@ pub(super) struct S3Fifo {
     content_bytes_max: u64,
     arriving: Arc<Arrivals>,
     hasher: RandomState,
-    /// One is held while an entry with that hash is read, changed and written back.
-    changes: Vec<Mutex<()>>,
-    generation: AtomicU64,
+    /// One is held while an entry with that hash is read, changed and written back, so that two new
+    /// variants do not overwrite each other. It guards the count of invalidations in its stripe.
+    changes: Vec<Mutex<u64>>,
+    cleared: AtomicU64,
 }
 
 /// The variants of one target URI and their weight.
@@ -113,8 +113,8 @@ impl S3Fifo {
             content_bytes_max,
             arriving,
             hasher: RandomState::new(),
-            changes: (0..CHANGE_LOCKS).map(|_| Mutex::new(())).collect(),
-            generation: AtomicU64::new(0),
+            changes: (0..STRIPES).map(|_| Mutex::new(0)).collect(),
+            cleared: AtomicU64::new(0),
         }
     }
 
@@ -131,13 +131,18 @@ impl S3Fifo {
         (!variants.is_empty()).then(|| Entry { variants: Arc::new(variants), weight })
     }
 
-    fn change_lock(&self, key: &CacheKey) -> &Mutex<()> {
-        &self.changes[self.hasher.hash_one(key) as usize % CHANGE_LOCKS]
+    fn change_lock(&self, key: &CacheKey) -> &Mutex<u64> {
+        &self.changes[self.hasher.hash_one(key) as usize % STRIPES]
     }
 
     /// Removes the responses that `drops` says yes to; how many there were.
     fn remove_where(&self, key: &CacheKey, drops: impl Fn(&Arc<StoredResponse>) -> bool) -> usize {
         let _changing = self.change_lock(key).lock();
+        self.remove_locked(key, drops)
+    }
+
+    /// The same, by who holds the key's lock.
+    fn remove_locked(&self, key: &CacheKey, drops: impl Fn(&Arc<StoredResponse>) -> bool) -> usize {
         let Some(entry) = self.cache.peek(key) else { return 0 };
         let kept: Vec<_> =
             entry.variants.iter().filter(|response| !drops(response)).cloned().collect();
@@ -163,15 +168,17 @@ impl Store for S3Fifo {
         if response.content.len() as u64 > self.content_bytes_max {
             return Put::TooLarge;
         }
-        let _changing = self.change_lock(key).lock();
+        let changing = self.change_lock(key).lock();
         let present = self.cache.peek(key).map(|entry| entry.variants).unwrap_or_default();
         let (variants, _) = with_variant(&present, response);
         let Some(entry) = self.entry(key, variants) else { return Put::TooLarge };
         // A clear raises the generation before it takes the locks of the changes.
-        if self.generation.load(Ordering::Acquire) != begun.0 {
+        let cleared = self.cleared.load(Ordering::Acquire);
+        if (Generation { cleared, invalidated: *changing }) != begun {
             return Put::Cleared;
         }
         self.cache.insert(key.clone(), entry);
+        drop(changing);
         Put::Stored
     }
 
@@ -180,7 +187,11 @@ impl Store for S3Fifo {
     }
 
     fn remove_all(&self, key: &CacheKey) -> usize {
-        self.remove_where(key, |_| true)
+        let mut changing = self.change_lock(key).lock();
+        *changing += 1;
+        let removed = self.remove_locked(key, |_| true);
+        drop(changing);
+        removed
     }
 
     /// The iterator holds a shard's lock for one step at a time.
@@ -196,7 +207,7 @@ impl Store for S3Fifo {
     }
 
     fn clear(&self) -> usize {
-        self.generation.fetch_add(1, Ordering::Release);
+        self.cleared.fetch_add(1, Ordering::Release);
         // Whoever has seen the old generation holds one of these until it has put its response.
         for change in &self.changes {
             drop(change.lock());
@@ -206,8 +217,9 @@ impl Store for S3Fifo {
         held
     }
 
-    fn generation(&self) -> Generation {
-        Generation(self.generation.load(Ordering::Acquire))
+    fn generation(&self, key: &CacheKey) -> Generation {
+        let invalidated = *self.change_lock(key).lock();
+        Generation { cleared: self.cleared.load(Ordering::Acquire), invalidated }
     }
 
     fn room(&self) -> Room {

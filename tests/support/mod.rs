@@ -14,6 +14,7 @@ use std::time::Duration;
 use caching_proxy::clock::DeltaSeconds;
 use caching_proxy::message::target::OriginUrl;
 use caching_proxy::policy::freshness::FreshnessRules;
+use caching_proxy::policy::key::KeyRules;
 use caching_proxy::policy::reuse::{Mode, ReuseRules};
 use caching_proxy::policy::storing::StoringRules;
 use caching_proxy::proxy::Settings;
@@ -42,6 +43,7 @@ pub fn settings() -> Settings {
             stale_while_revalidate: DeltaSeconds::ZERO,
             object_bytes_max: 1 << 20,
         },
+        key: KeyRules::default(),
         follow_redirects: false,
         no_browser_cache: false,
         preserve_host: false,

@@ -114,6 +114,8 @@ pub struct Reply {
     pub content: Vec<u8>,
     /// Did the framing prove the content whole?
     pub complete: bool,
+    /// The interim responses before it.
+    pub interim: Vec<Head>,
 }
 
 impl Reply {
@@ -182,8 +184,15 @@ impl Connection {
 
     /// Reads the response to a request with this method.
     pub fn reply_to(&mut self, method: &str) -> Option<Reply> {
-        let head = self.head()?;
-        let status: u16 = head.word(1).parse().ok()?;
+        let mut interim = Vec::new();
+        let (head, status) = loop {
+            let head = self.head()?;
+            let status: u16 = head.word(1).parse().ok()?;
+            if status >= 200 || status == 101 {
+                break (head, status);
+            }
+            interim.push(head);
+        };
         let empty = method == "HEAD" || status == 204 || status == 304 || status < 200;
         let (content, complete) = if empty {
             (Vec::new(), true)
@@ -196,7 +205,7 @@ impl Connection {
             let done = self.stream.read_to_end(&mut content).is_ok();
             (content, done)
         };
-        Some(Reply { status, head, content, complete })
+        Some(Reply { status, head, content, complete, interim })
     }
 
     pub fn reply(&mut self) -> Reply {

@@ -1,0 +1,154 @@
+//! `proxy explain`: what would the proxy do with this request, and why?
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use caching_proxy::message::date;
+use caching_proxy::message::fields::Fields;
+use caching_proxy::message::request::Request;
+use caching_proxy::policy::freshness::Lifetime;
+use caching_proxy::policy::stored::StoredResponse;
+use caching_proxy::proxy::Proxy;
+use caching_proxy::proxy::explain::{Explained, Explanation};
+use http::{HeaderName, HeaderValue, Method, Version};
+
+/// The request that a command line describes: a path, or a URL of the origin server.
+///
+/// `fields` are `Name: value`; a Host is added where none is given.
+pub fn request(target: &str, fields: &[String], host: &str) -> Result<Request, String> {
+    let mut lines = Fields::new();
+    for line in fields {
+        let wrong = || format!("-H {line:?}: not a field; expected 'Name: value'");
+        let (name, value) = line.split_once(':').ok_or_else(wrong)?;
+        let name = HeaderName::from_bytes(name.trim().as_bytes()).map_err(|_| wrong())?;
+        lines.append(name, HeaderValue::from_str(value.trim()).map_err(|_| wrong())?);
+    }
+    if !lines.contains("host") {
+        lines.set_text("host", host.to_string());
+    }
+    let path = if target.starts_with('/') || target.contains("://") {
+        target.to_string()
+    } else {
+        format!("/{target}")
+    };
+    Request::new(Method::GET, &path, Version::HTTP_11, lines, None)
+        .map_err(|error| format!("explain {target}: {error}"))
+}
+
+/// Makes the request and puts all that is known of it into words; the error is that the origin server
+/// gave no response.
+pub fn explain(proxy: &Proxy, request: Request) -> Result<String, String> {
+    let explanation = proxy.explain(&Arc::new(request))?;
+    let mut text = String::new();
+    let Explanation { key, url, sent, received, told } = explanation;
+    let _ = write!(text, "Cache key:  {key}\nAsked:      GET {url}\n");
+    list(&mut text, &sent);
+    let explained = match received {
+        Ok(explained) => explained,
+        Err(error) => {
+            let _ = write!(text, "\nAnswered:   nothing\n  {error}\n");
+            remedy(&mut text, error.detail().remedy());
+            return Err(text);
+        }
+    };
+    let content = match &explained.content {
+        Ok(bytes) => format!("{bytes} bytes of content"),
+        Err(error) => error.clone(),
+    };
+    let _ = write!(text, "\nAnswered:   {}, {content}\n", explained.status);
+    list(&mut text, &explained.fields);
+    storing(&mut text, &explained);
+    freshness(&mut text, proxy, &explained);
+    if let Some(stored) = &explained.stored {
+        let _ = write!(text, "\nStored fields:\n");
+        list(&mut text, &stored.fields);
+    }
+    let _ = write!(text, "\nThis request:       {told}\nThe same one now:   {}\n", explained.again);
+    Ok(text)
+}
+
+fn list(text: &mut String, fields: &Fields) {
+    let mut lines = Vec::new();
+    fields.write_to(&mut lines);
+    for line in String::from_utf8_lossy(&lines).lines() {
+        let _ = writeln!(text, "  {line}");
+    }
+}
+
+fn remedy(text: &mut String, remedy: Option<&str>) {
+    if let Some(remedy) = remedy {
+        let _ = writeln!(text, "        what would change it: {remedy}");
+    }
+}
+
+fn storing(text: &mut String, explained: &Explained) {
+    let verdict = if explained.stored.is_some() { "it is stored" } else { "it is not stored" };
+    let _ = write!(text, "\nStoring:    {verdict}\n");
+    for check in &explained.checks {
+        let mark = if check.verdict.is_ok() { "yes" } else { "NO " };
+        let _ = writeln!(text, "  {mark}   {} ({})", check.rule, check.section);
+        if let Err(detail) = check.verdict {
+            remedy(text, detail.remedy());
+        }
+    }
+}
+
+fn freshness(text: &mut String, proxy: &Proxy, explained: &Explained) {
+    let (lifetime, source) = explained.lifetime;
+    let span = match lifetime {
+        Lifetime::Unknown => "none".to_string(),
+        Lifetime::Operator(span) if span == caching_proxy::clock::DeltaSeconds::MAX => {
+            "until cleared".to_string()
+        }
+        lifetime => format!("{} s", lifetime.span().0),
+    };
+    let _ = write!(text, "\nFreshness:\n  lifetime          {span}: {source}\n");
+    let age = explained.age;
+    let _ = writeln!(
+        text,
+        "  age on arrival    {age} s: Age, Date and the time it took (RFC 9111 §4.2.3)"
+    );
+    if let Some(stored) = &explained.stored {
+        until(text, proxy, stored);
+    }
+}
+
+fn until(text: &mut String, proxy: &Proxy, stored: &StoredResponse) {
+    let now = proxy.now();
+    match stored.freshness_left(now) {
+        None => text.push_str("  fresh             until it is cleared or evicted\n"),
+        Some(left) => {
+            let until = date::format(stored.fresh_until);
+            let _ = writeln!(text, "  fresh             for {left} s, until {until}");
+        }
+    }
+    if stored.directives.no_cache {
+        text.push_str("  reuse             after validation only: no-cache (RFC 9111 §5.2.2.4)\n");
+    }
+    if stored.directives.prohibits_stale() {
+        text.push_str("  when stale        never served: must-revalidate, proxy-revalidate, s-maxage or no-cache\n");
+    } else if stored.freshness_left(now).is_some() {
+        let rules = &proxy.reuse_rules();
+        let own = stored.directives.stale_if_error.unwrap_or(rules.stale_if_error);
+        let background =
+            stored.directives.stale_while_revalidate.unwrap_or(rules.stale_while_revalidate);
+        let _ = writeln!(
+            text,
+            "  when stale        for {} s if the origin server fails (--stale-if-error), for {} s while \
+             a new one is fetched (--stale-while-revalidate)",
+            own.0, background.0
+        );
+    }
+    let validators: Vec<&str> =
+        ["etag", "last-modified"].into_iter().filter(|name| stored.fields.contains(name)).collect();
+    let validators = if validators.is_empty() { "none".to_string() } else { validators.join(", ") };
+    let _ = writeln!(text, "  validators        {validators}");
+    if !stored.selecting.is_empty() {
+        let vary: Vec<String> = stored
+            .fields
+            .get_all("vary")
+            .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+            .collect();
+        let _ = writeln!(text, "  selecting fields  {} (Vary)", vary.join(", "));
+    }
+}

@@ -1,0 +1,170 @@
+//! The thread that sends growing bodies to clients that cannot take them as fast as they come, or that
+//! wait for another request's fetch: any number of clients, each at its own pace, none of which holds
+//! a worker.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread;
+
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token, Waker};
+use parking_lot::Mutex;
+
+use crate::front::sending::{Halt, SCRATCH_BYTES, Sending};
+use crate::recording::{Filler, PIECE_BYTES};
+use crate::stats::{Event, Stats};
+
+/// Stands for the inbox among the clients' numbers.
+const INBOX: Token = Token(usize::MAX);
+
+/// Hands responses to the thread.
+pub(super) struct Pump {
+    inbox: Arc<Inbox>,
+}
+
+struct Inbox {
+    waker: Waker,
+    letters: Mutex<Letters>,
+}
+
+/// Guarded by [`Inbox::letters`].
+#[derive(Default)]
+struct Letters {
+    new: Vec<Sending>,
+    /// Whose body has grown.
+    grown: HashSet<usize>,
+}
+
+impl Pump {
+    /// Starts the thread.
+    pub(super) fn start(stats: &Arc<Stats>) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let waker = Waker::new(poll.registry(), INBOX)?;
+        let inbox = Arc::new(Inbox { waker, letters: Mutex::default() });
+        let stats = Arc::clone(stats);
+        let thread_inbox = Arc::clone(&inbox);
+        let work = move || {
+            let sendings = HashMap::new();
+            let scratch = vec![0; SCRATCH_BYTES];
+            Pumping { poll, inbox: thread_inbox, sendings, next: 0, scratch, stats }.run();
+        };
+        thread::Builder::new().name("pump".to_string()).spawn(work)?;
+        Ok(Self { inbox })
+    }
+
+    /// Takes over a response.
+    pub(super) fn add(&self, sending: Sending) {
+        self.inbox.letters.lock().new.push(sending);
+        self.inbox.wake();
+    }
+
+    /// Sends a response and fetches its body, on this thread, as long as the client keeps up; then the
+    /// fetching goes on alone.
+    pub(super) fn drive(&self, mut sending: Sending, mut filler: Filler) {
+        let mut scratch = vec![0; SCRATCH_BYTES];
+        let mut piece = vec![0; PIECE_BYTES];
+        loop {
+            match sending.advance(&mut scratch) {
+                Halt::Starved => _ = filler.step(&mut piece),
+                Halt::Blocked => {
+                    self.add(sending);
+                    break;
+                }
+                halt => {
+                    sending.finish(halt);
+                    break;
+                }
+            }
+        }
+        drop((scratch, piece));
+        filler.run();
+    }
+}
+
+impl Inbox {
+    fn wake(&self) {
+        // It fails only if the system has no memory for eight bytes; the next wake-up will do.
+        let _ = self.waker.wake();
+    }
+}
+
+/// The thread's own.
+struct Pumping {
+    poll: Poll,
+    inbox: Arc<Inbox>,
+    sendings: HashMap<usize, Sending>,
+    next: usize,
+    scratch: Vec<u8>,
+    stats: Arc<Stats>,
+}
+
+impl Pumping {
+    fn run(mut self) {
+        let mut events = Events::with_capacity(256);
+        loop {
+            if let Err(error) = self.poll.poll(&mut events, None)
+                && error.kind() != io::ErrorKind::Interrupted
+            {
+                log::error!("waiting for clients: {error}");
+                return;
+            }
+            let Letters { new, mut grown } = std::mem::take(&mut *self.inbox.letters.lock());
+            grown.extend(events.iter().map(|event| event.token().0));
+            for sending in new {
+                if let Some(number) = self.take_in(sending) {
+                    grown.insert(number);
+                }
+            }
+            for number in grown {
+                self.advance(number);
+            }
+        }
+    }
+
+    /// Begins to look after a response.
+    fn take_in(&mut self, mut sending: Sending) -> Option<usize> {
+        let number = self.next;
+        self.next += 1;
+        let descriptor = sending.socket().descriptor();
+        let registry = self.poll.registry();
+        let source = &mut SourceFd(&descriptor);
+        if let Err(error) = registry.register(source, Token(number), Interest::WRITABLE) {
+            log::warn!("waiting for a client: {error}");
+            sending.finish(Halt::Failed);
+            return None;
+        }
+        let inbox = Arc::clone(&self.inbox);
+        sending.listen(Box::new(move || {
+            let mut letters = inbox.letters.lock();
+            let first = letters.grown.is_empty();
+            letters.grown.insert(number);
+            drop(letters);
+            if first {
+                inbox.wake();
+            }
+        }));
+        self.sendings.insert(number, sending);
+        Some(number)
+    }
+
+    /// Sends what there is to one client.
+    fn advance(&mut self, number: usize) {
+        let Some(sending) = self.sendings.get_mut(&number) else { return };
+        let scratch = &mut self.scratch;
+        // One client's trouble must not be the others'.
+        let halt = catch_unwind(AssertUnwindSafe(|| sending.advance(scratch)));
+        if matches!(halt, Ok(Halt::Blocked | Halt::Starved)) {
+            return;
+        }
+        if let Some(sending) = self.sendings.remove(&number) {
+            let descriptor = sending.socket().descriptor();
+            let _ = self.poll.registry().deregister(&mut SourceFd(&descriptor));
+            match halt {
+                Ok(halt) => sending.finish(halt),
+                Err(_) => self.stats.count(Event::Panic),
+            }
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! One response on its way to a client while its body grows, sent piece by piece, as the client takes
+//! it, without ever waiting.
+
+use std::io;
+
+use crate::front::exchange::{Exchange, Told};
+use crate::front::sockets::Client;
+use crate::front::wire::{CHUNK_HEAD_BYTES, Delimiting, LAST_CHUNK, chunk_head};
+use crate::message::body::{Growing, Grown};
+use crate::recording::PIECE_BYTES;
+
+/// Room for one piece and its framing.
+pub(super) const SCRATCH_BYTES: usize = PIECE_BYTES + 2 * CHUNK_HEAD_BYTES + 64 * 1024;
+
+/// A response that is being sent.
+pub(super) struct Sending {
+    exchange: Exchange,
+    socket: Client,
+    body: Box<dyn Growing>,
+    delimiting: Delimiting,
+    /// Head or framing that has not been sent yet.
+    pending: Vec<u8>,
+    /// Bytes left of the piece that was announced last.
+    piece_left: usize,
+    ended: bool,
+    sent: u64,
+    told: Told,
+}
+
+/// Why sending stops for now, or for good.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Halt {
+    /// All is sent.
+    Done,
+    /// The client is gone, or the body is cut.
+    Failed,
+    /// The client takes no more at the moment.
+    Blocked,
+    /// There is no more of the body at the moment.
+    Starved,
+}
+
+impl Sending {
+    pub(super) fn new(
+        exchange: Exchange,
+        socket: Client,
+        head: Vec<u8>,
+        body: Box<dyn Growing>,
+        delimiting: Delimiting,
+        told: Told,
+    ) -> Self {
+        let (pending, piece_left, ended, sent) = (head, 0, false, 0);
+        Self { exchange, socket, body, delimiting, pending, piece_left, ended, sent, told }
+    }
+
+    /// The client's socket.
+    pub(super) fn socket(&self) -> &Client {
+        &self.socket
+    }
+
+    /// `wake` is called when there is more of the body.
+    pub(super) fn listen(&mut self, wake: Box<dyn Fn() + Send + Sync>) {
+        self.body.listen(wake);
+    }
+
+    /// Sends what there is and what the client takes. `scratch` has [`SCRATCH_BYTES`].
+    pub(super) fn advance(&mut self, scratch: &mut [u8]) -> Halt {
+        self.exchange.note_waiting(false);
+        loop {
+            match self.send_once(scratch) {
+                Ok(None) => {}
+                Ok(Some(halt)) => return halt,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.exchange.note_waiting(true);
+                    return Halt::Blocked;
+                }
+                Err(error) => {
+                    log::debug!("{}: response cut short: {error}", self.exchange.peer);
+                    return Halt::Failed;
+                }
+            }
+        }
+    }
+
+    /// One send; `None` if there may be more.
+    fn send_once(&mut self, scratch: &mut [u8]) -> io::Result<Option<Halt>> {
+        let (framing, room) = scratch.split_at_mut(SCRATCH_BYTES - PIECE_BYTES);
+        let piece = &mut room[..PIECE_BYTES];
+        let mut count = 0;
+        if self.piece_left > 0 {
+            let most = self.piece_left.min(PIECE_BYTES);
+            // What was announced is there.
+            if let Grown::Bytes(copied) = self.body.peek(&mut piece[..most])? {
+                count = copied;
+            }
+        } else if !self.ended {
+            match self.body.peek(piece)? {
+                Grown::Bytes(copied) => {
+                    count = copied;
+                    self.piece_left = copied;
+                    if self.delimiting == Delimiting::Chunked {
+                        self.pending.extend_from_slice(&chunk_head(copied));
+                    }
+                }
+                Grown::NotYet if self.pending.is_empty() => return Ok(Some(Halt::Starved)),
+                Grown::NotYet => {}
+                Grown::End => {
+                    self.ended = true;
+                    if self.delimiting == Delimiting::Chunked {
+                        self.pending.extend_from_slice(LAST_CHUNK);
+                    }
+                }
+            }
+        }
+        let head = self.pending.len();
+        if head == 0 && count == 0 {
+            return Ok(Some(if self.ended { Halt::Done } else { Halt::Starved }));
+        }
+        // Framing and piece go out together: one packet, and one call of the system.
+        let taken = if head <= framing.len() {
+            let start = framing.len() - head;
+            framing[start..].copy_from_slice(&self.pending);
+            self.socket.send_some(&scratch[start..SCRATCH_BYTES - PIECE_BYTES + count])?
+        } else {
+            self.socket.send_some(&self.pending)?
+        };
+        self.note_sent(taken);
+        Ok(None)
+    }
+
+    /// So many bytes of framing and piece have been taken.
+    fn note_sent(&mut self, taken: usize) {
+        let framing = taken.min(self.pending.len());
+        self.pending.drain(..framing);
+        let content = taken - framing;
+        if content == 0 {
+            return;
+        }
+        self.body.consume(content);
+        self.sent += content as u64;
+        self.piece_left -= content;
+        if self.piece_left == 0 && self.delimiting == Delimiting::Chunked {
+            self.pending.extend_from_slice(b"\r\n");
+        }
+    }
+
+    /// Ends the exchange.
+    pub(super) fn finish(self, halt: Halt) {
+        let well = halt == Halt::Done && self.delimiting != Delimiting::Close;
+        self.exchange.conclude(&self.told, self.sent, well);
+    }
+}

@@ -1,0 +1,336 @@
+//! A body that grows while any number of clients read it, each at its own pace.
+//!
+//! One thread writes: it fetches the body from the origin server. While all of the body is kept, to be
+//! stored, no reader can hold anybody up: it reads what it has not had yet whenever it likes. A body
+//! that turns out too large to be stored is let go of: then only a window of it is kept, the writer
+//! waits for the slowest reader, and a reader that takes nothing while others wait for it is given up,
+//! so that one stalled client delays nobody for long. No body ends well unless its writer says so.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
+use crate::message::body::{Growing, Grown};
+use crate::message::buffer::Buffer;
+
+/// How far the fastest reader of a body that is not kept may be ahead of the slowest, in bytes.
+pub const WINDOW_BYTES: usize = 1024 * 1024;
+/// For how long a reader of such a body may take nothing while others wait for it.
+const STALL_MAX: Duration = Duration::from_secs(5);
+
+/// What writer and readers share.
+pub struct Shared {
+    length: Option<u64>,
+    state: Mutex<State>,
+    /// Something was written, or the end came.
+    grown: Condvar,
+    /// A reader has read something, or is gone.
+    read: Condvar,
+}
+
+/// Guarded by [`Shared::state`].
+struct State {
+    held: Held,
+    /// Bytes that have come.
+    total: u64,
+    end: Option<End>,
+    /// By number.
+    readers: HashMap<u64, Slot>,
+    next_number: u64,
+}
+
+/// Which bytes are there.
+enum Held {
+    /// All that have come.
+    All(Buffer),
+    /// All there are.
+    Whole(Bytes),
+    /// Those from `from` on.
+    Window { from: u64, bytes: VecDeque<u8> },
+}
+
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum End {
+    Whole,
+    Cut,
+}
+
+/// A reader, as the writer sees it.
+struct Slot {
+    position: u64,
+    wake: Option<Box<dyn Fn() + Send + Sync>>,
+    /// It took nothing while others waited for it.
+    given_up: bool,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
+    }
+
+    /// A reader that begins at the front; `None` if the front is not there any more, or the body is
+    /// cut.
+    pub fn reader(self: &Arc<Self>) -> Option<Reader> {
+        let mut state = self.lock();
+        if matches!(state.held, Held::Window { from, .. } if from > 0)
+            || state.end == Some(End::Cut)
+        {
+            return None;
+        }
+        let number = state.next_number;
+        state.next_number += 1;
+        state.readers.insert(number, Slot { position: 0, wake: None, given_up: false });
+        drop(state);
+        Some(Reader { shared: Arc::clone(self), number, position: 0 })
+    }
+}
+
+impl State {
+    fn announce(&self) {
+        for reader in self.readers.values() {
+            if let Some(wake) = &reader.wake {
+                wake();
+            }
+        }
+    }
+
+    /// Where the slowest reader is that has not been given up; `None` if there is none.
+    fn slowest(&self) -> Option<u64> {
+        self.readers.values().filter(|reader| !reader.given_up).map(|reader| reader.position).min()
+    }
+
+    /// Drops from a window what every reader has had; how many bytes are left in it.
+    fn trim(&mut self) -> usize {
+        let slowest = self.slowest().unwrap_or(self.total);
+        match &mut self.held {
+            Held::Window { from, bytes } => {
+                bytes.drain(..(slowest - *from) as usize);
+                *from = slowest;
+                bytes.len()
+            }
+            _ => 0,
+        }
+    }
+}
+
+/// The writing end. Dropped without a word, it cuts the body.
+pub struct Writer {
+    shared: Arc<Shared>,
+}
+
+impl Writer {
+    /// A body of `length` bytes, where that is known; `content` is the room for it, and may hold its
+    /// beginning.
+    pub fn new(length: Option<u64>, content: Buffer) -> Self {
+        let state = State {
+            total: content.len() as u64,
+            held: Held::All(content),
+            end: None,
+            readers: HashMap::new(),
+            next_number: 0,
+        };
+        let (grown, read) = (Condvar::new(), Condvar::new());
+        Self { shared: Arc::new(Shared { length, state: Mutex::new(state), grown, read }) }
+    }
+
+    /// What readers are made of.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Bytes that have come.
+    pub fn total(&self) -> u64 {
+        self.shared.lock().total
+    }
+
+    /// How many read it.
+    pub fn readers(&self) -> usize {
+        self.shared.lock().readers.len()
+    }
+
+    /// Is all that has come the beginning of `other`, or the other way round? Only a body that is kept
+    /// can say; `from` is where `other` begins in it.
+    pub fn agrees(&self, from: u64, other: &[u8]) -> bool {
+        let state = self.shared.lock();
+        let Held::All(buffer) = &state.held else { return false };
+        let Some(own) = buffer.as_slice().get(from as usize..) else { return false };
+        let both = own.len().min(other.len());
+        own[..both] == other[..both]
+    }
+
+    /// Adds bytes to a body that is kept, which `grow` makes room for, given the buffer and what must
+    /// fit into it; `false` if it does not.
+    pub fn keep(&mut self, bytes: &[u8], grow: impl FnOnce(&mut Buffer, usize) -> bool) -> bool {
+        let mut state = self.shared.lock();
+        let Held::All(buffer) = &mut state.held else { return false };
+        if !grow(buffer, bytes.len()) {
+            return false;
+        }
+        buffer.extend(bytes);
+        state.total += bytes.len() as u64;
+        state.announce();
+        drop(state);
+        self.shared.grown.notify_all();
+        true
+    }
+
+    /// The body is too large to be kept: only a window of it is, from now on.
+    pub fn let_go(&mut self) {
+        let mut state = self.shared.lock();
+        let Held::All(buffer) = &mut state.held else { return };
+        let bytes = buffer.as_slice().to_vec().into();
+        state.held = Held::Window { from: 0, bytes };
+        state.trim();
+    }
+
+    /// Adds bytes to a body that was let go of; waits for its readers. `false` if there are none left.
+    pub fn pass_on(&mut self, bytes: &[u8]) -> bool {
+        let mut state = self.shared.lock();
+        let mut waited_since = Instant::now();
+        loop {
+            let left = state.trim();
+            let Some(slowest) = state.slowest() else { return false };
+            if left == 0 || left + bytes.len() <= WINDOW_BYTES {
+                break;
+            }
+            self.shared.read.wait_for(&mut state, STALL_MAX);
+            if state.slowest() != Some(slowest) {
+                waited_since = Instant::now();
+            } else if waited_since.elapsed() >= STALL_MAX && state.readers.len() > 1 {
+                for reader in state.readers.values_mut().filter(|one| one.position == slowest) {
+                    reader.given_up = true;
+                }
+                // Those who were given up learn of it.
+                state.announce();
+                self.shared.grown.notify_all();
+            }
+        }
+        if let Held::Window { bytes: window, .. } = &mut state.held {
+            window.extend(bytes);
+        }
+        state.total += bytes.len() as u64;
+        state.announce();
+        drop(state);
+        self.shared.grown.notify_all();
+        true
+    }
+
+    /// All the content, if it was kept; readers go on reading it.
+    pub fn whole(&mut self) -> Option<Bytes> {
+        let mut state = self.shared.lock();
+        let Held::All(buffer) = &mut state.held else { return None };
+        let whole = std::mem::take(buffer).into_bytes();
+        state.held = Held::Whole(whole.clone());
+        Some(whole)
+    }
+
+    /// The end has come, and the framing has proven it.
+    pub fn finish(self) {
+        self.end(End::Whole);
+    }
+
+    fn end(&self, end: End) {
+        let mut state = self.shared.lock();
+        if state.end.is_none() {
+            state.end = Some(end);
+            state.announce();
+        }
+        drop(state);
+        self.shared.grown.notify_all();
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.end(End::Cut);
+    }
+}
+
+/// A reading end.
+pub struct Reader {
+    shared: Arc<Shared>,
+    number: u64,
+    position: u64,
+}
+
+impl Growing for Reader {
+    fn length(&self) -> Option<u64> {
+        self.shared.length
+    }
+
+    fn peek(&mut self, buffer: &mut [u8]) -> io::Result<Grown> {
+        let state = self.shared.lock();
+        if state.readers.get(&self.number).is_none_or(|slot| slot.given_up) {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        let at = self.position;
+        let count = match &state.held {
+            Held::All(bytes) => copy(&bytes.as_slice()[at as usize..], buffer),
+            Held::Whole(bytes) => copy(&bytes[at as usize..], buffer),
+            Held::Window { from, bytes } => {
+                let (front, back) = bytes.as_slices();
+                let skip = (at - from) as usize;
+                let front = front.get(skip..).unwrap_or_default();
+                let back = &back[skip.saturating_sub(bytes.as_slices().0.len()).min(back.len())..];
+                let count = copy(front, buffer);
+                count + copy(back, &mut buffer[count..])
+            }
+        };
+        if count == 0 && !buffer.is_empty() {
+            return match state.end {
+                None => Ok(Grown::NotYet),
+                Some(End::Whole) => Ok(Grown::End),
+                Some(End::Cut) => Err(io::ErrorKind::UnexpectedEof.into()),
+            };
+        }
+        Ok(Grown::Bytes(count))
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.position += count as u64;
+        let position = self.position;
+        let mut state = self.shared.lock();
+        if let Some(slot) = state.readers.get_mut(&self.number) {
+            slot.position = position;
+        }
+        drop(state);
+        self.shared.read.notify_all();
+    }
+
+    fn wait(&mut self) {
+        let mut state = self.shared.lock();
+        loop {
+            let given_up = state.readers.get(&self.number).is_none_or(|slot| slot.given_up);
+            if state.total > self.position || state.end.is_some() || given_up {
+                return;
+            }
+            self.shared.grown.wait(&mut state);
+        }
+    }
+
+    fn listen(&mut self, wake: Box<dyn Fn() + Send + Sync>) {
+        let mut state = self.shared.lock();
+        if let Some(slot) = state.readers.get_mut(&self.number) {
+            slot.wake = Some(wake);
+        }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.readers.remove(&self.number);
+        drop(state);
+        self.shared.read.notify_all();
+    }
+}
+
+fn copy(from: &[u8], to: &mut [u8]) -> usize {
+    let count = from.len().min(to.len());
+    to[..count].copy_from_slice(&from[..count]);
+    count
+}

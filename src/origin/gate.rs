@@ -1,0 +1,293 @@
+//! What the origin server is spared: requests while it is down, while it has asked to be left alone,
+//! and beyond what the operator allows.
+//!
+//! An origin server that cannot be reached is asked once a second; everyone else learns at once what
+//! the last one learned. `Retry-After` is heeded, for a minute at most: with 429 for all requests with
+//! the same credentials, with 503 for the URI that was asked for. `--origin-rate` and
+//! `--origin-concurrency` let requests wait for their turn, but never longer than `wait_max`.
+//! What is answered from the cache never comes here.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::StatusCode;
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
+use crate::clock::{Clock, DeltaSeconds, Timestamp};
+use crate::message::fields::Fields;
+use crate::origin::{Origin, OriginBody, OriginError, OriginRequest, OriginResponse};
+use crate::policy::cache_control::read_seconds;
+use crate::policy::reason::Detail;
+
+/// How often an origin server that is down is asked.
+const PROBE_INTERVAL: DeltaSeconds = DeltaSeconds(1);
+/// The longest that `Retry-After` is heeded.
+const RETRY_AFTER_MAX: DeltaSeconds = DeltaSeconds(60);
+/// So many requests must have timed out, and none been answered meanwhile, for the origin server to be
+/// taken for dead: one slow URI is not.
+const SILENCES_MIN: u32 = 2;
+/// The most URIs and credentials that are left alone at a time; beyond it the memory is emptied.
+const HELD_MAX: usize = 1024;
+
+/// `--origin-rate`: so many requests in any span of this length.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Rate {
+    /// How many requests, at least 1.
+    pub requests: usize,
+    /// In which span.
+    pub per: Duration,
+}
+
+/// What the operator allows.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// `--origin-rate`; `None` for no limit.
+    pub rate: Option<Rate>,
+    /// `--origin-concurrency`: requests under way at a time; `None` for no limit.
+    pub concurrency: Option<usize>,
+    /// The longest that a request waits for its turn.
+    pub wait_max: Duration,
+}
+
+/// An origin server behind a gate.
+pub struct Gated {
+    inner: Arc<dyn Origin>,
+    clock: Clock,
+    limits: Limits,
+    hasher: RandomState,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    /// A request is over.
+    freed: Condvar,
+}
+
+/// Guarded by [`Shared::state`].
+#[derive(Default)]
+struct State {
+    /// Who could not be reached, by the hash of scheme, host and port: redirects lead to others.
+    down: HashMap<u64, Down>,
+    /// When the origin server last answered.
+    last_answer: Option<Timestamp>,
+    /// How many requests have timed out since.
+    silences: u32,
+    /// Until when requests are held back, by the hash of their URI or credentials.
+    held: HashMap<u64, Held>,
+    under_way: usize,
+    /// When the last requests were let through, or will be; as many as the rate counts.
+    let_through: VecDeque<Instant>,
+}
+
+/// The origin server could not be reached.
+struct Down {
+    next_probe: Timestamp,
+    status: StatusCode,
+    text: String,
+}
+
+#[derive(Clone, Copy)]
+struct Held {
+    until: Timestamp,
+    status: StatusCode,
+}
+
+/// What a request is remembered by, as hashes.
+#[derive(Clone, Copy)]
+struct Whom {
+    authority: u64,
+    credentials: u64,
+    uri: u64,
+}
+
+impl Gated {
+    /// Puts a gate in front of an origin server.
+    pub fn new(inner: Arc<dyn Origin>, clock: Clock, limits: Limits) -> Self {
+        let shared = Shared { state: Mutex::default(), freed: Condvar::new() };
+        Self { inner, clock, limits, hasher: RandomState::new(), shared: Arc::new(shared) }
+    }
+
+    /// What a 429 holds back: requests with the same credentials.
+    fn credentials(&self, request: &OriginRequest<'_, '_>) -> u64 {
+        let value = request.fields.get("authorization").map(http::HeaderValue::as_bytes);
+        self.hasher.hash_one(("credentials", value))
+    }
+
+    /// Who cannot be reached when this request fails.
+    fn authority(&self, request: &OriginRequest<'_, '_>) -> u64 {
+        self.hasher.hash_one(("authority", request.url.split('/').nth(2)))
+    }
+
+    /// What a 503 holds back: requests for the same URI.
+    fn uri(&self, request: &OriginRequest<'_, '_>) -> u64 {
+        self.hasher.hash_one(("uri", request.url))
+    }
+
+    /// Lets a request through, now or when it is its turn, or says why not.
+    fn admit(&self, request: &OriginRequest<'_, '_>) -> Result<Pass, OriginError> {
+        let now = self.clock.now();
+        let wait_max = if request.waits { self.limits.wait_max } else { Duration::ZERO };
+        let deadline = Instant::now() + wait_max;
+        let mut state = self.shared.state.lock();
+        for hash in [self.credentials(request), self.uri(request)] {
+            if let Some(Held { until, status }) = state.held.get(&hash).copied()
+                && now < until
+                // A clock that was set back must not hold requests for longer than that.
+                && until <= now.plus(RETRY_AFTER_MAX)
+            {
+                let seconds = until.seconds_since(now).0.max(1);
+                return Err(OriginError::HeldBack { status, seconds });
+            }
+        }
+        if let Some(down) = state.down.get_mut(&self.authority(request)) {
+            if now < down.next_probe && down.next_probe <= now.plus(PROBE_INTERVAL) {
+                let (status, text) = (down.status, down.text.clone());
+                return Err(OriginError::Down { status, text });
+            }
+            down.next_probe = now.plus(PROBE_INTERVAL);
+        }
+        if let Some(most) = self.limits.concurrency {
+            while state.under_way >= most {
+                if self.shared.freed.wait_until(&mut state, deadline).timed_out() {
+                    return Err(OriginError::Busy { seconds: 1 });
+                }
+            }
+        }
+        let wait = self.turn(&mut state, deadline)?;
+        state.under_way += 1;
+        drop(state);
+        let pass = Pass(Arc::clone(&self.shared));
+        std::thread::sleep(wait);
+        Ok(pass)
+    }
+
+    /// How long a request has to wait for its turn under `--origin-rate`; its turn is taken.
+    fn turn(
+        &self,
+        state: &mut MutexGuard<'_, State>,
+        deadline: Instant,
+    ) -> Result<Duration, OriginError> {
+        let Some(rate) = self.limits.rate else { return Ok(Duration::ZERO) };
+        let now = Instant::now();
+        let mut turn = now;
+        if state.let_through.len() >= rate.requests
+            && let Some(first) = state.let_through.front()
+        {
+            turn = now.max(*first + rate.per);
+            if turn > now && turn > deadline {
+                let seconds = (turn - now).as_secs().saturating_add(1);
+                return Err(OriginError::Busy { seconds: seconds.min(u64::from(u32::MAX)) as u32 });
+            }
+            state.let_through.pop_front();
+        }
+        state.let_through.push_back(turn);
+        Ok(turn - now)
+    }
+
+    /// Notes what an answer says about the origin server.
+    fn note_answer(&self, whom: Whom, response: &OriginResponse) {
+        let now = self.clock.now();
+        let mut state = self.shared.state.lock();
+        state.down.remove(&whom.authority);
+        state.last_answer = Some(now);
+        state.silences = 0;
+        let hash = match response.status {
+            StatusCode::TOO_MANY_REQUESTS => whom.credentials,
+            StatusCode::SERVICE_UNAVAILABLE => whom.uri,
+            _ => return,
+        };
+        let Some(wait) = retry_after(&response.fields, now) else { return };
+        if state.held.len() >= HELD_MAX {
+            state.held.clear();
+        }
+        let until = now.plus(wait.min(RETRY_AFTER_MAX));
+        state.held.insert(hash, Held { until, status: response.status });
+    }
+
+    /// Notes that the origin server could not be reached, where the error says so: no connection, or
+    /// silence from the beginning of this request on, for others as well.
+    fn note_error(&self, whom: Whom, asked_at: Timestamp, error: &OriginError) {
+        let mut state = self.shared.state.lock();
+        let unreachable = match error {
+            OriginError::Timeout { .. } => {
+                let silent = state.last_answer.is_none_or(|last| last < asked_at);
+                state.silences += u32::from(silent);
+                silent && state.silences >= SILENCES_MIN
+            }
+            error => {
+                matches!(error.detail(), Detail::Connect | Detail::Tls)
+                    || matches!(error, OriginError::ConnectTimeout { .. })
+            }
+        };
+        if unreachable {
+            // Who has waited long for nothing was the probe of that second.
+            let next_probe = asked_at.plus(PROBE_INTERVAL);
+            if state.down.len() >= HELD_MAX {
+                state.down.clear();
+            }
+            let (status, text) = (error.status(), error.to_string());
+            state.down.insert(whom.authority, Down { next_probe, status, text });
+        }
+    }
+}
+
+impl Origin for Gated {
+    fn send(&self, request: OriginRequest<'_, '_>) -> Result<OriginResponse, OriginError> {
+        let pass = self.admit(&request)?;
+        let whom = Whom {
+            authority: self.authority(&request),
+            credentials: self.credentials(&request),
+            uri: self.uri(&request),
+        };
+        let asked_at = self.clock.now();
+        match self.inner.send(request) {
+            Ok(mut response) => {
+                self.note_answer(whom, &response);
+                response.body = response
+                    .body
+                    .map(|body| -> Box<dyn OriginBody> { Box::new(Passing { body, _pass: pass }) });
+                Ok(response)
+            }
+            Err(error) => {
+                self.note_error(whom, asked_at, &error);
+                Err(error)
+            }
+        }
+    }
+}
+
+/// `Retry-After`: seconds, or a date (RFC 9110 §10.2.3).
+fn retry_after(fields: &Fields, now: Timestamp) -> Option<DeltaSeconds> {
+    let value = fields.get("retry-after")?.as_bytes().trim_ascii();
+    let wait = match read_seconds(value) {
+        Some(seconds) => seconds,
+        None => fields.date("retry-after", now)?.seconds_since(now),
+    };
+    (wait > DeltaSeconds::ZERO).then_some(wait)
+}
+
+/// Leave to have one request under way.
+struct Pass(Arc<Shared>);
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        self.0.state.lock().under_way -= 1;
+        self.0.freed.notify_one();
+    }
+}
+
+/// A body whose request is under way until it is dropped.
+struct Passing {
+    body: Box<dyn OriginBody>,
+    _pass: Pass,
+}
+
+impl OriginBody for Passing {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.body.read(buffer)
+    }
+}

@@ -1,0 +1,117 @@
+//! Stored parts: what belongs together, and what takes whose place. RFC 9111 §3.3, §3.4.
+//!
+//! A part is kept apart from complete responses and answers range requests only. Two parts become one
+//! only if they have the same strong validator (RFC 9110 §15.3.7.3) and leave no gap; a part that is
+//! shorter than it claims is never combined.
+
+use crate::clock::Timestamp;
+use crate::policy::precondition::strong_last_modified;
+use crate::policy::range::{Part, Span};
+use crate::policy::stored::{StoredHead, StoredResponse};
+
+/// The most parts of one representation that are kept side by side.
+const PARTS_MAX: usize = 16;
+/// A part is joined to what is kept only if it makes that longer by at least this share of it:
+/// otherwise many small ranges in a row would copy a large part again and again.
+const GROWTH_SHARE: u64 = 8;
+
+/// A strong validator (RFC 9110 §8.8.1).
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Strong {
+    /// An entity tag without `W/`, as it was sent.
+    Tag(Vec<u8>),
+    /// A `Last-Modified` that is strong.
+    Modified(Timestamp),
+}
+
+/// The strong validator of a response, if it has one.
+pub fn strong_validator(head: &StoredHead) -> Option<Strong> {
+    match head.fields.get("etag").map(|tag| tag.as_bytes().trim_ascii()) {
+        Some(tag) if tag.starts_with(b"\"") => Some(Strong::Tag(tag.to_vec())),
+        Some(_) => None,
+        None => strong_last_modified(head).map(Strong::Modified),
+    }
+}
+
+/// Are both of the same representation, for certain?
+pub fn same_representation(one: &StoredHead, other: &StoredHead) -> bool {
+    let validator = strong_validator(one);
+    validator.is_some() && validator == strong_validator(other)
+}
+
+/// Does `new`, which is being stored for the same target URI, take the place of `old`?
+///
+/// `newer` says how many parts with the same selecting header fields are newer than `old`.
+pub fn displaces(new: &StoredResponse, old: &StoredResponse, newer: usize) -> bool {
+    if new.selecting != old.selecting {
+        return false;
+    }
+    match (new.part, old.part) {
+        (None, _) => true,
+        // A part says that the representation has changed, unless both have the same validator.
+        (Some(_), None) => !same_representation(new, old),
+        (Some(part), Some(before)) => {
+            let inside = before.span.first >= part.span.first && before.span.last <= part.span.last;
+            let changed = strong_validator(new) != strong_validator(old);
+            inside || changed || newer >= PARTS_MAX
+        }
+    }
+}
+
+/// Where the content of two parts lies in what they make together.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Union {
+    /// What it holds.
+    pub part: Part,
+    /// The new part comes first; the old one's bytes before `from` are not needed.
+    pub new_first: bool,
+    /// How many bytes of the second one are not needed, because the first has them.
+    pub from: u64,
+}
+
+impl Union {
+    /// Is it the whole representation?
+    pub fn is_whole(&self) -> bool {
+        self.part.span.first == 0 && self.part.reaches_end()
+    }
+}
+
+/// What the part `new` makes with `old`; `None` if they do not belong together, or it is not worth
+/// it.
+pub fn union(new: &StoredHead, new_held: u64, old: &StoredResponse) -> Option<Union> {
+    let (part, before) = (new.part?, old.part?);
+    let old_held = old.content.len() as u64;
+    let full = part.is_full(new_held) && before.is_full(old_held);
+    let same = part.complete == before.complete && new.selecting == old.selecting;
+    if !full || !same || !same_representation(new, old) {
+        return None;
+    }
+    let (low, high) = if part.span.first <= before.span.first {
+        (part.span, before.span)
+    } else {
+        (before.span, part.span)
+    };
+    if high.first > low.last.saturating_add(1) || high.last <= low.last {
+        return None;
+    }
+    let span = Span { first: low.first, last: high.last };
+    let union = Union {
+        part: Part { span, complete: part.complete },
+        new_first: part.span.first <= before.span.first,
+        from: low.last + 1 - high.first,
+    };
+    let grown = span.length() - old_held;
+    (union.is_whole() || grown >= old_held / GROWTH_SHARE).then_some(union)
+}
+
+/// Does the 206 that has come hold just what `prefix`, a part from 0, lacks of the whole (§3.4)?
+pub fn completes(received: &StoredHead, prefix: &StoredResponse) -> bool {
+    let held = prefix.content.len() as u64;
+    let (Some(part), Some(before)) = (received.part, prefix.part) else { return false };
+    before.span.first == 0
+        && before.is_full(held)
+        && part.span.first == held
+        && part.reaches_end()
+        && part.complete == before.complete
+        && same_representation(received, prefix)
+}

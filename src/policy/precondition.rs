@@ -1,0 +1,114 @@
+//! The client's own conditions, evaluated against a stored response. RFC 9110 §13, RFC 9111 §4.3.2.
+//!
+//! `If-None-Match` and `If-Modified-Since` are a cache's business. `If-Match` and
+//! `If-Unmodified-Since` are not (§4.3.2): a request with one of them goes to the origin server as it
+//! is. `If-Range` is here too; `range.rs` reads the ranges themselves.
+
+use http::StatusCode;
+
+use crate::clock::Timestamp;
+use crate::message::fields::Fields;
+use crate::policy::stored::StoredHead;
+
+/// Metadata of the representation, which a 304 leaves out: the client has it, or may not want it
+/// (RFC 9110 §15.4.5). `Last-Modified` goes too where there is an `ETag`.
+const LEFT_OUT_OF_304: [&str; 6] = [
+    "content-type",
+    "content-encoding",
+    "content-language",
+    "content-range",
+    "content-md5",
+    "content-disposition",
+];
+
+/// Do the request's conditions say that the client has what is stored already?
+///
+/// Asked of responses with 200 or 206 only: a condition is about a representation (§13.2.1).
+pub fn is_not_modified(request: &Fields, stored: &StoredHead) -> bool {
+    if !matches!(stored.status, StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
+        return false;
+    }
+    if request.contains("if-none-match") {
+        // §13.1.3: with If-None-Match, If-Modified-Since is not looked at.
+        return matches_any(request, stored);
+    }
+    let Some(since) = request.date("if-modified-since", stored.response_time) else {
+        return false;
+    };
+    since >= modified(stored)
+}
+
+/// §13.1.2: does one of the tags fit the stored response's, weakly compared?
+fn matches_any(request: &Fields, stored: &StoredHead) -> bool {
+    let own = stored.fields.get("etag").map(|tag| opaque(tag.as_bytes().trim_ascii()));
+    request
+        .get_all("if-none-match")
+        .flat_map(|value| entity_tags(value.as_bytes()))
+        .any(|tag| tag == b"*" || own.is_some_and(|own| own == opaque(tag)))
+}
+
+/// When the stored response was modified, as §4.3.2 reads it: `Last-Modified`, else `Date`, else the
+/// moment it came.
+fn modified(stored: &StoredHead) -> Timestamp {
+    let now = stored.response_time;
+    let date = |name| stored.fields.date(name, now);
+    date("last-modified").or_else(|| date("date")).unwrap_or(now)
+}
+
+/// A tag without the mark of weakness: what weak comparison compares (§8.8.3.2).
+pub fn opaque(tag: &[u8]) -> &[u8] {
+    match tag.strip_prefix(b"W/") {
+        Some(rest) if rest.starts_with(b"\"") => rest,
+        _ => tag,
+    }
+}
+
+/// Members of a list of entity tags: split at commas outside quotes. There are no escapes in a tag,
+/// unlike in a quoted string (§8.8.3); nonsense is kept as it is and compared byte for byte.
+pub fn entity_tags(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut quoted = false;
+    value
+        .split(move |byte| {
+            quoted ^= *byte == b'"';
+            *byte == b',' && !quoted
+        })
+        .map(<[u8]>::trim_ascii)
+        .filter(|tag| !tag.is_empty())
+}
+
+/// Does `If-Range` let the range be served (§13.1.5)? Also where the request has none.
+///
+/// A tag must be strong and the same; a date must be the `Last-Modified`, and that must be strong
+/// (§8.8.2.2).
+pub fn if_range_holds(request: &Fields, stored: &StoredHead) -> bool {
+    let mut lines = request.get_all("if-range");
+    let Some(value) = lines.next().map(|value| value.as_bytes().trim_ascii()) else { return true };
+    if lines.next().is_some() {
+        return false;
+    }
+    if value.starts_with(b"\"") {
+        let own = stored.fields.get("etag").map(|tag| tag.as_bytes().trim_ascii());
+        return own == Some(value);
+    }
+    let Some(date) = request.date("if-range", stored.response_time) else { return false };
+    strong_last_modified(stored) == Some(date)
+}
+
+/// `Last-Modified`, where it is a strong validator: at least a minute older than `Date`, so that no
+/// second change can hide in the same second (§8.8.2.2).
+pub fn strong_last_modified(stored: &StoredHead) -> Option<Timestamp> {
+    const SAFE_SECONDS: u32 = 60;
+    let now = stored.response_time;
+    let modified = stored.fields.date("last-modified", now)?;
+    let date = stored.fields.date("date", now)?;
+    (date.seconds_since(modified).0 >= SAFE_SECONDS).then_some(modified)
+}
+
+/// Takes out of a stored response's fields what a 304 does not carry (RFC 9110 §15.4.5).
+pub fn keep_for_304(fields: &mut Fields) {
+    let has_tag = fields.contains("etag");
+    fields.retain(|name, _| {
+        let name = name.as_str();
+        !(LEFT_OUT_OF_304.contains(&name) || has_tag && name == "last-modified")
+    });
+}

@@ -1,0 +1,218 @@
+//! Range requests: which bytes are asked for, and which part of a representation a 206 holds.
+//! RFC 9110 §14.
+//!
+//! Positions count from 0, and every pair of them is inclusive, as on the wire. All arithmetic
+//! saturates: a position that no representation has is as good as the largest number.
+
+use std::fmt;
+
+use crate::message::fields::Fields;
+
+/// More ranges than this are not worth their overhead: the request is answered as a whole
+/// (RFC 9110 §14.2).
+const RANGES_MAX: usize = 16;
+/// Ranges closer together than this are joined: the head of a part takes more (§15.3.7.2).
+const GAP_JOINED: u64 = 80;
+
+/// One range of a `Range` field (§14.1.2).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Spec {
+    /// From a position, to another or to the end.
+    From(u64, Option<u64>),
+    /// The last so many bytes.
+    Last(u64),
+}
+
+/// Bytes `first` to `last`.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Span {
+    /// The position of the first byte.
+    pub first: u64,
+    /// The position of the last byte; at least `first`.
+    pub last: u64,
+}
+
+impl Span {
+    /// How many bytes it has; saturates.
+    pub fn length(self) -> u64 {
+        (self.last - self.first).saturating_add(1)
+    }
+}
+
+/// What is to be sent for a request's ranges.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Wanted {
+    /// All of it: there are no ranges, or they are not to be heeded.
+    Whole,
+    /// These bytes, in a 206.
+    One(Span),
+    /// These, in a 206 of several parts: in order, none touching another.
+    Several(Vec<Span>),
+    /// None of them exists: 416.
+    Nothing,
+}
+
+/// The ranges of a request; `None` if it has none that this server understands, and is to be
+/// answered as if the field were not there (§14.2).
+pub fn read(fields: &Fields) -> Option<Vec<Spec>> {
+    let mut lines = fields.get_all("range");
+    let value = lines.next()?.as_bytes();
+    if lines.next().is_some() {
+        return None;
+    }
+    let (unit, set) = value.split_at(value.iter().position(|byte| *byte == b'=')?);
+    if !unit.trim_ascii().eq_ignore_ascii_case(b"bytes") {
+        return None;
+    }
+    let mut specs = Vec::new();
+    for member in set[1..].split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+        // Empty list members are skipped (§5.6.1.2); one that cannot be read spoils all.
+        if !member.is_empty() {
+            specs.push(spec(member)?);
+        }
+        if specs.len() > RANGES_MAX {
+            return None;
+        }
+    }
+    (!specs.is_empty()).then_some(specs)
+}
+
+fn spec(member: &[u8]) -> Option<Spec> {
+    let dash = member.iter().position(|byte| *byte == b'-')?;
+    let (first, last) = (&member[..dash], &member[dash + 1..]);
+    match (position(first), position(last)) {
+        (None, Some(length)) if first.is_empty() => Some(Spec::Last(length)),
+        (Some(first), None) if last.is_empty() => Some(Spec::From(first, None)),
+        (Some(first), Some(last)) if first <= last => Some(Spec::From(first, Some(last))),
+        _ => None,
+    }
+}
+
+/// Digits and nothing else; saturates.
+fn position(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    Some(digits.iter().fold(0_u64, |number, digit| {
+        number.saturating_mul(10).saturating_add(u64::from(digit - b'0'))
+    }))
+}
+
+/// What to send of a representation of `length` bytes (§14.1.2, §14.2).
+///
+/// Ranges that overlap or nearly touch are joined, so that no request can make the answer much
+/// larger than the representation (§17.15).
+pub fn wanted(specs: &[Spec], length: u64) -> Wanted {
+    let mut spans: Vec<Span> = specs.iter().filter_map(|spec| span(*spec, length)).collect();
+    spans.sort_unstable();
+    let mut joined: Vec<Span> = Vec::new();
+    for span in spans {
+        match joined.last_mut() {
+            Some(before) if span.first <= before.last.saturating_add(GAP_JOINED) => {
+                before.last = before.last.max(span.last);
+            }
+            _ => joined.push(span),
+        }
+    }
+    match joined.as_slice() {
+        [] => Wanted::Nothing,
+        [one] => Wanted::One(*one),
+        _ => Wanted::Several(joined),
+    }
+}
+
+fn span(spec: Spec, length: u64) -> Option<Span> {
+    let end = length.checked_sub(1)?;
+    match spec {
+        Spec::From(first, last) if first <= end => {
+            Some(Span { first, last: last.map_or(end, |last| last.min(end)) })
+        }
+        Spec::Last(count) if count > 0 => {
+            Some(Span { first: length.saturating_sub(count), last: end })
+        }
+        _ => None,
+    }
+}
+
+/// What a `Content-Range` says: which part of a representation a 206 holds (§14.4).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Part {
+    /// The bytes it claims to hold.
+    pub span: Span,
+    /// The length of the whole representation, where it is known.
+    pub complete: Option<u64>,
+}
+
+impl Part {
+    /// Reads a `Content-Range`; `None` unless there is exactly one that makes sense.
+    pub fn read(fields: &Fields) -> Option<Self> {
+        let mut lines = fields.get_all("content-range");
+        let value = lines.next()?.as_bytes().trim_ascii();
+        if lines.next().is_some() || value.len() < 6 {
+            return None;
+        }
+        let (unit, rest) = value.split_at(6);
+        if !unit.eq_ignore_ascii_case(b"bytes ") {
+            return None;
+        }
+        let slash = rest.iter().position(|byte| *byte == b'/')?;
+        let (range, complete) = (&rest[..slash], &rest[slash + 1..]);
+        let dash = range.iter().position(|byte| *byte == b'-')?;
+        let span = Span { first: position(&range[..dash])?, last: position(&range[dash + 1..])? };
+        let complete = if complete == b"*" { None } else { Some(position(complete)?) };
+        let fits = span.first <= span.last && complete.is_none_or(|length| span.last < length);
+        // The largest number stands for everything beyond it, so it names no byte.
+        (fits && span.last < u64::MAX).then_some(Self { span, complete })
+    }
+
+    /// Does it claim to reach the end of the representation?
+    pub fn reaches_end(self) -> bool {
+        self.complete.is_some_and(|length| self.span.last + 1 == length)
+    }
+
+    /// May a part with this claim and `held` bytes be kept? As many as it claims, or fewer if it
+    /// claims to reach the end: then positions count from its front, and what did not come does not
+    /// exist.
+    pub fn admits(self, held: u64) -> bool {
+        held > 0 && (held == self.span.length() || held < self.span.length() && self.reaches_end())
+    }
+
+    /// Are all the bytes there that it claims?
+    pub fn is_full(self, held: u64) -> bool {
+        held == self.span.length()
+    }
+
+    /// Which of the `held` bytes answer the request; `None` if it asks for others, or for several
+    /// ranges.
+    pub fn covers(self, held: u64, specs: &[Spec]) -> Option<Span> {
+        let [spec] = specs else { return None };
+        let start = self.span.first;
+        let end = start.checked_add(held.checked_sub(1)?)?;
+        let at_end = self.reaches_end();
+        let span = match *spec {
+            Spec::From(first, Some(last)) => {
+                Span { first, last: if at_end { last.min(end) } else { last } }
+            }
+            Spec::From(first, None) if at_end => Span { first, last: end },
+            Spec::Last(count) if at_end && count > 0 => {
+                Span { first: (end + 1).saturating_sub(count), last: end }
+            }
+            _ => return None,
+        };
+        (span.first >= start && span.first <= span.last && span.last <= end).then_some(span)
+    }
+}
+
+/// The value of a `Content-Range`, for `span` of a representation of `complete` bytes.
+pub fn content_range(span: Span, complete: Option<u64>) -> String {
+    struct Length(Option<u64>);
+    impl fmt::Display for Length {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            match self.0 {
+                Some(length) => write!(f, "{length}"),
+                None => f.write_str("*"),
+            }
+        }
+    }
+    format!("bytes {}-{}/{}", span.first, span.last, Length(complete))
+}

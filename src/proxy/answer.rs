@@ -1,0 +1,255 @@
+//! Answers made of what is stored: whole, in ranges, or "not modified". RFC 9111 §4, RFC 9110 §13,
+//! §14, and what is done to every response on its way out.
+
+use std::collections::VecDeque;
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Method, StatusCode};
+
+use crate::clock::Timestamp;
+use crate::flight::Shareable;
+use crate::message::body::{Arriving, Body, Growing};
+use crate::message::fields::Fields;
+use crate::message::request::Request;
+use crate::message::response::Response;
+use crate::policy::forwarding::{add_response_fields, has_content};
+use crate::policy::key::CacheKey;
+use crate::policy::precondition::{if_range_holds, is_not_modified, keep_for_304};
+use crate::policy::range::{self, Span, Wanted, content_range};
+use crate::policy::reason::{CacheStatus, Detail};
+use crate::policy::reuse::{Judgement, Presented, judge};
+use crate::policy::rewriting::rewrite;
+use crate::policy::stored::{StoredHead, StoredResponse};
+use crate::policy::vary;
+use crate::proxy::{Attempt, Proxy};
+use crate::stats::Event;
+
+impl Proxy {
+    /// Answers from a stored response (§4).
+    pub(super) fn reuse(
+        &self,
+        request: &Request,
+        key: &CacheKey,
+        stored: &Arc<StoredResponse>,
+        now: Timestamp,
+        attempt: &Attempt,
+        detail: Option<Detail>,
+    ) -> Response {
+        self.store.touch(key, stored);
+        let status = self.hit_status(stored, now, attempt, detail);
+        self.respond_with(request, stored, now, &status)
+    }
+
+    fn hit_status(
+        &self,
+        head: &StoredHead,
+        now: Timestamp,
+        attempt: &Attempt,
+        detail: Option<Detail>,
+    ) -> CacheStatus {
+        self.stats.count(Event::Hit);
+        let waited_for = attempt.waited_for();
+        if waited_for.is_some() {
+            self.stats.count(Event::Collapsed);
+        }
+        CacheStatus {
+            hit: waited_for.is_none(),
+            why: waited_for,
+            freshness_left: head.freshness_left(now),
+            collapsed: waited_for.is_some(),
+            detail,
+            ..CacheStatus::default()
+        }
+    }
+
+    /// Gives a request the response that another is fetching, if it fits and may be reused.
+    pub(super) fn share(
+        &self,
+        request: &Request,
+        presented: Presented,
+        shareable: &Shareable,
+        sent: &Fields,
+        now: Timestamp,
+        attempt: &Attempt,
+    ) -> Option<Response> {
+        let head = &shareable.head;
+        let usable = judge(&presented, head, false, now, &self.settings.reuse);
+        if !vary::matches(head, sent) || usable != Judgement::Usable {
+            return None;
+        }
+        let reader = shareable.body.reader()?;
+        let status = self.hit_status(head, now, attempt, None);
+        if presented.conditional && is_not_modified(&request.fields, head) {
+            return Some(self.not_modified(request, head, now, &status));
+        }
+        let mut fields = self.outgoing(request, head, now, &status);
+        if let Some(part) = head.part {
+            fields.set_text("content-range", content_range(part.span, part.complete));
+        }
+        let body = if request.method == Method::HEAD {
+            Body::None { length: reader.length() }
+        } else {
+            Body::Growing(Box::new(reader))
+        };
+        Some(Response { status: head.status, fields, body })
+    }
+
+    /// The response to `request` made of a stored one: the client's conditions come first, then its
+    /// ranges (RFC 9110 §13.2.2).
+    pub(super) fn respond_with(
+        &self,
+        request: &Request,
+        stored: &StoredResponse,
+        now: Timestamp,
+        status: &CacheStatus,
+    ) -> Response {
+        if is_not_modified(&request.fields, stored) {
+            return self.not_modified(request, stored, now, status);
+        }
+        let mut fields = self.outgoing(request, stored, now, status);
+        let about_ranges = matches!(stored.status, StatusCode::OK | StatusCode::PARTIAL_CONTENT);
+        if request.method == Method::GET
+            && about_ranges
+            && let Some(specs) = range::read(&request.fields)
+            && if_range_holds(&request.fields, stored)
+        {
+            return ranged(fields, stored, &specs);
+        }
+        if let Some(part) = stored.part {
+            // Only a range request selects a part; this one's If-Range did not hold.
+            fields.set_text("content-range", content_range(part.span, part.complete));
+        }
+        let length = has_content(stored.status).then_some(stored.content.len() as u64);
+        let body = if request.method == Method::HEAD || length.is_none() {
+            Body::None { length }
+        } else {
+            Body::Whole(stored.content.clone())
+        };
+        Response { status: stored.status, fields, body }
+    }
+
+    fn not_modified(
+        &self,
+        request: &Request,
+        head: &StoredHead,
+        now: Timestamp,
+        status: &CacheStatus,
+    ) -> Response {
+        let mut fields = self.outgoing(request, head, now, status);
+        keep_for_304(&mut fields);
+        Response { status: StatusCode::NOT_MODIFIED, fields, body: Body::None { length: None } }
+    }
+
+    /// A stored response's fields on their way to a client.
+    fn outgoing(
+        &self,
+        request: &Request,
+        head: &StoredHead,
+        now: Timestamp,
+        status: &CacheStatus,
+    ) -> Fields {
+        let mut fields = head.fields.clone();
+        self.finish(request, &mut fields);
+        add_response_fields(&mut fields, Some(head.current_age(now).0), true, status);
+        fields
+    }
+
+    /// What is done to every response on its way out.
+    pub(super) fn finish(&self, request: &Request, fields: &mut Fields) {
+        rewrite(fields, &self.settings.origin, request.authority());
+        if self.settings.no_browser_cache {
+            fields.remove("expires");
+            fields.set_text("cache-control", "no-store".to_string());
+        }
+    }
+}
+
+/// The answer to a range request (RFC 9110 §14.2, §15.3.7, §15.5.17).
+fn ranged(mut fields: Fields, stored: &StoredResponse, specs: &[range::Spec]) -> Response {
+    let length = stored.content.len() as u64;
+    let wanted = match stored.part {
+        None => range::wanted(specs, length),
+        Some(part) => part.covers(length, specs).map_or(Wanted::Whole, Wanted::One),
+    };
+    let (first, complete) = match stored.part {
+        None => (0, Some(length)),
+        Some(part) => (part.span.first, part.complete),
+    };
+    let slice = |span: Span| {
+        stored.content.slice((span.first - first) as usize..=(span.last - first) as usize)
+    };
+    match wanted {
+        Wanted::Whole => {
+            Response { status: stored.status, fields, body: Body::Whole(stored.content.clone()) }
+        }
+        Wanted::One(span) => {
+            fields.set_text("content-range", content_range(span, complete));
+            let status = StatusCode::PARTIAL_CONTENT;
+            Response { status, fields, body: Body::Whole(slice(span)) }
+        }
+        Wanted::Several(spans) => several(fields, &spans, complete, slice),
+        Wanted::Nothing => {
+            fields.remove("content-type");
+            fields.set_text("content-range", format!("bytes */{length}"));
+            let status = StatusCode::RANGE_NOT_SATISFIABLE;
+            Response { status, fields, body: Body::Whole(Bytes::new()) }
+        }
+    }
+}
+
+/// Several ranges in one response (RFC 9110 §14.6). Nothing of the content is copied.
+fn several(
+    mut fields: Fields,
+    spans: &[Span],
+    complete: Option<u64>,
+    slice: impl Fn(Span) -> Bytes,
+) -> Response {
+    // Nobody can know it beforehand, so no content can hold it on purpose.
+    let random = RandomState::new();
+    let boundary = format!("{:016x}{:016x}", random.hash_one(0), random.hash_one(1));
+    let content_type = fields.get("content-type").cloned();
+    let mut pieces = VecDeque::new();
+    for span in spans {
+        let mut head = format!("\r\n--{boundary}\r\n").into_bytes();
+        if let Some(content_type) = &content_type {
+            head.extend_from_slice(b"Content-Type: ");
+            head.extend_from_slice(content_type.as_bytes());
+            head.extend_from_slice(b"\r\n");
+        }
+        let range = content_range(*span, complete);
+        head.extend_from_slice(format!("Content-Range: {range}\r\n\r\n").as_bytes());
+        pieces.push_back(Bytes::from(head));
+        pieces.push_back(slice(*span));
+    }
+    pieces.push_back(Bytes::from(format!("\r\n--{boundary}--\r\n")));
+    let length = pieces.iter().map(|piece| piece.len() as u64).sum();
+    fields.set_text("content-type", format!("multipart/byteranges; boundary={boundary}"));
+    fields.remove("content-range");
+    let body = Body::Arriving(Box::new(Pieces { length, pieces }));
+    Response { status: StatusCode::PARTIAL_CONTENT, fields, body }
+}
+
+/// Content in memory, piece by piece.
+struct Pieces {
+    length: u64,
+    pieces: VecDeque<Bytes>,
+}
+
+impl Arriving for Pieces {
+    fn length(&self) -> Option<u64> {
+        Some(self.length)
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.pieces.front().is_some_and(Bytes::is_empty) {
+            self.pieces.pop_front();
+        }
+        let Some(piece) = self.pieces.front_mut() else { return Ok(0) };
+        let count = buffer.len().min(piece.len());
+        buffer[..count].copy_from_slice(&piece.split_to(count));
+        Ok(count)
+    }
+}

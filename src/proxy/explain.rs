@@ -1,0 +1,166 @@
+//! `proxy explain`: one request, made as the proxy would make it, and everything that decided about
+//! its response.
+
+use std::sync::Arc;
+
+use crate::message::body::Body;
+use crate::message::fields::Fields;
+use crate::message::request::Request;
+use crate::origin::{Content, OriginError};
+use crate::policy::age::corrected_initial_age;
+use crate::policy::cache_control::ResponseDirectives;
+use crate::policy::forwarding::received_fields;
+use crate::policy::freshness::freshness_lifetime;
+use crate::policy::range::Part;
+use crate::policy::stored::StoredResponse;
+use crate::policy::storing::{Check, Received, checks};
+use crate::proxy::freshen::facts;
+use crate::proxy::{Admission, Answer, Attempt, Proxy, field_text};
+
+/// What became of one request.
+pub struct Explanation {
+    /// What stored responses are found by.
+    pub key: String,
+    /// What the origin server was asked for.
+    pub url: String,
+    /// The fields it was sent, without Host.
+    pub sent: Fields,
+    /// What it answered, or why it did not.
+    pub received: Result<Explained, OriginError>,
+    /// What the client is told in `Cache-Status`.
+    pub told: String,
+}
+
+/// A response, and what was decided about it.
+pub struct Explained {
+    /// Its status.
+    pub status: u16,
+    /// Its fields as they came, without hop-by-hop ones.
+    pub fields: Fields,
+    /// Bytes of content, or how reading it failed.
+    pub content: Result<u64, String>,
+    /// The rules about storing it.
+    pub checks: Vec<Check>,
+    /// Its freshness lifetime, and where that comes from.
+    pub lifetime: (crate::policy::freshness::Lifetime, &'static str),
+    /// Its age on arrival, in seconds.
+    pub age: u32,
+    /// What is stored, if it is.
+    pub stored: Option<Arc<StoredResponse>>,
+    /// What `Cache-Status` would say to the same request now.
+    pub again: String,
+}
+
+impl Proxy {
+    /// Makes one request and tells what becomes of it. An answer that needs no origin server
+    /// (`only-if-cached`, `--cache-mode offline`) is the error.
+    pub fn explain(&self, request: &Arc<Request>) -> Result<Explanation, String> {
+        let forward = match self.lookup(request, Attempt::default()) {
+            Answer::Forward(forward) => forward,
+            Answer::Ready(response) | Answer::Stale(response, _) => {
+                let told = field_text(&response.fields, "cache-status");
+                return Err(format!("answered {} without asking: {told}", response.status));
+            }
+        };
+        let (key, url, sent) = (forward.key.to_string(), forward.url.clone(), forward.sent.clone());
+        let received = match self.ask(&forward, Content::None, None) {
+            Ok(received) => received,
+            Err(error) => {
+                let told = format!(
+                    "proxy; fwd={}; detail={}",
+                    forward.why.as_str(),
+                    error.detail().as_str()
+                );
+                return Ok(Explanation { key, url, sent, received: Err(error), told });
+            }
+        };
+        let now = self.now();
+        let mut fields = received.fields.clone();
+        received_fields(&mut fields, now);
+        let facts = Received {
+            fields: &fields,
+            part: Part::read(&fields).filter(|_| received.status == 206),
+            ..facts(&forward, &received, now)
+        };
+        let rules = &self.settings.storing;
+        let checks = checks(&forward.presented, &facts, rules);
+        let directives = ResponseDirectives::read(&fields);
+        let lifetime =
+            freshness_lifetime(received.status, &fields, &directives, now, rules.freshness);
+        let source = source_of(lifetime, &fields, &directives, rules.freshness.cache_ttl.is_some());
+        let age = corrected_initial_age(&fields, forward.request_time, now).0;
+        let cache_key = forward.key.clone();
+        let status = received.status.as_u16();
+        let mut response = self.absorb(forward, received).into_response();
+        let told = field_text(&response.fields, "cache-status").to_string();
+        let content = read_all(&mut response.body);
+        let stored = self.store.get(&cache_key).and_then(|all| all.first().cloned());
+        let again = match self.lookup(request, Attempt::default()) {
+            Answer::Ready(response) | Answer::Stale(response, _) => {
+                field_text(&response.fields, "cache-status").to_string()
+            }
+            Answer::Forward(forward) => {
+                let detail = forward.detail.map_or("", |detail| detail.as_str());
+                let why = forward.why.as_str();
+                if let Admission::Lead(forward) = self.join(forward) {
+                    drop(forward);
+                }
+                format!("proxy; fwd={why}; detail={detail}")
+            }
+        };
+        let again = again.trim_end_matches("; detail=").to_string();
+        let explained = Explained {
+            status,
+            fields,
+            content,
+            checks,
+            lifetime: (lifetime, source),
+            age,
+            stored,
+            again,
+        };
+        Ok(Explanation { key, url, sent, received: Ok(explained), told })
+    }
+}
+
+/// Where a freshness lifetime comes from.
+fn source_of(
+    lifetime: crate::policy::freshness::Lifetime,
+    fields: &Fields,
+    directives: &ResponseDirectives,
+    cache_ttl: bool,
+) -> &'static str {
+    use crate::policy::freshness::Lifetime;
+    match lifetime {
+        Lifetime::Explicit(_) if directives.targeted => "CDN-Cache-Control (RFC 9213)",
+        Lifetime::Explicit(_) if directives.s_maxage.is_some() => "s-maxage (RFC 9111 §5.2.2.10)",
+        Lifetime::Explicit(_) if directives.max_age.is_some() => "max-age (RFC 9111 §5.2.2.1)",
+        Lifetime::Explicit(_) if fields.contains("date") => "Expires minus Date (RFC 9111 §5.3)",
+        Lifetime::Explicit(_) => "Expires minus the time it came (RFC 9111 §5.3)",
+        Lifetime::Operator(_) if cache_ttl => "not stated; --cache-ttl",
+        Lifetime::Operator(_) => "not stated; --default-ttl",
+        Lifetime::Heuristic(_) => {
+            "not stated; a tenth of Date minus Last-Modified (RFC 9111 §4.2.2)"
+        }
+        Lifetime::Unknown => "not stated, and nothing to guess from",
+    }
+}
+
+fn read_all(body: &mut Body) -> Result<u64, String> {
+    match body {
+        Body::None { .. } => Ok(0),
+        Body::Whole(bytes) => Ok(bytes.len() as u64),
+        Body::Growing(_) => Err("still growing".to_string()),
+        Body::Arriving(body) => {
+            let mut buffer = vec![0; 64 * 1024];
+            let mut total = 0;
+            loop {
+                match body.read(&mut buffer) {
+                    Ok(0) => return Ok(total),
+                    Ok(count) => total += count as u64,
+                    Err(error) => return Err(format!("cut short after {total} bytes: {error}")),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! What the origin server's answer to a validation does to what is stored. RFC 9111 §4.3.3 to §4.3.5,
+//! §3.2.
+
+use std::sync::Arc;
+
+use http::StatusCode;
+
+use crate::clock::Timestamp;
+use crate::message::response::Response;
+use crate::origin::OriginResponse;
+use crate::policy::age::corrected_initial_age;
+use crate::policy::forwarding::received_fields;
+use crate::policy::partial::completes;
+use crate::policy::range::Part;
+use crate::policy::reason::{CacheStatus, Detail};
+use crate::policy::stored::{StoredHead, StoredResponse};
+use crate::policy::storing::{Received, storable};
+use crate::policy::validation::{confirmed, head_confirms, merged};
+use crate::proxy::{Asking, Forward, Proxy};
+use crate::stats::Event;
+use crate::store::Put;
+
+impl Proxy {
+    /// Has the origin server answered something that is of no use, because of how it was asked? Then
+    /// `forward` asks for the whole, without a condition.
+    pub(super) fn has_to_ask_again(
+        &self,
+        forward: &mut Forward,
+        received: &OriginResponse,
+    ) -> bool {
+        let detail = match (&forward.asking, received.status) {
+            // §4.3.4: it is about a representation that is not stored.
+            (Asking::Whether(offered), StatusCode::NOT_MODIFIED)
+                if confirmed(offered, &received.fields).is_none() =>
+            {
+                Detail::Validator
+            }
+            (Asking::Rest(_), StatusCode::RANGE_NOT_SATISFIABLE | StatusCode::NOT_MODIFIED) => {
+                Detail::Rest
+            }
+            (Asking::Rest(prefix), StatusCode::PARTIAL_CONTENT) => {
+                let facts = Received {
+                    part: Part::read(&received.fields),
+                    ..facts(forward, received, self.clock.now())
+                };
+                let head =
+                    storable(&forward.presented, &forward.sent, facts, &self.settings.storing);
+                if head.is_ok_and(|head| completes(&head, prefix)) {
+                    return false;
+                }
+                self.store.remove(&forward.key, prefix);
+                Detail::Rest
+            }
+            _ => return false,
+        };
+        forward.asking = Asking::Whole;
+        forward.detail = Some(detail);
+        true
+    }
+
+    /// A 304 has come that confirms what was offered: freshens that, and answers with it (§4.3.3).
+    pub(super) fn freshen(
+        &self,
+        mut forward: Box<Forward>,
+        stored: &Arc<StoredResponse>,
+        mut received: OriginResponse,
+    ) -> Response {
+        let response_time = self.clock.now();
+        received_fields(&mut received.fields, response_time);
+        let (freshened, put) = self.merge(&forward, stored, &received, response_time);
+        match (put, forward.leader.take()) {
+            (true, Some(leader)) => leader.stored(),
+            (false, Some(leader)) => leader.unshareable(),
+            _ => {}
+        }
+        self.stats.count(Event::Hit);
+        self.stats.count(Event::Freshened);
+        let status = CacheStatus {
+            why: Some(forward.why),
+            forward_status: Some(received.status.as_u16()),
+            freshness_left: freshened.freshness_left(response_time),
+            stored: put,
+            detail: forward.detail,
+            ..CacheStatus::default()
+        };
+        self.respond_with(&forward.request, &freshened, response_time, &status)
+    }
+
+    /// A stored response with the fields that have come, and whether it is stored in its place.
+    fn merge(
+        &self,
+        forward: &Forward,
+        stored: &Arc<StoredResponse>,
+        received: &OriginResponse,
+        response_time: Timestamp,
+    ) -> (Arc<StoredResponse>, bool) {
+        let fields = merged(stored, &received.fields);
+        let facts = Received {
+            status: stored.status,
+            fields: &fields,
+            length: Some(stored.content.len() as u64),
+            part: stored.part,
+            ..facts(forward, received, response_time)
+        };
+        let presented = forward.presented.in_the_background();
+        match storable(&presented, &forward.sent, facts, &self.settings.storing) {
+            Ok(head) => {
+                let freshened = Arc::new(StoredResponse::new(head, stored.content.clone()));
+                let put = self.store.put(&forward.key, Arc::clone(&freshened), forward.generation);
+                (freshened, put == Put::Stored)
+            }
+            Err(detail) => {
+                if forward.is_about_the_target(detail) {
+                    self.store.remove(&forward.key, stored);
+                }
+                let age_on_arrival =
+                    corrected_initial_age(&fields, forward.request_time, response_time);
+                let head =
+                    StoredHead { fields, age_on_arrival, response_time, ..stored.head().clone() };
+                (Arc::new(StoredResponse::new(head, stored.content.clone())), false)
+            }
+        }
+    }
+
+    /// A 200 to HEAD freshens the stored response to GET, or shows that it is out of date (§4.3.5).
+    /// `received` has passed [`received_fields`].
+    pub(super) fn freshen_by_head(
+        &self,
+        forward: &Forward,
+        received: &OriginResponse,
+        response_time: Timestamp,
+    ) {
+        let Some(stored) = &forward.selected else { return };
+        if stored.part.is_some() {
+            return;
+        }
+        if head_confirms(stored, &received.fields, received.length) {
+            self.merge(forward, stored, received, response_time);
+        } else if stored.is_fresh(response_time) {
+            let head = StoredHead { fresh_until: response_time, ..stored.head().clone() };
+            let outdated = Arc::new(StoredResponse::new(head, stored.content.clone()));
+            self.store.put(&forward.key, outdated, forward.generation);
+        }
+    }
+}
+
+/// What is known of a response that has come.
+pub(super) fn facts<'a>(
+    forward: &Forward,
+    received: &'a OriginResponse,
+    response_time: Timestamp,
+) -> Received<'a> {
+    Received {
+        status: received.status,
+        fields: &received.fields,
+        length: received.length,
+        part: None,
+        describes_target: false,
+        request_time: forward.request_time,
+        response_time,
+    }
+}

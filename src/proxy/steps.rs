@@ -1,0 +1,163 @@
+//! What a request is between two steps of the engine: an answer, a place among those who wait, or
+//! something that is on its way to the origin server.
+
+use std::sync::Arc;
+
+use http::Method;
+
+use crate::clock::Timestamp;
+use crate::flight::{Landing, Leader, Parked, Seat};
+use crate::message::body::Body;
+use crate::message::fields::Fields;
+use crate::message::request::Request;
+use crate::message::response::Response;
+use crate::policy::key::CacheKey;
+use crate::policy::reason::{Detail, Why};
+use crate::policy::reuse::Presented;
+use crate::policy::stored::StoredResponse;
+use crate::recording::{Fetched, Filler};
+use crate::store::{Generation, Variants};
+
+/// What [`Proxy::lookup`] found.
+pub enum Answer {
+    /// The response.
+    Ready(Response),
+    /// A stale response, and what fetches a new one in the background.
+    Stale(Response, Box<Forward>),
+    /// The origin server has to be asked.
+    Forward(Box<Forward>),
+}
+
+/// What [`Proxy::join`] decided.
+pub enum Admission {
+    /// Go on with [`Proxy::forward`].
+    Lead(Box<Forward>),
+    /// Another request is fetching this: park.
+    Wait(Waiting),
+    /// The response: the origin server has just failed for another request.
+    Ready(Response),
+}
+
+/// How often a request has waited for another's answer, and what came of it.
+#[derive(Default)]
+pub struct Attempt {
+    pub(super) waits: u8,
+    pub(super) landing: Option<Landing>,
+    pub(super) why: Option<Why>,
+}
+
+impl Attempt {
+    /// The same, after waiting once more.
+    pub(super) fn waiting(self, why: Why) -> Self {
+        Self { waits: self.waits + 1, landing: None, why: Some(self.why.unwrap_or(why)) }
+    }
+
+    /// Has it not waited for anyone yet?
+    pub fn is_first(&self) -> bool {
+        self.waits == 0
+    }
+
+    /// It has its answer, and hands on what it was given to lead.
+    pub(super) fn satisfied(self) {
+        if let Some(Landing::Lead(leader)) = self.landing {
+            leader.stored();
+        }
+    }
+
+    /// Why it was to be forwarded, before it got what another request had fetched.
+    pub(super) fn waited_for(&self) -> Option<Why> {
+        let got = matches!(self.landing, Some(Landing::Stored | Landing::Growing(_)));
+        self.why.filter(|_| got)
+    }
+}
+
+/// A request on its way to the origin server.
+pub struct Forward {
+    pub(super) request: Arc<Request>,
+    /// The method that the origin server is asked with: GET for what is fetched in the background.
+    pub(super) method: Method,
+    pub(super) presented: Presented,
+    pub(super) key: CacheKey,
+    pub(super) url: String,
+    /// The header section as the origin server gets it, but for what [`Asking`] changes.
+    pub(super) sent: Fields,
+    pub(super) asking: Asking,
+    /// Fingerprint of the selecting header fields, where some are known.
+    pub(super) selecting: Vec<u8>,
+    pub(super) why: Why,
+    pub(super) detail: Option<Detail>,
+    /// What fits the request but may not be used as it is.
+    pub(super) selected: Option<Arc<StoredResponse>>,
+    /// What was stored at the time of the lookup.
+    pub(super) found: Option<Variants>,
+    pub(super) request_time: Timestamp,
+    pub(super) generation: Generation,
+    pub(super) attempt: Attempt,
+    pub(super) leader: Option<Leader>,
+}
+
+/// What the origin server is asked for.
+pub(super) enum Asking {
+    /// What the client asks for.
+    AsItIs,
+    /// Whether one of these still holds (§4.3.1).
+    Whether(Vec<Arc<StoredResponse>>),
+    /// The rest of this one (§3.3).
+    Rest(Arc<StoredResponse>),
+    /// The whole, without a condition.
+    Whole,
+}
+
+/// What [`Proxy::forward`] brought: a response, and what has to be run to its end by someone who can
+/// wait, if its body is still to be fetched.
+pub struct Forwarded {
+    /// The response.
+    pub response: Response,
+    /// What moves its growing body along.
+    pub filler: Option<Filler>,
+}
+
+impl Forwarded {
+    /// The response alone, with a body that is fetched by whoever reads it.
+    pub fn into_response(self) -> Response {
+        let Self { response: Response { status, fields, body }, filler } = self;
+        let body = match (body, filler) {
+            (Body::Growing(reader), Some(filler)) => Fetched { filler, reader }.into_body(),
+            (body, _) => body,
+        };
+        Response { status, fields, body }
+    }
+
+    /// Fetches what is to be stored, and drops the rest: for what was asked in the background.
+    pub fn finish(self) {
+        drop(self.response);
+        if let Some(filler) = self.filler {
+            filler.run();
+        }
+    }
+}
+
+impl From<Response> for Forwarded {
+    fn from(response: Response) -> Self {
+        Self { response, filler: None }
+    }
+}
+
+/// A request that waits for another's answer.
+pub struct Waiting {
+    pub(super) seat: Seat,
+    pub(super) attempt: Attempt,
+}
+
+impl Waiting {
+    /// Parks the request: `resume` is called, on some other thread or in this very call, with what
+    /// [`Proxy::lookup`] is to be given then. It must not block.
+    pub fn park(self, resume: Box<dyn FnOnce(Attempt) + Send>) {
+        let mut attempt = self.attempt;
+        let parked: Parked = Box::new(move |landing| {
+            attempt.landing = Some(landing);
+            resume(attempt);
+        });
+        self.seat.park(parked);
+    }
+}
