@@ -89,12 +89,8 @@ impl Config {
         let read = Values(args);
         let mode = read.one_of("--cache-mode", &MODES)?.unwrap_or(Mode::Standard);
         let responses = read.number("--cache-size-limit", 0..=u64::MAX)?;
-        let cache_ttl = read.seconds("--cache-ttl")?;
-        let default_ttl = read.default_ttl()?;
-        let stale_if_error = read.seconds("--stale-if-error")?.unwrap_or(DeltaSeconds(86_400));
-        let stale_while_revalidate = read.seconds("--stale-while-revalidate")?.unwrap_or_default();
-        let content_bytes = read.bytes("--max-object-size")?.unwrap_or(8 << 20);
-        let force = mode == Mode::Force;
+        let storing = read.storing(mode)?;
+        let content_bytes = storing.object_bytes_max;
         read.one_of("--store", &[("memory", ())])?;
         read.one_of("--front", &[("tiny-http", ())])?;
         Ok(Self {
@@ -107,16 +103,10 @@ impl Config {
                 mode,
                 disabled: responses == Some(0),
                 reuses_max: read.hit_ttl()?,
-                stale_while_revalidate,
-                stale_if_error,
+                stale_while_revalidate: storing.stale_while_revalidate,
+                stale_if_error: storing.stale_if_error,
             },
-            storing: StoringRules {
-                freshness: FreshnessRules { cache_ttl, default_ttl, force },
-                share_cookies: args.is_on("--share-cookies"),
-                stale_if_error,
-                stale_while_revalidate,
-                object_bytes_max: content_bytes,
-            },
+            storing,
             key: KeyRules {
                 ignored: args.all("--ignore-param").iter().map(|glob| Glob::new(glob)).collect(),
                 sort_query: args.is_on("--sort-query"),
@@ -242,6 +232,21 @@ impl Values<'_> {
     fn seconds(&self, name: &'static str) -> Result<Option<DeltaSeconds>, UsageError> {
         let accepted = "a duration in whole seconds: 30, 30s, 10m, 2h or 7d";
         self.read(name, accepted, |word| read_duration(word).and_then(whole_seconds))
+    }
+
+    fn storing(&self, mode: Mode) -> Result<StoringRules, UsageError> {
+        let day = DeltaSeconds(86_400);
+        Ok(StoringRules {
+            freshness: FreshnessRules {
+                cache_ttl: self.seconds("--cache-ttl")?,
+                default_ttl: self.default_ttl()?,
+                force: mode == Mode::Force,
+            },
+            share_cookies: self.0.is_on("--share-cookies"),
+            stale_if_error: self.seconds("--stale-if-error")?.unwrap_or(day),
+            stale_while_revalidate: self.seconds("--stale-while-revalidate")?.unwrap_or_default(),
+            object_bytes_max: self.bytes("--max-object-size")?.unwrap_or(8 << 20),
+        })
     }
 
     /// So many requests in a span: `5/s`, `30/m`, `1000/h`.

@@ -28,6 +28,7 @@ use crate::policy::validation::{
     ask_for_rest, has_validator, make_conditional, make_unconditional, offerable,
 };
 use crate::policy::{range, vary};
+use crate::proxy::steps::Asking;
 use crate::stats::{Event, Stats};
 use crate::store::{Store, Variants};
 
@@ -37,9 +38,10 @@ pub mod explain;
 mod freshen;
 mod refusal;
 mod steps;
+mod upgrade;
 
-use steps::Asking;
 pub use steps::{Admission, Answer, Attempt, Forward, Forwarded, Waiting};
+pub use upgrade::{Upgraded, protocols};
 
 /// How often one request waits for others before it asks for itself.
 const WAITS_MAX: u8 = 2;

@@ -31,12 +31,23 @@ pub const PIECE_BYTES: usize = 64 * 1024;
 
 /// A body that passes through to one client and is not kept.
 pub struct Relayed {
-    /// The origin server's body.
-    pub body: Box<dyn OriginBody>,
-    /// Its length, where the head stated it.
-    pub length: Option<u64>,
+    body: Box<dyn OriginBody>,
+    /// Where the head stated it.
+    length: Option<u64>,
     /// Counts bodies that are cut short.
-    pub stats: Arc<Stats>,
+    stats: Arc<Stats>,
+}
+
+impl Relayed {
+    /// The body for the one client.
+    pub fn body(
+        body: Option<Box<dyn OriginBody>>,
+        length: Option<u64>,
+        stats: &Arc<Stats>,
+    ) -> Body {
+        let Some(body) = body else { return Body::None { length } };
+        Body::Arriving(Box::new(Self { body, length, stats: Arc::clone(stats) }))
+    }
 }
 
 impl Arriving for Relayed {

@@ -14,6 +14,7 @@ use http::{Method, Version};
 use crate::clock::Timestamp;
 use crate::front::connections::{Activity, Connections};
 use crate::front::sending::Sending;
+use crate::front::sockets::Client;
 use crate::front::wire::{
     CHUNK_HEAD_BYTES, Delimiting, LAST_CHUNK, Reader, chunk_head, interim_head,
 };
@@ -136,6 +137,20 @@ impl Exchange {
         let head = Response { status, fields, body: Body::None { length: None } };
         let head = self.reader.head(&head, delimiting);
         Ok(Sending::new(self, socket, head, body, delimiting, told))
+    }
+
+    /// The client's socket, for a response that is sent past tiny_http's writer, and what the log says
+    /// of it; the connection is a tunnel from now on.
+    pub(super) fn become_tunnel(&self) -> Option<(Client, Told)> {
+        let socket = self.shared.connections.socket(self.peer)?;
+        self.shared.connections.note_tunnel(self.peer);
+        let cache_status = "proxy; fwd=bypass; fwd-status=101; detail=upgrade".to_string();
+        Some((socket, Told { status: 101, from_cache: false, cache_status }))
+    }
+
+    /// Reads what the client sends through a tunnel.
+    pub(super) fn read_from_tunnel(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.inner.as_mut().map_or(Ok(0), |inner| inner.as_reader().read(buffer))
     }
 
     /// Ends an exchange whose response was sent past tiny_http's writer.

@@ -12,5 +12,6 @@ mod pump;
 mod sending;
 mod sockets;
 pub mod tiny;
+mod tunnels;
 pub mod wire;
 pub mod workers;

@@ -82,6 +82,18 @@ impl Client {
         let _ = shutdown(self.0, Shutdown::Both);
     }
 
+    /// Sends all bytes, and waits for the client to take them.
+    pub(super) fn send_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match send(self.0, bytes, MsgFlags::MSG_NOSIGNAL) {
+                Ok(count) => bytes = &bytes[count..],
+                Err(nix::Error::EINTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
     /// Sends bytes past the connection's owner, as far as the system takes them at once.
     pub(super) fn send_now(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {

@@ -34,13 +34,14 @@ use parking_lot::Mutex;
 use crate::front::connections::{ConnectionLimits, Connections};
 use crate::front::exchange::{Exchange, Shared, discard_unread};
 use crate::front::pump::Pump;
+use crate::front::tunnels::{self, Tunnels};
 use crate::front::wire::Reader;
 use crate::front::workers::{Job, Kind, Pool, Role};
 use crate::message::body::Body;
 use crate::message::fields::Fields;
 use crate::message::request::{Framing, Request, RequestError};
 use crate::origin::Content;
-use crate::proxy::{Admission, Answer, Attempt, Forward, Forwarded, Proxy};
+use crate::proxy::{Admission, Answer, Attempt, Forward, Forwarded, Proxy, Upgraded, protocols};
 use crate::stats::{AccessLog, Event};
 
 /// How often the connections are looked at, at least.
@@ -73,6 +74,7 @@ struct Inner {
     shared: Arc<Shared>,
     pool: Pool,
     pump: Pump,
+    tunnels: Tunnels,
     stopping: AtomicBool,
     /// The server that accepts at present.
     server: Mutex<Option<Arc<tiny_http::Server>>>,
@@ -97,6 +99,7 @@ impl Front {
             shared: Arc::new(shared),
             pool,
             pump,
+            tunnels: Tunnels::default(),
             stopping: AtomicBool::new(false),
             server: Mutex::new(None),
         });
@@ -269,6 +272,9 @@ impl Inner {
     /// On a worker: answers from the cache, waits for another request, or asks the origin server.
     fn look_up(self: &Arc<Self>, exchange: Exchange, attempt: Attempt, role: Role) {
         let proxy = &self.shared.proxy;
+        if let Some(protocols) = protocols(&exchange.request) {
+            return self.go_over_soon(exchange, protocols);
+        }
         let kind = if attempt.is_first() { Kind::Forward } else { Kind::ResumedForward };
         match proxy.lookup(&exchange.request, attempt) {
             Answer::Ready(response) => self.respond(exchange, response.into()),
@@ -286,6 +292,26 @@ impl Inner {
                     waiting.park(Box::new(resume));
                 }
             },
+        }
+    }
+
+    /// Hands a request to go over to another protocol to a worker that may wait.
+    fn go_over_soon(self: &Arc<Self>, exchange: Exchange, protocols: String) {
+        let inner = Arc::clone(self);
+        self.wait_soon(exchange, Kind::Forward, move |exchange| {
+            inner.go_over(exchange, &protocols);
+        });
+    }
+
+    fn go_over(&self, exchange: Exchange, protocols: &str) {
+        let proxy = &self.shared.proxy;
+        let Some(place) = self.tunnels.place() else {
+            let response = proxy.refuse_for_want_of_tunnels(exchange.request.prefers_json());
+            return exchange.answer(response);
+        };
+        match proxy.upgrade(&exchange.request, protocols) {
+            Upgraded::Agreed(fields, tunnel) => tunnels::begin(exchange, &fields, tunnel, place),
+            Upgraded::Declined(response) => exchange.answer(response),
         }
     }
 
@@ -316,13 +342,24 @@ impl Inner {
 
     /// Hands a request for the origin server to a worker that may wait.
     fn forward_soon(self: &Arc<Self>, exchange: Exchange, forward: Box<Forward>, kind: Kind) {
-        let slot = Arc::new(Mutex::new(Some(exchange)));
         let inner = Arc::clone(self);
+        self.wait_soon(exchange, kind, move |exchange| inner.forward(exchange, forward));
+    }
+
+    /// Hands an exchange to a worker that may wait.
+    fn wait_soon(
+        &self,
+        exchange: Exchange,
+        kind: Kind,
+        work: impl FnOnce(Exchange) + Send + 'static,
+    ) {
+        // The slot lets the exchange come back out of a job that was not taken.
+        let slot = Arc::new(Mutex::new(Some(exchange)));
         let taken = Arc::clone(&slot);
         let job: Job = Box::new(move |_| {
             let exchange = taken.lock().take();
             if let Some(exchange) = exchange {
-                inner.forward(exchange, forward);
+                work(exchange);
             }
         });
         if self.pool.submit(kind, job).is_err() {

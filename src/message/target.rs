@@ -174,16 +174,20 @@ pub fn url_at(origin: &OriginUrl, target: &str) -> String {
     encode(&format!("{origin}{path}"))
 }
 
-/// Have two absolute URIs the same scheme, host and port?
-pub fn same_authority(one: &str, other: &str) -> bool {
+/// The absolute URI `uri` with scheme, host and port written as in `like`; `None` if they are not the
+/// same.
+pub fn written_like(uri: &str, like: &str) -> Option<String> {
     let parts = |uri: &str| {
         let (scheme, rest) = uri.split_once("://")?;
         let scheme = scheme.to_ascii_lowercase();
-        let (host, port) = split_authority(rest.split(['/', '?', '#']).next()?)?;
+        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        let (host, port) = split_authority(&rest[..end])?;
         let usual = if scheme == "https" { 443 } else { 80 };
-        Some((scheme, host, port.unwrap_or(usual)))
+        let path_at = uri.len() - rest.len() + end;
+        Some(((scheme, host, port.unwrap_or(usual)), path_at))
     };
-    parts(one).is_some_and(|one| parts(other) == Some(one))
+    let ((own, path_at), (other, other_path_at)) = (parts(uri)?, parts(like)?);
+    (own == other).then(|| format!("{}{}", &like[..other_path_at], &uri[path_at..]))
 }
 
 /// Percent-encodes the bytes that a URI may not hold (RFC 3986 §2), and leaves `%` alone.
@@ -299,6 +303,16 @@ mod tests {
             assert_eq!(resolved.as_deref(), Some(expected), "RFC 3986 §5.4: {reference}");
         }
         assert_eq!(resolve(base, "ftp://x/"), None);
+    }
+
+    #[test]
+    fn uris_of_one_server_can_be_written_alike() {
+        let like = |uri| written_like(uri, "http://o:80/x?y");
+        assert_eq!(like("HTTP://O/a?b").as_deref(), Some("http://o:80/a?b"));
+        assert_eq!(like("http://o").as_deref(), Some("http://o:80"));
+        for other in ["https://o/a", "http://o:81/a", "http://p/a", "/a", "http://"] {
+            assert_eq!(like(other), None, "{other}");
+        }
     }
 
     #[test]

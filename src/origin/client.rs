@@ -29,8 +29,9 @@ use crate::message::target::OriginUrl;
 use crate::origin::interim::{Beginning, INTERIM_MAX, look_at};
 use crate::origin::resolver::Names;
 use crate::origin::trust::Roots;
+use crate::origin::tunnel::Dialer;
 use crate::origin::{
-    Content, Interim, Origin, OriginBody, OriginError, OriginRequest, OriginResponse,
+    Content, Interim, Origin, OriginBody, OriginError, OriginRequest, OriginResponse, Upgrade,
 };
 
 /// The most bytes a response head may have; a longer one is an invalid response.
@@ -70,6 +71,7 @@ pub struct Reach {
 pub struct Client {
     plain: Agent,
     secure: Agent,
+    dialer: Dialer,
     connect_timeout: Duration,
     origin_timeout: Duration,
 }
@@ -77,6 +79,10 @@ pub struct Client {
 impl Client {
     /// Sets the client up; the error is one line that names the proxy that cannot be used.
     pub fn new(reach: Reach) -> Result<Self, String> {
+        let names = Names::default();
+        let timeouts = (reach.connect_timeout, reach.origin_timeout);
+        let dialer =
+            Dialer::new(names.clone(), timeouts, reach.roots.clone(), reach.egress.clone());
         let tls = match reach.roots {
             Some(roots) => {
                 let certificates = RootCerts::Specific(roots.certificates.into());
@@ -84,7 +90,6 @@ impl Client {
             }
             None => TlsConfig::builder().disable_verification(true).build(),
         };
-        let names = Names::default();
         let agent = |egress: Option<String>| -> Result<Agent, String> {
             let proxy = egress.map(|url| egress_proxy(&url)).transpose()?;
             let config = Config::builder()
@@ -119,6 +124,7 @@ impl Client {
         Ok(Self {
             plain: agent(reach.egress.0)?,
             secure: agent(reach.egress.1)?,
+            dialer,
             connect_timeout: reach.connect_timeout,
             origin_timeout: reach.origin_timeout,
         })
@@ -222,6 +228,10 @@ impl Origin for Client {
                 None => Err(self.explain(url, error)),
             },
         }
+    }
+
+    fn upgrade(&self, request: OriginRequest<'_, '_>) -> Result<Upgrade, OriginError> {
+        self.dialer.upgrade(&request)
     }
 }
 

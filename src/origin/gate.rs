@@ -9,7 +9,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
-use std::io;
+use std::io::{self, Read};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::clock::{Clock, DeltaSeconds, Timestamp};
 use crate::message::fields::Fields;
-use crate::origin::{Origin, OriginBody, OriginError, OriginRequest, OriginResponse};
+use crate::origin::{Origin, OriginBody, OriginError, OriginRequest, OriginResponse, Upgrade};
 use crate::policy::cache_control::read_seconds;
 use crate::policy::reason::Detail;
 
@@ -125,6 +125,14 @@ impl Gated {
     /// What a 503 holds back: requests for the same URI.
     fn uri(&self, request: &OriginRequest<'_, '_>) -> u64 {
         self.hasher.hash_one(("uri", request.url))
+    }
+
+    fn whom(&self, request: &OriginRequest<'_, '_>) -> Whom {
+        Whom {
+            authority: self.authority(request),
+            credentials: self.credentials(request),
+            uri: self.uri(request),
+        }
     }
 
     /// Lets a request through, now or when it is its turn, or says why not.
@@ -238,19 +246,31 @@ impl Gated {
 impl Origin for Gated {
     fn send(&self, request: OriginRequest<'_, '_>) -> Result<OriginResponse, OriginError> {
         let pass = self.admit(&request)?;
-        let whom = Whom {
-            authority: self.authority(&request),
-            credentials: self.credentials(&request),
-            uri: self.uri(&request),
-        };
-        let asked_at = self.clock.now();
+        let (whom, asked_at) = (self.whom(&request), self.clock.now());
         match self.inner.send(request) {
-            Ok(mut response) => {
+            Ok(response) => {
                 self.note_answer(whom, &response);
-                response.body = response
-                    .body
-                    .map(|body| -> Box<dyn OriginBody> { Box::new(Passing { body, _pass: pass }) });
-                Ok(response)
+                Ok(held_by(response, pass))
+            }
+            Err(error) => {
+                self.note_error(whom, asked_at, &error);
+                Err(error)
+            }
+        }
+    }
+
+    fn upgrade(&self, request: OriginRequest<'_, '_>) -> Result<Upgrade, OriginError> {
+        let pass = self.admit(&request)?;
+        let (whom, asked_at) = (self.whom(&request), self.clock.now());
+        match self.inner.upgrade(request) {
+            Ok(Upgrade::Declined(response)) => {
+                self.note_answer(whom, &response);
+                Ok(Upgrade::Declined(held_by(response, pass)))
+            }
+            Ok(Upgrade::Agreed(fields, mut tunnel)) => {
+                let held = Holding { inner: tunnel.from_origin, _pass: pass };
+                tunnel.from_origin = Box::new(held);
+                Ok(Upgrade::Agreed(fields, tunnel))
             }
             Err(error) => {
                 self.note_error(whom, asked_at, &error);
@@ -280,14 +300,28 @@ impl Drop for Pass {
     }
 }
 
-/// A body whose request is under way until it is dropped.
-struct Passing {
-    body: Box<dyn OriginBody>,
-    _pass: Pass,
+/// A response whose request is under way until its body is dropped.
+fn held_by(mut response: OriginResponse, pass: Pass) -> OriginResponse {
+    response.body = response
+        .body
+        .map(|inner| -> Box<dyn OriginBody> { Box::new(Holding { inner, _pass: pass }) });
+    response
 }
 
-impl OriginBody for Passing {
+/// Something that is read, and its leave.
+struct Holding<T: ?Sized> {
+    _pass: Pass,
+    inner: Box<T>,
+}
+
+impl OriginBody for Holding<dyn OriginBody> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.body.read(buffer)
+        self.inner.read(buffer)
+    }
+}
+
+impl Read for Holding<dyn Read + Send> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.inner.read(buffer)
     }
 }

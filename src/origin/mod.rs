@@ -1,7 +1,7 @@
 //! The origin server as the engine sees it: a request goes in, a response or an error comes out.
 
 use std::fmt;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,11 +17,36 @@ pub mod interim;
 pub mod redirects;
 pub mod resolver;
 pub mod trust;
+pub mod tunnel;
 
 /// Something that answers requests: the origin server, or a script in a test.
 pub trait Origin: Send + Sync {
     /// Sends a request and waits for the head of the response.
     fn send(&self, request: OriginRequest<'_, '_>) -> Result<OriginResponse, OriginError>;
+
+    /// Sends a request to go over to another protocol, on a connection of its own (RFC 9110 §7.8).
+    /// `request` has `Connection` and `Upgrade` among its fields, and no content.
+    fn upgrade(&self, request: OriginRequest<'_, '_>) -> Result<Upgrade, OriginError> {
+        self.send(request).map(Upgrade::Declined)
+    }
+}
+
+/// What an origin server answers to a request to go over to another protocol.
+pub enum Upgrade {
+    /// 101: from now on the connection speaks the other protocol.
+    Agreed(Fields, Tunnel),
+    /// Any other response.
+    Declined(OriginResponse),
+}
+
+/// A connection that speaks another protocol.
+pub struct Tunnel {
+    /// What the origin server says.
+    pub from_origin: Box<dyn Read + Send>,
+    /// What it is told.
+    pub to_origin: Box<dyn Write + Send>,
+    /// Ends both, from any thread.
+    pub hang_up: Box<dyn Fn() + Send + Sync>,
 }
 
 /// A request to the origin server.

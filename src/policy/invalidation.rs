@@ -3,7 +3,7 @@
 use http::{Method, StatusCode};
 
 use crate::message::fields::Fields;
-use crate::message::target::{resolve, same_authority};
+use crate::message::target::{resolve, written_like};
 use crate::policy::key::{CacheKey, KeyRules};
 
 /// Does this response to this method make what is stored for the target URI invalid?
@@ -22,7 +22,7 @@ pub fn named(key: &CacheKey, response: &Fields, rules: &KeyRules) -> Vec<CacheKe
         .flat_map(|name| response.get_all(name))
         .filter_map(|value| std::str::from_utf8(value.as_bytes()).ok())
         .filter_map(|reference| resolve(key.as_str(), reference.trim()))
-        .filter(|uri| same_authority(uri, key.as_str()))
+        .filter_map(|uri| written_like(&uri, key.as_str()))
         .map(|uri| rules.key_of(&uri))
         .collect()
 }
@@ -35,5 +35,6 @@ pub fn describes_target(key: &CacheKey, response: &Fields, rules: &KeyRules) -> 
     std::str::from_utf8(value.as_bytes())
         .ok()
         .and_then(|reference| resolve(key.as_str(), reference.trim()))
-        .is_some_and(|uri| same_authority(&uri, key.as_str()) && rules.key_of(&uri) == *key)
+        .and_then(|uri| written_like(&uri, key.as_str()))
+        .is_some_and(|uri| rules.key_of(&uri) == rules.key_of(key.as_str()))
 }

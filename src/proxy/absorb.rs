@@ -160,10 +160,7 @@ impl Proxy {
                     leader.unshareable();
                 }
                 self.drop_replaced(forward, received.status, detail);
-                let stats = Arc::clone(&self.stats);
-                let body = received.body.take().map_or(Body::None { length }, |body| {
-                    Body::Arriving(Box::new(Relayed { body, length, stats }))
-                });
+                let body = Relayed::body(received.body.take(), length, &self.stats);
                 return Ok(Kept::Not(detail, body));
             }
         };

@@ -22,6 +22,15 @@ impl Proxy {
         response
     }
 
+    /// An answer for a request that there is no tunnel left for (RFC 9110 §15.6.4).
+    pub fn refuse_for_want_of_tunnels(&self, prefers_json: bool) -> Response {
+        let text = "proxy: too many connections speak another protocol already";
+        let status = CacheStatus { detail: Some(Detail::Full), ..CacheStatus::default() };
+        let mut response = self.own(StatusCode::SERVICE_UNAVAILABLE, text, prefers_json, status);
+        response.fields.set_text("retry-after", "1".to_string());
+        response
+    }
+
     /// An answer for a request that is not acceptable.
     pub fn refuse(&self, request: &Request, error: &RequestError) -> Response {
         self.refuse_unread(error, request.prefers_json())

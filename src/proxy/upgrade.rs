@@ -1,0 +1,118 @@
+//! Requests to go over to another protocol: passed on, never cached. RFC 9110 §7.8.
+
+use std::sync::Arc;
+
+use http::header::{CONNECTION, UPGRADE};
+use http::{HeaderValue, Method, StatusCode, Version};
+
+use crate::message::fields::{Fields, text_value};
+use crate::message::request::{Framing, Request, RequestError};
+use crate::message::response::Response;
+use crate::message::target::url_at;
+use crate::origin::{Content, OriginRequest, Tunnel, Upgrade};
+use crate::policy::forwarding::{add_response_fields, goes_in_circles, received_fields};
+use crate::policy::key::CacheKey;
+use crate::policy::reason::{CacheStatus, Detail, Why};
+use crate::policy::reuse::Mode;
+use crate::proxy::Proxy;
+use crate::recording::Relayed;
+use crate::stats::Event;
+
+/// What came of a request to go over to another protocol.
+pub enum Upgraded {
+    /// The fields of the 101, and the connection.
+    Agreed(Fields, Tunnel),
+    /// An ordinary response.
+    Declined(Response),
+}
+
+/// The protocols that a request asks to go over to; `None` if it does not, or may not.
+///
+/// HTTP/2 without TLS is not among them: it would still be HTTP, and past this cache.
+pub fn protocols(request: &Request) -> Option<String> {
+    let wants = request.fields.contains("upgrade")
+        && request.version == Version::HTTP_11
+        && request.method == Method::GET
+        && matches!(request.framing, Framing::None | Framing::Length(0))
+        && request.fields.has_member("connection", "upgrade");
+    if !wants {
+        return None;
+    }
+    let named: Vec<_> = request
+        .fields
+        .members("upgrade")
+        .filter(|protocol| !protocol.eq_ignore_ascii_case(b"h2c"))
+        .map(|protocol| String::from_utf8_lossy(protocol).into_owned())
+        .collect();
+    (!named.is_empty()).then(|| named.join(", "))
+}
+
+impl Proxy {
+    /// Asks the origin server to go over to another of `protocols`, and waits for its answer.
+    pub fn upgrade(&self, request: &Arc<Request>, protocols: &str) -> Upgraded {
+        self.stats.count(Event::Request);
+        self.stats.count(Event::Forwarded(Why::Bypass));
+        if request.target.escapes(&self.settings.origin) {
+            return Upgraded::Declined(self.refuse(request, &RequestError::Escapes));
+        }
+        if goes_in_circles(request) {
+            return Upgraded::Declined(self.refuse_circles(request));
+        }
+        let host = self.passed_on_host(request);
+        let target = request.target.as_str();
+        let key = CacheKey::new(&self.settings.origin, host, target);
+        if self.settings.reuse.mode == Mode::Offline {
+            return Upgraded::Declined(self.refuse_forwarding(request, &key, Detail::Offline));
+        }
+        let mut fields = self.sent_fields(request);
+        fields.append(CONNECTION, HeaderValue::from_static("Upgrade"));
+        fields.append(UPGRADE, text_value(protocols.to_string()));
+        let asked = OriginRequest {
+            method: &request.method,
+            url: &url_at(&self.settings.origin, target),
+            host,
+            fields: &fields,
+            content: Content::None,
+            waits: true,
+            interim: None,
+        };
+        let answer = self.origin.upgrade(asked);
+        if !answer.as_ref().is_err_and(crate::origin::OriginError::spared_it) {
+            self.stats.count(Event::OriginRequest);
+        }
+        let mut status = CacheStatus {
+            why: Some(Why::Bypass),
+            detail: Some(Detail::Upgrade),
+            ..CacheStatus::default()
+        };
+        match answer {
+            Ok(Upgrade::Agreed(mut fields, tunnel)) => {
+                let protocol = fields.get(UPGRADE.as_str()).cloned();
+                received_fields(&mut fields, self.clock.now());
+                status.forward_status = Some(StatusCode::SWITCHING_PROTOCOLS.as_u16());
+                add_response_fields(&mut fields, None, false, &status);
+                fields.append(CONNECTION, HeaderValue::from_static("Upgrade"));
+                fields
+                    .append(UPGRADE, protocol.unwrap_or_else(|| text_value(protocols.to_string())));
+                Upgraded::Agreed(fields, tunnel)
+            }
+            Ok(Upgrade::Declined(received)) => {
+                let mut fields = received.fields;
+                received_fields(&mut fields, self.clock.now());
+                status.forward_status = Some(received.status.as_u16());
+                self.finish(request, &mut fields);
+                add_response_fields(&mut fields, None, false, &status);
+                let (length, stats) = (received.length, &self.stats);
+                let body = Relayed::body(received.body, length, stats);
+                Upgraded::Declined(Response { status: received.status, fields, body })
+            }
+            Err(error) => {
+                self.stats.count(Event::OriginError);
+                log::warn!("{} {key}: {error}", request.method);
+                status.detail = Some(error.detail());
+                let text = error.to_string();
+                Upgraded::Declined(self.error(error.status(), request, &text, status))
+            }
+        }
+    }
+}
