@@ -419,7 +419,7 @@ impl<T: Transport> NotingTransport<T> {
             }
             self.inner.buffers().input_consume(bytes);
             taken = true;
-            if let Some(interim) = interim {
+            if let Some(interim) = interim.filter(|_| status != StatusCode::CONTINUE) {
                 interim(status, fields);
             }
         }

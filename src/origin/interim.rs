@@ -2,7 +2,8 @@
 //! RFC 9110 §15.2, RFC 8297.
 //!
 //! The client library reads them and throws them away, so the bytes are looked at before it gets them.
-//! 100 is left to it, because it answers something that this side asked; 101 ends the conversation.
+//! A 100 is taken out as well, and goes no further: nobody here has asked for it. 101 ends the
+//! conversation.
 
 use http::{HeaderName, HeaderValue, StatusCode};
 
@@ -17,9 +18,9 @@ const LINES_MAX: usize = 64;
 /// What the input begins with.
 #[derive(Debug, Eq, PartialEq)]
 pub enum Beginning {
-    /// A complete interim response of so many bytes, to be passed on.
+    /// A complete interim response of so many bytes, to be passed on unless it is a 100.
     Interim {
-        /// Its status: 102 to 199.
+        /// Its status: 100 to 199, but not 101.
         status: StatusCode,
         /// Its fields, without hop-by-hop ones.
         fields: Fields,
@@ -39,12 +40,12 @@ pub fn look_at(input: &[u8]) -> Beginning {
     let bytes = match head.parse(input) {
         Ok(httparse::Status::Complete(bytes)) => bytes,
         // As soon as the status is known it is known whether this is one.
-        Ok(httparse::Status::Partial) if head.code.is_none_or(is_passed_on) => {
+        Ok(httparse::Status::Partial) if head.code.is_none_or(is_interim) => {
             return Beginning::Partial;
         }
         Ok(httparse::Status::Partial) | Err(_) => return Beginning::Other,
     };
-    let Some(status) = head.code.filter(|code| is_passed_on(*code)) else {
+    let Some(status) = head.code.filter(|code| is_interim(*code)) else {
         return Beginning::Other;
     };
     let Ok(status) = StatusCode::from_u16(status) else { return Beginning::Other };
@@ -61,8 +62,8 @@ pub fn look_at(input: &[u8]) -> Beginning {
     Beginning::Interim { status, fields, bytes }
 }
 
-fn is_passed_on(code: u16) -> bool {
-    (102..200).contains(&code)
+fn is_interim(code: u16) -> bool {
+    code == 100 || (102..200).contains(&code)
 }
 
 #[cfg(test)]
@@ -82,12 +83,7 @@ mod tests {
         }
         let bare = look_at(b"HTTP/1.1 102 Processing\r\n\r\n");
         assert!(matches!(bare, Beginning::Interim { bytes: 27, .. }), "{bare:?}");
-        for other in [
-            "HTTP/1.1 100 Continue\r\n\r\n",
-            "HTTP/1.1 101 S\r\n\r\n",
-            "HTTP/1.1 200 OK\r\n",
-            "junk",
-        ] {
+        for other in ["HTTP/1.1 101 S\r\n\r\n", "HTTP/1.1 200 OK\r\n", "junk"] {
             assert_eq!(look_at(other.as_bytes()), Beginning::Other, "{other}");
         }
     }

@@ -37,6 +37,8 @@ pub enum Step {
     /// The same bytes so many times.
     Repeat(Vec<u8>, usize),
     Wait(Gate),
+    /// Send back what comes, in capitals, until it ends.
+    Echo,
     /// End the connection.
     Close,
     /// End it with a reset.
@@ -318,7 +320,7 @@ fn exchange_all<S: Read + Write>(
 }
 
 /// Runs the steps; `false` if the connection is over.
-fn run<S: Write>(stream: &mut S, socket: &TcpStream, steps: &[Step]) -> bool {
+fn run<S: Read + Write>(stream: &mut S, socket: &TcpStream, steps: &[Step]) -> bool {
     for step in steps {
         let sent = match step {
             Step::Send(bytes) => stream.write_all(bytes).and_then(|()| stream.flush()),
@@ -328,6 +330,16 @@ fn run<S: Write>(stream: &mut S, socket: &TcpStream, steps: &[Step]) -> bool {
             Step::Wait(gate) => {
                 gate.pass();
                 Ok(())
+            }
+            Step::Echo => {
+                let mut piece = [0; 4096];
+                while let Ok(count @ 1..) = stream.read(&mut piece) {
+                    piece[..count].make_ascii_uppercase();
+                    if stream.write_all(&piece[..count]).and_then(|()| stream.flush()).is_err() {
+                        break;
+                    }
+                }
+                return false;
             }
             Step::Close => return false,
             Step::Reset => {
