@@ -5,6 +5,7 @@
 //! then through [`Proxy::forward`], which waits for the origin server. Bodies are stored by
 //! `recording.rs`, when their last byte has come.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -136,69 +137,40 @@ impl Proxy {
         if goes_in_circles(request) {
             return Answer::Ready(self.refuse_circles(request));
         }
-        let now = self.clock.now();
-        let presented = Presented::read(request);
-        let answerable = presented.get || presented.head;
-        let target = request.target.as_str();
-        // A request that changes something goes to the origin server as it is.
-        let target = if answerable { self.settings.key.shape(target) } else { target.into() };
-        let key = CacheKey::new(&self.settings.origin, self.passed_on_host(request), &target);
+        let asked = self.asked(request);
         let mut sent = None;
         if let Some(Landing::Growing(shareable)) = &attempt.landing {
             let sent = sent.get_or_insert_with(|| self.sent_fields(request));
-            if let Some(response) = self.share(request, presented, shareable, sent, now, &attempt) {
+            if let Some(response) = self.share(&asked, shareable, sent, &attempt) {
                 return Answer::Ready(response);
             }
         }
-        let found = if answerable { self.store.get(&key) } else { None };
-        let ranges = if presented.range { range::read(&request.fields) } else { None };
+        let presented = asked.presented;
+        let answerable = presented.get || presented.head;
+        let found = if answerable { self.store.get(&asked.key) } else { None };
         let variants = found.as_ref().map_or(&[][..], |found| found);
-        let mut selection = select(variants, ranges.as_deref(), now, |stored| {
+        let ranges = if presented.range { range::read(&request.fields) } else { None };
+        let selection = select(variants, ranges.as_deref(), asked.now, |stored| {
             stored.selecting.is_empty()
                 || vary::matches(stored, sent.get_or_insert_with(|| self.sent_fields(request)))
         });
-        if presented.head || presented.range || presented.conditional {
-            selection.prefix = None;
-        }
-        let rules = &self.settings.reuse;
-        let mut decision = decide(&presented, selection.selected, now, rules);
-        if let Decision::Reuse(stored) = &decision
-            && rules.reuses_max.is_some_and(|most| !stored.count_reuse(most))
-        {
-            // Somebody else has just had the last of them.
-            let (why, detail) = (Why::Stale, Some(Detail::HitTtl));
-            let selected = Some(Arc::clone(stored));
-            decision = Decision::Forward { why, detail, selected, validate: false };
-        }
-        let prepare = |why, detail, selected, asking, attempt| {
-            let target = &*target;
-            let found = Found { key: key.clone(), target, sent, variants: found.clone() };
-            let reason = Reason { why, detail, selected };
-            self.prepare(request, presented, found, reason, asking, (now, attempt))
-        };
+        let decision = self.decide(&asked, selection.selected);
+        let found = Found { sent, variants: found.clone() };
         match decision {
             Decision::Reuse(stored) => {
-                let response = self.reuse(request, &key, &stored, now, &attempt, None);
+                let response = self.reuse(&asked, &stored, &attempt, None);
                 attempt.satisfied();
                 Answer::Ready(response)
             }
             Decision::ReuseStale { stored, detail, refresh } => {
                 self.stats.count(Event::Stale);
-                let response = self.reuse(request, &key, &stored, now, &attempt, Some(detail));
+                let response = self.reuse(&asked, &stored, &attempt, Some(detail));
                 attempt.satisfied();
-                if !refresh {
-                    return Answer::Ready(response);
-                }
-                let asking = if has_validator(&stored.fields) {
-                    Asking::Whether(vec![Arc::clone(&stored)])
+                if refresh {
+                    Answer::Stale(response, self.prepare_refresh(asked, found, stored))
                 } else {
-                    Asking::Whole
-                };
-                let mut forward =
-                    prepare(Why::Stale, None, Some(stored), asking, Attempt::default());
-                forward.presented = presented.in_the_background();
-                forward.method = Method::GET;
-                Answer::Stale(response, forward)
+                    Answer::Ready(response)
+                }
             }
             Decision::Forward { why, detail, selected, validate } => {
                 let asking = match &selected {
@@ -208,12 +180,61 @@ impl Proxy {
                     Some(_) => Asking::AsItIs,
                     None => self.asking_for_a_miss(presented, why, variants, selection.prefix),
                 };
-                Answer::Forward(prepare(why, detail, selected, asking, attempt))
+                let reason = Reason { why, detail, selected };
+                Answer::Forward(self.prepare(asked, found, reason, asking, attempt))
             }
-            Decision::Refuse(detail) => {
-                Answer::Ready(self.refuse_forwarding(request, &key, detail))
-            }
+            Decision::Refuse(detail) => Answer::Ready(self.refuse_forwarding(&asked, detail)),
         }
+    }
+
+    /// What a request asks for.
+    fn asked<'a>(&self, request: &'a Arc<Request>) -> Asked<'a> {
+        let presented = Presented::read(request);
+        let target = request.target.as_str();
+        // A request that changes something goes to the origin server as it is.
+        let target = if presented.get || presented.head {
+            self.settings.key.shape(target)
+        } else {
+            target.into()
+        };
+        let key = CacheKey::new(&self.settings.origin, self.passed_on_host(request), &target);
+        Asked { request, presented, key, target, now: self.clock.now() }
+    }
+
+    /// Decides, and counts the reuse where these are limited (`--hit-ttl`).
+    fn decide(&self, asked: &Asked<'_>, selected: Result<Arc<StoredResponse>, Why>) -> Decision {
+        let rules = &self.settings.reuse;
+        match decide(&asked.presented, selected, asked.now, rules) {
+            // Somebody else has just had the last of them.
+            Decision::Reuse(stored)
+                if rules.reuses_max.is_some_and(|most| !stored.count_reuse(most)) =>
+            {
+                let (why, detail) = (Why::Stale, Some(Detail::HitTtl));
+                Decision::Forward { why, detail, selected: Some(stored), validate: false }
+            }
+            decision => decision,
+        }
+    }
+
+    /// What fetches a new response in the background, with the fields of the request that found the
+    /// stale one.
+    fn prepare_refresh(
+        &self,
+        asked: Asked<'_>,
+        found: Found,
+        stored: Arc<StoredResponse>,
+    ) -> Box<Forward> {
+        let asking = if has_validator(&stored.fields) {
+            Asking::Whether(vec![Arc::clone(&stored)])
+        } else {
+            Asking::Whole
+        };
+        let presented = asked.presented.in_the_background();
+        let reason = Reason { why: Why::Stale, detail: None, selected: Some(stored) };
+        let mut forward = self.prepare(asked, found, reason, asking, Attempt::default());
+        forward.presented = presented;
+        forward.method = Method::GET;
+        forward
     }
 
     /// What to ask for when nothing stored fits: whether a variant does that was made for another
@@ -238,6 +259,7 @@ impl Proxy {
         match prefix {
             Some(prefix)
                 if why == Why::Partial
+                    && !(presented.head || presented.range || presented.conditional)
                     && standard
                     && !presented.directives.no_cache
                     && (!personal || prefix.lifetime.is_explicit())
@@ -369,14 +391,14 @@ impl Proxy {
 
     fn prepare(
         &self,
-        request: &Arc<Request>,
-        presented: Presented,
-        found: Found<'_>,
+        asked: Asked<'_>,
+        found: Found,
         reason: Reason,
         asking: Asking,
-        (request_time, attempt): (Timestamp, Attempt),
+        attempt: Attempt,
     ) -> Box<Forward> {
-        let Found { key, target, sent, variants } = found;
+        let Asked { request, presented, key, target, now } = asked;
+        let Found { sent, variants } = found;
         let sent = sent.unwrap_or_else(|| self.sent_fields(request));
         // The most recent response tells which fields select; the next one will name the same.
         let newest = variants.as_ref().and_then(|variants| variants.first());
@@ -388,7 +410,7 @@ impl Proxy {
             request: Arc::clone(request),
             method: request.method.clone(),
             presented,
-            url: url_at(&self.settings.origin, target),
+            url: url_at(&self.settings.origin, &target),
             generation: self.store.generation(&key),
             key,
             sent,
@@ -398,7 +420,7 @@ impl Proxy {
             detail,
             selected,
             found: variants,
-            request_time,
+            request_time: now,
             attempt,
             leader: None,
         })
@@ -412,7 +434,7 @@ impl Proxy {
         interim: Option<&Arc<Interim>>,
     ) -> Result<OriginResponse, OriginError> {
         let Forward { method, url, sent, .. } = forward;
-        let mut fields = std::borrow::Cow::Borrowed(sent);
+        let mut fields = Cow::Borrowed(sent);
         match &forward.asking {
             Asking::AsItIs => {}
             Asking::Whether(offered) => make_conditional(fields.to_mut(), offered),
@@ -442,10 +464,18 @@ impl Proxy {
     }
 }
 
-/// What a lookup that ends in forwarding has found out.
-struct Found<'a> {
+/// What a request asks for, read once.
+struct Asked<'a> {
+    request: &'a Arc<Request>,
+    presented: Presented,
     key: CacheKey,
-    target: &'a str,
+    /// Path and query, as the key has them.
+    target: Cow<'a, str>,
+    now: Timestamp,
+}
+
+/// What a lookup has found out.
+struct Found {
     sent: Option<Fields>,
     variants: Option<Variants>,
 }

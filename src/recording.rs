@@ -34,6 +34,8 @@ pub struct Relayed {
     body: Box<dyn OriginBody>,
     /// Where the head stated it.
     length: Option<u64>,
+    /// Bytes that have come so far.
+    received: u64,
     /// Counts bodies that are cut short.
     stats: Arc<Stats>,
 }
@@ -46,7 +48,7 @@ impl Relayed {
         stats: &Arc<Stats>,
     ) -> Body {
         let Some(body) = body else { return Body::None { length } };
-        Body::Arriving(Box::new(Self { body, length, stats: Arc::clone(stats) }))
+        Body::Arriving(Box::new(Self { body, length, received: 0, stats: Arc::clone(stats) }))
     }
 }
 
@@ -56,7 +58,16 @@ impl Arriving for Relayed {
     }
 
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.body.read(buffer).inspect_err(|_| self.stats.count(Event::Truncated))
+        let mut result = self.body.read(buffer);
+        if let Ok(count) = &result {
+            self.received += *count as u64;
+            // Who knows the length may ask again as soon as the last byte is here; the connection to
+            // the origin server, which goes back to its pool at the end, is to be there by then.
+            if *count > 0 && self.length == Some(self.received) {
+                result = self.body.read(&mut [0]).map(|_| *count);
+            }
+        }
+        result.inspect_err(|_| self.stats.count(Event::Truncated))
     }
 }
 

@@ -51,7 +51,7 @@ fn the_targeted_field_decides_alone_where_it_is_valid() {
     ];
     for (section, fields, expected) in table {
         let bench = bench(|settings| {
-            settings.storing.freshness.default_ttl = caching_proxy::clock::DeltaSeconds::ZERO
+            settings.storing.freshness.default_ttl = caching_proxy::clock::DeltaSeconds::ZERO;
         });
         bench.answers(200, &format!("Date: Fri, 15 Jan 2027 08:00:00 GMT; {fields}"), "x");
         let first = bench.fetch("GET", "/a", "");

@@ -16,31 +16,28 @@ use crate::message::fields::Fields;
 use crate::message::request::Request;
 use crate::message::response::Response;
 use crate::policy::forwarding::{add_response_fields, has_content};
-use crate::policy::key::CacheKey;
 use crate::policy::precondition::{if_range_holds, is_not_modified, keep_for_304};
 use crate::policy::range::{self, Span, Wanted, content_range};
 use crate::policy::reason::{CacheStatus, Detail};
-use crate::policy::reuse::{Judgement, Presented, judge};
+use crate::policy::reuse::{Judgement, judge};
 use crate::policy::rewriting::rewrite;
 use crate::policy::stored::{StoredHead, StoredResponse};
 use crate::policy::vary;
-use crate::proxy::{Attempt, Proxy};
+use crate::proxy::{Asked, Attempt, Proxy};
 use crate::stats::Event;
 
 impl Proxy {
     /// Answers from a stored response (§4).
     pub(super) fn reuse(
         &self,
-        request: &Request,
-        key: &CacheKey,
+        asked: &Asked<'_>,
         stored: &Arc<StoredResponse>,
-        now: Timestamp,
         attempt: &Attempt,
         detail: Option<Detail>,
     ) -> Response {
-        self.store.touch(key, stored);
-        let status = self.hit_status(stored, now, attempt, detail);
-        self.respond_with(request, stored, now, &status)
+        self.store.touch(&asked.key, stored);
+        let status = self.hit_status(stored, asked.now, attempt, detail);
+        self.respond_with(asked.request, stored, asked.now, &status)
     }
 
     fn hit_status(
@@ -68,13 +65,12 @@ impl Proxy {
     /// Gives a request the response that another is fetching, if it fits and may be reused.
     pub(super) fn share(
         &self,
-        request: &Request,
-        presented: Presented,
+        asked: &Asked<'_>,
         shareable: &Shareable,
         sent: &Fields,
-        now: Timestamp,
         attempt: &Attempt,
     ) -> Option<Response> {
+        let Asked { request, presented, now, .. } = *asked;
         let head = &shareable.head;
         let usable = judge(&presented, head, false, now, &self.settings.reuse);
         if !vary::matches(head, sent) || usable != Judgement::Usable {

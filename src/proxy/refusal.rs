@@ -7,9 +7,8 @@ use crate::message::date;
 use crate::message::request::{Request, RequestError};
 use crate::message::response::Response;
 use crate::origin::OriginError;
-use crate::policy::key::CacheKey;
 use crate::policy::reason::{CacheStatus, Detail};
-use crate::proxy::{Forward, Proxy};
+use crate::proxy::{Asked, Forward, Proxy};
 use crate::stats::Event;
 
 impl Proxy {
@@ -115,12 +114,8 @@ impl Proxy {
     }
 
     /// RFC 9111 §5.2.1.7, or `--cache-mode offline`.
-    pub(super) fn refuse_forwarding(
-        &self,
-        request: &Request,
-        key: &CacheKey,
-        detail: Detail,
-    ) -> Response {
+    pub(super) fn refuse_forwarding(&self, asked: &Asked<'_>, detail: Detail) -> Response {
+        let Asked { request, key, .. } = asked;
         let text = match detail {
             Detail::Offline => format!("{key}: not stored, and --cache-mode is offline"),
             _ => {

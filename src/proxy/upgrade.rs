@@ -11,7 +11,6 @@ use crate::message::response::Response;
 use crate::message::target::url_at;
 use crate::origin::{Content, OriginRequest, Tunnel, Upgrade};
 use crate::policy::forwarding::{add_response_fields, goes_in_circles, received_fields};
-use crate::policy::key::CacheKey;
 use crate::policy::reason::{CacheStatus, Detail, Why};
 use crate::policy::reuse::Mode;
 use crate::proxy::Proxy;
@@ -58,19 +57,18 @@ impl Proxy {
         if goes_in_circles(request) {
             return Upgraded::Declined(self.refuse_circles(request));
         }
-        let host = self.passed_on_host(request);
-        let target = request.target.as_str();
-        let key = CacheKey::new(&self.settings.origin, host, target);
+        let asked = self.asked(request);
         if self.settings.reuse.mode == Mode::Offline {
-            return Upgraded::Declined(self.refuse_forwarding(request, &key, Detail::Offline));
+            return Upgraded::Declined(self.refuse_forwarding(&asked, Detail::Offline));
         }
+        let key = asked.key;
         let mut fields = self.sent_fields(request);
         fields.append(CONNECTION, HeaderValue::from_static("Upgrade"));
         fields.append(UPGRADE, text_value(protocols.to_string()));
         let asked = OriginRequest {
             method: &request.method,
-            url: &url_at(&self.settings.origin, target),
-            host,
+            url: &url_at(&self.settings.origin, request.target.as_str()),
+            host: self.passed_on_host(request),
             fields: &fields,
             content: Content::None,
             waits: true,
