@@ -18,7 +18,7 @@ use crate::message::body::{Growing, Grown};
 use crate::message::buffer::Buffer;
 
 /// How far the fastest reader of a body that is not kept may be ahead of the slowest, in bytes.
-pub const WINDOW_BYTES: usize = 1024 * 1024;
+pub const WINDOW_BYTES: usize = 256 * 1024;
 /// For how long a reader of such a body may take nothing while others wait for it.
 const STALL_MAX: Duration = Duration::from_secs(5);
 

@@ -114,8 +114,8 @@ impl Recording {
         }
         let before = buffer.capacity();
         let capacity = buffer.capacity_for(more, self.bytes_max as usize);
-        let has_room = capacity <= before || self.room.grow((capacity - before) as u64);
-        has_room && buffer.grow(capacity)
+        let hasroom = capacity <= before || self.room.grow((capacity - before) as u64);
+        hasroom && buffer.grow(capacity)
     }
 
     /// The body is whole: stores the response.
@@ -171,6 +171,8 @@ pub struct Filler {
     writer: Option<Writer>,
     /// `None` once it is let go of.
     recording: Option<Recording>,
+    /// What was kept until then may be read for long, and takes its room until the end.
+    room: Option<Room>,
     leader: Option<Leader>,
     /// How to ask once more, should the connection die.
     again: Option<Again>,
@@ -202,7 +204,8 @@ impl Filler {
         let (writer, recording) = (Some(Writer::new(length, content)), Some(recording));
         let stats = Arc::clone(stats);
         let (shared, whole) = (false, None);
-        Self { body, length, writer, recording, leader, again, stats, shared, whole }
+        let room = None;
+        Self { body, length, writer, recording, room, leader, again, stats, shared, whole }
     }
 
     /// The length in bytes, where it is known.
@@ -279,7 +282,7 @@ impl Filler {
 
     /// It is too large after all.
     fn let_go(&mut self) {
-        self.recording = None;
+        self.room = self.recording.take().map(|recording| recording.room);
         if let Some(leader) = self.leader.take() {
             leader.unshareable();
         }

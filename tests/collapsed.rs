@@ -77,7 +77,8 @@ fn those_who_wait_get_the_body_as_it_grows_each_at_its_own_pace() {
         let head = late.head().expect("who comes late gets all of it from the front");
         let told = head.field("cache-status");
         assert!(told.starts_with("proxy; fwd=uri-miss; ttl=") && told.ends_with("; collapsed"));
-        assert_eq!(exactly(&mut late, 2), if chunked { "5\r" } else { "ab" });
+        let begins = exactly(&mut late, 2);
+        assert!(if chunked { begins.ends_with('\r') } else { begins == "ab" }, "{begins}");
         for client in &mut clients {
             assert_eq!(exactly(client, next.len()), next);
         }

@@ -18,7 +18,7 @@ use crate::front::sockets::Client;
 use crate::front::wire::{
     CHUNK_HEAD_BYTES, Delimiting, LAST_CHUNK, Reader, chunk_head, interim_head,
 };
-use crate::message::body::{Arriving, Awaited, Body};
+use crate::message::body::{Arriving, Awaited, Body, Growing, InMemory};
 use crate::message::request::{Framing, Request};
 use crate::message::response::Response;
 use crate::origin::{Content, Interim};
@@ -123,15 +123,18 @@ impl Exchange {
         self.answer_by(response, false);
     }
 
-    /// Begins to send a response whose body grows; gives all back if that is not possible without
-    /// waiting for the client.
+    /// Begins to send a response whose body grows, or is large; gives all back if that is not possible
+    /// without waiting for the client.
     pub(super) fn begin(mut self, response: Response) -> Result<Sending, Box<(Self, Response)>> {
         let through = self.drain();
         let socket = if through { self.shared.connections.socket(self.peer) } else { None };
         let Some(socket) = socket else { return Err(Box::new((self, response))) };
         let told = self.tell(&response);
-        let Response { status, fields, body: Body::Growing(body) } = response else {
-            return Err(Box::new((self, response)));
+        let Response { status, fields, body } = response;
+        let body: Box<dyn Growing> = match body {
+            Body::Growing(body) => body,
+            Body::Whole(bytes) => Box::new(InMemory(bytes)),
+            body => return Err(Box::new((self, Response { status, fields, body }))),
         };
         let delimiting = self.reader.delimiting(body.length());
         let head = Response { status, fields, body: Body::None { length: None } };

@@ -1,11 +1,12 @@
-//! The thread that sends growing bodies to clients that cannot take them as fast as they come, or that
-//! wait for another request's fetch: any number of clients, each at its own pace, none of which holds
-//! a worker.
+//! The threads that send growing and large bodies to clients that cannot take them as fast as they
+//! come, or that wait for another request's fetch: any number of clients, each at its own pace, none of
+//! which holds a worker.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use mio::unix::SourceFd;
@@ -19,7 +20,27 @@ use crate::stats::{Event, Stats};
 /// Stands for the inbox among the clients' numbers.
 const INBOX: Token = Token(usize::MAX);
 
-/// Hands responses to the thread.
+/// All the threads: one for each core.
+pub(super) struct Pumps {
+    pumps: Vec<Pump>,
+    next: AtomicUsize,
+}
+
+impl Pumps {
+    /// Starts the threads.
+    pub(super) fn start(stats: &Arc<Stats>) -> io::Result<Self> {
+        let count = thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let pumps = (0..count).map(|_| Pump::start(stats)).collect::<io::Result<_>>()?;
+        Ok(Self { pumps, next: AtomicUsize::new(0) })
+    }
+
+    /// The thread for one more response.
+    pub(super) fn choose(&self) -> &Pump {
+        &self.pumps[self.next.fetch_add(1, Ordering::Relaxed) % self.pumps.len()]
+    }
+}
+
+/// Hands responses to one thread.
 pub(super) struct Pump {
     inbox: Arc<Inbox>,
 }
@@ -38,8 +59,7 @@ struct Letters {
 }
 
 impl Pump {
-    /// Starts the thread.
-    pub(super) fn start(stats: &Arc<Stats>) -> io::Result<Self> {
+    fn start(stats: &Arc<Stats>) -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), INBOX)?;
         let inbox = Arc::new(Inbox { waker, letters: Mutex::default() });
@@ -54,8 +74,16 @@ impl Pump {
         Ok(Self { inbox })
     }
 
+    /// Sends what the client takes at once of a response, on this thread; the rest is the pump's.
+    pub(super) fn send(&self, mut sending: Sending) {
+        match sending.advance(&mut vec![0; SCRATCH_BYTES]) {
+            Halt::Blocked | Halt::Starved => self.add(sending),
+            halt => sending.finish(halt),
+        }
+    }
+
     /// Takes over a response.
-    pub(super) fn add(&self, sending: Sending) {
+    fn add(&self, sending: Sending) {
         self.inbox.letters.lock().new.push(sending);
         self.inbox.wake();
     }
@@ -152,8 +180,8 @@ impl Pumping {
     /// Sends what there is to one client.
     fn advance(&mut self, number: usize) {
         let Some(sending) = self.sendings.get_mut(&number) else { return };
-        let scratch = &mut self.scratch;
         // One client's trouble must not be the others'.
+        let scratch = &mut self.scratch;
         let halt = catch_unwind(AssertUnwindSafe(|| sending.advance(scratch)));
         if matches!(halt, Ok(Halt::Blocked | Halt::Starved)) {
             return;

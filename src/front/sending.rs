@@ -5,12 +5,12 @@ use std::io;
 
 use crate::front::exchange::{Exchange, Told};
 use crate::front::sockets::Client;
-use crate::front::wire::{CHUNK_HEAD_BYTES, Delimiting, LAST_CHUNK, chunk_head};
+use crate::front::wire::{Delimiting, LAST_CHUNK, chunk_head};
 use crate::message::body::{Growing, Grown};
 use crate::recording::PIECE_BYTES;
 
-/// Room for one piece and its framing.
-pub(super) const SCRATCH_BYTES: usize = PIECE_BYTES + 2 * CHUNK_HEAD_BYTES + 64 * 1024;
+/// Room for one piece and the framing before it; a longer head goes out by itself.
+pub(super) const SCRATCH_BYTES: usize = 4 * 1024 + PIECE_BYTES;
 
 /// A response that is being sent.
 pub(super) struct Sending {
@@ -84,37 +84,23 @@ impl Sending {
 
     /// One send; `None` if there may be more.
     fn send_once(&mut self, scratch: &mut [u8]) -> io::Result<Option<Halt>> {
-        let (framing, room) = scratch.split_at_mut(SCRATCH_BYTES - PIECE_BYTES);
-        let piece = &mut room[..PIECE_BYTES];
-        let mut count = 0;
-        if self.piece_left > 0 {
-            let most = self.piece_left.min(PIECE_BYTES);
-            // What was announced is there.
-            if let Grown::Bytes(copied) = self.body.peek(&mut piece[..most])? {
-                count = copied;
+        if self.pending.is_empty()
+            && self.delimiting != Delimiting::Chunked
+            && let Some(rest) = self.body.rest()
+        {
+            if rest.is_empty() {
+                return Ok(Some(Halt::Done));
             }
-        } else if !self.ended {
-            match self.body.peek(piece)? {
-                Grown::Bytes(copied) => {
-                    count = copied;
-                    self.piece_left = copied;
-                    if self.delimiting == Delimiting::Chunked {
-                        self.pending.extend_from_slice(&chunk_head(copied));
-                    }
-                }
-                Grown::NotYet if self.pending.is_empty() => return Ok(Some(Halt::Starved)),
-                Grown::NotYet => {}
-                Grown::End => {
-                    self.ended = true;
-                    if self.delimiting == Delimiting::Chunked {
-                        self.pending.extend_from_slice(LAST_CHUNK);
-                    }
-                }
-            }
+            let taken = self.socket.send_some(rest)?;
+            self.body.consume(taken);
+            self.sent += taken as u64;
+            return Ok(None);
         }
+        let (framing, piece) = scratch.split_at_mut(SCRATCH_BYTES - PIECE_BYTES);
+        let Some(count) = self.copy_piece(piece)? else { return Ok(Some(Halt::Starved)) };
         let head = self.pending.len();
         if head == 0 && count == 0 {
-            return Ok(Some(if self.ended { Halt::Done } else { Halt::Starved }));
+            return Ok(Some(Halt::Done));
         }
         // Framing and piece go out together: one packet, and one call of the system.
         let taken = if head <= framing.len() {
@@ -126,6 +112,37 @@ impl Sending {
         };
         self.note_sent(taken);
         Ok(None)
+    }
+
+    /// Copies what is to be sent next, and adds the framing that belongs before it; how many bytes.
+    /// `None` if there is nothing to send at the moment.
+    fn copy_piece(&mut self, piece: &mut [u8]) -> io::Result<Option<usize>> {
+        if self.ended {
+            return Ok(Some(0));
+        }
+        let begun = self.piece_left > 0;
+        let most = if begun { self.piece_left.min(PIECE_BYTES) } else { PIECE_BYTES };
+        match self.body.peek(&mut piece[..most])? {
+            Grown::Bytes(count) => {
+                if !begun {
+                    self.piece_left = count;
+                    if self.delimiting == Delimiting::Chunked {
+                        self.pending.extend_from_slice(&chunk_head(count));
+                    }
+                }
+                return Ok(Some(count));
+            }
+            // What was announced is there, so this is between two pieces.
+            Grown::NotYet if self.pending.is_empty() => return Ok(None),
+            Grown::NotYet => {}
+            Grown::End => {
+                self.ended = true;
+                if self.delimiting == Delimiting::Chunked {
+                    self.pending.extend_from_slice(LAST_CHUNK);
+                }
+            }
+        }
+        Ok(Some(0))
     }
 
     /// So many bytes of framing and piece have been taken.

@@ -33,7 +33,7 @@ use parking_lot::Mutex;
 
 use crate::front::connections::{ConnectionLimits, Connections};
 use crate::front::exchange::{Exchange, Shared, discard_unread};
-use crate::front::pump::Pump;
+use crate::front::pump::Pumps;
 use crate::front::tunnels::{self, Tunnels};
 use crate::front::wire::Reader;
 use crate::front::workers::{Job, Kind, Pool, Role};
@@ -42,6 +42,7 @@ use crate::message::fields::Fields;
 use crate::message::request::{Framing, Request, RequestError};
 use crate::origin::Content;
 use crate::proxy::{Admission, Answer, Attempt, Forward, Forwarded, Proxy, Upgraded, protocols};
+use crate::recording::PIECE_BYTES;
 use crate::stats::{AccessLog, Event};
 
 /// How often the connections are looked at, at least.
@@ -73,7 +74,7 @@ struct Inner {
     wait_max: Duration,
     shared: Arc<Shared>,
     pool: Pool,
-    pump: Pump,
+    pumps: Pumps,
     tunnels: Tunnels,
     stopping: AtomicBool,
     /// The server that accepts at present.
@@ -90,7 +91,7 @@ impl Front {
     ) -> io::Result<Self> {
         let local = listener.local_addr()?;
         let connections = Connections::new(local, settings.connections);
-        let pump = Pump::start(proxy.stats())?;
+        let pumps = Pumps::start(proxy.stats())?;
         let shared = Shared { proxy, connections, access_log: settings.access_log };
         let inner = Arc::new(Inner {
             listener: Mutex::new(Some(listener)),
@@ -98,7 +99,7 @@ impl Front {
             wait_max: settings.wait_max,
             shared: Arc::new(shared),
             pool,
-            pump,
+            pumps,
             tunnels: Tunnels::default(),
             stopping: AtomicBool::new(false),
             server: Mutex::new(None),
@@ -323,16 +324,24 @@ impl Inner {
         self.respond(exchange, forwarded);
     }
 
-    /// Sends a response. A body that grows is sent as the client takes it; what has to be fetched of it
-    /// is fetched here.
+    /// Sends a response. A body that grows or is large is sent as the client takes it, which holds no
+    /// worker; what has to be fetched of it is fetched here.
     fn respond(&self, exchange: Exchange, forwarded: Forwarded) {
-        if !matches!(forwarded.response.body, Body::Growing(_)) {
+        let paced = match &forwarded.response.body {
+            Body::Growing(_) => true,
+            Body::Whole(bytes) => {
+                bytes.len() > PIECE_BYTES && exchange.request.method != Method::HEAD
+            }
+            _ => false,
+        };
+        if !paced {
             return exchange.answer(forwarded.into_response());
         }
         let Forwarded { response, filler } = forwarded;
+        let pump = self.pumps.choose();
         match (exchange.begin(response), filler) {
-            (Ok(sending), Some(filler)) => self.pump.drive(sending, filler),
-            (Ok(sending), None) => self.pump.add(sending),
+            (Ok(sending), Some(filler)) => pump.drive(sending, filler),
+            (Ok(sending), None) => pump.send(sending),
             (Err(back), filler) => {
                 let (exchange, response) = *back;
                 exchange.answer(Forwarded { response, filler }.into_response());

@@ -8,7 +8,7 @@
 use std::fmt;
 use std::io;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 
 /// The content of a response.
 pub enum Body {
@@ -80,12 +80,44 @@ pub trait Growing: Send {
     /// So many bytes of what was copied have been used; the next copy begins behind them.
     fn consume(&mut self, count: usize);
 
+    /// All that is left, where the whole body is in memory: it can be sent without being copied.
+    fn rest(&self) -> Option<&[u8]> {
+        None
+    }
+
     /// Waits until there is more to read, or an end.
     fn wait(&mut self);
 
     /// From now on `wake` is called whenever there is more to read, or an end: on some other thread,
     /// and for the last time when the reader is dropped. It must not block.
     fn listen(&mut self, wake: Box<dyn Fn() + Send + Sync>);
+}
+
+/// A body that is whole, read piece by piece.
+pub struct InMemory(pub Bytes);
+
+impl Growing for InMemory {
+    fn length(&self) -> Option<u64> {
+        Some(self.0.len() as u64)
+    }
+
+    fn peek(&mut self, buffer: &mut [u8]) -> io::Result<Grown> {
+        let count = buffer.len().min(self.0.len());
+        buffer[..count].copy_from_slice(&self.0[..count]);
+        Ok(if count == 0 { Grown::End } else { Grown::Bytes(count) })
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.0.advance(count);
+    }
+
+    fn rest(&self) -> Option<&[u8]> {
+        Some(&self.0)
+    }
+
+    fn wait(&mut self) {}
+
+    fn listen(&mut self, _: Box<dyn Fn() + Send + Sync>) {}
 }
 
 /// A growing body, read by a thread that can wait.
