@@ -187,12 +187,17 @@ fn egress_proxy(url: &str) -> Result<Proxy, String> {
     Proxy::new(url).map_err(|error| format!("proxy {url} from the environment: {error}"))
 }
 
+/// Has the other side ended a connection that there was?
+fn is_end_of_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), UnexpectedEof | ConnectionReset | ConnectionAborted | BrokenPipe)
+}
+
 fn explain_io(origin: String, error: io::Error) -> OriginError {
     match error.kind() {
-        io::ErrorKind::UnexpectedEof
-        | io::ErrorKind::ConnectionReset
-        | io::ErrorKind::ConnectionAborted
-        | io::ErrorKind::BrokenPipe => OriginError::Closed { origin, what: error.to_string() },
+        _ if is_end_of_connection(&error) => {
+            OriginError::Closed { origin, what: error.to_string() }
+        }
         // rustls reports a failed handshake as invalid data.
         io::ErrorKind::InvalidData => OriginError::Tls { origin, what: error.to_string() },
         _ => OriginError::Connect { origin, source: error },
@@ -214,7 +219,8 @@ impl Origin for Client {
         };
         // A connection from the pool that brought no byte was dead before the request was read, or
         // at least nothing shows otherwise (RFC 9112 §9.3.1).
-        if let Err(Error::Io(_)) = result
+        if let Err(Error::Io(error)) = &result
+            && is_end_of_connection(error)
             && repeatable
             && OPENED.get() == opened
             && RECEIVED.get() == received

@@ -144,15 +144,14 @@ impl Gated {
         for hash in [self.credentials(request), self.uri(request)] {
             if let Some(Held { until, status }) = state.held.get(&hash).copied()
                 && now < until
-                // A clock that was set back must not hold requests for longer than that.
-                && until <= now.plus(RETRY_AFTER_MAX)
+                && !is_set_back(now, until, RETRY_AFTER_MAX)
             {
                 let seconds = until.seconds_since(now).0.max(1);
                 return Err(OriginError::HeldBack { status, seconds });
             }
         }
         if let Some(down) = state.down.get_mut(&self.authority(request)) {
-            if now < down.next_probe && down.next_probe <= now.plus(PROBE_INTERVAL) {
+            if now < down.next_probe && !is_set_back(now, down.next_probe, PROBE_INTERVAL) {
                 let (status, text) = (down.status, down.text.clone());
                 return Err(OriginError::Down { status, text });
             }
@@ -278,6 +277,12 @@ impl Origin for Gated {
             }
         }
     }
+}
+
+/// Is `until` further away than it can be, because the clock was set back meanwhile? Other threads may
+/// have looked at it a moment later.
+fn is_set_back(now: Timestamp, until: Timestamp, most: DeltaSeconds) -> bool {
+    until > now.plus(most).plus(DeltaSeconds(1))
 }
 
 /// `Retry-After`: seconds, or a date (RFC 9110 §10.2.3).

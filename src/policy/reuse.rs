@@ -42,23 +42,29 @@ pub struct Presented {
 }
 
 impl Presented {
-    /// Reads a request.
+    /// Reads a request: its fields once, because this is done for every hit.
     pub fn read(request: &Request) -> Self {
-        let fields = &request.fields;
-        let has = |name| fields.contains(name);
-        Self {
-            directives: RequestDirectives::read(fields),
-            get: request.method == Method::GET,
-            head: request.method == Method::HEAD,
+        let (get, head) = (request.method == Method::GET, request.method == Method::HEAD);
+        let mut presented = Self {
+            get,
+            head,
             post: request.method == Method::POST,
-            cookie: has("cookie"),
-            authorization: has("authorization"),
-            range: request.method == Method::GET && has("range"),
-            conditional: has("if-none-match") || has("if-modified-since"),
-            if_range: has("if-range"),
-            for_origin_alone: has("if-match") || has("if-unmodified-since"),
             content: !matches!(request.framing, Framing::None | Framing::Length(0)),
+            ..Self::default()
+        };
+        for (name, _) in request.fields.iter() {
+            match name.as_str() {
+                "cache-control" => presented.directives = RequestDirectives::read(&request.fields),
+                "cookie" => presented.cookie = true,
+                "authorization" => presented.authorization = true,
+                "range" => presented.range = get,
+                "if-none-match" | "if-modified-since" => presented.conditional = true,
+                "if-range" => presented.if_range = true,
+                "if-match" | "if-unmodified-since" => presented.for_origin_alone = true,
+                _ => {}
+            }
         }
+        presented
     }
 
     /// May its answer serve others who ask the same at the same time? The client's own condition must

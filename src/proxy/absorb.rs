@@ -271,7 +271,7 @@ impl Proxy {
             detail: detail.or(Some(Detail::StaleIfError)),
             ..CacheStatus::default()
         };
-        Some(self.respond_with(&forward.request, stored, now, &status))
+        Some(self.respond_with(&forward.request, forward.presented, stored, now, &status))
     }
 
     /// Is there something that could stand in, should the origin server fail?

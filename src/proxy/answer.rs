@@ -19,7 +19,7 @@ use crate::policy::forwarding::{add_response_fields, has_content};
 use crate::policy::precondition::{if_range_holds, is_not_modified, keep_for_304};
 use crate::policy::range::{self, Span, Wanted, content_range};
 use crate::policy::reason::{CacheStatus, Detail};
-use crate::policy::reuse::{Judgement, judge};
+use crate::policy::reuse::{Judgement, Presented, judge};
 use crate::policy::rewriting::rewrite;
 use crate::policy::stored::{StoredHead, StoredResponse};
 use crate::policy::vary;
@@ -37,7 +37,7 @@ impl Proxy {
     ) -> Response {
         self.store.touch(&asked.key, stored);
         let status = self.hit_status(stored, asked.now, attempt, detail);
-        self.respond_with(asked.request, stored, asked.now, &status)
+        self.respond_with(asked.request, asked.presented, stored, asked.now, &status)
     }
 
     fn hit_status(
@@ -98,16 +98,17 @@ impl Proxy {
     pub(super) fn respond_with(
         &self,
         request: &Request,
+        presented: Presented,
         stored: &StoredResponse,
         now: Timestamp,
         status: &CacheStatus,
     ) -> Response {
-        if is_not_modified(&request.fields, stored) {
+        if presented.conditional && is_not_modified(&request.fields, stored) {
             return self.not_modified(request, stored, now, status);
         }
         let mut fields = self.outgoing(request, stored, now, status);
         let about_ranges = matches!(stored.status, StatusCode::OK | StatusCode::PARTIAL_CONTENT);
-        if request.method == Method::GET
+        if presented.range
             && about_ranges
             && let Some(specs) = range::read(&request.fields)
             && if_range_holds(&request.fields, stored)

@@ -83,7 +83,7 @@ impl Proxy {
             detail: forward.detail,
             ..CacheStatus::default()
         };
-        self.respond_with(&forward.request, &freshened, response_time, &status)
+        self.respond_with(&forward.request, forward.presented, &freshened, response_time, &status)
     }
 
     /// A stored response with the fields that have come, and whether it is stored in its place.
