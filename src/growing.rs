@@ -20,7 +20,7 @@ use crate::message::buffer::Buffer;
 /// How far the fastest reader of a body that is not kept may be ahead of the slowest, in bytes.
 pub const WINDOW_BYTES: usize = 256 * 1024;
 /// For how long a reader of such a body may take nothing while others wait for it.
-const STALL_MAX: Duration = Duration::from_secs(5);
+const STALL_MAX: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 5000 });
 
 /// What writer and readers share.
 pub struct Shared {
@@ -333,4 +333,127 @@ fn copy(from: &[u8], to: &mut [u8]) -> usize {
     let count = from.len().min(to.len());
     to[..count].copy_from_slice(&from[..count]);
     count
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::thread;
+
+    use super::*;
+
+    fn writer(length: Option<u64>) -> Writer {
+        Writer::new(length, Buffer::with_capacity(0).expect("memory"))
+    }
+
+    fn keep(writer: &mut Writer, bytes: &[u8]) {
+        let grow = |buffer: &mut Buffer, more: usize| {
+            let capacity = buffer.capacity_for(more, usize::MAX);
+            buffer.grow(capacity)
+        };
+        assert!(writer.keep(bytes, grow));
+    }
+
+    /// What a reader has read, and why it stopped.
+    fn read(reader: &mut Reader) -> (Vec<u8>, Result<Grown, io::ErrorKind>) {
+        let (mut all, mut piece) = (Vec::new(), [0; 1000]);
+        loop {
+            match reader.peek(&mut piece) {
+                Ok(Grown::Bytes(count)) => {
+                    all.extend_from_slice(&piece[..count]);
+                    reader.consume(count);
+                }
+                other => return (all, other.map_err(|error| error.kind())),
+            }
+        }
+    }
+
+    #[test]
+    fn each_reads_at_its_own_pace() {
+        let mut writer = writer(Some(6));
+        keep(&mut writer, b"abc");
+        let mut early = writer.shared().reader().expect("a reader");
+        assert_eq!(read(&mut early), (b"abc".to_vec(), Ok(Grown::NotYet)));
+        keep(&mut writer, b"def");
+        let mut late = writer.shared().reader().expect("a reader");
+        assert_eq!(writer.whole().as_deref(), Some(&b"abcdef"[..]));
+        writer.finish();
+        assert_eq!(read(&mut early), (b"def".to_vec(), Ok(Grown::End)));
+        assert_eq!(read(&mut late), (b"abcdef".to_vec(), Ok(Grown::End)));
+    }
+
+    #[test]
+    fn a_body_without_a_proven_end_is_cut() {
+        let mut writer = writer(None);
+        keep(&mut writer, b"abc");
+        let mut reader = writer.shared().reader().expect("a reader");
+        let shared = Arc::clone(writer.shared());
+        drop(writer);
+        assert_eq!(read(&mut reader), (b"abc".to_vec(), Err(io::ErrorKind::UnexpectedEof)));
+        assert!(shared.reader().is_none(), "nobody joins in");
+    }
+
+    #[test]
+    fn listeners_are_told_of_all_that_happens() {
+        let mut writer = writer(None);
+        let mut reader = writer.shared().reader().expect("a reader");
+        let told = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&told);
+        reader.listen(Box::new(move || _ = counter.fetch_add(1, Ordering::Relaxed)));
+        keep(&mut writer, b"a");
+        writer.let_go();
+        assert!(writer.pass_on(b"b"));
+        writer.finish();
+        assert_eq!(told.load(Ordering::Relaxed), 3);
+    }
+
+    #[test]
+    fn a_body_that_is_let_go_of_keeps_to_its_window() {
+        let mut writer = writer(None);
+        keep(&mut writer, &vec![b'x'; WINDOW_BYTES]);
+        let mut reader = writer.shared().reader().expect("a reader");
+        writer.let_go();
+        assert!(
+            writer.whole().is_none() && writer.shared().reader().is_some(),
+            "its front is there"
+        );
+        let fetching = thread::spawn(move || {
+            for _ in 0..100 {
+                assert!(writer.pass_on(&vec![b'y'; WINDOW_BYTES / 4]));
+                let state = writer.shared().lock();
+                assert!(
+                    matches!(&state.held, Held::Window { bytes, .. } if bytes.len() <= WINDOW_BYTES)
+                );
+            }
+            let late = writer.shared().reader();
+            assert!(late.is_none(), "who comes now cannot have it");
+            writer.finish();
+        });
+        let mut total = 0;
+        let end = loop {
+            let (bytes, end) = read(&mut reader);
+            total += bytes.len();
+            match end {
+                Ok(Grown::NotYet) => reader.wait(),
+                end => break end,
+            }
+        };
+        assert_eq!((total, end), (26 * WINDOW_BYTES, Ok(Grown::End)));
+        fetching.join().expect("no panic");
+    }
+
+    #[test]
+    fn who_takes_nothing_while_others_wait_is_given_up() {
+        let mut writer = writer(None);
+        keep(&mut writer, &vec![b'x'; WINDOW_BYTES]);
+        let mut stalled = writer.shared().reader().expect("a reader");
+        let mut quick = writer.shared().reader().expect("a reader");
+        writer.let_go();
+        assert!(read(&mut quick).1.is_ok());
+        assert!(writer.pass_on(b"more"), "it goes on after a while");
+        assert_eq!(read(&mut stalled).1, Err(io::ErrorKind::TimedOut));
+        assert_eq!(read(&mut quick), (b"more".to_vec(), Ok(Grown::NotYet)));
+        drop((stalled, quick));
+        assert!(!writer.pass_on(b"for nobody"));
+    }
 }

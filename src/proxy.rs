@@ -155,7 +155,6 @@ impl Proxy {
                 || vary::matches(stored, sent.get_or_insert_with(|| self.sent_fields(request)))
         });
         let decision = self.decide(&asked, selection.selected);
-        let found = Found { sent, variants: found.clone() };
         match decision {
             Decision::Reuse(stored) => {
                 let response = self.reuse(&asked, &stored, &attempt, None);
@@ -167,6 +166,7 @@ impl Proxy {
                 let response = self.reuse(&asked, &stored, &attempt, Some(detail));
                 attempt.satisfied();
                 if refresh {
+                    let found = Found { sent, variants: found };
                     Answer::Stale(response, self.prepare_refresh(asked, found, stored))
                 } else {
                     Answer::Ready(response)
@@ -181,6 +181,7 @@ impl Proxy {
                     None => self.asking_for_a_miss(presented, why, variants, selection.prefix),
                 };
                 let reason = Reason { why, detail, selected };
+                let found = Found { sent, variants: found };
                 Answer::Forward(self.prepare(asked, found, reason, asking, attempt))
             }
             Decision::Refuse(detail) => Answer::Ready(self.refuse_forwarding(&asked, detail)),
@@ -234,6 +235,7 @@ impl Proxy {
         let mut forward = self.prepare(asked, found, reason, asking, Attempt::default());
         forward.presented = presented;
         forward.method = Method::GET;
+        forward.background = true;
         forward
     }
 
@@ -423,6 +425,7 @@ impl Proxy {
             request_time: now,
             attempt,
             leader: None,
+            background: false,
         })
     }
 
@@ -448,7 +451,7 @@ impl Proxy {
             host,
             fields: &fields,
             content,
-            waits: !self.has_stand_in(forward),
+            waits: !forward.background && !self.has_stand_in(forward),
             interim: interim.cloned(),
         };
         let send = |asked: OriginRequest<'_, '_>| {

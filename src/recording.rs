@@ -269,7 +269,9 @@ impl Filler {
         }
         if count > 0 && !self.writer.as_mut().is_some_and(|writer| writer.pass_on(&piece[..count]))
         {
-            return self.cut();
+            // Nobody reads it, and it is not worth keeping.
+            self.writer = None;
+            return Progress::Ended;
         }
         if at_end { self.complete() } else { Progress::More }
     }

@@ -515,3 +515,29 @@ fn failures_that_are_answers_let_the_stale_stand_in() {
     bench.get("/a");
     assert_eq!(bench.after(2).get("/a").1, "bad", "nothing permits it");
 }
+
+#[test]
+fn only_so_many_tags_are_offered() {
+    let bench = bench(|_| ());
+    for number in 0..20 {
+        bench.answers(
+            200,
+            &format!("Cache-Control: max-age=60; Vary: Foo; ETag: \"{number}\""),
+            "x",
+        );
+        bench.get_with("/a", &format!("Foo: {number}"));
+    }
+    let offered = bench.last_asked().field("if-none-match");
+    assert_eq!(offered.split(", ").count(), 16);
+    assert!(offered.starts_with("\"18\", \"17\""), "the most recent first: {offered}");
+    let long = "t".repeat(1500);
+    for number in 0..3 {
+        bench.answers(
+            200,
+            &format!("Cache-Control: max-age=60; Vary: Foo; ETag: \"{long}{number}\""),
+            "x",
+        );
+        bench.get_with("/b", &format!("Foo: {number}"));
+    }
+    assert!(bench.last_asked().field("if-none-match").len() < 2048);
+}

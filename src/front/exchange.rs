@@ -139,13 +139,15 @@ impl Exchange {
         let delimiting = self.reader.delimiting(body.length());
         let head = Response { status, fields, body: Body::None { length: None } };
         let head = self.reader.head(&head, delimiting);
+        self.answered = true;
         Ok(Sending::new(self, socket, head, body, delimiting, told))
     }
 
     /// The client's socket, for a response that is sent past tiny_http's writer, and what the log says
     /// of it; the connection is a tunnel from now on.
-    pub(super) fn become_tunnel(&self) -> Option<(Client, Told)> {
+    pub(super) fn become_tunnel(&mut self) -> Option<(Client, Told)> {
         let socket = self.shared.connections.socket(self.peer)?;
+        self.answered = true;
         self.shared.connections.note_tunnel(self.peer);
         let cache_status = "proxy; fwd=bypass; fwd-status=101; detail=upgrade".to_string();
         Some((socket, Told { status: 101, from_cache: false, cache_status }))
@@ -158,7 +160,6 @@ impl Exchange {
 
     /// Ends an exchange whose response was sent past tiny_http's writer.
     pub(super) fn conclude(mut self, told: &Told, bytes: u64, well: bool) {
-        self.answered = true;
         if !well {
             self.shared.connections.cut(self.peer);
         }

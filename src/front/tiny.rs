@@ -340,7 +340,7 @@ impl Inner {
         let Forwarded { response, filler } = forwarded;
         let pump = self.pumps.choose();
         match (exchange.begin(response), filler) {
-            (Ok(sending), Some(filler)) => pump.drive(sending, filler),
+            (Ok(sending), Some(filler)) => pump.drive(sending, *filler),
             (Ok(sending), None) => pump.send(sending),
             (Err(back), filler) => {
                 let (exchange, response) = *back;

@@ -44,7 +44,7 @@ impl Drop for Place {
 }
 
 /// Tells the client that the origin server has agreed, and lets bytes pass from now on.
-pub(super) fn begin(exchange: Exchange, fields: &Fields, tunnel: Tunnel, place: Place) {
+pub(super) fn begin(mut exchange: Exchange, fields: &Fields, tunnel: Tunnel, place: Place) {
     let Some((socket, told)) = exchange.become_tunnel() else {
         log::warn!("{}: no tunnel: the client's socket was not found", exchange.peer);
         return;
@@ -71,7 +71,6 @@ pub(super) fn begin(exchange: Exchange, fields: &Fields, tunnel: Tunnel, place: 
         Ok(inward) => inward,
         Err(error) => return log::warn!("{peer}: no thread for a tunnel: {error}"),
     };
-    let mut exchange = exchange;
     let outward = move || {
         let mut piece = vec![0; PIECE_BYTES];
         while let Ok(count) = exchange.read_from_tunnel(&mut piece) {

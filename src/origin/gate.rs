@@ -330,3 +330,52 @@ impl Read for Holding<dyn Read + Send> {
         self.inner.read(buffer)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderValue, Method, Version};
+
+    use super::*;
+    use crate::origin::Content;
+
+    /// Asks for patience, whatever it is asked for.
+    struct Overrun;
+
+    impl Origin for Overrun {
+        fn send(&self, _: OriginRequest<'_, '_>) -> Result<OriginResponse, OriginError> {
+            let mut fields = Fields::new();
+            fields.append(http::header::RETRY_AFTER, HeaderValue::from_static("60"));
+            Ok(OriginResponse {
+                status: StatusCode::SERVICE_UNAVAILABLE,
+                version: Version::HTTP_11,
+                fields,
+                length: None,
+                silently_delimited: false,
+                body: None,
+            })
+        }
+    }
+
+    #[test]
+    fn the_memory_of_who_wants_to_be_left_alone_is_bounded() {
+        let limits = Limits { rate: None, concurrency: None, wait_max: Duration::ZERO };
+        let gated = Gated::new(Arc::new(Overrun), Clock::by_hand(Timestamp(0)), limits);
+        let (method, fields) = (&Method::GET, &Fields::new());
+        for number in 0..=HELD_MAX {
+            let url = &format!("http://o/{number}");
+            let content = Content::None;
+            let asked = OriginRequest {
+                method,
+                url,
+                host: None,
+                fields,
+                content,
+                waits: false,
+                interim: None,
+            };
+            assert!(gated.send(asked).is_ok());
+        }
+        assert!(gated.shared.state.lock().held.len() <= HELD_MAX);
+        assert_eq!(gated.shared.state.lock().under_way, 0);
+    }
+}

@@ -99,7 +99,7 @@ impl Proxy {
             Kept::Stored(content) if content.is_empty() => (Body::None { length }, None),
             Kept::Stored(content) => (Body::Whole(content), None),
             Kept::Growing(filler) => match filler.reader() {
-                Some(reader) => (Body::Growing(reader), Some(*filler)),
+                Some(reader) => (Body::Growing(reader), Some(filler)),
                 None => (Body::None { length }, None),
             },
         };
@@ -259,7 +259,7 @@ impl Proxy {
     ) -> Option<Response> {
         let now = self.clock.now();
         let stored = forward.selected.as_ref()?;
-        if !may_stand_in(stored, now, &self.settings.reuse) {
+        if forward.background || !may_stand_in(stored, now, &self.settings.reuse) {
             return None;
         }
         self.stats.count(Event::Hit);

@@ -94,6 +94,8 @@ pub struct Forward {
     pub(super) generation: Generation,
     pub(super) attempt: Attempt,
     pub(super) leader: Option<Leader>,
+    /// Nobody waits for the answer.
+    pub(super) background: bool,
 }
 
 /// What the origin server is asked for.
@@ -114,7 +116,7 @@ pub struct Forwarded {
     /// The response.
     pub response: Response,
     /// What moves its growing body along.
-    pub filler: Option<Filler>,
+    pub filler: Option<Box<Filler>>,
 }
 
 impl Forwarded {
@@ -122,7 +124,9 @@ impl Forwarded {
     pub fn into_response(self) -> Response {
         let Self { response: Response { status, fields, body }, filler } = self;
         let body = match (body, filler) {
-            (Body::Growing(reader), Some(filler)) => Fetched { filler, reader }.into_body(),
+            (Body::Growing(reader), Some(filler)) => {
+                Fetched { filler: *filler, reader }.into_body()
+            }
             (body, _) => body,
         };
         Response { status, fields, body }
