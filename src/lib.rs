@@ -3,16 +3,19 @@
 //! # The life of a request
 //!
 //! A front reads it into a [`message::request::Request`]. [`proxy::Proxy::lookup`] finds the stored
-//! responses for its cache key, selects the one that fits (`policy::vary`) and decides about it
-//! (`policy::reuse`), all without waiting. What has to go to the origin server passes
-//! [`proxy::Proxy::join`], where requests that ask the same collapse into one, and
-//! [`proxy::Proxy::forward`], which sends it (`policy::forwarding`, `origin`) and decides whether the
-//! answer is stored (`policy::storing`). The body passes through `recording` to the client and is
-//! stored when its last byte has come, never before.
+//! responses for its cache key, selects the one that fits (`policy::selection`, `policy::vary`) and
+//! decides about it (`policy::reuse`), all without waiting; what may be reused is answered with the
+//! client's conditions and ranges in mind (`policy::precondition`, `policy::range`). What has to go to
+//! the origin server passes [`proxy::Proxy::join`], where requests that ask the same collapse into one,
+//! and [`proxy::Proxy::forward`], which asks for a response or whether the stored one still holds
+//! (`policy::validation`, `policy::forwarding`, `origin`) and decides whether the answer is stored
+//! (`policy::storing`, `policy::partial`). The body grows in `recording` while those who asked for it
+//! read it, each at its own pace, and is stored when its last byte has come, never before.
 //!
 //! # What must stay true
 //!
-//! - A response is stored whole or not at all, and a body that was cut short never looks complete.
+//! - A response is stored whole, or as the part that it says it is, or not at all; and a body that was
+//!   cut short never looks complete.
 //! - What was made for one user is given to another only where the origin server permits it.
 //! - Nothing that a client or an origin server sends can panic, hang or grow memory without bound.
 //! - Policy and messages do no I/O and read no clock.
@@ -20,15 +23,17 @@
 //! # The rooms
 //!
 //! - [`message`]: what a message is. [`policy`]: what the RFCs say, as pure functions.
-//! - [`store`]: where stored responses live. [`origin`]: who is asked when nothing is stored.
-//! - [`flight`]: collapsed requests. [`recording`]: a body on its way to the client and the store.
+//! - [`store`]: where stored responses live. [`origin`]: who is asked when nothing is stored, and what
+//!   it is spared.
+//! - [`flight`]: collapsed requests. [`growing`], [`recording`]: a body on its way to clients and the
+//!   store.
 //! - [`proxy`]: the engine, where these meet. [`front`]: the server side.
 //! - [`clock`], [`stats`]: the time, and what is counted. [`cli`], [`config`]: what we are told.
 //!
 //! # Who may import whom
 //!
 //! Left may import right, never back: `front` > `proxy` > `recording` > `flight`, `store`, `origin`
-//! > `policy` > `message` > `clock`. `stats` is open to `front`, `proxy` and `recording`.
+//! > `growing` > `policy` > `message` > `clock`. `stats` is open to `front`, `proxy` and `recording`.
 
 pub mod cli;
 pub mod clock;
