@@ -18,7 +18,7 @@ use crate::policy::stored::StoredResponse;
 use crate::recording::{Fetched, Filler};
 use crate::store::{Generation, Variants};
 
-/// What [`Proxy::lookup`] found.
+/// What [`lookup`](crate::proxy::Proxy::lookup) found.
 pub enum Answer {
     /// The response.
     Ready(Response),
@@ -28,9 +28,9 @@ pub enum Answer {
     Forward(Box<Forward>),
 }
 
-/// What [`Proxy::join`] decided.
+/// What [`join`](crate::proxy::Proxy::join) decided.
 pub enum Admission {
-    /// Go on with [`Proxy::forward`].
+    /// Go on with [`forward`](crate::proxy::Proxy::forward).
     Lead(Box<Forward>),
     /// Another request is fetching this: park.
     Wait(Waiting),
@@ -110,7 +110,7 @@ pub(super) enum Asking {
     Whole,
 }
 
-/// What [`Proxy::forward`] brought: a response, and what has to be run to its end by someone who can
+/// What [`forward`](crate::proxy::Proxy::forward) brought: a response, and what has to be run to its end by someone who can
 /// wait, if its body is still to be fetched.
 pub struct Forwarded {
     /// The response.
@@ -155,7 +155,7 @@ pub struct Waiting {
 
 impl Waiting {
     /// Parks the request: `resume` is called, on some other thread or in this very call, with what
-    /// [`Proxy::lookup`] is to be given then. It must not block.
+    /// [`lookup`](crate::proxy::Proxy::lookup) is to be given then. It must not block.
     pub fn park(self, resume: Box<dyn FnOnce(Attempt) + Send>) {
         let mut attempt = self.attempt;
         let parked: Parked = Box::new(move |landing| {
