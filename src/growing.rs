@@ -35,7 +35,7 @@ pub struct Shared {
 /// Guarded by [`Shared::state`].
 struct State {
     held: Held,
-    /// Bytes that have come.
+    /// Bytes that readers may see; the last ones are there before that.
     total: u64,
     end: Option<End>,
     /// By number.
@@ -163,18 +163,26 @@ impl Writer {
     }
 
     /// Adds bytes to a body that is kept, which `grow` makes room for, given the buffer and what must
-    /// fit into it; `false` if it does not.
-    pub fn keep(&mut self, bytes: &[u8], grow: impl FnOnce(&mut Buffer, usize) -> bool) -> bool {
+    /// fit into it; `false` if it does not. The `last` ones are shown to nobody before
+    /// [`Writer::finish`].
+    pub fn keep(
+        &mut self,
+        bytes: &[u8],
+        last: bool,
+        grow: impl FnOnce(&mut Buffer, usize) -> bool,
+    ) -> bool {
         let mut state = self.shared.lock();
         let Held::All(buffer) = &mut state.held else { return false };
         if !grow(buffer, bytes.len()) {
             return false;
         }
         buffer.extend(bytes);
-        state.total += bytes.len() as u64;
-        state.announce();
-        drop(state);
-        self.shared.grown.notify_all();
+        if !last {
+            state.total += bytes.len() as u64;
+            state.announce();
+            drop(state);
+            self.shared.grown.notify_all();
+        }
         true
     }
 
@@ -236,6 +244,9 @@ impl Writer {
     fn end(&self, end: End) {
         let mut state = self.shared.lock();
         if state.end.is_none() {
+            if let (End::Whole, Held::Whole(bytes)) = (end, &state.held) {
+                state.total = bytes.len() as u64;
+            }
             state.end = Some(end);
             state.announce();
         }
@@ -269,8 +280,8 @@ impl Growing for Reader {
         }
         let at = self.position;
         let count = match &state.held {
-            Held::All(bytes) => copy(&bytes.as_slice()[at as usize..], buffer),
-            Held::Whole(bytes) => copy(&bytes[at as usize..], buffer),
+            Held::All(bytes) => copy(&bytes.as_slice()[at as usize..state.total as usize], buffer),
+            Held::Whole(bytes) => copy(&bytes[at as usize..state.total as usize], buffer),
             Held::Window { from, bytes } => {
                 let (front, back) = bytes.as_slices();
                 let skip = (at - from) as usize;
@@ -351,7 +362,7 @@ mod tests {
             let capacity = buffer.capacity_for(more, usize::MAX);
             buffer.grow(capacity)
         };
-        assert!(writer.keep(bytes, grow));
+        assert!(writer.keep(bytes, false, grow));
     }
 
     /// What a reader has read, and why it stopped.
@@ -374,7 +385,9 @@ mod tests {
         keep(&mut writer, b"abc");
         let mut early = writer.shared().reader().expect("a reader");
         assert_eq!(read(&mut early), (b"abc".to_vec(), Ok(Grown::NotYet)));
-        keep(&mut writer, b"def");
+        let grow = |buffer: &mut Buffer, more: usize| buffer.grow(buffer.len() + more);
+        assert!(writer.keep(b"def", true, grow));
+        assert_eq!(read(&mut early).0, b"", "the last bytes come when it is stored");
         let mut late = writer.shared().reader().expect("a reader");
         assert_eq!(writer.whole().as_deref(), Some(&b"abcdef"[..]));
         writer.finish();

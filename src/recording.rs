@@ -114,8 +114,8 @@ impl Recording {
         }
         let before = buffer.capacity();
         let capacity = buffer.capacity_for(more, self.bytes_max as usize);
-        let hasroom = capacity <= before || self.room.grow((capacity - before) as u64);
-        hasroom && buffer.grow(capacity)
+        let has_room = capacity <= before || self.room.grow((capacity - before) as u64);
+        has_room && buffer.grow(capacity)
     }
 
     /// The body is whole: stores the response.
@@ -261,7 +261,8 @@ impl Filler {
             return self.resume();
         }
         if let Some(recording) = &mut self.recording {
-            if writer.keep(&piece[..count], |buffer, more| recording.grow(buffer, more)) {
+            let grow = |buffer: &mut Buffer, more| recording.grow(buffer, more);
+            if writer.keep(&piece[..count], at_end, grow) {
                 count = 0;
             } else {
                 self.let_go();

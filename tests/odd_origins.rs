@@ -204,3 +204,86 @@ fn a_part_of_another_length_than_it_says_is_served_as_it_came() {
     assert_eq!((again.body(), again.is_hit()), ("cde".into(), true));
     origin.assert_finished();
 }
+
+/// RFC 9111 §3.1: whatever it is, if it is not about the connection it is stored and given back.
+#[test]
+fn every_other_field_is_stored_and_given_back() {
+    let names = [
+        "Test-Header",
+        "X-Test-Header",
+        "Content-Foo",
+        "X-Content-Foo",
+        "Content-Encoding",
+        "Content-Location",
+        "Content-MD5",
+        "Content-Range",
+        "Content-Security-Policy",
+        "Content-Type",
+        "Clear-Site-Data",
+        "ETag",
+        "Public-Key-Pins",
+        "Set-Cookie",
+        "Set-Cookie2",
+        "X-Frame-Options",
+        "X-XSS-Protection",
+        "Server",
+        "Retry-After",
+        "Link",
+        "Pragma",
+        "Warning",
+    ];
+    let fields: Vec<String> = names.iter().map(|name| format!("{name}: value-of-{name}")).collect();
+    let origin = Origin::script([on("GET /a").send(
+        200,
+        &format!("{FRESH}; {}", fields.join("; ")),
+        "hello",
+    )]);
+    let proxy = Proxy::before(&origin, &["--share-cookies"]);
+    let first = proxy.get("/a");
+    let reply = stored(&proxy, "/a");
+    for name in names {
+        let value = format!("value-of-{name}");
+        assert_eq!((first.field(name), reply.field(name)), (value.clone(), value), "{name}");
+    }
+    assert_eq!(reply.field("date"), first.field("date"), "RFC 9110 §6.6.1");
+    assert_eq!(reply.head.all("age").len(), 1);
+    origin.assert_finished();
+}
+
+/// RFC 9111 §4.2.1: a past Expires is the origin server's word, whatever the status.
+#[test]
+fn no_status_is_reused_with_a_past_expires() {
+    let statuses = [200, 203, 204, 299, 301, 302, 303, 307, 308, 400, 404, 410, 499, 599];
+    let past = "Expires: DATE-60; Last-Modified: DATE-86400";
+    let rule = |status: &u16| {
+        on(&format!("GET /{status}")).head(*status, &format!("{past}; Content-Length: 0")).times(2)
+    };
+    let origin = Origin::script(statuses.iter().map(rule).collect::<Vec<Rule>>());
+    let proxy = Proxy::before(&origin, &[]);
+    for status in statuses {
+        for _ in 0..2 {
+            let reply = proxy.get(&format!("/{status}"));
+            assert_eq!((reply.status, reply.is_hit()), (status, false));
+        }
+    }
+    origin.assert_finished();
+}
+
+/// RFC 9111 §4.2.2 with `--default-ttl 0`: the statuses of RFC 9110 §15.1, and others with `public`.
+#[test]
+fn statuses_that_may_be_kept_by_heuristic_are() {
+    #[rustfmt::skip]
+    let table = [
+        (200, "", true), (203, "", true), (204, "", true), (300, "", true), (301, "", true), (308, "", true), (404, "", true),
+        (405, "", true), (410, "", true), (414, "", true), (501, "", true), (599, "; Cache-Control: public", true),
+        (201, "", false), (202, "", false), (403, "", false), (502, "", false), (503, "", false), (504, "", false), (599, "", false),
+    ];
+    for (status, more, kept) in table {
+        let fields = format!("Date: DATE; Last-Modified: DATE-86400{more}; Content-Length: 0");
+        let origin = Origin::script([on("GET /a").head(status, &fields).always()]);
+        let proxy = Proxy::before(&origin, &["--default-ttl", "0", "--log-level", "off"]);
+        proxy.get("/a");
+        let reply = proxy.get("/a");
+        assert_eq!((reply.status, reply.is_hit()), (status, kept), "{status}{more}");
+    }
+}
