@@ -36,19 +36,33 @@ pub struct Relayed {
     length: Option<u64>,
     /// Bytes that have come so far.
     received: u64,
+    /// What has come and not been read yet.
+    first: Bytes,
     /// Counts bodies that are cut short.
     stats: Arc<Stats>,
 }
 
 impl Relayed {
-    /// The body for the one client.
+    /// The body for the one client. Of a short one the first piece is read here and now: most come
+    /// with the head, and if nothing comes there is still time to say so.
     pub fn body(
         body: Option<Box<dyn OriginBody>>,
         length: Option<u64>,
         stats: &Arc<Stats>,
-    ) -> Body {
-        let Some(body) = body else { return Body::None { length } };
-        Body::Arriving(Box::new(Self { body, length, received: 0, stats: Arc::clone(stats) }))
+    ) -> io::Result<Body> {
+        let Some(body) = body else { return Ok(Body::None { length }) };
+        let mut relayed =
+            Self { body, length, received: 0, first: Bytes::new(), stats: Arc::clone(stats) };
+        if let Some(length) = length.filter(|length| *length <= PIECE_BYTES as u64) {
+            let mut piece = vec![0; length.max(1) as usize];
+            let count = relayed.read(&mut piece)?;
+            piece.truncate(count);
+            if count as u64 == length {
+                return Ok(Body::Whole(piece.into()));
+            }
+            relayed.first = piece.into();
+        }
+        Ok(Body::Arriving(Box::new(relayed)))
     }
 }
 
@@ -58,6 +72,11 @@ impl Arriving for Relayed {
     }
 
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if !self.first.is_empty() {
+            let count = buffer.len().min(self.first.len());
+            buffer[..count].copy_from_slice(&self.first.split_to(count));
+            return Ok(count);
+        }
         let mut result = self.body.read(buffer);
         if let Ok(count) = &result {
             self.received += *count as u64;

@@ -123,6 +123,12 @@ impl Exchange {
         self.answer_by(response, false);
     }
 
+    /// Says that the body which was to be sent is cut.
+    pub(super) fn refuse_cut(self) {
+        let response = self.shared.proxy.refuse_cut(&self.request);
+        self.refuse(response);
+    }
+
     /// Begins to send a response whose body grows, or is large; gives all back if that is not possible
     /// without waiting for the client.
     pub(super) fn begin(mut self, response: Response) -> Result<Sending, Box<(Self, Response)>> {
@@ -435,19 +441,13 @@ impl Sender<'_> {
         mut body: Box<dyn Arriving>,
         delimiting: Delimiting,
     ) -> io::Result<Delimiting> {
-        // A short body's head goes out with its first bytes; any other must not wait for them.
-        let with_head = body.length().is_some_and(|length| length <= PIECE_BYTES as u64);
-        let mut pending = if with_head { head } else { &[] };
-        let mut result = if with_head { Ok(()) } else { self.write_now(head) };
+        let mut result = self.write_now(head);
         let mut piece = vec![0; PIECE_BYTES + CHUNK_HEAD_BYTES + 2];
         while result.is_ok() {
             let room = CHUNK_HEAD_BYTES..CHUNK_HEAD_BYTES + PIECE_BYTES;
             let count = body.read(&mut piece[room])?;
             if count == 0 {
                 let last: &[u8] = if delimiting == Delimiting::Chunked { LAST_CHUNK } else { &[] };
-                if !pending.is_empty() {
-                    self.write_now(pending)?;
-                }
                 if !last.is_empty() {
                     self.write_now(last)?;
                 }
@@ -461,13 +461,7 @@ impl Sender<'_> {
                 piece[end..end + 2].copy_from_slice(b"\r\n");
                 end += 2;
             }
-            result = if pending.is_empty() {
-                self.write_now(&piece[start..end])
-            } else {
-                let both = [pending, &piece[start..end]].concat();
-                pending = &[];
-                self.write_now(&both)
-            };
+            result = self.write_now(&piece[start..end]);
             if result.is_ok() {
                 self.sent += count as u64;
             }

@@ -23,6 +23,8 @@ pub(super) struct Sending {
     /// Bytes left of the piece that was announced last.
     piece_left: usize,
     ended: bool,
+    /// Has anything been sent?
+    begun: bool,
     sent: u64,
     told: Told,
 }
@@ -32,8 +34,10 @@ pub(super) struct Sending {
 pub(super) enum Halt {
     /// All is sent.
     Done,
-    /// The client is gone, or the body is cut.
+    /// The client is gone.
     Failed,
+    /// The body is cut, or the client has fallen too far behind.
+    Cut,
     /// The client takes no more at the moment.
     Blocked,
     /// There is no more of the body at the moment.
@@ -49,8 +53,8 @@ impl Sending {
         delimiting: Delimiting,
         told: Told,
     ) -> Self {
-        let (pending, piece_left, ended, sent) = (head, 0, false, 0);
-        Self { exchange, socket, body, delimiting, pending, piece_left, ended, sent, told }
+        let (pending, piece_left, ended, begun, sent) = (head, 0, false, false, 0);
+        Self { exchange, socket, body, delimiting, pending, piece_left, ended, begun, sent, told }
     }
 
     /// The client's socket.
@@ -97,7 +101,14 @@ impl Sending {
             return Ok(None);
         }
         let (framing, piece) = scratch.split_at_mut(SCRATCH_BYTES - PIECE_BYTES);
-        let Some(count) = self.copy_piece(piece)? else { return Ok(Some(Halt::Starved)) };
+        let count = match self.copy_piece(piece) {
+            Ok(Some(count)) => count,
+            Ok(None) => return Ok(Some(Halt::Starved)),
+            Err(error) => {
+                log::debug!("{}: body cut short: {error}", self.exchange.peer);
+                return Ok(Some(Halt::Cut));
+            }
+        };
         let head = self.pending.len();
         if head == 0 && count == 0 {
             return Ok(Some(Halt::Done));
@@ -147,6 +158,7 @@ impl Sending {
 
     /// So many bytes of framing and piece have been taken.
     fn note_sent(&mut self, taken: usize) {
+        self.begun = true;
         let framing = taken.min(self.pending.len());
         self.pending.drain(..framing);
         let content = taken - framing;
@@ -163,6 +175,9 @@ impl Sending {
 
     /// Ends the exchange.
     pub(super) fn finish(self, halt: Halt) {
+        if halt == Halt::Cut && !self.begun {
+            return self.exchange.refuse_cut();
+        }
         let well = halt == Halt::Done && self.delimiting != Delimiting::Close;
         self.exchange.conclude(&self.told, self.sent, well);
     }

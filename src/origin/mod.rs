@@ -146,6 +146,13 @@ pub enum OriginError {
         /// What the system said.
         what: String,
     },
+    /// The connection ended before the content of the response, of which nothing was passed on.
+    Cut {
+        /// The URL's scheme, host and port.
+        origin: String,
+        /// What the system said.
+        what: String,
+    },
     /// What came is no valid response.
     Invalid {
         /// The URL's scheme, host and port.
@@ -200,7 +207,7 @@ impl OriginError {
             Self::Resolve { .. } | Self::Connect { .. } => Detail::Connect,
             Self::Timeout { .. } | Self::ConnectTimeout { .. } => Detail::Timeout,
             Self::Tls { .. } => Detail::Tls,
-            Self::Closed { .. } | Self::Content(_) => Detail::Truncated,
+            Self::Closed { .. } | Self::Cut { .. } | Self::Content(_) => Detail::Truncated,
             Self::Invalid { .. } => Detail::Invalid,
             Self::Redirects { .. } => Detail::Loop,
             Self::Down { .. } => Detail::Down,
@@ -244,6 +251,9 @@ impl fmt::Display for OriginError {
             }
             Self::Closed { origin, what } => {
                 write!(f, "{origin}: closed the connection without a response ({what})")
+            }
+            Self::Cut { origin, what } => {
+                write!(f, "{origin}: closed the connection in the middle of a response ({what})")
             }
             Self::Invalid { origin, what } => {
                 write!(f, "{origin}: no valid HTTP response ({what})")

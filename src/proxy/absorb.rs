@@ -161,7 +161,7 @@ impl Proxy {
                 }
                 self.drop_replaced(forward, received.status, detail);
                 let body = Relayed::body(received.body.take(), length, &self.stats);
-                return Ok(Kept::Not(detail, body));
+                return body.map(|body| Kept::Not(detail, body)).map_err(|error| self.cut(&error));
             }
         };
         let Some(body) = received.body.take() else {
@@ -178,6 +178,12 @@ impl Proxy {
         let again = leader.is_some().then(|| self.again(forward)).flatten();
         let filler = Filler::new(body, length, recording, content, leader, again, &self.stats);
         self.begin_to_fill(forward, filler, shareable)
+    }
+
+    /// A response whose content did not come, and of which nothing has been passed on yet.
+    pub(super) fn cut(&self, error: &io::Error) -> OriginError {
+        let origin = self.settings.origin.to_string();
+        OriginError::Cut { origin, what: error.to_string() }
     }
 
     /// How to ask once more for what `forward` has asked for.
@@ -216,9 +222,7 @@ impl Proxy {
                     return Ok(Kept::Stored(content));
                 }
                 forward.leader = filler.leader();
-                let what = "before the content".to_string();
-                let origin = self.settings.origin.to_string();
-                return Err(OriginError::Closed { origin, what });
+                return Err(self.cut(&io::ErrorKind::UnexpectedEof.into()));
             }
         }
         filler.share();

@@ -30,6 +30,14 @@ impl Proxy {
         response
     }
 
+    /// An answer for a client that was to be sent a body which has just been cut, and has not been sent
+    /// anything yet.
+    pub fn refuse_cut(&self, request: &Request) -> Response {
+        let text = "the origin server closed the connection in the middle of the response";
+        let status = CacheStatus { detail: Some(Detail::Truncated), ..CacheStatus::default() };
+        self.error(StatusCode::BAD_GATEWAY, request, text, status)
+    }
+
     /// An answer for a request that is not acceptable.
     pub fn refuse(&self, request: &Request, error: &RequestError) -> Response {
         self.refuse_unread(error, request.prefers_json())
@@ -52,7 +60,7 @@ impl Proxy {
         if let Some(leader) = forward.leader.take() {
             let failed = Failed { status, detail, text: error.to_string() };
             match error {
-                OriginError::Closed { .. } => leader.died(failed),
+                OriginError::Closed { .. } | OriginError::Cut { .. } => leader.died(failed),
                 _ => leader.failed(failed),
             }
         }

@@ -9,8 +9,9 @@ use crate::message::fields::{Fields, text_value};
 use crate::message::request::{Framing, Request, RequestError};
 use crate::message::response::Response;
 use crate::message::target::url_at;
-use crate::origin::{Content, OriginRequest, Tunnel, Upgrade};
+use crate::origin::{Content, OriginError, OriginRequest, Tunnel, Upgrade};
 use crate::policy::forwarding::{add_response_fields, goes_in_circles, received_fields};
+use crate::policy::key::CacheKey;
 use crate::policy::reason::{CacheStatus, Detail, Why};
 use crate::policy::reuse::Mode;
 use crate::proxy::Proxy;
@@ -75,7 +76,7 @@ impl Proxy {
             interim: None,
         };
         let answer = self.origin.upgrade(asked);
-        if !answer.as_ref().is_err_and(crate::origin::OriginError::spared_it) {
+        if !answer.as_ref().is_err_and(OriginError::spared_it) {
             self.stats.count(Event::OriginRequest);
         }
         let mut status = CacheStatus {
@@ -100,17 +101,22 @@ impl Proxy {
                 status.forward_status = Some(received.status.as_u16());
                 self.finish(request, &mut fields);
                 add_response_fields(&mut fields, None, false, &status);
-                let (length, stats) = (received.length, &self.stats);
-                let body = Relayed::body(received.body, length, stats);
-                Upgraded::Declined(Response { status: received.status, fields, body })
+                match Relayed::body(received.body, received.length, &self.stats) {
+                    Ok(body) => {
+                        Upgraded::Declined(Response { status: received.status, fields, body })
+                    }
+                    Err(error) => self.no_tunnel(request, &key, &self.cut(&error)),
+                }
             }
-            Err(error) => {
-                self.stats.count(Event::OriginError);
-                log::warn!("{} {key}: {error}", request.method);
-                status.detail = Some(error.detail());
-                let text = error.to_string();
-                Upgraded::Declined(self.error(error.status(), request, &text, status))
-            }
+            Err(error) => self.no_tunnel(request, &key, &error),
         }
+    }
+
+    fn no_tunnel(&self, request: &Request, key: &CacheKey, error: &OriginError) -> Upgraded {
+        self.stats.count(Event::OriginError);
+        log::warn!("{} {key}: {error}", request.method);
+        let (why, detail) = (Some(Why::Bypass), Some(error.detail()));
+        let status = CacheStatus { why, detail, ..CacheStatus::default() };
+        Upgraded::Declined(self.error(error.status(), request, &error.to_string(), status))
     }
 }
