@@ -40,8 +40,12 @@ pub fn request(target: &str, fields: &[String], host: &str) -> Result<Request, S
 pub fn explain(proxy: &Proxy, request: Request) -> Result<String, String> {
     let explanation = proxy.explain(&Arc::new(request))?;
     let mut text = String::new();
-    let Explanation { key, url, sent, received, told } = explanation;
-    let _ = write!(text, "Cache key:  {key}\nAsked:      GET {url}\n");
+    let Explanation { key, shaped_by, url, sent, received, told } = explanation;
+    let _ = writeln!(text, "Cache key:  {key}");
+    if let Some(shaped_by) = shaped_by {
+        let _ = writeln!(text, "            from {shaped_by}");
+    }
+    let _ = writeln!(text, "Asked:      GET {url}");
     list(&mut text, &sent);
     let explained = match received {
         Ok(explained) => explained,

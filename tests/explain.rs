@@ -43,6 +43,7 @@ fn explain_shows_what_is_stored_and_for_how_long() {
         &text,
         &[
             &format!("Cache key:  {url}/a?b=1&x=2"),
+            "            from /a?x=2&utm_a=3&b=1, shaped by --ignore-param utm_*, --sort-query",
             &format!("Asked:      GET {url}/a?b=1&x=2"),
             "  Accept: text/x",
             "  Via: 1.1 proxy",

@@ -243,6 +243,22 @@ fn the_clients_condition_is_evaluated_after_freshening() {
     );
 }
 
+/// The client has what the cache has not: the new response is stored, and not sent.
+#[test]
+fn the_clients_condition_is_evaluated_against_what_has_come() {
+    for content in ["short", String::leak("long".repeat(50_000))] {
+        let bench = bench(|_| ());
+        bench.answers(200, "Cache-Control: max-age=1; ETag: \"a\"", "old");
+        bench.answers(200, "Cache-Control: max-age=60; ETag: \"b\"; A: 1", content);
+        bench.get("/a");
+        let answer = bench.after(2).fetch("GET", "/a", "If-None-Match: \"b\"");
+        assert_eq!((answer.status, answer.content.as_str()), (304, ""));
+        assert_eq!((answer.field("x-cache"), answer.field("a")), ("MISS".into(), "1".into()));
+        assert_eq!(answer.told(), "fwd=stale; fwd-status=200; stored");
+        assert_eq!(bench.get("/a").1, content);
+    }
+}
+
 #[test]
 fn conditions_for_the_origin_server_go_there() {
     let bench = bench(|_| ());

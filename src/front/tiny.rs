@@ -334,10 +334,15 @@ impl Inner {
             }
             _ => false,
         };
-        if !paced {
-            return exchange.answer(forwarded.into_response());
-        }
         let Forwarded { response, filler } = forwarded;
+        if !paced {
+            exchange.answer(response);
+            // What the client did not need may be worth keeping.
+            if let Some(filler) = filler {
+                filler.run();
+            }
+            return;
+        }
         let pump = self.pumps.choose();
         match (exchange.begin(response), filler) {
             (Ok(sending), Some(filler)) => pump.drive(sending, *filler),

@@ -110,6 +110,15 @@ impl KeyRules {
     }
 }
 
+/// The flags that say so.
+impl fmt::Display for KeyRules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let globs = self.ignored.iter().map(|glob| format!("--ignore-param {glob}"));
+        let sort = self.sort_query.then(|| "--sort-query".to_string());
+        f.write_str(&globs.chain(sort).collect::<Vec<_>>().join(", "))
+    }
+}
+
 /// A pattern for names: `*` stands for any text, `?` for one byte, anything else for itself.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Glob(Vec<u8>);

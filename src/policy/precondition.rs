@@ -25,34 +25,43 @@ const LEFT_OUT_OF_304: [&str; 6] = [
 ///
 /// Asked of responses with 200 or 206 only: a condition is about a representation (§13.2.1).
 pub fn is_not_modified(request: &Fields, stored: &StoredHead) -> bool {
-    if !matches!(stored.status, StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
+    holds_for(request, stored.status, &stored.fields, stored.response_time)
+}
+
+/// The same of a response whose head has come at `response_time`.
+pub fn holds_for(
+    request: &Fields,
+    status: StatusCode,
+    response: &Fields,
+    response_time: Timestamp,
+) -> bool {
+    if !matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
         return false;
     }
     if request.contains("if-none-match") {
         // §13.1.3: with If-None-Match, If-Modified-Since is not looked at.
-        return matches_any(request, stored);
+        return matches_any(request, response);
     }
-    let Some(since) = request.date("if-modified-since", stored.response_time) else {
+    let Some(since) = request.date("if-modified-since", response_time) else {
         return false;
     };
-    since >= modified(stored)
+    since >= modified(response, response_time)
 }
 
 /// §13.1.2: does one of the tags fit the stored response's, weakly compared?
-fn matches_any(request: &Fields, stored: &StoredHead) -> bool {
-    let own = stored.fields.get("etag").map(|tag| opaque(tag.as_bytes().trim_ascii()));
+fn matches_any(request: &Fields, response: &Fields) -> bool {
+    let own = response.get("etag").map(|tag| opaque(tag.as_bytes().trim_ascii()));
     request
         .get_all("if-none-match")
         .flat_map(|value| entity_tags(value.as_bytes()))
         .any(|tag| tag == b"*" || own.is_some_and(|own| own == opaque(tag)))
 }
 
-/// When the stored response was modified, as §4.3.2 reads it: `Last-Modified`, else `Date`, else the
-/// moment it came.
-fn modified(stored: &StoredHead) -> Timestamp {
-    let now = stored.response_time;
-    let date = |name| stored.fields.date(name, now);
-    date("last-modified").or_else(|| date("date")).unwrap_or(now)
+/// When a response was modified, as §4.3.2 reads it: `Last-Modified`, else `Date`, else the moment it
+/// came.
+fn modified(response: &Fields, response_time: Timestamp) -> Timestamp {
+    let date = |name| response.date(name, response_time);
+    date("last-modified").or_else(|| date("date")).unwrap_or(response_time)
 }
 
 /// A tag without the mark of weakness: what weak comparison compares (§8.8.3.2).

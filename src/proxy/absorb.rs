@@ -16,9 +16,10 @@ use crate::origin::{OriginBody, OriginError, OriginResponse};
 use crate::policy::age::age_value;
 use crate::policy::forwarding::{add_response_fields, received_fields};
 use crate::policy::invalidation::{describes_target, invalidates, named};
+use crate::policy::precondition::{holds_for, keep_for_304};
 use crate::policy::range::Part;
 use crate::policy::reason::{CacheStatus, Detail};
-use crate::policy::reuse::may_stand_in;
+use crate::policy::reuse::{Judgement, Presented, judge, may_stand_in};
 use crate::policy::stored::{StoredHead, StoredResponse};
 use crate::policy::storing::{Received, storable};
 use crate::policy::validation::{confirmed, merged};
@@ -91,9 +92,30 @@ impl Proxy {
                 status.detail = Some(*detail);
             }
         }
-        let length = received.length;
-        let fields = self.passed_on(&forward, received.fields, response_time, &status);
-        let status = received.status;
+        self.pass_on(&forward, received, kept, response_time, &status)
+    }
+
+    /// What the client gets of a response that has come.
+    fn pass_on(
+        &self,
+        forward: &Forward,
+        received: OriginResponse,
+        kept: Kept,
+        response_time: Timestamp,
+        told: &CacheStatus,
+    ) -> Forwarded {
+        let OriginResponse { status, fields, length, .. } = received;
+        // The client's condition gave way to ours; what has come may be what it has (§4.3.2).
+        let has_it = forward.presented.conditional
+            && matches!(forward.asking, Asking::Whether(_))
+            && holds_for(&forward.request.fields, status, &fields, response_time);
+        let mut fields = self.passed_on(forward, fields, response_time, told);
+        if has_it {
+            keep_for_304(&mut fields);
+            let filler = if let Kept::Growing(filler) = kept { Some(filler) } else { None };
+            let (status, body) = (StatusCode::NOT_MODIFIED, Body::None { length: None });
+            return Forwarded { response: Response { status, fields, body }, filler };
+        }
         let (body, filler) = match kept {
             Kept::Not(_, body) => (body, None),
             Kept::Stored(content) if content.is_empty() => (Body::None { length }, None),
@@ -173,8 +195,9 @@ impl Proxy {
             }
             return Ok(Kept::Stored(Bytes::new()));
         };
+        let (rules, anybody) = (&self.settings.reuse, Presented::default());
         let shareable =
-            recording.head().is_fresh(response_time) && !recording.head().directives.no_cache;
+            judge(&anybody, recording.head(), false, response_time, rules) == Judgement::Usable;
         let again = leader.is_some().then(|| self.again(forward)).flatten();
         let filler = Filler::new(body, length, recording, content, leader, again, &self.stats);
         self.begin_to_fill(forward, filler, shareable)

@@ -21,6 +21,8 @@ use crate::proxy::{Admission, Answer, Attempt, Proxy, field_text};
 pub struct Explanation {
     /// What stored responses are found by.
     pub key: String,
+    /// The flags that have shaped it, where they have.
+    pub shaped_by: Option<String>,
     /// What the origin server was asked for.
     pub url: String,
     /// The fields it was sent, without Host.
@@ -63,6 +65,9 @@ impl Proxy {
             }
         };
         let (key, url, sent) = (forward.key.to_string(), forward.url.clone(), forward.sent.clone());
+        let target = request.target.as_str();
+        let shaped_by = (self.settings.key.shape(target) != target)
+            .then(|| format!("{target}, shaped by {}", self.settings.key));
         let received = match self.ask(&forward, Content::None, None) {
             Ok(received) => received,
             Err(error) => {
@@ -71,7 +76,7 @@ impl Proxy {
                     forward.why.as_str(),
                     error.detail().as_str()
                 );
-                return Ok(Explanation { key, url, sent, received: Err(error), told });
+                return Ok(Explanation { key, shaped_by, url, sent, received: Err(error), told });
             }
         };
         let now = self.now();
@@ -119,7 +124,7 @@ impl Proxy {
             stored,
             again,
         };
-        Ok(Explanation { key, url, sent, received: Ok(explained), told })
+        Ok(Explanation { key, shaped_by, url, sent, received: Ok(explained), told })
     }
 }
 

@@ -78,9 +78,13 @@ impl Proxy {
     /// The origin server has failed for another request that asked the same.
     pub(super) fn fail_alike(&self, forward: &mut Forward, failed: &Failed) -> Response {
         let Failed { status, detail, text } = failed;
-        self.stats.count(Event::Collapsed);
-        self.stand_in(forward, None, None)
-            .unwrap_or_else(|| self.forwarding_error(forward, *status, *detail, text))
+        match self.stand_in(forward, None, None) {
+            Some(response) => {
+                self.stats.count(Event::Collapsed);
+                response
+            }
+            None => self.forwarding_error(forward, *status, *detail, text),
+        }
     }
 
     fn forwarding_error(

@@ -127,7 +127,12 @@ impl Forwarded {
             (Body::Growing(reader), Some(filler)) => {
                 Fetched { filler: *filler, reader }.into_body()
             }
-            (body, _) => body,
+            (body, Some(filler)) => {
+                // The client does not need it, and it is worth keeping.
+                filler.run();
+                body
+            }
+            (body, None) => body,
         };
         Response { status, fields, body }
     }
