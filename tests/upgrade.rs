@@ -221,12 +221,20 @@ fn a_tunnel_can_lead_to_an_https_origin() {
 
 #[test]
 fn a_tunnel_to_nowhere_is_an_error_that_helps() {
+    let long = format!("HTTP/1.1 101 Long\r\nA: {}\r\n", "x".repeat(70_000));
+    let many = format!("HTTP/1.1 101 Many\r\n{}\r\n", "A: b\r\n".repeat(129));
     let origin = Origin::script([
+        on("GET /long").bytes(&long).close(),
+        on("GET /many").bytes(&many).close(),
+        on("GET /lengths").head(200, "Content-Length: 3; Content-Length: 4").bytes("abcd").close(),
         on("GET /bad").bytes("nonsense\r\n\r\n").close(),
         on("GET /silent").close(),
     ]);
     let proxy = Proxy::before(&origin, &[]);
-    assert_eq!(proxy.get_with("/bad", ASK).cache_status(), "proxy; fwd=bypass; detail=invalid");
+    for target in ["/long", "/many", "/lengths", "/bad"] {
+        let told = proxy.get_with(target, ASK).cache_status();
+        assert_eq!(told, "proxy; fwd=bypass; detail=invalid", "{target}");
+    }
     assert_eq!(
         proxy.get_with("/silent", ASK).cache_status(),
         "proxy; fwd=bypass; detail=truncated"
@@ -239,4 +247,28 @@ fn a_tunnel_to_nowhere_is_an_error_that_helps() {
     );
     let offline = Proxy::before(&origin, &["--cache-mode", "offline"]);
     assert_eq!(offline.get_with("/a", ASK).status, 504);
+}
+
+#[test]
+fn a_tunnel_goes_through_the_proxy_that_leads_out() {
+    let way_out = Origin::script([
+        on("CONNECT origin.test:80").bytes("HTTP/1.1 200 OK\r\n\r\n"),
+        on("GET /echo")
+            .having("Host: origin.test")
+            .head(101, "Upgrade: x; Connection: Upgrade")
+            .then(Step::Echo),
+        on("CONNECT origin.test:80").send(403, "", "no"),
+    ]);
+    let mut command = support::proxy::command();
+    command.args(["--origin", "http://origin.test"]).env("http_proxy", way_out.url());
+    let proxy = Proxy::start_as(command);
+    let mut connection = proxy.connect();
+    connection.request("GET", "/echo", ASK, "");
+    assert_eq!(connection.head().expect("a head").word(1), "101");
+    connection.send("through");
+    assert_eq!(exactly(&mut connection, 7), "THROUGH");
+    let refused = proxy.get_with("/echo", ASK);
+    assert_eq!(refused.cache_status(), "proxy; fwd=bypass; detail=connect");
+    assert!(refused.body().contains("the proxy that leads out refused"), "{}", refused.body());
+    way_out.assert_finished();
 }
