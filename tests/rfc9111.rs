@@ -307,7 +307,7 @@ fn only_what_may_be_stored_is_stored() {
     let small = StoringRules { object_bytes_max: 9, ..STORING };
     let cookie = "Cache-Control: max-age=1|Set-Cookie: a=b";
     #[rustfmt::skip]
-    let table: [(&str, &str, &str, u16, &str, &StoringRules, Option<Detail>); 62] = [
+    let table: [(&str, &str, &str, u16, &str, &StoringRules, Option<Detail>); 66] = [
         ("3",        "GET",  "", 200, "Cache-Control: max-age=60",              &STORING, None),
         ("3",        "GET",  "", 200, "Expires: NOW+60",                        &STORING, None),
         ("3",        "GET",  "", 200, "Cache-Control: s-maxage=60",             &STORING, None),
@@ -367,6 +367,10 @@ fn only_what_may_be_stored_is_stored() {
         ("4.1",      "GET",  "", 200, "Cache-Control: max-age=60|Vary: *",      &STORING, Some(Detail::VaryStar)),
         ("4.1",      "GET",  "", 200, "Cache-Control: max-age=60|Vary:|Vary: a, *", &STORING, Some(Detail::VaryStar)),
         ("4.1",      "GET",  "", 200, "Cache-Control: max-age=60|Vary: *, *",   &STORING, Some(Detail::VaryStar)),
+        ("4.1",      "GET",  "", 200, "Cache-Control: max-age=60|Vary: *|Vary: *", &STORING, Some(Detail::VaryStar)),
+        ("4.1",      "GET",  "", 200, "Cache-Control: max-age=60|Vary: , *",    &STORING, Some(Detail::VaryStar)),
+        ("4.1",      "GET",  "", 200, "Cache-Control: max-age=60|Vary: a, *",   &STORING, Some(Detail::VaryStar)),
+        ("4.1",      "GET",  "", 200, "Cache-Control: max-age=60|Vary: *, a",   &STORING, Some(Detail::VaryStar)),
         ("4.1",      "GET",  "", 200, "Cache-Control: max-age=60|Vary: , a",    &STORING, None),
         ("",         "GET",  "", 200, "Cache-Control: max-age=60",              &small,   Some(Detail::TooLarge)),
         ("4.2.2",    "GET",  "", 404, "Last-Modified: NOW-86400",               &STORING, None),
