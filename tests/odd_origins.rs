@@ -172,7 +172,7 @@ fn a_connection_that_closes_without_an_answer_lets_the_stale_stand_in() {
     ];
     let rules = table.iter().flat_map(|(target, directives, _)| {
         let request = format!("GET {target}");
-        [on(&request).send(200, &stale(directives), "stored"), on(&request).close().always()]
+        [on(&request).send(200, &stale(directives), "stored"), on(&request).close()]
     });
     let origin = Origin::script(rules.collect::<Vec<Rule>>());
     let proxy = Proxy::before(&origin, &[]);

@@ -187,6 +187,14 @@ fn egress_proxy(url: &str) -> Result<Proxy, String> {
     Proxy::new(url).map_err(|error| format!("proxy {url} from the environment: {error}"))
 }
 
+/// Does the error say that nobody has read the request? What comes to a closed socket is answered with
+/// a reset; an orderly end is the origin server's word about this very request, which is then not
+/// repeated. (A connection that was ended while it was idle is found out before it is used.)
+fn was_not_read(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
+    matches!(error.kind(), ConnectionReset | ConnectionAborted | BrokenPipe)
+}
+
 /// Has the other side ended a connection that there was?
 fn is_end_of_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
@@ -217,10 +225,10 @@ impl Origin for Client {
         } else {
             self.send_once(&parts, SendBody::none(), interim, false)
         };
-        // A connection from the pool that brought no byte was dead before the request was read, or
-        // at least nothing shows otherwise (RFC 9112 §9.3.1).
+        // A connection from the pool that is reset and brought no byte was dead before the request was
+        // read, or at least nothing shows otherwise (RFC 9112 §9.3.1).
         if let Err(Error::Io(error)) = &result
-            && is_end_of_connection(error)
+            && was_not_read(error)
             && repeatable
             && OPENED.get() == opened
             && RECEIVED.get() == received

@@ -159,6 +159,8 @@ struct State {
     asked: Vec<Asked>,
     unexpected: Vec<String>,
     connections: usize,
+    /// Connections that are over.
+    ended: usize,
 }
 
 /// A running origin server.
@@ -230,6 +232,16 @@ impl Origin {
         self.state.0.lock().expect("no panic").connections
     }
 
+    /// Waits until so many connections are over.
+    pub fn wait_for_ends(&self, count: usize) {
+        let deadline = Instant::now() + PATIENCE;
+        let mut state = self.state.0.lock().expect("no panic");
+        while state.ended < count {
+            assert!(Instant::now() < deadline, "{} of {count} connections ended", state.ended);
+            state = self.state.1.wait_timeout(state, PATIENCE).expect("no panic").0;
+        }
+    }
+
     /// Waits until so many requests have come.
     pub fn wait_for(&self, count: usize) -> Vec<Asked> {
         let deadline = Instant::now() + PATIENCE;
@@ -281,6 +293,8 @@ fn serve(
     if socket2::SockRef::from(&socket).linger().is_ok_and(|linger| linger.is_none()) {
         let _ = socket.shutdown(Shutdown::Both);
     }
+    state.0.lock().expect("no panic").ended += 1;
+    state.1.notify_all();
 }
 
 fn exchange_all<S: Read + Write>(
