@@ -1,6 +1,7 @@
 //! What the proxy counts, and the line it writes for each request: in the words of the decision
 //! types, so that the counters, the log and `Cache-Status` never disagree.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -14,7 +15,7 @@ use parking_lot::Mutex;
 use crate::clock::Timestamp;
 use crate::message::date;
 use crate::message::response::json_string;
-use crate::policy::reason::Why;
+use crate::policy::reason::{CacheStatus, Why};
 
 /// Counters since the start.
 #[derive(Debug, Default)]
@@ -33,6 +34,8 @@ pub struct Stats {
     truncated: AtomicU64,
     swept: AtomicU64,
     panics: AtomicU64,
+    /// How often each particular rule was told, by its word in `Cache-Status`.
+    details: Mutex<BTreeMap<&'static str, u64>>,
 }
 
 /// One thing that is counted.
@@ -84,6 +87,13 @@ impl Stats {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Counts what one response is told in `Cache-Status`.
+    pub fn count_told(&self, status: &CacheStatus) {
+        if let Some(detail) = status.detail {
+            *self.details.lock().entry(detail.as_str()).or_default() += 1;
+        }
+    }
+
     /// Counts the content of one response.
     pub fn count_bytes(&self, bytes: u64, from_cache: bool) {
         self.bytes_sent.fetch_add(bytes, Ordering::Relaxed);
@@ -131,6 +141,10 @@ impl Stats {
             if get(counter) > 0 {
                 let _ = write!(line, "; {} {name}", get(counter));
             }
+        }
+        for (index, (detail, count)) in self.details.lock().iter().enumerate() {
+            let _ =
+                write!(line, "{}{count} {detail}", if index == 0 { "; details: " } else { ", " });
         }
         line
     }
@@ -256,6 +270,7 @@ fn json(served: &Served<'_>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::reason::Detail;
 
     fn served(target: &str) -> Served<'_> {
         Served {
@@ -296,12 +311,15 @@ mod tests {
             stats.count(event);
         }
         stats.count(Event::OriginRequest);
+        let detail = Some(Detail::NoStore);
+        stats.count_told(&CacheStatus { detail, ..CacheStatus::default() });
+        stats.count_told(&CacheStatus::default());
         stats.count_bytes(10, true);
         stats.count_bytes(10, false);
         assert_eq!(
             stats.summary(),
             "2 requests: 1 hits (50%), 1 misses; 20 bytes sent, 10 from the cache (50%); \
-             1 origin requests, 1 saved; forwarded: 1 uri-miss"
+             1 origin requests, 1 saved; forwarded: 1 uri-miss; details: 1 no-store"
         );
     }
 }

@@ -14,7 +14,7 @@ use crate::message::fields::Fields;
 use crate::message::response::Response;
 use crate::origin::{OriginBody, OriginError, OriginResponse};
 use crate::policy::age::age_value;
-use crate::policy::forwarding::{add_response_fields, received_fields};
+use crate::policy::forwarding::received_fields;
 use crate::policy::invalidation::{describes_target, invalidates, named};
 use crate::policy::precondition::{holds_for, keep_for_304};
 use crate::policy::range::Part;
@@ -136,11 +136,10 @@ impl Proxy {
         response_time: Timestamp,
         status: &CacheStatus,
     ) -> Fields {
-        self.finish(&forward.request, &mut fields);
         let delay = response_time.seconds_since(forward.request_time);
         let age = age_value(&fields).unwrap_or(DeltaSeconds::ZERO).plus(delay);
         let age = (age > DeltaSeconds::ZERO).then_some(age.0);
-        add_response_fields(&mut fields, age, false, status);
+        self.finish(&forward.request, &mut fields, age, false, status);
         fields
     }
 

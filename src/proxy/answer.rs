@@ -149,18 +149,26 @@ impl Proxy {
         status: &CacheStatus,
     ) -> Fields {
         let mut fields = head.fields.clone();
-        self.finish(request, &mut fields);
-        add_response_fields(&mut fields, Some(head.current_age(now).0), true, status);
+        self.finish(request, &mut fields, Some(head.current_age(now).0), true, status);
         fields
     }
 
-    /// What is done to every response on its way out.
-    pub(super) fn finish(&self, request: &Request, fields: &mut Fields) {
+    /// What is done to every response on its way out, and counted.
+    pub(super) fn finish(
+        &self,
+        request: &Request,
+        fields: &mut Fields,
+        age: Option<u32>,
+        from_cache: bool,
+        status: &CacheStatus,
+    ) {
+        self.stats.count_told(status);
         rewrite(fields, &self.settings.origin, request.authority());
         if self.settings.no_browser_cache {
             fields.remove("expires");
             fields.set_text("cache-control", "no-store".to_string());
         }
+        add_response_fields(fields, age, from_cache, status);
     }
 }
 

@@ -119,6 +119,7 @@ impl Proxy {
     /// A response that nobody but the proxy has made; so the `Date` is the proxy's, too.
     fn own(&self, code: StatusCode, text: &str, as_json: bool, status: CacheStatus) -> Response {
         self.stats.count(Event::Refused);
+        self.stats.count_told(&status);
         let mut response = Response::error(code, text, as_json);
         response.fields.set_text("date", date::format(self.clock.now()));
         response.fields.set_text("cache-status", status.to_string());

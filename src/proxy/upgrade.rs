@@ -10,7 +10,7 @@ use crate::message::request::{Framing, Request, RequestError};
 use crate::message::response::Response;
 use crate::message::target::url_at;
 use crate::origin::{Content, OriginError, OriginRequest, Tunnel, Upgrade};
-use crate::policy::forwarding::{add_response_fields, goes_in_circles, received_fields};
+use crate::policy::forwarding::{goes_in_circles, received_fields};
 use crate::policy::key::CacheKey;
 use crate::policy::reason::{CacheStatus, Detail, Why};
 use crate::policy::reuse::Mode;
@@ -89,7 +89,7 @@ impl Proxy {
                 let protocol = fields.get(UPGRADE.as_str()).cloned();
                 received_fields(&mut fields, self.clock.now());
                 status.forward_status = Some(StatusCode::SWITCHING_PROTOCOLS.as_u16());
-                add_response_fields(&mut fields, None, false, &status);
+                self.finish(request, &mut fields, None, false, &status);
                 fields.append(CONNECTION, HeaderValue::from_static("Upgrade"));
                 fields
                     .append(UPGRADE, protocol.unwrap_or_else(|| text_value(protocols.to_string())));
@@ -99,8 +99,7 @@ impl Proxy {
                 let mut fields = received.fields;
                 received_fields(&mut fields, self.clock.now());
                 status.forward_status = Some(received.status.as_u16());
-                self.finish(request, &mut fields);
-                add_response_fields(&mut fields, None, false, &status);
+                self.finish(request, &mut fields, None, false, &status);
                 match Relayed::body(received.body, received.length, &self.stats) {
                     Ok(body) => {
                         Upgraded::Declined(Response { status: received.status, fields, body })
