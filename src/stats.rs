@@ -128,6 +128,10 @@ impl Stats {
             let before = if index == 0 { "; forwarded: " } else { ", " };
             let _ = write!(line, "{before}{} {}", get(count), why.as_str());
         }
+        for (index, (detail, count)) in self.details.lock().iter().enumerate() {
+            let _ =
+                write!(line, "{}{count} {detail}", if index == 0 { "; details: " } else { ", " });
+        }
         for (name, counter) in [
             ("stale", &self.stale),
             ("collapsed", &self.collapsed),
@@ -141,10 +145,6 @@ impl Stats {
             if get(counter) > 0 {
                 let _ = write!(line, "; {} {name}", get(counter));
             }
-        }
-        for (index, (detail, count)) in self.details.lock().iter().enumerate() {
-            let _ =
-                write!(line, "{}{count} {detail}", if index == 0 { "; details: " } else { ", " });
         }
         line
     }
