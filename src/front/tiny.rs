@@ -12,13 +12,13 @@
 //! - Idle and overdue connections are cut; an accept loop that died is started anew; a connection
 //!   that got stuck in tiny_http's queue is helped out of it.
 //!
-//! What cannot be mended from outside: a head is read without a bound on its size before we see it; a
-//! field value or target with a byte beyond ASCII closes the connection without an answer, and a bare
-//! line feed waits for the header timeout; a request line that says HTTP/2.0 makes the connection's
-//! thread wait for itself for ever, and costs it and its descriptors; a chunked upload with trailer
-//! fields cannot be read to its end (400); a folded line is read as a field of its own; excess connections are closed, where they should wait in the
-//! kernel's queue. This is why this front serves loopback addresses only, unless
-//! `--allow-unsafe-front` is given.
+//! What cannot be mended from outside: a head is read without a bound on its size before we see it;
+//! a field value or target with a byte beyond ASCII closes the connection without an answer, and a
+//! bare line feed waits for the header timeout; a request line that says HTTP/2.0 makes the
+//! connection's thread wait for itself for ever, and costs it and its descriptors; a chunked upload
+//! with trailer fields cannot be read to its end (400); a folded line is read as a field of its
+//! own; excess connections are closed, where they should wait in the kernel's queue. This is why
+//! this front serves loopback addresses only, unless `--allow-unsafe-front` is given.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};

@@ -1,9 +1,9 @@
 //! The content of a response: whole, or still arriving. RFC 9110 §6.4.
 //!
-//! A body that still arrives is pulled: whoever sends it to the client reads it, and reading is what
-//! moves it along. A body that grows is moved along by somebody else, and read by any number of
-//! clients, each at its own pace. Either ends well or it ends with an error, never in between: a reader that sees
-//! an error must not let what it has sent look complete.
+//! A body that still arrives is pulled: whoever sends it to the client reads it, and reading is
+//! what moves it along. A body that grows is moved along by somebody else, and read by any number
+//! of clients, each at its own pace. Either ends well or it ends with an error, never in between: a
+//! reader that sees an error must not let what it has sent look complete.
 
 use std::fmt;
 use std::io;

@@ -110,8 +110,8 @@ pub(super) enum Asking {
     Whole,
 }
 
-/// What [`forward`](crate::proxy::Proxy::forward) brought: a response, and what has to be run to its end by someone who can
-/// wait, if its body is still to be fetched.
+/// What [`forward`](crate::proxy::Proxy::forward) brought: a response, and what has to be run to its
+/// end by someone who can wait, if its body is still to be fetched.
 pub struct Forwarded {
     /// The response.
     pub response: Response,

@@ -1,7 +1,7 @@
 //! Where stored responses live, and what every store owes the engine.
 //!
-//! A store holds complete responses, and parts that are marked as such. It decides what to drop when it is full, never what may be
-//! reused: that is the policy's business.
+//! A store holds complete responses, and parts that are marked as such. It decides what to drop
+//! when it is full, never what may be reused: that is the policy's business.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
