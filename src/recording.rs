@@ -338,6 +338,8 @@ impl Filler {
             return self.cut();
         };
         let again = self.again.take().filter(|_| self.shared && writer.readers() > 1);
+        // Its turn at the origin server is over, and may be the only one (`--origin-concurrency`).
+        self.body = Box::new(Ended);
         let body = again.and_then(|again| again.ask(recording.head(), self.length, writer));
         match body {
             Some(body) => {
@@ -357,6 +359,15 @@ impl Filler {
         }
         self.writer = None;
         Progress::Ended
+    }
+}
+
+/// What is left of a body whose connection has died.
+struct Ended;
+
+impl OriginBody for Ended {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::UnexpectedEof.into())
     }
 }
 

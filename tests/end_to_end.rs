@@ -731,7 +731,8 @@ fn the_death_of_a_fetch_is_mended_once_for_those_who_share_it() {
             on("GET /a").head(200, fields).bytes("123").wait(&gate).close(),
             on("GET /a").head(200, fields).bytes(second),
         ]);
-        let proxy = Proxy::before(&origin, &["--workers", "2"]);
+        // The second try is under way alone, too.
+        let proxy = Proxy::before(&origin, &["--workers", "2", "--origin-concurrency", "1"]);
         let mut clients: Vec<_> = (0..5).map(|_| proxy.connect()).collect();
         for client in &mut clients {
             client.request("GET", "/a", "", "");
