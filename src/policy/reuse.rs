@@ -52,9 +52,10 @@ impl Presented {
             content: !matches!(request.framing, Framing::None | Framing::Length(0)),
             ..Self::default()
         };
+        let mut directed = false;
         for (name, _) in request.fields.iter() {
             match name.as_str() {
-                "cache-control" => presented.directives = RequestDirectives::read(&request.fields),
+                "cache-control" => directed = true,
                 "cookie" => presented.cookie = true,
                 "authorization" => presented.authorization = true,
                 "range" => presented.range = get,
@@ -63,6 +64,9 @@ impl Presented {
                 "if-match" | "if-unmodified-since" => presented.for_origin_alone = true,
                 _ => {}
             }
+        }
+        if directed {
+            presented.directives = RequestDirectives::read(&request.fields);
         }
         presented
     }
