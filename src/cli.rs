@@ -65,11 +65,15 @@ const GROUPS: [(&str, &[Flag]); 6] = [
         flag("--store", "S", "memory", "where responses are stored: memory"),
     ]),
     ("Clients", &[
-        flag("--workers", "N", "64", "threads that look up, and wait for the origin server"),
+        flag("--threads", "N", "cores", "event loops, which answer what is in memory"),
+        flag("--workers", "N", "64", "threads that wait for the origin server"),
         flag("--max-connections", "N", "10000", "clients at a time, or less where descriptors are scarce"),
-        flag("--header-timeout", "D", "10", "for a connection's first request to arrive"),
+        flag("--header-timeout", "D", "10", "for the head of a request to arrive, from its first byte to its last"),
         flag("--idle-timeout", "D", "60", "for the next request, the next byte of content, or a client to read on"),
-        flag("--front", "F", "tiny-http", "which server: tiny-http"),
+        flag("--max-header-size", "SIZE", "64K", "fields of a request, all together"),
+        flag("--max-header-fields", "N", "100", "field lines of a request"),
+        flag("--max-request-size", "SIZE", "none", "content of a request, which is passed on as it comes"),
+        flag("--front", "F", "event", "which server: event, an event loop a core; tiny-http, a thread a connection"),
         flag("--allow-unsafe-front", "", "off", "let --front tiny-http listen on other than loopback addresses"),
     ]),
     ("What is told", &[

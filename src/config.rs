@@ -9,6 +9,7 @@ use log::LevelFilter;
 
 use crate::cli::{Args, UsageError};
 use crate::clock::DeltaSeconds;
+use crate::message::request::RequestLimits;
 use crate::origin::gate::Rate;
 use crate::policy::freshness::FreshnessRules;
 use crate::policy::key::{Glob, KeyRules};
@@ -71,6 +72,12 @@ pub struct Config {
     pub header_timeout: Duration,
     /// `--idle-timeout`
     pub idle_timeout: Duration,
+    /// `--max-header-fields`, `--max-header-size`, `--max-request-size`
+    pub request: RequestLimits,
+    /// `--front`
+    pub front: FrontKind,
+    /// `--threads`; `None` for one a core.
+    pub threads: Option<usize>,
     /// `--allow-unsafe-front`
     pub allow_unsafe_front: bool,
     /// `--access-log`
@@ -83,6 +90,15 @@ pub struct Config {
     pub ready_file: Option<PathBuf>,
 }
 
+/// Which server accepts clients.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum FrontKind {
+    /// An event loop a core.
+    Event,
+    /// tiny_http, a thread a connection.
+    TinyHttp,
+}
+
 impl Config {
     /// Reads the values; the first that is not accepted is the error.
     pub fn new(args: &Args) -> Result<Self, UsageError> {
@@ -92,7 +108,6 @@ impl Config {
         let storing = read.storing(mode)?;
         let content_bytes = storing.object_bytes_max;
         read.one_of("--store", &[("memory", ())])?;
-        read.one_of("--front", &[("tiny-http", ())])?;
         Ok(Self {
             host: read.host()?,
             port: read.number("--port", 0..=65_535)?.map_or(3000, |port| port as u16),
@@ -138,6 +153,9 @@ impl Config {
                 as usize,
             header_timeout: read.limit("--header-timeout", 10)?,
             idle_timeout: read.limit("--idle-timeout", 60)?,
+            request: read.request_limits()?,
+            front: read.one_of("--front", &FRONTS)?.unwrap_or(FrontKind::Event),
+            threads: read.number("--threads", 1..=WORKERS_MAX)?.map(|threads| threads as usize),
             allow_unsafe_front: args.is_on("--allow-unsafe-front"),
             access_log: read.path("--access-log"),
             access_format: read
@@ -149,6 +167,8 @@ impl Config {
     }
 }
 
+const FRONTS: [(&str, FrontKind); 2] =
+    [("event", FrontKind::Event), ("tiny-http", FrontKind::TinyHttp)];
 const MODES: [(&str, Mode); 3] =
     [("standard", Mode::Standard), ("force", Mode::Force), ("offline", Mode::Offline)];
 const POLICIES: [(&str, Eviction); 4] = [
@@ -279,6 +299,21 @@ impl Values<'_> {
         Ok(self.read("--cache-memory", accepted, read)?.unwrap_or(64 << 20))
     }
 
+    fn request_limits(&self) -> Result<RequestLimits, UsageError> {
+        let usual = RequestLimits::default();
+        let accepted = "a size from 1K to 1M: bytes, or a number with K or M";
+        let size =
+            |word: &str| read_bytes(word).filter(|bytes| (1 << 10..=1 << 20).contains(bytes));
+        let field_bytes = self.read("--max-header-size", accepted, size)?;
+        Ok(RequestLimits {
+            field_lines: self
+                .number("--max-header-fields", 1..=1000)?
+                .map_or(usual.field_lines, |lines| lines as usize),
+            field_bytes: field_bytes.map_or(usual.field_bytes, |bytes| bytes as usize),
+            content_bytes: self.bytes("--max-request-size")?,
+        })
+    }
+
     /// `None` for no limit.
     fn hit_ttl(&self) -> Result<Option<u64>, UsageError> {
         let accepted =
@@ -389,7 +424,9 @@ mod tests {
             ("--hit-ttl", "0", "--hit-ttl: \"0\"; expected a number: how often, or a negative one for no limit (0 would store in vain)"),
             ("--eviction-policy", "fifo", "--eviction-policy: \"fifo\"; expected s3-fifo, lru, entire, none"),
             ("--store", "sqlite", "--store: \"sqlite\"; expected memory"),
-            ("--front", "event", "--front: \"event\"; expected tiny-http"),
+            ("--front", "nginx", "--front: \"nginx\"; expected event, tiny-http"),
+            ("--threads", "0", "--threads: \"0\"; expected a number from 1 to 4096"),
+            ("--max-header-size", "10", "--max-header-size: \"10\"; expected a size from 1K to 1M: bytes, or a number with K or M"),
             ("--cache-ttl", "500ms", "--cache-ttl: \"500ms\"; expected a duration in whole seconds: 30, 30s, 10m, 2h or 7d"),
             ("--origin-timeout", "0", "--origin-timeout: \"0\"; expected a duration above 0: 30, 500ms, 30s, 10m, 2h or 7d"),
             ("--cache-memory", "1K", "--cache-memory: \"1K\"; expected a size of at least 64K: bytes, or a number with K, M or G"),

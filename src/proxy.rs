@@ -14,7 +14,7 @@ use http::Method;
 use crate::clock::{Clock, Timestamp};
 use crate::flight::{FlightKey, Flights, Landing, Turn};
 use crate::message::fields::Fields;
-use crate::message::request::{Request, RequestError};
+use crate::message::request::{Request, RequestError, RequestLimits};
 use crate::message::target::{OriginUrl, is_loopback, split_authority, url_at};
 use crate::origin::redirects::send_and_follow;
 use crate::origin::{Content, Interim, Origin, OriginError, OriginRequest, OriginResponse};
@@ -66,6 +66,8 @@ pub struct Settings {
     pub no_browser_cache: bool,
     /// `--preserve-host`
     pub preserve_host: bool,
+    /// How large a request may be.
+    pub limits: RequestLimits,
 }
 
 /// The engine. One for all threads.
@@ -356,7 +358,8 @@ impl Proxy {
                 Ok(received) => return self.absorb(forward, received),
                 Err(OriginError::Content(source)) => {
                     log::info!("{}: client's content: {source}", forward.key);
-                    return self.refuse(&forward.request, &RequestError::ContentCut).into();
+                    let error = RequestError::of_content(&source, self.settings.limits);
+                    return self.refuse(&forward.request, &error).into();
                 }
                 Err(error) => return self.fail(forward, &error).into(),
             }

@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use caching_proxy::clock::Clock;
 use caching_proxy::config::Config;
-use caching_proxy::front::connections::ConnectionLimits;
-use caching_proxy::front::tiny::{Front, FrontSettings};
+use caching_proxy::front::ConnectionLimits;
+use caching_proxy::front::FrontSettings;
+use caching_proxy::front::tiny::Front;
 use caching_proxy::front::workers::Pool;
 use caching_proxy::message::target::{OriginUrl, is_loopback};
 use caching_proxy::origin::client::{Client, Reach};
@@ -251,6 +252,7 @@ fn engine(
         follow_redirects: config.follow_redirects,
         no_browser_cache: config.no_browser_cache,
         preserve_host: config.preserve_host,
+        limits: config.request,
     };
     Ok(Arc::new(Proxy::new(settings, store, origin, Clock::System, Arc::clone(stats))))
 }
@@ -313,6 +315,7 @@ fn front(
             connections_max,
         },
         wait_max: config.origin_timeout,
+        limits: config.request,
         access_log,
     };
     let pool = Pool::start(config.workers, connections_max, stats)

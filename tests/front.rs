@@ -8,10 +8,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use caching_proxy::clock::Clock;
-use caching_proxy::front::connections::ConnectionLimits;
-use caching_proxy::front::tiny::{Front, FrontSettings};
+use caching_proxy::front::ConnectionLimits;
+use caching_proxy::front::FrontSettings;
+use caching_proxy::front::tiny::Front;
 use caching_proxy::front::workers::Pool;
 use caching_proxy::message::fields::Fields;
+use caching_proxy::message::request::RequestLimits;
 use caching_proxy::origin::{Origin, OriginError, OriginRequest, OriginResponse};
 use caching_proxy::proxy::Proxy;
 use caching_proxy::stats::Stats;
@@ -50,7 +52,12 @@ fn a_panic_costs_one_exchange() {
     let second = Duration::from_secs(20);
     let connections =
         ConnectionLimits { header_timeout: second, idle_timeout: second, connections_max: 10 };
-    let settings = FrontSettings { connections, wait_max: second, access_log: None };
+    let settings = FrontSettings {
+        connections,
+        wait_max: second,
+        limits: RequestLimits::default(),
+        access_log: None,
+    };
     let front = Front::start(listener, proxy, pool, settings).expect("threads");
     let mut connection = Connection::open(address);
     let reply = connection.request("GET", "/a", "", "").reply();

@@ -19,15 +19,15 @@ const APART: [&str; 4] = ["stats", "cli", "config", "lib"];
 /// A dependency, and the files that may name it.
 const FENCES: [(&str, &[&str]); 12] = [
     ("sfv::", &["policy/targeted.rs"]),
-    ("mio::", &["front/pump.rs"]),
+    ("mio::", &["front/tiny/pump.rs"]),
     ("httparse::", &["origin/interim.rs", "origin/tunnel.rs"]),
     ("memmap2::", &["message/buffer.rs"]),
     ("ureq::", &["origin/client.rs", "origin/trust.rs"]),
-    ("tiny_http::", &["front/tiny.rs", "front/exchange.rs"]),
+    ("tiny_http::", &["front/tiny/mod.rs", "front/tiny/exchange.rs"]),
     ("quick_cache::", &["store/s3_fifo.rs"]),
     ("lru::", &["store/exact.rs"]),
     ("crossbeam_channel::", &["front/workers.rs"]),
-    ("nix::", &["front/sockets.rs", "start.rs"]),
+    ("nix::", &["front/tiny/sockets.rs", "start.rs"]),
     ("pico_args::", &["cli.rs"]),
     ("simplelog::", &["start.rs"]),
 ];

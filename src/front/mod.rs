@@ -6,12 +6,41 @@
 //! nobody takes a part for the whole (RFC 9112 §8). A request that waits for another's answer is
 //! parked and holds no thread.
 
-pub mod connections;
-mod exchange;
-mod pump;
-mod sending;
-mod sockets;
+use std::time::Duration;
+
+use crate::message::request::RequestLimits;
+use crate::stats::AccessLog;
+
+mod desk;
+pub mod event;
+pub mod outgoing;
+mod served;
 pub mod tiny;
 mod tunnels;
 pub mod wire;
 pub mod workers;
+
+/// Bounds of connections.
+#[derive(Clone, Copy, Debug)]
+pub struct ConnectionLimits {
+    /// `--header-timeout`: for the head of a request, from its first byte, or from the beginning of the
+    /// connection.
+    pub header_timeout: Duration,
+    /// `--idle-timeout`: between requests, between two bytes of a request's content, and for a
+    /// client to take another piece of a response.
+    pub idle_timeout: Duration,
+    /// `--max-connections`, or less where descriptors are scarce.
+    pub connections_max: usize,
+}
+
+/// What a front needs to know besides the engine.
+pub struct FrontSettings {
+    /// Bounds of connections.
+    pub connections: ConnectionLimits,
+    /// Nobody waits for another request's answer longer than this.
+    pub wait_max: Duration,
+    /// How large a request may be.
+    pub limits: RequestLimits,
+    /// Where requests are written down, if anywhere.
+    pub access_log: Option<AccessLog>,
+}

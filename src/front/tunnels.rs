@@ -3,17 +3,11 @@
 //!
 //! Each has two threads of its own, so that it holds no worker; and there are only so many.
 
-use std::io::Write;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use http::StatusCode;
-
-use crate::front::exchange::Exchange;
-use crate::front::sockets::Client;
-use crate::front::wire::interim_head;
-use crate::message::fields::Fields;
 use crate::origin::Tunnel;
 
 /// The most tunnels at a time; further requests are answered 503.
@@ -43,48 +37,52 @@ impl Drop for Place {
     }
 }
 
-/// Tells the client that the origin server has agreed, and lets bytes pass from now on.
-pub(super) fn begin(mut exchange: Exchange, fields: &Fields, tunnel: Tunnel, place: Place) {
-    let Some((socket, told)) = exchange.become_tunnel() else {
-        log::warn!("{}: no tunnel: the client's socket was not found", exchange.peer);
-        return;
-    };
-    if socket.send_all(&interim_head(StatusCode::SWITCHING_PROTOCOLS, fields)).is_err() {
-        return exchange.conclude(&told, 0, false);
-    }
-    let peer = exchange.peer;
+/// The client's side of a tunnel.
+pub(super) struct Ends {
+    /// Reads what the client sends; `Ok(0)` is the end.
+    pub read: Box<dyn FnMut(&mut [u8]) -> io::Result<usize> + Send>,
+    /// Sends all of it to the client, and waits for that.
+    pub write: Box<dyn FnMut(&[u8]) -> io::Result<()> + Send>,
+    /// Ends the connection in both directions, from any thread.
+    pub cut: Box<dyn Fn() + Send>,
+    /// Is told at the end how many bytes the client was sent.
+    pub concluded: Box<dyn FnOnce(u64) + Send>,
+}
+
+/// Lets bytes pass from now on; the client has been told that the origin server has agreed.
+pub(super) fn begin(ends: Ends, tunnel: Tunnel, place: Place) {
+    let Ends { mut read, mut write, cut, concluded } = ends;
     let Tunnel { mut from_origin, mut to_origin, hang_up } = tunnel;
     let inward = move || {
         let mut piece = vec![0; PIECE_BYTES];
         let mut passed = 0;
         while let Ok(count) = from_origin.read(&mut piece) {
-            if count == 0 || socket.send_all(&piece[..count]).is_err() {
+            if count == 0 || write(&piece[..count]).is_err() {
                 break;
             }
             passed += count as u64;
         }
         // The other thread reads from the client; it ends with the connection.
-        Client::cut(&socket);
+        cut();
         passed
     };
     let inward = match thread::Builder::new().name("tunnel".to_string()).spawn(inward) {
         Ok(inward) => inward,
-        Err(error) => return log::warn!("{peer}: no thread for a tunnel: {error}"),
+        Err(error) => return log::warn!("no thread for a tunnel: {error}"),
     };
     let outward = move || {
         let mut piece = vec![0; PIECE_BYTES];
-        while let Ok(count) = exchange.read_from_tunnel(&mut piece) {
+        while let Ok(count) = read(&mut piece) {
             if count == 0 || to_origin.write_all(&piece[..count]).is_err() {
                 break;
             }
         }
         hang_up();
-        let passed = inward.join().unwrap_or(0);
-        exchange.conclude(&told, passed, false);
+        concluded(inward.join().unwrap_or(0));
         drop(place);
     };
     if let Err(error) = thread::Builder::new().name("tunnel".to_string()).spawn(outward) {
-        log::warn!("{peer}: no thread for a tunnel: {error}");
+        log::warn!("no thread for a tunnel: {error}");
     }
 }
 

@@ -1,9 +1,11 @@
 //! Responses as bytes: status line, fields, framing. RFC 9112 §4, §6, §9.3.
 
-use http::{StatusCode, Version};
+use http::{Method, StatusCode, Version};
 
+use crate::message::body::Body;
 use crate::message::fields::Fields;
 use crate::message::response::Response;
+use crate::policy::forwarding::has_content;
 
 /// How the end of a response is marked (RFC 9112 §6.3).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -34,6 +36,19 @@ impl Reader {
             Some(length) => Delimiting::Length(length),
             None if self.version == Version::HTTP_10 => Delimiting::Close,
             None => Delimiting::Chunked,
+        }
+    }
+
+    /// How the response to a request with this method is delimited for this client.
+    pub fn delimiting_of(self, method: &Method, response: &Response) -> Delimiting {
+        let no_content = *method == Method::HEAD || !has_content(response.status);
+        match &response.body {
+            // A response that could have content and has none says so.
+            Body::None { length: _ } if !no_content => Delimiting::Nothing(Some(0)),
+            body if no_content => {
+                Delimiting::Nothing(body.length().filter(|_| *method == Method::HEAD))
+            }
+            body => self.delimiting(body.length()),
         }
     }
 

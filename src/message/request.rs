@@ -1,6 +1,7 @@
 //! A request as it enters the engine, and what makes one unacceptable. RFC 9112 §3, §6.
 
 use std::fmt;
+use std::io;
 use std::net::SocketAddr;
 
 use http::{Method, StatusCode, Version};
@@ -8,10 +9,23 @@ use http::{Method, StatusCode, Version};
 use crate::message::fields::Fields;
 use crate::message::target::{TARGET_BYTES_MAX, Target, split_authority};
 
-/// The most field lines that a request may have; more are answered 431.
-pub const FIELD_LINES_MAX: usize = 100;
-/// The most bytes that a request's field lines may have together; more are answered 431.
-pub const FIELD_BYTES_MAX: usize = 64 * 1024;
+/// How large a request may be.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct RequestLimits {
+    /// `--max-header-fields`: field lines; more are answered 431.
+    pub field_lines: usize,
+    /// `--max-header-size`: bytes of all field lines together; more are answered 431.
+    pub field_bytes: usize,
+    /// `--max-request-size`: bytes of content; more are answered 413. `None` for no limit: content is
+    /// passed on as it comes, and takes no memory.
+    pub content_bytes: Option<u64>,
+}
+
+impl Default for RequestLimits {
+    fn default() -> Self {
+        Self { field_lines: 100, field_bytes: 64 * 1024, content_bytes: None }
+    }
+}
 
 /// A request from a client, without its content.
 #[derive(Clone, Debug)]
@@ -50,15 +64,28 @@ impl Request {
         fields: Fields,
         client: Option<SocketAddr>,
     ) -> Result<Self, RequestError> {
+        Self::within(RequestLimits::default(), method, target, version, fields, client)
+    }
+
+    /// The same, under other limits than the usual ones.
+    pub fn within(
+        limits: RequestLimits,
+        method: Method,
+        target: &str,
+        version: Version,
+        fields: Fields,
+        client: Option<SocketAddr>,
+    ) -> Result<Self, RequestError> {
         if target.len() > TARGET_BYTES_MAX {
             return Err(RequestError::TargetTooLong(target.len()));
         }
-        if fields.len() > FIELD_LINES_MAX {
-            return Err(RequestError::TooManyFields(fields.len()));
+        if fields.len() > limits.field_lines {
+            return Err(RequestError::TooManyFields(limits.field_lines));
         }
-        let bytes = fields.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
-        if bytes > FIELD_BYTES_MAX {
-            return Err(RequestError::FieldsTooLarge(bytes));
+        let bytes: usize =
+            fields.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+        if bytes > limits.field_bytes {
+            return Err(RequestError::FieldsTooLarge(limits.field_bytes));
         }
         if method == Method::CONNECT || method == Method::TRACE {
             return Err(RequestError::MethodRefused(method));
@@ -69,7 +96,24 @@ impl Request {
         }
         let framing = framing(&fields, version)?;
         check_host(&fields, version, &target)?;
+        let needs_length = [Method::POST, Method::PUT, Method::PATCH].contains(&method);
+        if version == Version::HTTP_10 && framing == Framing::None && needs_length {
+            return Err(RequestError::LengthRequired);
+        }
+        if let (Framing::Length(length), Some(most)) = (framing, limits.content_bytes)
+            && length > most
+        {
+            return Err(RequestError::ContentTooLong(most));
+        }
+        check_expectation(&fields, version)?;
         Ok(Self { method, target, version, fields, framing, client })
+    }
+
+    /// Does the client wait for a 100 before it sends its content (RFC 9110 §10.1.1)?
+    pub fn expects_continue(&self) -> bool {
+        self.version != Version::HTTP_10
+            && !matches!(self.framing, Framing::None | Framing::Length(0))
+            && self.fields.contains("expect")
     }
 
     /// The host and port that the client asked for: of the target, or else of the Host field.
@@ -140,6 +184,18 @@ fn check_host(fields: &Fields, version: Version, target: &Target) -> Result<(), 
     }
 }
 
+/// RFC 9110 §10.1.1: there is but one expectation, and an HTTP/1.0 client can have none.
+fn check_expectation(fields: &Fields, version: Version) -> Result<(), RequestError> {
+    let unknown = |member: &&[u8]| !member.eq_ignore_ascii_case(b"100-continue");
+    match fields.members("expect").find(unknown) {
+        Some(member) if version != Version::HTTP_10 => {
+            let member = &member[..member.len().min(40)];
+            Err(RequestError::Expectation(String::from_utf8_lossy(member).into_owned()))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Why a request is not acceptable.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum RequestError {
@@ -147,10 +203,20 @@ pub enum RequestError {
     Target,
     /// The request target is longer than [`TARGET_BYTES_MAX`].
     TargetTooLong(usize),
-    /// More field lines than [`FIELD_LINES_MAX`].
+    /// More field lines than so many.
     TooManyFields(usize),
-    /// More bytes of field lines than [`FIELD_BYTES_MAX`].
+    /// More bytes of field lines than so many.
     FieldsTooLarge(usize),
+    /// The request line (RFC 9112 §3).
+    Line(&'static str),
+    /// A version of HTTP that is not served (RFC 9110 §15.6.6).
+    Version,
+    /// An expectation that cannot be met (RFC 9110 §15.5.18).
+    Expectation(String),
+    /// Content that an HTTP/1.0 client did not announce (RFC 9110 §15.5.12).
+    LengthRequired,
+    /// The head, or the content, did not come in time (RFC 9110 §15.5.9).
+    Late(&'static str),
     /// A field that no HTTP message may have.
     Field(String),
     /// The end of the content cannot be told for certain.
@@ -163,13 +229,26 @@ pub enum RequestError {
     MethodRefused(Method),
     /// The path leads out of the origin server's path prefix.
     Escapes,
-    /// Content longer than the front can take.
+    /// Content longer than so many bytes.
     ContentTooLong(u64),
     /// The client stopped before the content was complete.
     ContentCut,
 }
 
 impl RequestError {
+    /// What is wrong with a request whose content could not be read to its end. A front says so by the
+    /// kind of its error.
+    pub fn of_content(error: &io::Error, limits: RequestLimits) -> Self {
+        match error.kind() {
+            io::ErrorKind::TimedOut => Self::Late("content"),
+            io::ErrorKind::InvalidData => Self::Framing("the chunked coding is malformed"),
+            io::ErrorKind::FileTooLarge => {
+                Self::ContentTooLong(limits.content_bytes.unwrap_or(u64::MAX))
+            }
+            _ => Self::ContentCut,
+        }
+    }
+
     /// The status code that says so.
     pub fn status(&self) -> StatusCode {
         match self {
@@ -179,6 +258,10 @@ impl RequestError {
             }
             Self::TransferCoding(_) | Self::MethodRefused(_) => StatusCode::NOT_IMPLEMENTED,
             Self::ContentTooLong(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Version => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+            Self::Expectation(_) => StatusCode::EXPECTATION_FAILED,
+            Self::LengthRequired => StatusCode::LENGTH_REQUIRED,
+            Self::Late(_) => StatusCode::REQUEST_TIMEOUT,
             _ => StatusCode::BAD_REQUEST,
         }
     }
@@ -191,12 +274,19 @@ impl fmt::Display for RequestError {
             Self::TargetTooLong(bytes) => {
                 write!(f, "request target: {bytes} bytes; at most {TARGET_BYTES_MAX} are taken")
             }
-            Self::TooManyFields(lines) => {
-                write!(f, "request fields: {lines} lines; at most {FIELD_LINES_MAX} are taken")
+            Self::TooManyFields(most) => {
+                write!(f, "request fields: more than {most} lines; see --max-header-fields")
             }
-            Self::FieldsTooLarge(bytes) => {
-                write!(f, "request fields: {bytes} bytes; at most {FIELD_BYTES_MAX} are taken")
+            Self::FieldsTooLarge(most) => {
+                write!(f, "request fields: more than {most} bytes; see --max-header-size")
             }
+            Self::Line(what) => write!(f, "request line: {what}"),
+            Self::Version => write!(f, "version: not served; send HTTP/1.1"),
+            Self::Expectation(seen) => {
+                write!(f, "expectation {seen:?}: unknown; 100-continue alone is met")
+            }
+            Self::LengthRequired => write!(f, "request content: no Content-Length"),
+            Self::Late(what) => write!(f, "request {what}: did not come in time"),
             Self::Field(name) => write!(f, "request field {name:?}: bytes that no field may hold"),
             Self::Framing(what) => write!(f, "request framing: {what}"),
             Self::TransferCoding(coding) => {
@@ -207,7 +297,9 @@ impl fmt::Display for RequestError {
             Self::Escapes => {
                 write!(f, "request target: dot segments lead out of the origin's path")
             }
-            Self::ContentTooLong(bytes) => write!(f, "request content: {bytes} bytes are too many"),
+            Self::ContentTooLong(most) => {
+                write!(f, "request content: more than {most} bytes; see --max-request-size")
+            }
             Self::ContentCut => write!(f, "request content: ended before it was complete"),
         }
     }
@@ -257,8 +349,34 @@ mod tests {
             let got = read("/", Version::HTTP_11, lines);
             assert_eq!(got, expected, "RFC 9112 §{section}: {lines:?}");
         }
-        assert_eq!(read("/", Version::HTTP_10, &[]), Ok(Framing::None));
         assert_eq!(read("/", Version::HTTP_10, &[("transfer-encoding", "chunked")]), Err(400));
+        assert_eq!(read("/", Version::HTTP_10, &[]), Err(411), "RFC 9110 §15.5.12: it is a POST");
+        assert_eq!(read("/", Version::HTTP_10, &[("content-length", "0")]), Ok(Framing::Length(0)));
+    }
+
+    #[test]
+    fn one_expectation_is_met() {
+        let host = ("host", "h");
+        let expects = |value| read("/", Version::HTTP_11, &[host, ("expect", value)]);
+        assert_eq!(expects("100-Continue"), Ok(Framing::None));
+        assert_eq!(expects("100-continue, more"), Err(417));
+        let old = [("expect", "more"), ("content-length", "1")];
+        assert_eq!(read("/", Version::HTTP_10, &old), Ok(Framing::Length(1)));
+    }
+
+    #[test]
+    fn content_may_be_bounded() {
+        let limits = RequestLimits { content_bytes: Some(3), ..RequestLimits::default() };
+        let request = |length| {
+            let fields = [("host", "h"), ("content-length", length)].map(|(name, value)| {
+                (HeaderName::from_static(name), HeaderValue::from_static(value))
+            });
+            let fields = fields.into_iter().collect();
+            Request::within(limits, Method::PUT, "/", Version::HTTP_11, fields, None)
+                .map(drop)
+                .map_err(|error| error.status().as_u16())
+        };
+        assert_eq!((request("3"), request("4")), (Ok(()), Err(413)));
     }
 
     #[test]
@@ -267,12 +385,13 @@ mod tests {
         let long = format!("/{}", "a".repeat(TARGET_BYTES_MAX));
         assert_eq!(read(&long, Version::HTTP_11, &[host]), Err(414));
         assert_eq!(read(&long[..TARGET_BYTES_MAX], Version::HTTP_11, &[host]), Ok(Framing::None));
-        let mut lines = vec![("x-a", "b"); FIELD_LINES_MAX - 1];
+        let limits = RequestLimits::default();
+        let mut lines = vec![("x-a", "b"); limits.field_lines - 1];
         lines.push(host);
         assert_eq!(read("/", Version::HTTP_11, &lines), Ok(Framing::None));
         lines.push(host);
         assert_eq!(read("/", Version::HTTP_11, &lines), Err(431));
-        let value = "v".repeat(FIELD_BYTES_MAX);
+        let value = "v".repeat(limits.field_bytes);
         assert_eq!(read("/", Version::HTTP_11, &[host, ("x-a", &value)]), Err(431));
     }
 }

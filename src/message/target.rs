@@ -108,6 +108,20 @@ pub fn split_authority(authority: &str) -> Option<(String, Option<u16>)> {
     Some((host.to_ascii_lowercase(), port))
 }
 
+/// Has this authority shape and sense, as [`split_authority`] sees it? Nothing is copied.
+pub fn is_authority(authority: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(authority) else { return false };
+    if text.starts_with('[') {
+        return split_authority(text).is_some();
+    }
+    let (host, port) = text.split_once(':').unwrap_or((text, ""));
+    let named = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%[]".contains(&byte);
+    !host.is_empty()
+        && host.bytes().all(named)
+        && port.bytes().all(|byte| byte.is_ascii_digit())
+        && (port.is_empty() || port.parse::<u16>().is_ok())
+}
+
 /// The target of a request, in origin form: what follows the authority of the target URI.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Target {
@@ -283,6 +297,21 @@ mod tests {
         for (text, expected) in table {
             let shown = OriginUrl::parse(text).ok().map(|origin| origin.to_string());
             assert_eq!(shown.as_deref(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn authorities_are_checked_alike() {
+        #[rustfmt::skip]
+        let table = [
+            ("h", true), ("h:1", true), ("h:", true), ("[::1]", true), ("[::1]:80", true),
+            ("H-.x_~%41", true), ("", false), (":1", false), ("h:99999", false), ("h:+1", false),
+            ("h:1:2", false), ("a b", false), ("[::1", false), ("[::1]x", false), ("a@b", false),
+            ("h/", false), ("é", false),
+        ];
+        for (authority, expected) in table {
+            assert_eq!(is_authority(authority.as_bytes()), expected, "{authority}");
+            assert_eq!(split_authority(authority).is_some(), expected, "{authority}");
         }
     }
 

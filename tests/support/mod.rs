@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use caching_proxy::clock::DeltaSeconds;
+use caching_proxy::message::request::RequestLimits;
 use caching_proxy::message::target::OriginUrl;
 use caching_proxy::policy::freshness::FreshnessRules;
 use caching_proxy::policy::key::KeyRules;
@@ -48,6 +49,7 @@ pub fn settings() -> Settings {
         follow_redirects: false,
         no_browser_cache: false,
         preserve_host: false,
+        limits: RequestLimits::default(),
     }
 }
 

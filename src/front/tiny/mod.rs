@@ -31,19 +31,24 @@ use std::time::{Duration, Instant};
 use http::{HeaderName, HeaderValue, Method, Version};
 use parking_lot::Mutex;
 
-use crate::front::connections::{ConnectionLimits, Connections};
-use crate::front::exchange::{Exchange, Shared, discard_unread};
-use crate::front::pump::Pumps;
-use crate::front::tunnels::{self, Tunnels};
+use crate::front::FrontSettings;
+use crate::front::desk::Desk;
+use crate::front::tiny::connections::Connections;
+use crate::front::tiny::exchange::{Exchange, Shared, discard_unread};
+use crate::front::tiny::pump::Pumps;
 use crate::front::wire::Reader;
-use crate::front::workers::{Job, Kind, Pool, Role};
+use crate::front::workers::Pool;
 use crate::message::body::Body;
 use crate::message::fields::Fields;
-use crate::message::request::{Framing, Request, RequestError};
-use crate::origin::Content;
-use crate::proxy::{Admission, Answer, Attempt, Forward, Forwarded, Proxy, Upgraded, protocols};
-use crate::recording::PIECE_BYTES;
-use crate::stats::{AccessLog, Event};
+use crate::message::request::{Framing, Request, RequestError, RequestLimits};
+use crate::proxy::{Attempt, Proxy};
+use crate::stats::Event;
+
+mod connections;
+mod exchange;
+mod pump;
+mod sending;
+mod sockets;
 
 /// How often the connections are looked at, at least.
 const WATCH_INTERVAL: Duration = Duration::from_millis(200);
@@ -51,16 +56,6 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(200);
 const WATCH_SHARE: u32 = 20;
 /// How long to wait before accepting again after that has failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// What the front needs to know besides the engine.
-pub struct FrontSettings {
-    /// Bounds of connections.
-    pub connections: ConnectionLimits,
-    /// Nobody waits for another request's answer longer than this.
-    pub wait_max: Duration,
-    /// Where requests are written down, if anywhere.
-    pub access_log: Option<AccessLog>,
-}
 
 /// A front that listens.
 pub struct Front {
@@ -72,10 +67,9 @@ struct Inner {
     listener: Mutex<Option<TcpListener>>,
     local: SocketAddr,
     wait_max: Duration,
+    limits: RequestLimits,
     shared: Arc<Shared>,
-    pool: Pool,
-    pumps: Pumps,
-    tunnels: Tunnels,
+    desk: Arc<Desk>,
     stopping: AtomicBool,
     /// The server that accepts at present.
     server: Mutex<Option<Arc<tiny_http::Server>>>,
@@ -92,15 +86,15 @@ impl Front {
         let local = listener.local_addr()?;
         let connections = Connections::new(local, settings.connections);
         let pumps = Pumps::start(proxy.stats())?;
-        let shared = Shared { proxy, connections, access_log: settings.access_log };
+        let desk = Arc::new(Desk::new(Arc::clone(&proxy), pool));
+        let shared = Shared { proxy, connections, pumps, access_log: settings.access_log };
         let inner = Arc::new(Inner {
             listener: Mutex::new(Some(listener)),
             local,
             wait_max: settings.wait_max,
+            limits: settings.limits,
             shared: Arc::new(shared),
-            pool,
-            pumps,
-            tunnels: Tunnels::default(),
+            desk,
             stopping: AtomicBool::new(false),
             server: Mutex::new(None),
         });
@@ -209,7 +203,7 @@ impl Inner {
             // It came over a connection that is cut: what it says may be content of another one.
             return discard_unread(inner);
         };
-        match translate(&inner, peer) {
+        match translate(&inner, peer, self.limits) {
             Ok(request) => {
                 let shared = Arc::clone(&self.shared);
                 let exchange = Exchange::new(shared, inner, Arc::new(request), peer, activity);
@@ -219,11 +213,13 @@ impl Inner {
                 let begin = Box::new(move || {
                     let exchange = taken.lock().take();
                     if let Some(exchange) = exchange {
-                        front.look_up_soon(exchange, Attempt::default());
+                        front.desk.look_up_soon(exchange, Attempt::default());
                     }
                 });
-                if self.shared.connections.in_turn(peer, begin).is_err() {
-                    self.refuse_full(&slot);
+                if self.shared.connections.in_turn(peer, begin).is_err()
+                    && let Some(exchange) = slot.lock().take()
+                {
+                    self.desk.refuse_full(exchange);
                 }
             }
             Err(error) => {
@@ -242,161 +238,14 @@ impl Inner {
             }
         }
     }
-
-    /// Hands an exchange to a worker.
-    fn look_up_soon(self: &Arc<Self>, exchange: Exchange, attempt: Attempt) {
-        // The slot lets the exchange come back out of a job that was not taken.
-        let slot = Arc::new(Mutex::new(Some(exchange)));
-        let inner = Arc::clone(self);
-        let taken = Arc::clone(&slot);
-        let kind = if attempt.is_first() { Kind::Arrival } else { Kind::Resumed };
-        let job: Job = Box::new(move |role| {
-            let exchange = taken.lock().take();
-            if let Some(exchange) = exchange {
-                inner.look_up(exchange, attempt, role);
-            }
-        });
-        if self.pool.submit(kind, job).is_err() {
-            self.refuse_full(&slot);
-        }
-    }
-
-    fn refuse_full(&self, slot: &Mutex<Option<Exchange>>) {
-        let exchange = slot.lock().take();
-        if let Some(exchange) = exchange {
-            let prefers_json = exchange.request.prefers_json();
-            let response = self.shared.proxy.refuse_for_want_of_workers(prefers_json);
-            exchange.refuse(response);
-        }
-    }
-
-    /// On a worker: answers from the cache, waits for another request, or asks the origin server.
-    fn look_up(self: &Arc<Self>, exchange: Exchange, attempt: Attempt, role: Role) {
-        let proxy = &self.shared.proxy;
-        if let Some(protocols) = protocols(&exchange.request) {
-            return self.go_over_soon(exchange, protocols);
-        }
-        let kind = if attempt.is_first() { Kind::Forward } else { Kind::ResumedForward };
-        match proxy.lookup(&exchange.request, attempt) {
-            Answer::Ready(response) => self.respond(exchange, response.into()),
-            Answer::Stale(response, forward) => {
-                self.respond(exchange, response.into());
-                self.refresh_soon(forward);
-            }
-            Answer::Forward(forward) => match proxy.join(forward) {
-                Admission::Lead(forward) if role == Role::Any => self.forward(exchange, forward),
-                Admission::Lead(forward) => self.forward_soon(exchange, forward, kind),
-                Admission::Ready(response) => self.respond(exchange, response.into()),
-                Admission::Wait(waiting) => {
-                    let inner = Arc::clone(self);
-                    let resume = move |attempt| inner.look_up_soon(exchange, attempt);
-                    waiting.park(Box::new(resume));
-                }
-            },
-        }
-    }
-
-    /// Hands a request to go over to another protocol to a worker that may wait.
-    fn go_over_soon(self: &Arc<Self>, exchange: Exchange, protocols: String) {
-        let inner = Arc::clone(self);
-        self.wait_soon(exchange, Kind::Forward, move |exchange| {
-            inner.go_over(exchange, &protocols);
-        });
-    }
-
-    fn go_over(&self, exchange: Exchange, protocols: &str) {
-        let proxy = &self.shared.proxy;
-        let Some(place) = self.tunnels.place() else {
-            let response = proxy.refuse_for_want_of_tunnels(exchange.request.prefers_json());
-            return exchange.answer(response);
-        };
-        match proxy.upgrade(&exchange.request, protocols) {
-            Upgraded::Agreed(fields, tunnel) => tunnels::begin(exchange, &fields, tunnel, place),
-            Upgraded::Declined(response) => exchange.answer(response),
-        }
-    }
-
-    fn forward(&self, mut exchange: Exchange, forward: Box<Forward>) {
-        let proxy = &self.shared.proxy;
-        let interim = exchange.interim();
-        let forwarded =
-            exchange.with_content(|content| proxy.forward(forward, content, interim.as_ref()));
-        self.respond(exchange, forwarded);
-    }
-
-    /// Sends a response. A body that grows or is large is sent as the client takes it, which holds no
-    /// worker; what has to be fetched of it is fetched here.
-    fn respond(&self, exchange: Exchange, forwarded: Forwarded) {
-        let paced = match &forwarded.response.body {
-            Body::Growing(_) => true,
-            Body::Whole(bytes) => {
-                bytes.len() > PIECE_BYTES && exchange.request.method != Method::HEAD
-            }
-            _ => false,
-        };
-        let Forwarded { response, filler } = forwarded;
-        if !paced {
-            exchange.answer(response);
-            // What the client did not need may be worth keeping.
-            if let Some(filler) = filler {
-                filler.run();
-            }
-            return;
-        }
-        let pump = self.pumps.choose();
-        match (exchange.begin(response), filler) {
-            (Ok(sending), Some(filler)) => pump.drive(sending, *filler),
-            (Ok(sending), None) => pump.send(sending),
-            (Err(back), filler) => {
-                let (exchange, response) = *back;
-                exchange.answer(Forwarded { response, filler }.into_response());
-            }
-        }
-    }
-
-    /// Hands a request for the origin server to a worker that may wait.
-    fn forward_soon(self: &Arc<Self>, exchange: Exchange, forward: Box<Forward>, kind: Kind) {
-        let inner = Arc::clone(self);
-        self.wait_soon(exchange, kind, move |exchange| inner.forward(exchange, forward));
-    }
-
-    /// Hands an exchange to a worker that may wait.
-    fn wait_soon(
-        &self,
-        exchange: Exchange,
-        kind: Kind,
-        work: impl FnOnce(Exchange) + Send + 'static,
-    ) {
-        // The slot lets the exchange come back out of a job that was not taken.
-        let slot = Arc::new(Mutex::new(Some(exchange)));
-        let taken = Arc::clone(&slot);
-        let job: Job = Box::new(move |_| {
-            let exchange = taken.lock().take();
-            if let Some(exchange) = exchange {
-                work(exchange);
-            }
-        });
-        if self.pool.submit(kind, job).is_err() {
-            self.refuse_full(&slot);
-        }
-    }
-
-    /// Fetches a new response in the background, unless another request is at it, or there is no
-    /// worker for it: then the next request tries again.
-    fn refresh_soon(self: &Arc<Self>, forward: Box<Forward>) {
-        let Admission::Lead(forward) = self.shared.proxy.join(forward) else { return };
-        let proxy: Arc<Proxy> = Arc::clone(&self.shared.proxy);
-        let job: Job = Box::new(move |_| {
-            proxy.forward(forward, Content::None, None).finish();
-        });
-        if self.pool.submit(Kind::Forward, job).is_err() {
-            log::debug!("no worker for a refresh in the background");
-        }
-    }
 }
 
 /// Puts a request together from what tiny_http has parsed.
-fn translate(inner: &tiny_http::Request, peer: SocketAddr) -> Result<Request, RequestError> {
+fn translate(
+    inner: &tiny_http::Request,
+    peer: SocketAddr,
+    limits: RequestLimits,
+) -> Result<Request, RequestError> {
     let method = Method::from_bytes(inner.method().as_str().as_bytes())
         .map_err(|_| RequestError::Field("method".to_string()))?;
     let version = match (inner.http_version().0, inner.http_version().1) {
@@ -414,7 +263,7 @@ fn translate(inner: &tiny_http::Request, peer: SocketAddr) -> Result<Request, Re
     }
     // tiny_http hands over the bare connection when an upgrade is asked for; nothing would take the
     // chunks apart.
-    let request = Request::new(method, inner.url(), version, fields, Some(peer))?;
+    let request = Request::within(limits, method, inner.url(), version, fields, Some(peer))?;
     let upgrade = request.fields.has_member("connection", "upgrade");
     if upgrade && request.framing == Framing::Chunked {
         return Err(RequestError::Framing("an upgrade with chunked content"));

@@ -9,21 +9,26 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::{Method, Version};
+use http::{Method, StatusCode, Version};
+use parking_lot::Mutex;
 
-use crate::clock::Timestamp;
-use crate::front::connections::{Activity, Connections};
-use crate::front::sending::Sending;
-use crate::front::sockets::Client;
+use crate::front::desk::{self, Desk};
+use crate::front::outgoing::Outgoing;
+use crate::front::served::{Arrival, Told, write_down};
+use crate::front::tiny::connections::{Activity, Connections};
+use crate::front::tiny::pump::Pumps;
+use crate::front::tiny::sending::Sending;
+use crate::front::tunnels::{self, Ends, Place};
 use crate::front::wire::{
     CHUNK_HEAD_BYTES, Delimiting, LAST_CHUNK, Reader, chunk_head, interim_head,
 };
-use crate::message::body::{Arriving, Awaited, Body, Growing, InMemory};
+use crate::message::body::{Arriving, Awaited, Body};
+use crate::message::fields::Fields;
 use crate::message::request::{Framing, Request};
 use crate::message::response::Response;
-use crate::origin::{Content, Interim};
-use crate::proxy::{Proxy, field_text};
-use crate::stats::{AccessLog, Served};
+use crate::origin::{Content, Interim, Tunnel};
+use crate::proxy::{Attempt, Forwarded, Proxy};
+use crate::stats::AccessLog;
 
 /// A piece of a body on its way to a client.
 const PIECE_BYTES: usize = 64 * 1024;
@@ -39,30 +44,23 @@ const PANICKED: &[u8] = b"HTTP/1.1 500 Internal Server Error\r\nContent-Type: te
 pub(super) struct Shared {
     pub proxy: Arc<Proxy>,
     pub connections: Connections,
+    pub pumps: Pumps,
     pub access_log: Option<AccessLog>,
-}
-
-/// What the log says of a response.
-pub(super) struct Told {
-    status: u16,
-    from_cache: bool,
-    cache_status: String,
 }
 
 /// A request and its client. Dropped unanswered, it cuts the connection.
 pub(super) struct Exchange {
     shared: Arc<Shared>,
     inner: Option<tiny_http::Request>,
-    pub request: Arc<Request>,
-    pub peer: SocketAddr,
+    request: Arc<Request>,
+    peer: SocketAddr,
     activity: Arc<Activity>,
     reader: Reader,
     /// Bytes of content not read yet; `None` for a chunked one that has not ended.
     left: Option<u64>,
     /// The client waits for a 100 before it sends its content.
     expects_continue: bool,
-    at: Timestamp,
-    since: Instant,
+    arrival: Arrival,
     /// The response is on its way, or past.
     answered: bool,
 }
@@ -75,16 +73,15 @@ impl Exchange {
         peer: SocketAddr,
         activity: Arc<Activity>,
     ) -> Self {
-        let at = shared.proxy.now();
+        let arrival = Arrival { at: shared.proxy.now(), since: Instant::now(), peer };
         let left = match request.framing {
             Framing::None => Some(0),
             Framing::Length(length) => Some(length),
             Framing::Chunked => None,
         };
         let reader = Reader { version: request.version, keeps_alive: keeps_alive(&request) };
-        let expects_continue = request.fields.contains("expect");
-        let (inner, since) = (Some(inner), Instant::now());
-        let expects_continue = expects_continue && left != Some(0);
+        let expects_continue = request.expects_continue();
+        let inner = Some(inner);
         Self {
             shared,
             inner,
@@ -94,73 +91,73 @@ impl Exchange {
             reader,
             left,
             expects_continue,
-            at,
-            since,
+            arrival,
             answered: false,
         }
     }
 
-    /// Runs `send` with the request's content.
-    pub(super) fn with_content<T>(&mut self, send: impl FnOnce(Content<'_>) -> T) -> T {
-        if self.left == Some(0) {
-            return send(Content::None);
-        }
-        let mut reader = ContentReader { exchange: self };
-        match reader.exchange.request.framing {
-            Framing::Length(length) => send(Content::Length(length, &mut reader)),
-            _ => send(Content::Chunked(&mut reader)),
-        }
-    }
-
     /// Sends the response and ends the exchange. May wait for the client.
-    pub(super) fn answer(mut self, response: Response) {
+    fn answer(mut self, response: Response) {
         let through = self.drain();
         self.answer_by(response, through);
     }
 
-    /// Sends a short response, cuts the connection, and waits for nobody.
-    pub(super) fn refuse(mut self, response: Response) {
-        self.answer_by(response, false);
-    }
-
     /// Says that the body which was to be sent is cut.
-    pub(super) fn refuse_cut(self) {
+    pub(super) fn refuse_cut(mut self) {
         let response = self.shared.proxy.refuse_cut(&self.request);
-        self.refuse(response);
+        self.answer_by(response, false);
     }
 
     /// Begins to send a response whose body grows, or is large; gives all back if that is not possible
     /// without waiting for the client.
-    pub(super) fn begin(mut self, response: Response) -> Result<Sending, Box<(Self, Response)>> {
+    fn begin(mut self, response: Response) -> Result<Sending, Box<(Self, Response)>> {
         let through = self.drain();
         let socket = if through { self.shared.connections.socket(self.peer) } else { None };
         let Some(socket) = socket else { return Err(Box::new((self, response))) };
         let told = self.tell(&response);
-        let Response { status, fields, body } = response;
-        let body: Box<dyn Growing> = match body {
-            Body::Growing(body) => body,
-            Body::Whole(bytes) => Box::new(InMemory(bytes)),
-            body => return Err(Box::new((self, Response { status, fields, body }))),
-        };
-        let delimiting = self.reader.delimiting(body.length());
-        let head = Response { status, fields, body: Body::None { length: None } };
-        let head = self.reader.head(&head, delimiting);
-        self.answered = true;
-        Ok(Sending::new(self, socket, head, body, delimiting, told))
+        match Outgoing::new(self.reader, &self.request.method, response) {
+            Ok(outgoing) => {
+                self.answered = true;
+                Ok(Sending::new(self, socket, outgoing, told))
+            }
+            Err(response) => Err(Box::new((self, response))),
+        }
     }
 
-    /// The client's socket, for a response that is sent past tiny_http's writer, and what the log says
-    /// of it; the connection is a tunnel from now on.
-    pub(super) fn become_tunnel(&mut self) -> Option<(Client, Told)> {
-        let socket = self.shared.connections.socket(self.peer)?;
+    /// Tells the client that the origin server has agreed to speak another protocol, past tiny_http's
+    /// writer, and makes a tunnel of the connection.
+    fn become_tunnel(mut self, fields: &Fields, tunnel: Tunnel, place: Place) {
+        let Some(socket) = self.shared.connections.socket(self.peer) else {
+            return log::warn!("{}: no tunnel: the client's socket was not found", self.peer);
+        };
         self.answered = true;
         self.shared.connections.note_tunnel(self.peer);
-        let cache_status = "proxy; fwd=bypass; fwd-status=101; detail=upgrade".to_string();
-        Some((socket, Told { status: 101, from_cache: false, cache_status }))
+        let told = Told::of_tunnel();
+        if socket.send_all(&interim_head(StatusCode::SWITCHING_PROTOCOLS, fields)).is_err() {
+            return self.conclude(&told, 0, false);
+        }
+        let exchange = Arc::new(Mutex::new(Some(self)));
+        let reading = Arc::clone(&exchange);
+        let socket = Arc::new(socket);
+        let cut = Arc::clone(&socket);
+        let ends = Ends {
+            // Locked by the one thread that reads, until it is told of the end.
+            read: Box::new(move |buffer| {
+                reading.lock().as_mut().map_or(Ok(0), |exchange| exchange.read_from_tunnel(buffer))
+            }),
+            write: Box::new(move |bytes| socket.send_all(bytes)),
+            cut: Box::new(move || cut.cut()),
+            concluded: Box::new(move |passed| {
+                if let Some(exchange) = exchange.lock().take() {
+                    exchange.conclude(&told, passed, false);
+                }
+            }),
+        };
+        tunnels::begin(ends, tunnel, place);
     }
 
     /// Reads what the client sends through a tunnel.
-    pub(super) fn read_from_tunnel(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+    fn read_from_tunnel(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.inner.as_mut().map_or(Ok(0), |inner| inner.as_reader().read(buffer))
     }
 
@@ -183,50 +180,12 @@ impl Exchange {
     }
 
     fn tell(&self, response: &Response) -> Told {
-        let cache_status = match &self.shared.access_log {
-            Some(_) => field_text(&response.fields, "cache-status").to_string(),
-            None => String::new(),
-        };
-        let from_cache = field_text(&response.fields, "x-cache") == "HIT";
-        Told { status: response.status.as_u16(), from_cache, cache_status }
+        Told::read(response, self.shared.access_log.as_ref())
     }
 
     fn write_down(&self, told: &Told, bytes: u64) {
-        let Told { status, from_cache, cache_status } = told;
-        self.shared.proxy.stats().count_bytes(bytes, *from_cache);
-        if let Some(log) = &self.shared.access_log {
-            let fields = &self.request.fields;
-            log.write(&Served {
-                at: self.at,
-                client: Some(self.peer.ip()),
-                method: self.request.method.as_str(),
-                target: self.request.target.as_str(),
-                version: if self.request.version == Version::HTTP_10 {
-                    "HTTP/1.0"
-                } else {
-                    "HTTP/1.1"
-                },
-                status: *status,
-                bytes,
-                referer: field_text(fields, "referer"),
-                user_agent: field_text(fields, "user-agent"),
-                from_cache: *from_cache,
-                cache_status,
-                taken: self.since.elapsed(),
-            });
-        }
-    }
-
-    /// What passes interim responses on to the client, if it understands them (RFC 9110 §15.2).
-    pub(super) fn interim(&self) -> Option<Arc<Interim>> {
-        if self.request.version == Version::HTTP_10 {
-            return None;
-        }
-        let (shared, peer) = (Arc::clone(&self.shared), self.peer);
-        Some(Arc::new(move |status, fields| {
-            let bytes = interim_head(status, &fields);
-            shared.connections.send_between(peer, &bytes);
-        }))
+        let Shared { proxy, access_log, .. } = &*self.shared;
+        write_down(proxy, access_log.as_ref(), &self.request, self.arrival, told, bytes);
     }
 
     /// A worker begins or ends waiting for the client.
@@ -291,6 +250,75 @@ impl Exchange {
             }
         }
         false
+    }
+}
+
+impl desk::Exchange for Exchange {
+    fn request(&self) -> &Arc<Request> {
+        &self.request
+    }
+
+    fn with_content<T>(&mut self, send: impl FnOnce(Content<'_>) -> T) -> T {
+        if self.left == Some(0) {
+            return send(Content::None);
+        }
+        let mut reader = ContentReader { exchange: self };
+        match reader.exchange.request.framing {
+            Framing::Length(length) => send(Content::Length(length, &mut reader)),
+            _ => send(Content::Chunked(&mut reader)),
+        }
+    }
+
+    fn interim(&self) -> Option<Arc<Interim>> {
+        if self.request.version == Version::HTTP_10 {
+            return None;
+        }
+        let (shared, peer) = (Arc::clone(&self.shared), self.peer);
+        Some(Arc::new(move |status, fields| {
+            let bytes = interim_head(status, &fields);
+            shared.connections.send_between(peer, &bytes);
+        }))
+    }
+
+    /// A body that grows or is large is sent as the client takes it, which holds no worker; what has
+    /// to be fetched of it is fetched here.
+    fn respond(self, forwarded: Forwarded) {
+        let paced = match &forwarded.response.body {
+            Body::Growing(_) => true,
+            Body::Whole(bytes) => bytes.len() > PIECE_BYTES && self.request.method != Method::HEAD,
+            _ => false,
+        };
+        let Forwarded { response, filler } = forwarded;
+        if !paced {
+            self.answer(response);
+            // What the client did not need may be worth keeping.
+            if let Some(filler) = filler {
+                filler.run();
+            }
+            return;
+        }
+        let shared = Arc::clone(&self.shared);
+        let pump = shared.pumps.choose();
+        match (self.begin(response), filler) {
+            (Ok(sending), Some(filler)) => pump.drive(sending, *filler),
+            (Ok(sending), None) => pump.send(sending),
+            (Err(back), filler) => {
+                let (exchange, response) = *back;
+                exchange.answer(Forwarded { response, filler }.into_response());
+            }
+        }
+    }
+
+    fn refuse(mut self, response: Response) {
+        self.answer_by(response, false);
+    }
+
+    fn go_over(self, fields: &Fields, tunnel: Tunnel, place: Place) {
+        self.become_tunnel(fields, tunnel, place);
+    }
+
+    fn resume(self, desk: &Arc<Desk>, attempt: Attempt) {
+        desk.look_up_soon(self, attempt);
     }
 }
 
@@ -402,22 +430,13 @@ impl Sender<'_> {
             Body::Growing(body) => Body::Arriving(Box::new(Awaited(body))),
             body => body,
         };
-        let no_content = *method == Method::HEAD;
-        let delimiting = match &body {
-            Body::None { length } => {
-                Delimiting::Nothing(length.filter(|_| no_content).or_else(|| {
-                    // A response that could have content and has none says so.
-                    let silent =
-                        no_content || !crate::policy::forwarding::has_content(response.status);
-                    (!silent).then_some(0)
-                }))
-            }
-            Body::Whole(bytes) if no_content => Delimiting::Nothing(Some(bytes.len() as u64)),
-            other => reader.delimiting(other.length()),
-        };
+        response.body = body;
+        let delimiting = reader.delimiting_of(method, &response);
+        let body = std::mem::replace(&mut response.body, Body::None { length: None });
         let mut head = reader.head(&response, delimiting);
         match body {
-            Body::Whole(bytes) if !no_content => {
+            _ if matches!(delimiting, Delimiting::Nothing(_)) => self.write_now(&head)?,
+            Body::Whole(bytes) => {
                 if head.len() + bytes.len() <= PIECE_BYTES {
                     // One write for all: one packet, and one call of the system.
                     head.extend_from_slice(&bytes);

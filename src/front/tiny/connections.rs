@@ -13,24 +13,13 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::front::sockets::{Client, Survey, survey};
+use crate::front::ConnectionLimits;
+use crate::front::tiny::sockets::{Client, Survey, survey};
 
 /// Requests of one connection that may wait for the one before them (pipelining).
 const PIPELINED_MAX: usize = 64;
 /// How often a connection without a request is helped along; see [`Connections::watch`].
 const POKES_MAX: u32 = 3;
-
-/// Bounds of connections.
-#[derive(Clone, Copy, Debug)]
-pub struct ConnectionLimits {
-    /// `--header-timeout`: from the connection to the end of the first request's head.
-    pub header_timeout: Duration,
-    /// `--idle-timeout`: between requests, between two bytes of a request's content, and for a
-    /// client to take another piece of a response.
-    pub idle_timeout: Duration,
-    /// `--max-connections`, or less where descriptors are scarce.
-    pub connections_max: usize,
-}
 
 /// All connections to one listening address.
 pub(super) struct Connections {

@@ -13,7 +13,8 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use parking_lot::Mutex;
 
-use crate::front::sending::{Halt, SCRATCH_BYTES, Sending};
+use crate::front::outgoing::{Halt, SCRATCH_BYTES};
+use crate::front::tiny::sending::Sending;
 use crate::recording::{Filler, PIECE_BYTES};
 use crate::stats::{Event, Stats};
 

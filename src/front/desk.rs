@@ -1,0 +1,164 @@
+//! What becomes of a request behind either front: it is looked up, answered, parked, or handed to a
+//! worker that may wait for the origin server.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::front::tunnels::{Place, Tunnels};
+use crate::front::workers::{Job, Kind, Pool, Role};
+use crate::message::fields::Fields;
+use crate::message::request::Request;
+use crate::message::response::Response;
+use crate::origin::{Content, Interim, Tunnel};
+use crate::proxy::{Admission, Answer, Attempt, Forward, Forwarded, Proxy, Upgraded, protocols};
+
+/// A request and its client. Dropped unanswered, it tells the client that something went wrong.
+pub(super) trait Exchange: Send + Sized + 'static {
+    /// The request.
+    fn request(&self) -> &Arc<Request>;
+
+    /// Runs `send` with the request's content, which it may wait for.
+    fn with_content<T>(&mut self, send: impl FnOnce(Content<'_>) -> T) -> T;
+
+    /// What passes interim responses on to the client, if it understands them (RFC 9110 §15.2).
+    fn interim(&self) -> Option<Arc<Interim>>;
+
+    /// Sends a response; may wait for the client, and for what is still to be fetched.
+    fn respond(self, forwarded: Forwarded);
+
+    /// Sends a short response and ends the connection; waits for nobody.
+    fn refuse(self, response: Response);
+
+    /// Makes a tunnel of the connection.
+    fn go_over(self, fields: &Fields, tunnel: Tunnel, place: Place);
+
+    /// Goes on after waiting for another request; must not wait.
+    fn resume(self, desk: &Arc<Desk>, attempt: Attempt);
+}
+
+/// What all exchanges of a front go through.
+pub(super) struct Desk {
+    pub proxy: Arc<Proxy>,
+    pub tunnels: Tunnels,
+    pool: Pool,
+}
+
+impl Desk {
+    pub(super) fn new(proxy: Arc<Proxy>, pool: Pool) -> Self {
+        Self { proxy, pool, tunnels: Tunnels::default() }
+    }
+
+    /// Hands an exchange to a worker, to be looked up and answered.
+    pub(super) fn look_up_soon(self: &Arc<Self>, exchange: impl Exchange, attempt: Attempt) {
+        let kind = if attempt.is_first() { Kind::Arrival } else { Kind::Resumed };
+        let desk = Arc::clone(self);
+        self.submit(kind, exchange, move |exchange, role| {
+            if let Some((exchange, response)) = desk.look_up(exchange, attempt, role) {
+                exchange.respond(response.into());
+            }
+        });
+    }
+
+    /// Looks a request up, without waiting unless `role` permits it. Gives the response if there is
+    /// one already; else the exchange is on its way.
+    pub(super) fn look_up<E: Exchange>(
+        self: &Arc<Self>,
+        exchange: E,
+        attempt: Attempt,
+        role: Role,
+    ) -> Option<(E, Response)> {
+        if let Some(protocols) = protocols(exchange.request()) {
+            self.go_over_soon(exchange, protocols);
+            return None;
+        }
+        let kind = if attempt.is_first() { Kind::Forward } else { Kind::ResumedForward };
+        let forward = match self.proxy.lookup(exchange.request(), attempt) {
+            Answer::Ready(response) => return Some((exchange, response)),
+            Answer::Stale(response, forward) => {
+                self.refresh_soon(forward);
+                return Some((exchange, response));
+            }
+            Answer::Forward(forward) => forward,
+        };
+        match self.proxy.join(forward) {
+            Admission::Lead(forward) if role == Role::Any => self.forward(exchange, forward),
+            Admission::Lead(forward) => {
+                let desk = Arc::clone(self);
+                self.submit(kind, exchange, move |exchange, _| desk.forward(exchange, forward));
+            }
+            Admission::Ready(response) => return Some((exchange, response)),
+            Admission::Wait(waiting) => {
+                let desk = Arc::clone(self);
+                waiting.park(Box::new(move |attempt| exchange.resume(&desk, attempt)));
+            }
+        }
+        None
+    }
+
+    fn forward(&self, mut exchange: impl Exchange, forward: Box<Forward>) {
+        let interim = exchange.interim();
+        let forwarded =
+            exchange.with_content(|content| self.proxy.forward(forward, content, interim.as_ref()));
+        exchange.respond(forwarded);
+    }
+
+    /// Hands a request to go over to another protocol to a worker that may wait.
+    fn go_over_soon(self: &Arc<Self>, exchange: impl Exchange, protocols: String) {
+        let desk = Arc::clone(self);
+        self.submit(Kind::Forward, exchange, move |exchange, _| {
+            let Some(place) = desk.tunnels.place() else {
+                let prefers_json = exchange.request().prefers_json();
+                let response = desk.proxy.refuse_for_want_of_tunnels(prefers_json);
+                return exchange.respond(response.into());
+            };
+            match desk.proxy.upgrade(exchange.request(), &protocols) {
+                Upgraded::Agreed(fields, tunnel) => exchange.go_over(&fields, tunnel, place),
+                Upgraded::Declined(response) => exchange.respond(response.into()),
+            }
+        });
+    }
+
+    /// Hands an exchange to a worker, or refuses it if the line is full.
+    fn submit<E: Exchange>(
+        &self,
+        kind: Kind,
+        exchange: E,
+        work: impl FnOnce(E, Role) + Send + 'static,
+    ) {
+        // The slot lets the exchange come back out of a job that was not taken.
+        let slot = Arc::new(Mutex::new(Some(exchange)));
+        let taken = Arc::clone(&slot);
+        let job: Job = Box::new(move |role| {
+            let exchange = taken.lock().take();
+            if let Some(exchange) = exchange {
+                work(exchange, role);
+            }
+        });
+        if self.pool.submit(kind, job).is_err() {
+            let exchange = slot.lock().take();
+            if let Some(exchange) = exchange {
+                self.refuse_full(exchange);
+            }
+        }
+    }
+
+    /// Answers a request that there is no worker for.
+    pub(super) fn refuse_full(&self, exchange: impl Exchange) {
+        let prefers_json = exchange.request().prefers_json();
+        exchange.refuse(self.proxy.refuse_for_want_of_workers(prefers_json));
+    }
+
+    /// Fetches a new response in the background, unless another request is at it, or there is no
+    /// worker for it: then the next request tries again.
+    fn refresh_soon(&self, forward: Box<Forward>) {
+        let Admission::Lead(forward) = self.proxy.join(forward) else { return };
+        let proxy = Arc::clone(&self.proxy);
+        let job: Job = Box::new(move |_| {
+            proxy.forward(forward, Content::None, None).finish();
+        });
+        if self.pool.submit(Kind::Forward, job).is_err() {
+            log::debug!("no worker for a refresh in the background");
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! A response on its way to a client, as bytes: sent piece by piece, as the client takes it, without
+//! ever waiting. What takes the bytes is a closure; no socket is seen here.
+
+use std::io::{self, IoSlice};
+
+use bytes::Bytes;
+use http::Method;
+
+use crate::front::wire::{Delimiting, LAST_CHUNK, Reader, chunk_head};
+use crate::message::body::{Body, Growing, Grown, InMemory};
+use crate::message::response::Response;
+use crate::recording::PIECE_BYTES;
+
+/// Room for one piece and the framing before it; a longer head goes out by itself.
+pub const SCRATCH_BYTES: usize = 4 * 1024 + PIECE_BYTES;
+
+/// What takes bytes: how many it took, or `WouldBlock`.
+pub type Take<'a> = dyn FnMut(&[IoSlice<'_>]) -> io::Result<usize> + 'a;
+
+/// A response that is being sent.
+pub struct Outgoing {
+    body: Box<dyn Growing>,
+    delimiting: Delimiting,
+    /// Head or framing that has not been sent yet.
+    pending: Vec<u8>,
+    /// Bytes left of the piece that was announced last.
+    piece_left: usize,
+    ended: bool,
+    begun: bool,
+    sent: u64,
+}
+
+/// Why sending stops for now, or for good.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Halt {
+    /// All is sent.
+    Done,
+    /// The client is gone.
+    Failed,
+    /// The body is cut, or the client has fallen too far behind.
+    Cut,
+    /// The client takes no more at the moment.
+    Blocked,
+    /// There is no more of the body at the moment.
+    Starved,
+    /// It has been given its share for this turn.
+    Paused,
+}
+
+impl Outgoing {
+    /// A response to a request with this method. A body that still arrives, which only a thread that
+    /// can wait may read, is given back.
+    pub fn new(reader: Reader, method: &Method, response: Response) -> Result<Self, Response> {
+        let delimiting = reader.delimiting_of(method, &response);
+        let Response { status, fields, body } = response;
+        let body: Box<dyn Growing> = match body {
+            body @ Body::Arriving(_) => return Err(Response { status, fields, body }),
+            _ if matches!(delimiting, Delimiting::Nothing(_)) => Box::new(InMemory(Bytes::new())),
+            Body::None { .. } => Box::new(InMemory(Bytes::new())),
+            Body::Whole(bytes) => Box::new(InMemory(bytes)),
+            Body::Growing(body) => body,
+        };
+        let head = Response { status, fields, body: Body::None { length: None } };
+        let pending = reader.head(&head, delimiting);
+        let (piece_left, ended, begun, sent) = (0, false, false, 0);
+        Ok(Self { body, delimiting, pending, piece_left, ended, begun, sent })
+    }
+
+    /// Sends these bytes, which belong to what came before it, first.
+    pub fn put_before(&mut self, bytes: &[u8]) {
+        self.pending.splice(..0, bytes.iter().copied());
+    }
+
+    /// Does the connection have to end with it?
+    pub fn ends_by_closing(&self) -> bool {
+        self.delimiting == Delimiting::Close
+    }
+
+    /// Has anything been sent?
+    pub fn has_begun(&self) -> bool {
+        self.begun
+    }
+
+    /// Bytes of content that were sent.
+    pub fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// `wake` is called when there is more of the body.
+    pub fn listen(&mut self, wake: Box<dyn Fn() + Send + Sync>) {
+        self.body.listen(wake);
+    }
+
+    /// Sends what there is and what the client takes, `most` bytes of content or a little more.
+    /// `scratch` has [`SCRATCH_BYTES`].
+    pub fn advance(&mut self, scratch: &mut [u8], most: u64, take: &mut Take<'_>) -> Halt {
+        let limit = self.sent.saturating_add(most);
+        loop {
+            match self.send_once(scratch, take) {
+                Ok(None) if self.sent >= limit => return Halt::Paused,
+                Ok(None) => {}
+                Ok(Some(halt)) => return halt,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Halt::Blocked,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    log::debug!("response cut short: {error}");
+                    return Halt::Failed;
+                }
+            }
+        }
+    }
+
+    /// One send; `None` if there may be more.
+    fn send_once(&mut self, scratch: &mut [u8], take: &mut Take<'_>) -> io::Result<Option<Halt>> {
+        if self.delimiting != Delimiting::Chunked
+            && let Some(rest) = self.body.rest()
+        {
+            if rest.is_empty() && self.pending.is_empty() {
+                return Ok(Some(Halt::Done));
+            }
+            // Nothing is copied, and head and content go out in one call of the system.
+            let taken = take(&[IoSlice::new(&self.pending), IoSlice::new(rest)])?;
+            self.note_sent(taken);
+            return Ok(None);
+        }
+        let (framing, piece) = scratch.split_at_mut(SCRATCH_BYTES - PIECE_BYTES);
+        let count = match self.copy_piece(piece) {
+            Ok(Some(count)) => count,
+            Ok(None) => return Ok(Some(Halt::Starved)),
+            Err(error) => {
+                log::debug!("body cut short: {error}");
+                return Ok(Some(Halt::Cut));
+            }
+        };
+        let head = self.pending.len();
+        if head == 0 && count == 0 {
+            return Ok(Some(Halt::Done));
+        }
+        // Framing and piece go out together: one packet, and one call of the system.
+        let taken = if head <= framing.len() {
+            let start = framing.len() - head;
+            framing[start..].copy_from_slice(&self.pending);
+            take(&[IoSlice::new(&scratch[start..SCRATCH_BYTES - PIECE_BYTES + count])])?
+        } else {
+            take(&[IoSlice::new(&self.pending)])?
+        };
+        self.note_sent(taken);
+        Ok(None)
+    }
+
+    /// Copies what is to be sent next, and adds the framing that belongs before it; how many bytes.
+    /// `None` if there is nothing to send at the moment.
+    fn copy_piece(&mut self, piece: &mut [u8]) -> io::Result<Option<usize>> {
+        if self.ended {
+            return Ok(Some(0));
+        }
+        let begun = self.piece_left > 0;
+        let most = if begun { self.piece_left.min(PIECE_BYTES) } else { PIECE_BYTES };
+        match self.body.peek(&mut piece[..most])? {
+            Grown::Bytes(count) => {
+                if !begun {
+                    self.piece_left = count;
+                    if self.delimiting == Delimiting::Chunked {
+                        self.pending.extend_from_slice(&chunk_head(count));
+                    }
+                }
+                return Ok(Some(count));
+            }
+            // What was announced is there, so this is between two pieces.
+            Grown::NotYet if self.pending.is_empty() => return Ok(None),
+            Grown::NotYet => {}
+            Grown::End => {
+                self.ended = true;
+                if self.delimiting == Delimiting::Chunked {
+                    self.pending.extend_from_slice(LAST_CHUNK);
+                }
+            }
+        }
+        Ok(Some(0))
+    }
+
+    /// So many bytes of framing and piece have been taken.
+    fn note_sent(&mut self, taken: usize) {
+        self.begun = true;
+        let framing = taken.min(self.pending.len());
+        if framing == self.pending.len() {
+            // The head's room is given back: a large body may take long.
+            self.pending = Vec::new();
+        } else {
+            self.pending.drain(..framing);
+        }
+        let content = taken - framing;
+        if content == 0 {
+            return;
+        }
+        self.body.consume(content);
+        self.sent += content as u64;
+        self.piece_left = self.piece_left.saturating_sub(content);
+        if self.piece_left == 0 && self.delimiting == Delimiting::Chunked {
+            self.pending.extend_from_slice(b"\r\n");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{StatusCode, Version};
+
+    use super::*;
+    use crate::growing::Writer;
+    use crate::message::buffer::Buffer;
+    use crate::message::fields::Fields;
+
+    fn outgoing(body: Body) -> Outgoing {
+        let response = Response { status: StatusCode::OK, fields: Fields::new(), body };
+        let reader = Reader { version: Version::HTTP_11, keeps_alive: true };
+        Outgoing::new(reader, &Method::GET, response).expect("it need not be waited for")
+    }
+
+    /// Sends all, `step` bytes at a time, and blocks between.
+    fn send(outgoing: &mut Outgoing, step: usize) -> (Vec<u8>, Halt) {
+        let (mut sent, mut scratch) = (Vec::new(), vec![0; SCRATCH_BYTES]);
+        loop {
+            let mut taken = 0;
+            let mut take = |slices: &[IoSlice<'_>]| {
+                if taken > 0 {
+                    return Err(io::ErrorKind::WouldBlock.into());
+                }
+                let all: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+                taken = all.len().min(step);
+                sent.extend_from_slice(&all[..taken]);
+                Ok(taken)
+            };
+            match outgoing.advance(&mut scratch, u64::MAX, &mut take) {
+                Halt::Blocked => {}
+                halt => return (sent, halt),
+            }
+        }
+    }
+
+    #[test]
+    fn whatever_the_client_takes_at_a_time_it_gets_the_same() {
+        let whole = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
+        let chunked =
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
+        for step in 1..60 {
+            let mut known = outgoing(Body::Whole("hello".into()));
+            assert_eq!(send(&mut known, step), (whole.to_vec(), Halt::Done), "{step}");
+            let mut writer = Writer::new(None, Buffer::default());
+            writer.let_go();
+            let reader = writer.shared().reader().expect("a reader");
+            let mut unknown = outgoing(Body::Growing(Box::new(reader)));
+            assert!(writer.pass_on(b"hello"));
+            writer.finish();
+            assert_eq!(send(&mut unknown, step), (chunked.to_vec(), Halt::Done), "{step}");
+        }
+    }
+
+    #[test]
+    fn a_turn_has_an_end() {
+        let mut large = outgoing(Body::Whole(vec![b'x'; 1000].into()));
+        let mut take = |slices: &[IoSlice<'_>]| {
+            Ok(slices.iter().map(|slice| slice.len()).sum::<usize>().min(100))
+        };
+        let mut scratch = vec![0; SCRATCH_BYTES];
+        assert_eq!(large.advance(&mut scratch, 300, &mut take), Halt::Paused);
+        assert!((300..400).contains(&large.sent()), "{}", large.sent());
+    }
+}

@@ -1,0 +1,72 @@
+//! What is written down of a response once it is sent: the counters and the access log.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use http::Version;
+
+use crate::clock::Timestamp;
+use crate::message::request::Request;
+use crate::message::response::Response;
+use crate::proxy::{Proxy, field_text};
+use crate::stats::{AccessLog, Served};
+
+/// What the log says of a response.
+pub(super) struct Told {
+    pub status: u16,
+    pub from_cache: bool,
+    pub cache_status: String,
+}
+
+impl Told {
+    /// Reads it from a response that is about to be sent.
+    pub(super) fn read(response: &Response, log: Option<&AccessLog>) -> Self {
+        let cache_status = match log {
+            Some(_) => field_text(&response.fields, "cache-status").to_string(),
+            None => String::new(),
+        };
+        let from_cache = field_text(&response.fields, "x-cache") == "HIT";
+        Self { status: response.status.as_u16(), from_cache, cache_status }
+    }
+
+    /// Of a connection that has become a tunnel.
+    pub(super) fn of_tunnel() -> Self {
+        let cache_status = "proxy; fwd=bypass; fwd-status=101; detail=upgrade".to_string();
+        Self { status: 101, from_cache: false, cache_status }
+    }
+}
+
+/// When a request came.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Arrival {
+    pub at: Timestamp,
+    pub since: Instant,
+    pub peer: SocketAddr,
+}
+
+/// Writes down a response of which so many bytes of content were sent.
+pub(super) fn write_down(
+    proxy: &Proxy,
+    log: Option<&AccessLog>,
+    request: &Request,
+    arrival: Arrival,
+    told: &Told,
+    bytes: u64,
+) {
+    proxy.stats().count_bytes(bytes, told.from_cache);
+    let Some(log) = log else { return };
+    log.write(&Served {
+        at: arrival.at,
+        client: Some(arrival.peer.ip()),
+        method: request.method.as_str(),
+        target: request.target.as_str(),
+        version: if request.version == Version::HTTP_10 { "HTTP/1.0" } else { "HTTP/1.1" },
+        status: told.status,
+        bytes,
+        referer: field_text(&request.fields, "referer"),
+        user_agent: field_text(&request.fields, "user-agent"),
+        from_cache: told.from_cache,
+        cache_status: &told.cache_status,
+        taken: arrival.since.elapsed(),
+    });
+}

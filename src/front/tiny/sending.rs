@@ -1,0 +1,55 @@
+//! One response on its way to a client while its body grows, past tiny_http's writer.
+
+use crate::front::outgoing::{Halt, Outgoing};
+use crate::front::served::Told;
+use crate::front::tiny::exchange::Exchange;
+use crate::front::tiny::sockets::Client;
+
+/// A response that is being sent.
+pub(super) struct Sending {
+    exchange: Exchange,
+    socket: Client,
+    outgoing: Outgoing,
+    told: Told,
+}
+
+impl Sending {
+    pub(super) fn new(exchange: Exchange, socket: Client, outgoing: Outgoing, told: Told) -> Self {
+        Self { exchange, socket, outgoing, told }
+    }
+
+    /// The client's socket.
+    pub(super) fn socket(&self) -> &Client {
+        &self.socket
+    }
+
+    /// `wake` is called when there is more of the body.
+    pub(super) fn listen(&mut self, wake: Box<dyn Fn() + Send + Sync>) {
+        self.outgoing.listen(wake);
+    }
+
+    /// Sends what there is and what the client takes. `scratch` is as long as
+    /// [`Outgoing::advance`] asks for.
+    pub(super) fn advance(&mut self, scratch: &mut [u8]) -> Halt {
+        self.exchange.note_waiting(false);
+        let socket = &self.socket;
+        let halt = self.outgoing.advance(scratch, u64::MAX, &mut |slices| {
+            // tiny_http's own writer is past; a system call more for a head matters to nobody.
+            let slice = slices.iter().find(|slice| !slice.is_empty());
+            slice.map_or(Ok(0), |slice| socket.send_some(slice))
+        });
+        if halt == Halt::Blocked {
+            self.exchange.note_waiting(true);
+        }
+        halt
+    }
+
+    /// Ends the exchange.
+    pub(super) fn finish(self, halt: Halt) {
+        if halt == Halt::Cut && !self.outgoing.has_begun() {
+            return self.exchange.refuse_cut();
+        }
+        let well = halt == Halt::Done && !self.outgoing.ends_by_closing();
+        self.exchange.conclude(&self.told, self.outgoing.sent(), well);
+    }
+}
