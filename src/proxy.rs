@@ -29,6 +29,7 @@ use crate::policy::validation::{
     ask_for_rest, has_validator, make_conditional, make_unconditional, offerable,
 };
 use crate::policy::{range, vary};
+use crate::proxy::glance::are_plain;
 use crate::proxy::steps::Asking;
 use crate::stats::{Event, Stats};
 use crate::store::{Store, Variants};
@@ -37,10 +38,12 @@ mod absorb;
 mod answer;
 pub mod explain;
 mod freshen;
+mod glance;
 mod refusal;
 mod steps;
 mod upgrade;
 
+pub use glance::{Glance, Plain};
 pub use steps::{Admission, Answer, Attempt, Forward, Forwarded, Waiting};
 pub use upgrade::{Upgraded, protocols};
 
@@ -78,6 +81,10 @@ pub struct Proxy {
     flights: Arc<Flights>,
     clock: Clock,
     stats: Arc<Stats>,
+    /// What cache keys begin with.
+    key_prefix: String,
+    /// The settings are such that a glance sees all there is.
+    plain: bool,
 }
 
 impl Proxy {
@@ -89,7 +96,9 @@ impl Proxy {
         clock: Clock,
         stats: Arc<Stats>,
     ) -> Self {
-        Self { settings, store, origin, flights: Arc::default(), clock, stats }
+        let (key_prefix, plain) = (CacheKey::prefix(&settings.origin), are_plain(&settings));
+        let flights = Arc::default();
+        Self { settings, store, origin, flights, clock, stats, key_prefix, plain }
     }
 
     /// The counters.
@@ -149,7 +158,7 @@ impl Proxy {
         }
         let presented = asked.presented;
         let answerable = presented.get || presented.head;
-        let found = if answerable { self.store.get(&asked.key) } else { None };
+        let found = if answerable { self.store.get(asked.key.as_str()) } else { None };
         let variants = found.as_ref().map_or(&[][..], |found| found);
         let ranges = if presented.range { range::read(&request.fields) } else { None };
         let selection = select(variants, ranges.as_deref(), asked.now, |stored| {
@@ -334,7 +343,7 @@ impl Proxy {
 
     /// Has something been stored for this target URI since the lookup?
     fn has_changed(&self, forward: &Forward) -> bool {
-        match (self.store.get(&forward.key), &forward.found) {
+        match (self.store.get(forward.key.as_str()), &forward.found) {
             (None, _) => false,
             (Some(_), None) => true,
             (Some(now), Some(then)) => !Arc::ptr_eq(&now, then),

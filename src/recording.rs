@@ -160,7 +160,7 @@ fn combined(
     mut head: StoredHead,
     mut content: Bytes,
 ) -> (StoredHead, Bytes) {
-    let variants = store.get(key);
+    let variants = store.get(key.as_str());
     for old in variants.iter().flat_map(|variants| variants.iter()) {
         let Some(union) = union(&head, content.len() as u64, old) else { continue };
         let length = union.part.span.length();

@@ -3,17 +3,17 @@
 use std::fmt;
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use caching_proxy::clock::Clock;
-use caching_proxy::config::Config;
+use caching_proxy::config::{Config, FrontKind};
 use caching_proxy::front::ConnectionLimits;
-use caching_proxy::front::FrontSettings;
-use caching_proxy::front::tiny::Front;
 use caching_proxy::front::workers::Pool;
+use caching_proxy::front::{FrontSettings, event, tiny};
 use caching_proxy::message::target::{OriginUrl, is_loopback};
 use caching_proxy::origin::client::{Client, Reach};
 use caching_proxy::origin::egress::proxy_for;
@@ -56,8 +56,8 @@ impl fmt::Display for StartError {
             Self::Listen { address, source } => explain_listening(f, *address, source),
             Self::UnsafeFront(host) => write!(
                 f,
-                "--host {host}: --front tiny-http is not safe on a network; listen on 127.0.0.1, or \
-                 add --allow-unsafe-front"
+                "--host {host}: --front tiny-http is not safe on a network; use --front event, listen \
+                 on 127.0.0.1, or add --allow-unsafe-front"
             ),
             Self::OriginIsUs(origin, address) => {
                 write!(
@@ -120,7 +120,8 @@ pub fn run(config: &Config) -> Result<(), StartError> {
     log_to_stderr(config.log_level);
     let mut signals =
         Signals::new([SIGTERM, SIGINT]).map_err(|source| StartError::System("signals", source))?;
-    if !is_loopback(&config.host.to_string()) && !config.allow_unsafe_front {
+    let plain = config.front == FrontKind::TinyHttp;
+    if plain && !is_loopback(&config.host.to_string()) && !config.allow_unsafe_front {
         return Err(StartError::UnsafeFront(config.host));
     }
     let origin = origin_url(config)?;
@@ -320,15 +321,40 @@ fn front(
     };
     let pool = Pool::start(config.workers, connections_max, stats)
         .map_err(|source| StartError::System("worker threads; see --workers", source))?;
-    Front::start(listener, Arc::clone(proxy), pool, settings)
-        .map_err(|source| StartError::System("threads", source))
+    let proxy = Arc::clone(proxy);
+    let started = match config.front {
+        FrontKind::TinyHttp => tiny::Front::start(listener, proxy, pool, settings).map(Front::Tiny),
+        FrontKind::Event => {
+            let cores = || thread::available_parallelism().map_or(1, NonZero::get);
+            let threads = config.threads.unwrap_or_else(cores);
+            event::Front::start(listener, proxy, pool, threads, settings).map(Front::Event)
+        }
+    };
+    started.map_err(|source| StartError::System("threads; see --threads", source))
+}
+
+/// The front that was asked for.
+enum Front {
+    Event(event::Front),
+    Tiny(tiny::Front),
+}
+
+impl Front {
+    fn drain(&self, limit: Duration) -> bool {
+        match self {
+            Self::Event(front) => front.drain(limit),
+            Self::Tiny(front) => front.drain(limit),
+        }
+    }
 }
 
 /// `--max-connections`, or less under the descriptor limit, which is raised as far as it goes.
 ///
-/// tiny_http needs two descriptors for each client.
+/// tiny_http needs two descriptors for each client, and each worker one for the origin server.
 fn connections_max(config: &Config) -> usize {
-    let wanted = 2 * config.connections_max as u64 + 2 * config.workers as u64 + DESCRIPTORS_KEPT;
+    let each = if config.front == FrontKind::TinyHttp { 2 } else { 1 };
+    let kept = config.workers as u64 + DESCRIPTORS_KEPT;
+    let wanted = each * config.connections_max as u64 + kept;
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
         return config.connections_max;
     };
@@ -336,7 +362,7 @@ fn connections_max(config: &Config) -> usize {
         let _ = setrlimit(Resource::RLIMIT_NOFILE, wanted.min(hard).max(soft), hard);
     }
     let Ok((soft, _)) = getrlimit(Resource::RLIMIT_NOFILE) else { return config.connections_max };
-    let for_clients = soft.saturating_sub(config.workers as u64 + DESCRIPTORS_KEPT) / 2;
+    let for_clients = soft.saturating_sub(kept) / each;
     config.connections_max.min(for_clients.max(1) as usize)
 }
 

@@ -7,7 +7,10 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -92,6 +95,14 @@ impl Stats {
         if let Some(detail) = status.detail {
             *self.details.lock().entry(detail.as_str()).or_default() += 1;
         }
+    }
+
+    /// Counts fresh hits that were answered at a glance, and the bytes of their content.
+    pub fn count_glances(&self, hits: u64, bytes: u64) {
+        self.requests.fetch_add(hits, Ordering::Relaxed);
+        self.hits.fetch_add(hits, Ordering::Relaxed);
+        self.bytes_sent.fetch_add(bytes, Ordering::Relaxed);
+        self.bytes_from_cache.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Counts the content of one response.
@@ -188,11 +199,23 @@ pub struct Served<'a> {
     pub taken: Duration,
 }
 
-/// The access log: one line a request, in one write.
+/// Lines of the access log that may wait to be written; further ones are left out and counted.
+const LINES_MAX: usize = 8192;
+/// Lines that are put together into one write, about so many bytes.
+const WRITE_BYTES: usize = 64 * 1024;
+
+/// The access log: one line a request. A thread of its own writes it, so that nobody waits for a disk,
+/// or for whoever reads a pipe.
 pub struct AccessLog {
     format: AccessFormat,
-    /// Held for one line.
-    out: Mutex<Box<dyn Write + Send>>,
+    lines: SyncSender<Line>,
+    left_out: Arc<AtomicU64>,
+}
+
+enum Line {
+    Text(String),
+    /// All before it is written: say so.
+    Flush(SyncSender<()>),
 }
 
 impl AccessLog {
@@ -204,17 +227,61 @@ impl AccessLog {
             let file: File = OpenOptions::new().create(true).append(true).open(path)?;
             Box::new(file)
         };
-        Ok(Self { format, out: Mutex::new(out) })
+        let (lines, waiting) = sync_channel(LINES_MAX);
+        let left_out = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&left_out);
+        thread::Builder::new()
+            .name("access-log".to_string())
+            .spawn(move || write_lines(&waiting, out, &counted))?;
+        Ok(Self { format, lines, left_out })
     }
 
-    /// Writes one line. A log that cannot be written must not stop the proxy: errors are ignored.
+    /// Adds one line, which is written soon; waits for nothing.
     pub fn write(&self, served: &Served<'_>) {
         let line = match self.format {
             AccessFormat::Combined => combined(served),
             AccessFormat::Json => json(served),
         };
-        let mut out = self.out.lock();
-        let _ = out.write_all(line.as_bytes()).and_then(|()| out.flush());
+        if self.lines.try_send(Line::Text(line)).is_err() {
+            self.left_out.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Waits until all lines so far are written, but not for long.
+    pub fn flush(&self) {
+        const PATIENCE: Duration = Duration::from_secs(1);
+        let (done, is_done) = sync_channel(1);
+        if self.lines.try_send(Line::Flush(done)).is_ok() {
+            let _ = is_done.recv_timeout(PATIENCE);
+        }
+    }
+}
+
+/// Writes lines as they come, several at a time where they do. A log that cannot be written must not
+/// stop the proxy: errors are ignored.
+fn write_lines(waiting: &Receiver<Line>, mut out: Box<dyn Write + Send>, left_out: &AtomicU64) {
+    let mut text = String::new();
+    while let Ok(first) = waiting.recv() {
+        let mut next = Some(first);
+        let mut done = None;
+        while let Some(line) = next.take() {
+            match line {
+                Line::Text(line) => text.push_str(&line),
+                Line::Flush(sender) => done = Some(sender),
+            }
+            if text.len() < WRITE_BYTES && done.is_none() {
+                next = waiting.try_recv().ok();
+            }
+        }
+        let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+        text.clear();
+        let missing = left_out.swap(0, Ordering::Relaxed);
+        if missing > 0 {
+            log::warn!("access log: {missing} lines left out; it is written too slowly");
+        }
+        if let Some(done) = done {
+            let _ = done.send(());
+        }
     }
 }
 

@@ -57,8 +57,8 @@ fn what_keeps_it_from_starting_is_one_line_and_exit_code_1() {
         (&["--origin", "ftp://example.com"], "proxy: --origin ftp://example.com: the scheme is \"ftp\"; expected http://HOST[:PORT][/PATH] or https://…\n".into()),
         (&["--port", &port], format!("proxy: port {port}: in use by another program; choose another --port\n")),
         (&["--port", &own], format!("proxy: port {own}: in use by another proxy; stop it, or choose another --port\n")),
-        (&["--host", "192.0.2.1", "--allow-unsafe-front"], "proxy: --host 192.0.2.1: this machine has no such address; 0.0.0.0 is all of them\n".into()),
-        (&["--host", "0.0.0.0"], "proxy: --host 0.0.0.0: --front tiny-http is not safe on a network; listen on 127.0.0.1, or add --allow-unsafe-front\n".into()),
+        (&["--host", "192.0.2.1"], "proxy: --host 192.0.2.1: this machine has no such address; 0.0.0.0 is all of them\n".into()),
+        (&["--front", "tiny-http", "--host", "0.0.0.0"], "proxy: --host 0.0.0.0: --front tiny-http is not safe on a network; use --front event, listen on 127.0.0.1, or add --allow-unsafe-front\n".into()),
         (&["--port", "0", "--ca-cert", missing], format!("proxy: --ca-cert {missing}: No such file or directory (os error 2)\n")),
         (&["--port", "0", "--ready-file", "/nonexistent/ready"], "proxy: --ready-file /nonexistent/ready: No such file or directory (os error 2)\n".into()),
     ];

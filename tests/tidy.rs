@@ -19,8 +19,16 @@ const APART: [&str; 4] = ["stats", "cli", "config", "lib"];
 /// A dependency, and the files that may name it.
 const FENCES: [(&str, &[&str]); 12] = [
     ("sfv::", &["policy/targeted.rs"]),
-    ("mio::", &["front/tiny/pump.rs"]),
-    ("httparse::", &["origin/interim.rs", "origin/tunnel.rs"]),
+    (
+        "mio::",
+        &[
+            "front/tiny/pump.rs",
+            "front/event/mod.rs",
+            "front/event/event_loop.rs",
+            "front/event/accept.rs",
+        ],
+    ),
+    ("httparse::", &["front/event/parse.rs", "origin/interim.rs", "origin/tunnel.rs"]),
     ("memmap2::", &["message/buffer.rs"]),
     ("ureq::", &["origin/client.rs", "origin/trust.rs"]),
     ("tiny_http::", &["front/tiny/mod.rs", "front/tiny/exchange.rs"]),

@@ -39,6 +39,8 @@ impl Drop for Place {
 
 /// The client's side of a tunnel.
 pub(super) struct Ends {
+    /// What the client is sent first: the 101.
+    pub greeting: Vec<u8>,
     /// Reads what the client sends; `Ok(0)` is the end.
     pub read: Box<dyn FnMut(&mut [u8]) -> io::Result<usize> + Send>,
     /// Sends all of it to the client, and waits for that.
@@ -49,13 +51,17 @@ pub(super) struct Ends {
     pub concluded: Box<dyn FnOnce(u64) + Send>,
 }
 
-/// Lets bytes pass from now on; the client has been told that the origin server has agreed.
+/// Tells the client that the origin server has agreed, and lets bytes pass from now on.
 pub(super) fn begin(ends: Ends, tunnel: Tunnel, place: Place) {
-    let Ends { mut read, mut write, cut, concluded } = ends;
+    let Ends { greeting, mut read, mut write, cut, concluded } = ends;
     let Tunnel { mut from_origin, mut to_origin, hang_up } = tunnel;
     let inward = move || {
         let mut piece = vec![0; PIECE_BYTES];
         let mut passed = 0;
+        if write(&greeting).is_err() {
+            cut();
+            return passed;
+        }
         while let Ok(count) = from_origin.read(&mut piece) {
             if count == 0 || write(&piece[..count]).is_err() {
                 break;

@@ -3,8 +3,8 @@
 use http::{Method, StatusCode, Version};
 
 use crate::message::body::Body;
-use crate::message::fields::Fields;
-use crate::message::response::Response;
+use crate::message::fields::{Fields, write_decimal};
+use crate::message::response::{Response, write_status_line};
 use crate::policy::forwarding::has_content;
 
 /// How the end of a response is marked (RFC 9112 §6.3).
@@ -55,14 +55,13 @@ impl Reader {
     /// The head of a response, as bytes.
     pub fn head(self, response: &Response, delimiting: Delimiting) -> Vec<u8> {
         let mut out = Vec::with_capacity(512);
-        out.extend_from_slice(b"HTTP/1.1 ");
-        write_status(&mut out, response.status);
+        write_status_line(&mut out, response.status);
         response.fields.write_to(&mut out);
         match delimiting {
             Delimiting::Nothing(None) | Delimiting::Close => {}
             Delimiting::Nothing(Some(length)) | Delimiting::Length(length) => {
                 out.extend_from_slice(b"Content-Length: ");
-                out.extend_from_slice(length.to_string().as_bytes());
+                write_decimal(&mut out, length);
                 out.extend_from_slice(b"\r\n");
             }
             Delimiting::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
@@ -80,18 +79,10 @@ impl Reader {
 /// An interim response, as bytes (RFC 9110 §15.2).
 pub fn interim_head(status: StatusCode, fields: &Fields) -> Vec<u8> {
     let mut out = Vec::with_capacity(128);
-    out.extend_from_slice(b"HTTP/1.1 ");
-    write_status(&mut out, status);
+    write_status_line(&mut out, status);
     fields.write_to(&mut out);
     out.extend_from_slice(b"\r\n");
     out
-}
-
-fn write_status(out: &mut Vec<u8>, status: StatusCode) {
-    out.extend_from_slice(status.as_str().as_bytes());
-    out.push(b' ');
-    out.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
-    out.extend_from_slice(b"\r\n");
 }
 
 /// The last chunk (RFC 9112 §7.1).

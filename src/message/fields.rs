@@ -158,6 +158,22 @@ impl FromIterator<(HeaderName, HeaderValue)> for Fields {
     }
 }
 
+/// Writes a number in decimal digits.
+pub fn write_decimal(out: &mut Vec<u8>, mut number: u64) {
+    /// The most that a number of 64 bits has.
+    const DIGITS: usize = 20;
+    let mut digits = [b'0'; DIGITS];
+    let mut at = DIGITS - 1;
+    loop {
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            return out.extend_from_slice(&digits[at..]);
+        }
+        at -= 1;
+    }
+}
+
 /// A field value made by this program; control characters in it turn into question marks.
 pub fn text_value(text: String) -> HeaderValue {
     HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("?"))
@@ -230,6 +246,15 @@ mod tests {
             assert_eq!(String::from_utf8_lossy(&out), expected);
         }
         assert!(SPELLINGS.is_sorted(), "the spellings are searched by halves");
+    }
+
+    #[test]
+    fn numbers_are_written_in_digits() {
+        for number in [0, 7, 10, 12_345, u64::MAX] {
+            let mut out = b"x".to_vec();
+            write_decimal(&mut out, number);
+            assert_eq!(String::from_utf8_lossy(&out), format!("x{number}"));
+        }
     }
 
     #[test]

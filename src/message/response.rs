@@ -39,6 +39,15 @@ impl Response {
     }
 }
 
+/// Writes a status line (RFC 9112 §4).
+pub fn write_status_line(out: &mut Vec<u8>, status: StatusCode) {
+    out.extend_from_slice(b"HTTP/1.1 ");
+    out.extend_from_slice(status.as_str().as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
 /// `text` as a JSON string, quotes included (RFC 8259 §7).
 pub fn json_string(text: &str) -> String {
     let mut quoted = String::with_capacity(text.len() + 2);

@@ -5,6 +5,7 @@
 //! Bytes that a URI may not hold, and that real clients send all the same (`<`, `"`, a space), are
 //! percent-encoded only on their way to the origin server.
 
+use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 
@@ -217,6 +218,23 @@ fn encode(uri: &str) -> String {
     encoded
 }
 
+/// A request target as text. One that is not UTF-8, as old clients write theirs, has its bytes beyond
+/// ASCII percent-encoded.
+pub fn encode_beyond_ascii(target: &[u8]) -> Cow<'_, str> {
+    if let Ok(text) = std::str::from_utf8(target) {
+        return Cow::Borrowed(text);
+    }
+    let mut encoded = String::with_capacity(target.len() + 16);
+    for byte in target {
+        if byte.is_ascii() {
+            encoded.push(char::from(*byte));
+        } else {
+            let _ = write!(encoded, "%{byte:02X}");
+        }
+    }
+    Cow::Owned(encoded)
+}
+
 /// Resolves a URI reference against an absolute http URI (RFC 3986 §5.2); `None` if the result is
 /// not an http or https URI.
 pub fn resolve(base: &str, reference: &str) -> Option<String> {
@@ -298,6 +316,12 @@ mod tests {
             let shown = OriginUrl::parse(text).ok().map(|origin| origin.to_string());
             assert_eq!(shown.as_deref(), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn a_target_in_another_encoding_is_percent_encoded() {
+        assert_eq!(encode_beyond_ascii("/é".as_bytes()), "/é");
+        assert_eq!(encode_beyond_ascii(b"/a%20\xe9\xff"), "/a%20%E9%FF");
     }
 
     #[test]

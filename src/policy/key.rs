@@ -5,7 +5,7 @@
 //! that some of the query does not matter: then the origin server does not see that part either, or
 //! one client could put words into what others are given.
 
-use std::borrow::Cow;
+use std::borrow::{Borrow, Cow};
 use std::fmt;
 use std::sync::Arc;
 
@@ -25,8 +25,13 @@ impl CacheKey {
             Some(host) => {
                 format!("{scheme}://{}{prefix}{target}", host.to_ascii_lowercase()).into()
             }
-            None => format!("{scheme}://{}{prefix}{target}", origin.authority()).into(),
+            None => (Self::prefix(origin) + target).into(),
         })
+    }
+
+    /// What keys begin with whose host is the origin server's: a target follows.
+    pub fn prefix(origin: &OriginUrl) -> String {
+        format!("{}://{}{}", origin.scheme(), origin.authority(), origin.prefix)
     }
 
     /// The key as text: a target URI.
@@ -38,6 +43,13 @@ impl CacheKey {
 impl From<&str> for CacheKey {
     fn from(uri: &str) -> Self {
         Self(uri.into())
+    }
+}
+
+/// Hashed and compared as its text is, so that a lookup need not make one.
+impl Borrow<str> for CacheKey {
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 

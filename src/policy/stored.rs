@@ -1,10 +1,11 @@
 //! A stored response: what all the other files of the policy are about. RFC 9111 §3.
 
 use std::ops::Deref;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use http::StatusCode;
+use http::{HeaderName, HeaderValue, StatusCode};
 
 use crate::clock::{DeltaSeconds, Timestamp};
 use crate::message::buffer;
@@ -51,6 +52,9 @@ pub struct StoredResponse {
     pub content: Bytes,
     /// How often it has been reused, for `--hit-ttl`.
     reuses: AtomicU64,
+    /// Its head as plain requests get it, as bytes; made when the first one comes. `None` within if
+    /// there is no one head for all.
+    ready: OnceLock<Option<Vec<u8>>>,
 }
 
 impl Deref for StoredResponse {
@@ -99,7 +103,7 @@ impl StoredHead {
 impl StoredResponse {
     /// A stored response with its whole content.
     pub fn new(head: StoredHead, content: Bytes) -> Self {
-        Self { head, content, reuses: AtomicU64::new(0) }
+        Self { head, content, reuses: AtomicU64::new(0), ready: OnceLock::new() }
     }
 
     /// All but its content.
@@ -118,12 +122,32 @@ impl StoredResponse {
         self.reuses.load(Ordering::Relaxed) >= most
     }
 
+    /// Its head as bytes, for requests that ask nothing in particular; `make` is asked once.
+    pub fn make_ready(&self, make: impl FnOnce(&Self) -> Option<Vec<u8>>) -> Option<&[u8]> {
+        self.ready.get_or_init(|| make(self)).as_deref()
+    }
+
+    /// The same, if it has been made.
+    pub fn ready_head(&self) -> Option<&[u8]> {
+        self.ready.get()?.as_deref()
+    }
+
+    /// Bytes that such a head takes, or a few less.
+    pub fn ready_bytes(&self) -> usize {
+        /// The status line, and the fields that the proxy adds.
+        const ADDED: usize = 96;
+        let line =
+            |(name, value): &(HeaderName, HeaderValue)| name.as_str().len() + value.len() + 4;
+        self.fields.iter().map(line).sum::<usize>() + ADDED
+    }
+
     /// Bytes in memory under `key`: key, fields, content, and the bookkeeping around them.
     pub fn memory_bytes(&self, key: &CacheKey) -> usize {
         /// Reference counts, allocator slack, and the entry in the index.
         const BOOKKEEPING: usize = 160;
         size_of::<Self>()
             + self.fields.memory_bytes()
+            + self.ready_bytes()
             + self.selecting.memory_bytes()
             + buffer::memory_bytes(self.content.len())
             + key.as_str().len()

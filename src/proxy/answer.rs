@@ -6,12 +6,12 @@ use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use http::{Method, StatusCode};
 
 use crate::clock::Timestamp;
 use crate::flight::Shareable;
-use crate::message::body::{Arriving, Body, Growing};
+use crate::message::body::{Body, Growing, Grown};
 use crate::message::fields::Fields;
 use crate::message::request::Request;
 use crate::message::response::Response;
@@ -35,7 +35,7 @@ impl Proxy {
         attempt: &Attempt,
         detail: Option<Detail>,
     ) -> Response {
-        self.store.touch(&asked.key, stored);
+        self.store.touch(asked.key.as_str(), stored);
         let status = self.hit_status(stored, asked.now, attempt, detail);
         self.respond_with(asked.request, asked.presented, stored, asked.now, &status)
     }
@@ -164,11 +164,16 @@ impl Proxy {
     ) {
         self.stats.count_told(status);
         rewrite(fields, &self.settings.origin, request.authority());
+        self.hide_from_browsers(fields);
+        add_response_fields(fields, age, from_cache, status);
+    }
+
+    /// `--no-browser-cache`
+    pub(super) fn hide_from_browsers(&self, fields: &mut Fields) {
         if self.settings.no_browser_cache {
             fields.remove("expires");
             fields.set_text("cache-control", "no-store".to_string());
         }
-        add_response_fields(fields, age, from_cache, status);
     }
 }
 
@@ -230,10 +235,10 @@ fn several(
         pieces.push_back(slice(*span));
     }
     pieces.push_back(Bytes::from(format!("\r\n--{boundary}--\r\n")));
-    let length = pieces.iter().map(|piece| piece.len() as u64).sum();
+    let length = pieces.iter().map(|piece: &Bytes| piece.len() as u64).sum();
     fields.set_text("content-type", format!("multipart/byteranges; boundary={boundary}"));
     fields.remove("content-range");
-    let body = Body::Arriving(Box::new(Pieces { length, pieces }));
+    let body = Body::Growing(Box::new(Pieces { length, pieces }));
     Response { status: StatusCode::PARTIAL_CONTENT, fields, body }
 }
 
@@ -243,18 +248,32 @@ struct Pieces {
     pieces: VecDeque<Bytes>,
 }
 
-impl Arriving for Pieces {
+impl Growing for Pieces {
     fn length(&self) -> Option<u64> {
         Some(self.length)
     }
 
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.pieces.front().is_some_and(Bytes::is_empty) {
+    fn peek(&mut self, buffer: &mut [u8]) -> io::Result<Grown> {
+        let mut filled = 0;
+        for piece in &self.pieces {
+            let count = piece.len().min(buffer.len() - filled);
+            buffer[filled..filled + count].copy_from_slice(&piece[..count]);
+            filled += count;
+        }
+        Ok(if filled == 0 { Grown::End } else { Grown::Bytes(filled) })
+    }
+
+    fn consume(&mut self, mut count: usize) {
+        while let Some(piece) = self.pieces.front_mut() {
+            if count < piece.len() {
+                return piece.advance(count);
+            }
+            count -= piece.len();
             self.pieces.pop_front();
         }
-        let Some(piece) = self.pieces.front_mut() else { return Ok(0) };
-        let count = buffer.len().min(piece.len());
-        buffer[..count].copy_from_slice(&piece.split_to(count));
-        Ok(count)
     }
+
+    fn wait(&mut self) {}
+
+    fn listen(&mut self, _: Box<dyn Fn() + Send + Sync>) {}
 }

@@ -99,7 +99,7 @@ impl Proxy {
         let mut response = self.absorb(forward, received).into_response();
         let told = field_text(&response.fields, "cache-status").to_string();
         let content = read_all(&mut response.body);
-        let stored = self.store.get(&cache_key).and_then(|all| all.first().cloned());
+        let stored = self.store.get(cache_key.as_str()).and_then(|all| all.first().cloned());
         let again = match self.lookup(request, Attempt::default()) {
             Answer::Ready(response) | Answer::Stale(response, _) => {
                 field_text(&response.fields, "cache-status").to_string()

@@ -103,7 +103,7 @@ impl Index {
         Some((key, response))
     }
 
-    fn number_of(&self, key: &CacheKey, response: &Arc<StoredResponse>) -> Option<u64> {
+    fn number_of(&self, key: &str, response: &Arc<StoredResponse>) -> Option<u64> {
         let (_, numbers) = self.by_key.get(key)?;
         let holds = |number: &&u64| {
             self.by_use.peek(number).is_some_and(|(_, other)| Arc::ptr_eq(other, response))
@@ -122,11 +122,11 @@ impl Index {
 }
 
 impl Store for Exact {
-    fn get(&self, key: &CacheKey) -> Option<Variants> {
+    fn get(&self, key: &str) -> Option<Variants> {
         self.index.lock().by_key.get(key).map(|(variants, _)| Arc::clone(variants))
     }
 
-    fn touch(&self, key: &CacheKey, response: &Arc<StoredResponse>) {
+    fn touch(&self, key: &str, response: &Arc<StoredResponse>) {
         if self.eviction == Eviction::Lru {
             let mut index = self.index.lock();
             if let Some(number) = index.number_of(key, response) {
@@ -150,7 +150,7 @@ impl Store for Exact {
         let present = index.by_key.get(key).map(|(variants, _)| Arc::clone(variants));
         let (_, displaced) = with_variant(&present.unwrap_or_default(), Arc::clone(&response));
         for other in displaced {
-            if let Some(number) = index.number_of(key, &other) {
+            if let Some(number) = index.number_of(key.as_str(), &other) {
                 gone.extend(index.take_out(number).map(|(_, response)| response));
             }
         }
@@ -183,7 +183,7 @@ impl Store for Exact {
 
     fn remove(&self, key: &CacheKey, response: &Arc<StoredResponse>) {
         let mut index = self.index.lock();
-        let number = index.number_of(key, response);
+        let number = index.number_of(key.as_str(), response);
         let gone = number.and_then(|number| index.take_out(number));
         drop(index);
         drop(gone);

@@ -60,11 +60,11 @@ pub struct Usage {
 
 /// A place that keeps stored responses. All methods may be called from any thread.
 pub trait Store: Send + Sync {
-    /// All responses stored for `key`; `None` if there are none. Never waits.
-    fn get(&self, key: &CacheKey) -> Option<Variants>;
+    /// All responses stored for `key`, a cache key as text; `None` if there are none. Never waits.
+    fn get(&self, key: &str) -> Option<Variants>;
 
     /// A response was selected and reused: it is the most recently used one now.
-    fn touch(&self, key: &CacheKey, response: &Arc<StoredResponse>);
+    fn touch(&self, key: &str, response: &Arc<StoredResponse>);
 
     /// Stores a response, in the place of those that `policy::partial` says it displaces.
     fn put(&self, key: &CacheKey, response: Arc<StoredResponse>, begun: Generation) -> Put;

@@ -157,12 +157,12 @@ impl S3Fifo {
 }
 
 impl Store for S3Fifo {
-    fn get(&self, key: &CacheKey) -> Option<Variants> {
+    fn get(&self, key: &str) -> Option<Variants> {
         self.cache.get(key).map(|entry| entry.variants)
     }
 
     /// Nothing to do: quick_cache notes each use in [`S3Fifo::get`].
-    fn touch(&self, _: &CacheKey, _: &Arc<StoredResponse>) {}
+    fn touch(&self, _: &str, _: &Arc<StoredResponse>) {}
 
     fn put(&self, key: &CacheKey, response: Arc<StoredResponse>, begun: Generation) -> Put {
         if response.content.len() as u64 > self.content_bytes_max {

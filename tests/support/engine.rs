@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use caching_proxy::clock::{Clock, DeltaSeconds, Timestamp};
-use caching_proxy::message::body::Body;
+use caching_proxy::message::body::{Body, Grown};
 use caching_proxy::message::fields::Fields;
 use caching_proxy::message::request::Request;
 use caching_proxy::message::response::Response;
@@ -226,7 +226,19 @@ pub fn content(response: &mut Response) -> String {
     match std::mem::replace(&mut response.body, Body::None { length: None }) {
         Body::None { .. } => String::new(),
         Body::Whole(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-        Body::Growing(_) => panic!("nobody fetches it"),
+        Body::Growing(mut body) => {
+            let (mut all, mut buffer) = (Vec::new(), [0; 16]);
+            loop {
+                match body.peek(&mut buffer).expect("a whole body") {
+                    Grown::Bytes(count) => {
+                        all.extend_from_slice(&buffer[..count]);
+                        body.consume(count);
+                    }
+                    Grown::End => return String::from_utf8_lossy(&all).into_owned(),
+                    Grown::NotYet => panic!("nobody fetches it"),
+                }
+            }
+        }
         Body::Arriving(mut body) => {
             let mut all = Vec::new();
             let mut buffer = [0; 16];

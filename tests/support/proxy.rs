@@ -10,6 +10,18 @@ use super::origin::Origin;
 use super::wire::{Connection, Reply};
 use super::{PATIENCE, TemporaryFolder};
 
+/// Which front the tests of this program run over: `tests/over_tiny_http.rs` has them all once more.
+pub const FRONT: &str = if is_plain(env!("CARGO_CRATE_NAME")) { "tiny-http" } else { "event" };
+
+const fn is_plain(program: &str) -> bool {
+    let (program, plain) = (program.as_bytes(), b"over_tiny_http");
+    let mut at = 0;
+    while at < plain.len() && at < program.len() && plain[at] == program[at] {
+        at += 1;
+    }
+    at == plain.len() && at == program.len()
+}
+
 /// A running proxy; killed when it is dropped.
 pub struct Proxy {
     child: Child,
@@ -55,6 +67,7 @@ impl Proxy {
 
     /// Starts it on a free port.
     pub fn start_as(mut command: Command) -> Self {
+        command.args(["--front", FRONT]);
         let folder = TemporaryFolder::new();
         let log = File::create(folder.file("stderr")).expect("a file");
         let mut child = command

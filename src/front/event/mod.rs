@@ -1,1 +1,120 @@
-//! The event front.
+//! The event front: one event loop a core, which never waits.
+//!
+//! A loop reads requests, answers what is fresh in memory on the spot, and hands all else to the worker
+//! pool; a worker's answers come back as letters. The first loop also accepts clients and deals them
+//! out.
+//!
+//! - `event_loop.rs` has the sockets, `accept.rs` the listener, `inbox.rs` the letters.
+//! - `connection.rs` is one connection, `parse.rs`, `chunked.rs` and `intake.rs` what it reads,
+//!   `plain.rs` what it can answer at a glance: bytes in, bytes out, no socket.
+//! - `exchange.rs` and `upload.rs` are what a worker sees of it.
+//! - `timeouts.rs` says for how long a client may take its time.
+
+use std::io;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use mio::{Poll, Waker};
+
+use crate::front::FrontSettings;
+use crate::front::desk::Desk;
+use crate::front::event::accept::Acceptor;
+use crate::front::event::event_loop::{BELL, EventLoop, Shared};
+use crate::front::event::inbox::{Inbox, Letter};
+use crate::front::event::room::Room;
+use crate::front::event::timeouts::Timeouts;
+use crate::front::event::tunnelling::Tunnelling;
+use crate::front::workers::Pool;
+use crate::proxy::Proxy;
+
+mod accept;
+pub mod chunked;
+mod connection;
+mod event_loop;
+mod exchange;
+mod inbox;
+mod intake;
+pub mod parse;
+mod plain;
+mod room;
+mod sending;
+mod timeouts;
+mod tunnelling;
+mod upload;
+
+/// Bytes of unfinished requests that are held for all connections together.
+const HELD_MAX: usize = 32 * 1024 * 1024;
+
+/// A front that listens.
+pub struct Front {
+    shared: Arc<Shared>,
+    log: Arc<Option<crate::stats::AccessLog>>,
+}
+
+impl Front {
+    /// Begins to serve the clients of `listener`, with so many event loops, at least one.
+    pub fn start(
+        listener: TcpListener,
+        proxy: Arc<Proxy>,
+        pool: Pool,
+        threads: usize,
+        settings: FrontSettings,
+    ) -> io::Result<Self> {
+        let desk = Arc::new(Desk::new(proxy, pool));
+        let log = Arc::new(settings.access_log);
+        let timeouts = Timeouts::new(&settings.connections);
+        let polls = (0..threads.max(1)).map(|_| Poll::new()).collect::<io::Result<Vec<_>>>()?;
+        let inboxes = polls.iter().map(inbox_of).collect::<io::Result<Vec<_>>>()?;
+        let shared = Arc::new(Shared {
+            inboxes,
+            open: Arc::new(AtomicUsize::new(0)),
+            connections_max: settings.connections.connections_max.max(1),
+            wait_max: settings.wait_max,
+            tunnelling: Tunnelling::default(),
+        });
+        let mut acceptor = Some(Acceptor::new(listener)?);
+        let held_max = HELD_MAX / polls.len();
+        for (number, poll) in polls.into_iter().enumerate() {
+            let inbox = Arc::clone(&shared.inboxes[number]);
+            let (desk, log) = (Arc::clone(&desk), Arc::clone(&log));
+            let room = Room::new(desk, inbox, log, settings.limits, timeouts, held_max);
+            let event_loop = EventLoop::new(poll, room, Arc::clone(&shared), acceptor.take())?;
+            thread::Builder::new()
+                .name(format!("loop-{number}"))
+                .spawn(move || event_loop.run())?;
+        }
+        Ok(Self { shared, log })
+    }
+
+    /// Stops accepting, lets what is under way finish, at most `limit`; `false` if it did not.
+    pub fn drain(&self, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        for inbox in &self.shared.inboxes {
+            inbox.post(Letter::Drain);
+        }
+        let drained = loop {
+            self.shared.tunnelling.cut();
+            if self.shared.open.load(Ordering::Acquire) == 0 {
+                break true;
+            }
+            if Instant::now() > deadline {
+                break false;
+            }
+            thread::sleep(Duration::from_millis(2));
+        };
+        if let Some(log) = &*self.log {
+            log.flush();
+        }
+        drained
+    }
+}
+
+/// The box for the loop that waits by `poll`.
+fn inbox_of(poll: &Poll) -> io::Result<Arc<Inbox>> {
+    let waker = Waker::new(poll.registry(), BELL)?;
+    // It fails only if the system has no memory for eight bytes; the next wake-up will do.
+    Ok(Inbox::new(Box::new(move || _ = waker.wake())))
+}

@@ -133,14 +133,12 @@ impl Exchange {
         self.answered = true;
         self.shared.connections.note_tunnel(self.peer);
         let told = Told::of_tunnel();
-        if socket.send_all(&interim_head(StatusCode::SWITCHING_PROTOCOLS, fields)).is_err() {
-            return self.conclude(&told, 0, false);
-        }
         let exchange = Arc::new(Mutex::new(Some(self)));
         let reading = Arc::clone(&exchange);
         let socket = Arc::new(socket);
         let cut = Arc::clone(&socket);
         let ends = Ends {
+            greeting: interim_head(StatusCode::SWITCHING_PROTOCOLS, fields),
             // Locked by the one thread that reads, until it is told of the end.
             read: Box::new(move |buffer| {
                 reading.lock().as_mut().map_or(Ok(0), |exchange| exchange.read_from_tunnel(buffer))

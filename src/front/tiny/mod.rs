@@ -122,6 +122,9 @@ impl Front {
             thread::sleep(Duration::from_millis(5));
         }
         inner.shared.connections.cut_idle();
+        if let Some(log) = &inner.shared.access_log {
+            log.flush();
+        }
         true
     }
 }

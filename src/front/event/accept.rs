@@ -1,0 +1,115 @@
+//! New clients, however scarce descriptors are.
+//!
+//! When there are as many clients as there may be, further ones wait in the kernel's queue. When the
+//! process has no descriptor left, one that is kept for this is given up for a moment, so that whoever
+//! waits learns of it instead of waiting for nothing.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use mio::net::{TcpListener, TcpStream};
+
+/// How long to wait before accepting again after that has failed.
+pub(super) const PAUSE: Duration = Duration::from_millis(50);
+/// A failure is told once in this span.
+const TOLD_EVERY: Duration = Duration::from_secs(60);
+/// The answer where there is no descriptor for a client.
+const NO_DESCRIPTOR: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain\r\n\
+    Retry-After: 1\r\nX-Cache: MISS\r\nCache-Status: proxy; detail=full\r\nContent-Length: 40\r\n\
+    Connection: close\r\n\r\nproxy: no descriptors left; see ulimit.\n";
+
+/// Accepts clients.
+pub(super) struct Acceptor {
+    listener: TcpListener,
+    reserve: Option<File>,
+    told: Option<Instant>,
+}
+
+/// What came of it.
+pub(super) enum Accepted {
+    Client(TcpStream, SocketAddr),
+    /// Nobody else is waiting.
+    Nobody,
+    /// Try again after [`PAUSE`].
+    Later,
+}
+
+impl Acceptor {
+    pub(super) fn new(listener: std::net::TcpListener) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        let listener = TcpListener::from_std(listener);
+        Ok(Self { listener, reserve: reserve(), told: None })
+    }
+
+    pub(super) fn listener(&mut self) -> &mut TcpListener {
+        &mut self.listener
+    }
+
+    /// The next client.
+    pub(super) fn next(&mut self) -> Accepted {
+        loop {
+            match self.listener.accept() {
+                Ok((stream, peer)) => {
+                    if self.reserve.is_none() {
+                        self.reserve = reserve();
+                    }
+                    return Accepted::Client(stream, peer);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Accepted::Nobody,
+                Err(error) if is_the_clients(&error) => {}
+                Err(error) => {
+                    self.tell(&error);
+                    if is_scarcity(&error) {
+                        self.turn_away();
+                    }
+                    return Accepted::Later;
+                }
+            }
+        }
+    }
+
+    /// Answers one client by means of the descriptor in reserve.
+    fn turn_away(&mut self) {
+        drop(self.reserve.take());
+        if let Ok((mut stream, _)) = self.listener.accept() {
+            // It fits into the socket's buffer, or the client is not there any more.
+            let _ = stream.write(NO_DESCRIPTOR);
+        }
+        self.reserve = reserve();
+    }
+
+    fn tell(&mut self, error: &io::Error) {
+        if self.told.is_none_or(|told| told.elapsed() > TOLD_EVERY) {
+            self.told = Some(Instant::now());
+            log::warn!("accepting connections: {error}; trying again");
+        }
+    }
+}
+
+/// A descriptor that can be given up.
+fn reserve() -> Option<File> {
+    File::open("/dev/null").ok()
+}
+
+/// Did the connection fail before it was accepted? The next one is not worse for that.
+fn is_the_clients(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::Interrupted
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::TimedOut
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+            | io::ErrorKind::NetworkDown
+    )
+}
+
+/// Are there no more descriptors, in the process or in the system?
+fn is_scarcity(error: &io::Error) -> bool {
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    matches!(error.raw_os_error(), Some(ENFILE | EMFILE))
+}

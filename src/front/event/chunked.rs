@@ -1,0 +1,223 @@
+//! The chunked transfer coding, taken apart as it comes. RFC 9112 §7.1.
+//!
+//! Strict: every line ends in CR LF, a size is hexadecimal digits and nothing else, and what stands
+//! behind it is an extension or a mistake. Extensions and trailer fields are checked, bounded and
+//! dropped (§7.1.1, RFC 9110 §6.5.1).
+
+use crate::front::event::parse::is_token_byte;
+use crate::message::request::RequestLimits;
+
+/// Bytes of chunk extensions in one message; they mean nothing to anybody.
+const EXTENSION_BYTES_MAX: usize = 16 * 1024;
+
+/// Takes the coding apart.
+#[derive(Clone, Debug)]
+pub struct Decoder {
+    state: State,
+    extension_bytes: usize,
+    trailer_lines: usize,
+    trailer_bytes: usize,
+    limits: RequestLimits,
+}
+
+/// What comes next.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum State {
+    /// Digits of a size; so many have come.
+    Size(u64, u8),
+    /// White space before an extension.
+    Space(u64),
+    Extension(u64),
+    SizeEnd(u64),
+    Data(u64),
+    DataEnd,
+    DataEndLf,
+    /// A trailer field, or the end.
+    Trailer,
+    TrailerName,
+    TrailerValue,
+    TrailerEnd,
+    LastLf,
+    Done,
+}
+
+/// What was found.
+#[derive(Debug, Eq, PartialEq)]
+pub enum Piece<'a> {
+    /// Content.
+    Data(&'a [u8]),
+    /// More bytes are needed.
+    More,
+    /// The content has ended.
+    End,
+}
+
+/// The coding is not what it should be: the end of the content cannot be told.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Malformed;
+
+impl Decoder {
+    /// A decoder at the beginning of content, whose trailer section is bounded as a head is.
+    pub fn new(limits: RequestLimits) -> Self {
+        let state = State::Size(0, 0);
+        Self { state, extension_bytes: 0, trailer_lines: 0, trailer_bytes: 0, limits }
+    }
+
+    /// Goes on, with no more than `most` bytes of content; also says how many bytes were used.
+    pub fn next<'a>(
+        &mut self,
+        bytes: &'a [u8],
+        most: usize,
+    ) -> Result<(usize, Piece<'a>), Malformed> {
+        let mut used = 0;
+        loop {
+            if self.state == State::Done {
+                return Ok((used, Piece::End));
+            }
+            if let State::Data(left) = self.state {
+                let count = usize::try_from(left).unwrap_or(usize::MAX);
+                let count = count.min(bytes.len() - used).min(most);
+                if count == 0 {
+                    return Ok((used, Piece::More));
+                }
+                let left = left - count as u64;
+                self.state = if left == 0 { State::DataEnd } else { State::Data(left) };
+                return Ok((used + count, Piece::Data(&bytes[used..used + count])));
+            }
+            let Some(byte) = bytes.get(used) else { return Ok((used, Piece::More)) };
+            self.state = self.step(*byte)?;
+            used += 1;
+        }
+    }
+
+    /// One byte that is not content.
+    fn step(&mut self, byte: u8) -> Result<State, Malformed> {
+        /// Digits of the largest number of 64 bits.
+        const DIGITS_MAX: u8 = 16;
+        Ok(match (self.state, byte) {
+            (State::Size(size, digits), digit) if digit.is_ascii_hexdigit() => {
+                if digits == DIGITS_MAX {
+                    return Err(Malformed);
+                }
+                let value = char::from(digit).to_digit(16).unwrap_or(0);
+                State::Size(size << 4 | u64::from(value), digits + 1)
+            }
+            (State::Size(_, 0), _) => return Err(Malformed),
+            (State::Size(size, _), b' ' | b'\t') => State::Space(size),
+            (State::Size(size, _) | State::Extension(size), b'\r') => State::SizeEnd(size),
+            (State::Space(size), b' ' | b'\t') => self.extend(State::Space(size))?,
+            (State::Size(size, _) | State::Space(size), b';') => State::Extension(size),
+            (State::Extension(size), byte) if is_text(byte) => {
+                self.extend(State::Extension(size))?
+            }
+            (State::SizeEnd(0) | State::TrailerEnd, b'\n') => State::Trailer,
+            (State::SizeEnd(size), b'\n') => State::Data(size),
+            (State::DataEnd, b'\r') => State::DataEndLf,
+            (State::DataEndLf, b'\n') => State::Size(0, 0),
+            (State::Trailer, b'\r') => State::LastLf,
+            (State::Trailer, byte) if is_token_byte(byte) => {
+                self.trailer_lines += 1;
+                if self.trailer_lines > self.limits.field_lines {
+                    return Err(Malformed);
+                }
+                self.trail(State::TrailerName)?
+            }
+            (State::TrailerName, b':') => State::TrailerValue,
+            (State::TrailerName, byte) if is_token_byte(byte) => self.trail(State::TrailerName)?,
+            (State::TrailerValue, b'\r') => State::TrailerEnd,
+            (State::TrailerValue, byte) if is_text(byte) => self.trail(State::TrailerValue)?,
+            (State::LastLf, b'\n') => State::Done,
+            _ => return Err(Malformed),
+        })
+    }
+
+    fn extend(&mut self, state: State) -> Result<State, Malformed> {
+        self.extension_bytes += 1;
+        if self.extension_bytes > EXTENSION_BYTES_MAX { Err(Malformed) } else { Ok(state) }
+    }
+
+    fn trail(&mut self, state: State) -> Result<State, Malformed> {
+        self.trailer_bytes += 1;
+        if self.trailer_bytes > self.limits.field_bytes { Err(Malformed) } else { Ok(state) }
+    }
+}
+
+/// May this byte stand in a field value (RFC 9110 §5.5)?
+fn is_text(byte: u8) -> bool {
+    byte == b'\t' || byte >= b' ' && byte != 0x7f
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The content, and what is left behind its end; `None` for the end if it has not come.
+    fn decode(bytes: &[u8], step: usize) -> Result<(Vec<u8>, Option<usize>), Malformed> {
+        let mut decoder = Decoder::new(RequestLimits::default());
+        let (mut content, mut at, mut seen) = (Vec::new(), 0, 0);
+        while seen < bytes.len() {
+            seen = (seen + step).min(bytes.len());
+            loop {
+                let (used, piece) = decoder.next(&bytes[at..seen], step)?;
+                at += used;
+                match piece {
+                    Piece::Data(data) => content.extend_from_slice(data),
+                    Piece::More => break,
+                    Piece::End => return Ok((content, Some(bytes.len() - at))),
+                }
+            }
+        }
+        Ok((content, None))
+    }
+
+    #[test]
+    fn the_coding_is_taken_apart_or_refused() {
+        let long = format!("1;{}\r\nx\r\n0\r\n\r\n", "e".repeat(EXTENSION_BYTES_MAX + 1));
+        let many = format!("0\r\n{}\r\n", "A: b\r\n".repeat(101));
+        let wide = format!("0\r\nA: {}\r\n\r\n", "b".repeat(64 * 1024));
+        let table: [(&str, Result<(&str, Option<usize>), Malformed>); 33] = [
+            ("5\r\nhello\r\n0\r\n\r\n", Ok(("hello", Some(0)))),
+            ("5\r\nhello\r\n6\r\n world\r\n0\r\n\r\nGET", Ok(("hello world", Some(3)))),
+            ("0\r\n\r\n", Ok(("", Some(0)))),
+            ("0005\r\nhello\r\n000\r\n\r\n", Ok(("hello", Some(0)))),
+            ("A\r\n0123456789\r\n0\r\n\r\n", Ok(("0123456789", Some(0)))),
+            ("a;b=c;d=\"e f\"\r\n0123456789\r\n0;x\r\n\r\n", Ok(("0123456789", Some(0)))),
+            ("1 ;a\r\nx\r\n0\r\n\r\n", Ok(("x", Some(0)))),
+            ("0\r\nA: b\r\nC:\r\n\r\n", Ok(("", Some(0)))),
+            ("5\r\nhel", Ok(("hel", None))),
+            ("5\r\nhello\r\n0\r\n", Ok(("hello", None))),
+            ("", Ok(("", None))),
+            ("5\nhello\r\n0\r\n\r\n", Err(Malformed)),
+            ("5\r\nhello\n0\r\n\r\n", Err(Malformed)),
+            ("5\r\nhello\r\n0\n\n", Err(Malformed)),
+            ("5\r\nhello\r\n0\r\n\n", Err(Malformed)),
+            ("5 \r\nhello\r\n0\r\n\r\n", Err(Malformed)),
+            (" 5\r\nhello\r\n0\r\n\r\n", Err(Malformed)),
+            ("+5\r\nhello\r\n0\r\n\r\n", Err(Malformed)),
+            ("-5\r\nhello\r\n0\r\n\r\n", Err(Malformed)),
+            ("0x5\r\nhello\r\n0\r\n\r\n", Err(Malformed)),
+            ("g\r\n", Err(Malformed)),
+            (";a\r\n", Err(Malformed)),
+            ("\r\n", Err(Malformed)),
+            ("5;a\u{1}\r\nhello\r\n", Err(Malformed)),
+            ("5;a\nhello\r\n", Err(Malformed)),
+            ("5\r\nhelloX\r\n0\r\n\r\n", Err(Malformed)),
+            ("10000000000000000\r\n", Err(Malformed)),
+            ("0\r\nA : b\r\n\r\n", Err(Malformed)),
+            ("0\r\n A: b\r\n\r\n", Err(Malformed)),
+            ("0\r\nA\r\n\r\n", Err(Malformed)),
+            (&long, Err(Malformed)),
+            (&many, Err(Malformed)),
+            (&wide, Err(Malformed)),
+        ];
+        for (bytes, expected) in table {
+            let expected = expected.map(|(content, end)| (content.as_bytes().to_vec(), end));
+            for step in [1, 2, 3, 7, 1000, usize::MAX / 2] {
+                let shown = &bytes[..bytes.len().min(40)];
+                assert_eq!(decode(bytes.as_bytes(), step), expected, "RFC 9112 §7.1: {shown:?}");
+            }
+        }
+        // The largest size there is waits for its content.
+        assert_eq!(decode(b"FFFFFFFFFFFFFFFF\r\nx", 100), Ok((b"x".to_vec(), None)));
+    }
+}

@@ -1,0 +1,551 @@
+//! One client's connection: bytes in, bytes out, and no socket. RFC 9112 §9.
+//!
+//! Requests are read one at a time. While one is being answered nothing else of the connection is read,
+//! so a client that pipelines gets its answers in order and a client that does not read waits for
+//! itself. An idle connection holds no buffers.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Method, Version};
+
+use crate::front::event::exchange::Exchange;
+use crate::front::event::inbox::{Agreed, Letter, Place};
+use crate::front::event::intake::{Intake, Taken};
+use crate::front::event::parse::{self, Head};
+use crate::front::event::plain::{self, PlainHead};
+use crate::front::event::room::Room;
+use crate::front::event::timeouts::{Awaited, Moment};
+use crate::front::event::upload::Upload;
+use crate::front::outgoing::Outgoing;
+use crate::front::served::{Arrival, Told};
+use crate::front::wire::Reader;
+use crate::front::workers::Role;
+use crate::message::body::Body;
+use crate::message::fields::Fields;
+use crate::message::request::{Framing, Request, RequestError, RequestLimits};
+use crate::message::response::Response;
+use crate::message::target::encode_beyond_ascii;
+use crate::proxy::{Attempt, Glance};
+
+/// Content of a hit up to this is sent from one buffer, with its head and with other responses.
+const COPIED_MAX: usize = 8 * 1024;
+/// So many bytes of responses to pipelined requests are put together before they are sent.
+const OUT_BYTES: usize = 64 * 1024;
+/// Interim responses that a client has not taken yet; further ones are left out.
+const UNSENT_MAX: usize = 16 * 1024;
+/// An incomplete head is looked at each time that so many bytes of it have come.
+const READ_AGAIN_BYTES: usize = 4 * 1024;
+/// What is thrown away of what a client sends after the last response.
+pub(super) const LINGERED_MAX: usize = 4 * 1024 * 1024;
+
+/// Goes on with a client that waits before it sends its content (RFC 9110 §15.2.1).
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+/// The answer of a worker that could not give one (RFC 9110 §15.6.1).
+const PANICKED: &[u8] = b"HTTP/1.1 500 Internal Server Error\r\nContent-Type: text/plain\r\n\
+    X-Cache: MISS\r\nCache-Status: proxy\r\nContent-Length: 28\r\nConnection: close\r\n\r\n\
+    proxy: a bug; see the log.\r\n";
+
+/// A connection.
+#[allow(clippy::struct_excessive_bools, reason = "each is one thing that has happened to it")]
+pub(super) struct Connection {
+    pub(super) peer: SocketAddr,
+    pub(super) slot: usize,
+    pub(super) phase: Phase,
+    /// Bytes that have come and cannot be used yet.
+    pub(super) input: Vec<u8>,
+    /// How many of them have been searched for the end of a head.
+    pub(super) searched: usize,
+    /// Some of them can be used as soon as the present response is sent.
+    pub(super) has_more: bool,
+    /// The client has closed its side.
+    pub(super) half_closed: bool,
+    /// Content that has not come to its end.
+    pub(super) intake: Option<Box<Intake>>,
+    /// The exchange under way, unless it was answered at a glance.
+    pub(super) current: Option<Box<Current>>,
+    /// What the client has not taken yet of what was made for it, and content behind that.
+    pub(super) unsent: Vec<u8>,
+    pub(super) content: Bytes,
+    /// It ends with what is being sent.
+    pub(super) closes: bool,
+    /// Nothing that comes is listened to any more.
+    pub(super) deaf: bool,
+    /// No request has come yet.
+    pub(super) first: bool,
+    /// When something moved last; of a head, its first byte.
+    pub(super) since: Moment,
+}
+
+#[derive(Clone, Copy, Eq, PartialEq)]
+pub(super) enum Phase {
+    Open,
+    /// The last response is sent; so many bytes more are thrown away until the client closes, so that
+    /// it reads the response before it learns that nobody listens (§9.6).
+    Lingering(usize),
+    Over,
+}
+
+/// An exchange that is more than a glance.
+pub(super) struct Current {
+    pub(super) place: Place,
+    pub(super) request: Arc<Request>,
+    pub(super) reader: Reader,
+    pub(super) arrival: Arrival,
+    pub(super) outgoing: Option<Outgoing>,
+    pub(super) told: Option<Told>,
+    /// A letter that its body has grown is on its way; `None` as long as nobody would write one.
+    pub(super) grown: Option<Arc<AtomicBool>>,
+    /// There is no more of the body at the moment.
+    pub(super) starved: bool,
+    /// The client was told to send its content.
+    pub(super) continued: bool,
+    pub(super) agreed: Option<Box<Agreed>>,
+}
+
+impl Connection {
+    pub(super) fn new(peer: SocketAddr, slot: usize, moment: Moment) -> Self {
+        Self {
+            peer,
+            slot,
+            phase: Phase::Open,
+            input: Vec::new(),
+            searched: 0,
+            has_more: false,
+            half_closed: false,
+            intake: None,
+            current: None,
+            unsent: Vec::new(),
+            content: Bytes::new(),
+            closes: false,
+            deaf: false,
+            first: true,
+            since: moment,
+        }
+    }
+
+    /// Is there a use for more bytes?
+    pub(super) fn wants_input(&self) -> bool {
+        match self.phase {
+            Phase::Lingering(_) => !self.half_closed,
+            Phase::Over => false,
+            Phase::Open if self.half_closed || self.deaf => false,
+            Phase::Open => match &self.intake {
+                Some(intake) => self.input.is_empty() && intake.has_room(),
+                None => !self.is_busy(),
+            },
+        }
+    }
+
+    /// Are there bytes to go on with?
+    pub(super) fn has_more(&self) -> bool {
+        self.has_more && !self.is_busy()
+    }
+
+    /// Is an exchange under way, or something unsent?
+    fn is_busy(&self) -> bool {
+        self.current.is_some() || self.has_unsent() || self.closes
+    }
+
+    pub(super) fn has_unsent(&self) -> bool {
+        !self.unsent.is_empty() || !self.content.is_empty()
+    }
+
+    /// Can nothing more come of it?
+    pub(super) fn is_over(&self) -> bool {
+        match self.phase {
+            Phase::Over => true,
+            Phase::Lingering(_) => self.half_closed,
+            Phase::Open => self.half_closed && !self.is_busy() && !self.has_more,
+        }
+    }
+
+    /// Has the origin server agreed to speak another protocol?
+    pub(super) fn is_agreed(&self) -> bool {
+        self.current.as_ref().is_some_and(|current| current.agreed.is_some()) && !self.has_unsent()
+    }
+
+    /// What becomes a tunnel now, and what the client has sent for it already.
+    pub(super) fn take_agreed(&mut self) -> Option<(Agreed, Arc<Request>, Arrival, Vec<u8>)> {
+        let current = self.current.as_mut()?;
+        let agreed = current.agreed.take()?;
+        let (request, arrival) = (Arc::clone(&current.request), current.arrival);
+        Some((*agreed, request, arrival, std::mem::take(&mut self.input)))
+    }
+
+    /// The client has sent bytes.
+    pub(super) fn receive(&mut self, bytes: &[u8], room: &mut Room) {
+        if let Phase::Lingering(left) = &mut self.phase {
+            match left.checked_sub(bytes.len()) {
+                Some(fewer) => *left = fewer,
+                None => self.phase = Phase::Over,
+            }
+            return;
+        }
+        if self.input.is_empty() {
+            let used = self.work(bytes, room);
+            self.keep(&bytes[used..], room);
+        } else {
+            self.keep(bytes, room);
+            self.go_on(room);
+        }
+    }
+
+    /// Goes on with what has come already.
+    pub(super) fn go_on(&mut self, room: &mut Room) {
+        let mut input = std::mem::take(&mut self.input);
+        room.held -= input.len();
+        let used = self.work(&input, room);
+        if used < input.len() {
+            input.drain(..used);
+            room.held += input.len();
+            self.input = input;
+        }
+    }
+
+    /// Keeps bytes for later.
+    fn keep(&mut self, bytes: &[u8], room: &mut Room) {
+        if bytes.is_empty() {
+            return;
+        }
+        if room.held + bytes.len() > room.held_max {
+            log::warn!(
+                "{}: too much of unfinished requests is held; this one is refused",
+                self.peer
+            );
+            let response = room.desk.proxy.refuse_for_want_of_workers(false);
+            return self.refuse(&response, room);
+        }
+        room.held += bytes.len();
+        self.input.extend_from_slice(bytes);
+    }
+
+    /// The client has closed its side; it may still be waiting for answers (§9.6).
+    pub(super) fn end_of_input(&mut self, room: &mut Room) {
+        self.half_closed = true;
+        if let Some(intake) = self.intake.take() {
+            intake.end(Err(io::ErrorKind::UnexpectedEof));
+            self.hang_up();
+        } else if !self.input.is_empty() && !self.is_busy() && self.phase == Phase::Open {
+            self.refuse_head(&RequestError::Line("ended before the head was complete"), room);
+        }
+    }
+
+    /// Nothing that comes is listened to any more; the connection ends with the present response.
+    fn hang_up(&mut self) {
+        self.deaf = true;
+        self.has_more = false;
+        match &mut self.current {
+            Some(current) => current.reader.keeps_alive = false,
+            None => self.closes = true,
+        }
+    }
+
+    /// Uses what can be used of `bytes`; how many these were.
+    fn work(&mut self, bytes: &[u8], room: &mut Room) -> usize {
+        let mut used = 0;
+        self.has_more = false;
+        while used < bytes.len() {
+            let rest = &bytes[used..];
+            if self.deaf || self.phase != Phase::Open {
+                return bytes.len();
+            }
+            if let Some(intake) = &mut self.intake {
+                let (count, taken) = intake.take(rest);
+                used += count;
+                self.since = room.moment;
+                match taken {
+                    Taken::End => self.intake = None,
+                    Taken::Failed => {
+                        self.intake = None;
+                        self.hang_up();
+                    }
+                    Taken::More => {
+                        if intake.is_discarded() && !intake.has_room() {
+                            self.intake = None;
+                            self.hang_up();
+                        }
+                        return used;
+                    }
+                }
+                continue;
+            }
+            if self.is_busy() || room.out.len() > OUT_BYTES {
+                self.has_more = true;
+                return used;
+            }
+            match self.read_head(rest, room) {
+                Some(count) => used += count,
+                None => return used,
+            }
+        }
+        used
+    }
+
+    /// Begins with the request whose head `bytes` begin with; how long that is. `None` if it is not
+    /// complete.
+    fn read_head(&mut self, bytes: &[u8], room: &mut Room) -> Option<usize> {
+        // However slowly it drips, it is read again only when it may be complete, or when there is so
+        // much more of it that something may be wrong.
+        let pointless = self.searched > 0
+            && bytes.len() / READ_AGAIN_BYTES == self.searched / READ_AGAIN_BYTES
+            && !parse::may_be_complete(bytes, self.searched);
+        let read = if pointless {
+            Ok(None)
+        } else {
+            parse::head(bytes, room.limits, |head| {
+                self.searched = 0;
+                self.begin(head, room);
+                head.length
+            })
+        };
+        match read {
+            Ok(Some(length)) => Some(length),
+            Ok(None) => {
+                if self.searched == 0 && !self.first {
+                    self.since = room.moment;
+                }
+                self.searched = bytes.len();
+                None
+            }
+            Err(error) => {
+                self.searched = 0;
+                self.refuse_head(&error, room);
+                Some(bytes.len())
+            }
+        }
+    }
+
+    /// A head has come.
+    fn begin(&mut self, head: &Head<'_, '_>, room: &mut Room) {
+        self.first = false;
+        self.since = room.moment;
+        if room.log.is_none()
+            && let Some(plain) = plain::read(head)
+            && let Some(glance) = room.desk.proxy.glance(plain.plain, room.now, &mut room.key)
+        {
+            return self.answer_at_a_glance(&glance, &plain, head.version, room);
+        }
+        match to_request(head, self.peer, room.limits) {
+            Ok(request) => self.begin_exchange(request, room),
+            Err(error) => self.refuse_head(&error, room),
+        }
+    }
+
+    fn answer_at_a_glance(
+        &mut self,
+        glance: &Glance,
+        plain: &PlainHead<'_>,
+        version: Version,
+        room: &mut Room,
+    ) {
+        let out = &mut room.out;
+        glance.write_head(out);
+        self.closes = !plain.keeps_alive || room.draining;
+        if self.closes {
+            out.extend_from_slice(b"Connection: close\r\n");
+        } else if version == Version::HTTP_10 {
+            out.extend_from_slice(b"Connection: keep-alive\r\n");
+        }
+        out.extend_from_slice(b"\r\n");
+        let content = glance.content();
+        room.glances.0 += 1;
+        if plain.head {
+            return;
+        }
+        room.glances.1 += content.len() as u64;
+        if content.len() <= COPIED_MAX {
+            out.extend_from_slice(content);
+        } else {
+            self.content = content.clone();
+        }
+    }
+
+    fn begin_exchange(&mut self, request: Request, room: &mut Room) {
+        let request = Arc::new(request);
+        let place = room.place(self.slot);
+        let arrival = Arrival { at: room.now, since: Instant::now(), peer: self.peer };
+        let reader = Reader { version: request.version, keeps_alive: keeps_alive(&request) };
+        let upload = if matches!(request.framing, Framing::None | Framing::Length(0)) {
+            None
+        } else {
+            let inbox = Arc::clone(&room.inbox);
+            let want = move || inbox.post(Letter::ContentWanted(place));
+            let upload = Upload::new(Box::new(want));
+            self.intake = Some(Box::new(Intake::new(request.framing, &upload, room.limits)));
+            Some(upload)
+        };
+        let exchange = Exchange::new(Arc::clone(&room.inbox), place, Arc::clone(&request), upload);
+        self.current = Some(Box::new(Current {
+            place,
+            request,
+            reader,
+            arrival,
+            outgoing: None,
+            told: None,
+            grown: None,
+            starved: false,
+            continued: false,
+            agreed: None,
+        }));
+        self.look_up(exchange, Attempt::default(), room);
+    }
+
+    fn look_up(&mut self, exchange: Exchange, attempt: Attempt, room: &mut Room) {
+        if let Some((exchange, response)) = room.desk.look_up(exchange, attempt, Role::Reserved) {
+            exchange.settle();
+            self.respond(response, room);
+        }
+    }
+
+    /// Reads a letter about the exchange under way.
+    pub(super) fn deliver(&mut self, letter: Letter, room: &mut Room) {
+        let Some(current) = &mut self.current else { return };
+        match letter {
+            Letter::Grown(_) => {
+                if let Some(grown) = &current.grown {
+                    grown.store(false, Ordering::Release);
+                }
+            }
+            // All others come before the response.
+            _ if current.outgoing.is_some() => {}
+            Letter::Response(_, response) => self.respond(response, room),
+            Letter::Resume(exchange, attempt) => self.look_up(*exchange, attempt, room),
+            Letter::Interim(_, bytes) => {
+                if self.unsent.len() < UNSENT_MAX {
+                    self.unsent.extend_from_slice(&bytes);
+                }
+            }
+            Letter::ContentWanted(_) => {
+                self.since = room.moment;
+                if current.request.expects_continue() && !current.continued {
+                    current.continued = true;
+                    if self.input.is_empty() {
+                        self.unsent.extend_from_slice(CONTINUE);
+                    }
+                }
+                self.go_on(room);
+            }
+            Letter::GoOver(_, agreed) => current.agreed = Some(agreed),
+            Letter::Lost(_) => {
+                self.current = None;
+                self.unsent.extend_from_slice(PANICKED);
+                self.hang_up();
+            }
+            Letter::Client(..) | Letter::Drain => {}
+        }
+    }
+
+    /// Is this the exchange under way?
+    pub(super) fn is_at(&self, place: Place) -> bool {
+        self.current.as_ref().is_some_and(|current| current.place == place)
+    }
+
+    /// Refuses what is no request.
+    fn refuse_head(&mut self, error: &RequestError, room: &mut Room) {
+        log::info!("{}: {error}", self.peer);
+        let response = room.desk.proxy.refuse_unread(error, false);
+        self.refuse(&response, room);
+    }
+
+    /// Sends a short response, and listens to nothing any more.
+    fn refuse(&mut self, response: &Response, room: &mut Room) {
+        let reader = Reader { version: Version::HTTP_11, keeps_alive: false };
+        if let Body::Whole(content) = &response.body {
+            let delimiting = reader.delimiting(Some(content.len() as u64));
+            room.out.extend_from_slice(&reader.head(response, delimiting));
+            room.out.extend_from_slice(content);
+        }
+        self.hang_up();
+    }
+
+    /// The proxy is about to end: an idle connection is closed now, another one after its response.
+    pub(super) fn drain(&mut self) {
+        if self.current.is_none() && self.intake.is_none() && !self.has_unsent() {
+            self.phase = Phase::Over;
+        }
+    }
+
+    /// The connection is gone: whoever still does something for it learns of it.
+    pub(super) fn abandon(&mut self, room: &mut Room) {
+        room.held -= self.input.len();
+        self.input = Vec::new();
+        if let Some(intake) = &self.intake {
+            intake.end(Err(io::ErrorKind::UnexpectedEof));
+        }
+        self.write_down(room);
+    }
+
+    /// What the client is to do next.
+    fn awaited(&self) -> Awaited {
+        if let Phase::Lingering(_) = self.phase {
+            return Awaited::Closing;
+        }
+        if self.has_unsent() {
+            return Awaited::Taking;
+        }
+        let sending = self.current.as_ref().filter(|current| current.outgoing.is_some());
+        if let Some(current) = sending {
+            return if current.starved { Awaited::Nothing } else { Awaited::Taking };
+        }
+        if let Some(intake) = self.intake.as_ref().filter(|intake| intake.has_room()) {
+            return Awaited::Content { received: intake.received, waited: intake.waited };
+        }
+        if self.current.is_some() {
+            return Awaited::Nothing;
+        }
+        if self.input.is_empty() { Awaited::Request { first: self.first } } else { Awaited::Head }
+    }
+
+    /// A look at the connection, `tick` after the last one: ends what has taken too long. `true` if
+    /// there is something to send or to close.
+    pub(super) fn look(&mut self, tick: Duration, room: &mut Room) -> bool {
+        let awaited = self.awaited();
+        if let (Awaited::Content { .. }, Some(intake)) = (awaited, &mut self.intake) {
+            intake.waited += tick;
+        }
+        if !room.timeouts.is_over(awaited, room.moment.since(self.since)) {
+            return false;
+        }
+        match awaited {
+            Awaited::Head => self.refuse_head(&RequestError::Late("head"), room),
+            Awaited::Content { .. } if self.current.is_some() => {
+                if let Some(intake) = self.intake.take() {
+                    intake.end(Err(io::ErrorKind::TimedOut));
+                }
+                self.hang_up();
+            }
+            _ => self.phase = Phase::Over,
+        }
+        true
+    }
+}
+
+/// Puts a request together.
+fn to_request(
+    head: &Head<'_, '_>,
+    peer: SocketAddr,
+    limits: RequestLimits,
+) -> Result<Request, RequestError> {
+    let method = Method::from_bytes(head.method)
+        .map_err(|_| RequestError::Line("the method is no token"))?;
+    let mut fields = Fields::new();
+    for line in head.lines {
+        let refused = || RequestError::Field(line.name.chars().take(40).collect());
+        let name = HeaderName::from_bytes(line.name.as_bytes()).map_err(|_| refused())?;
+        fields.append(name, HeaderValue::from_bytes(line.value).map_err(|_| refused())?);
+    }
+    let target = encode_beyond_ascii(head.target);
+    Request::within(limits, method, &target, head.version, fields, Some(peer))
+}
+
+/// RFC 9112 §9.3.
+fn keeps_alive(request: &Request) -> bool {
+    let fields = &request.fields;
+    !fields.has_member("connection", "close")
+        && (request.version != Version::HTTP_10 || fields.has_member("connection", "keep-alive"))
+}

@@ -1,0 +1,417 @@
+//! One loop: the sockets of its clients, and who has a turn. All that a client says or is told goes
+//! through its `Connection`.
+
+use std::io::{self, IoSlice, Read, Write};
+use std::net::{Shutdown, SocketAddr};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use mio::event::Event as Readiness;
+use mio::net::TcpStream;
+use mio::{Events, Interest, Poll, Token};
+
+use crate::front::event::accept::{Accepted, Acceptor, PAUSE};
+use crate::front::event::connection::Connection;
+use crate::front::event::inbox::{Inbox, Letter, Place};
+use crate::front::event::room::Room;
+use crate::front::event::sending::Sent;
+use crate::front::event::timeouts::Ticker;
+use crate::front::event::tunnelling::{Tunnelling, tunnel};
+use crate::stats::Event;
+
+/// Stands for the bell among the clients' slots.
+pub(super) const BELL: Token = Token(usize::MAX);
+/// Stands for the listener.
+const LISTENER: Token = Token(usize::MAX - 1);
+/// How many sockets' news are heard at a time.
+const EVENTS: usize = 1024;
+/// How much is read at a time, of any client.
+const READ_BYTES: usize = 64 * 1024;
+/// How often a client is read from before others have their turn.
+const READS_PER_TURN: usize = 16;
+/// How many clients are accepted before others have their turn.
+const ACCEPTS_PER_TURN: usize = 64;
+
+/// What all loops of a front share.
+pub(super) struct Shared {
+    pub inboxes: Vec<Arc<Inbox>>,
+    /// Clients that are connected.
+    pub open: Arc<AtomicUsize>,
+    pub connections_max: usize,
+    pub wait_max: Duration,
+    pub tunnelling: Tunnelling,
+}
+
+/// One loop.
+pub(super) struct EventLoop {
+    poll: Poll,
+    room: Room,
+    shared: Arc<Shared>,
+    /// One loop accepts for all.
+    acceptor: Option<Acceptor>,
+    /// Somebody may be waiting to be accepted.
+    accepts: bool,
+    /// Accepting has failed, and is tried again after a pause.
+    pauses: bool,
+    /// Which loop has the next client.
+    next: usize,
+    clients: Vec<Option<Client>>,
+    free: Vec<usize>,
+    ticker: Ticker,
+    /// Whose turn was over before all was done.
+    again: Vec<usize>,
+    letters: Vec<Letter>,
+    buffer: Vec<u8>,
+}
+
+struct Client {
+    stream: TcpStream,
+    connection: Connection,
+    /// There may be something to read.
+    readable: bool,
+    /// What there is to read ends with the client's end.
+    ending: bool,
+}
+
+/// What a turn came to.
+enum Turn {
+    Wait,
+    Again,
+    Over,
+    GoOver,
+}
+
+impl EventLoop {
+    pub(super) fn new(
+        poll: Poll,
+        room: Room,
+        shared: Arc<Shared>,
+        mut acceptor: Option<Acceptor>,
+    ) -> io::Result<Self> {
+        if let Some(acceptor) = &mut acceptor {
+            poll.registry().register(acceptor.listener(), LISTENER, Interest::READABLE)?;
+        }
+        let ticker = Ticker::new(room.timeouts.tick(), room.now);
+        Ok(Self {
+            poll,
+            room,
+            shared,
+            acceptor,
+            accepts: false,
+            pauses: false,
+            next: 0,
+            clients: Vec::new(),
+            free: Vec::new(),
+            ticker,
+            again: Vec::new(),
+            letters: Vec::new(),
+            buffer: vec![0; READ_BYTES],
+        })
+    }
+
+    /// Runs until the proxy ends.
+    pub(super) fn run(mut self) {
+        self.room.inbox.own();
+        let mut events = Events::with_capacity(EVENTS);
+        while !self.room.draining || self.shared.open.load(Ordering::Acquire) > 0 {
+            if let Err(error) = self.poll.poll(&mut events, self.patience())
+                && error.kind() != io::ErrorKind::Interrupted
+            {
+                log::error!("waiting for clients: {error}");
+                return;
+            }
+            self.room.now = self.room.desk.proxy.now();
+            for event in &events {
+                match event.token() {
+                    BELL => {}
+                    LISTENER => self.accepts = true,
+                    Token(slot) => self.hear(slot, event),
+                }
+            }
+            for slot in std::mem::take(&mut self.again) {
+                self.give_turn(slot);
+            }
+            self.read_letters();
+            if self.accepts {
+                self.accept();
+            }
+            if let Some(moment) = self.ticker.due(self.room.now) {
+                self.room.moment = moment;
+                self.look();
+            }
+            self.room.count();
+        }
+    }
+
+    /// How long to sleep if nothing happens.
+    fn patience(&self) -> Option<Duration> {
+        if !self.again.is_empty() || self.accepts && !self.pauses {
+            return Some(Duration::ZERO);
+        }
+        if self.pauses {
+            return Some(PAUSE);
+        }
+        // The loop that accepts also looks after those who wait for others' answers.
+        let anybody = if self.acceptor.is_some() || self.room.draining {
+            self.shared.open.load(Ordering::Relaxed) > 0
+        } else {
+            self.free.len() < self.clients.len()
+        };
+        anybody.then(|| self.ticker.tick())
+    }
+
+    /// Something has happened to a client's socket.
+    fn hear(&mut self, slot: usize, event: &Readiness) {
+        let Some(Some(client)) = self.clients.get_mut(slot) else { return };
+        client.readable |= event.is_readable() || event.is_read_closed();
+        client.ending |= event.is_read_closed();
+        if event.is_error() || event.is_write_closed() {
+            return self.close(slot);
+        }
+        self.give_turn(slot);
+    }
+
+    fn give_turn(&mut self, slot: usize) {
+        let Some(Some(client)) = self.clients.get_mut(slot) else { return };
+        let (room, buffer) = (&mut self.room, &mut self.buffer);
+        // One client's trouble must not be the others'.
+        match catch_unwind(AssertUnwindSafe(|| client.turn(room, buffer))) {
+            Ok(Turn::Wait) => {}
+            Ok(Turn::Again) => self.again.push(slot),
+            Ok(Turn::Over) => self.close(slot),
+            Ok(Turn::GoOver) => self.go_over(slot),
+            Err(_) => {
+                self.room.desk.proxy.stats().count(Event::Panic);
+                log::error!("an event loop panicked; this cost one connection");
+                self.room.out.clear();
+                self.close(slot);
+            }
+        }
+    }
+
+    fn read_letters(&mut self) {
+        loop {
+            let mut letters = std::mem::take(&mut self.letters);
+            self.room.inbox.take(&mut letters);
+            if letters.is_empty() {
+                self.letters = letters;
+                return;
+            }
+            for letter in letters.drain(..) {
+                self.read(letter);
+            }
+            self.letters = letters;
+        }
+    }
+
+    fn read(&mut self, letter: Letter) {
+        let place = match &letter {
+            Letter::Client(..) | Letter::Drain => None,
+            Letter::Response(place, _)
+            | Letter::Interim(place, _)
+            | Letter::ContentWanted(place)
+            | Letter::Grown(place)
+            | Letter::GoOver(place, _)
+            | Letter::Lost(place) => Some(*place),
+            Letter::Resume(exchange, _) => Some(exchange.place()),
+        };
+        match (letter, place) {
+            (Letter::Client(stream, peer), _) => self.welcome(TcpStream::from_std(stream), peer),
+            (Letter::Drain, _) => self.drain(),
+            (letter, Some(place)) => self.deliver(place, letter),
+            (_, None) => {}
+        }
+    }
+
+    fn deliver(&mut self, place: Place, letter: Letter) {
+        let Some(Some(client)) = self.clients.get_mut(place.slot) else { return };
+        if !client.connection.is_at(place) {
+            return;
+        }
+        let room = &mut self.room;
+        let delivery = AssertUnwindSafe(|| client.connection.deliver(letter, room));
+        if catch_unwind(delivery).is_err() {
+            self.room.desk.proxy.stats().count(Event::Panic);
+            self.room.out.clear();
+            return self.close(place.slot);
+        }
+        self.give_turn(place.slot);
+    }
+
+    /// Accepts who waits, as many as there may be.
+    fn accept(&mut self) {
+        let Some(acceptor) = &mut self.acceptor else { return };
+        self.pauses = false;
+        for _ in 0..ACCEPTS_PER_TURN {
+            if self.shared.open.load(Ordering::Relaxed) >= self.shared.connections_max {
+                // Whoever leaves rings the bell.
+                self.pauses = true;
+                return;
+            }
+            match acceptor.next() {
+                Accepted::Client(stream, peer) => {
+                    self.shared.open.fetch_add(1, Ordering::AcqRel);
+                    let loops = self.shared.inboxes.len();
+                    self.next = (self.next + 1) % loops;
+                    let inbox = &self.shared.inboxes[self.next];
+                    if Arc::ptr_eq(inbox, &self.room.inbox) {
+                        return self.welcome(stream, peer);
+                    }
+                    inbox.post(Letter::Client(stream.into(), peer));
+                }
+                Accepted::Nobody => {
+                    self.accepts = false;
+                    return;
+                }
+                Accepted::Later => {
+                    self.pauses = true;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Takes a client in.
+    fn welcome(&mut self, mut stream: TcpStream, peer: SocketAddr) {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.clients.push(None);
+            self.clients.len() - 1
+        });
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        if let Err(error) = self.poll.registry().register(&mut stream, Token(slot), interest) {
+            log::warn!("{peer}: {error}");
+            self.free.push(slot);
+            self.shared.open.fetch_sub(1, Ordering::AcqRel);
+            return;
+        }
+        let connection = Connection::new(peer, slot, self.room.moment);
+        let (readable, ending) = (true, false);
+        self.clients[slot] = Some(Client { stream, connection, readable, ending });
+        if self.room.draining {
+            return self.close(slot);
+        }
+        self.give_turn(slot);
+    }
+
+    /// Lets a client go.
+    fn close(&mut self, slot: usize) {
+        let Some(mut client) = self.clients.get_mut(slot).and_then(Option::take) else { return };
+        self.free.push(slot);
+        let room = &mut self.room;
+        // What it leaves behind may be anything but a reason to stop.
+        let _ = catch_unwind(AssertUnwindSafe(|| client.connection.abandon(room)));
+        drop(client);
+        self.shared.leave();
+    }
+
+    /// Hands a connection over to a tunnel.
+    fn go_over(&mut self, slot: usize) {
+        let Some(client) = self.clients.get_mut(slot).and_then(Option::take) else { return };
+        self.free.push(slot);
+        let Client { mut stream, mut connection, .. } = client;
+        let _ = self.poll.registry().deregister(&mut stream);
+        if let Some((agreed, request, arrival, early)) = connection.take_agreed() {
+            self.room.held -= early.len();
+            let (desk, log) = (&self.room.desk, &self.room.log);
+            tunnel(stream.into(), early, agreed, (request, arrival), (desk, log), &self.shared);
+        }
+    }
+
+    /// Looks at all connections.
+    fn look(&mut self) {
+        if self.acceptor.is_some() {
+            self.room.desk.proxy.release_the_patient(self.shared.wait_max);
+        }
+        let tick = self.ticker.tick();
+        for slot in 0..self.clients.len() {
+            let Some(Some(client)) = self.clients.get_mut(slot) else { continue };
+            if client.connection.look(tick, &mut self.room) {
+                self.give_turn(slot);
+            }
+        }
+    }
+
+    /// The proxy is about to end.
+    fn drain(&mut self) {
+        self.room.draining = true;
+        if let Some(mut acceptor) = self.acceptor.take() {
+            let _ = self.poll.registry().deregister(acceptor.listener());
+        }
+        self.accepts = false;
+        self.pauses = false;
+        for slot in 0..self.clients.len() {
+            if let Some(Some(client)) = self.clients.get_mut(slot) {
+                client.connection.drain();
+                self.give_turn(slot);
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// A client is gone: if others had to wait for that, one of them comes in.
+    pub(super) fn leave(&self) {
+        if self.open.fetch_sub(1, Ordering::AcqRel) >= self.connections_max {
+            self.inboxes[0].ring();
+        }
+    }
+}
+
+impl Client {
+    /// Sends, works and reads until there is nothing more to do, or others should have their turn.
+    fn turn(&mut self, room: &mut Room, buffer: &mut [u8]) -> Turn {
+        let Self { stream, connection, readable, ending } = self;
+        for _ in 0..READS_PER_TURN {
+            match connection.transmit(room, &mut |slices| send(stream, slices)) {
+                Sent::Enough => {}
+                Sent::More => return Turn::Again,
+                Sent::Last => drop(stream.shutdown(Shutdown::Write)),
+                Sent::Over => return Turn::Over,
+                Sent::Cut => {
+                    let _ = socket2::SockRef::from(&*stream).set_linger(Some(Duration::ZERO));
+                    return Turn::Over;
+                }
+            }
+            if connection.has_more() {
+                connection.go_on(room);
+                continue;
+            }
+            if connection.is_agreed() {
+                return Turn::GoOver;
+            }
+            if connection.is_over() {
+                return Turn::Over;
+            }
+            if !*readable || !connection.wants_input() {
+                return Turn::Wait;
+            }
+            match stream.read(buffer) {
+                Ok(0) => {
+                    *readable = false;
+                    connection.end_of_input(room);
+                }
+                Ok(count) => {
+                    // Less than there was room for: there is no more, unless the end is.
+                    *readable = count == buffer.len() || *ending;
+                    connection.receive(&buffer[..count], room);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => *readable = false,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return Turn::Over,
+            }
+        }
+        Turn::Again
+    }
+}
+
+/// Sends in one call of the system what the client takes at once.
+fn send(mut stream: &TcpStream, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    let mut full = slices.iter().filter(|slice| !slice.is_empty());
+    match (full.next(), full.next()) {
+        (None, _) => Ok(0),
+        (Some(only), None) => stream.write(only),
+        _ => stream.write_vectored(slices),
+    }
+}

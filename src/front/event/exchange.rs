@@ -1,0 +1,143 @@
+//! A request on a worker: what it reads from its client and sends to it goes through the event loop
+//! that has the client's socket.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use http::Version;
+
+use crate::front::desk::{self, Desk};
+use crate::front::event::inbox::{Agreed, Inbox, Letter, Place};
+use crate::front::event::upload::{Upload, UploadReader};
+use crate::front::tunnels;
+use crate::front::wire::interim_head;
+use crate::growing::Writer;
+use crate::message::body::{Arriving, Body};
+use crate::message::buffer::Buffer;
+use crate::message::fields::Fields;
+use crate::message::request::{Framing, Request};
+use crate::message::response::Response;
+use crate::origin::{Content, Interim, Tunnel};
+use crate::proxy::{Attempt, Forwarded};
+use crate::recording::PIECE_BYTES;
+
+/// Interim responses that one request's client is sent.
+const INTERIMS_MAX: u32 = 64;
+
+/// A request and the place where its answer goes. Dropped unanswered, it says that it is lost.
+pub(super) struct Exchange {
+    inbox: Arc<Inbox>,
+    place: Place,
+    request: Arc<Request>,
+    upload: Option<Arc<Upload>>,
+    answered: bool,
+}
+
+impl Exchange {
+    pub(super) fn new(
+        inbox: Arc<Inbox>,
+        place: Place,
+        request: Arc<Request>,
+        upload: Option<Arc<Upload>>,
+    ) -> Self {
+        Self { inbox, place, request, upload, answered: false }
+    }
+
+    /// Where it is.
+    pub(super) fn place(&self) -> Place {
+        self.place
+    }
+
+    /// The loop answers it by itself.
+    pub(super) fn settle(mut self) {
+        self.answered = true;
+    }
+
+    fn post(&mut self, response: Response) {
+        self.answered = true;
+        self.inbox.post(Letter::Response(self.place, response));
+    }
+
+    /// Passes on what arrives, through a bounded buffer. Waits for the client while that is full.
+    fn relay(&mut self, response: Response, mut body: Box<dyn Arriving>) {
+        let mut writer = Writer::new(body.length(), Buffer::default());
+        writer.let_go();
+        let Some(reader) = writer.shared().reader() else { return };
+        self.post(Response { body: Body::Growing(Box::new(reader)), ..response });
+        let mut piece = vec![0; PIECE_BYTES];
+        loop {
+            match body.read(&mut piece) {
+                Ok(0) => return writer.finish(),
+                Ok(count) if writer.pass_on(&piece[..count]) => {}
+                // The client is gone; what is worth keeping is fetched to its end.
+                Ok(_) => return body.abandon(),
+                // The writer is dropped, which cuts the body.
+                Err(error) => return log::debug!("body cut short: {error}"),
+            }
+        }
+    }
+}
+
+impl desk::Exchange for Exchange {
+    fn request(&self) -> &Arc<Request> {
+        &self.request
+    }
+
+    fn with_content<T>(&mut self, send: impl FnOnce(Content<'_>) -> T) -> T {
+        let Some(upload) = &self.upload else { return send(Content::None) };
+        let mut reader = UploadReader(Arc::clone(upload));
+        match self.request.framing {
+            Framing::None => send(Content::None),
+            Framing::Length(length) => send(Content::Length(length, &mut reader)),
+            Framing::Chunked => send(Content::Chunked(&mut reader)),
+        }
+    }
+
+    fn interim(&self) -> Option<Arc<Interim>> {
+        if self.request.version == Version::HTTP_10 {
+            return None;
+        }
+        let (inbox, place, sent) = (Arc::clone(&self.inbox), self.place, AtomicU32::new(0));
+        Some(Arc::new(move |status, fields| {
+            if sent.fetch_add(1, Ordering::Relaxed) < INTERIMS_MAX {
+                inbox.post(Letter::Interim(place, interim_head(status, &fields)));
+            }
+        }))
+    }
+
+    fn respond(mut self, forwarded: Forwarded) {
+        let Forwarded { mut response, filler } = forwarded;
+        match std::mem::replace(&mut response.body, Body::None { length: None }) {
+            Body::Arriving(body) => self.relay(response, body),
+            body => self.post(Response { body, ..response }),
+        }
+        drop(self);
+        // It grows under the client's eyes, or is worth keeping.
+        if let Some(filler) = filler {
+            filler.run();
+        }
+    }
+
+    fn refuse(mut self, response: Response) {
+        self.post(response);
+    }
+
+    fn go_over(mut self, fields: &Fields, tunnel: Tunnel, place: tunnels::Place) {
+        self.answered = true;
+        let agreed = Agreed { fields: fields.clone(), tunnel, place };
+        self.inbox.post(Letter::GoOver(self.place, Box::new(agreed)));
+    }
+
+    fn resume(self, _: &Arc<Desk>, attempt: Attempt) {
+        let inbox = Arc::clone(&self.inbox);
+        inbox.post(Letter::Resume(Box::new(self), attempt));
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.inbox.post(Letter::Lost(self.place));
+        }
+    }
+}

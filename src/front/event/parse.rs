@@ -1,0 +1,278 @@
+//! Heads of requests out of bytes. RFC 9112 §2, §3, §5.
+//!
+//! The request line is read here, because what is wrong with it has several answers; the field lines
+//! are httparse's. Both are strict where two readers could see two messages: no bare CR, no folded
+//! line, no space before a colon. Lines may end in a bare LF (§2.2), as old clients write them, but
+//! then all of them must: one among others could hide a field from whoever stands in front of us.
+
+use http::Version;
+use httparse::{Error, Status};
+
+use crate::message::request::{RequestError, RequestLimits};
+use crate::message::target::TARGET_BYTES_MAX;
+
+pub use httparse::Header as Line;
+
+/// Field lines that are read without allocating; more are read all the same.
+const FEW_LINES: usize = 24;
+/// Bytes of a request line besides its target.
+const LINE_BYTES: usize = 128;
+
+/// A head, as it came.
+#[derive(Debug)]
+pub struct Head<'bytes, 'lines> {
+    /// The method: a token.
+    pub method: &'bytes [u8],
+    /// The target: neither spaces nor control characters.
+    pub target: &'bytes [u8],
+    /// HTTP/1.0, or HTTP/1.1 for any other minor version (RFC 9110 §2.5).
+    pub version: Version,
+    /// The field lines: names that are tokens, values without control characters.
+    pub lines: &'lines [Line<'bytes>],
+    /// Bytes of the whole head, its last line end included.
+    pub length: usize,
+}
+
+/// Reads a head from the beginning of `bytes` and gives what `then` makes of it; `None` if it is not
+/// complete. Whatever is wrong with what has come is told at once.
+pub fn head<T>(
+    bytes: &[u8],
+    limits: RequestLimits,
+    then: impl FnOnce(&Head<'_, '_>) -> T,
+) -> Result<Option<T>, RequestError> {
+    let skipped = bytes.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+    let Some(line) = request_line(&bytes[skipped..])? else { return Ok(None) };
+    let begin = skipped + line.length;
+    let mut few = [httparse::EMPTY_HEADER; FEW_LINES];
+    let mut many;
+    let mut parsed = httparse::parse_headers(&bytes[begin..], &mut few);
+    if parsed == Err(Error::TooManyHeaders) && limits.field_lines > FEW_LINES {
+        many = vec![httparse::EMPTY_HEADER; limits.field_lines];
+        parsed = httparse::parse_headers(&bytes[begin..], &mut many);
+    }
+    match parsed {
+        Ok(Status::Complete((length, lines))) => {
+            if !ends_alike(&bytes[begin..begin + length], lines, line.ends_in_crlf) {
+                return Err(RequestError::Field("a line end unlike the first".to_string()));
+            }
+            let Request { method, target, version, .. } = line;
+            Ok(Some(then(&Head { method, target, version, lines, length: begin + length })))
+        }
+        Ok(Status::Partial) => {
+            // Names, values, and four bytes a line between and behind them.
+            let most = limits.field_bytes + 4 * limits.field_lines + 2;
+            if bytes.len() - begin > most {
+                return Err(RequestError::FieldsTooLarge(limits.field_bytes));
+            }
+            Ok(None)
+        }
+        Err(Error::TooManyHeaders) => Err(RequestError::TooManyFields(limits.field_lines)),
+        Err(_) => Err(RequestError::Field(first_bad_line(&bytes[begin..]))),
+    }
+}
+
+/// Is there an empty line in `bytes` that ends behind `seen`, so that a head may be complete?
+pub fn may_be_complete(bytes: &[u8], seen: usize) -> bool {
+    let from = seen.saturating_sub(3);
+    bytes[from..].windows(2).any(|pair| pair == b"\n\n")
+        || bytes[from..].windows(3).any(|three| three == b"\n\r\n")
+}
+
+/// A request line (§3).
+struct Request<'a> {
+    method: &'a [u8],
+    target: &'a [u8],
+    version: Version,
+    ends_in_crlf: bool,
+    /// Bytes of the line, its end included.
+    length: usize,
+}
+
+fn request_line(bytes: &[u8]) -> Result<Option<Request<'_>>, RequestError> {
+    let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else {
+        return match bytes.first() {
+            Some(byte) if !is_token_byte(*byte) => Err(no_http(*byte)),
+            _ if bytes.len() > TARGET_BYTES_MAX + LINE_BYTES => {
+                Err(RequestError::TargetTooLong(bytes.len()))
+            }
+            _ => Ok(None),
+        };
+    };
+    let (line, ends_in_crlf) = match bytes[..end].strip_suffix(b"\r") {
+        Some(line) => (line, true),
+        None => (&bytes[..end], false),
+    };
+    if let Some(byte) = line.first().filter(|byte| !is_token_byte(**byte)) {
+        return Err(no_http(*byte));
+    }
+    let mut parts = line.split(|byte| *byte == b' ');
+    let (Some(method), Some(target), Some(version), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return Err(RequestError::Line("not a method, a target and a version, one space between"));
+    };
+    if method.len() > LINE_BYTES / 2 || !method.iter().all(|byte| is_token_byte(*byte)) {
+        return Err(RequestError::Line("the method is no token"));
+    }
+    let version = version_of(version)?;
+    if target.len() > TARGET_BYTES_MAX {
+        return Err(RequestError::TargetTooLong(target.len()));
+    }
+    if target.is_empty() || target.iter().any(|byte| *byte <= b' ' || *byte == 0x7f) {
+        return Err(RequestError::Target);
+    }
+    Ok(Some(Request { method, target, version, ends_in_crlf, length: end + 1 }))
+}
+
+fn no_http(first: u8) -> RequestError {
+    /// A TLS record that holds a handshake begins so (RFC 8446 §5.1).
+    const TLS: u8 = 0x16;
+    RequestError::Line(if first == TLS {
+        "this is TLS; ask http://, not https://"
+    } else {
+        "does not begin with a method"
+    })
+}
+
+/// §2.3. A later minor version is served as the latest known (RFC 9110 §2.5).
+fn version_of(text: &[u8]) -> Result<Version, RequestError> {
+    match text {
+        b"HTTP/1.1" => Ok(Version::HTTP_11),
+        b"HTTP/1.0" => Ok(Version::HTTP_10),
+        [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
+            if major.is_ascii_digit() && minor.is_ascii_digit() =>
+        {
+            if *major == b'1' {
+                Ok(Version::HTTP_11)
+            } else {
+                Err(RequestError::Version)
+            }
+        }
+        _ => Err(RequestError::Line("the version is none of HTTP")),
+    }
+}
+
+/// RFC 9110 §5.6.2.
+pub fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// Do all lines end as the request line does?
+fn ends_alike(section: &[u8], lines: &[Line<'_>], crlf: bool) -> bool {
+    let base = section.as_ptr() as usize;
+    let is_end = |rest: &[u8]| rest.starts_with(if crlf { b"\r\n" } else { b"\n" });
+    let all = lines.iter().all(|line| {
+        let at = line.value.as_ptr() as usize - base + line.value.len();
+        let rest = &section[at..];
+        let spaces = rest.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
+        is_end(&rest[spaces..])
+    });
+    let last = if crlf { section.len() - 2 } else { section.len() - 1 };
+    // Before the empty line stands the end of another, of which the carriage return is no part.
+    all && is_end(&section[last..]) && (crlf || !section.ends_with(b"\r\n"))
+}
+
+/// What can be shown of the line that made a head unreadable.
+fn first_bad_line(section: &[u8]) -> String {
+    for line in section.split_inclusive(|byte| *byte == b'\n') {
+        let mut one = [httparse::EMPTY_HEADER; 1];
+        if httparse::parse_headers(line, &mut one).is_err() {
+            let name = line.split(|byte| matches!(byte, b':' | b'\r' | b'\n')).next();
+            let name = name.unwrap_or_default();
+            return String::from_utf8_lossy(&name[..name.len().min(40)]).into_owned();
+        }
+    }
+    String::new()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(bytes: &[u8]) -> Result<Option<String>, u16> {
+        head(bytes, RequestLimits::default(), |head| {
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            let lines =
+                head.lines.iter().map(|line| format!("|{}={}", line.name, text(line.value)));
+            let lines: String = lines.collect();
+            assert_eq!(head.length, bytes.len());
+            format!("{} {} {:?}{lines}", text(head.method), text(head.target), head.version)
+        })
+        .map_err(|error| error.status().as_u16())
+    }
+
+    #[test]
+    fn heads_are_read_or_refused() {
+        #[rustfmt::skip]
+        let table: [(&str, &[u8], Result<&str, u16>); 36] = [
+            ("3",     b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n",          Ok("GET /a HTTP/1.1|Host=h")),
+            ("2.2",   b"\r\n\r\nGET / HTTP/1.0\r\n\r\n",              Ok("GET / HTTP/1.0")),
+            ("2.2",   b"GET / HTTP/1.1\nHost: h\nA:b\n\n",            Ok("GET / HTTP/1.1|Host=h|A=b")),
+            ("2.2",   b"GET / HTTP/1.1\r\nHost: h\nA: b\r\n\r\n",     Err(400)),
+            ("2.2",   b"GET / HTTP/1.1\nHost: h\r\n\n",               Err(400)),
+            ("2.2",   b"GET / HTTP/1.1\r\nHost: h\r\n\n",             Err(400)),
+            ("2.2",   b"GET / HTTP/1.1\nHost: h\n\r\n",               Err(400)),
+            ("2.2",   b"GET / HTTP/1.1\r\nHost: h\rA: b\r\n\r\n",     Err(400)),
+            ("2.3",   b"GET / HTTP/1.7\r\nHost: h\r\n\r\n",           Ok("GET / HTTP/1.1|Host=h")),
+            ("2.3",   b"GET / HTTP/2.0\r\nHost: h\r\n\r\n",           Err(505)),
+            ("2.3",   b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",            Err(505)),
+            ("2.3",   b"GET / http/1.1\r\nHost: h\r\n\r\n",           Err(400)),
+            ("2.3",   b"GET / HTTP/1.10\r\nHost: h\r\n\r\n",          Err(400)),
+            ("3",     b"GET /\r\n\r\n",                               Err(400)),
+            ("3",     b"GET  / HTTP/1.1\r\n\r\n",                     Err(400)),
+            ("3",     b"GET / a HTTP/1.1\r\n\r\n",                    Err(400)),
+            ("3",     b"GET\t/ HTTP/1.1\r\n\r\n",                     Err(400)),
+            ("3",     b" GET / HTTP/1.1\r\n\r\n",                     Err(400)),
+            ("3",     b"G(T / HTTP/1.1\r\n\r\n",                      Err(400)),
+            ("3",     b"GET /\x00 HTTP/1.1\r\n\r\n",                  Err(400)),
+            ("3",     b"GET /\x7f HTTP/1.1\r\n\r\n",                  Err(400)),
+            ("3",     b"GET /\xff HTTP/1.1\r\n\r\n",                  Ok("GET /\u{fffd} HTTP/1.1")),
+            ("3",     b"\x16\x03\x01\x02\x00\x01",                    Err(400)),
+            ("5.1",   b"GET / HTTP/1.1\r\nHost : h\r\n\r\n",          Err(400)),
+            ("5.1",   b"GET / HTTP/1.1\r\n: h\r\n\r\n",               Err(400)),
+            ("5.1",   b"GET / HTTP/1.1\r\nHost\r\n\r\n",              Err(400)),
+            ("5.1",   b"GET / HTTP/1.1\r\n Host: h\r\n\r\n",          Err(400)),
+            ("5.1",   b"GET / HTTP/1.1\r\nA:\r\nB: \t c \t\r\n\r\n",  Ok("GET / HTTP/1.1|A=|B=c")),
+            ("5.2",   b"GET / HTTP/1.1\r\nA: b\r\n c\r\n\r\n",        Err(400)),
+            ("5.2",   b"GET / HTTP/1.1\r\nA: b\r\n\tc\r\n\r\n",       Err(400)),
+            ("5.5",   b"GET / HTTP/1.1\r\nA: b\x00c\r\n\r\n",         Err(400)),
+            ("5.5",   b"GET / HTTP/1.1\r\nA: b\x01c\r\n\r\n",         Err(400)),
+            ("5.5",   b"GET / HTTP/1.1\r\nA: b\x7fc\r\n\r\n",         Err(400)),
+            ("5.5",   b"GET / HTTP/1.1\r\nA: \xe9\r\n\r\n",           Ok("GET / HTTP/1.1|A=\u{fffd}")),
+            ("5.1",   b"GET / HTTP/1.1\r\nA\x00: b\r\n\r\n",          Err(400)),
+            ("5.1",   b"GET / HTTP/1.1\r\nA\xe9: b\r\n\r\n",          Err(400)),
+        ];
+        for (section, bytes, expected) in table {
+            let got = read(bytes);
+            let shown = String::from_utf8_lossy(bytes);
+            let expected = expected.map(|text| Some(text.to_string()));
+            assert_eq!(got, expected, "RFC 9112 §{section}: {shown:?}");
+        }
+    }
+
+    #[test]
+    fn every_prefix_of_a_head_is_incomplete() {
+        for bytes in
+            [&b"GET /a HTTP/1.1\r\nHost: h\r\nA: b\r\n\r\n"[..], b"GET / HTTP/1.0\nA: b\n\n"]
+        {
+            for end in 0..bytes.len() {
+                assert_eq!(read(&bytes[..end]), Ok(None), "{:?}", &bytes[..end]);
+                assert!(!may_be_complete(&bytes[..end], 0));
+            }
+            assert!(may_be_complete(bytes, bytes.len() - 1) && read(bytes).is_ok());
+        }
+    }
+
+    #[test]
+    fn a_head_without_end_is_refused_at_its_bounds() {
+        let target = [b"GET /", vec![b'a'; TARGET_BYTES_MAX + LINE_BYTES].as_slice()].concat();
+        assert_eq!(read(&target), Err(414));
+        let limits = RequestLimits::default();
+        let value = [&b"GET / HTTP/1.1\r\nA: "[..], &vec![b'a'; limits.field_bytes + 403]].concat();
+        assert_eq!(read(&value), Err(431));
+        let lines = [&b"GET / HTTP/1.1\r\n"[..], &b"A: b\r\n".repeat(limits.field_lines + 1)];
+        assert_eq!(read(&lines.concat()), Err(431));
+        let lines = [&b"GET / HTTP/1.1\r\n"[..], &b"A: b\r\n".repeat(limits.field_lines), b"\r\n"];
+        assert!(read(&lines.concat()).is_ok_and(|head| head.is_some()));
+    }
+}

@@ -1,0 +1,84 @@
+//! What the connections of one event loop share: the time, the counters, and room to work in, so that
+//! none of them needs any of its own while it is idle.
+
+use std::sync::Arc;
+
+use crate::clock::Timestamp;
+use crate::front::desk::Desk;
+use crate::front::event::inbox::{Inbox, Place};
+use crate::front::event::timeouts::{Moment, Timeouts};
+use crate::front::outgoing::SCRATCH_BYTES;
+use crate::message::request::RequestLimits;
+use crate::stats::AccessLog;
+
+/// What a loop's connections share.
+pub(super) struct Room {
+    pub desk: Arc<Desk>,
+    pub inbox: Arc<Inbox>,
+    pub log: Arc<Option<AccessLog>>,
+    pub limits: RequestLimits,
+    pub timeouts: Timeouts,
+    /// The proxy is about to end: connections do not go on after their response.
+    pub draining: bool,
+    /// The time, read when the loop woke up.
+    pub now: Timestamp,
+    /// The moment, as of the last look at all connections.
+    pub moment: Moment,
+    /// Bytes that have come and cannot be used yet, of all connections together.
+    pub held: usize,
+    /// The most of them.
+    pub held_max: usize,
+    /// Responses that were made in this turn, of one connection.
+    pub out: Vec<u8>,
+    /// Room for a piece of a body.
+    pub scratch: Vec<u8>,
+    /// Room for a cache key.
+    pub key: String,
+    /// Hits that were answered at a glance since they were counted last, and their bytes of content.
+    pub glances: (u64, u64),
+    next_number: u64,
+}
+
+impl Room {
+    pub(super) fn new(
+        desk: Arc<Desk>,
+        inbox: Arc<Inbox>,
+        log: Arc<Option<AccessLog>>,
+        limits: RequestLimits,
+        timeouts: Timeouts,
+        held_max: usize,
+    ) -> Self {
+        let now = desk.proxy.now();
+        Self {
+            desk,
+            inbox,
+            log,
+            limits,
+            timeouts,
+            draining: false,
+            now,
+            moment: Moment::default(),
+            held: 0,
+            held_max,
+            out: Vec::new(),
+            scratch: vec![0; SCRATCH_BYTES],
+            key: String::new(),
+            glances: (0, 0),
+            next_number: 0,
+        }
+    }
+
+    /// The place of a new exchange of the connection in this slot.
+    pub(super) fn place(&mut self, slot: usize) -> Place {
+        self.next_number += 1;
+        Place { slot, number: self.next_number }
+    }
+
+    /// Counts what was answered at a glance.
+    pub(super) fn count(&mut self) {
+        let (hits, bytes) = std::mem::take(&mut self.glances);
+        if hits > 0 {
+            self.desk.proxy.stats().count_glances(hits, bytes);
+        }
+    }
+}

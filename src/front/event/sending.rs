@@ -1,0 +1,197 @@
+//! What a connection sends: responses, as far as the client takes them.
+
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::{Buf, Bytes};
+
+use crate::front::event::connection::{Connection, LINGERED_MAX, Phase};
+use crate::front::event::inbox::Letter;
+use crate::front::event::room::Room;
+use crate::front::outgoing::{Halt, Outgoing, Take};
+use crate::front::served::{Told, write_down};
+use crate::front::wire::Reader;
+use crate::message::body::Body;
+use crate::message::response::Response;
+
+/// So much of one body is sent before other connections have their turn.
+const TURN_BYTES: u64 = 1024 * 1024;
+
+/// What sending came to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Sent {
+    /// Nothing is to be sent at the moment, or the client takes nothing.
+    Enough,
+    /// There is more, after the others have had their turn.
+    More,
+    /// Nothing more will be sent: shut down this side.
+    Last,
+    /// Close it.
+    Over,
+    /// Close it so that the client sees an error: it has been sent a part only.
+    Cut,
+}
+
+impl Connection {
+    /// Begins to send the response of the exchange under way.
+    pub(super) fn respond(&mut self, response: Response, room: &mut Room) {
+        let Some(current) = &mut self.current else { return };
+        let told = Told::read(&response, Option::as_ref(&room.log));
+        let mut keeps_alive = current.reader.keeps_alive && !room.draining;
+        if let Some(intake) = &mut self.intake {
+            // Who waits for a 100 may send its content after all, or not: that cannot be told.
+            let undecided = current.request.expects_continue() && !current.continued;
+            if !intake.discard() || undecided {
+                keeps_alive = false;
+            }
+        }
+        let reader = Reader { keeps_alive, ..current.reader };
+        match Outgoing::new(reader, &current.request.method, response) {
+            Ok(mut outgoing) => {
+                outgoing.put_before(&room.out);
+                room.out.clear();
+                current.reader.keeps_alive = keeps_alive && !outgoing.ends_by_closing();
+                current.outgoing = Some(outgoing);
+                current.told = Some(told);
+            }
+            Err(response) => {
+                // Nobody here can wait for it, and no exchange sends it.
+                log::error!("{}: a body that has to be waited for", self.peer);
+                if let Body::Arriving(body) = response.body {
+                    body.abandon();
+                }
+                self.phase = Phase::Over;
+            }
+        }
+    }
+
+    /// Sends what there is, as far as the client takes it.
+    pub(super) fn transmit(&mut self, room: &mut Room, take: &mut Take<'_>) -> Sent {
+        if self.phase == Phase::Over {
+            return Sent::Over;
+        }
+        match self.send_ready(room, take) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Sent::Enough,
+            Err(_) => return Sent::Over,
+        }
+        while let Some(current) = &mut self.current
+            && let Some(outgoing) = &mut current.outgoing
+        {
+            let before = (outgoing.sent(), outgoing.has_begun());
+            let halt = outgoing.advance(&mut room.scratch, TURN_BYTES, take);
+            if (outgoing.sent(), outgoing.has_begun()) != before || current.starved {
+                self.since = room.moment;
+            }
+            current.starved = halt == Halt::Starved;
+            match halt {
+                Halt::Blocked => return Sent::Enough,
+                Halt::Paused => return Sent::More,
+                Halt::Starved if current.grown.is_some() => return Sent::Enough,
+                // It is asked once more, because it may have grown before it was listened to.
+                Halt::Starved => self.listen(room),
+                Halt::Cut if !outgoing.has_begun() => {
+                    let response = room.desk.proxy.refuse_cut(&current.request);
+                    current.reader.keeps_alive = false;
+                    self.respond(response, room);
+                }
+                Halt::Done => self.conclude(room),
+                // Other framing shows by itself that something is missing.
+                Halt::Cut if outgoing.ends_by_closing() => return Sent::Cut,
+                Halt::Failed | Halt::Cut => return Sent::Over,
+            }
+        }
+        if self.closes && self.phase == Phase::Open {
+            self.since = room.moment;
+            return self.close();
+        }
+        Sent::Enough
+    }
+
+    /// Sends what was made in this turn, and what is left of that of others.
+    fn send_ready(&mut self, room: &mut Room, take: &mut Take<'_>) -> io::Result<()> {
+        if !room.out.is_empty() {
+            // What is unsent is older; it is empty but for interim responses.
+            let sent = if self.unsent.is_empty() {
+                take(&[IoSlice::new(&room.out), IoSlice::new(&self.content)])
+            } else {
+                Ok(0)
+            };
+            let count = *sent.as_ref().unwrap_or(&0);
+            if count < room.out.len() {
+                self.unsent.extend_from_slice(&room.out[count..]);
+            } else {
+                self.advance_content(count - room.out.len());
+            }
+            room.out.clear();
+            sent?;
+        }
+        while self.has_unsent() {
+            let count = match take(&[IoSlice::new(&self.unsent), IoSlice::new(&self.content)]) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                count => count?,
+            };
+            self.since = room.moment;
+            let of_unsent = count.min(self.unsent.len());
+            self.unsent.drain(..of_unsent);
+            if self.unsent.is_empty() {
+                self.unsent = Vec::new();
+            }
+            self.advance_content(count - of_unsent);
+        }
+        Ok(())
+    }
+
+    /// So many bytes of content have been taken; all of it is let go of.
+    fn advance_content(&mut self, count: usize) {
+        if count < self.content.len() {
+            self.content.advance(count);
+        } else if count > 0 {
+            self.content = Bytes::new();
+        }
+    }
+
+    /// From now on the loop is told when the body has grown.
+    fn listen(&mut self, room: &Room) {
+        let Some(current) = &mut self.current else { return };
+        let (inbox, place) = (Arc::clone(&room.inbox), current.place);
+        let grown = Arc::new(AtomicBool::new(false));
+        current.grown = Some(Arc::clone(&grown));
+        if let Some(outgoing) = &mut current.outgoing {
+            outgoing.listen(Box::new(move || {
+                if !grown.swap(true, Ordering::AcqRel) {
+                    inbox.post(Letter::Grown(place));
+                }
+            }));
+        }
+    }
+
+    /// The response is sent.
+    fn conclude(&mut self, room: &Room) {
+        self.since = room.moment;
+        self.closes = self.current.as_ref().is_some_and(|current| !current.reader.keeps_alive);
+        self.write_down(room);
+        self.has_more |= !self.input.is_empty();
+    }
+
+    pub(super) fn write_down(&mut self, room: &Room) {
+        let Some(current) = self.current.take() else { return };
+        if let (Some(told), Some(outgoing)) = (&current.told, &current.outgoing) {
+            let (proxy, log) = (&room.desk.proxy, Option::as_ref(&room.log));
+            write_down(proxy, log, &current.request, current.arrival, told, outgoing.sent());
+        }
+    }
+
+    /// Everything is sent and nothing more will be.
+    fn close(&mut self) -> Sent {
+        let quiet = self.intake.is_none() && self.input.is_empty() && !self.deaf;
+        if quiet || self.half_closed {
+            self.phase = Phase::Over;
+            return Sent::Over;
+        }
+        self.phase = Phase::Lingering(LINGERED_MAX);
+        Sent::Last
+    }
+}

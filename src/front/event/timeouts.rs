@@ -1,0 +1,165 @@
+//! For how long a client may take its time. Nothing is set or cleared per request: a few times in each
+//! span all connections of a loop are looked at, and what a request does is note the moment, which the
+//! loop knows anyway.
+
+use std::time::{Duration, Instant};
+
+use crate::clock::Timestamp;
+use crate::front::ConnectionLimits;
+
+/// Content must come at this rate on the average, in bytes a second, beside what `--header-timeout`
+/// grants.
+const CONTENT_RATE_MIN: u64 = 500;
+/// For how long what a client still sends is thrown away, after the last response on its connection.
+const LINGER: Duration = Duration::from_secs(2);
+/// Bounds of the span between two looks at all connections.
+const TICK_MIN: Duration = Duration::from_millis(10);
+const TICK_MAX: Duration = Duration::from_secs(1);
+/// How many looks there are in the shortest timeout.
+const TICKS_PER_TIMEOUT: u32 = 8;
+
+/// Milliseconds since the loop began, modulo 2^32: 49 days. Spans between two of them are right as long
+/// as they are shorter than that.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) struct Moment(u32);
+
+impl Moment {
+    /// The span since an earlier moment.
+    pub(super) fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(u64::from(self.0.wrapping_sub(earlier.0)))
+    }
+}
+
+/// What a connection is waiting for its client to do.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Awaited {
+    /// Nothing: it is the proxy's turn.
+    Nothing,
+    /// A request, of which nothing has come. On a new connection it must come as soon as a head must
+    /// be complete.
+    Request { first: bool },
+    /// The rest of a head.
+    Head,
+    /// Content, of which so many bytes have come, and which was waited for so long altogether.
+    Content { received: u64, waited: Duration },
+    /// To take what is sent to it.
+    Taking,
+    /// To close, after the last response.
+    Closing,
+}
+
+/// The timeouts of a loop.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Timeouts {
+    header: Duration,
+    idle: Duration,
+}
+
+impl Timeouts {
+    pub(super) fn new(limits: &ConnectionLimits) -> Self {
+        Self { header: limits.header_timeout, idle: limits.idle_timeout }
+    }
+
+    /// Has the client taken too long, when nothing has moved for `quiet`? For a head, that is the time
+    /// since its first byte.
+    pub(super) fn is_over(&self, awaited: Awaited, quiet: Duration) -> bool {
+        match awaited {
+            Awaited::Nothing => false,
+            Awaited::Request { first: true } | Awaited::Head => quiet > self.header,
+            Awaited::Request { first: false } | Awaited::Taking => quiet > self.idle,
+            Awaited::Content { received, waited } => {
+                let granted =
+                    Duration::from_millis(received.saturating_mul(1000) / CONTENT_RATE_MIN);
+                quiet > self.idle || waited > self.header.saturating_add(granted)
+            }
+            Awaited::Closing => quiet > LINGER.min(self.idle),
+        }
+    }
+
+    /// The span between two looks at all connections.
+    pub(super) fn tick(&self) -> Duration {
+        (self.header.min(self.idle) / TICKS_PER_TIMEOUT).clamp(TICK_MIN, TICK_MAX)
+    }
+}
+
+/// Says when it is time for a look.
+pub(super) struct Ticker {
+    begun: Instant,
+    tick: Duration,
+    last: Timestamp,
+}
+
+impl Ticker {
+    pub(super) fn new(tick: Duration, now: Timestamp) -> Self {
+        Self { begun: Instant::now(), tick, last: now }
+    }
+
+    /// The longest that the loop may sleep while there are connections.
+    pub(super) fn tick(&self) -> Duration {
+        self.tick
+    }
+
+    /// The moment, if it is time for a look. `now` is the system's time: when that is set back, a look
+    /// comes early, and what it sees is still told by a clock that nobody sets.
+    pub(super) fn due(&mut self, now: Timestamp) -> Option<Moment> {
+        let passed = now.0.checked_sub(self.last.0);
+        if passed.is_some_and(|passed| u128::from(passed) < self.tick.as_millis()) {
+            return None;
+        }
+        self.last = now;
+        Some(Moment(self.begun.elapsed().as_millis() as u32))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_wait_has_its_bound() {
+        let (header, idle) = (Duration::from_secs(10), Duration::from_secs(60));
+        let timeouts = Timeouts { header, idle };
+        let content =
+            |received, waited| Awaited::Content { received, waited: Duration::from_secs(waited) };
+        #[rustfmt::skip]
+        let table = [
+            (Awaited::Nothing,                  1_000_000, false),
+            (Awaited::Request { first: true },  10,        false),
+            (Awaited::Request { first: true },  11,        true),
+            (Awaited::Request { first: false }, 60,        false),
+            (Awaited::Request { first: false }, 61,        true),
+            (Awaited::Head,                     11,        true),
+            (Awaited::Taking,                   60,        false),
+            (Awaited::Taking,                   61,        true),
+            (Awaited::Closing,                  2,         false),
+            (Awaited::Closing,                  3,         true),
+            (content(0, 10),                    0,         false),
+            (content(0, 11),                    0,         true),
+            (content(5_000, 20),                0,         false),
+            (content(5_000, 21),                0,         true),
+            (content(u64::MAX, 1_000_000),      60,        false),
+            (content(u64::MAX, 1_000_000),      61,        true),
+        ];
+        for (awaited, seconds, expected) in table {
+            let quiet = Duration::from_secs(seconds);
+            assert_eq!(timeouts.is_over(awaited, quiet), expected, "{awaited:?} {seconds} s");
+        }
+        assert_eq!(timeouts.tick(), TICK_MAX);
+        let timeouts = Timeouts { header: Duration::from_millis(400), idle };
+        assert_eq!(timeouts.tick(), Duration::from_millis(50));
+    }
+
+    #[test]
+    fn moments_go_round() {
+        assert_eq!(Moment(5).since(Moment(u32::MAX - 4)), Duration::from_millis(10));
+    }
+
+    #[test]
+    fn a_look_is_due_once_a_tick_and_when_the_clock_is_set_back() {
+        let mut ticker = Ticker::new(Duration::from_millis(100), Timestamp(1000));
+        assert!(ticker.due(Timestamp(1099)).is_none());
+        assert!(ticker.due(Timestamp(1100)).is_some());
+        assert!(ticker.due(Timestamp(1199)).is_none());
+        assert!(ticker.due(Timestamp(900)).is_some());
+    }
+}

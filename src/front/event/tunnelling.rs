@@ -1,0 +1,84 @@
+//! Connections that leave an event loop for a tunnel, with threads of their own.
+
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
+
+use http::StatusCode;
+use parking_lot::Mutex;
+
+use crate::front::desk::Desk;
+use crate::front::event::event_loop::Shared;
+use crate::front::event::inbox::Agreed;
+use crate::front::served::{Arrival, Told, write_down};
+use crate::front::tunnels::{self, Ends};
+use crate::front::wire::interim_head;
+use crate::message::request::Request;
+use crate::stats::AccessLog;
+
+/// The tunnels that there are, for the end.
+#[derive(Default)]
+pub(super) struct Tunnelling {
+    /// By number, and the next number.
+    open: Mutex<(HashMap<u64, Arc<TcpStream>>, u64)>,
+}
+
+impl Tunnelling {
+    fn add(&self, stream: &Arc<TcpStream>) -> u64 {
+        let mut open = self.open.lock();
+        open.1 += 1;
+        let number = open.1;
+        open.0.insert(number, Arc::clone(stream));
+        number
+    }
+
+    fn remove(&self, number: u64) {
+        self.open.lock().0.remove(&number);
+    }
+
+    /// Cuts all tunnels.
+    pub(super) fn cut(&self) {
+        for stream in self.open.lock().0.values() {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+/// Makes a tunnel of a client's socket. `early` is what the client has sent for it already.
+pub(super) fn tunnel(
+    stream: TcpStream,
+    early: Vec<u8>,
+    agreed: Agreed,
+    (request, arrival): (Arc<Request>, Arrival),
+    (desk, log): (&Arc<Desk>, &Arc<Option<AccessLog>>),
+    shared: &Arc<Shared>,
+) {
+    let Agreed { fields, tunnel, place } = agreed;
+    if let Err(error) = stream.set_nonblocking(false) {
+        log::warn!("{}: no tunnel: {error}", arrival.peer);
+        (tunnel.hang_up)();
+        return shared.leave();
+    }
+    let stream = Arc::new(stream);
+    let number = shared.tunnelling.add(&stream);
+    let (reading, writing, cutting) = (Arc::clone(&stream), Arc::clone(&stream), stream);
+    let mut early = std::io::Cursor::new(early);
+    let (desk, log, shared) = (Arc::clone(desk), Arc::clone(log), Arc::clone(shared));
+    let ends = Ends {
+        greeting: interim_head(StatusCode::SWITCHING_PROTOCOLS, &fields),
+        read: Box::new(move |buffer| match early.read(buffer) {
+            Ok(0) => (&*reading).read(buffer),
+            count => count,
+        }),
+        write: Box::new(move |bytes| (&*writing).write_all(bytes)),
+        cut: Box::new(move || _ = cutting.shutdown(Shutdown::Both)),
+        concluded: Box::new(move |passed| {
+            let log = Option::as_ref(&log);
+            write_down(&desk.proxy, log, &request, arrival, &Told::of_tunnel(), passed);
+            shared.tunnelling.remove(number);
+            shared.leave();
+        }),
+    };
+    tunnels::begin(ends, tunnel, place);
+}

@@ -1,0 +1,121 @@
+//! The shortest way to a hit: a fresh response that every plain request for its target URI may be
+//! given alike. Nothing is allocated and nothing is parsed here; whatever is not plain goes through
+//! [`Proxy::lookup`], which comes to the same answer. RFC 9111 §4.
+
+use bytes::Bytes;
+use http::header::AGE;
+
+use crate::clock::Timestamp;
+use crate::message::fields::write_decimal;
+use crate::message::response::write_status_line;
+use crate::policy::forwarding::has_content;
+use crate::policy::reuse::Mode;
+use crate::policy::rewriting::rewrite;
+use crate::policy::stored::StoredResponse;
+use crate::proxy::{Proxy, Settings};
+use crate::store::Variants;
+
+/// A request that asks nothing of a cache: a GET or HEAD for a path, without content, conditions,
+/// ranges, directives or anything else that could make a difference.
+#[derive(Clone, Copy, Debug)]
+pub struct Plain<'a> {
+    /// The request target, in origin form and without a fragment.
+    pub target: &'a str,
+    /// It carries a `Cookie` or an `Authorization`.
+    pub credentials: bool,
+}
+
+/// What plain requests are answered with.
+pub struct Glance {
+    variants: Variants,
+    now: Timestamp,
+}
+
+impl Glance {
+    /// The content.
+    pub fn content(&self) -> &Bytes {
+        &self.stored().content
+    }
+
+    /// Writes the head but for the empty line at its end: what was put together when it was first asked
+    /// for, and the fields that change.
+    pub fn write_head(&self, out: &mut Vec<u8>) {
+        let stored = self.stored();
+        out.extend_from_slice(stored.ready_head().unwrap_or_default());
+        out.extend_from_slice(b"Age: ");
+        write_decimal(out, u64::from(stored.current_age(self.now).0));
+        out.extend_from_slice(b"\r\nCache-Status: proxy; hit");
+        if let Some(seconds) = stored.freshness_left(self.now) {
+            out.extend_from_slice(b"; ttl=");
+            write_decimal(out, seconds.unsigned_abs());
+        }
+        out.extend_from_slice(b"\r\n");
+    }
+
+    fn stored(&self) -> &StoredResponse {
+        &self.variants[0]
+    }
+}
+
+/// Is there anything among the settings that a glance does not heed?
+pub(super) fn are_plain(settings: &Settings) -> bool {
+    let reuse = &settings.reuse;
+    reuse.mode == Mode::Standard
+        && !reuse.disabled
+        && reuse.reuses_max.is_none()
+        && settings.key.is_plain()
+        && !settings.preserve_host
+}
+
+impl Proxy {
+    /// A fresh response for a plain request, if it can be found at a glance. `key` is room to put the
+    /// cache key together. Counts nothing.
+    pub fn glance(&self, plain: Plain<'_>, now: Timestamp, key: &mut String) -> Option<Glance> {
+        let Plain { target, credentials } = plain;
+        let prefix = &self.settings.origin.prefix;
+        // Dot segments, which could lead out of the prefix, are for the longer way.
+        let dots = || ["..", "%2e", "%2E"].iter().any(|dots| target.contains(dots));
+        if !self.plain || !prefix.is_empty() && dots() {
+            return None;
+        }
+        key.clear();
+        key.push_str(&self.key_prefix);
+        key.push_str(target);
+        let variants = self.store.get(key)?;
+        let stored = variants.first()?;
+        let usable = stored.selecting.is_empty()
+            && stored.part.is_none()
+            && (!credentials || stored.lifetime.is_explicit())
+            && !stored.directives.no_cache
+            && stored.is_fresh(now);
+        if !usable || stored.make_ready(|stored| self.ready_head(stored)).is_none() {
+            return None;
+        }
+        self.store.touch(key, stored);
+        Some(Glance { variants, now })
+    }
+
+    /// What all plain requests are answered with, but for the fields that change: `None` if there is
+    /// more to it, as with fields that name the host that the client asked.
+    fn ready_head(&self, stored: &StoredResponse) -> Option<Vec<u8>> {
+        if !has_content(stored.status) {
+            return None;
+        }
+        let mut fields = stored.fields.clone();
+        rewrite(&mut fields, &self.settings.origin, Some("host.invalid"));
+        if fields != stored.fields {
+            return None;
+        }
+        self.hide_from_browsers(&mut fields);
+        fields.remove(AGE.as_str());
+        fields.remove("x-cache");
+        let mut head = Vec::with_capacity(stored.ready_bytes());
+        write_status_line(&mut head, stored.status);
+        fields.write_to(&mut head);
+        head.extend_from_slice(b"Via: 1.1 proxy\r\nX-Cache: HIT\r\nContent-Length: ");
+        write_decimal(&mut head, stored.content.len() as u64);
+        head.extend_from_slice(b"\r\n");
+        head.shrink_to_fit();
+        Some(head)
+    }
+}

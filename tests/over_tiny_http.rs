@@ -1,0 +1,17 @@
+//! The tests of the real binary once more, over the plain front.
+#![allow(clippy::duplicate_mod, reason = "each of them has its own copy of what supports it")]
+
+#[path = "collapsed.rs"]
+mod collapsed;
+#[path = "end_to_end.rs"]
+mod end_to_end;
+#[path = "hostile.rs"]
+mod hostile;
+#[path = "odd_origins.rs"]
+mod odd_origins;
+#[path = "origin_trouble.rs"]
+mod origin_trouble;
+#[path = "spared.rs"]
+mod spared;
+#[path = "upgrade.rs"]
+mod upgrade;
