@@ -9,9 +9,8 @@ use std::time::Duration;
 
 use caching_proxy::clock::Clock;
 use caching_proxy::front::ConnectionLimits;
-use caching_proxy::front::FrontSettings;
-use caching_proxy::front::tiny::Front;
 use caching_proxy::front::workers::Pool;
+use caching_proxy::front::{FrontSettings, event, tiny};
 use caching_proxy::message::fields::Fields;
 use caching_proxy::message::request::RequestLimits;
 use caching_proxy::origin::{Origin, OriginError, OriginRequest, OriginResponse};
@@ -40,6 +39,20 @@ impl Origin for Panicking {
 
 #[test]
 fn a_panic_costs_one_exchange() {
+    over(|listener, proxy, pool, settings| {
+        let front = event::Front::start(listener, proxy, pool, 2, settings).expect("threads");
+        Box::new(move |limit| front.drain(limit))
+    });
+    over(|listener, proxy, pool, settings| {
+        let front = tiny::Front::start(listener, proxy, pool, settings).expect("threads");
+        Box::new(move |limit| front.drain(limit))
+    });
+}
+
+/// Ends a front.
+type Drain = Box<dyn Fn(Duration) -> bool>;
+
+fn over(start: impl Fn(TcpListener, Arc<Proxy>, Pool, FrontSettings) -> Drain) {
     let limits = Limits { bytes: 1 << 20, responses: None, content_bytes: 1 << 20 };
     let stats = Arc::new(Stats::default());
     let origin = Arc::new(Panicking(AtomicUsize::new(0)));
@@ -58,7 +71,7 @@ fn a_panic_costs_one_exchange() {
         limits: RequestLimits::default(),
         access_log: None,
     };
-    let front = Front::start(listener, proxy, pool, settings).expect("threads");
+    let drain = start(listener, proxy, pool, settings);
     let mut connection = Connection::open(address);
     let reply = connection.request("GET", "/a", "", "").reply();
     assert_eq!((reply.status, reply.complete), (500, true), "{}", reply.head.text);
@@ -66,5 +79,5 @@ fn a_panic_costs_one_exchange() {
     let reply = Connection::open(address).request("GET", "/a", "", "").reply_to("GET");
     assert_eq!(reply.map(|reply| reply.status), Some(204), "the worker lives on");
     assert!(stats.summary().ends_with("1 panics"), "{}", stats.summary());
-    assert!(front.drain(second));
+    assert!(drain(second));
 }

@@ -136,6 +136,23 @@ impl Proxy {
         (value("VmRSS:"), value("VmHWM:"))
     }
 
+    /// Waits until it has so many connections to its address.
+    pub fn wait_for_clients(&self, count: usize) {
+        let port = format!(":{:04X}", self.address.port());
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let table = std::fs::read_to_string("/proc/net/tcp").expect("a table");
+            let rows = table.lines().map(|row| row.split_whitespace().collect::<Vec<_>>());
+            let established =
+                rows.filter(|row| row.len() > 3 && row[1].ends_with(&port) && row[3] == "01");
+            if established.count() <= count {
+                return;
+            }
+            assert!(Instant::now() < deadline, "more than {count} connections are left");
+            std::thread::yield_now();
+        }
+    }
+
     pub fn threads(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/task", self.pid())).expect("a process").count()
     }

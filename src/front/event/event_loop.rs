@@ -207,16 +207,7 @@ impl EventLoop {
     }
 
     fn read(&mut self, letter: Letter) {
-        let place = match &letter {
-            Letter::Client(..) | Letter::Drain => None,
-            Letter::Response(place, _)
-            | Letter::Interim(place, _)
-            | Letter::ContentWanted(place)
-            | Letter::Grown(place)
-            | Letter::GoOver(place, _)
-            | Letter::Lost(place) => Some(*place),
-            Letter::Resume(exchange, _) => Some(exchange.place()),
-        };
+        let place = letter.place();
         match (letter, place) {
             (Letter::Client(stream, peer), _) => self.welcome(TcpStream::from_std(stream), peer),
             (Letter::Drain, _) => self.drain(),
@@ -242,9 +233,9 @@ impl EventLoop {
 
     /// Accepts who waits, as many as there may be.
     fn accept(&mut self) {
-        let Some(acceptor) = &mut self.acceptor else { return };
         self.pauses = false;
         for _ in 0..ACCEPTS_PER_TURN {
+            let Some(acceptor) = &mut self.acceptor else { return };
             if self.shared.open.load(Ordering::Relaxed) >= self.shared.connections_max {
                 // Whoever leaves rings the bell.
                 self.pauses = true;
@@ -257,9 +248,10 @@ impl EventLoop {
                     self.next = (self.next + 1) % loops;
                     let inbox = &self.shared.inboxes[self.next];
                     if Arc::ptr_eq(inbox, &self.room.inbox) {
-                        return self.welcome(stream, peer);
+                        self.welcome(stream, peer);
+                    } else {
+                        inbox.post(Letter::Client(stream.into(), peer));
                     }
-                    inbox.post(Letter::Client(stream.into(), peer));
                 }
                 Accepted::Nobody => {
                     self.accepts = false;

@@ -45,6 +45,22 @@ pub(super) enum Letter {
     Drain,
 }
 
+impl Letter {
+    /// Which exchange it is about, if any.
+    pub(super) fn place(&self) -> Option<Place> {
+        match self {
+            Self::Client(..) | Self::Drain => None,
+            Self::Response(place, _)
+            | Self::Interim(place, _)
+            | Self::ContentWanted(place)
+            | Self::Grown(place)
+            | Self::GoOver(place, _)
+            | Self::Lost(place) => Some(*place),
+            Self::Resume(exchange, _) => Some(exchange.place()),
+        }
+    }
+}
+
 /// What becomes a tunnel.
 pub(super) struct Agreed {
     pub fields: Fields,

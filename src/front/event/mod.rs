@@ -39,6 +39,7 @@ mod inbox;
 mod intake;
 pub mod parse;
 mod plain;
+pub mod rehearsal;
 mod room;
 mod sending;
 mod timeouts;

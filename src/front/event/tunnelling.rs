@@ -25,7 +25,13 @@ pub(super) struct Tunnelling {
 }
 
 impl Tunnelling {
-    fn add(&self, stream: &Arc<TcpStream>) -> u64 {
+    /// Notes one more; it is forgotten when what is given is dropped.
+    fn add(shared: &Arc<Shared>, stream: &Arc<TcpStream>) -> Open {
+        let number = shared.tunnelling.insert(stream);
+        Open { shared: Arc::clone(shared), number }
+    }
+
+    fn insert(&self, stream: &Arc<TcpStream>) -> u64 {
         let mut open = self.open.lock();
         open.1 += 1;
         let number = open.1;
@@ -33,15 +39,24 @@ impl Tunnelling {
         number
     }
 
-    fn remove(&self, number: u64) {
-        self.open.lock().0.remove(&number);
-    }
-
     /// Cuts all tunnels.
     pub(super) fn cut(&self) {
         for stream in self.open.lock().0.values() {
             let _ = stream.shutdown(Shutdown::Both);
         }
+    }
+}
+
+/// A tunnel that is open.
+struct Open {
+    shared: Arc<Shared>,
+    number: u64,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.shared.tunnelling.open.lock().0.remove(&self.number);
+        self.shared.leave();
     }
 }
 
@@ -55,16 +70,15 @@ pub(super) fn tunnel(
     shared: &Arc<Shared>,
 ) {
     let Agreed { fields, tunnel, place } = agreed;
+    let stream = Arc::new(stream);
+    let open = Tunnelling::add(shared, &stream);
     if let Err(error) = stream.set_nonblocking(false) {
         log::warn!("{}: no tunnel: {error}", arrival.peer);
-        (tunnel.hang_up)();
-        return shared.leave();
+        return (tunnel.hang_up)();
     }
-    let stream = Arc::new(stream);
-    let number = shared.tunnelling.add(&stream);
     let (reading, writing, cutting) = (Arc::clone(&stream), Arc::clone(&stream), stream);
     let mut early = std::io::Cursor::new(early);
-    let (desk, log, shared) = (Arc::clone(desk), Arc::clone(log), Arc::clone(shared));
+    let (desk, log) = (Arc::clone(desk), Arc::clone(log));
     let ends = Ends {
         greeting: interim_head(StatusCode::SWITCHING_PROTOCOLS, &fields),
         read: Box::new(move |buffer| match early.read(buffer) {
@@ -76,8 +90,7 @@ pub(super) fn tunnel(
         concluded: Box::new(move |passed| {
             let log = Option::as_ref(&log);
             write_down(&desk.proxy, log, &request, arrival, &Told::of_tunnel(), passed);
-            shared.tunnelling.remove(number);
-            shared.leave();
+            drop(open);
         }),
     };
     tunnels::begin(ends, tunnel, place);
