@@ -77,7 +77,7 @@ impl Request {
         client: Option<SocketAddr>,
     ) -> Result<Self, RequestError> {
         if target.len() > TARGET_BYTES_MAX {
-            return Err(RequestError::TargetTooLong(target.len()));
+            return Err(RequestError::TargetTooLong);
         }
         if fields.len() > limits.field_lines {
             return Err(RequestError::TooManyFields(limits.field_lines));
@@ -202,7 +202,7 @@ pub enum RequestError {
     /// The request target has none of the forms of RFC 9112 §3.2.
     Target,
     /// The request target is longer than [`TARGET_BYTES_MAX`].
-    TargetTooLong(usize),
+    TargetTooLong,
     /// More field lines than so many.
     TooManyFields(usize),
     /// More bytes of field lines than so many.
@@ -252,7 +252,7 @@ impl RequestError {
     /// The status code that says so.
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::TargetTooLong(_) => StatusCode::URI_TOO_LONG,
+            Self::TargetTooLong => StatusCode::URI_TOO_LONG,
             Self::TooManyFields(_) | Self::FieldsTooLarge(_) => {
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
             }
@@ -271,9 +271,7 @@ impl fmt::Display for RequestError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Target => write!(f, "request target: not a path; send \"/…\""),
-            Self::TargetTooLong(bytes) => {
-                write!(f, "request target: {bytes} bytes; at most {TARGET_BYTES_MAX} are taken")
-            }
+            Self::TargetTooLong => write!(f, "request target: more than {TARGET_BYTES_MAX} bytes"),
             Self::TooManyFields(most) => {
                 write!(f, "request fields: more than {most} lines; see --max-header-fields")
             }

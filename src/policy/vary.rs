@@ -31,6 +31,11 @@ impl Selecting {
         Some(Self(values))
     }
 
+    /// The names, and the values where there were any.
+    pub fn iter(&self) -> impl Iterator<Item = (&HeaderName, Option<&[u8]>)> {
+        self.0.iter().map(|(name, value)| (name, value.as_deref()))
+    }
+
     /// Does the response fit every request alike?
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -64,6 +69,12 @@ impl Selecting {
     pub fn memory_bytes(&self) -> usize {
         let values = self.0.iter().map(|(_, value)| value.as_ref().map_or(0, Vec::len));
         self.0.capacity() * size_of::<(HeaderName, Option<Vec<u8>>)>() + values.sum::<usize>()
+    }
+}
+
+impl FromIterator<(HeaderName, Option<Vec<u8>>)> for Selecting {
+    fn from_iter<I: IntoIterator<Item = (HeaderName, Option<Vec<u8>>)>>(values: I) -> Self {
+        Self(values.into_iter().collect())
     }
 }
 

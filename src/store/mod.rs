@@ -11,6 +11,7 @@ use crate::policy::key::CacheKey;
 use crate::policy::partial::displaces;
 use crate::policy::stored::StoredResponse;
 
+pub mod codec;
 mod exact;
 pub mod memory;
 mod s3_fifo;

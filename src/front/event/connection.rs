@@ -231,7 +231,12 @@ impl Connection {
             intake.end(Err(io::ErrorKind::UnexpectedEof));
             self.hang_up();
         } else if !self.input.is_empty() && !self.is_busy() && self.phase == Phase::Open {
-            self.refuse_head(&RequestError::Line("ended before the head was complete"), room);
+            // It is read once more, for what may be wrong with it.
+            self.searched = 0;
+            self.go_on(room);
+            if !self.input.is_empty() && !self.is_busy() {
+                self.refuse_head(&RequestError::Line("ended before the head was complete"), room);
+            }
         }
     }
 

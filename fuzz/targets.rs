@@ -1,0 +1,214 @@
+//! What must hold for any bytes. Shared by the fuzz targets, which look for bytes that break it, and by
+//! `tests/fuzzing.rs`, which tries a bounded number of them in every test run.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use caching_proxy::clock::{Clock, DeltaSeconds, Timestamp};
+use caching_proxy::front::event::chunked::{Decoder, Malformed, Piece};
+use caching_proxy::front::event::parse;
+use caching_proxy::front::event::rehearsal::Rehearsal;
+use caching_proxy::front::workers::Pool;
+use caching_proxy::front::{ConnectionLimits, FrontSettings};
+use caching_proxy::message::fields::Fields;
+use caching_proxy::message::request::RequestLimits;
+use caching_proxy::message::target::OriginUrl;
+use caching_proxy::origin::{
+    Content, Origin, OriginBody, OriginError, OriginRequest, OriginResponse,
+};
+use caching_proxy::policy::freshness::FreshnessRules;
+use caching_proxy::policy::key::KeyRules;
+use caching_proxy::policy::reuse::{Mode, ReuseRules};
+use caching_proxy::policy::storing::StoringRules;
+use caching_proxy::proxy::{Proxy, Settings};
+use caching_proxy::stats::Stats;
+use caching_proxy::store::codec;
+use caching_proxy::store::memory::{Eviction, Limits, store};
+use http::{HeaderName, HeaderValue, StatusCode, Version};
+
+/// Small bounds, so that they are reached.
+const LIMITS: RequestLimits =
+    RequestLimits { field_lines: 40, field_bytes: 2048, content_bytes: Some(300_000) };
+
+/// A head is read the same whatever follows it, its parts hold nothing that ends a line, and what is
+/// written from them is read as the same head.
+pub fn request_head(data: &[u8]) {
+    let read = |bytes: &[u8]| {
+        parse::head(bytes, LIMITS, |head| {
+            let lines: Vec<(String, Vec<u8>)> = head
+                .lines
+                .iter()
+                .map(|line| (line.name.to_string(), line.value.to_vec()))
+                .collect();
+            (head.method.to_vec(), head.target.to_vec(), head.version, lines, head.length)
+        })
+    };
+    let Ok(Some(head)) = read(data) else { return };
+    let (method, target, version, lines, length) = &head;
+    assert_eq!(read(&data[..*length]).as_ref(), Ok(&Some(head.clone())));
+    for end in [length / 2, length - 1] {
+        assert!(!matches!(read(&data[..end]), Ok(Some(_))), "half a head is none");
+    }
+    assert!(parse::may_be_complete(&data[..*length], length - 1));
+    let breaks = |bytes: &[u8]| bytes.iter().any(|byte| b"\r\n\0".contains(byte));
+    assert!(!breaks(method) && !breaks(target) && !target.contains(&b' '));
+    let mut written = [method, &b" "[..], target, b" HTTP/1."].concat();
+    written.push(if *version == Version::HTTP_10 { b'0' } else { b'1' });
+    written.extend_from_slice(b"\r\n");
+    for (name, value) in lines {
+        assert!(!breaks(value) && name.bytes().all(parse::is_token_byte));
+        written.extend_from_slice(&[name.as_bytes(), b":", value, b"\r\n"].concat());
+    }
+    written.extend_from_slice(b"\r\n");
+    let again = read(&written).expect("it is well formed").expect("it is complete");
+    assert_eq!((&again.0, &again.1, again.2, &again.3), (method, target, *version, lines));
+}
+
+/// Content and end are the same however the bytes are cut; the first byte says how.
+pub fn chunked(data: &[u8]) {
+    let Some((cut, data)) = data.split_first() else { return };
+    let decode = |step: usize, most: usize| {
+        let mut decoder = Decoder::new(LIMITS);
+        let (mut content, mut at, mut seen) = (Vec::new(), 0, 0);
+        while seen < data.len() {
+            seen = (seen + step).min(data.len());
+            loop {
+                let (used, piece) = decoder.next(&data[at..seen], most)?;
+                at += used;
+                match piece {
+                    Piece::Data(bytes) => content.extend_from_slice(bytes),
+                    Piece::More => break,
+                    Piece::End => return Ok((content, Some(at))),
+                }
+            }
+        }
+        Ok::<_, Malformed>((content, None))
+    };
+    let whole = decode(data.len().max(1), usize::MAX);
+    assert_eq!(decode(usize::from(*cut).max(1), usize::MAX), whole);
+    assert_eq!(decode(1, 1), whole);
+}
+
+/// What a client is sent does not depend on how its bytes are cut, nor on how it takes ours; and no
+/// bytes make a connection hang, or keep memory. The first bytes say how they are cut.
+pub fn connection(data: &[u8]) {
+    let Some(([cut, more, most], data)) = data.split_first_chunk() else { return };
+    let whole = play([data], usize::MAX);
+    let step = usize::from(*cut).max(1);
+    assert_eq!(play(data.chunks(step), usize::MAX), whole, "in pieces of {step}");
+    let (first, rest) = data.split_at(usize::from(*more).min(data.len()));
+    let most = usize::from(*most) + 1;
+    assert_eq!(play([first, rest], most), whole, "cut at {more}, taken by {most}");
+}
+
+/// Bytes are a stored response or not; one that is, is written as it was read.
+pub fn stored(data: &[u8]) {
+    let sum = |body: &[u8]| [b"cpx\x01", &crc32fast::hash(body).to_le_bytes()[..], body].concat();
+    // As it is, and with a checksum that lets it in.
+    for frame in [Bytes::copy_from_slice(data), Bytes::from(sum(data))] {
+        if let Ok((key, response)) = codec::decode(&frame) {
+            let again = Bytes::from(codec::encode(&key, &response));
+            let (read_key, read) = codec::decode(&again).expect("it was just written");
+            assert_eq!((read_key, &read.content), (key, &response.content));
+            assert_eq!(format!("{:?}", read.head()), format!("{:?}", response.head()));
+        }
+    }
+}
+
+fn play<'a>(pieces: impl IntoIterator<Item = &'a [u8]>, most: usize) -> (Vec<u8>, bool) {
+    let wait = Duration::from_secs(60);
+    let connections =
+        ConnectionLimits { header_timeout: wait, idle_timeout: wait, connections_max: 1 };
+    let settings = FrontSettings { connections, wait_max: wait, limits: LIMITS, access_log: None };
+    let stats = Arc::new(Stats::default());
+    let pool = Pool::start(1, 4, &stats).expect("threads");
+    Rehearsal::new(Arc::new(engine(&stats)), pool, &settings).play(pieces, most)
+}
+
+/// An engine whose clock stands still, in front of an origin server that tells what it was asked.
+fn engine(stats: &Arc<Stats>) -> Proxy {
+    let day = DeltaSeconds(86_400);
+    let settings = Settings {
+        origin: OriginUrl::parse("http://o.test").expect("a URL"),
+        own_authority: "127.0.0.1:3000".to_string(),
+        reuse: ReuseRules {
+            mode: Mode::Standard,
+            disabled: false,
+            reuses_max: None,
+            stale_while_revalidate: DeltaSeconds::ZERO,
+            stale_if_error: day,
+        },
+        storing: StoringRules {
+            freshness: FreshnessRules {
+                cache_ttl: None,
+                default_ttl: DeltaSeconds::MAX,
+                force: false,
+            },
+            share_cookies: false,
+            stale_if_error: day,
+            stale_while_revalidate: DeltaSeconds::ZERO,
+            object_bytes_max: 1 << 20,
+        },
+        key: KeyRules::default(),
+        follow_redirects: false,
+        no_browser_cache: false,
+        preserve_host: false,
+        limits: LIMITS,
+    };
+    let limits = Limits { bytes: 1 << 20, responses: None, content_bytes: 1 << 18 };
+    let store = store(Eviction::Lru, limits);
+    let clock = Clock::by_hand(Timestamp(1_800_000_000_000));
+    Proxy::new(settings, store, Arc::new(Echo), clock, Arc::clone(stats))
+}
+
+struct Echo;
+
+impl Origin for Echo {
+    fn send(&self, request: OriginRequest<'_, '_>) -> Result<OriginResponse, OriginError> {
+        let mut content = Vec::new();
+        let read = match request.content {
+            Content::None => Ok(0),
+            Content::Length(_, reader) | Content::Chunked(reader) => {
+                reader.read_to_end(&mut content)
+            }
+        };
+        read.map_err(OriginError::Content)?;
+        let (method, url) = (request.method, request.url);
+        let told = format!("{method} {url} {}:", content.len()).into_bytes();
+        // What is said about caching depends on what was asked.
+        let fields: &[(&str, &str)] = match url.len() % 4 {
+            0 => &[("cache-control", "no-store")],
+            1 => &[("cache-control", "max-age=60"), ("etag", "\"a\"")],
+            2 => &[("cache-control", "max-age=60"), ("vary", "accept")],
+            _ => &[("cache-control", "max-age=60, private")],
+        };
+        let line = |(name, value): &(&'static str, &'static str)| {
+            (HeaderName::from_static(name), HeaderValue::from_static(value))
+        };
+        let fields: Fields = fields.iter().map(line).collect();
+        let content = [told, content].concat();
+        let length = (url.len() % 3 != 0).then_some(content.len() as u64);
+        Ok(OriginResponse {
+            status: StatusCode::OK,
+            version: Version::HTTP_11,
+            fields,
+            length,
+            silently_delimited: false,
+            body: (*method != http::Method::HEAD)
+                .then(|| Box::new(Told(content)) as Box<dyn OriginBody>),
+        })
+    }
+}
+
+struct Told(Vec<u8>);
+
+impl OriginBody for Told {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = buffer.len().min(self.0.len());
+        buffer[..count].copy_from_slice(&self.0[..count]);
+        self.0.drain(..count);
+        Ok(count)
+    }
+}

@@ -1,0 +1,251 @@
+//! Stored responses as bytes and back, for stores outside this process.
+//!
+//! A frame names its version, and has a checksum of everything in it: what is damaged, cut short, or of
+//! another version is no response at all, never half of one. The key is in it, too, so that a store that
+//! mixes up its answers is found out. What follows from the fields (the directives) is not written down.
+//!
+//! ```text
+//! "cpx" version  checksum of all that follows  head  content
+//! ```
+//!
+//! Numbers are little-endian; texts and lists have their length before them, in 32 bits.
+
+use bytes::{Buf, Bytes};
+use http::{HeaderName, HeaderValue, StatusCode};
+
+use crate::clock::{DeltaSeconds, Timestamp};
+use crate::message::fields::Fields;
+use crate::policy::cache_control::ResponseDirectives;
+use crate::policy::freshness::Lifetime;
+use crate::policy::key::CacheKey;
+use crate::policy::range::{Part, Span};
+use crate::policy::stored::{StoredHead, StoredResponse};
+use crate::policy::vary::Selecting;
+
+/// What a frame begins with; the last byte is the version.
+const MAGIC: [u8; 4] = *b"cpx\x01";
+/// The most field lines, and the most selecting fields, that are read.
+const LINES_MAX: usize = 4096;
+
+/// Why bytes are not a stored response.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Unreadable {
+    /// It is no frame, or one of another version.
+    Version,
+    /// The checksum is another: bytes are missing or changed.
+    Damaged,
+    /// The checksum is right, and what it says makes no sense.
+    Nonsense,
+}
+
+/// A stored response as bytes.
+pub fn encode(key: &CacheKey, response: &StoredResponse) -> Vec<u8> {
+    let head = response.head();
+    let mut out = Vec::with_capacity(512 + response.content.len());
+    out.extend_from_slice(&MAGIC);
+    out.extend_from_slice(&[0; 4]);
+    put_text(&mut out, key.as_str().as_bytes());
+    out.extend_from_slice(&head.status.as_u16().to_le_bytes());
+    put_part(&mut out, head.part);
+    let (kind, span) = match head.lifetime {
+        Lifetime::Explicit(span) => (0, span),
+        Lifetime::Operator(span) => (1, span),
+        Lifetime::Heuristic(span) => (2, span),
+        Lifetime::Unknown => (3, DeltaSeconds::ZERO),
+    };
+    out.push(kind);
+    out.extend_from_slice(&span.0.to_le_bytes());
+    out.extend_from_slice(&head.age_on_arrival.0.to_le_bytes());
+    for moment in [head.response_time, head.fresh_until, head.useful_until] {
+        out.extend_from_slice(&moment.0.to_le_bytes());
+    }
+    put_length(&mut out, head.fields.len());
+    for (name, value) in head.fields.iter() {
+        put_text(&mut out, name.as_str().as_bytes());
+        put_text(&mut out, value.as_bytes());
+    }
+    put_length(&mut out, head.selecting.iter().count());
+    for (name, value) in head.selecting.iter() {
+        put_text(&mut out, name.as_str().as_bytes());
+        out.push(u8::from(value.is_some()));
+        put_text(&mut out, value.unwrap_or_default());
+    }
+    out.extend_from_slice(&(response.content.len() as u64).to_le_bytes());
+    out.extend_from_slice(&response.content);
+    let sum = crc32fast::hash(&out[8..]);
+    out[4..8].copy_from_slice(&sum.to_le_bytes());
+    out
+}
+
+/// The stored response that `frame` holds, and its key. The content is not copied.
+pub fn decode(frame: &Bytes) -> Result<(CacheKey, StoredResponse), Unreadable> {
+    let magic = frame.get(..4).ok_or(Unreadable::Version)?;
+    if magic != MAGIC {
+        return Err(Unreadable::Version);
+    }
+    let sum = frame.get(4..8).ok_or(Unreadable::Damaged)?;
+    if sum != crc32fast::hash(&frame[8..]).to_le_bytes() {
+        return Err(Unreadable::Damaged);
+    }
+    read(Reader(frame.slice(8..))).ok_or(Unreadable::Nonsense)
+}
+
+fn read(mut from: Reader) -> Option<(CacheKey, StoredResponse)> {
+    let key = CacheKey::from(std::str::from_utf8(&from.text()?).ok()?);
+    let status = StatusCode::from_u16(from.0.try_get_u16_le().ok()?).ok()?;
+    let part = from.part()?;
+    let (kind, span) = (from.0.try_get_u8().ok()?, DeltaSeconds(from.0.try_get_u32_le().ok()?));
+    let lifetime = match kind {
+        0 => Lifetime::Explicit(span),
+        1 => Lifetime::Operator(span),
+        2 => Lifetime::Heuristic(span),
+        3 => Lifetime::Unknown,
+        _ => return None,
+    };
+    let age_on_arrival = DeltaSeconds(from.0.try_get_u32_le().ok()?);
+    let mut moment = || from.0.try_get_u64_le().ok().map(Timestamp);
+    let (response_time, fresh_until, useful_until) = (moment()?, moment()?, moment()?);
+    let mut fields = Fields::new();
+    for _ in 0..from.length()? {
+        let name = HeaderName::from_bytes(&from.text()?).ok()?;
+        fields.append(name, HeaderValue::from_maybe_shared(from.text()?.to_vec()).ok()?);
+    }
+    fields.shrink();
+    let mut selecting = Vec::new();
+    for _ in 0..from.length()? {
+        let name = HeaderName::from_bytes(&from.text()?).ok()?;
+        let has_value = from.0.try_get_u8().ok()? == 1;
+        let value = from.text()?;
+        selecting.push((name, has_value.then(|| value.to_vec())));
+    }
+    let length = from.0.try_get_u64_le().ok()?;
+    let content = from.0;
+    if content.len() as u64 != length {
+        return None;
+    }
+    let head = StoredHead {
+        status,
+        part,
+        directives: ResponseDirectives::read(&fields),
+        fields,
+        selecting: selecting.into_iter().collect::<Selecting>(),
+        lifetime,
+        age_on_arrival,
+        response_time,
+        fresh_until,
+        useful_until,
+    };
+    Some((key, StoredResponse::new(head, content)))
+}
+
+fn put_length(out: &mut Vec<u8>, length: usize) {
+    out.extend_from_slice(&(length as u32).to_le_bytes());
+}
+
+fn put_text(out: &mut Vec<u8>, text: &[u8]) {
+    put_length(out, text.len());
+    out.extend_from_slice(text);
+}
+
+fn put_part(out: &mut Vec<u8>, part: Option<Part>) {
+    let Some(Part { span, complete }) = part else { return out.push(0) };
+    out.push(if complete.is_some() { 2 } else { 1 });
+    for number in [span.first, span.last, complete.unwrap_or(0)] {
+        out.extend_from_slice(&number.to_le_bytes());
+    }
+}
+
+/// Reads what was put, and nothing that is not there.
+struct Reader(Bytes);
+
+impl Reader {
+    fn length(&mut self) -> Option<usize> {
+        Some(self.0.try_get_u32_le().ok()? as usize).filter(|length| *length <= LINES_MAX)
+    }
+
+    fn text(&mut self) -> Option<Bytes> {
+        let length = self.0.try_get_u32_le().ok()? as usize;
+        (length <= self.0.len()).then(|| self.0.split_to(length))
+    }
+
+    #[allow(clippy::option_option, reason = "the outer one is an error, the inner one a value")]
+    fn part(&mut self) -> Option<Option<Part>> {
+        let kind = self.0.try_get_u8().ok()?;
+        if kind == 0 {
+            return Some(None);
+        }
+        let mut number = || self.0.try_get_u64_le().ok();
+        let (first, last, complete) = (number()?, number()?, number()?);
+        let complete = match kind {
+            1 => None,
+            2 => Some(complete),
+            _ => return None,
+        };
+        (first <= last).then_some(Some(Part { span: Span { first, last }, complete }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn response() -> StoredResponse {
+        let line = |name, value| {
+            (HeaderName::from_static(name), HeaderValue::from_bytes(value).expect("a value"))
+        };
+        let fields: Fields =
+            [line("cache-control", b"max-age=60"), line("x-a", b"caf\xe9")].into_iter().collect();
+        let selecting: Selecting = [
+            (HeaderName::from_static("accept"), Some(b"b".to_vec())),
+            (HeaderName::from_static("accept-language"), None),
+        ]
+        .into_iter()
+        .collect();
+        let head = StoredHead {
+            status: StatusCode::PARTIAL_CONTENT,
+            part: Some(Part { span: Span { first: 3, last: 7 }, complete: Some(100) }),
+            directives: ResponseDirectives::read(&fields),
+            fields,
+            selecting,
+            lifetime: Lifetime::Explicit(DeltaSeconds(60)),
+            age_on_arrival: DeltaSeconds(5),
+            response_time: Timestamp(1_800_000_000_000),
+            fresh_until: Timestamp(1_800_000_055_000),
+            useful_until: Timestamp::MAX,
+        };
+        StoredResponse::new(head, Bytes::from_static(b"hello"))
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let key = CacheKey::from("http://o/a");
+        let frame = Bytes::from(encode(&key, &response()));
+        let (read_key, read) = decode(&frame).expect("it was just written");
+        assert_eq!(read_key, key);
+        assert_eq!(format!("{:?}", read.head()), format!("{:?}", response().head()));
+        assert_eq!(read.content, response().content);
+    }
+
+    #[test]
+    fn what_is_damaged_is_no_response() {
+        let frame = encode(&CacheKey::from("http://o/a"), &response());
+        for end in 0..frame.len() {
+            assert!(decode(&Bytes::copy_from_slice(&frame[..end])).is_err(), "{end}");
+        }
+        for at in 0..frame.len() {
+            let mut changed = frame.clone();
+            changed[at] ^= 0x10;
+            let expected = if at < 4 { Unreadable::Version } else { Unreadable::Damaged };
+            assert_eq!(decode(&changed.into()).err(), Some(expected), "{at}");
+        }
+    }
+
+    #[test]
+    fn nonsense_with_the_right_checksum_is_no_response() {
+        for body in [&b""[..], b"\xff\xff\xff\xff", b"\x01\x00\x00\x00a\xff\xff"] {
+            let sum = crc32fast::hash(body).to_le_bytes();
+            let frame = [&MAGIC[..], &sum, body].concat();
+            assert_eq!(decode(&frame.into()).err(), Some(Unreadable::Nonsense));
+        }
+    }
+}
