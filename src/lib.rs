@@ -27,7 +27,8 @@
 //!   it is spared.
 //! - [`flight`]: collapsed requests. [`growing`], [`recording`]: a body on its way to clients and the
 //!   store.
-//! - [`proxy`]: the engine, where these meet. [`front`]: the server side.
+//! - [`proxy`]: the engine, where these meet. [`front`]: the server side, twice: event loops, which answer
+//!   what is fresh in memory on the spot, and the plain one.
 //! - [`clock`], [`stats`]: the time, and what is counted. [`cli`], [`config`]: what we are told.
 //!
 //! # Who may import whom

@@ -86,7 +86,7 @@ impl Numbers {
 
     fn bytes(&mut self) -> Vec<u8> {
         let mut bytes: Vec<u8> = (0..3).map(|_| self.next(256) as u8).collect();
-        for _ in 0..1 + self.next(14) {
+        for _ in 0..=self.next(14) {
             bytes.extend_from_slice(PIECES[self.next(PIECES.len())]);
         }
         for _ in 0..self.next(3) {

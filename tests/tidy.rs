@@ -17,7 +17,8 @@ const LAYERS: [&[&str]; 8] = [
 /// Open to `front`, `proxy` and `recording`; seen by `main` and `start` alone; the map.
 const APART: [&str; 4] = ["stats", "cli", "config", "lib"];
 /// A dependency, and the files that may name it.
-const FENCES: [(&str, &[&str]); 12] = [
+const FENCES: [(&str, &[&str]); 13] = [
+    ("crc32fast::", &["store/codec.rs"]),
     ("sfv::", &["policy/targeted.rs"]),
     (
         "mio::",

@@ -108,7 +108,7 @@ fn read(mut from: Reader) -> Option<(CacheKey, StoredResponse)> {
     let mut fields = Fields::new();
     for _ in 0..from.length()? {
         let name = HeaderName::from_bytes(&from.text()?).ok()?;
-        fields.append(name, HeaderValue::from_maybe_shared(from.text()?.to_vec()).ok()?);
+        fields.append(name, HeaderValue::from_bytes(&from.text()?).ok()?);
     }
     fields.shrink();
     let mut selecting = Vec::new();

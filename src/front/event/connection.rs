@@ -217,6 +217,11 @@ impl Connection {
                 "{}: too much of unfinished requests is held; this one is refused",
                 self.peer
             );
+            if self.is_busy() {
+                // A refusal would be taken for the answer that is on its way.
+                self.phase = Phase::Over;
+                return;
+            }
             let response = room.desk.proxy.refuse_for_want_of_workers(false);
             return self.refuse(&response, room);
         }

@@ -123,6 +123,9 @@ impl EventLoop {
                 return;
             }
             self.room.now = self.room.desk.proxy.now();
+            // The loop may have slept for long; who comes now begins now.
+            let due = self.ticker.due(self.room.now);
+            self.room.moment = due.unwrap_or(self.room.moment);
             for event in &events {
                 match event.token() {
                     BELL => {}
@@ -137,8 +140,7 @@ impl EventLoop {
             if self.accepts {
                 self.accept();
             }
-            if let Some(moment) = self.ticker.due(self.room.now) {
-                self.room.moment = moment;
+            if due.is_some() {
                 self.look();
             }
             self.room.count();
