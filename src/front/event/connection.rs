@@ -7,7 +7,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -98,7 +98,8 @@ pub(super) struct Current {
     pub(super) arrival: Arrival,
     pub(super) outgoing: Option<Outgoing>,
     pub(super) told: Option<Told>,
-    /// A letter that its body has grown is on its way; `None` as long as nobody would write one.
+    /// Its body has grown since it was found to have no more; `None` as long as nobody would say so.
+    /// The one who sets it writes a letter, so there is one only each time that more is waited for.
     pub(super) grown: Option<Arc<AtomicBool>>,
     /// There is no more of the body at the moment.
     pub(super) starved: bool,
@@ -412,15 +413,12 @@ impl Connection {
         }
     }
 
-    /// Reads a letter about the exchange under way.
-    pub(super) fn deliver(&mut self, letter: Letter, room: &mut Room) {
-        let Some(current) = &mut self.current else { return };
+    /// Reads a letter about the exchange under way; `false` if there is nothing to do about it.
+    pub(super) fn deliver(&mut self, letter: Letter, room: &mut Room) -> bool {
+        let Some(current) = &mut self.current else { return false };
         match letter {
-            Letter::Grown(_) => {
-                if let Some(grown) = &current.grown {
-                    grown.store(false, Ordering::Release);
-                }
-            }
+            // A client that has not taken what there was need not be asked again.
+            Letter::Grown(_) => return current.starved,
             // All others come before the response.
             _ if current.outgoing.is_some() => {}
             Letter::Response(_, response) => self.respond(response, room),
@@ -448,6 +446,7 @@ impl Connection {
             }
             Letter::Client(..) | Letter::Drain => {}
         }
+        true
     }
 
     /// Is this the exchange under way?

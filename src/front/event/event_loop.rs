@@ -225,12 +225,15 @@ impl EventLoop {
         }
         let room = &mut self.room;
         let delivery = AssertUnwindSafe(|| client.connection.deliver(letter, room));
-        if catch_unwind(delivery).is_err() {
-            self.room.desk.proxy.stats().count(Event::Panic);
-            self.room.out.clear();
-            return self.close(place.slot);
+        match catch_unwind(delivery) {
+            Ok(true) => self.give_turn(place.slot),
+            Ok(false) => {}
+            Err(_) => {
+                self.room.desk.proxy.stats().count(Event::Panic);
+                self.room.out.clear();
+                self.close(place.slot);
+            }
         }
-        self.give_turn(place.slot);
     }
 
     /// Accepts who waits, as many as there may be.

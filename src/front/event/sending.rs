@@ -88,9 +88,12 @@ impl Connection {
             match halt {
                 Halt::Blocked => return Sent::Enough,
                 Halt::Paused => return Sent::More,
-                Halt::Starved if current.grown.is_some() => return Sent::Enough,
-                // It is asked once more, because it may have grown before it was listened to.
-                Halt::Starved => self.listen(room),
+                // It is asked once more if it has grown meanwhile, or before it was listened to.
+                Halt::Starved => match &current.grown {
+                    None => self.listen(room),
+                    Some(grown) if grown.swap(false, Ordering::AcqRel) => {}
+                    Some(_) => return Sent::Enough,
+                },
                 Halt::Cut if !outgoing.has_begun() => {
                     let response = room.desk.proxy.refuse_cut(&current.request);
                     current.reader.keeps_alive = false;
