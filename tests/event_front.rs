@@ -225,8 +225,9 @@ fn who_comes_after_a_long_silence_is_not_late() {
     let proxy = Proxy::before(&origin, &flags);
     assert_eq!(proxy.get_with("/a", "Connection: close\r\n").status, 200);
     proxy.wait_for_clients(0);
-    // Longer than the timeouts: there is no other way to have the loop asleep for so long.
-    thread::sleep(Duration::from_millis(2300));
+    // Another one's timeout, which is longer, tells when the loop has been asleep for long enough.
+    let clock = Proxy::before(&origin, &["--header-timeout", "2300ms"]);
+    assert!(clock.connect().is_closed());
     let mut connection = proxy.connect();
     connection.send("GET /a HTTP/1.1\r\nHos");
     for _ in 0..3 {
