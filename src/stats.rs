@@ -227,6 +227,11 @@ impl AccessLog {
             let file: File = OpenOptions::new().create(true).append(true).open(path)?;
             Box::new(file)
         };
+        Self::to(out, format)
+    }
+
+    /// A log that is written to `out`.
+    fn to(out: Box<dyn Write + Send>, format: AccessFormat) -> io::Result<Self> {
         let (lines, waiting) = sync_channel(LINES_MAX);
         let left_out = Arc::new(AtomicU64::new(0));
         let counted = Arc::clone(&left_out);
@@ -369,6 +374,38 @@ mod tests {
              \"target\":\"/a\\u000a\\\"\",\"status\":200,\"bytes\":5,\"hit\":true,\
              \"cache_status\":\"proxy; hit\",\"seconds\":0.002000}\n"
         );
+    }
+
+    /// A log that is not written for as long as a test wants.
+    struct Stuck(Receiver<()>, SyncSender<usize>);
+
+    impl Write for Stuck {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let _ = self.0.recv();
+            let _ = self.1.send(bytes.split(|byte| *byte == b'\n').count() - 1);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn lines_that_cannot_be_written_are_left_out_and_nobody_waits() {
+        let ((go, stuck), (told, written)) = (sync_channel(0), sync_channel(LINES_MAX));
+        let out = Box::new(Stuck(stuck, told));
+        let log = AccessLog::to(out, AccessFormat::Combined).expect("a thread");
+        // What the writer holds already is bounded as well.
+        let many = 3 * LINES_MAX;
+        for _ in 0..many {
+            log.write(&served("/a"));
+        }
+        let left_out = log.left_out.load(Ordering::Relaxed) as usize;
+        assert!(left_out >= LINES_MAX, "{left_out}");
+        drop(go);
+        drop(log);
+        assert_eq!(written.iter().sum::<usize>() + left_out, many, "all others are written");
     }
 
     #[test]

@@ -193,6 +193,9 @@ fn a_refused_upload_reads_why() {
     connection.send(vec![b'x'; 3_000_000]);
     let reply = connection.reply();
     assert_eq!((reply.status, reply.field("connection")), (413, "close".into()));
+    // But not for ever.
+    let piece = vec![b'x'; 1 << 20];
+    assert!((0..1000).any(|_| connection.stream.write_all(&piece).is_err()));
     // Where the length is not told, as soon as it is too much.
     let mut connection = proxy.connect();
     connection.send("PUT /a HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n200000\r\n");

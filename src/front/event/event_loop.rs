@@ -73,6 +73,8 @@ struct Client {
     readable: bool,
     /// What there is to read ends with the client's end.
     ending: bool,
+    /// It has its one place among those whose turn was over before all was done.
+    waits: bool,
 }
 
 /// What a turn came to.
@@ -133,9 +135,7 @@ impl EventLoop {
                     Token(slot) => self.hear(slot, event),
                 }
             }
-            for slot in std::mem::take(&mut self.again) {
-                self.give_turn(slot);
-            }
+            self.go_on();
             self.read_letters();
             if self.accepts {
                 self.accept();
@@ -144,6 +144,18 @@ impl EventLoop {
                 self.look();
             }
             self.room.count();
+        }
+    }
+
+    /// Goes on with those whose turn was over before all was done: one turn for each, whatever else has
+    /// happened to them.
+    fn go_on(&mut self) {
+        for slot in std::mem::take(&mut self.again) {
+            if let Some(Some(client)) = self.clients.get_mut(slot)
+                && std::mem::take(&mut client.waits)
+            {
+                self.give_turn(slot);
+            }
         }
     }
 
@@ -177,11 +189,18 @@ impl EventLoop {
 
     fn give_turn(&mut self, slot: usize) {
         let Some(Some(client)) = self.clients.get_mut(slot) else { return };
+        if client.waits {
+            // Its turn comes.
+            return;
+        }
         let (room, buffer) = (&mut self.room, &mut self.buffer);
         // One client's trouble must not be the others'.
         match catch_unwind(AssertUnwindSafe(|| client.turn(room, buffer))) {
             Ok(Turn::Wait) => {}
-            Ok(Turn::Again) => self.again.push(slot),
+            Ok(Turn::Again) => {
+                client.waits = true;
+                self.again.push(slot);
+            }
             Ok(Turn::Over) => self.close(slot),
             Ok(Turn::GoOver) => self.go_over(slot),
             Err(_) => {
@@ -280,12 +299,11 @@ impl EventLoop {
         if let Err(error) = self.poll.registry().register(&mut stream, Token(slot), interest) {
             log::warn!("{peer}: {error}");
             self.free.push(slot);
-            self.shared.open.fetch_sub(1, Ordering::AcqRel);
-            return;
+            return self.shared.leave();
         }
         let connection = Connection::new(peer, slot, self.room.moment);
-        let (readable, ending) = (true, false);
-        self.clients[slot] = Some(Client { stream, connection, readable, ending });
+        let (readable, ending, waits) = (true, false, false);
+        self.clients[slot] = Some(Client { stream, connection, readable, ending, waits });
         if self.room.draining {
             return self.close(slot);
         }
@@ -309,11 +327,12 @@ impl EventLoop {
         self.free.push(slot);
         let Client { mut stream, mut connection, .. } = client;
         let _ = self.poll.registry().deregister(&mut stream);
-        if let Some((agreed, request, arrival, early)) = connection.take_agreed() {
-            self.room.held -= early.len();
-            let (desk, log) = (&self.room.desk, &self.room.log);
-            tunnel(stream.into(), early, agreed, (request, arrival), (desk, log), &self.shared);
-        }
+        let Some((agreed, request, arrival, early)) = connection.take_agreed() else {
+            return self.shared.leave();
+        };
+        self.room.held -= early.len();
+        let (desk, log) = (&self.room.desk, &self.room.log);
+        tunnel(stream.into(), early, agreed, (request, arrival), (desk, log), &self.shared);
     }
 
     /// Looks at all connections.
@@ -359,7 +378,7 @@ impl Shared {
 impl Client {
     /// Sends, works and reads until there is nothing more to do, or others should have their turn.
     fn turn(&mut self, room: &mut Room, buffer: &mut [u8]) -> Turn {
-        let Self { stream, connection, readable, ending } = self;
+        let Self { stream, connection, readable, ending, .. } = self;
         for _ in 0..READS_PER_TURN {
             match connection.transmit(room, &mut |slices| send(stream, slices)) {
                 Sent::Enough => {}
