@@ -8,7 +8,7 @@
 //! hands over to one of those who wait, once; one whose origin server failed shares that.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
@@ -18,6 +18,7 @@ use crate::growing;
 use crate::policy::key::CacheKey;
 use crate::policy::reason::Detail;
 use crate::policy::stored::StoredHead;
+use crate::store::spool::Spooled;
 
 /// For how long a key is remembered whose response could not be shared.
 const HIT_FOR_MISS: Duration = Duration::from_secs(5);
@@ -40,6 +41,8 @@ pub struct Shareable {
     pub head: StoredHead,
     /// The content.
     pub body: Arc<growing::Shared>,
+    /// The content on its way into the store behind memory, once it has turned out too large for memory.
+    pub spooled: OnceLock<Arc<Spooled>>,
 }
 
 /// The origin server failed, and so it would for the others.

@@ -186,22 +186,30 @@ impl Writer {
         true
     }
 
-    /// The body is too large to be kept: only a window of it is, from now on.
-    pub fn let_go(&mut self) {
+    /// The body is too large to be kept: only a window of it is, from now on. Gives what was kept.
+    pub fn let_go(&mut self) -> Bytes {
         let mut state = self.shared.lock();
-        let Held::All(buffer) = &mut state.held else { return };
-        let bytes = buffer.as_slice().to_vec().into();
-        state.held = Held::Window { from: 0, bytes };
-        state.trim();
+        let from = state.slowest().unwrap_or(state.total);
+        let Held::All(buffer) = &mut state.held else { return Bytes::new() };
+        let kept = std::mem::take(buffer).into_bytes();
+        let bytes = kept[from as usize..].to_vec().into();
+        state.held = Held::Window { from, bytes };
+        kept
     }
 
-    /// Adds bytes to a body that was let go of; waits for its readers. `false` if there are none left.
+    /// Adds bytes to a body that was let go of; waits for its readers. `false` if there are none left, and
+    /// the bytes are gone.
     pub fn pass_on(&mut self, bytes: &[u8]) -> bool {
         let mut state = self.shared.lock();
         let mut waited_since = Instant::now();
         loop {
             let left = state.trim();
-            let Some(slowest) = state.slowest() else { return false };
+            let Some(slowest) = state.slowest() else {
+                // It may be worth fetching all the same.
+                state.total += bytes.len() as u64;
+                state.held = Held::Window { from: state.total, bytes: VecDeque::new() };
+                return false;
+            };
             if left == 0 || left + bytes.len() <= WINDOW_BYTES {
                 break;
             }

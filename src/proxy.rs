@@ -30,15 +30,17 @@ use crate::policy::validation::{
 };
 use crate::policy::{range, vary};
 use crate::proxy::glance::are_plain;
+use crate::proxy::recall::Recall;
 use crate::proxy::steps::Asking;
 use crate::stats::{Event, Stats};
-use crate::store::{Store, Variants};
+use crate::store::{Generation, Store, Variants};
 
 mod absorb;
 mod answer;
 pub mod explain;
 mod freshen;
 mod glance;
+mod recall;
 mod refusal;
 mod steps;
 mod upgrade;
@@ -138,7 +140,7 @@ impl Proxy {
     }
 
     /// Answers from the cache, or says what to ask the origin server. Never waits.
-    pub fn lookup(&self, request: &Arc<Request>, attempt: Attempt) -> Answer {
+    pub fn lookup(&self, request: &Arc<Request>, mut attempt: Attempt) -> Answer {
         if attempt.is_first() {
             self.stats.count(Event::Request);
         }
@@ -158,7 +160,14 @@ impl Proxy {
         }
         let presented = asked.presented;
         let answerable = presented.get || presented.head;
-        let found = if answerable { self.store.get(asked.key.as_str()) } else { None };
+        let recalled = attempt.recalled.take();
+        let recalls = recalled.is_none() && answerable && self.store.tiers().is_some();
+        let behind = recalled.as_ref().map(|recalled| recalled.generation);
+        let found = match recalled {
+            Some(recalled) => Some(recalled.variants),
+            None if answerable => self.store.get(asked.key.as_str()),
+            None => None,
+        };
         let variants = found.as_ref().map_or(&[][..], |found| found);
         let ranges = if presented.range { range::read(&request.fields) } else { None };
         let selection = select(variants, ranges.as_deref(), asked.now, |stored| {
@@ -169,15 +178,15 @@ impl Proxy {
         match decision {
             Decision::Reuse(stored) => {
                 let response = self.reuse(&asked, &stored, &attempt, None);
-                attempt.satisfied();
+                attempt.satisfied(&stored);
                 Answer::Ready(response)
             }
             Decision::ReuseStale { stored, detail, refresh } => {
                 self.stats.count(Event::Stale);
                 let response = self.reuse(&asked, &stored, &attempt, Some(detail));
-                attempt.satisfied();
+                attempt.satisfied(&stored);
                 if refresh {
-                    let found = Found { sent, variants: found };
+                    let found = Found { sent, variants: found, recalls, behind };
                     Answer::Stale(response, self.prepare_refresh(asked, found, stored))
                 } else {
                     Answer::Ready(response)
@@ -192,8 +201,15 @@ impl Proxy {
                     None => self.asking_for_a_miss(presented, why, variants, selection.prefix),
                 };
                 let reason = Reason { why, detail, selected };
-                let found = Found { sent, variants: found };
+                let found = Found { sent, variants: found, recalls, behind };
                 Answer::Forward(self.prepare(asked, found, reason, asking, attempt))
+            }
+            Decision::Refuse(detail) if recalls => {
+                let found = Found { sent, variants: found, recalls, behind };
+                let reason = Reason { why: Why::UriMiss, detail: None, selected: None };
+                let mut forward = self.prepare(asked, found, reason, Asking::AsItIs, attempt);
+                forward.refused = Some(detail);
+                Answer::Forward(forward)
             }
             Decision::Refuse(detail) => Answer::Ready(self.refuse_forwarding(&asked, detail)),
         }
@@ -297,6 +313,7 @@ impl Proxy {
             && !self.settings.reuse.disabled
             && forward.attempt.waits < WAITS_MAX;
         match forward.attempt.landing.take() {
+            _ if forward.refused.is_some() => return Admission::Lead(forward),
             Some(Landing::Lead(leader)) => {
                 forward.leader = Some(leader);
                 return Admission::Lead(forward);
@@ -305,6 +322,10 @@ impl Proxy {
                 return Admission::Ready(self.fail_alike(&mut forward, &failed));
             }
             Some(Landing::Unshareable) => return Admission::Lead(forward),
+            Some(Landing::Growing(shareable)) if self.may_follow(&forward, &shareable) => {
+                forward.follows = Some(shareable);
+                return Admission::Lead(forward);
+            }
             Some(Landing::Growing(shareable)) => {
                 // It did not fit; but now it is known which fields select.
                 let selecting = shareable.head.selecting.of_request(&forward.sent);
@@ -354,10 +375,14 @@ impl Proxy {
     /// responses on the way.
     pub fn forward(
         &self,
-        mut forward: Box<Forward>,
+        forward: Box<Forward>,
         content: Content<'_>,
         interim: Option<&Arc<Interim>>,
     ) -> Forwarded {
+        let mut forward = match self.recall(forward) {
+            Recall::GoOn(forward) => forward,
+            Recall::Done(forwarded) => return forwarded,
+        };
         self.stats.count(Event::Forwarded(forward.why));
         let mut content = Some(content);
         loop {
@@ -412,7 +437,7 @@ impl Proxy {
         attempt: Attempt,
     ) -> Box<Forward> {
         let Asked { request, presented, key, target, now } = asked;
-        let Found { sent, variants } = found;
+        let Found { sent, variants, recalls, behind } = found;
         let sent = sent.unwrap_or_else(|| self.sent_fields(request));
         // The most recent response tells which fields select; the next one will name the same.
         let newest = variants.as_ref().and_then(|variants| variants.first());
@@ -420,12 +445,13 @@ impl Proxy {
             .map(|stored| stored.selecting.of_request(&sent).fingerprint())
             .unwrap_or_default();
         let Reason { why, detail, selected } = reason;
+        let generation = self.store.generation(&key);
         Box::new(Forward {
             request: Arc::clone(request),
             method: request.method.clone(),
             presented,
             url: url_at(&self.settings.origin, &target),
-            generation: self.store.generation(&key),
+            generation: behind.map_or(generation, |behind| generation.behind_of(behind)),
             key,
             sent,
             asking,
@@ -438,6 +464,9 @@ impl Proxy {
             attempt,
             leader: None,
             background: false,
+            recalls,
+            refused: None,
+            follows: None,
         })
     }
 
@@ -493,6 +522,10 @@ struct Asked<'a> {
 struct Found {
     sent: Option<Fields>,
     variants: Option<Variants>,
+    /// The store behind memory has not been asked.
+    recalls: bool,
+    /// The state that it was in.
+    behind: Option<Generation>,
 }
 
 /// Why it ends in forwarding.

@@ -7,7 +7,7 @@
 //! [`Relayed`] to the one client that asked.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
@@ -22,6 +22,8 @@ use crate::policy::reason::Detail;
 use crate::policy::stored::{StoredHead, StoredResponse};
 use crate::recording::again::Again;
 use crate::stats::{Event, Stats};
+use crate::store::spool::Spool;
+use crate::store::tiers::Tiers;
 use crate::store::{Generation, Put, Room, Store};
 
 pub mod again;
@@ -98,6 +100,8 @@ pub struct Recording {
     generation: Generation,
     room: Room,
     bytes_max: u64,
+    /// The way into the store behind memory, for what is too large for memory.
+    spool: Option<Spool>,
 }
 
 impl Recording {
@@ -109,16 +113,33 @@ impl Recording {
         generation: Generation,
         length: Option<u64>,
     ) -> Result<(Self, Buffer), Detail> {
-        let bytes_max = store.content_bytes_max();
+        let tiers = store.tiers();
+        let bytes_max =
+            tiers.map_or_else(|| store.content_bytes_max(), Tiers::memory_content_bytes_max);
         let mut room = store.room();
+        let mut content = None;
         match length {
-            Some(length) if length > bytes_max => return Err(Detail::TooLarge),
-            Some(length) if !room.grow(length) => return Err(Detail::Memory),
-            _ => {}
+            Some(length) if length > store.content_bytes_max() => return Err(Detail::TooLarge),
+            Some(length) if length > bytes_max && tiers.is_some() => {}
+            Some(length) if !room.grow(length) && tiers.is_none() => return Err(Detail::Memory),
+            _ => content = Buffer::with_capacity(length.unwrap_or(0) as usize),
         }
-        let content = Buffer::with_capacity(length.unwrap_or(0) as usize).ok_or(Detail::Memory)?;
+        let spool = match (&content, tiers) {
+            (None, Some(tiers)) if head.part.is_none() => Some(tiers.spool(key.clone(), length)),
+            (None, _) => return Err(Detail::Memory),
+            (Some(_), _) => None,
+        };
         let store = Arc::clone(store);
-        Ok((Self { store, key, head, generation, room, bytes_max }, content))
+        let recording = Self { store, key, head, generation, room, bytes_max, spool };
+        Ok((recording, content.unwrap_or_default()))
+    }
+
+    /// It does not fit into memory: where else it is kept from now on, if there is such a place.
+    fn overflow(&mut self, length: Option<u64>) -> Option<&mut Spool> {
+        let tiers = self.store.tiers().filter(|_| self.head.part.is_none())?;
+        self.spool = Some(tiers.spool(self.key.clone(), length));
+        self.bytes_max = self.store.content_bytes_max();
+        self.spool.as_mut()
     }
 
     /// What the response will be.
@@ -137,8 +158,18 @@ impl Recording {
         has_room && buffer.grow(capacity)
     }
 
-    /// The body is whole: stores the response.
+    /// The body is whole: stores the response. `content` is all of it, unless it was spooled.
     pub fn commit(mut self, content: Bytes) -> Put {
+        if let Some(spool) = self.spool.take() {
+            // What it takes the place of must not be found in memory any more.
+            let put = spool.commit(self.head, self.generation.behind());
+            if put == Put::Stored
+                && let Some(tiers) = self.store.tiers()
+            {
+                tiers.forget_in_memory(&self.key);
+            }
+            return put;
+        }
         let (mut head, mut content) = (self.head, content);
         if let Some(part) = head.part {
             if !part.admits(content.len() as u64) {
@@ -163,13 +194,13 @@ fn combined(
     let variants = store.get(key.as_str());
     for old in variants.iter().flat_map(|variants| variants.iter()) {
         let Some(union) = union(&head, content.len() as u64, old) else { continue };
+        let Some(old) = old.content.here() else { continue };
         let length = union.part.span.length();
         if length > store.content_bytes_max() || !room.grow(length) {
             continue;
         }
         let Some(mut both) = Buffer::with_capacity(length as usize) else { continue };
-        let (low, high) =
-            if union.new_first { (&content, &old.content) } else { (&old.content, &content) };
+        let (low, high) = if union.new_first { (&content, old) } else { (old, &content) };
         both.extend(low);
         both.extend(&high[union.from as usize..]);
         content = both.into_bytes();
@@ -188,7 +219,7 @@ pub struct Filler {
     body: Box<dyn OriginBody>,
     length: Option<u64>,
     writer: Option<Writer>,
-    /// `None` once it is let go of.
+    /// `None` once it is let go of, or stored.
     recording: Option<Recording>,
     /// What was kept until then may be read for long, and takes its room until the end.
     room: Option<Room>,
@@ -196,7 +227,8 @@ pub struct Filler {
     /// How to ask once more, should the connection die.
     again: Option<Again>,
     stats: Arc<Stats>,
-    shared: bool,
+    /// What others who ask the same are given.
+    shareable: Option<Arc<Shareable>>,
     whole: Option<Bytes>,
 }
 
@@ -222,9 +254,15 @@ impl Filler {
     ) -> Self {
         let (writer, recording) = (Some(Writer::new(length, content)), Some(recording));
         let stats = Arc::clone(stats);
-        let (shared, whole) = (false, None);
-        let room = None;
-        Self { body, length, writer, recording, room, leader, again, stats, shared, whole }
+        let (room, shareable, whole) = (None, None, None);
+        let mut filler =
+            Self { body, length, writer, recording, room, leader, again, stats, shareable, whole };
+        if filler.spool().is_some()
+            && let Some(writer) = &mut filler.writer
+        {
+            writer.let_go();
+        }
+        filler
     }
 
     /// The length in bytes, where it is known.
@@ -248,8 +286,13 @@ impl Filler {
             (&mut self.leader, &self.recording, &self.writer)
         {
             let (head, body) = (recording.head.clone(), Arc::clone(writer.shared()));
-            self.shared = true;
-            leader.share(&Arc::new(Shareable { head, body }));
+            let spooled = OnceLock::new();
+            if let Some(spool) = &recording.spool {
+                let _ = spooled.set(Arc::clone(spool.spooled()));
+            }
+            let shareable = Arc::new(Shareable { head, body, spooled });
+            leader.share(&shareable);
+            self.shareable = Some(shareable);
         }
     }
 
@@ -279,21 +322,72 @@ impl Filler {
         if at_end && !matches!(self.body.read(&mut [0]), Ok(0)) {
             return self.resume();
         }
-        if let Some(recording) = &mut self.recording {
+        if let Some(recording) =
+            self.recording.as_mut().filter(|recording| recording.spool.is_none())
+        {
             let grow = |buffer: &mut Buffer, more| recording.grow(buffer, more);
             if writer.keep(&piece[..count], at_end, grow) {
                 count = 0;
             } else {
-                self.let_go();
+                self.overflow();
             }
         }
-        if count > 0 && !self.writer.as_mut().is_some_and(|writer| writer.pass_on(&piece[..count]))
-        {
-            // Nobody reads it, and it is not worth keeping.
-            self.writer = None;
-            return Progress::Ended;
+        if count > 0 {
+            self.spool_on(&piece[..count], at_end);
+            let read = self.writer.as_mut().is_some_and(|writer| writer.pass_on(&piece[..count]));
+            if !read && self.spool().is_none() && !at_end {
+                // Nobody reads it, and it is not worth keeping.
+                self.writer = None;
+                return Progress::Ended;
+            }
         }
         if at_end { self.complete() } else { Progress::More }
+    }
+
+    fn spool(&mut self) -> Option<&mut Spool> {
+        self.recording.as_mut()?.spool.as_mut()
+    }
+
+    /// It is too large for memory: it goes on into the store behind it, or is let go of.
+    fn overflow(&mut self) {
+        let (Some(writer), Some(recording)) = (&mut self.writer, &mut self.recording) else {
+            return;
+        };
+        let Some(spool) = recording.overflow(self.length) else { return self.let_go() };
+        let spooled = Arc::clone(spool.spooled());
+        let kept = writer.let_go();
+        if !spool.write(&kept) {
+            return self.let_go();
+        }
+        if let Some(shareable) = &self.shareable {
+            let _ = shareable.spooled.set(spooled);
+        }
+    }
+
+    /// Adds to what is stored behind memory, and stores the response with the last of it.
+    fn spool_on(&mut self, piece: &[u8], at_end: bool) {
+        let most =
+            self.recording.as_ref().map_or(0, |recording| recording.store.content_bytes_max());
+        let so_far = self.writer.as_ref().map_or(0, Writer::total);
+        let Some(spool) = self.spool() else { return };
+        if so_far + piece.len() as u64 > most || !spool.write(piece) {
+            return self.let_go();
+        }
+        if at_end {
+            self.land_spooled();
+        }
+    }
+
+    /// The last byte has come of what is stored behind memory.
+    fn land_spooled(&mut self) {
+        let Some(recording) = self.recording.take() else { return };
+        let put = recording.commit(Bytes::new());
+        match (put, self.leader.take()) {
+            // It is not in memory: each looks behind it for himself.
+            (Put::Stored, Some(leader)) => leader.released(),
+            (_, Some(leader)) => leader.unshareable(),
+            _ => {}
+        }
     }
 
     /// Fetches what is left, whoever reads it.
@@ -314,6 +408,9 @@ impl Filler {
     }
 
     fn complete(&mut self) -> Progress {
+        if self.spool().is_some() {
+            self.land_spooled();
+        }
         let Some(mut writer) = self.writer.take() else { return Progress::Ended };
         let put = match (self.recording.take(), writer.whole()) {
             (Some(recording), Some(whole)) => {
@@ -337,7 +434,8 @@ impl Filler {
         let (Some(writer), Some(recording)) = (&self.writer, &self.recording) else {
             return self.cut();
         };
-        let again = self.again.take().filter(|_| self.shared && writer.readers() > 1);
+        let again = self.again.take();
+        let again = again.filter(|_| self.shareable.is_some() && writer.readers() > 1);
         // Its turn at the origin server is over, and may be the only one (`--origin-concurrency`).
         self.body = Box::new(Ended);
         let body = again.and_then(|again| again.ask(recording.head(), self.length, writer));
@@ -353,7 +451,7 @@ impl Filler {
     fn cut(&mut self) -> Progress {
         self.stats.count(Event::Truncated);
         self.recording = None;
-        if self.shared {
+        if self.shareable.is_some() {
             // Whoever comes now begins anew.
             self.leader = None;
         }

@@ -98,8 +98,11 @@ impl Desk {
 
     fn forward(&self, mut exchange: impl Exchange, forward: Box<Forward>) {
         let interim = exchange.interim();
-        let forwarded =
+        let mut forwarded =
             exchange.with_content(|content| self.proxy.forward(forward, content, interim.as_ref()));
+        if let Some(refresh) = forwarded.refresh.take() {
+            self.refresh_soon(refresh);
+        }
         exchange.respond(forwarded);
     }
 

@@ -11,6 +11,7 @@ pub mod invalidation;
 pub mod key;
 pub mod partial;
 pub mod precondition;
+pub mod purging;
 pub mod range;
 pub mod reason;
 pub mod reuse;

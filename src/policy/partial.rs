@@ -80,7 +80,7 @@ impl Union {
 /// it.
 pub fn union(new: &StoredHead, new_held: u64, old: &StoredResponse) -> Option<Union> {
     let (part, before) = (new.part?, old.part?);
-    let old_held = old.content.len() as u64;
+    let old_held = old.content.len();
     let full = part.is_full(new_held) && before.is_full(old_held);
     let same = part.complete == before.complete && new.selecting == old.selecting;
     if !full || !same || !same_representation(new, old) {
@@ -106,7 +106,7 @@ pub fn union(new: &StoredHead, new_held: u64, old: &StoredResponse) -> Option<Un
 
 /// Does the 206 that has come hold just what `prefix`, a part from 0, lacks of the whole (§3.4)?
 pub fn completes(received: &StoredHead, prefix: &StoredResponse) -> bool {
-    let held = prefix.content.len() as u64;
+    let held = prefix.content.len();
     let (Some(part), Some(before)) = (received.part, prefix.part) else { return false };
     before.span.first == 0
         && before.is_full(held)

@@ -36,7 +36,7 @@ pub fn select(
         let Some(held) = stored.part else {
             return Selection { selected: Ok(Arc::clone(stored)), prefix: None };
         };
-        let bytes = stored.content.len() as u64;
+        let bytes = stored.content.len();
         match ranges {
             Some(specs) if part.is_none() && held.covers(bytes, specs).is_some() => {
                 part = Some(stored);

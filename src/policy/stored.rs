@@ -2,13 +2,13 @@
 
 use std::ops::Deref;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode};
 
 use crate::clock::{DeltaSeconds, Timestamp};
 use crate::message::buffer;
+use crate::message::content::Content;
 use crate::message::fields::Fields;
 use crate::policy::cache_control::ResponseDirectives;
 use crate::policy::freshness::Lifetime;
@@ -49,9 +49,11 @@ pub struct StoredHead {
 pub struct StoredResponse {
     head: StoredHead,
     /// The content.
-    pub content: Bytes,
-    /// How often it has been reused, for `--hit-ttl`.
+    pub content: Content,
+    /// How often it has been reused.
     reuses: AtomicU64,
+    /// Where the store behind memory keeps it, and when that store was last told of its use.
+    place: Place,
     /// Its head as plain requests get it, as bytes; made when the first one comes. `None` within if
     /// there is no one head for all.
     ready: OnceLock<Option<Vec<u8>>>,
@@ -102,8 +104,30 @@ impl StoredHead {
 
 impl StoredResponse {
     /// A stored response with its whole content.
-    pub fn new(head: StoredHead, content: Bytes) -> Self {
-        Self { head, content, reuses: AtomicU64::new(0), ready: OnceLock::new() }
+    pub fn new(head: StoredHead, content: impl Into<Content>) -> Self {
+        let (content, place) = (content.into(), Place::default());
+        Self { head, content, reuses: AtomicU64::new(0), place, ready: OnceLock::new() }
+    }
+
+    /// The same content under another head: what a freshened response is (§4.3.4), and one whose
+    /// content has been fetched into memory.
+    #[must_use]
+    pub fn with(&self, head: StoredHead, content: Content) -> Self {
+        let place = Place::at(self.place.number());
+        Self { head, content, reuses: AtomicU64::new(0), place, ready: OnceLock::new() }
+    }
+
+    /// A response that a store behind memory keeps at `place`, and that has been reused so often.
+    #[must_use]
+    pub fn found_at(mut self, place: u64, reuses: u64) -> Self {
+        self.place = Place::at(Some(place));
+        self.reuses = AtomicU64::new(reuses);
+        self
+    }
+
+    /// Where the store behind memory keeps it.
+    pub fn place(&self) -> &Place {
+        &self.place
     }
 
     /// All but its content.
@@ -115,6 +139,16 @@ impl StoredResponse {
     pub fn count_reuse(&self, most: u64) -> bool {
         let more = |reuses| (reuses < most).then_some(reuses + 1);
         self.reuses.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+    }
+
+    /// Counts one reuse where none is too many.
+    pub fn note_reuse(&self) {
+        self.reuses.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often it has been reused.
+    pub fn reuses(&self) -> u64 {
+        self.reuses.load(Ordering::Relaxed)
     }
 
     /// Has it been reused `most` times?
@@ -149,8 +183,39 @@ impl StoredResponse {
             + self.fields.memory_bytes()
             + self.ready_bytes()
             + self.selecting.memory_bytes()
-            + buffer::memory_bytes(self.content.len())
+            + self.content.here().map_or(0, |content| buffer::memory_bytes(content.len()))
             + key.as_str().len()
             + BOOKKEEPING
+    }
+}
+
+/// Where a store behind memory keeps a response.
+#[derive(Debug, Default)]
+pub struct Place {
+    /// The store's own number for it; 0 if it is not known to be there.
+    number: AtomicU64,
+    /// In which of the store's periods it was last told of a use.
+    told: AtomicU32,
+}
+
+impl Place {
+    fn at(number: Option<u64>) -> Self {
+        Self { number: AtomicU64::new(number.unwrap_or(0)), told: AtomicU32::new(0) }
+    }
+
+    /// The store's own number for it, if it is there.
+    pub fn number(&self) -> Option<u64> {
+        Some(self.number.load(Ordering::Acquire)).filter(|number| *number > 0)
+    }
+
+    /// The store has put it there; `None` if it has it no more.
+    pub fn set(&self, number: Option<u64>) {
+        self.number.store(number.unwrap_or(0), Ordering::Release);
+    }
+
+    /// Is a use in `period` the first one that the store hears of?
+    pub fn is_news(&self, period: u32) -> bool {
+        self.told.load(Ordering::Relaxed) != period
+            && self.told.swap(period, Ordering::Relaxed) != period
     }
 }

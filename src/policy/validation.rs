@@ -128,5 +128,5 @@ pub fn head_confirms(stored: &StoredResponse, received: &Fields, length: Option<
     stored.status == StatusCode::OK
         && agrees(ETAG.as_str())
         && agrees(LAST_MODIFIED.as_str())
-        && length.is_none_or(|length| length == stored.content.len() as u64)
+        && length.is_none_or(|length| length == stored.content.len())
 }

@@ -10,6 +10,7 @@ use http::{Method, StatusCode};
 use crate::clock::{DeltaSeconds, Timestamp};
 use crate::flight::Failed;
 use crate::message::body::Body;
+use crate::message::content::Slice;
 use crate::message::fields::Fields;
 use crate::message::response::Response;
 use crate::origin::{OriginBody, OriginError, OriginResponse};
@@ -114,7 +115,8 @@ impl Proxy {
             keep_for_304(&mut fields);
             let filler = if let Kept::Growing(filler) = kept { Some(filler) } else { None };
             let (status, body) = (StatusCode::NOT_MODIFIED, Body::None { length: None });
-            return Forwarded { response: Response { status, fields, body }, filler };
+            let response = Response { status, fields, body };
+            return Forwarded { response, filler, refresh: None };
         }
         let (body, filler) = match kept {
             Kept::Not(_, body) => (body, None),
@@ -125,7 +127,7 @@ impl Proxy {
                 None => (Body::None { length }, None),
             },
         };
-        Forwarded { response: Response { status, fields, body }, filler }
+        Forwarded { response: Response { status, fields, body }, filler, refresh: None }
     }
 
     /// A response's fields on their way to the client that asked for it.
@@ -353,24 +355,19 @@ fn completed(prefix: &StoredResponse, mut received: OriginResponse) -> OriginRes
     received.status = StatusCode::OK;
     received.length = complete;
     received.body = received.body.map(|rest| -> Box<dyn OriginBody> {
-        Box::new(Completed { prefix: prefix.content.clone(), rest })
+        Box::new(Completed { prefix: prefix.content.slice(0, prefix.content.len()), rest })
     });
     received
 }
 
 /// What is stored of a body, and then the rest of it.
 struct Completed {
-    prefix: Bytes,
+    prefix: Slice,
     rest: Box<dyn OriginBody>,
 }
 
 impl OriginBody for Completed {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.prefix.is_empty() {
-            return self.rest.read(buffer);
-        }
-        let count = buffer.len().min(self.prefix.len());
-        buffer[..count].copy_from_slice(&self.prefix.split_to(count));
-        Ok(count)
+        if self.prefix.is_empty() { self.rest.read(buffer) } else { self.prefix.read(buffer) }
     }
 }

@@ -11,14 +11,15 @@ use http::{Method, StatusCode};
 
 use crate::clock::Timestamp;
 use crate::flight::Shareable;
-use crate::message::body::{Body, Growing, Grown};
+use crate::message::body::{Arriving, Body, Growing, Grown};
+use crate::message::content::Slice;
 use crate::message::fields::Fields;
 use crate::message::request::Request;
 use crate::message::response::Response;
 use crate::policy::forwarding::{add_response_fields, has_content};
 use crate::policy::precondition::{if_range_holds, is_not_modified, keep_for_304};
 use crate::policy::range::{self, Span, Wanted, content_range};
-use crate::policy::reason::{CacheStatus, Detail};
+use crate::policy::reason::{CacheStatus, Detail, Why};
 use crate::policy::reuse::{Judgement, Presented, judge};
 use crate::policy::rewriting::rewrite;
 use crate::policy::stored::{StoredHead, StoredResponse};
@@ -35,6 +36,9 @@ impl Proxy {
         attempt: &Attempt,
         detail: Option<Detail>,
     ) -> Response {
+        if self.settings.reuse.reuses_max.is_none() {
+            stored.note_reuse();
+        }
         self.store.touch(asked.key.as_str(), stored);
         let status = self.hit_status(stored, asked.now, attempt, detail);
         self.respond_with(asked.request, asked.presented, stored, asked.now, &status)
@@ -93,6 +97,16 @@ impl Proxy {
         Some(Response { status: head.status, fields, body })
     }
 
+    /// All but the body of what another request is fetching.
+    pub(super) fn share_head(&self, asked: &Asked<'_>, head: &StoredHead, why: Why) -> Response {
+        let attempt = Attempt::default().waiting(why);
+        let mut status = self.hit_status(head, asked.now, &attempt, None);
+        (status.hit, status.collapsed, status.why) = (false, true, Some(why));
+        self.stats.count(Event::Collapsed);
+        let fields = self.outgoing(asked.request, head, asked.now, &status);
+        Response { status: head.status, fields, body: Body::None { length: None } }
+    }
+
     /// The response to `request` made of a stored one: the client's conditions come first, then its
     /// ranges (RFC 9110 §13.2.2).
     pub(super) fn respond_with(
@@ -119,11 +133,11 @@ impl Proxy {
             // Only a range request selects a part; this one's If-Range did not hold.
             fields.set_text("content-range", content_range(part.span, part.complete));
         }
-        let length = has_content(stored.status).then_some(stored.content.len() as u64);
+        let length = has_content(stored.status).then_some(stored.content.len());
         let body = if request.method == Method::HEAD || length.is_none() {
             Body::None { length }
         } else {
-            Body::Whole(stored.content.clone())
+            stored.content.body()
         };
         Response { status: stored.status, fields, body }
     }
@@ -179,7 +193,7 @@ impl Proxy {
 
 /// The answer to a range request (RFC 9110 §14.2, §15.3.7, §15.5.17).
 fn ranged(mut fields: Fields, stored: &StoredResponse, specs: &[range::Spec]) -> Response {
-    let length = stored.content.len() as u64;
+    let length = stored.content.len();
     let wanted = match stored.part {
         None => range::wanted(specs, length),
         Some(part) => part.covers(length, specs).map_or(Wanted::Whole, Wanted::One),
@@ -188,17 +202,13 @@ fn ranged(mut fields: Fields, stored: &StoredResponse, specs: &[range::Spec]) ->
         None => (0, Some(length)),
         Some(part) => (part.span.first, part.complete),
     };
-    let slice = |span: Span| {
-        stored.content.slice((span.first - first) as usize..=(span.last - first) as usize)
-    };
+    let slice = |span: Span| stored.content.slice(span.first - first, span.length());
     match wanted {
-        Wanted::Whole => {
-            Response { status: stored.status, fields, body: Body::Whole(stored.content.clone()) }
-        }
+        Wanted::Whole => Response { status: stored.status, fields, body: stored.content.body() },
         Wanted::One(span) => {
             fields.set_text("content-range", content_range(span, complete));
             let status = StatusCode::PARTIAL_CONTENT;
-            Response { status, fields, body: Body::Whole(slice(span)) }
+            Response { status, fields, body: slice(span).into_body() }
         }
         Wanted::Several(spans) => several(fields, &spans, complete, slice),
         Wanted::Nothing => {
@@ -215,7 +225,7 @@ fn several(
     mut fields: Fields,
     spans: &[Span],
     complete: Option<u64>,
-    slice: impl Fn(Span) -> Bytes,
+    slice: impl Fn(Span) -> Slice,
 ) -> Response {
     // Nobody can know it beforehand, so no content can hold it on purpose.
     let random = RandomState::new();
@@ -231,21 +241,40 @@ fn several(
         }
         let range = content_range(*span, complete);
         head.extend_from_slice(format!("Content-Range: {range}\r\n\r\n").as_bytes());
-        pieces.push_back(Bytes::from(head));
+        pieces.push_back(Slice::Here(head.into()));
         pieces.push_back(slice(*span));
     }
-    pieces.push_back(Bytes::from(format!("\r\n--{boundary}--\r\n")));
-    let length = pieces.iter().map(|piece: &Bytes| piece.len() as u64).sum();
+    pieces.push_back(Slice::Here(format!("\r\n--{boundary}--\r\n").into()));
+    let length = pieces.iter().map(Slice::len).sum();
     fields.set_text("content-type", format!("multipart/byteranges; boundary={boundary}"));
     fields.remove("content-range");
-    let body = Body::Growing(Box::new(Pieces { length, pieces }));
+    let in_memory = pieces.iter().all(|piece| matches!(piece, Slice::Here(_)));
+    let pieces = Box::new(Pieces { length, pieces });
+    let body = if in_memory { Body::Growing(pieces) } else { Body::Arriving(pieces) };
     Response { status: StatusCode::PARTIAL_CONTENT, fields, body }
 }
 
-/// Content in memory, piece by piece.
+/// Content piece by piece: it grows if all of it is in memory, else it arrives.
 struct Pieces {
     length: u64,
-    pieces: VecDeque<Bytes>,
+    pieces: VecDeque<Slice>,
+}
+
+impl Arriving for Pieces {
+    fn length(&self) -> Option<u64> {
+        Some(self.length)
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while let Some(piece) = self.pieces.front_mut() {
+            let count = piece.read(buffer)?;
+            if count > 0 {
+                return Ok(count);
+            }
+            self.pieces.pop_front();
+        }
+        Ok(0)
+    }
 }
 
 impl Growing for Pieces {
@@ -256,6 +285,7 @@ impl Growing for Pieces {
     fn peek(&mut self, buffer: &mut [u8]) -> io::Result<Grown> {
         let mut filled = 0;
         for piece in &self.pieces {
+            let Slice::Here(piece) = piece else { break };
             let count = piece.len().min(buffer.len() - filled);
             buffer[filled..filled + count].copy_from_slice(&piece[..count]);
             filled += count;
@@ -264,7 +294,7 @@ impl Growing for Pieces {
     }
 
     fn consume(&mut self, mut count: usize) {
-        while let Some(piece) = self.pieces.front_mut() {
+        while let Some(Slice::Here(piece)) = self.pieces.front_mut() {
             if count < piece.len() {
                 return piece.advance(count);
             }

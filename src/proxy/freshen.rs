@@ -98,14 +98,14 @@ impl Proxy {
         let facts = Received {
             status: stored.status,
             fields: &fields,
-            length: Some(stored.content.len() as u64),
+            length: Some(stored.content.len()),
             part: stored.part,
             ..facts(forward, received, response_time)
         };
         let presented = forward.presented.in_the_background();
         match storable(&presented, &forward.sent, facts, &self.settings.storing) {
             Ok(head) => {
-                let freshened = Arc::new(StoredResponse::new(head, stored.content.clone()));
+                let freshened = Arc::new(stored.with(head, stored.content.clone()));
                 let put = self.store.put(&forward.key, Arc::clone(&freshened), forward.generation);
                 (freshened, put == Put::Stored)
             }
@@ -117,7 +117,7 @@ impl Proxy {
                     corrected_initial_age(&fields, forward.request_time, response_time);
                 let head =
                     StoredHead { fields, age_on_arrival, response_time, ..stored.head().clone() };
-                (Arc::new(StoredResponse::new(head, stored.content.clone())), false)
+                (Arc::new(stored.with(head, stored.content.clone())), false)
             }
         }
     }
@@ -138,7 +138,7 @@ impl Proxy {
             self.merge(forward, stored, received, response_time);
         } else if stored.is_fresh(response_time) {
             let head = StoredHead { fresh_until: response_time, ..stored.head().clone() };
-            let outdated = Arc::new(StoredResponse::new(head, stored.content.clone()));
+            let outdated = Arc::new(stored.with(head, stored.content.clone()));
             self.store.put(&forward.key, outdated, forward.generation);
         }
     }

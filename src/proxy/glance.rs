@@ -34,7 +34,7 @@ pub struct Glance {
 impl Glance {
     /// The content.
     pub fn content(&self) -> &Bytes {
-        &self.stored().content
+        self.stored().content.here().expect("a glance finds what is in memory")
     }
 
     /// Writes the head but for the empty line at its end: what was put together when it was first asked
@@ -85,12 +85,14 @@ impl Proxy {
         let stored = variants.first()?;
         let usable = stored.selecting.is_empty()
             && stored.part.is_none()
+            && stored.content.here().is_some()
             && (!credentials || stored.lifetime.is_explicit())
             && !stored.directives.no_cache
             && stored.is_fresh(now);
         if !usable || stored.make_ready(|stored| self.ready_head(stored)).is_none() {
             return None;
         }
+        stored.note_reuse();
         self.store.touch(key, stored);
         Some(Glance { variants, now })
     }
@@ -113,7 +115,7 @@ impl Proxy {
         write_status_line(&mut head, stored.status);
         fields.write_to(&mut head);
         head.extend_from_slice(b"Via: 1.1 proxy\r\nX-Cache: HIT\r\nContent-Length: ");
-        write_decimal(&mut head, stored.content.len() as u64);
+        write_decimal(&mut head, stored.content.len());
         head.extend_from_slice(b"\r\n");
         head.shrink_to_fit();
         Some(head)

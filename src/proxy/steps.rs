@@ -6,7 +6,7 @@ use std::sync::Arc;
 use http::Method;
 
 use crate::clock::Timestamp;
-use crate::flight::{Landing, Leader, Parked, Seat};
+use crate::flight::{Landing, Leader, Parked, Seat, Shareable};
 use crate::message::body::Body;
 use crate::message::fields::Fields;
 use crate::message::request::Request;
@@ -15,6 +15,7 @@ use crate::policy::key::CacheKey;
 use crate::policy::reason::{Detail, Why};
 use crate::policy::reuse::Presented;
 use crate::policy::stored::StoredResponse;
+use crate::proxy::recall::Recollection;
 use crate::recording::{Fetched, Filler};
 use crate::store::{Generation, Variants};
 
@@ -44,23 +45,29 @@ pub struct Attempt {
     pub(super) waits: u8,
     pub(super) landing: Option<Landing>,
     pub(super) why: Option<Why>,
+    /// What the store behind memory had.
+    pub(super) recalled: Option<Recollection>,
 }
 
 impl Attempt {
     /// The same, after waiting once more.
     pub(super) fn waiting(self, why: Why) -> Self {
-        Self { waits: self.waits + 1, landing: None, why: Some(self.why.unwrap_or(why)) }
+        let why = Some(self.why.unwrap_or(why));
+        Self { waits: self.waits + 1, landing: None, why, recalled: None }
     }
 
     /// Has it not waited for anyone yet?
     pub fn is_first(&self) -> bool {
-        self.waits == 0
+        self.waits == 0 && self.recalled.is_none()
     }
 
     /// It has its answer, and hands on what it was given to lead.
-    pub(super) fn satisfied(self) {
-        if let Some(Landing::Lead(leader)) = self.landing {
-            leader.stored();
+    pub(super) fn satisfied(self, stored: &StoredResponse) {
+        match self.landing {
+            Some(Landing::Lead(leader)) if stored.content.here().is_some() => leader.stored(),
+            // The others find it where this one has found it.
+            Some(Landing::Lead(leader)) => leader.released(),
+            _ => {}
         }
     }
 
@@ -96,6 +103,13 @@ pub struct Forward {
     pub(super) leader: Option<Leader>,
     /// Nobody waits for the answer.
     pub(super) background: bool,
+    /// The store behind memory is still to be asked.
+    pub(super) recalls: bool,
+    /// It does not go to the origin server: if the store behind memory has nothing either, this is the
+    /// reason.
+    pub(super) refused: Option<Detail>,
+    /// The answer is on its way into the store behind memory, and can be read there.
+    pub(super) follows: Option<Arc<Shareable>>,
 }
 
 /// What the origin server is asked for.
@@ -117,12 +131,14 @@ pub struct Forwarded {
     pub response: Response,
     /// What moves its growing body along.
     pub filler: Option<Box<Filler>>,
+    /// What is to be fetched in the background.
+    pub refresh: Option<Box<Forward>>,
 }
 
 impl Forwarded {
     /// The response alone, with a body that is fetched by whoever reads it.
     pub fn into_response(self) -> Response {
-        let Self { response: Response { status, fields, body }, filler } = self;
+        let Self { response: Response { status, fields, body }, filler, .. } = self;
         let body = match (body, filler) {
             (Body::Growing(reader), Some(filler)) => {
                 Fetched { filler: *filler, reader }.into_body()
@@ -148,7 +164,7 @@ impl Forwarded {
 
 impl From<Response> for Forwarded {
     fn from(response: Response) -> Self {
-        Self { response, filler: None }
+        Self { response, filler: None, refresh: None }
     }
 }
 

@@ -5,10 +5,11 @@
 //! mixes up its answers is found out. What follows from the fields (the directives) is not written down.
 //!
 //! ```text
-//! "cpx" version  checksum of all that follows  head  content
+//! "cpx" version  checksum of all that follows  key  head  length of the content  content
 //! ```
 //!
-//! Numbers are little-endian; texts and lists have their length before them, in 32 bits.
+//! Numbers are little-endian; texts and lists have their length before them, in 32 bits. A store that
+//! keeps content by itself has frames without it, and checks the content by its own checksums.
 
 use bytes::{Buf, Bytes};
 use http::{HeaderName, HeaderValue, StatusCode};
@@ -38,10 +39,20 @@ pub enum Unreadable {
     Nonsense,
 }
 
-/// A stored response as bytes.
-pub fn encode(key: &CacheKey, response: &StoredResponse) -> Vec<u8> {
-    let head = response.head();
-    let mut out = Vec::with_capacity(512 + response.content.len());
+/// A stored response with its content, as bytes; the content must be in memory.
+pub fn encode(key: &CacheKey, head: &StoredHead, content: &[u8]) -> Vec<u8> {
+    let mut out = begin(key, head, content.len() as u64, content.len());
+    out.extend_from_slice(content);
+    seal(out)
+}
+
+/// The same but for the content, which has `length` bytes and is kept elsewhere.
+pub fn encode_head(key: &CacheKey, head: &StoredHead, length: u64) -> Vec<u8> {
+    seal(begin(key, head, length, 0))
+}
+
+fn begin(key: &CacheKey, head: &StoredHead, length: u64, room: usize) -> Vec<u8> {
+    let mut out = Vec::with_capacity(512 + room);
     out.extend_from_slice(&MAGIC);
     out.extend_from_slice(&[0; 4]);
     put_text(&mut out, key.as_str().as_bytes());
@@ -70,15 +81,44 @@ pub fn encode(key: &CacheKey, response: &StoredResponse) -> Vec<u8> {
         out.push(u8::from(value.is_some()));
         put_text(&mut out, value.unwrap_or_default());
     }
-    out.extend_from_slice(&(response.content.len() as u64).to_le_bytes());
-    out.extend_from_slice(&response.content);
-    let sum = crc32fast::hash(&out[8..]);
-    out[4..8].copy_from_slice(&sum.to_le_bytes());
+    out.extend_from_slice(&length.to_le_bytes());
     out
+}
+
+fn seal(mut frame: Vec<u8>) -> Vec<u8> {
+    let sum = crc32fast::hash(&frame[8..]);
+    frame[4..8].copy_from_slice(&sum.to_le_bytes());
+    frame
+}
+
+/// A checksum of a piece of content; the same bytes at another place, or of another body, have
+/// another one.
+pub fn checksum(salt: u64, place: u64, bytes: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&salt.to_le_bytes());
+    hasher.update(&place.to_le_bytes());
+    hasher.update(bytes);
+    hasher.finalize()
 }
 
 /// The stored response that `frame` holds, and its key. The content is not copied.
 pub fn decode(frame: &Bytes) -> Result<(CacheKey, StoredResponse), Unreadable> {
+    let (key, head, length, content) = open(frame)?;
+    if content.len() as u64 != length {
+        return Err(Unreadable::Nonsense);
+    }
+    Ok((key, StoredResponse::new(head, content)))
+}
+
+/// What `frame` holds of a stored response whose content is kept elsewhere: its key, all but its
+/// content, and the length of that.
+pub fn decode_head(frame: &Bytes) -> Result<(CacheKey, StoredHead, u64), Unreadable> {
+    let (key, head, length, content) = open(frame)?;
+    if content.is_empty() { Ok((key, head, length)) } else { Err(Unreadable::Nonsense) }
+}
+
+/// Checks a frame, and takes it apart.
+fn open(frame: &Bytes) -> Result<(CacheKey, StoredHead, u64, Bytes), Unreadable> {
     let magic = frame.get(..4).ok_or(Unreadable::Version)?;
     if magic != MAGIC {
         return Err(Unreadable::Version);
@@ -90,7 +130,7 @@ pub fn decode(frame: &Bytes) -> Result<(CacheKey, StoredResponse), Unreadable> {
     read(Reader(frame.slice(8..))).ok_or(Unreadable::Nonsense)
 }
 
-fn read(mut from: Reader) -> Option<(CacheKey, StoredResponse)> {
+fn read(mut from: Reader) -> Option<(CacheKey, StoredHead, u64, Bytes)> {
     let key = CacheKey::from(std::str::from_utf8(&from.text()?).ok()?);
     let status = StatusCode::from_u16(from.0.try_get_u16_le().ok()?).ok()?;
     let part = from.part()?;
@@ -119,10 +159,6 @@ fn read(mut from: Reader) -> Option<(CacheKey, StoredResponse)> {
         selecting.push((name, has_value.then(|| value.to_vec())));
     }
     let length = from.0.try_get_u64_le().ok()?;
-    let content = from.0;
-    if content.len() as u64 != length {
-        return None;
-    }
     let head = StoredHead {
         status,
         part,
@@ -135,7 +171,7 @@ fn read(mut from: Reader) -> Option<(CacheKey, StoredResponse)> {
         fresh_until,
         useful_until,
     };
-    Some((key, StoredResponse::new(head, content)))
+    Some((key, head, length, from.0))
 }
 
 fn put_length(out: &mut Vec<u8>, length: usize) {
@@ -219,16 +255,21 @@ mod tests {
     #[test]
     fn what_is_written_is_read() {
         let key = CacheKey::from("http://o/a");
-        let frame = Bytes::from(encode(&key, &response()));
+        let frame = Bytes::from(encode(&key, response().head(), b"hello"));
         let (read_key, read) = decode(&frame).expect("it was just written");
         assert_eq!(read_key, key);
         assert_eq!(format!("{:?}", read.head()), format!("{:?}", response().head()));
-        assert_eq!(read.content, response().content);
+        assert_eq!(read.content.here(), response().content.here());
+        let frame = Bytes::from(encode_head(&key, response().head(), 5));
+        let (read_key, head, length) = decode_head(&frame).expect("it was just written");
+        assert_eq!((read_key, length), (key, 5));
+        assert_eq!(format!("{head:?}"), format!("{:?}", response().head()));
+        assert_eq!(decode(&frame).err(), Some(Unreadable::Nonsense), "the content is elsewhere");
     }
 
     #[test]
     fn what_is_damaged_is_no_response() {
-        let frame = encode(&CacheKey::from("http://o/a"), &response());
+        let frame = encode(&CacheKey::from("http://o/a"), response().head(), b"hello");
         for end in 0..frame.len() {
             assert!(decode(&Bytes::copy_from_slice(&frame[..end])).is_err(), "{end}");
         }

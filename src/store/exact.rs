@@ -14,10 +14,13 @@ use parking_lot::Mutex;
 
 use crate::clock::Timestamp;
 use crate::policy::key::CacheKey;
+use crate::policy::purging::Selector;
 use crate::policy::stored::StoredResponse;
+use crate::store::behind::Listed;
 use crate::store::memory::{Eviction, Limits};
 use crate::store::{
-    Arrivals, Generation, Put, Room, STRIPES, Store, Usage, Variants, with_variant,
+    Arrivals, Generation, Put, Room, STRIPES, Store, Usage, Variants, fits, listed, listed_of,
+    with_variant,
 };
 
 /// How many useless responses a sweep removes before it lets go of the lock.
@@ -84,7 +87,7 @@ impl Exact {
 
 impl Index {
     fn generation(&self, stripe: usize) -> Generation {
-        Generation { cleared: self.cleared, invalidated: self.invalidated[stripe] }
+        Generation::new(self.cleared, self.invalidated[stripe])
     }
 
     /// Takes a response out of the whole index.
@@ -137,14 +140,14 @@ impl Store for Exact {
 
     fn put(&self, key: &CacheKey, response: Arc<StoredResponse>, begun: Generation) -> Put {
         let bytes = response.memory_bytes(key) as u64;
-        if bytes > self.stored_bytes_max || response.content.len() as u64 > self.content_bytes_max {
+        if bytes > self.stored_bytes_max || !fits(&response, self.content_bytes_max) {
             return Put::TooLarge;
         }
         let stripe = self.stripe(key);
         // What goes is dropped after the lock is let go of: freeing a large body takes time.
         let mut gone = Vec::new();
         let mut index = self.index.lock();
-        if index.generation(stripe) != begun {
+        if !index.generation(stripe).agrees(begun) {
             return Put::Cleared;
         }
         let present = index.by_key.get(key).map(|(variants, _)| Arc::clone(variants));
@@ -220,12 +223,30 @@ impl Store for Exact {
         }
     }
 
-    fn clear(&self) -> usize {
+    fn purge(&self, selector: &Selector, now: Timestamp) -> usize {
         let mut index = self.index.lock();
         index.cleared += 1;
-        let gone = index.empty();
+        let gone = if *selector == Selector::All {
+            index.empty()
+        } else {
+            let selected = |(_, (key, response)): &(&u64, &(CacheKey, Arc<StoredResponse>))| {
+                selector.selects(key.as_str(), response, now)
+            };
+            let numbers: Vec<u64> =
+                index.by_use.iter().filter(selected).map(|(number, _)| *number).collect();
+            let taken = numbers.into_iter().filter_map(|number| index.take_out(number));
+            taken.map(|(_, response)| response).collect()
+        };
         drop(index);
         gone.len()
+    }
+
+    fn list(&self, after: &str, most: usize) -> Vec<Listed> {
+        let index = self.index.lock();
+        let all = index.by_use.iter().map(|(_, (key, response))| listed_of(key, response));
+        let all = all.collect();
+        drop(index);
+        listed(all, after, most)
     }
 
     fn generation(&self, key: &CacheKey) -> Generation {

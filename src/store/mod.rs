@@ -1,7 +1,8 @@
 //! Where stored responses live, and what every store owes the engine.
 //!
 //! A store holds complete responses, and parts that are marked as such. It decides what to drop
-//! when it is full, never what may be reused: that is the policy's business.
+//! when it is full, never what may be reused: that is the policy's business. Memory (`memory.rs`) is the
+//! first tier; behind it there may be one that lasts or is shared (`behind.rs`, `tiers.rs`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,12 +10,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::clock::Timestamp;
 use crate::policy::key::CacheKey;
 use crate::policy::partial::displaces;
+use crate::policy::purging::Selector;
 use crate::policy::stored::StoredResponse;
+use crate::store::behind::{Listed, Stamp};
+use crate::store::tiers::Tiers;
 
+pub mod behind;
 pub mod codec;
 mod exact;
 pub mod memory;
+mod queue;
 mod s3_fifo;
+pub mod spool;
+pub mod sqlite;
+pub mod tiers;
+mod writer;
 
 /// The most stored responses for one target URI; the oldest variant makes room for a new one.
 pub const VARIANTS_MAX: usize = 64;
@@ -30,6 +40,36 @@ pub type Variants = Arc<Vec<Arc<StoredResponse>>>;
 pub struct Generation {
     cleared: u64,
     invalidated: u64,
+    /// The state of the store behind memory.
+    behind: Stamp,
+}
+
+impl Generation {
+    fn new(cleared: u64, invalidated: u64) -> Self {
+        Self { cleared, invalidated, behind: Stamp::default() }
+    }
+
+    /// Are both of the same moment, as far as memory is concerned?
+    fn agrees(self, other: Self) -> bool {
+        (self.cleared, self.invalidated) == (other.cleared, other.invalidated)
+    }
+
+    /// The same, with the state of the store behind memory.
+    #[must_use]
+    pub fn with(self, behind: Stamp) -> Self {
+        Self { behind, ..self }
+    }
+
+    /// The state of the store behind memory.
+    pub fn behind(self) -> Stamp {
+        self.behind
+    }
+
+    /// The same, with what `other` knows of the store behind memory.
+    #[must_use]
+    pub fn behind_of(self, other: Self) -> Self {
+        self.with(other.behind)
+    }
 }
 
 /// How many counters of invalidations there are; a key's is chosen by its hash.
@@ -81,7 +121,17 @@ pub trait Store: Send + Sync {
     fn sweep(&self, now: Timestamp) -> usize;
 
     /// Removes everything, and lets nothing in that was asked for before; how many there were.
-    fn clear(&self) -> usize;
+    fn clear(&self) -> usize {
+        self.purge(&Selector::All, Timestamp::MAX)
+    }
+
+    /// Removes what is selected at `now`, and lets nothing in that was asked for before, whatever it is;
+    /// how many there were. May wait for a store behind memory.
+    fn purge(&self, selector: &Selector, now: Timestamp) -> usize;
+
+    /// At most `most` stored responses in the order of their keys, those whose key comes after `after`;
+    /// all variants of a key together. May wait.
+    fn list(&self, after: &str, most: usize) -> Vec<Listed>;
 
     /// The present generation for `key`, to be noted when a request begins.
     fn generation(&self, key: &CacheKey) -> Generation;
@@ -94,6 +144,11 @@ pub trait Store: Send + Sync {
 
     /// What the store holds.
     fn usage(&self) -> Usage;
+
+    /// The tiers, if there is a store behind memory.
+    fn tiers(&self) -> Option<&Tiers> {
+        None
+    }
 }
 
 /// A share of the memory for bodies on their way in, given back when it is dropped.
@@ -130,23 +185,49 @@ struct Arrivals {
     bytes_max: u64,
 }
 
-/// Puts `response` first among `variants`, in the place of those that it displaces; gives what had to
-/// go.
+/// Is the content in memory, and no larger than this?
+fn fits(response: &StoredResponse, content_bytes_max: u64) -> bool {
+    response.content.here().is_some_and(|content| content.len() as u64 <= content_bytes_max)
+}
+
+/// Those of `responses` that come after `after`, in order; about `most` of them, but all of one key.
+fn listed(mut responses: Vec<Listed>, after: &str, most: usize) -> Vec<Listed> {
+    responses.retain(|listed| listed.key.as_str() > after);
+    responses.sort_by(|one, other| one.key.cmp(&other.key));
+    if let Some(last) = responses.get(most).map(|listed| listed.key.clone()) {
+        let whole = responses.partition_point(|listed| listed.key < last);
+        // One key with very many variants is better told whole than not at all.
+        let end = responses.partition_point(|listed| listed.key <= last);
+        responses.truncate(if whole > 0 { whole } else { end });
+    }
+    responses
+}
+
+fn listed_of(key: &CacheKey, response: &StoredResponse) -> Listed {
+    let head = response.head().clone();
+    Listed { key: key.clone(), head, bytes: response.content.len(), reuses: response.reuses() }
+}
+
+/// Puts `response` among `variants` by the time it came, in the place of those that it displaces; gives
+/// what had to go.
 fn with_variant(
     variants: &[Arc<StoredResponse>],
     response: Arc<StoredResponse>,
 ) -> (Vec<Arc<StoredResponse>>, Vec<Arc<StoredResponse>>) {
-    let mut kept = vec![response];
+    let mut kept = Vec::with_capacity(variants.len() + 1);
     let mut displaced = Vec::new();
     let mut newer_parts = 1;
     for other in variants {
-        if displaces(&kept[0], other, newer_parts) || kept.len() == VARIANTS_MAX {
+        if displaces(&response, other, newer_parts) || kept.len() + 1 == VARIANTS_MAX {
             displaced.push(Arc::clone(other));
         } else {
             newer_parts +=
-                usize::from(other.part.is_some() && other.selecting == kept[0].selecting);
+                usize::from(other.part.is_some() && other.selecting == response.selecting);
             kept.push(Arc::clone(other));
         }
     }
+    // What comes from the store behind memory may be older than what is here.
+    let newer = kept.iter().take_while(|other| other.response_time > response.response_time);
+    kept.insert(newer.count(), response);
     (kept, displaced)
 }

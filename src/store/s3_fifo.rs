@@ -15,10 +15,13 @@ use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter};
 
 use crate::clock::Timestamp;
 use crate::policy::key::CacheKey;
+use crate::policy::purging::Selector;
 use crate::policy::stored::StoredResponse;
+use crate::store::behind::Listed;
 use crate::store::memory::Limits;
 use crate::store::{
-    Arrivals, Generation, Put, Room, STRIPES, Store, Usage, Variants, with_variant,
+    Arrivals, Generation, Put, Room, STRIPES, Store, Usage, Variants, fits, listed, listed_of,
+    with_variant,
 };
 
 /// quick_cache's own share of a shard for what has proven useful.
@@ -165,7 +168,7 @@ impl Store for S3Fifo {
     fn touch(&self, _: &str, _: &Arc<StoredResponse>) {}
 
     fn put(&self, key: &CacheKey, response: Arc<StoredResponse>, begun: Generation) -> Put {
-        if response.content.len() as u64 > self.content_bytes_max {
+        if !fits(&response, self.content_bytes_max) {
             return Put::TooLarge;
         }
         let changing = self.change_lock(key).lock();
@@ -174,7 +177,7 @@ impl Store for S3Fifo {
         let Some(entry) = self.entry(key, variants) else { return Put::TooLarge };
         // A clear raises the generation before it takes the locks of the changes.
         let cleared = self.cleared.load(Ordering::Acquire);
-        if (Generation { cleared, invalidated: *changing }) != begun {
+        if !begun.agrees(Generation::new(cleared, *changing)) {
             return Put::Cleared;
         }
         self.cache.insert(key.clone(), entry);
@@ -206,20 +209,39 @@ impl Store for S3Fifo {
         swept
     }
 
-    fn clear(&self) -> usize {
+    fn purge(&self, selector: &Selector, now: Timestamp) -> usize {
         self.cleared.fetch_add(1, Ordering::Release);
         // Whoever has seen the old generation holds one of these until it has put its response.
         for change in &self.changes {
             drop(change.lock());
         }
-        let held = self.usage().responses as usize;
-        self.cache.clear();
-        held
+        if *selector == Selector::All {
+            let held = self.usage().responses as usize;
+            self.cache.clear();
+            return held;
+        }
+        let mut purged = 0;
+        for (key, entry) in self.cache.iter() {
+            let selected =
+                |response: &Arc<StoredResponse>| selector.selects(key.as_str(), response, now);
+            if entry.variants.iter().any(selected) {
+                purged += self.remove_where(&key, selected);
+            }
+        }
+        purged
+    }
+
+    fn list(&self, after: &str, most: usize) -> Vec<Listed> {
+        let entries = self.cache.iter();
+        let all = entries.flat_map(|(key, entry)| {
+            entry.variants.iter().map(|response| listed_of(&key, response)).collect::<Vec<_>>()
+        });
+        listed(all.collect(), after, most)
     }
 
     fn generation(&self, key: &CacheKey) -> Generation {
         let invalidated = *self.change_lock(key).lock();
-        Generation { cleared: self.cleared.load(Ordering::Acquire), invalidated }
+        Generation::new(self.cleared.load(Ordering::Acquire), invalidated)
     }
 
     fn room(&self) -> Room {

@@ -106,7 +106,7 @@ impl desk::Exchange for Exchange {
     }
 
     fn respond(mut self, forwarded: Forwarded) {
-        let Forwarded { mut response, filler } = forwarded;
+        let Forwarded { mut response, filler, .. } = forwarded;
         match std::mem::replace(&mut response.body, Body::None { length: None }) {
             Body::Arriving(body) => self.relay(response, body),
             body => self.post(Response { body, ..response }),

@@ -286,7 +286,7 @@ impl desk::Exchange for Exchange {
             Body::Whole(bytes) => bytes.len() > PIECE_BYTES && self.request.method != Method::HEAD,
             _ => false,
         };
-        let Forwarded { response, filler } = forwarded;
+        let Forwarded { response, filler, .. } = forwarded;
         if !paced {
             self.answer(response);
             // What the client did not need may be worth keeping.
@@ -302,7 +302,7 @@ impl desk::Exchange for Exchange {
             (Ok(sending), None) => pump.send(sending),
             (Err(back), filler) => {
                 let (exchange, response) = *back;
-                exchange.answer(Forwarded { response, filler }.into_response());
+                exchange.answer(Forwarded { response, filler, refresh: None }.into_response());
             }
         }
     }

@@ -1,0 +1,155 @@
+//! The content of a stored response: in memory, or at a distance, in a store that has to be waited for.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes};
+
+use crate::message::body::{Arriving, Body};
+
+/// The content of a stored response, or of a part.
+#[derive(Clone)]
+pub enum Content {
+    /// In memory.
+    Here(Bytes),
+    /// In a store behind memory, to be read piece by piece by someone who can wait.
+    Distant(Arc<dyn Distant>),
+}
+
+/// Content that is not in memory.
+pub trait Distant: Send + Sync {
+    /// Its length in bytes.
+    fn length(&self) -> u64;
+
+    /// Reads from byte `at` on, and waits for it: at least one byte, unless that is the end. An error
+    /// means that the content is lost or damaged; not one wrong byte is given out.
+    fn read_at(&self, at: u64, buffer: &mut [u8]) -> io::Result<usize>;
+}
+
+impl Content {
+    /// Its length in bytes.
+    pub fn len(&self) -> u64 {
+        match self {
+            Self::Here(bytes) => bytes.len() as u64,
+            Self::Distant(distant) => distant.length(),
+        }
+    }
+
+    /// Is there none?
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The bytes, if they are in memory.
+    pub fn here(&self) -> Option<&Bytes> {
+        match self {
+            Self::Here(bytes) => Some(bytes),
+            Self::Distant(_) => None,
+        }
+    }
+
+    /// All of it, as a body.
+    pub fn body(&self) -> Body {
+        self.slice(0, self.len()).into_body()
+    }
+
+    /// `length` bytes from `first` on, which must be there.
+    pub fn slice(&self, first: u64, length: u64) -> Slice {
+        match self {
+            Self::Here(bytes) => {
+                Slice::Here(bytes.slice(first as usize..(first + length) as usize))
+            }
+            Self::Distant(distant) => Slice::Distant(DistantReader {
+                distant: Arc::clone(distant),
+                length,
+                at: first,
+                left: length,
+            }),
+        }
+    }
+}
+
+impl From<Bytes> for Content {
+    fn from(bytes: Bytes) -> Self {
+        Self::Here(bytes)
+    }
+}
+
+impl fmt::Debug for Content {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let place = if self.here().is_some() { "here" } else { "distant" };
+        write!(f, "Content({} bytes, {place})", self.len())
+    }
+}
+
+/// A piece of content.
+pub enum Slice {
+    /// In memory.
+    Here(Bytes),
+    /// Not in memory.
+    Distant(DistantReader),
+}
+
+impl Slice {
+    /// The piece, as a body.
+    pub fn into_body(self) -> Body {
+        match self {
+            Self::Here(bytes) => Body::Whole(bytes),
+            Self::Distant(reader) => Body::Arriving(Box::new(reader)),
+        }
+    }
+
+    /// Reads on; `Ok(0)` at the end.
+    pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Here(bytes) => {
+                let count = bytes.len().min(buffer.len());
+                bytes.copy_to_slice(&mut buffer[..count]);
+                Ok(count)
+            }
+            Self::Distant(reader) => reader.read(buffer),
+        }
+    }
+
+    /// Bytes that are left of it.
+    pub fn len(&self) -> u64 {
+        match self {
+            Self::Here(bytes) => bytes.len() as u64,
+            Self::Distant(reader) => reader.left,
+        }
+    }
+
+    /// Is nothing left of it?
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Reads a piece of distant content.
+pub struct DistantReader {
+    distant: Arc<dyn Distant>,
+    length: u64,
+    at: u64,
+    left: u64,
+}
+
+impl Arriving for DistantReader {
+    fn length(&self) -> Option<u64> {
+        Some(self.length)
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let most = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        if most == 0 {
+            return Ok(0);
+        }
+        let count = self.distant.read_at(self.at, &mut buffer[..most])?;
+        if count == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.at += count as u64;
+        self.left -= count as u64;
+        Ok(count)
+    }
+}

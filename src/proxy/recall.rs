@@ -1,0 +1,155 @@
+//! What the store behind memory has: asked by a worker that is on its way to the origin server, and only
+//! then. RFC 9111 §4 knows one cache; this is its slower half.
+
+use std::sync::Arc;
+
+use crate::flight::{Landing, Shareable};
+use crate::message::body::Body;
+use crate::message::response::Response;
+use crate::policy::range;
+use crate::policy::reuse::{Judgement, judge};
+use crate::policy::selection::select;
+use crate::policy::stored::StoredResponse;
+use crate::policy::vary;
+use crate::proxy::{Answer, Attempt, Forward, Forwarded, Proxy};
+use crate::store::tiers::Tiers;
+use crate::store::{Generation, Variants};
+
+/// What has been recalled, and the state of the stores then.
+pub struct Recollection {
+    pub(super) variants: Variants,
+    pub(super) generation: Generation,
+}
+
+/// How a request goes on that has asked the store behind memory.
+pub(super) enum Recall {
+    /// To the origin server.
+    GoOn(Box<Forward>),
+    /// It has its answer.
+    Done(Forwarded),
+}
+
+impl Proxy {
+    /// Asks the store behind memory, if there is one and the request has not done so; waits.
+    pub(super) fn recall(&self, mut forward: Box<Forward>) -> Recall {
+        if let Some(shareable) = forward.follows.take()
+            && let Some(response) = self.follow(&forward, &shareable)
+        {
+            return Recall::Done(response.into());
+        }
+        let Some(tiers) = self.store.tiers().filter(|_| forward.recalls) else {
+            return Recall::GoOn(forward);
+        };
+        forward.recalls = false;
+        let recalled = tiers.recall(&forward.key).unwrap_or_default();
+        let generation = forward.generation.with(recalled.stamp);
+        forward.generation = generation;
+        let variants = self.fetched(tiers, &forward, recalled.variants);
+        if forward.background {
+            return self.go_on_in_the_background(forward, &variants);
+        }
+        if variants.is_empty() {
+            return match forward.refused {
+                Some(detail) => {
+                    let asked = self.asked(&forward.request);
+                    Recall::Done(self.refuse_forwarding(&asked, detail).into())
+                }
+                None => Recall::GoOn(forward),
+            };
+        }
+        let request = Arc::clone(&forward.request);
+        let landing = forward.leader.take().map(Landing::Lead).or(forward.attempt.landing.take());
+        let recalled = Some(Recollection { variants: Arc::new(variants), generation });
+        let attempt = Attempt { landing, recalled, ..forward.attempt };
+        match self.lookup(&request, attempt) {
+            Answer::Ready(response) => Recall::Done(response.into()),
+            Answer::Stale(response, refresh) => {
+                let refresh = Some(refresh);
+                Recall::Done(Forwarded { response, filler: None, refresh })
+            }
+            Answer::Forward(mut forward) => {
+                if let Some(Landing::Lead(leader)) = forward.attempt.landing.take() {
+                    forward.leader = Some(leader);
+                }
+                Recall::GoOn(forward)
+            }
+        }
+    }
+
+    /// The variants that were recalled; the content of the one that will be selected is in memory, if
+    /// it fits there.
+    fn fetched(
+        &self,
+        tiers: &Tiers,
+        forward: &Forward,
+        mut variants: Vec<Arc<StoredResponse>>,
+    ) -> Vec<Arc<StoredResponse>> {
+        let ranges =
+            if forward.presented.range { range::read(&forward.request.fields) } else { None };
+        while !variants.is_empty() {
+            let selection = select(&variants, ranges.as_deref(), forward.request_time, |stored| {
+                vary::matches(stored, &forward.sent)
+            });
+            let Some(selected) = selection.selected.ok().or(selection.prefix) else { break };
+            let place = variants.iter().position(|other| Arc::ptr_eq(other, &selected));
+            let place = place.expect("it was selected among them");
+            match tiers.promote(&forward.key, &selected, forward.generation) {
+                Ok(fetched) => {
+                    variants[place] = fetched;
+                    break;
+                }
+                Err(_) => {
+                    tiers.drop_lost(&forward.key, &selected);
+                    variants.remove(place);
+                }
+            }
+        }
+        variants
+    }
+
+    /// A refresh in the background is not needed if another proxy has brought something fresh.
+    fn go_on_in_the_background(
+        &self,
+        mut forward: Box<Forward>,
+        variants: &[Arc<StoredResponse>],
+    ) -> Recall {
+        let now = self.clock.now();
+        let fresh = variants.iter().find(|stored| {
+            stored.is_fresh(now)
+                && !stored.directives.no_cache
+                && vary::matches(stored, &forward.sent)
+        });
+        if fresh.is_none() {
+            return Recall::GoOn(forward);
+        }
+        if let Some(leader) = forward.leader.take() {
+            leader.stored();
+        }
+        let response = Response {
+            status: http::StatusCode::NO_CONTENT,
+            fields: crate::message::fields::Fields::new(),
+            body: Body::None { length: None },
+        };
+        Recall::Done(response.into())
+    }
+
+    /// May this request be given the body that is on its way into the store behind memory?
+    pub(super) fn may_follow(&self, forward: &Forward, shareable: &Shareable) -> bool {
+        let presented = &forward.presented;
+        let usable =
+            judge(presented, &shareable.head, false, self.clock.now(), &self.settings.reuse);
+        shareable.spooled.get().is_some()
+            && presented.get
+            && !presented.range
+            && !presented.conditional
+            && vary::matches(&shareable.head, &forward.sent)
+            && usable == Judgement::Usable
+    }
+
+    fn follow(&self, forward: &Forward, shareable: &Shareable) -> Option<Response> {
+        let follower = shareable.spooled.get()?.reader()?;
+        let asked = self.asked(&forward.request);
+        let response = self.share_head(&asked, &shareable.head, forward.why);
+        Some(Response { body: Body::Arriving(Box::new(follower)), ..response })
+    }
+}

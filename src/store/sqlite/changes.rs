@@ -1,0 +1,577 @@
+//! What is written into the file: one transaction for a batch of changes, or several where much goes.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use rusqlite::{Connection, OptionalExtension, params};
+
+use crate::clock::{Clock, Timestamp};
+use crate::message::content::Content;
+use crate::policy::key::{CacheKey, Glob};
+use crate::policy::partial::displaces;
+use crate::policy::purging::{Selector, tags};
+use crate::policy::stored::{StoredHead, StoredResponse};
+use crate::store::VARIANTS_MAX;
+use crate::store::behind::{BehindError, CHUNK_BYTES, Change, Stamp};
+use crate::store::codec;
+use crate::store::spool::Spooled;
+use crate::store::sqlite::{CHUNKS_MAX, Database, chunk_id, generations, room, stripe};
+
+/// Rows that are deleted in one transaction.
+const DELETE_BATCH: usize = 1000;
+/// What is on its way in or out is left alone for so many seconds after it was last seen alive.
+const ORPHANED_AFTER: i64 = 300;
+
+/// What is true once the transaction is committed.
+#[derive(Default)]
+struct Outcome {
+    places: Vec<(Arc<StoredResponse>, Option<u64>)>,
+    grown: Vec<(Arc<Spooled>, u64)>,
+}
+
+/// Carries out changes.
+pub(super) fn apply(
+    database: &Arc<Database>,
+    changes: &[&Change],
+) -> Result<Vec<u64>, BehindError> {
+    if database.is_read_only {
+        return read_only(changes);
+    }
+    room::mend(database)?;
+    let writer = database.writer.lock();
+    let connection = writer.as_ref().ok_or_else(|| database.gone())?;
+    let mut batch =
+        Batch { database, connection, now: Clock::System.now(), outcome: Outcome::default() };
+    let done = batch.run(changes);
+    match done {
+        Ok(counts) => {
+            for (response, place) in &batch.outcome.places {
+                response.place().set(*place);
+            }
+            for (spooled, bytes) in batch.outcome.grown.drain(..) {
+                spooled.grown(bytes);
+            }
+            room::checkpoint_if_long(database, connection);
+            Ok(counts)
+        }
+        Err(error) => {
+            if !connection.is_autocommit() {
+                let _ = connection.execute_batch("ROLLBACK");
+            }
+            let error = database.error(&error);
+            // A full disk has room again sooner if the log is gone.
+            room::checkpoint(connection);
+            Err(error)
+        }
+    }
+}
+
+/// What cannot be written is no error, so long as nothing that is there is to go.
+fn read_only(changes: &[&Change]) -> Result<Vec<u64>, BehindError> {
+    let goes = |change: &&Change| match change {
+        Change::Put { begun, .. } => !begun.was_empty,
+        Change::Remove { .. } | Change::Forget { .. } | Change::Purge { .. } => true,
+        Change::Chunk { .. } | Change::Whole { .. } => true,
+        Change::Used { .. } | Change::Sweep { .. } | Change::Abandon { .. } => false,
+    };
+    if changes.iter().any(|change| goes(change)) {
+        return Err(BehindError("it can be read only".to_string()));
+    }
+    Ok(vec![0; changes.len()])
+}
+
+/// How many responses are stored.
+pub(super) fn total(connection: &Connection) -> rusqlite::Result<u64> {
+    let mut select =
+        connection.prepare_cached("SELECT number FROM totals WHERE name = 'responses'")?;
+    select.query_row([], |row| row.get(0))
+}
+
+/// Changes that are being carried out.
+pub(super) struct Batch<'a> {
+    pub database: &'a Arc<Database>,
+    pub connection: &'a Connection,
+    now: Timestamp,
+    outcome: Outcome,
+}
+
+impl Batch<'_> {
+    fn run(&mut self, changes: &[&Change]) -> rusqlite::Result<Vec<u64>> {
+        let bytes: u64 = changes.iter().map(|change| change.bytes()).sum();
+        let puts = changes.iter().filter(|change| matches!(change, Change::Put { .. })).count();
+        self.begin()?;
+        if bytes > 0 || puts > 0 {
+            room::make_room(self, bytes, puts as u64)?;
+        }
+        let mut counts = Vec::with_capacity(changes.len());
+        for change in changes {
+            counts.push(self.carry_out(change)?);
+        }
+        self.commit()?;
+        Ok(counts)
+    }
+
+    pub(super) fn begin(&self) -> rusqlite::Result<()> {
+        self.connection.execute_batch("BEGIN IMMEDIATE")
+    }
+
+    pub(super) fn commit(&self) -> rusqlite::Result<()> {
+        self.connection.execute_batch("COMMIT")
+    }
+
+    /// Ends this transaction and begins another: what is deleted in one go must not fill the log.
+    fn turn(&self) -> rusqlite::Result<()> {
+        self.commit()?;
+        room::checkpoint_if_long(self.database, self.connection);
+        self.begin()
+    }
+
+    fn execute(&self, text: &str, params: impl rusqlite::Params) -> rusqlite::Result<usize> {
+        self.connection.prepare_cached(text)?.execute(params)
+    }
+
+    fn carry_out(&mut self, change: &Change) -> rusqlite::Result<u64> {
+        match change {
+            Change::Put { key, response, begun } => self.put(key, response, *begun),
+            Change::Used { place, reuses } => {
+                let now = seconds(self.now);
+                let text = "UPDATE responses SET used = ?2, hits = max(hits, ?3) WHERE id = ?1";
+                self.execute(text, params![place.cast_signed(), now, reuses.cast_signed()])?;
+                Ok(0)
+            }
+            Change::Remove { response, .. } => match response.place().number() {
+                Some(number) => self.delete(number),
+                None => Ok(0),
+            },
+            Change::Forget { key, invalidates } => {
+                if *invalidates {
+                    self.raise(stripe(key))?;
+                }
+                self.delete_all(&self.numbers(
+                    "SELECT id FROM responses WHERE url = ?1 AND state = 1",
+                    [key.as_str()],
+                )?)
+            }
+            Change::Purge { selector, now } => {
+                self.raise(0)?;
+                self.purge(selector, *now)
+            }
+            Change::Sweep { now } => self.sweep(*now),
+            Change::Chunk { spooled, bytes } => self.chunk(spooled, bytes),
+            Change::Whole { spooled, head, begun } => self.whole(spooled, head, *begun),
+            Change::Abandon { spooled } => match spooled.number() {
+                Some(number) => self.abandon(number),
+                None => Ok(0),
+            },
+        }
+    }
+
+    /// Stores a response, or a new head for one that is there already.
+    fn put(
+        &mut self,
+        key: &CacheKey,
+        response: &Arc<StoredResponse>,
+        begun: Stamp,
+    ) -> rusqlite::Result<u64> {
+        if self.is_outdated(key, begun)? {
+            return Ok(0);
+        }
+        let place = response.place().number().filter(|number| self.exists(*number));
+        self.displace(key, response, place)?;
+        let length = response.content.len();
+        let number = match (place, &response.content) {
+            (Some(number), _) => {
+                self.set_head(number, key, response, length, response.reuses())?;
+                number
+            }
+            (None, Content::Here(content)) => {
+                let (number, salt) = self.insert(key, response, length)?;
+                for (chunk, bytes) in content.chunks(CHUNK_BYTES).enumerate() {
+                    self.insert_chunk(number, salt, chunk as u64, bytes)?;
+                }
+                self.count(1)?;
+                number
+            }
+            (None, Content::Distant(_)) => return Ok(0),
+        };
+        self.outcome.places.push((Arc::clone(response), Some(number)));
+        Ok(1)
+    }
+
+    /// Has something been cleared, or the key invalidated, since the request began?
+    fn is_outdated(&self, key: &CacheKey, begun: Stamp) -> rusqlite::Result<bool> {
+        let Some(then) = begun.numbers else { return Ok(false) };
+        Ok(generations(self.connection, key)? != then)
+    }
+
+    fn exists(&self, number: u64) -> bool {
+        let exists =
+            self.connection.prepare_cached("SELECT 1 FROM responses WHERE id = ?1 AND state = 1");
+        exists.and_then(|mut select| select.exists([number.cast_signed()])).unwrap_or(false)
+    }
+
+    /// Deletes what `response` takes the place of, but for `place`, which is its own.
+    fn displace(
+        &mut self,
+        key: &CacheKey,
+        response: &StoredResponse,
+        place: Option<u64>,
+    ) -> rusqlite::Result<()> {
+        let text = "SELECT id, head FROM responses WHERE url = ?1 AND state = 1 ORDER BY stored DESC, id DESC";
+        let mut select = self.connection.prepare_cached(text)?;
+        let row = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?));
+        let rows: Vec<(u64, Vec<u8>)> =
+            select.query_map([key.as_str()], row)?.collect::<rusqlite::Result<_>>()?;
+        let (mut kept, mut newer_parts) = (0, 1);
+        for (number, head) in rows.into_iter().filter(|(number, _)| Some(*number) != place) {
+            let old = codec::decode_head(&Bytes::from(head)).ok();
+            let old = old.map(|(_, head, _)| StoredResponse::new(head, Bytes::new()));
+            let goes = old.as_ref().is_none_or(|old| displaces(response, old, newer_parts));
+            if goes || kept + 1 >= VARIANTS_MAX {
+                self.delete(number)?;
+            } else {
+                kept += 1;
+                newer_parts +=
+                    usize::from(old.is_some_and(|old| {
+                        old.part.is_some() && old.selecting == response.selecting
+                    }));
+            }
+        }
+        Ok(())
+    }
+
+    /// A new row for a response; its number and salt.
+    fn insert(
+        &self,
+        key: &CacheKey,
+        head: &StoredHead,
+        length: u64,
+    ) -> rusqlite::Result<(u64, u64)> {
+        let number = self.insert_empty(key)?;
+        let salt = self.set_head(number.0, key, head, length, 0).map(|()| number.1)?;
+        Ok((number.0, salt))
+    }
+
+    /// A row for what is on its way in.
+    fn insert_empty(&self, key: &CacheKey) -> rusqlite::Result<(u64, u64)> {
+        let salt = RandomState::new().hash_one(key);
+        let now = seconds(self.now);
+        self.execute(
+            "INSERT INTO responses (method, url, status, state, stored, used, hits, size, salt, fields, head) \
+             VALUES ('GET', ?1, 0, 0, ?2, ?2, 0, 0, ?3, '', x'')",
+            params![key.as_str(), now, salt.cast_signed()],
+        )?;
+        Ok((self.connection.last_insert_rowid().cast_unsigned(), salt))
+    }
+
+    /// Writes down all that is known of a response but its content.
+    fn set_head(
+        &self,
+        number: u64,
+        key: &CacheKey,
+        head: &StoredHead,
+        length: u64,
+        reuses: u64,
+    ) -> rusqlite::Result<()> {
+        let text = |name: &str| {
+            head.fields
+                .get(name)
+                .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+        };
+        let mut fields = Vec::new();
+        head.fields.write_to(&mut fields);
+        let selecting: Vec<String> = head
+            .selecting
+            .iter()
+            .map(|(name, value)| {
+                format!("{name}: {}", String::from_utf8_lossy(value.unwrap_or_default()))
+            })
+            .collect();
+        let until = |moment: Timestamp| (moment != Timestamp::MAX).then(|| seconds(moment));
+        self.execute(
+            "UPDATE responses SET status = ?2, state = 1, stored = ?3, expires = ?4, useless = ?5, \
+             used = ?6, hits = ?7, size = ?8, content_type = ?9, etag = ?10, last_modified = ?11, \
+             selecting = ?12, fields = ?13, head = ?14 WHERE id = ?1",
+            params![
+                number.cast_signed(),
+                head.status.as_u16(),
+                seconds(head.response_time),
+                until(head.fresh_until),
+                until(head.useful_until),
+                seconds(self.now),
+                reuses.cast_signed(),
+                length.cast_signed(),
+                text("content-type"),
+                text("etag"),
+                text("last-modified"),
+                (!selecting.is_empty()).then(|| selecting.join("\n")),
+                String::from_utf8_lossy(&fields).replace("\r\n", "\n"),
+                codec::encode_head(key, head, length),
+            ],
+        )?;
+        self.execute("DELETE FROM tags WHERE response = ?1", [number.cast_signed()])?;
+        for tag in tags(head) {
+            let text = "INSERT OR IGNORE INTO tags (tag, response) VALUES (?1, ?2)";
+            self.execute(text, params![tag, number.cast_signed()])?;
+        }
+        Ok(())
+    }
+
+    fn insert_chunk(
+        &self,
+        number: u64,
+        salt: u64,
+        chunk: u64,
+        bytes: &[u8],
+    ) -> rusqlite::Result<()> {
+        let checksum = codec::checksum(salt, chunk, bytes);
+        let text = "INSERT INTO contents (id, checksum, content) VALUES (?1, ?2, ?3)";
+        self.execute(text, params![chunk_id(number, chunk), checksum, bytes]).map(drop)
+    }
+
+    /// A piece of content that comes bit by bit.
+    fn chunk(&mut self, spooled: &Arc<Spooled>, bytes: &Bytes) -> rusqlite::Result<u64> {
+        let (number, salt) = match spooled.place() {
+            Some(place) => place,
+            None => {
+                let (number, salt) = self.insert_empty(spooled.key())?;
+                // Its length is not known yet; who reads it knows how far it has come.
+                spooled.begun(number, salt, self.database.content(number, salt, u64::MAX));
+                (number, salt)
+            }
+        };
+        let chunk = spooled.next_chunk();
+        if chunk >= CHUNKS_MAX {
+            return Ok(0);
+        }
+        self.insert_chunk(number, salt, chunk, bytes)?;
+        self.outcome.grown.push((Arc::clone(spooled), bytes.len() as u64));
+        Ok(1)
+    }
+
+    fn whole(
+        &mut self,
+        spooled: &Arc<Spooled>,
+        head: &StoredHead,
+        begun: Stamp,
+    ) -> rusqlite::Result<u64> {
+        let Some((number, _)) = spooled.place() else { return Ok(0) };
+        let key = spooled.key();
+        if self.is_outdated(key, begun)? {
+            return self.abandon(number).map(|_| 0);
+        }
+        let arriving = self.connection.query_row(
+            "SELECT 1 FROM responses WHERE id = ?1 AND state = 0",
+            [number.cast_signed()],
+            |_| Ok(()),
+        );
+        if arriving.optional()?.is_none() {
+            return Ok(0);
+        }
+        let coming: u64 = self
+            .outcome
+            .grown
+            .iter()
+            .filter(|(other, _)| Arc::ptr_eq(other, spooled))
+            .map(|(_, bytes)| bytes)
+            .sum();
+        let length = spooled.bytes() + coming;
+        let response = StoredResponse::new(head.clone(), Bytes::new());
+        self.displace(key, &response, Some(number))?;
+        self.set_head(number, key, head, length, 0)?;
+        self.count(1)?;
+        Ok(1)
+    }
+
+    /// Deletes a row for what was on its way in.
+    fn abandon(&self, number: u64) -> rusqlite::Result<u64> {
+        let text = "DELETE FROM responses WHERE id = ?1 AND state <> 1";
+        if self.execute(text, [number.cast_signed()])? > 0 {
+            self.delete_contents(number)?;
+        }
+        Ok(0)
+    }
+
+    fn delete_contents(&self, number: u64) -> rusqlite::Result<()> {
+        let text = "DELETE FROM contents WHERE id BETWEEN ?1 AND ?2";
+        self.execute(text, params![chunk_id(number, 0), chunk_id(number, CHUNKS_MAX - 1)])?;
+        self.execute("DELETE FROM tags WHERE response = ?1", [number.cast_signed()]).map(drop)
+    }
+
+    /// Deletes a response; one that somebody reads is only marked, and deleted later. 1 if it was there.
+    pub(super) fn delete(&self, number: u64) -> rusqlite::Result<u64> {
+        let id = number.cast_signed();
+        let gone = if self.database.is_held(number) {
+            self.database.doom(number);
+            let text = "UPDATE responses SET state = 2, used = ?2 WHERE id = ?1 AND state = 1";
+            self.execute(text, params![id, seconds(self.now)])?
+        } else {
+            let gone = self.execute("DELETE FROM responses WHERE id = ?1 AND state = 1", [id])?;
+            if gone > 0 {
+                self.delete_contents(number)?;
+            }
+            gone
+        };
+        self.count(-(gone as i64))?;
+        Ok(gone as u64)
+    }
+
+    /// Deletes many, some in each transaction.
+    fn delete_all(&self, numbers: &[u64]) -> rusqlite::Result<u64> {
+        let mut gone = 0;
+        for (index, number) in numbers.iter().enumerate() {
+            if index > 0 && index % DELETE_BATCH == 0 {
+                self.turn()?;
+            }
+            gone += self.delete(*number)?;
+        }
+        Ok(gone)
+    }
+
+    fn count(&self, more: i64) -> rusqlite::Result<()> {
+        if more != 0 {
+            let text = "UPDATE totals SET number = max(0, number + ?1) WHERE name = 'responses'";
+            self.execute(text, [more])?;
+        }
+        Ok(())
+    }
+
+    /// Lets nothing in that was asked for before.
+    fn raise(&self, stripe: u32) -> rusqlite::Result<()> {
+        let text = "INSERT INTO generations (stripe, number) VALUES (?1, 1) \
+                    ON CONFLICT (stripe) DO UPDATE SET number = number + 1";
+        self.execute(text, [stripe]).map(drop)
+    }
+
+    fn numbers(&self, text: &str, params: impl rusqlite::Params) -> rusqlite::Result<Vec<u64>> {
+        let mut select = self.connection.prepare_cached(text)?;
+        select.query_map(params, |row| row.get(0))?.collect()
+    }
+
+    fn purge(&mut self, selector: &Selector, now: Timestamp) -> rusqlite::Result<u64> {
+        let numbers = match selector {
+            Selector::All => return self.purge_all(),
+            Selector::Uri(uri) => {
+                self.numbers("SELECT id FROM responses WHERE url = ?1 AND state = 1", [uri])?
+            }
+            Selector::Prefix(prefix) => self.numbers(
+                "SELECT id FROM responses WHERE url >= ?1 AND url < ?1 || char(1114111) AND state = 1",
+                [prefix],
+            )?,
+            Selector::Match(glob) => self.matching(glob)?,
+            Selector::Tag(tag) => self.numbers("SELECT response FROM tags WHERE tag = ?1", [tag])?,
+            Selector::Stale => self.stale(now)?,
+        };
+        self.delete_all(&numbers)
+    }
+
+    fn matching(&self, glob: &Glob) -> rusqlite::Result<Vec<u64>> {
+        let mut select =
+            self.connection.prepare_cached("SELECT id, url FROM responses WHERE state = 1")?;
+        let mut rows = select.query([])?;
+        let mut numbers = Vec::new();
+        while let Some(row) = rows.next()? {
+            if glob.fits(row.get_ref(1)?.as_bytes()?) {
+                numbers.push(row.get(0)?);
+            }
+        }
+        Ok(numbers)
+    }
+
+    fn stale(&self, now: Timestamp) -> rusqlite::Result<Vec<u64>> {
+        let text = "SELECT id, head FROM responses WHERE expires <= ?1 AND state = 1";
+        let mut select = self.connection.prepare_cached(text)?;
+        let mut rows = select.query([seconds(now)])?;
+        let mut numbers = Vec::new();
+        while let Some(row) = rows.next()? {
+            // The column has whole seconds.
+            let head = codec::decode_head(&Bytes::from(row.get::<_, Vec<u8>>(1)?));
+            if head.is_ok_and(|(_, head, _)| !head.is_fresh(now)) {
+                numbers.push(row.get(0)?);
+            }
+        }
+        Ok(numbers)
+    }
+
+    /// Deletes everything but what somebody reads, or is on its way in and will not be let in.
+    fn purge_all(&mut self) -> rusqlite::Result<u64> {
+        let gone = total(self.connection)?;
+        let held: Vec<u64> = self.database.held.lock().keys().copied().collect();
+        for number in held {
+            self.delete(number)?;
+        }
+        let kept = self.numbers("SELECT id FROM responses WHERE state <> 1", [])?;
+        if kept.is_empty() {
+            self.connection
+                .execute_batch("DELETE FROM contents; DELETE FROM tags; DELETE FROM responses")?;
+        } else {
+            self.connection.execute_batch(&format!(
+                "DELETE FROM responses WHERE state = 1; DELETE FROM tags; \
+                 DELETE FROM contents WHERE id / {CHUNKS_MAX} NOT IN (SELECT id FROM responses)"
+            ))?;
+        }
+        self.execute("UPDATE totals SET number = 0 WHERE name = 'responses'", [])?;
+        Ok(gone)
+    }
+
+    /// Deletes what is of no more use, and what was left half way by a process that died.
+    fn sweep(&self, now: Timestamp) -> rusqlite::Result<u64> {
+        let text = "SELECT id FROM responses WHERE useless < ?1 AND state = 1";
+        let gone = self.delete_all(&self.numbers(text, [seconds(now)])?)?;
+        self.clear_up()?;
+        Ok(gone)
+    }
+
+    pub(super) fn clear_up(&self) -> rusqlite::Result<()> {
+        let now = seconds(self.now);
+        let text = "SELECT id FROM responses WHERE state <> 1 AND used < ?1";
+        for number in self.numbers(text, [now - ORPHANED_AFTER / 3])? {
+            if self.database.is_held(number) {
+                let text = "UPDATE responses SET used = ?2 WHERE id = ?1";
+                self.execute(text, params![number.cast_signed(), now])?;
+            }
+        }
+        for number in self.numbers(text, [now - ORPHANED_AFTER])? {
+            self.abandon(number)?;
+        }
+        Ok(())
+    }
+
+    /// Deletes what was doomed and is held by nobody any more.
+    pub(super) fn delete_doomed(&self) -> rusqlite::Result<()> {
+        let doomed = std::mem::take(&mut *self.database.doomed.lock());
+        for number in doomed {
+            if self.database.is_held(number) {
+                self.database.doom(number);
+            }
+            self.delete(number)?;
+            if !self.database.is_held(number) {
+                self.abandon(number)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The batch for what is done between changes.
+    pub(super) fn of<'a>(database: &'a Arc<Database>, connection: &'a Connection) -> Batch<'a> {
+        Batch { database, connection, now: Clock::System.now(), outcome: Outcome::default() }
+    }
+
+    /// Deletes the least recently used responses, about `most` of them; how many went.
+    pub(super) fn evict(&self, most: usize) -> rusqlite::Result<u64> {
+        let text = "SELECT id FROM responses WHERE state = 1 ORDER BY used, id LIMIT ?1";
+        let mut gone = 0;
+        for number in self.numbers(text, [most])? {
+            gone += self.delete(number)?;
+        }
+        self.database.evicted.fetch_add(gone, Ordering::Relaxed);
+        Ok(gone)
+    }
+}
+
+/// Whole seconds, as SQLite has them.
+fn seconds(moment: Timestamp) -> i64 {
+    i64::try_from(moment.seconds()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,340 @@
+//! The store on disk: one SQLite file, which a person can query with the `sqlite3` shell.
+//!
+//! One connection writes, from the writer thread; workers read, each with a connection from a small pool,
+//! and never for longer than one row takes. Content lies in rows of at most [`CHUNK_BYTES`], each with a
+//! checksum over what it is and whose it is: whatever happens to the file, what is given out is what was
+//! put in, or nothing. `schema.rs` opens and makes the file, `changes.rs` writes, `room.rs` keeps to
+//! `--cache-disk`.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
+
+use crate::message::content::{Content, Distant};
+use crate::policy::key::CacheKey;
+use crate::policy::stored::StoredResponse;
+use crate::store::VARIANTS_MAX;
+use crate::store::behind::{
+    Behind, BehindError, BehindUsage, CHUNK_BYTES, Change, Listed, Recalled, Stamp,
+};
+use crate::store::codec;
+
+mod changes;
+mod room;
+mod schema;
+
+pub use schema::{OpenError, default_path};
+
+/// Connections for reading that are kept open.
+const READERS_KEPT: usize = 8;
+/// Chunks of one response have numbers below this, so one has at most 64 GiB.
+const CHUNKS_MAX: u64 = 1 << 20;
+/// How many counters of invalidations there are; that of everything has number 0.
+const STRIPES: u32 = 512;
+
+/// The bounds of the file.
+#[derive(Clone, Copy, Debug)]
+pub struct DiskLimits {
+    /// `--cache-disk`: bytes of the file and its write-ahead log.
+    pub bytes: u64,
+    /// `--cache-size-limit`: number of stored responses.
+    pub responses: Option<u64>,
+    /// `--max-object-size`: bytes of the largest content.
+    pub content_bytes: u64,
+}
+
+/// A store in a SQLite file.
+pub struct Sqlite(Arc<Database>);
+
+/// What connections, readers of content and the writer share.
+struct Database {
+    path: PathBuf,
+    limits: DiskLimits,
+    /// The file is opened by several connections; else the file system does not permit that, and there
+    /// is but the writer's.
+    is_shared: bool,
+    /// Nothing can be written: what there is is read, for good.
+    is_read_only: bool,
+    writer: Mutex<Option<Connection>>,
+    readers: Mutex<Vec<Connection>>,
+    /// Raised when the file is made anew, so that no old connection goes back into the pool.
+    epoch: AtomicU64,
+    is_damaged: AtomicBool,
+    /// Responses whose content is held by somebody, and how often: they are not deleted meanwhile.
+    held: Mutex<HashMap<u64, usize>>,
+    /// Responses to be deleted: they were removed while somebody read them, or their content is damaged.
+    doomed: Mutex<Vec<u64>>,
+    evicted: AtomicU64,
+    /// The file's number on its file system: it is another one if somebody has taken the file away.
+    inode: AtomicU64,
+}
+
+impl Sqlite {
+    /// Opens the file, or makes it.
+    pub fn open(path: &Path, limits: DiskLimits) -> Result<Self, OpenError> {
+        schema::open(path, limits).map(|database| Self(Arc::new(database)))
+    }
+
+    /// Can nothing be written?
+    pub fn is_read_only(&self) -> bool {
+        self.0.is_read_only
+    }
+}
+
+impl Database {
+    /// Runs `read` with a connection.
+    fn reading<T>(
+        &self,
+        read: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, BehindError> {
+        if !self.is_shared {
+            let writer = self.writer.lock();
+            let connection = writer.as_ref().ok_or_else(|| self.gone())?;
+            return read(connection).map_err(|error| self.error(&error));
+        }
+        let epoch = self.epoch.load(Ordering::Acquire);
+        let kept = self.readers.lock().pop();
+        let connection = match kept {
+            Some(connection) => connection,
+            None => schema::open_reader(&self.path, self.is_read_only)
+                .map_err(|error| self.error(&error))?,
+        };
+        let result = read(&connection).map_err(|error| self.error(&error));
+        let mut readers = self.readers.lock();
+        if readers.len() < READERS_KEPT
+            && epoch == self.epoch.load(Ordering::Acquire)
+            && result.is_ok()
+        {
+            readers.push(connection);
+        }
+        result
+    }
+
+    fn gone(&self) -> BehindError {
+        BehindError(format!("{}: not open", self.path.display()))
+    }
+
+    /// Puts an error into words, and notes what it says about the file.
+    fn error(&self, error: &rusqlite::Error) -> BehindError {
+        if matches!(
+            error.sqlite_error_code(),
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
+        ) {
+            self.is_damaged.store(true, Ordering::Release);
+        }
+        BehindError(schema::explain(error, &self.path))
+    }
+
+    /// Content of response `number`, which is held until it is dropped.
+    fn content(self: &Arc<Self>, number: u64, salt: u64, length: u64) -> Arc<dyn Distant> {
+        *self.held.lock().entry(number).or_default() += 1;
+        Arc::new(ContentRows { database: Arc::clone(self), number, salt, length })
+    }
+
+    fn is_held(&self, number: u64) -> bool {
+        self.held.lock().contains_key(&number)
+    }
+
+    fn doom(&self, number: u64) {
+        let mut doomed = self.doomed.lock();
+        if doomed.len() < 10_000 && !doomed.contains(&number) {
+            doomed.push(number);
+        }
+    }
+}
+
+/// Content in rows of the file.
+struct ContentRows {
+    database: Arc<Database>,
+    number: u64,
+    salt: u64,
+    length: u64,
+}
+
+impl ContentRows {
+    /// Says that a row is damaged or missing; the response is of no use any more.
+    fn damaged(&self, what: &str) -> io::Error {
+        self.database.doom(self.number);
+        io::Error::new(io::ErrorKind::InvalidData, format!("{what} of a stored response"))
+    }
+}
+
+impl Distant for ContentRows {
+    fn length(&self) -> u64 {
+        self.length
+    }
+
+    fn read_at(&self, at: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        let (chunk, skip) = (at / CHUNK_BYTES as u64, (at % CHUNK_BYTES as u64) as usize);
+        let id = chunk_id(self.number, chunk);
+        let read = |connection: &Connection| {
+            let mut select = connection
+                .prepare_cached("SELECT checksum, content FROM contents WHERE id = ?1")?;
+            let mut copy = |row: &rusqlite::Row<'_>| {
+                let bytes = row.get_ref(1)?.as_blob()?;
+                let good = codec::checksum(self.salt, chunk, bytes) == row.get::<_, u32>(0)?;
+                let rest = bytes.get(skip..).unwrap_or_default();
+                let count = rest.len().min(buffer.len());
+                buffer[..count].copy_from_slice(&rest[..count]);
+                Ok(good.then_some(count))
+            };
+            select.query_row([id], &mut copy).optional()
+        };
+        match self.database.reading(read) {
+            Ok(Some(Some(count))) => Ok(count),
+            Ok(Some(None)) => Err(self.damaged("damaged content")),
+            Ok(None) => Err(self.damaged("missing content")),
+            Err(error) => Err(io::Error::other(error.0)),
+        }
+    }
+}
+
+impl Drop for ContentRows {
+    fn drop(&mut self) {
+        let mut held = self.database.held.lock();
+        if let Some(count) = held.get_mut(&self.number) {
+            *count -= 1;
+            if *count == 0 {
+                held.remove(&self.number);
+            }
+        }
+    }
+}
+
+/// The row of a chunk of response `number`.
+fn chunk_id(number: u64, chunk: u64) -> i64 {
+    (number * CHUNKS_MAX + chunk).cast_signed()
+}
+
+/// The counter of invalidations for a key; the same in every process.
+fn stripe(key: &CacheKey) -> u32 {
+    codec::checksum(0, 0, key.as_str().as_bytes()) % STRIPES + 1
+}
+
+impl Behind for Sqlite {
+    fn name(&self) -> String {
+        format!("store {}", self.0.path.display())
+    }
+
+    fn recall(&self, key: &CacheKey) -> Result<Recalled, BehindError> {
+        type Row = (u64, u64, u64, Vec<u8>);
+        let database = &self.0;
+        let (rows, numbers) = database.reading(|connection| {
+            let mut select = connection.prepare_cached(
+                "SELECT id, salt, hits, head FROM responses WHERE url = ?1 AND state = 1 \
+                 ORDER BY stored DESC, id DESC LIMIT ?2",
+            )?;
+            let row = |row: &rusqlite::Row<'_>| -> rusqlite::Result<Row> {
+                Ok((row.get(0)?, row.get::<_, i64>(1)?.cast_unsigned(), row.get(2)?, row.get(3)?))
+            };
+            let rows: Vec<Row> = select
+                .query_map(params![key.as_str(), VARIANTS_MAX], row)?
+                .collect::<rusqlite::Result<_>>()?;
+            Ok((rows, generations(connection, key)?))
+        })?;
+        let mut variants = Vec::with_capacity(rows.len());
+        for (number, salt, reuses, head) in rows {
+            match codec::decode_head(&Bytes::from(head)) {
+                Ok((own, head, length)) if own == *key => {
+                    let content = Content::Distant(database.content(number, salt, length));
+                    let response = StoredResponse::new(head, content).found_at(number, reuses);
+                    variants.push(Arc::new(response));
+                }
+                _ => database.doom(number),
+            }
+        }
+        let was_empty = variants.is_empty();
+        Ok(Recalled { variants, stamp: Stamp { numbers: Some(numbers), was_empty } })
+    }
+
+    fn apply(&self, changes: &[&Change]) -> Result<Vec<u64>, BehindError> {
+        changes::apply(&self.0, changes)
+    }
+
+    fn content_bytes_max(&self) -> u64 {
+        if self.0.is_read_only { 0 } else { self.0.limits.content_bytes_max() }
+    }
+
+    fn batch_bytes(&self) -> u64 {
+        self.0.limits.log_bytes_max() / 4
+    }
+
+    fn usage(&self) -> Result<BehindUsage, BehindError> {
+        let (responses, bytes) = self.0.reading(|connection| {
+            let responses = changes::total(connection)?;
+            let pages: u64 = connection.pragma_query_value(None, "page_count", |row| row.get(0))?;
+            let free: u64 =
+                connection.pragma_query_value(None, "freelist_count", |row| row.get(0))?;
+            Ok((responses, (pages - free) * schema::PAGE_BYTES))
+        })?;
+        Ok(BehindUsage { responses, bytes, evicted: self.0.evicted.load(Ordering::Relaxed) })
+    }
+
+    fn list(&self, after: &str, most: usize) -> Result<Vec<Listed>, BehindError> {
+        let read = |after: &str, most: usize, same: bool| {
+            let comparison = if same { "=" } else { ">" };
+            let text = format!(
+                "SELECT hits, head FROM responses WHERE url {comparison} ?1 AND state = 1 \
+                 ORDER BY url, stored DESC, id DESC LIMIT ?2"
+            );
+            self.0.reading(|connection| {
+                let mut select = connection.prepare_cached(&text)?;
+                let row = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?));
+                let rows = select.query_map(params![after, most], row)?;
+                rows.collect::<rusqlite::Result<Vec<(u64, Vec<u8>)>>>()
+            })
+        };
+        let listed = |rows: Vec<(u64, Vec<u8>)>| {
+            let heads = rows.into_iter().filter_map(|(reuses, head)| {
+                let (key, head, bytes) = codec::decode_head(&Bytes::from(head)).ok()?;
+                Some(Listed { key, head, bytes, reuses })
+            });
+            heads.collect::<Vec<_>>()
+        };
+        let mut all = listed(read(after, most + 1, false)?);
+        if all.len() > most
+            && let Some(last) = all.last().map(|listed| listed.key.clone())
+        {
+            // The last key may have more variants; it is told whole, or next time.
+            all.retain(|listed| listed.key < last);
+            if all.is_empty() {
+                all = listed(read(last.as_str(), VARIANTS_MAX, true)?);
+            }
+        }
+        Ok(all)
+    }
+
+    fn tidy(&self) -> Duration {
+        room::tidy(&self.0)
+    }
+
+    fn close(&self) {
+        room::close(&self.0);
+    }
+}
+
+/// The counters that say whether anything was cleared, or anything like `key` invalidated.
+fn generations(connection: &Connection, key: &CacheKey) -> rusqlite::Result<[u64; 3]> {
+    let mut select = connection
+        .prepare_cached("SELECT stripe, number FROM generations WHERE stripe IN (0, ?1)")?;
+    let mut numbers = [0; 3];
+    let mut rows = select.query([stripe(key)])?;
+    while let Some(row) = rows.next()? {
+        numbers[usize::from(row.get::<_, u32>(0)? > 0)] = row.get(1)?;
+    }
+    Ok(numbers)
+}
+
+impl fmt::Debug for Sqlite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Sqlite({})", self.0.path.display())
+    }
+}

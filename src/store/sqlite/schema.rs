@@ -1,0 +1,319 @@
+//! The file: where it is, what is in it, and what is done with one that cannot be used.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
+
+use crate::store::sqlite::{Database, DiskLimits};
+
+/// The schema's version, in `user_version`.
+const VERSION: i64 = 1;
+/// In `application_id`: "cpx1".
+const APPLICATION: i64 = 0x6370_7831;
+/// A page of the file.
+pub(super) const PAGE_BYTES: u64 = 4096;
+/// For how long a connection waits for another process.
+const BUSY_MAX: Duration = Duration::from_secs(5);
+
+/// Times are Unix seconds; NULL is never. `state` is 1 for what may be used, 0 for what is on its way in,
+/// 2 for what is on its way out. What the program itself reads is `head` (see `codec.rs`); the columns
+/// before it say the same to people and to indexes.
+const TABLES: &str = "
+CREATE TABLE responses (
+    id            INTEGER PRIMARY KEY AUTOINCREMENT,
+    method        TEXT    NOT NULL,
+    url           TEXT    NOT NULL,
+    status        INTEGER NOT NULL,
+    state         INTEGER NOT NULL,
+    stored        INTEGER NOT NULL,
+    expires       INTEGER,
+    useless       INTEGER,
+    used          INTEGER NOT NULL,
+    hits          INTEGER NOT NULL,
+    size          INTEGER NOT NULL,
+    salt          INTEGER NOT NULL,
+    content_type  TEXT,
+    etag          TEXT,
+    last_modified TEXT,
+    selecting     TEXT,
+    fields        TEXT    NOT NULL,
+    head          BLOB    NOT NULL
+);
+CREATE INDEX responses_by_url ON responses (url);
+CREATE INDEX responses_by_use ON responses (used);
+CREATE INDEX responses_by_uselessness ON responses (useless) WHERE useless IS NOT NULL;
+CREATE INDEX responses_by_state ON responses (state) WHERE state <> 1;
+CREATE TABLE contents (
+    id       INTEGER PRIMARY KEY,
+    checksum INTEGER NOT NULL,
+    content  BLOB    NOT NULL
+);
+CREATE TABLE tags (
+    tag      TEXT    NOT NULL,
+    response INTEGER NOT NULL,
+    PRIMARY KEY (tag, response)
+) WITHOUT ROWID;
+CREATE INDEX tags_by_response ON tags (response);
+CREATE TABLE generations (stripe INTEGER PRIMARY KEY, number INTEGER NOT NULL);
+CREATE TABLE totals (name TEXT PRIMARY KEY, number INTEGER NOT NULL) WITHOUT ROWID;
+INSERT INTO totals VALUES ('responses', 0);
+";
+
+/// Why the file cannot be used: one line.
+#[derive(Debug)]
+pub struct OpenError(String);
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Where the file is if nothing is said: `$XDG_CACHE_HOME/caching-proxy/cache.db`, else the same below
+/// `~/.cache`. `None` if neither variable is set.
+pub fn default_path(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    let set = |name| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    // A relative path is to be ignored, says the XDG base directory specification.
+    let base = set("XDG_CACHE_HOME").filter(|path| path.is_absolute());
+    let base = base.or_else(|| set("HOME").map(|home| home.join(".cache")))?;
+    Some(base.join("caching-proxy").join("cache.db"))
+}
+
+/// Opens or makes the file.
+pub(super) fn open(path: &Path, limits: DiskLimits) -> Result<Database, OpenError> {
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
+        made.map_err(|error| {
+            OpenError(format!("{}: {error}; choose another path", folder.display()))
+        })?;
+    }
+    let is_shared = !is_on_a_network(path);
+    let database = |writer, is_read_only| Database {
+        path: path.to_path_buf(),
+        limits,
+        is_shared: is_shared || is_read_only,
+        is_read_only,
+        writer: Mutex::new(writer),
+        readers: Mutex::default(),
+        epoch: AtomicU64::new(0),
+        is_damaged: AtomicBool::new(false),
+        held: Mutex::new(HashMap::new()),
+        doomed: Mutex::default(),
+        evicted: AtomicU64::new(0),
+        inode: AtomicU64::new(fs::metadata(path).map_or(0, |found| found.ino())),
+    };
+    match open_writer(path, is_shared) {
+        Ok(writer) => Ok(database(Some(writer), false)),
+        Err(Refused::Damaged) => {
+            set_aside(path)?;
+            let writer = open_writer(path, is_shared).map_err(|refused| refused.told(path))?;
+            Ok(database(Some(writer), false))
+        }
+        Err(Refused::ReadOnly(_))
+            if open_reader(path, true).is_ok_and(|reader| is_ours(&reader)) =>
+        {
+            log::warn!(
+                "store {}: cannot be written; what is in it is used as it is",
+                path.display()
+            );
+            Ok(database(None, true))
+        }
+        Err(refused) => Err(refused.told(path)),
+    }
+}
+
+/// Why a file is not opened for writing.
+pub(super) enum Refused {
+    /// It is no database any more, or one of an older schema.
+    Damaged,
+    /// It can be read only, or not even that.
+    ReadOnly(rusqlite::Error),
+    /// It has another program's application id.
+    Foreign,
+    /// Its schema is newer than this program.
+    Newer(i64),
+    /// Anything else.
+    Other(rusqlite::Error),
+}
+
+impl Refused {
+    pub(super) fn told(self, path: &Path) -> OpenError {
+        let path_text = path.display();
+        OpenError(match self {
+            Self::Damaged => format!("{path_text}: damaged, and cannot be made anew"),
+            Self::ReadOnly(error) | Self::Other(error) => explain(&error, path),
+            Self::Foreign => {
+                format!("{path_text}: a database of another program; choose another path")
+            }
+            Self::Newer(version) => format!(
+                "{path_text}: written by a newer version of this program (schema {version}, this one \
+                 knows {VERSION}); use that version, or another path"
+            ),
+        })
+    }
+}
+
+impl From<rusqlite::Error> for Refused {
+    fn from(error: rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::Damaged,
+            Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
+                Self::ReadOnly(error)
+            }
+            _ => Self::Other(error),
+        }
+    }
+}
+
+/// The connection that writes; makes the tables if there are none.
+pub(super) fn open_writer(path: &Path, is_shared: bool) -> Result<Connection, Refused> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_CREATE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let mut connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(BUSY_MAX)?;
+    connection.pragma_update(None, "page_size", PAGE_BYTES.cast_signed())?;
+    connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+    if is_shared {
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+    } else {
+        connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+        connection.pragma_update(None, "journal_mode", "TRUNCATE")?;
+    }
+    connection.pragma_update(None, "synchronous", "NORMAL")?;
+    // `room.rs` decides when.
+    connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+    connection.pragma_update(None, "cache_size", -4096)?;
+    connection.set_prepared_statement_cache_capacity(32);
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let number = |name| transaction.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+    let (version, application) = (number("user_version")?, number("application_id")?);
+    let tables: i64 =
+        transaction.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get(0))?;
+    match (tables, application, version) {
+        (0, ..) => {
+            transaction.execute_batch(TABLES)?;
+            transaction.pragma_update(None, "user_version", VERSION)?;
+            transaction.pragma_update(None, "application_id", APPLICATION)?;
+        }
+        (_, APPLICATION, VERSION) => {}
+        (_, APPLICATION, version) if version > VERSION => return Err(Refused::Newer(version)),
+        (_, APPLICATION, _) => return Err(Refused::Damaged),
+        _ => return Err(Refused::Foreign),
+    }
+    transaction.commit()?;
+    Ok(connection)
+}
+
+/// A connection that reads. `is_alone` says that nobody can write, so that not even a lock is taken.
+pub(super) fn open_reader(path: &Path, is_alone: bool) -> rusqlite::Result<Connection> {
+    let connection = if is_alone {
+        let escaped: String =
+            path.to_string_lossy().chars().fold(String::new(), |mut text, letter| {
+                match letter {
+                    '%' => text.push_str("%25"),
+                    '?' => text.push_str("%3f"),
+                    '#' => text.push_str("%23"),
+                    letter => text.push(letter),
+                }
+                text
+            });
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX
+            | OpenFlags::SQLITE_OPEN_URI;
+        Connection::open_with_flags(format!("file:{escaped}?immutable=1"), flags)?
+    } else {
+        // Not read-only: the first connection after a crash has to recover the log.
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        Connection::open_with_flags(path, flags)?
+    };
+    connection.busy_timeout(BUSY_MAX)?;
+    connection.pragma_update(None, "cache_size", -256)?;
+    connection.pragma_update(None, "query_only", true)?;
+    connection.set_prepared_statement_cache_capacity(16);
+    Ok(connection)
+}
+
+fn is_ours(connection: &Connection) -> bool {
+    let number = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+    number("application_id").is_ok_and(|number| number == APPLICATION)
+        && number("user_version").is_ok_and(|number| number == VERSION)
+}
+
+/// Moves a file that cannot be used out of the way; it may not have been ours.
+pub(super) fn set_aside(path: &Path) -> Result<(), OpenError> {
+    let beside = |ending: &str| {
+        let mut name = path.as_os_str().to_os_string();
+        name.push(ending);
+        PathBuf::from(name)
+    };
+    let aside = beside(".damaged");
+    let moved = fs::rename(path, &aside);
+    for ending in ["-wal", "-shm", "-journal"] {
+        let _ = fs::remove_file(beside(ending));
+    }
+    moved.map_err(|error| OpenError(format!("{}: damaged, and {error}", path.display())))?;
+    log::warn!(
+        "store {}: damaged or of an older version; begun anew, the old file is {}",
+        path.display(),
+        aside.display()
+    );
+    Ok(())
+}
+
+/// Is the file on a file system where locks or shared memory between processes cannot be trusted?
+fn is_on_a_network(path: &Path) -> bool {
+    const NETWORKS: [i64; 7] = [
+        0x6969,      // NFS
+        0x517B,      // SMB
+        0xFF53_4D42, // CIFS
+        0xFE53_4D42, // SMB2
+        0x0102_1997, // 9P
+        0x6573_5546, // FUSE, virtiofs
+        0x5346_414F, // AFS
+    ];
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let Ok(found) = nix::sys::statfs::statfs(folder.unwrap_or(Path::new("."))) else {
+        return false;
+    };
+    #[allow(clippy::useless_conversion, clippy::unnecessary_cast, reason = "it differs by target")]
+    let kind = found.filesystem_type().0 as i64;
+    let networked = NETWORKS.contains(&kind);
+    if networked {
+        log::info!("store {}: on a network; no other process can use it meanwhile", path.display());
+    }
+    networked
+}
+
+/// An error of SQLite with what to do about it.
+pub(super) fn explain(error: &rusqlite::Error, path: &Path) -> String {
+    let path = path.display();
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => format!("{path}: the disk is full; see --cache-disk"),
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+            format!("{path}: another process holds it")
+        }
+        Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
+            let system = fs::metadata(format!("{path}")).err().map_or(String::new(), |error| {
+                if error.kind() == io::ErrorKind::NotFound {
+                    String::new()
+                } else {
+                    format!(" ({error})")
+                }
+            });
+            format!(
+                "{path}: cannot be opened or written{system}; check its folder's permissions, or choose another path"
+            )
+        }
+        _ => format!("{path}: {error}"),
+    }
+}

@@ -1,0 +1,309 @@
+//! Two tiers: memory in front, and behind it a store that lasts or is shared.
+//!
+//! Whatever does not wait is memory's: an event loop sees nothing else. What is stored or removed is so
+//! in memory at once, and behind it soon after, by the writer thread. What is not in memory is recalled
+//! by a worker, on its way to the origin server. Content that memory has no room for stays behind, and
+//! is read from there.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::time::Duration;
+
+use parking_lot::{Mutex, RwLock};
+
+use crate::clock::Timestamp;
+use crate::message::buffer::Buffer;
+use crate::message::content::Content;
+use crate::policy::key::CacheKey;
+use crate::policy::purging::Selector;
+use crate::policy::stored::StoredResponse;
+use crate::store::behind::{Behind, BehindUsage, CHUNK_BYTES, Change, Listed, Recalled};
+use crate::store::queue::Queue;
+use crate::store::spool::Spool;
+use crate::store::writer::{Breaker, Writer};
+use crate::store::{Generation, Put, Room, Store, Usage, Variants};
+
+/// For how long a purge waits for the store behind memory to carry it out.
+const PURGE_MAX: Duration = Duration::from_secs(60);
+/// How many keys can be changed at a time.
+const STRIPES: usize = 64;
+
+/// Memory and what is behind it.
+pub struct Tiers {
+    memory: Arc<dyn Store>,
+    behind: Arc<dyn Behind>,
+    queue: Arc<Queue>,
+    reads: Breaker,
+    period: Arc<AtomicU32>,
+    /// Each reuse is told, because the number of reuses is limited (`--hit-ttl`).
+    tells_each_use: bool,
+    /// One is held while a key changes in both tiers, so that both see its changes in one order.
+    changing: Vec<Mutex<()>>,
+    /// Held for writing while anything may go.
+    purging: RwLock<()>,
+    ended: Mutex<Receiver<()>>,
+}
+
+impl Tiers {
+    /// Puts `memory` in front of `behind`, and starts the writer thread. At most `queued_bytes` of
+    /// content wait to be written.
+    pub fn new(
+        memory: Arc<dyn Store>,
+        behind: Arc<dyn Behind>,
+        queued_bytes: u64,
+        tells_each_use: bool,
+    ) -> io::Result<Self> {
+        let queue = Arc::new(Queue::new(queued_bytes));
+        let period = Arc::new(AtomicU32::new(1));
+        let (end, ended) = sync_channel(1);
+        let breaker = Breaker::new(behind.name(), "nothing is written to it until it works again");
+        Writer {
+            behind: Arc::clone(&behind),
+            queue: Arc::clone(&queue),
+            breaker,
+            period: Arc::clone(&period),
+            _end: end,
+        }
+        .start()?;
+        let reads = Breaker::new(behind.name(), "memory alone is used until it works again");
+        let changing = (0..STRIPES).map(|_| Mutex::default()).collect();
+        let (purging, ended) = (RwLock::default(), Mutex::new(ended));
+        Ok(Self { memory, behind, queue, reads, period, tells_each_use, changing, purging, ended })
+    }
+
+    /// What the store behind memory has for `key`; waits. `None` if it has nothing that may be used, or
+    /// does not work.
+    pub fn recall(&self, key: &CacheKey) -> Option<Recalled> {
+        if !self.queue.settle(key) || !self.reads.lets_through() {
+            return None;
+        }
+        match self.behind.recall(key) {
+            Ok(recalled) => {
+                self.reads.worked();
+                Some(recalled)
+            }
+            Err(error) => {
+                self.reads.failed(&error);
+                None
+            }
+        }
+    }
+
+    /// Fetches a recalled response into memory, if it has room for it: the same response, its content
+    /// here. An error means that the content is lost.
+    pub fn promote(
+        &self,
+        key: &CacheKey,
+        response: &Arc<StoredResponse>,
+        begun: Generation,
+    ) -> io::Result<Arc<StoredResponse>> {
+        let Content::Distant(distant) = &response.content else { return Ok(Arc::clone(response)) };
+        let length = distant.length();
+        let mut room = self.memory.room();
+        if length > self.memory.content_bytes_max() || !room.grow(length) {
+            return Ok(Arc::clone(response));
+        }
+        let Some(mut buffer) = Buffer::with_capacity(length as usize) else {
+            return Ok(Arc::clone(response));
+        };
+        let mut piece = vec![0; CHUNK_BYTES.min(length as usize)];
+        while (buffer.len() as u64) < length {
+            let most = piece.len().min(length as usize - buffer.len());
+            let count = distant.read_at(buffer.len() as u64, &mut piece[..most])?;
+            if count == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            buffer.extend(&piece[..count]);
+        }
+        let (head, place) = (response.head().clone(), response.place().number().unwrap_or(0));
+        let fetched = StoredResponse::new(head, buffer.into_bytes());
+        let fetched = Arc::new(fetched.found_at(place, response.reuses()));
+        let _changing = self.stripe(key).lock();
+        let newer = |other: &&Arc<StoredResponse>| {
+            other.selecting == fetched.selecting
+                && other.part == fetched.part
+                && other.response_time >= fetched.response_time
+        };
+        let present = self.memory.get(key.as_str());
+        if let Some(newer) = present.iter().flat_map(|variants| variants.iter()).find(newer) {
+            return Ok(Arc::clone(newer));
+        }
+        self.memory.put(key, Arc::clone(&fetched), begun);
+        Ok(fetched)
+    }
+
+    /// Takes a recalled response out: its content is lost.
+    pub fn drop_lost(&self, key: &CacheKey, response: &Arc<StoredResponse>) {
+        log::info!("{}: {key}: its content is damaged or gone; it is dropped", self.behind.name());
+        self.remove(key, response);
+    }
+
+    /// Something for `key` has been stored behind memory alone: what was in memory before is outdated.
+    pub fn forget_in_memory(&self, key: &CacheKey) {
+        let _changing = self.stripe(key).lock();
+        for other in self.memory.get(key.as_str()).unwrap_or_default().iter() {
+            self.memory.remove(key, other);
+        }
+    }
+
+    /// Begins to store content that does not fit into memory.
+    pub fn spool(&self, key: CacheKey, length: Option<u64>) -> Spool {
+        Spool::new(&self.queue, key, length)
+    }
+
+    /// Bytes of content that fit into memory.
+    pub fn memory_content_bytes_max(&self) -> u64 {
+        self.memory.content_bytes_max()
+    }
+
+    /// What the store behind memory holds, if it can say.
+    pub fn usage_behind(&self) -> Option<BehindUsage> {
+        self.behind.usage().ok()
+    }
+
+    /// Changes that the store behind memory did not take.
+    pub fn dropped(&self) -> u64 {
+        self.queue.dropped()
+    }
+
+    /// Is the store behind memory left alone, because it has failed?
+    pub fn is_failing(&self) -> bool {
+        self.reads.is_open()
+    }
+
+    /// Waits until all that was stored so far is in the store behind memory, but no longer than `most`;
+    /// is it?
+    pub fn flush(&self, most: Duration) -> bool {
+        self.queue.flush(most)
+    }
+
+    /// Ends the writer thread, once it has written what it has; waits no longer than `most`.
+    pub fn close(&self, most: Duration) -> bool {
+        self.queue.close();
+        // The thread drops its end when it is through.
+        let ended = self.ended.lock().recv_timeout(most);
+        !matches!(ended, Err(std::sync::mpsc::RecvTimeoutError::Timeout))
+    }
+
+    fn stripe(&self, key: &CacheKey) -> &Mutex<()> {
+        let hash = crc_of(key.as_str());
+        &self.changing[hash as usize % STRIPES]
+    }
+}
+
+/// A number for a text; the same in every process.
+fn crc_of(text: &str) -> u32 {
+    super::codec::checksum(0, 0, text.as_bytes())
+}
+
+impl Drop for Tiers {
+    fn drop(&mut self) {
+        self.queue.close();
+    }
+}
+
+impl Store for Tiers {
+    fn get(&self, key: &str) -> Option<Variants> {
+        self.memory.get(key)
+    }
+
+    fn touch(&self, key: &str, response: &Arc<StoredResponse>) {
+        self.memory.touch(key, response);
+        let place = response.place();
+        let is_news = self.tells_each_use || place.is_news(self.period.load(Ordering::Relaxed));
+        if is_news && let Some(place) = place.number() {
+            self.queue.send(Change::Used { place, reuses: response.reuses() }, None);
+        }
+    }
+
+    fn put(&self, key: &CacheKey, response: Arc<StoredResponse>, begun: Generation) -> Put {
+        let _purging = self.purging.read();
+        let _changing = self.stripe(key).lock();
+        let put = self.memory.put(key, Arc::clone(&response), begun);
+        if put == Put::Cleared || response.content.len() > self.behind.content_bytes_max() {
+            return put;
+        }
+        if put == Put::TooLarge
+            && let Some(present) = self.memory.get(key.as_str())
+        {
+            // It lives behind memory alone, and what it takes the place of must not outlive it here.
+            for other in present.iter().filter(|other| other.selecting == response.selecting) {
+                self.memory.remove(key, other);
+            }
+        }
+        let key = key.clone();
+        self.queue.send(Change::Put { key, response, begun: begun.behind }, None);
+        Put::Stored
+    }
+
+    fn remove(&self, key: &CacheKey, response: &Arc<StoredResponse>) {
+        let _changing = self.stripe(key).lock();
+        self.memory.remove(key, response);
+        // What was recalled is not the very same as what is in memory of it.
+        if let Some(number) = response.place().number() {
+            let present = self.memory.get(key.as_str());
+            let same = |other: &&Arc<StoredResponse>| other.place().number() == Some(number);
+            for other in present.iter().flat_map(|variants| variants.iter()).filter(same) {
+                self.memory.remove(key, other);
+            }
+        }
+        let (key, response) = (key.clone(), Arc::clone(response));
+        self.queue.send(Change::Remove { key, response }, None);
+    }
+
+    fn remove_all(&self, key: &CacheKey) -> usize {
+        let _purging = self.purging.read();
+        let _changing = self.stripe(key).lock();
+        let removed = self.memory.remove_all(key);
+        self.queue.send(Change::Forget { key: key.clone(), invalidates: true }, None);
+        removed
+    }
+
+    fn sweep(&self, now: Timestamp) -> usize {
+        self.queue.send(Change::Sweep { now }, None);
+        self.memory.sweep(now)
+    }
+
+    fn purge(&self, selector: &Selector, now: Timestamp) -> usize {
+        let (reply, told) = sync_channel(1);
+        let purging = self.purging.write();
+        let here = self.memory.purge(selector, now);
+        self.queue.send(Change::Purge { selector: selector.clone(), now }, Some(reply));
+        drop(purging);
+        let behind = told.recv_timeout(PURGE_MAX).unwrap_or(0) as usize;
+        here.max(behind)
+    }
+
+    fn list(&self, after: &str, most: usize) -> Vec<Listed> {
+        self.queue.flush(Duration::from_secs(1));
+        match self.behind.list(after, most) {
+            Ok(listed) => listed,
+            Err(error) => {
+                log::info!("{}: {error}; what is in memory is listed", self.behind.name());
+                self.memory.list(after, most)
+            }
+        }
+    }
+
+    fn generation(&self, key: &CacheKey) -> Generation {
+        self.memory.generation(key)
+    }
+
+    fn room(&self) -> Room {
+        self.memory.room()
+    }
+
+    fn content_bytes_max(&self) -> u64 {
+        self.memory.content_bytes_max().max(self.behind.content_bytes_max())
+    }
+
+    fn usage(&self) -> Usage {
+        self.memory.usage()
+    }
+
+    fn tiers(&self) -> Option<&Tiers> {
+        Some(self)
+    }
+}

@@ -1,0 +1,190 @@
+//! The one thread that writes to the store behind memory, and what it does when that fails.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::SyncSender;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::clock::Timestamp;
+use crate::policy::purging::Selector;
+use crate::store::behind::{Behind, BehindError, Change};
+use crate::store::queue::{Next, Order, Queue, Work};
+
+/// A store that has failed is left alone for so long, and twice as long each further time, up to
+/// [`PAUSE_MAX`].
+const PAUSE_FIRST: Duration = Duration::from_millis(500);
+const PAUSE_MAX: Duration = Duration::from_secs(15);
+/// A use of a response is told once in so long.
+const PERIOD: Duration = Duration::from_secs(30);
+/// The log is told of failures once in so long.
+const GRUMBLE_EVERY: Duration = Duration::from_secs(60);
+
+/// Who may ask a store that fails now and then: nobody for a while after a failure, then one.
+#[derive(Debug)]
+pub(super) struct Breaker {
+    name: String,
+    /// What follows from a failure, for the log.
+    consequence: &'static str,
+    state: Mutex<Failures>,
+}
+
+/// Guarded by [`Breaker::state`].
+#[derive(Debug, Default)]
+struct Failures {
+    in_a_row: u32,
+    until: Option<Instant>,
+    told: Option<Instant>,
+    untold: u64,
+}
+
+impl Breaker {
+    /// For a store of this name, which works.
+    pub(super) fn new(name: String, consequence: &'static str) -> Self {
+        Self { name, consequence, state: Mutex::default() }
+    }
+
+    /// May the store be asked now?
+    pub(super) fn lets_through(&self) -> bool {
+        let mut state = self.state.lock();
+        match state.until {
+            None => true,
+            Some(until) if Instant::now() >= until => {
+                // One tries; the others wait for what it finds.
+                state.until = Some(Instant::now() + PAUSE_MAX);
+                true
+            }
+            Some(_) => false,
+        }
+    }
+
+    /// It has answered.
+    pub(super) fn worked(&self) {
+        let mut state = self.state.lock();
+        if state.in_a_row > 0 {
+            log::info!("{}: works again", self.name);
+            (state.in_a_row, state.until, state.untold, state.told) = (0, None, 0, None);
+        }
+    }
+
+    /// It has failed.
+    pub(super) fn failed(&self, error: &BehindError) {
+        let mut state = self.state.lock();
+        let pause = PAUSE_FIRST.saturating_mul(1 << state.in_a_row.min(8)).min(PAUSE_MAX);
+        state.in_a_row += 1;
+        state.until = Some(Instant::now() + pause);
+        state.untold += 1;
+        if state.told.is_none_or(|told| told.elapsed() >= GRUMBLE_EVERY) {
+            let more = state.untold - 1;
+            let more = if more > 0 { format!(" ({more} more before)") } else { String::new() };
+            log::warn!("{}: {error}; {}{more}", self.name, self.consequence);
+            (state.told, state.untold) = (Some(Instant::now()), 0);
+        }
+    }
+
+    /// Is it failing now?
+    pub(super) fn is_open(&self) -> bool {
+        self.state.lock().until.is_some()
+    }
+}
+
+/// What the thread works on.
+pub(super) struct Writer {
+    pub behind: Arc<dyn Behind>,
+    pub queue: Arc<Queue>,
+    pub breaker: Breaker,
+    /// Counts the periods in which the use of a response is told once; never 0.
+    pub period: Arc<AtomicU32>,
+    /// Dropped when the thread ends.
+    pub _end: SyncSender<()>,
+}
+
+impl Writer {
+    /// Starts the thread; it ends when the queue is closed and empty.
+    pub(super) fn start(self) -> io::Result<()> {
+        let thread = thread::Builder::new().name("store-writer".to_string());
+        thread.spawn(move || self.run()).map(drop)
+    }
+
+    fn run(self) {
+        let mut pause = PAUSE_FIRST;
+        let mut resting_until: Option<Instant> = None;
+        let mut idle = Duration::from_secs(1);
+        let mut period_began = Instant::now();
+        loop {
+            if period_began.elapsed() >= PERIOD {
+                period_began = Instant::now();
+                let next = self.period.load(Ordering::Relaxed).wrapping_add(1).max(1);
+                self.period.store(next, Ordering::Relaxed);
+            }
+            let resting = resting_until.is_some_and(|until| Instant::now() < until);
+            let work = match self.queue.next(self.behind.batch_bytes(), idle, resting) {
+                Next::Closed => return self.behind.close(),
+                Next::Idle => {
+                    if !resting {
+                        idle = self.behind.tidy();
+                    }
+                    continue;
+                }
+                Next::Work(work) => work,
+            };
+            if resting {
+                self.queue.failed(work);
+                continue;
+            }
+            match self.carry_out(&work) {
+                Ok(counts) => {
+                    self.queue.done(work, &counts);
+                    if resting_until.take().is_some() {
+                        self.breaker.worked();
+                    }
+                    pause = PAUSE_FIRST;
+                }
+                Err(error) => {
+                    self.queue.failed(work);
+                    self.breaker.failed(&error);
+                    resting_until = Some(Instant::now() + pause);
+                    pause = (pause * 2).min(PAUSE_MAX);
+                }
+            }
+        }
+    }
+
+    /// What is owed comes first; what came before it is not written any more.
+    fn carry_out(&self, work: &Work) -> Result<Vec<u64>, BehindError> {
+        let mut owed = Vec::new();
+        if work.owed_all.is_some() {
+            owed.push(Change::Purge { selector: Selector::All, now: Timestamp::MAX });
+        }
+        for (key, _) in &work.owed {
+            owed.push(Change::Forget { key: key.clone(), invalidates: true });
+        }
+        if !owed.is_empty() {
+            self.behind.apply(&owed.iter().collect::<Vec<_>>())?;
+        }
+        let outdated = |order: &Order| {
+            let all = work.owed_all.is_some_and(|number| order.number < number);
+            let own = || {
+                let key = order.change.key();
+                work.owed.iter().any(|(owed, number)| Some(owed) == key && order.number < *number)
+            };
+            matches!(order.change, Change::Put { .. } | Change::Whole { .. }) && (all || own())
+        };
+        let (mut changes, mut kept) = (Vec::with_capacity(work.orders.len()), Vec::new());
+        for (index, order) in work.orders.iter().enumerate() {
+            if !outdated(order) {
+                changes.push(&order.change);
+                kept.push(index);
+            }
+        }
+        let done = self.behind.apply(&changes)?;
+        let mut counts = vec![0; work.orders.len()];
+        for (index, count) in kept.into_iter().zip(done) {
+            counts[index] = count;
+        }
+        Ok(counts)
+    }
+}
