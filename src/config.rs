@@ -20,6 +20,8 @@ use crate::store::memory::{Eviction, Limits};
 
 /// The least `--cache-memory`.
 const CACHE_MEMORY_MIN: u64 = 64 * 1024;
+/// The least `--cache-disk`.
+const CACHE_DISK_MIN: u64 = 1 << 20;
 const ORIGIN_DEFAULT: &str = "http://127.0.0.1:8000";
 /// The most `--workers`.
 const WORKERS_MAX: u64 = 4096;
@@ -48,6 +50,10 @@ pub struct Config {
     pub eviction: Eviction,
     /// `--cache-memory`, `--cache-size-limit`, `--max-object-size`
     pub limits: Limits,
+    /// `--store`
+    pub store: StoreKind,
+    /// `--cache-disk`: bytes of the store on disk.
+    pub cache_disk: u64,
     /// `--cache-clean-interval`; `None` for never.
     pub clean_interval: Option<Duration>,
     /// `--follow-redirects`
@@ -90,6 +96,25 @@ pub struct Config {
     pub ready_file: Option<PathBuf>,
 }
 
+/// What is behind memory.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum StoreKind {
+    /// Nothing.
+    Memory,
+    /// A SQLite file; `None` for the default one.
+    Sqlite(Option<PathBuf>),
+}
+
+impl StoreKind {
+    /// The `--max-object-size` that fits it.
+    fn object_bytes_usual(&self) -> u64 {
+        match self {
+            Self::Memory => 8 << 20,
+            Self::Sqlite(_) => 1 << 30,
+        }
+    }
+}
+
 /// Which server accepts clients.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum FrontKind {
@@ -105,9 +130,9 @@ impl Config {
         let read = Values(args);
         let mode = read.one_of("--cache-mode", &MODES)?.unwrap_or(Mode::Standard);
         let responses = read.number("--cache-size-limit", 0..=u64::MAX)?;
-        let storing = read.storing(mode)?;
+        let store = read.store()?;
+        let storing = read.storing(mode, store.object_bytes_usual())?;
         let content_bytes = storing.object_bytes_max;
-        read.one_of("--store", &[("memory", ())])?;
         Ok(Self {
             host: read.host()?,
             port: read.number("--port", 0..=65_535)?.map_or(3000, |port| port as u16),
@@ -136,6 +161,8 @@ impl Config {
                 responses: responses.filter(|most| *most > 0),
                 content_bytes,
             },
+            store,
+            cache_disk: read.cache_disk()?,
             clean_interval: read
                 .duration("--cache-clean-interval")?
                 .map_or(Some(Duration::from_secs(60)), |interval| {
@@ -254,7 +281,27 @@ impl Values<'_> {
         self.read(name, accepted, |word| read_duration(word).and_then(whole_seconds))
     }
 
-    fn storing(&self, mode: Mode) -> Result<StoringRules, UsageError> {
+    fn store(&self) -> Result<StoreKind, UsageError> {
+        let read = |word: &str| match word.split_once(':') {
+            None if word == "memory" => Some(StoreKind::Memory),
+            None if word == "sqlite" => Some(StoreKind::Sqlite(None)),
+            Some(("sqlite", path)) if !path.is_empty() => {
+                Some(StoreKind::Sqlite(Some(path.into())))
+            }
+            _ => None,
+        };
+        Ok(self
+            .read("--store", "memory, sqlite or sqlite:PATH", read)?
+            .unwrap_or(StoreKind::Memory))
+    }
+
+    fn cache_disk(&self) -> Result<u64, UsageError> {
+        let accepted = "a size of at least 1M: bytes, or a number with K, M or G";
+        let read = |word: &str| read_bytes(word).filter(|bytes| *bytes >= CACHE_DISK_MIN);
+        Ok(self.read("--cache-disk", accepted, read)?.unwrap_or(1 << 30))
+    }
+
+    fn storing(&self, mode: Mode, object_bytes_usual: u64) -> Result<StoringRules, UsageError> {
         let day = DeltaSeconds(86_400);
         Ok(StoringRules {
             freshness: FreshnessRules {
@@ -265,7 +312,7 @@ impl Values<'_> {
             share_cookies: self.0.is_on("--share-cookies"),
             stale_if_error: self.seconds("--stale-if-error")?.unwrap_or(day),
             stale_while_revalidate: self.seconds("--stale-while-revalidate")?.unwrap_or_default(),
-            object_bytes_max: self.bytes("--max-object-size")?.unwrap_or(8 << 20),
+            object_bytes_max: self.bytes("--max-object-size")?.unwrap_or(object_bytes_usual),
         })
     }
 
@@ -423,7 +470,8 @@ mod tests {
             ("--port", "70000", "--port: \"70000\"; expected a number from 0 to 65535"),
             ("--hit-ttl", "0", "--hit-ttl: \"0\"; expected a number: how often, or a negative one for no limit (0 would store in vain)"),
             ("--eviction-policy", "fifo", "--eviction-policy: \"fifo\"; expected s3-fifo, lru, entire, none"),
-            ("--store", "sqlite", "--store: \"sqlite\"; expected memory"),
+            ("--store", "mysql", "--store: \"mysql\"; expected memory, sqlite or sqlite:PATH"),
+            ("--cache-disk", "10K", "--cache-disk: \"10K\"; expected a size of at least 1M: bytes, or a number with K, M or G"),
             ("--front", "nginx", "--front: \"nginx\"; expected event, tiny-http"),
             ("--threads", "0", "--threads: \"0\"; expected a number from 1 to 4096"),
             ("--max-header-size", "10", "--max-header-size: \"10\"; expected a size from 1K to 1M: bytes, or a number with K or M"),

@@ -9,6 +9,7 @@ use caching_proxy::config::Config;
 
 mod explain;
 mod start;
+mod stores;
 
 fn main() -> ExitCode {
     let words = std::env::args_os().skip(1).collect();

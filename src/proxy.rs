@@ -30,7 +30,7 @@ use crate::policy::validation::{
 };
 use crate::policy::{range, vary};
 use crate::proxy::glance::are_plain;
-use crate::proxy::recall::Recall;
+use crate::proxy::recall::{Recall, Recollection};
 use crate::proxy::steps::Asking;
 use crate::stats::{Event, Stats};
 use crate::store::{Generation, Store, Variants};
@@ -162,11 +162,10 @@ impl Proxy {
         let answerable = presented.get || presented.head;
         let recalled = attempt.recalled.take();
         let recalls = recalled.is_none() && answerable && self.store.tiers().is_some();
-        let behind = recalled.as_ref().map(|recalled| recalled.generation);
-        let found = match recalled {
-            Some(recalled) => Some(recalled.variants),
-            None if answerable => self.store.get(asked.key.as_str()),
-            None => None,
+        let (found, behind) = match recalled {
+            Some(Recollection { variants, generation }) => (Some(variants), Some(generation)),
+            None if answerable => (self.store.get(asked.key.as_str()), None),
+            None => (None, None),
         };
         let variants = found.as_ref().map_or(&[][..], |found| found);
         let ranges = if presented.range { range::read(&request.fields) } else { None };
@@ -194,10 +193,7 @@ impl Proxy {
             }
             Decision::Forward { why, detail, selected, validate } => {
                 let asking = match &selected {
-                    Some(stored) if validate && has_validator(&stored.fields) => {
-                        Asking::Whether(vec![Arc::clone(stored)])
-                    }
-                    Some(_) => Asking::AsItIs,
+                    Some(stored) => Asking::about(stored, validate),
                     None => self.asking_for_a_miss(presented, why, variants, selection.prefix),
                 };
                 let reason = Reason { why, detail, selected };

@@ -23,15 +23,18 @@ use caching_proxy::origin::{Origin, Unreachable};
 use caching_proxy::policy::reuse::Mode;
 use caching_proxy::proxy::{Proxy, Settings};
 use caching_proxy::stats::{AccessLog, Stats};
-use caching_proxy::store::memory;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use simplelog::{ConfigBuilder, WriteLogger};
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
+use crate::stores;
+
 /// How long what is under way may take after the first signal.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
+/// How long the store may take, at the end, to write what is still to be written.
+const FLUSH_MAX: Duration = Duration::from_secs(5);
 /// How long a client may take none of the bytes that are sent to it.
 const CLIENT_WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How many new connections may wait to be accepted.
@@ -46,6 +49,7 @@ pub enum StartError {
     UnsafeFront(IpAddr),
     OriginIsUs(OriginUrl, SocketAddr),
     Origin(String),
+    Store(String),
     File { flag: &'static str, path: PathBuf, source: io::Error },
     System(&'static str, io::Error),
 }
@@ -65,7 +69,7 @@ impl fmt::Display for StartError {
                     "--origin {origin}: this is the proxy itself ({address}); name another server"
                 )
             }
-            Self::Origin(what) => f.write_str(what),
+            Self::Origin(what) | Self::Store(what) => f.write_str(what),
             Self::File { flag, path, source } => write!(f, "{flag} {}: {source}", path.display()),
             Self::System(what, source) => write!(f, "{what}: {source}"),
         }
@@ -140,6 +144,9 @@ pub fn run(config: &Config) -> Result<(), StartError> {
     if let Some(path) = &config.ready_file {
         let _ = std::fs::remove_file(path);
     }
+    if proxy.store().tiers().is_some_and(|tiers| !tiers.close(FLUSH_MAX)) {
+        log::warn!("the store did not take all that was to be written in time");
+    }
     log::info!("{}", stats.summary());
     Ok(())
 }
@@ -213,13 +220,7 @@ fn engine(
     local: SocketAddr,
     stats: &Arc<Stats>,
 ) -> Result<Arc<Proxy>, StartError> {
-    let store = memory::store(config.eviction, config.limits);
-    if store.content_bytes_max() < config.limits.content_bytes {
-        log::info!(
-            "bodies above {} bytes are not stored: a quarter of --cache-memory",
-            store.content_bytes_max()
-        );
-    }
+    let store = stores::open(config).map_err(StartError::Store)?;
     match config.reuse.mode {
         Mode::Standard => {}
         Mode::Force => log::warn!("--cache-mode force: HTTP's rules are off; for development only"),

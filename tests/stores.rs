@@ -1,117 +1,212 @@
-//! One contract, run against every store: what is put comes back, whole, until it is removed; limits
-//! hold; a clear cannot be undone by what was on its way.
+//! One contract, run against every store and against the tiers: what is put comes back, whole, until it
+//! is removed; limits hold; neither a clear nor a purge can be undone by what was on its way.
+
+mod support;
 
 use std::sync::Arc;
 use std::thread;
 
 use bytes::Bytes;
-use caching_proxy::clock::{DeltaSeconds, Timestamp};
-use caching_proxy::message::fields::Fields;
-use caching_proxy::policy::cache_control::ResponseDirectives;
-use caching_proxy::policy::freshness::Lifetime;
-use caching_proxy::policy::key::CacheKey;
+use caching_proxy::clock::Timestamp;
+use caching_proxy::policy::key::{CacheKey, Glob};
+use caching_proxy::policy::purging::Selector;
 use caching_proxy::policy::stored::{StoredHead, StoredResponse};
-use caching_proxy::policy::vary::Selecting;
 use caching_proxy::store::memory::{Eviction, Limits, store};
+use caching_proxy::store::sqlite::{DiskLimits, Sqlite};
+use caching_proxy::store::tiers::Tiers;
 use caching_proxy::store::{Put, Store};
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue};
+
+use support::TemporaryFolder;
+use support::stored::{begun, content, contents, put, response, stored, variants};
 
 const POLICIES: [Eviction; 4] = [Eviction::S3Fifo, Eviction::Lru, Eviction::Entire, Eviction::None];
 const ROOMY: Limits = Limits { bytes: 64 << 20, responses: None, content_bytes: 8 << 20 };
 
-/// A response that was made for `language`, and is of use until second `useful_until`.
-fn response(language: Option<&str>, content: &[u8], useful_until: u64) -> Arc<StoredResponse> {
-    let mut request = Fields::new();
-    let mut fields = Fields::new();
-    if let Some(language) = language {
-        let value = HeaderValue::try_from(language).expect("a value");
-        request.append(HeaderName::from_static("accept-language"), value);
-        let names = HeaderValue::from_static("accept-language");
-        fields.append(http::header::VARY, names);
-    }
-    let parts = StoredHead {
-        status: StatusCode::OK,
-        part: None,
-        selecting: Selecting::read(&fields, &request).expect("no star"),
-        fields,
-        directives: ResponseDirectives::default(),
-        lifetime: Lifetime::Explicit(DeltaSeconds(60)),
-        age_on_arrival: DeltaSeconds::ZERO,
-        response_time: Timestamp(0),
-        fresh_until: Timestamp::from_seconds(useful_until),
-        useful_until: Timestamp::from_seconds(useful_until),
+/// A store that is to keep the contract.
+struct Kept {
+    name: String,
+    store: Arc<dyn Store>,
+    /// Where it is.
+    _folder: Option<TemporaryFolder>,
+}
+
+fn on_disk(limits: Limits, disk: DiskLimits) -> Kept {
+    let folder = TemporaryFolder::new();
+    let behind = Sqlite::open(&folder.file("cache.db"), disk).expect("a store");
+    let memory = store(Eviction::Lru, limits);
+    let tiers = Tiers::new(memory, Arc::new(behind), 1 << 20, false).expect("a thread");
+    Kept { name: format!("sqlite {limits:?}"), store: Arc::new(tiers), _folder: Some(folder) }
+}
+
+const DISK: DiskLimits = DiskLimits { bytes: 256 << 20, responses: None, content_bytes: 64 << 20 };
+/// Room for one response.
+const TINY: Limits = Limits { bytes: 64 << 20, responses: Some(1), content_bytes: 8 << 20 };
+
+/// All of them, with roomy limits.
+fn all() -> Vec<Kept> {
+    let memory = |policy: &Eviction| {
+        let name = format!("{policy:?}");
+        Kept { name, store: store(*policy, ROOMY), _folder: None }
     };
-    Arc::new(StoredResponse::new(parts, Bytes::copy_from_slice(content)))
-}
-
-fn put(store: &Arc<dyn Store>, key: &str, response: Arc<StoredResponse>) -> Put {
-    let key = CacheKey::from(key);
-    store.put(&key, response, store.generation(&key))
-}
-
-fn contents(store: &Arc<dyn Store>, key: &str) -> Vec<Bytes> {
-    let variants = store.get(key).unwrap_or_default();
-    variants.iter().map(|response| response.content.clone()).collect()
+    let mut all: Vec<Kept> = POLICIES.iter().map(memory).collect();
+    all.push(on_disk(ROOMY, DISK));
+    all.push(on_disk(TINY, DISK));
+    all
 }
 
 #[test]
 fn what_is_put_comes_back_the_newest_first_until_it_is_removed() {
-    for policy in POLICIES {
-        let store = store(policy, ROOMY);
-        assert!(contents(&store, "a").is_empty());
-        assert_eq!(put(&store, "a", response(Some("en"), b"en", 9)), Put::Stored);
-        assert_eq!(put(&store, "a", response(Some("de"), b"de", 9)), Put::Stored);
-        assert_eq!(contents(&store, "a"), ["de", "en"], "{policy:?}");
-        assert_eq!(put(&store, "a", response(Some("en"), b"new", 9)), Put::Stored);
-        assert_eq!(contents(&store, "a"), ["new", "de"], "{policy:?}: in the place of the old one");
-        let newest = store.get("a").expect("two")[0].clone();
+    for Kept { name, store, .. } in &all() {
+        assert!(contents(store, "a").is_empty());
+        assert_eq!(put(store, "a", response(Some("en"), b"en", 9)), Put::Stored);
+        assert_eq!(put(store, "a", response(Some("de"), b"de", 9)), Put::Stored);
+        assert_eq!(contents(store, "a"), ["de", "en"], "{name}");
+        assert_eq!(put(store, "a", response(Some("en"), b"new", 9)), Put::Stored);
+        assert_eq!(contents(store, "a"), ["new", "de"], "{name}: in the place of the old one");
+        let newest = variants(store, "a")[0].clone();
         store.remove(&CacheKey::from("a"), &newest);
         store.remove(&CacheKey::from("a"), &newest);
-        assert_eq!(contents(&store, "a"), ["de"], "{policy:?}");
-        assert_eq!(store.usage().responses, 1);
-        assert_eq!(
-            (store.remove_all(&CacheKey::from("a")), store.remove_all(&CacheKey::from("a"))),
-            (1, 0)
-        );
-        assert_eq!((store.usage().responses, store.usage().bytes), (0, 0), "{policy:?}");
+        assert_eq!(contents(store, "a"), ["de"], "{name}");
+        assert_eq!(stored(store), 1, "{name}");
+        store.remove_all(&CacheKey::from("a"));
+        assert_eq!(store.remove_all(&CacheKey::from("a")), 0);
+        assert_eq!((stored(store), store.usage().bytes), (0, 0), "{name}");
+        assert!(contents(store, "a").is_empty() && store.get("a").is_none(), "{name}");
+    }
+}
+
+#[test]
+fn content_of_any_size_comes_back_as_it_was() {
+    let sizes = [0, 1, 65_535, 65_536, 65_537, 200_000, 1_000_000];
+    for Kept { name, store, .. } in &all() {
+        for size in sizes {
+            let bytes: Vec<u8> = (0..size).map(|number: usize| (number * 7 % 251) as u8).collect();
+            put(store, &size.to_string(), response(None, &bytes, 9));
+            assert_eq!(contents(store, &size.to_string()), [bytes], "{name}: {size}");
+        }
+        assert_eq!(stored(store), sizes.len() as u64);
+    }
+}
+
+#[test]
+fn a_freshened_response_takes_the_place_of_the_old_one_with_its_content() {
+    for Kept { name, store, .. } in &all() {
+        put(store, "a", response(None, b"content", 9));
+        let old = variants(store, "a")[0].clone();
+        let until = Timestamp::from_seconds(500);
+        let head = StoredHead { useful_until: until, fresh_until: until, ..old.head().clone() };
+        let fresh = Arc::new(old.with(head, old.content.clone()));
+        assert_eq!(put(store, "a", fresh), Put::Stored, "{name}");
+        let found = variants(store, "a");
+        assert_eq!((found.len(), found[0].fresh_until, stored(store)), (1, until, 1), "{name}");
+        assert_eq!(content(&found[0]), "content", "{name}");
     }
 }
 
 #[test]
 fn a_clear_cannot_be_undone_by_what_was_on_its_way() {
-    for policy in POLICIES {
-        let store = store(policy, ROOMY);
-        let begun = store.generation(&CacheKey::from("b"));
-        put(&store, "a", response(None, b"a", 9));
-        assert_eq!(store.clear(), 1, "{policy:?}");
+    for Kept { name, store, .. } in &all() {
+        let begun = begun(store, &CacheKey::from("b"));
+        put(store, "a", response(None, b"a", 9));
+        assert_eq!(store.clear(), 1, "{name}");
         assert_eq!(store.put(&CacheKey::from("b"), response(None, b"b", 9), begun), Put::Cleared);
-        assert_eq!(store.usage().responses, 0);
-        assert_eq!(put(&store, "b", response(None, b"b", 9)), Put::Stored);
+        assert_eq!(stored(store), 0);
+        assert!(contents(store, "a").is_empty());
+        assert_eq!(put(store, "b", response(None, b"b", 9)), Put::Stored);
+        assert_eq!(contents(store, "b"), ["b"], "{name}");
     }
 }
 
 #[test]
 fn an_invalidation_cannot_be_undone_by_what_was_on_its_way() {
-    for policy in POLICIES {
-        let store = store(policy, ROOMY);
+    for Kept { name, store, .. } in &all() {
         let key = CacheKey::from("a");
-        let begun = store.generation(&key);
+        let begun = begun(store, &key);
         assert_eq!(store.remove_all(&key), 0, "nothing was stored yet, but it is on its way");
-        assert_eq!(store.put(&key, response(None, b"old", 9), begun), Put::Cleared, "{policy:?}");
-        assert_eq!(put(&store, "a", response(None, b"new", 9)), Put::Stored);
+        assert_eq!(store.put(&key, response(None, b"old", 9), begun), Put::Cleared, "{name}");
+        assert!(contents(store, "a").is_empty());
+        assert_eq!(put(store, "a", response(None, b"new", 9)), Put::Stored);
+        assert_eq!(contents(store, "a"), ["new"], "{name}");
+    }
+}
+
+/// A response with a tag, fresh until second `fresh_until`.
+fn tagged(tag: &'static str, fresh_until: u64) -> Arc<StoredResponse> {
+    let plain = response(None, b"x", 1000);
+    let mut head = plain.head().clone();
+    head.fields.append(HeaderName::from_static("surrogate-key"), HeaderValue::from_static(tag));
+    head.fresh_until = Timestamp::from_seconds(fresh_until);
+    Arc::new(StoredResponse::new(head, Bytes::from_static(b"x")))
+}
+
+#[test]
+fn a_purge_removes_what_is_selected_and_nothing_else() {
+    let keys = ["http://o/a", "http://o/a/1", "http://o/a/2", "http://o/b", "http://o/c%20ü"];
+    #[rustfmt::skip]
+    let table = [
+        (Selector::Uri("http://o/a".into()), vec![0]),
+        (Selector::Uri("http://o/".into()), vec![]),
+        (Selector::Prefix("http://o/a".into()), vec![0, 1, 2]),
+        (Selector::Prefix("http://o/a/".into()), vec![1, 2]),
+        (Selector::Match(Glob::new("*/a*2")), vec![2]),
+        (Selector::Match(Glob::new("*ü")), vec![4]),
+        (Selector::Tag("odd".into()), vec![1, 3]),
+        (Selector::Stale, vec![0, 1]),
+        (Selector::All, vec![0, 1, 2, 3, 4]),
+    ];
+    for Kept { name, store, .. } in &all() {
+        for (selector, expected) in &table {
+            for (index, key) in keys.iter().enumerate() {
+                let tag = if index % 2 == 1 { "all odd" } else { "all even" };
+                put(store, key, tagged(tag, 98 + index as u64));
+            }
+            let begun = begun(store, &CacheKey::from("other"));
+            let gone = store.purge(selector, Timestamp::from_seconds(99));
+            let missing: Vec<usize> =
+                (0..keys.len()).filter(|index| variants(store, keys[*index]).is_empty()).collect();
+            assert_eq!(missing, *expected, "{name}: {selector}");
+            assert_eq!(gone, expected.len(), "{name}: {selector}");
+            let late = store.put(&CacheKey::from("other"), response(None, b"x", 9), begun);
+            assert_eq!(late, Put::Cleared, "{name}: what was on its way may have been meant");
+            for index in expected {
+                assert!(store.get(keys[*index]).is_none(), "{name}: {selector}");
+            }
+        }
+    }
+}
+
+#[test]
+fn all_that_is_stored_is_listed_page_by_page_in_order() {
+    for Kept { name, store, .. } in &all() {
+        for number in 0..25 {
+            put(store, &format!("k{number:02}"), response(None, b"12345", 9));
+        }
+        put(store, "k07", response(Some("en"), b"en", 9));
+        let (mut after, mut keys) = (String::new(), Vec::new());
+        loop {
+            let page = store.list(&after, 4);
+            let Some(last) = page.last() else { break };
+            after = last.key.to_string();
+            keys.extend(page.iter().map(|listed| (listed.key.to_string(), listed.bytes)));
+        }
+        assert_eq!(keys.len(), 26, "{name}: {keys:?}");
+        assert!(keys.is_sorted_by_key(|(key, _)| key.clone()), "{name}: {keys:?}");
+        assert_eq!(keys.iter().filter(|(key, _)| key == "k07").count(), 2, "{name}");
+        assert_eq!(keys[0].1, 5);
     }
 }
 
 #[test]
 fn a_sweep_removes_what_is_of_no_more_use_and_nothing_else() {
-    for policy in POLICIES {
-        let store = store(policy, ROOMY);
+    for Kept { name, store, .. } in &all() {
         for number in 0..1000 {
-            put(&store, &number.to_string(), response(None, b"x", number % 2 * 100));
+            put(store, &number.to_string(), response(None, b"x", number % 2 * 100));
         }
-        assert_eq!(store.sweep(Timestamp::from_seconds(50)), 500, "{policy:?}");
-        assert_eq!(store.usage().responses, 500);
-        assert!(contents(&store, "0").is_empty() && contents(&store, "1").len() == 1);
+        let swept = store.sweep(Timestamp::from_seconds(50));
+        assert!(store.tiers().is_some() || swept == 500, "{name}");
+        assert_eq!(stored(store), 500, "{name}");
+        assert!(contents(store, "0").is_empty() && contents(store, "1").len() == 1);
     }
 }
 
@@ -232,30 +327,27 @@ fn bodies_on_their_way_in_share_a_quarter_of_the_memory() {
 
 #[test]
 fn variants_of_one_target_are_bounded() {
-    for policy in POLICIES {
-        let store = store(policy, ROOMY);
+    for Kept { name, store, .. } in &all() {
         for number in 0..200 {
-            put(&store, "a", response(Some(&format!("l{number}")), b"x", 9));
+            put(store, "a", response(Some(&format!("l{number}")), b"x", 9));
         }
-        assert_eq!(contents(&store, "a").len(), caching_proxy::store::VARIANTS_MAX, "{policy:?}");
+        assert_eq!(variants(store, "a").len(), caching_proxy::store::VARIANTS_MAX, "{name}");
     }
 }
 
 #[test]
 fn concurrent_use_loses_nothing_and_mixes_nothing_up() {
-    for policy in POLICIES {
-        let store = store(policy, ROOMY);
+    for Kept { name, store, .. } in &all() {
         thread::scope(|scope| {
             for thread in 0..8 {
-                let store = &store;
                 scope.spawn(move || {
                     let language = format!("l{thread}");
                     for round in 0..200 {
                         let key = format!("{}", round % 10);
-                        let content = format!("{key} {language}");
-                        put(store, &key, response(Some(&language), content.as_bytes(), 9));
+                        let text = format!("{key} {language}");
+                        put(store, &key, response(Some(&language), text.as_bytes(), 9));
                         for variant in store.get(key.as_str()).unwrap_or_default().iter() {
-                            assert!(variant.content.starts_with(key.as_bytes()));
+                            assert!(content(variant).starts_with(key.as_bytes()));
                         }
                         if round % 50 == 0 {
                             store.sweep(Timestamp::from_seconds(5));
@@ -265,11 +357,9 @@ fn concurrent_use_loses_nothing_and_mixes_nothing_up() {
             }
         });
         for key in 0..10 {
-            assert_eq!(
-                contents(&store, &key.to_string()).len(),
-                8,
-                "{policy:?}: all variants are there"
-            );
+            let variants = contents(store, &key.to_string());
+            assert_eq!(variants.len(), 8, "{name}: all variants are there");
+            assert!(variants.iter().all(|variant| variant.starts_with(key.to_string().as_bytes())));
         }
     }
 }

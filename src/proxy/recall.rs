@@ -44,7 +44,7 @@ impl Proxy {
         let recalled = tiers.recall(&forward.key).unwrap_or_default();
         let generation = forward.generation.with(recalled.stamp);
         forward.generation = generation;
-        let variants = self.fetched(tiers, &forward, recalled.variants);
+        let variants = Self::fetched(tiers, &forward, recalled.variants);
         if forward.background {
             return self.go_on_in_the_background(forward, &variants);
         }
@@ -79,7 +79,6 @@ impl Proxy {
     /// The variants that were recalled; the content of the one that will be selected is in memory, if
     /// it fits there.
     fn fetched(
-        &self,
         tiers: &Tiers,
         forward: &Forward,
         mut variants: Vec<Arc<StoredResponse>>,
@@ -93,16 +92,12 @@ impl Proxy {
             let Some(selected) = selection.selected.ok().or(selection.prefix) else { break };
             let place = variants.iter().position(|other| Arc::ptr_eq(other, &selected));
             let place = place.expect("it was selected among them");
-            match tiers.promote(&forward.key, &selected, forward.generation) {
-                Ok(fetched) => {
-                    variants[place] = fetched;
-                    break;
-                }
-                Err(_) => {
-                    tiers.drop_lost(&forward.key, &selected);
-                    variants.remove(place);
-                }
+            if let Ok(fetched) = tiers.promote(&forward.key, &selected, forward.generation) {
+                variants[place] = fetched;
+                break;
             }
+            tiers.drop_lost(&forward.key, &selected);
+            variants.remove(place);
         }
         variants
     }

@@ -15,6 +15,7 @@ use crate::policy::key::CacheKey;
 use crate::policy::reason::{Detail, Why};
 use crate::policy::reuse::Presented;
 use crate::policy::stored::StoredResponse;
+use crate::policy::validation::has_validator;
 use crate::proxy::recall::Recollection;
 use crate::recording::{Fetched, Filler};
 use crate::store::{Generation, Variants};
@@ -122,6 +123,17 @@ pub(super) enum Asking {
     Rest(Arc<StoredResponse>),
     /// The whole, without a condition.
     Whole,
+}
+
+impl Asking {
+    /// What to ask about a stored response that fits, but may not be used as it is.
+    pub(super) fn about(stored: &Arc<StoredResponse>, validate: bool) -> Self {
+        if validate && has_validator(&stored.fields) {
+            Self::Whether(vec![Arc::clone(stored)])
+        } else {
+            Self::AsItIs
+        }
+    }
 }
 
 /// What [`forward`](crate::proxy::Proxy::forward) brought: a response, and what has to be run to its

@@ -237,7 +237,7 @@ impl Queue {
     }
 
     /// These could not be carried out.
-    pub(super) fn failed(&self, work: Work) {
+    pub(super) fn failed(&self, work: &Work) {
         let mut state = self.state.lock();
         for order in &work.orders {
             state.settle(&order.change);

@@ -39,6 +39,8 @@ struct Failures {
     until: Option<Instant>,
     told: Option<Instant>,
     untold: u64,
+    /// The log has been told of this failure.
+    is_told: bool,
 }
 
 impl Breaker {
@@ -65,8 +67,10 @@ impl Breaker {
     pub(super) fn worked(&self) {
         let mut state = self.state.lock();
         if state.in_a_row > 0 {
-            log::info!("{}: works again", self.name);
-            (state.in_a_row, state.until, state.untold, state.told) = (0, None, 0, None);
+            (state.in_a_row, state.until) = (0, None);
+            if std::mem::take(&mut state.is_told) {
+                log::info!("{}: works again", self.name);
+            }
         }
     }
 
@@ -81,7 +85,7 @@ impl Breaker {
             let more = state.untold - 1;
             let more = if more > 0 { format!(" ({more} more before)") } else { String::new() };
             log::warn!("{}: {error}; {}{more}", self.name, self.consequence);
-            (state.told, state.untold) = (Some(Instant::now()), 0);
+            (state.told, state.untold, state.is_told) = (Some(Instant::now()), 0, true);
         }
     }
 
@@ -132,7 +136,7 @@ impl Writer {
                 Next::Work(work) => work,
             };
             if resting {
-                self.queue.failed(work);
+                self.queue.failed(&work);
                 continue;
             }
             match self.carry_out(&work) {
@@ -144,7 +148,7 @@ impl Writer {
                     pause = PAUSE_FIRST;
                 }
                 Err(error) => {
-                    self.queue.failed(work);
+                    self.queue.failed(&work);
                     self.breaker.failed(&error);
                     resting_until = Some(Instant::now() + pause);
                     pause = (pause * 2).min(PAUSE_MAX);

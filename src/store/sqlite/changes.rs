@@ -41,7 +41,7 @@ pub(super) fn apply(
     }
     room::mend(database)?;
     let writer = database.writer.lock();
-    let connection = writer.as_ref().ok_or_else(|| database.gone())?;
+    let connection = writer.as_ref().ok_or_else(Database::gone)?;
     let mut batch =
         Batch { database, connection, now: Clock::System.now(), outcome: Outcome::default() };
     let done = batch.run(changes);
@@ -72,11 +72,10 @@ pub(super) fn apply(
 fn read_only(changes: &[&Change]) -> Result<Vec<u64>, BehindError> {
     let goes = |change: &&Change| match change {
         Change::Put { begun, .. } => !begun.was_empty,
-        Change::Remove { .. } | Change::Forget { .. } | Change::Purge { .. } => true,
-        Change::Chunk { .. } | Change::Whole { .. } => true,
         Change::Used { .. } | Change::Sweep { .. } | Change::Abandon { .. } => false,
+        _ => true,
     };
-    if changes.iter().any(|change| goes(change)) {
+    if changes.iter().any(goes) {
         return Err(BehindError("it can be read only".to_string()));
     }
     Ok(vec![0; changes.len()])
@@ -102,11 +101,14 @@ impl Batch<'_> {
         let bytes: u64 = changes.iter().map(|change| change.bytes()).sum();
         let puts = changes.iter().filter(|change| matches!(change, Change::Put { .. })).count();
         self.begin()?;
-        if bytes > 0 || puts > 0 {
-            room::make_room(self, bytes, puts as u64)?;
-        }
         let mut counts = Vec::with_capacity(changes.len());
+        let mut has_room = false;
         for change in changes {
+            let comes_in = matches!(change, Change::Put { .. } | Change::Chunk { .. });
+            if comes_in && !has_room {
+                room::make_room(self, bytes, puts as u64)?;
+                has_room = true;
+            }
             counts.push(self.carry_out(change)?);
         }
         self.commit()?;
@@ -333,14 +335,13 @@ impl Batch<'_> {
 
     /// A piece of content that comes bit by bit.
     fn chunk(&mut self, spooled: &Arc<Spooled>, bytes: &Bytes) -> rusqlite::Result<u64> {
-        let (number, salt) = match spooled.place() {
-            Some(place) => place,
-            None => {
-                let (number, salt) = self.insert_empty(spooled.key())?;
-                // Its length is not known yet; who reads it knows how far it has come.
-                spooled.begun(number, salt, self.database.content(number, salt, u64::MAX));
-                (number, salt)
-            }
+        let (number, salt) = if let Some(place) = spooled.place() {
+            place
+        } else {
+            let (number, salt) = self.insert_empty(spooled.key())?;
+            // Its length is not known yet; who reads it knows how far it has come.
+            spooled.begun(number, salt, self.database.content(number, salt, u64::MAX));
+            (number, salt)
         };
         let chunk = spooled.next_chunk();
         if chunk >= CHUNKS_MAX {
@@ -414,7 +415,7 @@ impl Batch<'_> {
             }
             gone
         };
-        self.count(-(gone as i64))?;
+        self.count(-gone.cast_signed())?;
         Ok(gone as u64)
     }
 
@@ -430,10 +431,10 @@ impl Batch<'_> {
         Ok(gone)
     }
 
-    fn count(&self, more: i64) -> rusqlite::Result<()> {
+    fn count(&self, more: isize) -> rusqlite::Result<()> {
         if more != 0 {
             let text = "UPDATE totals SET number = max(0, number + ?1) WHERE name = 'responses'";
-            self.execute(text, [more])?;
+            self.execute(text, [more as i64])?;
         }
         Ok(())
     }

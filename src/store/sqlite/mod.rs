@@ -97,7 +97,7 @@ impl Database {
     ) -> Result<T, BehindError> {
         if !self.is_shared {
             let writer = self.writer.lock();
-            let connection = writer.as_ref().ok_or_else(|| self.gone())?;
+            let connection = writer.as_ref().ok_or_else(Self::gone)?;
             return read(connection).map_err(|error| self.error(&error));
         }
         let epoch = self.epoch.load(Ordering::Acquire);
@@ -118,8 +118,8 @@ impl Database {
         result
     }
 
-    fn gone(&self) -> BehindError {
-        BehindError(format!("{}: not open", self.path.display()))
+    fn gone() -> BehindError {
+        BehindError("not open".to_string())
     }
 
     /// Puts an error into words, and notes what it says about the file.
@@ -130,7 +130,7 @@ impl Database {
         ) {
             self.is_damaged.store(true, Ordering::Release);
         }
-        BehindError(schema::explain(error, &self.path))
+        BehindError(schema::explain(error))
     }
 
     /// Content of response `number`, which is held until it is dropped.

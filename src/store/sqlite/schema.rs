@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::fs;
-use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -119,7 +118,7 @@ pub(super) fn open(path: &Path, limits: DiskLimits) -> Result<Database, OpenErro
             Ok(database(Some(writer), false))
         }
         Err(Refused::ReadOnly(_))
-            if open_reader(path, true).is_ok_and(|reader| is_ours(&reader)) =>
+            if open_reader(path, true).is_ok_and(|reader| matches!(check(&reader), Ok(true))) =>
         {
             log::warn!(
                 "store {}: cannot be written; what is in it is used as it is",
@@ -150,7 +149,9 @@ impl Refused {
         let path_text = path.display();
         OpenError(match self {
             Self::Damaged => format!("{path_text}: damaged, and cannot be made anew"),
-            Self::ReadOnly(error) | Self::Other(error) => explain(&error, path),
+            Self::ReadOnly(error) | Self::Other(error) => {
+                format!("{path_text}: {}", explain(&error))
+            }
             Self::Foreign => {
                 format!("{path_text}: a database of another program; choose another path")
             }
@@ -181,6 +182,8 @@ pub(super) fn open_writer(path: &Path, is_shared: bool) -> Result<Connection, Re
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(BUSY_MAX)?;
+    // Before anything is changed.
+    check(&connection)?;
     connection.pragma_update(None, "page_size", PAGE_BYTES.cast_signed())?;
     connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
     if is_shared {
@@ -195,23 +198,29 @@ pub(super) fn open_writer(path: &Path, is_shared: bool) -> Result<Connection, Re
     connection.pragma_update(None, "cache_size", -4096)?;
     connection.set_prepared_statement_cache_capacity(32);
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let number = |name| transaction.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
-    let (version, application) = (number("user_version")?, number("application_id")?);
-    let tables: i64 =
-        transaction.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get(0))?;
-    match (tables, application, version) {
-        (0, ..) => {
-            transaction.execute_batch(TABLES)?;
-            transaction.pragma_update(None, "user_version", VERSION)?;
-            transaction.pragma_update(None, "application_id", APPLICATION)?;
-        }
-        (_, APPLICATION, VERSION) => {}
-        (_, APPLICATION, version) if version > VERSION => return Err(Refused::Newer(version)),
-        (_, APPLICATION, _) => return Err(Refused::Damaged),
-        _ => return Err(Refused::Foreign),
+    // Another process may have been quicker.
+    if !check(&transaction)? {
+        transaction.execute_batch(TABLES)?;
+        transaction.pragma_update(None, "user_version", VERSION)?;
+        transaction.pragma_update(None, "application_id", APPLICATION)?;
     }
     transaction.commit()?;
     Ok(connection)
+}
+
+/// Does the file have our tables? It may have none at all, but no others.
+fn check(connection: &Connection) -> Result<bool, Refused> {
+    let number = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+    let (version, application) = (number("user_version")?, number("application_id")?);
+    let tables: i64 =
+        connection.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get(0))?;
+    match (tables, application, version) {
+        (0, ..) => Ok(false),
+        (_, APPLICATION, VERSION) => Ok(true),
+        (_, APPLICATION, version) if version > VERSION => Err(Refused::Newer(version)),
+        (_, APPLICATION, _) => Err(Refused::Damaged),
+        _ => Err(Refused::Foreign),
+    }
 }
 
 /// A connection that reads. `is_alone` says that nobody can write, so that not even a lock is taken.
@@ -241,12 +250,6 @@ pub(super) fn open_reader(path: &Path, is_alone: bool) -> rusqlite::Result<Conne
     connection.pragma_update(None, "query_only", true)?;
     connection.set_prepared_statement_cache_capacity(16);
     Ok(connection)
-}
-
-fn is_ours(connection: &Connection) -> bool {
-    let number = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
-    number("application_id").is_ok_and(|number| number == APPLICATION)
-        && number("user_version").is_ok_and(|number| number == VERSION)
 }
 
 /// Moves a file that cannot be used out of the way; it may not have been ours.
@@ -295,25 +298,16 @@ fn is_on_a_network(path: &Path) -> bool {
 }
 
 /// An error of SQLite with what to do about it.
-pub(super) fn explain(error: &rusqlite::Error, path: &Path) -> String {
-    let path = path.display();
+pub(super) fn explain(error: &rusqlite::Error) -> String {
     match error.sqlite_error_code() {
-        Some(ErrorCode::DiskFull) => format!("{path}: the disk is full; see --cache-disk"),
+        Some(ErrorCode::DiskFull) => "the disk is full; see --cache-disk".to_string(),
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
-            format!("{path}: another process holds it")
+            "another process holds it".to_string()
         }
         Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
-            let system = fs::metadata(format!("{path}")).err().map_or(String::new(), |error| {
-                if error.kind() == io::ErrorKind::NotFound {
-                    String::new()
-                } else {
-                    format!(" ({error})")
-                }
-            });
-            format!(
-                "{path}: cannot be opened or written{system}; check its folder's permissions, or choose another path"
-            )
+            "cannot be opened or written; check its folder's permissions, or choose another path"
+                .to_string()
         }
-        _ => format!("{path}: {error}"),
+        _ => error.to_string(),
     }
 }

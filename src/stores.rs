@@ -1,0 +1,62 @@
+//! Opens the store that the command line asks for.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use caching_proxy::config::{Config, StoreKind};
+use caching_proxy::store::Store;
+use caching_proxy::store::behind::Behind;
+use caching_proxy::store::memory;
+use caching_proxy::store::sqlite::{DiskLimits, Sqlite, default_path};
+use caching_proxy::store::tiers::Tiers;
+
+/// Content that waits to be written behind memory: a sixteenth of `--cache-memory`, at least this.
+const QUEUED_BYTES_MIN: u64 = 256 * 1024;
+
+/// Opens the store; the error is one line.
+pub fn open(config: &Config) -> Result<Arc<dyn Store>, String> {
+    let memory = memory::store(config.eviction, config.limits);
+    let Some(behind) = open_behind(config)? else {
+        if memory.content_bytes_max() < config.limits.content_bytes {
+            log::info!(
+                "bodies above {} bytes are not stored: a quarter of --cache-memory",
+                memory.content_bytes_max()
+            );
+        }
+        return Ok(memory);
+    };
+    log::info!("{}", behind.name());
+    if behind.content_bytes_max() < config.limits.content_bytes {
+        log::info!("bodies above {} bytes are not stored", behind.content_bytes_max());
+    }
+    let queued = (config.limits.bytes / 16).max(QUEUED_BYTES_MIN);
+    let tells_each_use = config.reuse.reuses_max.is_some();
+    let tiers = Tiers::new(memory, behind, queued, tells_each_use)
+        .map_err(|error| format!("the thread that writes to the store: {error}"))?;
+    Ok(Arc::new(tiers))
+}
+
+/// The store behind memory, if there is to be one.
+pub fn open_behind(config: &Config) -> Result<Option<Arc<dyn Behind>>, String> {
+    match &config.store {
+        StoreKind::Memory => Ok(None),
+        StoreKind::Sqlite(path) => {
+            let path = sqlite_path(path.clone())?;
+            let limits = DiskLimits {
+                bytes: config.cache_disk,
+                responses: config.limits.responses,
+                content_bytes: config.limits.content_bytes,
+            };
+            let opened = Sqlite::open(&path, limits);
+            let opened = opened.map_err(|error| format!("--store sqlite: {error}"))?;
+            Ok(Some(Arc::new(opened)))
+        }
+    }
+}
+
+fn sqlite_path(given: Option<PathBuf>) -> Result<PathBuf, String> {
+    given.or_else(|| default_path(|name| std::env::var_os(name))).ok_or_else(|| {
+        "--store sqlite: neither XDG_CACHE_HOME nor HOME says where; give a path, sqlite:PATH"
+            .to_string()
+    })
+}

@@ -1,0 +1,94 @@
+//! Stored responses, and what a store has of them.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use caching_proxy::clock::{DeltaSeconds, Timestamp};
+use caching_proxy::message::content::Content;
+use caching_proxy::message::fields::Fields;
+use caching_proxy::policy::cache_control::ResponseDirectives;
+use caching_proxy::policy::freshness::Lifetime;
+use caching_proxy::policy::key::CacheKey;
+use caching_proxy::policy::stored::{StoredHead, StoredResponse};
+use caching_proxy::policy::vary::Selecting;
+use caching_proxy::store::{Generation, Put, Store};
+use http::{HeaderName, HeaderValue, StatusCode};
+
+use super::PATIENCE;
+
+/// A response that was made for `language`, and is of use until second `useful_until`.
+pub fn response(language: Option<&str>, content: &[u8], useful_until: u64) -> Arc<StoredResponse> {
+    let mut request = Fields::new();
+    let mut fields = Fields::new();
+    if let Some(language) = language {
+        let value = HeaderValue::try_from(language).expect("a value");
+        request.append(HeaderName::from_static("accept-language"), value);
+        let names = HeaderValue::from_static("accept-language");
+        fields.append(http::header::VARY, names);
+    }
+    let parts = StoredHead {
+        status: StatusCode::OK,
+        part: None,
+        selecting: Selecting::read(&fields, &request).expect("no star"),
+        fields,
+        directives: ResponseDirectives::default(),
+        lifetime: Lifetime::Explicit(DeltaSeconds(60)),
+        age_on_arrival: DeltaSeconds::ZERO,
+        response_time: Timestamp(0),
+        fresh_until: Timestamp::from_seconds(useful_until),
+        useful_until: Timestamp::from_seconds(useful_until),
+    };
+    Arc::new(StoredResponse::new(parts, Bytes::copy_from_slice(content)))
+}
+pub fn put(store: &Arc<dyn Store>, key: &str, response: Arc<StoredResponse>) -> Put {
+    let key = CacheKey::from(key);
+    let begun = begun(store, &key);
+    store.put(&key, response, begun)
+}
+
+/// The state when a request begins that asks everybody.
+pub fn begun(store: &Arc<dyn Store>, key: &CacheKey) -> Generation {
+    let generation = store.generation(key);
+    let recalled = store.tiers().and_then(|tiers| tiers.recall(key));
+    generation.with(recalled.unwrap_or_default().stamp)
+}
+
+/// What a worker would find: all that is behind memory, or what is in memory if there is nothing else.
+pub fn variants(store: &Arc<dyn Store>, key: &str) -> Vec<Arc<StoredResponse>> {
+    if let Some(tiers) = store.tiers() {
+        assert!(tiers.flush(PATIENCE));
+        return tiers.recall(&CacheKey::from(key)).expect("it works").variants;
+    }
+    store.get(key).map(|variants| variants.to_vec()).unwrap_or_default()
+}
+
+pub fn contents(store: &Arc<dyn Store>, key: &str) -> Vec<Bytes> {
+    variants(store, key).iter().map(|response| content(response)).collect()
+}
+
+pub fn content(response: &StoredResponse) -> Bytes {
+    match &response.content {
+        Content::Here(bytes) => bytes.clone(),
+        Content::Distant(_) => {
+            let (mut slice, mut all) =
+                (response.content.slice(0, response.content.len()), Vec::new());
+            let mut piece = vec![0; 10_000];
+            loop {
+                match slice.read(&mut piece).expect("it is whole") {
+                    0 => return all.into(),
+                    count => all.extend_from_slice(&piece[..count]),
+                }
+            }
+        }
+    }
+}
+
+pub fn stored(store: &Arc<dyn Store>) -> u64 {
+    match store.tiers() {
+        Some(tiers) => {
+            assert!(tiers.flush(PATIENCE));
+            tiers.usage_behind().expect("it works").responses
+        }
+        None => store.usage().responses,
+    }
+}
