@@ -122,7 +122,13 @@ fn play<'a>(pieces: impl IntoIterator<Item = &'a [u8]>, most: usize) -> (Vec<u8>
     let wait = Duration::from_secs(60);
     let connections =
         ConnectionLimits { header_timeout: wait, idle_timeout: wait, connections_max: 1 };
-    let settings = FrontSettings { connections, wait_max: wait, limits: LIMITS, access_log: None };
+    let settings = FrontSettings {
+        connections,
+        wait_max: wait,
+        limits: LIMITS,
+        access_log: None,
+        handler: None,
+    };
     let stats = Arc::new(Stats::default());
     let pool = Pool::start(1, 4, &stats).expect("threads");
     Rehearsal::new(Arc::new(engine(&stats)), pool, &settings).play(pieces, most)
@@ -157,6 +163,7 @@ fn engine(stats: &Arc<Stats>) -> Proxy {
         no_browser_cache: false,
         preserve_host: false,
         limits: LIMITS,
+        purgers: Vec::new(),
     };
     let limits = Limits { bytes: 1 << 20, responses: None, content_bytes: 1 << 18 };
     let store = store(Eviction::Lru, limits);

@@ -10,6 +10,10 @@ use std::os::unix::ffi::OsStrExt;
 
 use pico_args::Arguments;
 
+mod commands;
+
+pub use commands::Task;
+
 /// A flag: its name, what stands for its value in the help text (empty for a switch), its default,
 /// and what it means.
 struct Flag {
@@ -30,7 +34,7 @@ const fn flag(
 
 /// All flags, in groups, as `--help` shows them.
 #[rustfmt::skip]
-const GROUPS: [(&str, &[Flag]); 6] = [
+const GROUPS: [(&str, &[Flag]); 7] = [
     ("Where to listen and whom to ask", &[
         flag("--port", "N", "3000", "port to listen on; 0 picks a free one"),
         flag("--host", "ADDR", "127.0.0.1", "address to listen on, IPv4 or IPv6"),
@@ -83,6 +87,12 @@ const GROUPS: [(&str, &[Flag]); 6] = [
         flag("--log-level", "L", "info", "off, error, warn, info, debug or trace; the log goes to stderr"),
         flag("--ready-file", "FILE", "none", "written, with the address, once connections are accepted"),
     ]),
+    ("Control", &[
+        flag("--admin", "ADDR:PORT", "off", "the control interface over TCP, too, beside its Unix socket"),
+        flag("--admin-token", "FILE", "none", "who comes over TCP must have what is in this file; needed beyond loopback"),
+        flag("--allow-purge", "ADDR", "none", "take PURGE requests from this address or network (10.0.0.0/8); may be repeated"),
+        flag("--clear-cache", "", "", "forget all that running proxies and the store hold, and exit"),
+    ]),
     ("Other", &[
         flag("--help", "", "", "this text"),
         flag("--version", "", "", "the version"),
@@ -90,7 +100,7 @@ const GROUPS: [(&str, &[Flag]); 6] = [
 ];
 
 /// Flags that may be given several times, or once with commas.
-const REPEATED: [&str; 1] = ["--ignore-param"];
+const REPEATED: [&str; 2] = ["--allow-purge", "--ignore-param"];
 
 /// What the command line asks for.
 #[derive(Debug)]
@@ -101,15 +111,8 @@ pub enum Command {
     Version,
     /// Run the proxy.
     Serve(Args),
-    /// `proxy explain`: make one request and say what becomes of it.
-    Explain {
-        /// The flags, as for running the proxy.
-        args: Args,
-        /// The request's target, or a URL.
-        target: String,
-        /// The request's fields, `Name: value` each.
-        fields: Vec<String>,
-    },
+    /// Anything else, with the flags as for running the proxy.
+    Do(Args, Task),
 }
 
 /// The words of the command line, over those of the environment.
@@ -166,12 +169,18 @@ pub fn parse(
     if words.contains(["-V", "--version"]) {
         return Ok(Command::Version);
     }
-    if words.clone().subcommand().is_ok_and(|word| word.as_deref() == Some("explain")) {
-        let _ = words.subcommand();
-        return explain(words, variable);
+    if let Ok(Some(name)) = words.clone().subcommand() {
+        let mut rest = words.clone();
+        let _ = rest.subcommand();
+        if let Some(read) = commands::read(&name, rest, &variable) {
+            return read.map(|(args, task)| Command::Do(args, task));
+        }
     }
     let mut args = flags(&mut words, variable)?;
     positional(&mut args, words.finish())?;
+    if args.is_on("--clear-cache") {
+        return Ok(Command::Do(args, Task::Clear));
+    }
     Ok(Command::Serve(args))
 }
 
@@ -224,24 +233,6 @@ fn repeated(
     words
         .values_from_os_str(name, |word| Ok::<_, UsageError>(word.to_os_string()))
         .map_err(|_| UsageError::NoValue(name, value))
-}
-
-/// `proxy explain [flags] [-H 'Name: value']... PATH`
-fn explain(
-    mut words: Arguments,
-    variable: impl Fn(&str) -> Option<OsString>,
-) -> Result<Command, UsageError> {
-    let text = |word: OsString| word.to_string_lossy().into_owned();
-    let fields = repeated(&mut words, "-H", "'Name: value'")?.into_iter().map(text).collect();
-    let args = flags(&mut words, variable)?;
-    let mut rest: Vec<String> = words.finish().into_iter().map(text).collect();
-    if let Some(word) = rest.iter().find(|word| word.starts_with('-')) {
-        return Err(unknown(word));
-    }
-    match (rest.pop(), rest.is_empty()) {
-        (Some(target), true) => Ok(Command::Explain { args, target, fields }),
-        (target, _) => Err(UsageError::Explain(rest.len() + usize::from(target.is_some()))),
-    }
 }
 
 /// Takes `--flag=value` apart, where the flag is one that has a value.
@@ -321,8 +312,11 @@ fn distance(one: &str, other: &str) -> usize {
 pub fn help() -> String {
     let mut text = String::from(
         "proxy: an HTTP caching reverse proxy\n\n\
-         Usage: proxy [flags]\n       proxy PORT [flags]\n       proxy HOST PORT ORIGIN [flags]\n       proxy explain [-H 'Name: value']... [flags] PATH\n",
+         Usage: proxy [flags]\n       proxy PORT [flags]\n       proxy HOST PORT ORIGIN [flags]\n",
     );
+    for (_, usage) in commands::USAGE {
+        let _ = writeln!(text, "       {usage}");
+    }
     for (title, flags) in &GROUPS {
         let _ = write!(text, "\n{title}:\n");
         for flag in *flags {
@@ -353,8 +347,8 @@ pub enum UsageError {
     Twice(&'static str),
     /// So many words that are no flags.
     Positional(usize),
-    /// So many words that are no flags, for `proxy explain`.
-    Explain(usize),
+    /// A command, so many of whose words are no flags, and how it is used.
+    Words(&'static str, usize, &'static str),
     /// A value that is not accepted.
     Value {
         /// The flag, or the environment variable.
@@ -378,11 +372,9 @@ impl fmt::Display for UsageError {
             Self::Positional(count) => {
                 write!(f, "{count} words that are no flags; expected PORT, or HOST PORT ORIGIN")
             }
-            Self::Explain(count) => write!(
-                f,
-                "explain: {count} words that are no flags; expected one path, such as \
-                 proxy explain --origin URL /path"
-            ),
+            Self::Words(name, count, usage) => {
+                write!(f, "{name}: {count} words that are no flags; expected {usage}")
+            }
             Self::Value { flag, seen, accepted } => {
                 write!(f, "{flag}: {seen:?}; expected {accepted}")
             }

@@ -1,7 +1,7 @@
 //! The values of the command line: read, checked, with their units, defaults and bounds.
 
 use std::ffi::OsStr;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use crate::policy::freshness::FreshnessRules;
 use crate::policy::key::{Glob, KeyRules};
 use crate::policy::reuse::{Mode, ReuseRules};
 use crate::policy::storing::StoringRules;
+use crate::proxy::Network;
 use crate::stats::AccessFormat;
 use crate::store::memory::{Eviction, Limits};
 
@@ -80,6 +81,16 @@ pub struct Config {
     pub idle_timeout: Duration,
     /// `--max-header-fields`, `--max-header-size`, `--max-request-size`
     pub request: RequestLimits,
+    /// `--admin`
+    pub admin: Option<SocketAddr>,
+    /// `--admin-token`
+    pub admin_token: Option<PathBuf>,
+    /// `--allow-purge`
+    pub purgers: Vec<Network>,
+    /// Was `--port` given?
+    pub port_given: bool,
+    /// Was `--origin` given?
+    pub origin_given: bool,
     /// `--front`
     pub front: FrontKind,
     /// `--threads`; `None` for one a core.
@@ -136,9 +147,7 @@ impl Config {
         Ok(Self {
             host: read.host()?,
             port: read.number("--port", 0..=65_535)?.map_or(3000, |port| port as u16),
-            origin: read
-                .text("--origin")
-                .map_or_else(|| ORIGIN_DEFAULT.to_string(), |(text, _)| text.trim().to_string()),
+            origin: read.origin(),
             reuse: ReuseRules {
                 mode,
                 disabled: responses == Some(0),
@@ -181,6 +190,11 @@ impl Config {
             header_timeout: read.limit("--header-timeout", 10)?,
             idle_timeout: read.limit("--idle-timeout", 60)?,
             request: read.request_limits()?,
+            admin: read.admin()?,
+            admin_token: read.path("--admin-token"),
+            purgers: read.purgers()?,
+            port_given: args.value("--port").is_some(),
+            origin_given: args.value("--origin").is_some(),
             front: read.one_of("--front", &FRONTS)?.unwrap_or(FrontKind::Event),
             threads: read.number("--threads", 1..=WORKERS_MAX)?.map(|threads| threads as usize),
             allow_unsafe_front: args.is_on("--allow-unsafe-front"),
@@ -293,6 +307,36 @@ impl Values<'_> {
         Ok(self
             .read("--store", "memory, sqlite or sqlite:PATH", read)?
             .unwrap_or(StoreKind::Memory))
+    }
+
+    fn origin(&self) -> String {
+        let given = self.text("--origin");
+        given.map_or_else(|| ORIGIN_DEFAULT.to_string(), |(text, _)| text.trim().to_string())
+    }
+
+    fn admin(&self) -> Result<Option<SocketAddr>, UsageError> {
+        let read = |word: &str| word.parse::<SocketAddr>().ok();
+        let admin = self.read("--admin", "an address and a port, such as 127.0.0.1:3001", read)?;
+        match (admin, self.text("--admin")) {
+            (Some(address), Some((seen, flag)))
+                if !address.ip().is_loopback() && self.path("--admin-token").is_none() =>
+            {
+                let accepted = "a loopback address, or --admin-token FILE beside it".to_string();
+                Err(UsageError::Value { flag, seen, accepted })
+            }
+            (admin, _) => Ok(admin),
+        }
+    }
+
+    fn purgers(&self) -> Result<Vec<Network>, UsageError> {
+        let read = |word: &String| {
+            Network::read(word).ok_or_else(|| UsageError::Value {
+                flag: "--allow-purge".to_string(),
+                seen: word.clone(),
+                accepted: "an address or a network, such as 127.0.0.1 or 10.0.0.0/8".to_string(),
+            })
+        };
+        self.0.all("--allow-purge").iter().map(read).collect()
     }
 
     fn cache_disk(&self) -> Result<u64, UsageError> {

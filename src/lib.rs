@@ -29,16 +29,19 @@
 //!   store.
 //! - [`proxy`]: the engine, where these meet. [`front`]: the server side, twice: event loops, which answer
 //!   what is fresh in memory on the spot, and the plain one.
+//! - [`control`]: what a running proxy can be asked, and told.
 //! - [`clock`], [`stats`]: the time, and what is counted. [`cli`], [`config`]: what we are told.
 //!
 //! # Who may import whom
 //!
-//! Left may import right, never back: `front` > `proxy` > `recording` > `flight`, `store`, `origin`
-//! > `growing` > `policy` > `message` > `clock`. `stats` is open to `front`, `proxy` and `recording`.
+//! Left may import right, never back: `front`, `control` > `proxy` > `recording` > `flight`, `store`, `origin`
+//! > `growing` > `policy` > `message` > `clock`. `stats` is open to `front`, `control`,
+//! `proxy` and `recording`.
 
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod control;
 pub mod flight;
 pub mod front;
 pub mod growing;

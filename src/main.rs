@@ -4,10 +4,12 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use caching_proxy::cli::{Command, UsageError, help, parse};
+use caching_proxy::cli::{Command, Task, UsageError, help, parse};
 use caching_proxy::config::Config;
 
-mod explain;
+mod admin;
+mod commands;
+mod instances;
 mod start;
 mod stores;
 
@@ -21,9 +23,9 @@ fn main() -> ExitCode {
         Ok(Command::Version) => {
             return say(concat!("proxy ", env!("CARGO_PKG_VERSION"), "\n"));
         }
-        Ok(Command::Explain { args, target, fields }) => {
+        Ok(Command::Do(args, task)) => {
             return match Config::new(&args) {
-                Ok(config) => explain(&config, &target, &fields),
+                Ok(config) => run(&config, &task),
                 Err(error) => usage(&error),
             };
         }
@@ -48,18 +50,15 @@ fn usage(error: &UsageError) -> ExitCode {
     ExitCode::from(2)
 }
 
-/// `proxy explain`: 0 if the origin server answered, whatever it said.
-fn explain(config: &Config, target: &str, fields: &[String]) -> ExitCode {
-    let told = start::for_one_request(config).map_err(|error| format!("proxy: {error}\n"));
-    let told = told.and_then(|(proxy, host)| {
-        let request = explain::request(target, fields, &host);
-        let request = request.map_err(|error| format!("proxy: {error}\n"))?;
-        explain::explain(&proxy, request)
-    });
-    match told {
+/// Anything but running a proxy: 0 if it was done.
+fn run(config: &Config, task: &Task) -> ExitCode {
+    start::log_to_stderr(config.log_level.min(log::LevelFilter::Warn));
+    match commands::run(config, task) {
         Ok(text) => say(&text),
         Err(text) => {
-            eprint!("{text}");
+            // One line says what is wrong; more of them are a report.
+            let name = if text.trim_end().contains('\n') { "" } else { "proxy: " };
+            eprintln!("{name}{}", text.trim_end());
             ExitCode::FAILURE
         }
     }

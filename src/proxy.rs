@@ -40,12 +40,14 @@ mod answer;
 pub mod explain;
 mod freshen;
 mod glance;
+mod purging;
 mod recall;
 mod refusal;
 mod steps;
 mod upgrade;
 
 pub use glance::{Glance, Plain};
+pub use purging::Network;
 pub use steps::{Admission, Answer, Attempt, Forward, Forwarded, Waiting};
 pub use upgrade::{Upgraded, protocols};
 
@@ -73,6 +75,8 @@ pub struct Settings {
     pub preserve_host: bool,
     /// How large a request may be.
     pub limits: RequestLimits,
+    /// `--allow-purge`: from where a PURGE is taken; if from nowhere, it is the origin server's.
+    pub purgers: Vec<Network>,
 }
 
 /// The engine. One for all threads.

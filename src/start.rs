@@ -29,7 +29,7 @@ use signal_hook::iterator::Signals;
 use simplelog::{ConfigBuilder, WriteLogger};
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
-use crate::stores;
+use crate::{admin, stores};
 
 /// How long what is under way may take after the first signal.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
@@ -139,8 +139,10 @@ pub fn run(config: &Config) -> Result<(), StartError> {
     if let Some(interval) = config.clean_interval {
         clean_on_time(Arc::clone(&proxy), interval)?;
     }
+    let control = admin::start(config, &proxy, local)?;
     announce(local, config.ready_file.as_deref())?;
     wait(&mut signals, &front);
+    drop(control);
     if let Some(path) = &config.ready_file {
         let _ = std::fs::remove_file(path);
     }
@@ -153,7 +155,6 @@ pub fn run(config: &Config) -> Result<(), StartError> {
 
 /// An engine that listens nowhere, for one request, and the host that it is asked as.
 pub fn for_one_request(config: &Config) -> Result<(Arc<Proxy>, String), StartError> {
-    log_to_stderr(config.log_level.min(log::LevelFilter::Warn));
     let origin = origin_url(config)?;
     let local = SocketAddr::new(config.host, config.port);
     let proxy = engine(config, &origin, local, &Arc::default())?;
@@ -169,7 +170,7 @@ fn origin_url(config: &Config) -> Result<OriginUrl, StartError> {
     })
 }
 
-fn log_to_stderr(level: log::LevelFilter) {
+pub fn log_to_stderr(level: log::LevelFilter) {
     let format = ConfigBuilder::new()
         .set_time_format_rfc3339()
         .set_target_level(log::LevelFilter::Off)
@@ -183,7 +184,7 @@ fn log_to_stderr(level: log::LevelFilter) {
 }
 
 /// Opens the listening socket. Accepted connections inherit what is set on it.
-fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
+pub fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
     let open = || -> io::Result<TcpListener> {
         let domain = Domain::for_address(address);
         let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
@@ -255,6 +256,7 @@ fn engine(
         no_browser_cache: config.no_browser_cache,
         preserve_host: config.preserve_host,
         limits: config.request,
+        purgers: config.purgers.clone(),
     };
     Ok(Arc::new(Proxy::new(settings, store, origin, Clock::System, Arc::clone(stats))))
 }
@@ -319,6 +321,7 @@ fn front(
         wait_max: config.origin_timeout,
         limits: config.request,
         access_log,
+        handler: None,
     };
     let pool = Pool::start(config.workers, connections_max, stats)
         .map_err(|source| StartError::System("worker threads; see --workers", source))?;

@@ -1,24 +1,20 @@
-//! What the proxy counts, and the line it writes for each request: in the words of the decision
-//! types, so that the counters, the log and `Cache-Status` never disagree.
+//! What the proxy counts, in the words of the decision types, so that the counters, the access log and
+//! `Cache-Status` never disagree.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
-use std::net::IpAddr;
-use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::thread;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::clock::Timestamp;
-use crate::message::date;
-use crate::message::response::json_string;
 use crate::policy::reason::{CacheStatus, Why};
+
+mod access_log;
+mod latency;
+
+pub use access_log::{AccessFormat, AccessLog, Served};
+pub use latency::{BOUNDS_US, Latencies, Tally};
 
 /// Counters since the start.
 #[derive(Debug, Default)]
@@ -39,6 +35,44 @@ pub struct Stats {
     panics: AtomicU64,
     /// How often each particular rule was told, by its word in `Cache-Status`.
     details: Mutex<BTreeMap<&'static str, u64>>,
+    /// From a request's arrival to the last byte of its answer, where that came from the cache, and where
+    /// it did not.
+    hit_latencies: Latencies,
+    miss_latencies: Latencies,
+    connections: AtomicI64,
+    workers: AtomicI64,
+    workers_busy: AtomicI64,
+    jobs_waiting: AtomicI64,
+}
+
+/// Something that there is more or less of.
+#[derive(Clone, Copy, Debug)]
+pub enum Gauge {
+    /// Clients that are connected.
+    Connections,
+    /// Worker threads.
+    Workers,
+    /// Those that work.
+    BusyWorkers,
+    /// Pieces of work that wait for one.
+    WaitingJobs,
+}
+
+/// All counters at one moment.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Snapshot {
+    /// By name, as `proxy stats --json` and the metrics have it; each with what it counts.
+    pub counters: Vec<(&'static str, &'static str, u64)>,
+    /// Requests that went on to the origin server, by the reason.
+    pub forwarded: Vec<(&'static str, u64)>,
+    /// What responses were told, by the word in `Cache-Status`.
+    pub details: Vec<(&'static str, u64)>,
+    /// How much there is of something now.
+    pub gauges: Vec<(&'static str, &'static str, i64)>,
+    /// How long hits took.
+    pub hits: Tally,
+    /// How long everything else took.
+    pub misses: Tally,
 }
 
 /// One thing that is counted.
@@ -113,6 +147,79 @@ impl Stats {
         }
     }
 
+    /// Counts how long an answer took, from the arrival of the request to its last byte.
+    pub fn count_latency(&self, from_cache: bool, taken: Duration) {
+        if from_cache {
+            self.hit_latencies.count(taken);
+        } else {
+            self.miss_latencies.count(taken);
+        }
+    }
+
+    /// Counts how long hits took that were counted by somebody else.
+    pub fn count_hit_latencies(&self, tally: &Tally) {
+        self.hit_latencies.add(tally);
+    }
+
+    /// There is so much more of something, or less.
+    pub fn gauge(&self, gauge: Gauge, more: i64) {
+        let level = match gauge {
+            Gauge::Connections => &self.connections,
+            Gauge::Workers => &self.workers,
+            Gauge::BusyWorkers => &self.workers_busy,
+            Gauge::WaitingJobs => &self.jobs_waiting,
+        };
+        level.fetch_add(more, Ordering::Relaxed);
+    }
+
+    /// Everything that is counted.
+    pub fn snapshot(&self) -> Snapshot {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let (requests, hits) = (get(&self.requests), get(&self.hits));
+        let saved = requests.saturating_sub(get(&self.origin_requests));
+        let counters = vec![
+            ("requests", "requests that came in", requests),
+            ("hits", "answers whose body came from the cache", hits),
+            ("misses", "all other answers", requests.saturating_sub(hits)),
+            ("stale_hits", "hits that were stale", get(&self.stale)),
+            (
+                "collapsed_hits",
+                "hits that waited for another request's answer",
+                get(&self.collapsed),
+            ),
+            ("freshened_hits", "hits that the origin server had confirmed", get(&self.freshened)),
+            ("refused", "answers with an error of the proxy's own", get(&self.refused)),
+            ("origin_requests", "requests sent to the origin server", get(&self.origin_requests)),
+            ("origin_requests_saved", "requests that needed none", saved),
+            ("origin_errors", "requests without a usable response", get(&self.origin_errors)),
+            ("truncated", "responses that ended before they were complete", get(&self.truncated)),
+            ("bytes_sent", "bytes of content sent to clients", get(&self.bytes_sent)),
+            (
+                "bytes_from_cache",
+                "bytes of content sent from the cache",
+                get(&self.bytes_from_cache),
+            ),
+            ("swept", "stored responses that the timer removed", get(&self.swept)),
+            ("panics", "workers that panicked", get(&self.panics)),
+        ];
+        let level = |gauge: &AtomicI64| gauge.load(Ordering::Relaxed);
+        let gauges = vec![
+            ("connections", "clients that are connected", level(&self.connections)),
+            ("workers", "worker threads", level(&self.workers)),
+            ("workers_busy", "worker threads that work", level(&self.workers_busy)),
+            ("jobs_waiting", "pieces of work that wait for a worker", level(&self.jobs_waiting)),
+        ];
+        let whys = Why::ALL.iter().zip(&self.forwarded);
+        Snapshot {
+            counters,
+            forwarded: whys.map(|(why, count)| (why.as_str(), get(count))).collect(),
+            details: self.details.lock().iter().map(|(name, count)| (*name, *count)).collect(),
+            gauges,
+            hits: self.hit_latencies.tally(),
+            misses: self.miss_latencies.tally(),
+        }
+    }
+
     /// Counts responses that the timer removed.
     pub fn count_swept(&self, responses: usize) {
         self.swept.fetch_add(responses as u64, Ordering::Relaxed);
@@ -161,252 +268,10 @@ impl Stats {
     }
 }
 
-/// The shape of the access log.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum AccessFormat {
-    /// The combined format of Apache and nginx, with `Cache-Status` and the seconds taken behind it.
-    Combined,
-    /// One JSON object a line.
-    Json,
-}
-
-/// One request and its answer, as the access log tells them.
-#[derive(Debug)]
-pub struct Served<'a> {
-    /// When the request arrived.
-    pub at: Timestamp,
-    /// Who sent it.
-    pub client: Option<IpAddr>,
-    /// The method.
-    pub method: &'a str,
-    /// The request target.
-    pub target: &'a str,
-    /// `HTTP/1.0` or `HTTP/1.1`.
-    pub version: &'a str,
-    /// The status that was answered.
-    pub status: u16,
-    /// Bytes of content that were sent.
-    pub bytes: u64,
-    /// The request's `Referer`.
-    pub referer: &'a str,
-    /// The request's `User-Agent`.
-    pub user_agent: &'a str,
-    /// Did the body come from the cache?
-    pub from_cache: bool,
-    /// What `Cache-Status` said.
-    pub cache_status: &'a str,
-    /// From the arrival to the last byte.
-    pub taken: Duration,
-}
-
-/// Lines of the access log that may wait to be written; further ones are left out and counted.
-const LINES_MAX: usize = 8192;
-/// Lines that are put together into one write, about so many bytes.
-const WRITE_BYTES: usize = 64 * 1024;
-
-/// The access log: one line a request. A thread of its own writes it, so that nobody waits for a disk,
-/// or for whoever reads a pipe.
-pub struct AccessLog {
-    format: AccessFormat,
-    lines: SyncSender<Line>,
-    left_out: Arc<AtomicU64>,
-}
-
-enum Line {
-    Text(String),
-    /// All before it is written: say so.
-    Flush(SyncSender<()>),
-}
-
-impl AccessLog {
-    /// Opens the log; `-` is the standard output.
-    pub fn open(path: &Path, format: AccessFormat) -> io::Result<Self> {
-        let out: Box<dyn Write + Send> = if path == Path::new("-") {
-            Box::new(io::stdout())
-        } else {
-            let file: File = OpenOptions::new().create(true).append(true).open(path)?;
-            Box::new(file)
-        };
-        Self::to(out, format)
-    }
-
-    /// A log that is written to `out`.
-    fn to(out: Box<dyn Write + Send>, format: AccessFormat) -> io::Result<Self> {
-        let (lines, waiting) = sync_channel(LINES_MAX);
-        let left_out = Arc::new(AtomicU64::new(0));
-        let counted = Arc::clone(&left_out);
-        thread::Builder::new()
-            .name("access-log".to_string())
-            .spawn(move || write_lines(&waiting, out, &counted))?;
-        Ok(Self { format, lines, left_out })
-    }
-
-    /// Adds one line, which is written soon; waits for nothing.
-    pub fn write(&self, served: &Served<'_>) {
-        let line = match self.format {
-            AccessFormat::Combined => combined(served),
-            AccessFormat::Json => json(served),
-        };
-        if self.lines.try_send(Line::Text(line)).is_err() {
-            self.left_out.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    /// Waits until all lines so far are written, but not for long.
-    pub fn flush(&self) {
-        const PATIENCE: Duration = Duration::from_secs(1);
-        let (done, is_done) = sync_channel(1);
-        if self.lines.try_send(Line::Flush(done)).is_ok() {
-            let _ = is_done.recv_timeout(PATIENCE);
-        }
-    }
-}
-
-/// Writes lines as they come, several at a time where they do. A log that cannot be written must not
-/// stop the proxy: errors are ignored.
-fn write_lines(waiting: &Receiver<Line>, mut out: Box<dyn Write + Send>, left_out: &AtomicU64) {
-    let mut text = String::new();
-    while let Ok(first) = waiting.recv() {
-        let mut next = Some(first);
-        let mut done = None;
-        while let Some(line) = next.take() {
-            match line {
-                Line::Text(line) => text.push_str(&line),
-                Line::Flush(sender) => done = Some(sender),
-            }
-            if text.len() < WRITE_BYTES && done.is_none() {
-                next = waiting.try_recv().ok();
-            }
-        }
-        let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-        text.clear();
-        let missing = left_out.swap(0, Ordering::Relaxed);
-        if missing > 0 {
-            log::warn!("access log: {missing} lines left out; it is written too slowly");
-        }
-        if let Some(done) = done {
-            let _ = done.send(());
-        }
-    }
-}
-
-/// A value between the quotes of a log line: what could end it or fake another line is escaped.
-fn quoted(value: &str) -> String {
-    if value.is_empty() {
-        return "-".to_string();
-    }
-    value.chars().fold(String::with_capacity(value.len()), |mut text, character| {
-        if character == '"' || character == '\\' || character.is_control() {
-            let _ = write!(text, "\\x{:02X}", character as u32);
-        } else {
-            text.push(character);
-        }
-        text
-    })
-}
-
-fn combined(served: &Served<'_>) -> String {
-    let client = served.client.map_or_else(|| "-".to_string(), |client| client.to_string());
-    format!(
-        "{client} - - [{}] \"{} {} {}\" {} {} \"{}\" \"{}\" \"{}\" {:.6}\n",
-        date::format_for_log(served.at),
-        quoted(served.method),
-        quoted(served.target),
-        served.version,
-        served.status,
-        served.bytes,
-        quoted(served.referer),
-        quoted(served.user_agent),
-        quoted(served.cache_status),
-        served.taken.as_secs_f64(),
-    )
-}
-
-fn json(served: &Served<'_>) -> String {
-    let client =
-        served.client.map_or_else(|| "null".to_string(), |client| json_string(&client.to_string()));
-    format!(
-        "{{\"time\":\"{}\",\"client\":{client},\"method\":{},\"target\":{},\"status\":{},\
-         \"bytes\":{},\"hit\":{},\"cache_status\":{},\"seconds\":{:.6}}}\n",
-        date::format_rfc3339(served.at),
-        json_string(served.method),
-        json_string(served.target),
-        served.status,
-        served.bytes,
-        served.from_cache,
-        json_string(served.cache_status),
-        served.taken.as_secs_f64(),
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::policy::reason::Detail;
-
-    fn served(target: &str) -> Served<'_> {
-        Served {
-            at: Timestamp(784_111_777_000),
-            client: Some(IpAddr::from([127, 0, 0, 1])),
-            method: "GET",
-            target,
-            version: "HTTP/1.1",
-            status: 200,
-            bytes: 5,
-            referer: "",
-            user_agent: "a \"b\"",
-            from_cache: true,
-            cache_status: "proxy; hit",
-            taken: Duration::from_millis(2),
-        }
-    }
-
-    #[test]
-    fn access_lines_cannot_be_forged() {
-        assert_eq!(
-            combined(&served("/a\n\"")),
-            "127.0.0.1 - - [06/Nov/1994:08:49:37 +0000] \"GET /a\\x0A\\x22 HTTP/1.1\" 200 5 \"-\" \
-             \"a \\x22b\\x22\" \"proxy; hit\" 0.002000\n"
-        );
-        assert_eq!(
-            json(&served("/a\n\"")),
-            "{\"time\":\"1994-11-06T08:49:37.000Z\",\"client\":\"127.0.0.1\",\"method\":\"GET\",\
-             \"target\":\"/a\\u000a\\\"\",\"status\":200,\"bytes\":5,\"hit\":true,\
-             \"cache_status\":\"proxy; hit\",\"seconds\":0.002000}\n"
-        );
-    }
-
-    /// A log that is not written for as long as a test wants.
-    struct Stuck(Receiver<()>, SyncSender<usize>);
-
-    impl Write for Stuck {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            let _ = self.0.recv();
-            let _ = self.1.send(bytes.split(|byte| *byte == b'\n').count() - 1);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    #[test]
-    fn lines_that_cannot_be_written_are_left_out_and_nobody_waits() {
-        let ((go, stuck), (told, written)) = (sync_channel(0), sync_channel(LINES_MAX));
-        let out = Box::new(Stuck(stuck, told));
-        let log = AccessLog::to(out, AccessFormat::Combined).expect("a thread");
-        // What the writer holds already is bounded as well.
-        let many = 3 * LINES_MAX;
-        for _ in 0..many {
-            log.write(&served("/a"));
-        }
-        let left_out = log.left_out.load(Ordering::Relaxed) as usize;
-        assert!(left_out >= LINES_MAX, "{left_out}");
-        drop(go);
-        drop(log);
-        assert_eq!(written.iter().sum::<usize>() + left_out, many, "all others are written");
-    }
 
     #[test]
     fn the_summary_counts_what_was_saved() {

@@ -54,6 +54,27 @@ pub fn open_behind(config: &Config) -> Result<Option<Arc<dyn Behind>>, String> {
     }
 }
 
+/// The store that `--clear-cache` is to empty: the one that is given, or the default one, if it is there.
+pub fn existing(config: &Config) -> Result<Option<Arc<dyn Behind>>, String> {
+    let sqlite = |path: &Option<PathBuf>| match path {
+        Some(path) => Some(path.clone()),
+        None => default_path(|name| std::env::var_os(name)),
+    };
+    let path = match &config.store {
+        StoreKind::Memory => sqlite(&None),
+        StoreKind::Sqlite(path) => sqlite(path),
+    };
+    let Some(path) = path.filter(|path| path.exists()) else { return Ok(None) };
+    let limits = DiskLimits {
+        bytes: config.cache_disk,
+        responses: None,
+        content_bytes: config.limits.content_bytes,
+    };
+    let opened = Sqlite::open(&path, limits);
+    let opened = opened.map_err(|error| format!("--store sqlite: {error}"))?;
+    Ok(Some(Arc::new(opened)))
+}
+
 fn sqlite_path(given: Option<PathBuf>) -> Result<PathBuf, String> {
     given.or_else(|| default_path(|name| std::env::var_os(name))).ok_or_else(|| {
         "--store sqlite: neither XDG_CACHE_HOME nor HOME says where; give a path, sqlite:PATH"

@@ -70,6 +70,7 @@ fn over(start: impl Fn(TcpListener, Arc<Proxy>, Pool, FrontSettings) -> Drain) {
         wait_max: second,
         limits: RequestLimits::default(),
         access_log: None,
+        handler: None,
     };
     let drain = start(listener, proxy, pool, settings);
     let mut connection = Connection::open(address);

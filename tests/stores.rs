@@ -168,7 +168,10 @@ fn a_purge_removes_what_is_selected_and_nothing_else() {
             assert_eq!(missing, *expected, "{name}: {selector}");
             assert_eq!(gone, expected.len(), "{name}: {selector}");
             let late = store.put(&CacheKey::from("other"), response(None, b"x", 9), begun);
-            assert_eq!(late, Put::Cleared, "{name}: what was on its way may have been meant");
+            // What was on its way may have been meant, unless it is said by name.
+            let named = matches!(selector, Selector::Uri(_));
+            assert_eq!(late, if named { Put::Stored } else { Put::Cleared }, "{name}: {selector}");
+            store.remove_all(&CacheKey::from("other"));
             for index in expected {
                 assert!(store.get(keys[*index]).is_none(), "{name}: {selector}");
             }

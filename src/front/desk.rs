@@ -42,11 +42,21 @@ pub(super) struct Desk {
     pub proxy: Arc<Proxy>,
     pub tunnels: Tunnels,
     pool: Pool,
+    /// Answers instead of the proxy.
+    handler: Option<Handler>,
 }
 
+/// What answers requests instead of the proxy; may wait.
+pub type Handler = Arc<dyn Fn(&Request) -> Response + Send + Sync>;
+
 impl Desk {
-    pub(super) fn new(proxy: Arc<Proxy>, pool: Pool) -> Self {
-        Self { proxy, pool, tunnels: Tunnels::default() }
+    pub(super) fn new(proxy: Arc<Proxy>, pool: Pool, handler: Option<Handler>) -> Self {
+        Self { proxy, pool, handler, tunnels: Tunnels::default() }
+    }
+
+    /// Is there somebody else than the proxy who answers?
+    pub(super) fn has_handler(&self) -> bool {
+        self.handler.is_some()
     }
 
     /// Hands an exchange to a worker, to be looked up and answered.
@@ -68,6 +78,10 @@ impl Desk {
         attempt: Attempt,
         role: Role,
     ) -> Option<(E, Response)> {
+        if self.handler.is_some() || self.proxy.is_purge(exchange.request()) {
+            self.handle_soon(exchange);
+            return None;
+        }
         if let Some(protocols) = protocols(exchange.request()) {
             self.go_over_soon(exchange, protocols);
             return None;
@@ -104,6 +118,18 @@ impl Desk {
             self.refresh_soon(refresh);
         }
         exchange.respond(forwarded);
+    }
+
+    /// Hands a request that is about the proxy itself to a worker that may wait.
+    fn handle_soon(self: &Arc<Self>, exchange: impl Exchange) {
+        let desk = Arc::clone(self);
+        self.submit(Kind::Forward, exchange, move |exchange, _| {
+            let response = match &desk.handler {
+                Some(handler) => handler(exchange.request()),
+                None => desk.proxy.answer_purge(exchange.request()),
+            };
+            exchange.respond(response.into());
+        });
     }
 
     /// Hands a request to go over to another protocol to a worker that may wait.

@@ -20,6 +20,8 @@ mod tunnels;
 pub mod wire;
 pub mod workers;
 
+pub use desk::Handler;
+
 /// Bounds of connections.
 #[derive(Clone, Copy, Debug)]
 pub struct ConnectionLimits {
@@ -43,4 +45,6 @@ pub struct FrontSettings {
     pub limits: RequestLimits,
     /// Where requests are written down, if anywhere.
     pub access_log: Option<AccessLog>,
+    /// What answers instead of the proxy, on a listener that is not for its clients.
+    pub handler: Option<Handler>,
 }

@@ -53,7 +53,9 @@ pub(super) fn write_down(
     told: &Told,
     bytes: u64,
 ) {
+    let taken = arrival.since.elapsed();
     proxy.stats().count_bytes(bytes, told.from_cache);
+    proxy.stats().count_latency(told.from_cache, taken);
     let Some(log) = log else { return };
     log.write(&Served {
         at: arrival.at,
@@ -67,6 +69,6 @@ pub(super) fn write_down(
         user_agent: field_text(&request.fields, "user-agent"),
         from_cache: told.from_cache,
         cache_status: &told.cache_status,
-        taken: arrival.since.elapsed(),
+        taken,
     });
 }

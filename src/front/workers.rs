@@ -14,7 +14,7 @@ use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
-use crate::stats::{Event, Stats};
+use crate::stats::{Event, Gauge, Stats};
 
 /// New requests for the origin server that can wait in line for each worker.
 const FORWARDS_PER_WORKER: usize = 16;
@@ -54,6 +54,7 @@ pub struct Pool {
     forwards: Sender<Job>,
     /// New requests for the origin server beyond this are refused.
     forwards_max: usize,
+    stats: Arc<Stats>,
 }
 
 impl Pool {
@@ -64,6 +65,7 @@ impl Pool {
         let (arrivals, arriving) = bounded::<Job>(ARRIVALS_MAX + parked_max);
         let (forwards, forwarding) = bounded::<Job>(forwards_max + parked_max);
         let reserved = (workers / WORKERS_PER_RESERVED).max(1);
+        stats.gauge(Gauge::Workers, (workers + reserved).cast_signed() as i64);
         for number in 0..workers + reserved {
             let role = if number < reserved { Role::Reserved } else { Role::Any };
             let (arriving, forwarding) = (arriving.clone(), forwarding.clone());
@@ -72,7 +74,7 @@ impl Pool {
                 .name(format!("worker-{number}"))
                 .spawn(move || work(role, &arriving, &forwarding, &stats))?;
         }
-        Ok(Self { arrivals, forwards, forwards_max })
+        Ok(Self { arrivals, forwards, forwards_max, stats: Arc::clone(stats) })
     }
 
     /// Hands in work; gives it back if the line is full.
@@ -89,7 +91,9 @@ impl Pool {
         if line.len() >= most {
             return Err(job);
         }
-        line.try_send(job).map_err(TrySendError::into_inner)
+        line.try_send(job).map_err(TrySendError::into_inner)?;
+        self.stats.gauge(Gauge::WaitingJobs, 1);
+        Ok(())
     }
 }
 
@@ -104,11 +108,14 @@ fn work(role: Role, arriving: &Receiver<Job>, forwarding: &Receiver<Job>, stats:
         };
         // The channels are closed when the pool is dropped.
         let Ok(job) = job else { return };
+        stats.gauge(Gauge::WaitingJobs, -1);
+        stats.gauge(Gauge::BusyWorkers, 1);
         // What the job owned is dropped by the unwinding, and with it the client's connection.
         if catch_unwind(AssertUnwindSafe(|| job(role))).is_err() {
             stats.count(Event::Panic);
             log::error!("a worker panicked; this cost one exchange");
         }
+        stats.gauge(Gauge::BusyWorkers, -1);
     }
 }
 

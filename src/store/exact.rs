@@ -224,6 +224,9 @@ impl Store for Exact {
     }
 
     fn purge(&self, selector: &Selector, now: Timestamp) -> usize {
+        if let Selector::Uri(uri) = selector {
+            return self.remove_all(&CacheKey::from(uri.as_str()));
+        }
         let mut index = self.index.lock();
         index.cleared += 1;
         let gone = if *selector == Selector::All {

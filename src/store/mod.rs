@@ -125,8 +125,8 @@ pub trait Store: Send + Sync {
         self.purge(&Selector::All, Timestamp::MAX)
     }
 
-    /// Removes what is selected at `now`, and lets nothing in that was asked for before, whatever it is;
-    /// how many there were. May wait for a store behind memory.
+    /// Removes what is selected at `now`, and lets nothing in that was asked for before, whatever it is
+    /// unless one URI is meant; how many there were. May wait for a store behind memory.
     fn purge(&self, selector: &Selector, now: Timestamp) -> usize;
 
     /// At most `most` stored responses in the order of their keys, those whose key comes after `after`;

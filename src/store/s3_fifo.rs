@@ -210,6 +210,9 @@ impl Store for S3Fifo {
     }
 
     fn purge(&self, selector: &Selector, now: Timestamp) -> usize {
+        if let Selector::Uri(uri) = selector {
+            return self.remove_all(&CacheKey::from(uri.as_str()));
+        }
         self.cleared.fetch_add(1, Ordering::Release);
         // Whoever has seen the old generation holds one of these until it has put its response.
         for change in &self.changes {

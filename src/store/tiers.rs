@@ -153,6 +153,11 @@ impl Tiers {
         Spool::new(&self.queue, key, length)
     }
 
+    /// What the store behind memory is called.
+    pub fn name(&self) -> String {
+        self.behind.name()
+    }
+
     /// Bytes of content that fit into memory.
     pub fn memory_content_bytes_max(&self) -> u64 {
         self.memory.content_bytes_max()

@@ -51,6 +51,7 @@ pub fn settings() -> Settings {
         no_browser_cache: false,
         preserve_host: false,
         limits: RequestLimits::default(),
+        purgers: Vec::new(),
     }
 }
 

@@ -67,8 +67,12 @@ impl Proxy {
 
     /// Starts it on a free port.
     pub fn start_as(mut command: Command) -> Self {
-        command.args(["--front", FRONT]);
         let folder = TemporaryFolder::new();
+        // Its control socket is its own, unless the test says where.
+        if !command.get_envs().any(|(name, _)| name == "XDG_RUNTIME_DIR") {
+            command.env("XDG_RUNTIME_DIR", folder.path());
+        }
+        command.args(["--front", FRONT]);
         let log = File::create(folder.file("stderr")).expect("a file");
         let mut child = command
             .args(["--port", "0"])
@@ -86,6 +90,13 @@ impl Proxy {
             panic!("the proxy did not start: {line:?} {log}");
         };
         Self { child, address: address.parse().expect("an address"), folder }
+    }
+
+    /// Runs the binary to its end, as somebody who tells this proxy something.
+    pub fn tell(&self, args: &[&str]) -> Output {
+        let mut command = command();
+        command.env("XDG_RUNTIME_DIR", self.folder.path());
+        command.args(args).output().expect("the binary runs")
     }
 
     pub fn pid(&self) -> u32 {

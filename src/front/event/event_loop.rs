@@ -6,7 +6,7 @@ use std::net::{Shutdown, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mio::event::Event as Readiness;
 use mio::net::TcpStream;
@@ -19,7 +19,7 @@ use crate::front::event::room::Room;
 use crate::front::event::sending::Sent;
 use crate::front::event::timeouts::Ticker;
 use crate::front::event::tunnelling::{Tunnelling, tunnel};
-use crate::stats::Event;
+use crate::stats::{Event, Gauge, Stats};
 
 /// Stands for the bell among the clients' slots.
 pub(super) const BELL: Token = Token(usize::MAX);
@@ -42,6 +42,7 @@ pub(super) struct Shared {
     pub connections_max: usize,
     pub wait_max: Duration,
     pub tunnelling: Tunnelling,
+    pub stats: Arc<Stats>,
 }
 
 /// One loop.
@@ -124,7 +125,7 @@ impl EventLoop {
                 log::error!("waiting for clients: {error}");
                 return;
             }
-            self.room.now = self.room.desk.proxy.now();
+            (self.room.now, self.room.woke) = (self.room.desk.proxy.now(), Instant::now());
             // The loop may have slept for long; who comes now begins now.
             let due = self.ticker.due(self.room.now);
             self.room.moment = due.unwrap_or(self.room.moment);
@@ -194,8 +195,14 @@ impl EventLoop {
             return;
         }
         let (room, buffer) = (&mut self.room, &mut self.buffer);
+        let before = room.glances.0;
         // One client's trouble must not be the others'.
-        match catch_unwind(AssertUnwindSafe(|| client.turn(room, buffer))) {
+        let turn = catch_unwind(AssertUnwindSafe(|| client.turn(room, buffer)));
+        let glances = room.glances.0 - before;
+        if glances > 0 {
+            room.latencies.count(room.woke.elapsed(), glances);
+        }
+        match turn {
             Ok(Turn::Wait) => {}
             Ok(Turn::Again) => {
                 client.waits = true;
@@ -268,6 +275,7 @@ impl EventLoop {
             match acceptor.next() {
                 Accepted::Client(stream, peer) => {
                     self.shared.open.fetch_add(1, Ordering::AcqRel);
+                    self.shared.stats.gauge(Gauge::Connections, 1);
                     let loops = self.shared.inboxes.len();
                     self.next = (self.next + 1) % loops;
                     let inbox = &self.shared.inboxes[self.next];
@@ -369,6 +377,7 @@ impl EventLoop {
 impl Shared {
     /// A client is gone: if others had to wait for that, one of them comes in.
     pub(super) fn leave(&self) {
+        self.stats.gauge(Gauge::Connections, -1);
         if self.open.fetch_sub(1, Ordering::AcqRel) >= self.connections_max {
             self.inboxes[0].ring();
         }

@@ -64,7 +64,7 @@ impl Front {
         threads: usize,
         settings: FrontSettings,
     ) -> io::Result<Self> {
-        let desk = Arc::new(Desk::new(proxy, pool));
+        let desk = Arc::new(Desk::new(proxy, pool, settings.handler));
         let log = Arc::new(settings.access_log);
         let timeouts = Timeouts::new(&settings.connections);
         let polls = (0..threads.max(1)).map(|_| Poll::new()).collect::<io::Result<Vec<_>>>()?;
@@ -75,6 +75,7 @@ impl Front {
             connections_max: settings.connections.connections_max.max(1),
             wait_max: settings.wait_max,
             tunnelling: Tunnelling::default(),
+            stats: Arc::clone(desk.proxy.stats()),
         });
         let mut acceptor = Some(Acceptor::new(listener)?);
         let held_max = HELD_MAX / polls.len();

@@ -2,6 +2,7 @@
 //! none of them needs any of its own while it is idle.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::clock::Timestamp;
 use crate::front::desk::Desk;
@@ -9,7 +10,7 @@ use crate::front::event::inbox::{Inbox, Place};
 use crate::front::event::timeouts::{Moment, Timeouts};
 use crate::front::outgoing::SCRATCH_BYTES;
 use crate::message::request::RequestLimits;
-use crate::stats::AccessLog;
+use crate::stats::{AccessLog, Tally};
 
 /// What a loop's connections share.
 pub(super) struct Room {
@@ -36,6 +37,10 @@ pub(super) struct Room {
     pub key: String,
     /// Hits that were answered at a glance since they were counted last, and their bytes of content.
     pub glances: (u64, u64),
+    /// How long they took.
+    pub latencies: Tally,
+    /// When the loop woke up.
+    pub woke: Instant,
     next_number: u64,
 }
 
@@ -64,6 +69,8 @@ impl Room {
             scratch: vec![0; SCRATCH_BYTES],
             key: String::new(),
             glances: (0, 0),
+            latencies: Tally::default(),
+            woke: Instant::now(),
             next_number: 0,
         }
     }
@@ -78,7 +85,9 @@ impl Room {
     pub(super) fn count(&mut self) {
         let (hits, bytes) = std::mem::take(&mut self.glances);
         if hits > 0 {
-            self.desk.proxy.stats().count_glances(hits, bytes);
+            let stats = self.desk.proxy.stats();
+            stats.count_glances(hits, bytes);
+            stats.count_hit_latencies(&std::mem::take(&mut self.latencies));
         }
     }
 }

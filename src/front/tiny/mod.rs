@@ -46,6 +46,7 @@ use crate::stats::Event;
 
 mod connections;
 mod exchange;
+pub mod private;
 mod pump;
 mod sending;
 mod sockets;
@@ -86,7 +87,7 @@ impl Front {
         let local = listener.local_addr()?;
         let connections = Connections::new(local, settings.connections);
         let pumps = Pumps::start(proxy.stats())?;
-        let desk = Arc::new(Desk::new(Arc::clone(&proxy), pool));
+        let desk = Arc::new(Desk::new(Arc::clone(&proxy), pool, settings.handler));
         let shared = Shared { proxy, connections, pumps, access_log: settings.access_log };
         let inner = Arc::new(Inner {
             listener: Mutex::new(Some(listener)),

@@ -157,7 +157,10 @@ impl Batch<'_> {
                 )?)
             }
             Change::Purge { selector, now } => {
-                self.raise(0)?;
+                self.raise(match selector {
+                    Selector::Uri(uri) => stripe(&CacheKey::from(uri.as_str())),
+                    _ => 0,
+                })?;
                 self.purge(selector, *now)
             }
             Change::Sweep { now } => self.sweep(*now),

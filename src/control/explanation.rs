@@ -3,14 +3,16 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use caching_proxy::message::date;
-use caching_proxy::message::fields::Fields;
-use caching_proxy::message::request::Request;
-use caching_proxy::policy::freshness::Lifetime;
-use caching_proxy::policy::stored::StoredResponse;
-use caching_proxy::proxy::Proxy;
-use caching_proxy::proxy::explain::{Explained, Explanation};
 use http::{HeaderName, HeaderValue, Method, Version};
+
+use crate::clock::{DeltaSeconds, Timestamp};
+use crate::message::date;
+use crate::message::fields::Fields;
+use crate::message::request::Request;
+use crate::policy::freshness::Lifetime;
+use crate::policy::stored::StoredHead;
+use crate::proxy::Proxy;
+use crate::proxy::explain::{Explained, Explanation};
 
 /// The request that a command line describes: a path, or a URL of the origin server.
 ///
@@ -101,9 +103,7 @@ fn freshness(text: &mut String, proxy: &Proxy, explained: &Explained) {
     let (lifetime, source) = explained.lifetime;
     let span = match lifetime {
         Lifetime::Unknown => "none".to_string(),
-        Lifetime::Operator(span) if span == caching_proxy::clock::DeltaSeconds::MAX => {
-            "until cleared".to_string()
-        }
+        Lifetime::Operator(span) if span == DeltaSeconds::MAX => "until cleared".to_string(),
         lifetime => format!("{} s", lifetime.span().0),
     };
     let _ = write!(text, "\nFreshness:\n  lifetime          {span}: {source}\n");
@@ -113,12 +113,12 @@ fn freshness(text: &mut String, proxy: &Proxy, explained: &Explained) {
         "  age on arrival    {age} s: Age, Date and the time it took (RFC 9111 §4.2.3)"
     );
     if let Some(stored) = &explained.stored {
-        until(text, proxy, stored);
+        until(text, proxy, stored, proxy.now());
     }
 }
 
-fn until(text: &mut String, proxy: &Proxy, stored: &StoredResponse) {
-    let now = proxy.now();
+/// For how long a stored response is of use, and how.
+pub(super) fn until(text: &mut String, proxy: &Proxy, stored: &StoredHead, now: Timestamp) {
     match stored.freshness_left(now) {
         None => text.push_str("  fresh             until it is cleared or evicted\n"),
         Some(left) => {

@@ -1,0 +1,261 @@
+//! The control interface: a request in, a response out. What a running proxy can be asked, and told.
+//!
+//! It is served on a Unix socket that is its owner's alone, and on a TCP port only where the operator wants
+//! that: then to loopback addresses, or to who has the token. It never speaks for the origin server, and
+//! nothing here is reachable from the port that clients use.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use http::{HeaderValue, Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::clock::Timestamp;
+use crate::message::body::Body;
+use crate::message::fields::Fields;
+use crate::message::request::Request;
+use crate::message::response::Response;
+use crate::message::target::{is_loopback, split_authority};
+use crate::policy::key::Glob;
+use crate::policy::purging::Selector;
+use crate::proxy::Proxy;
+
+pub mod explanation;
+mod listing;
+mod metrics;
+
+/// How many stored responses one page of a list has, at most.
+const PAGE_MAX: usize = 1000;
+
+const HELP: &str = "\
+GET  /health
+GET  /info
+GET  /stats[?text=1]
+GET  /metrics
+GET  /list[?after=KEY][&most=N]
+GET  /show?url=URL[&text=1]
+GET  /explain?url=URL[&field=NAME:VALUE]
+POST /purge?url=URL | prefix=P | match=GLOB | tag=T | stale=1 | all=1
+";
+
+/// What a proxy says of itself.
+#[derive(Clone, Debug)]
+pub struct About {
+    /// Where it listens.
+    pub address: String,
+    /// Whom it asks.
+    pub origin: String,
+    /// What is behind memory; empty for nothing.
+    pub store: String,
+    /// When it started.
+    pub since: Timestamp,
+}
+
+/// The control interface of one proxy.
+pub struct Control {
+    proxy: Arc<Proxy>,
+    about: About,
+    /// Who comes over TCP must have it.
+    token: Option<String>,
+}
+
+impl Control {
+    /// For this proxy; `token` is asked of everybody who comes over TCP.
+    pub fn new(proxy: Arc<Proxy>, about: About, token: Option<String>) -> Self {
+        Self { proxy, about, token }
+    }
+
+    /// Answers a request; may wait.
+    pub fn answer(&self, request: &Request) -> Response {
+        if let Err((status, text)) = self.admit(request) {
+            return Response::error(status, text, request.prefers_json());
+        }
+        let (path, query) =
+            request.target.as_str().split_once('?').unwrap_or((request.target.as_str(), ""));
+        let query = Query::read(query);
+        let is_get = request.method == Method::GET || request.method == Method::HEAD;
+        let changes = path == "/purge";
+        if changes && request.method != Method::POST || !changes && !is_get {
+            let text = if changes { "purge: expected POST" } else { "expected GET" };
+            return Response::error(StatusCode::METHOD_NOT_ALLOWED, text, request.prefers_json());
+        }
+        let answer = match path {
+            "/" => Ok(text(HELP.to_string())),
+            "/health" => Ok(text("ok\n".to_string())),
+            "/info" => Ok(json_response(&self.info())),
+            "/stats" => Ok(self.stats(&query)),
+            "/metrics" => {
+                Ok(text_as("text/plain; version=0.0.4", metrics::text(&self.proxy, &self.about)))
+            }
+            "/list" => self.list(&query),
+            "/show" => self.show(&query),
+            "/explain" => self.explain(&query),
+            "/purge" => self.purge(&query),
+            _ => Err((StatusCode::NOT_FOUND, format!("{path}: not known; GET / lists what is"))),
+        };
+        answer
+            .unwrap_or_else(|(status, text)| Response::error(status, &text, request.prefers_json()))
+    }
+
+    /// Nobody comes in over TCP who may not, and no page of another site that a browser shows.
+    fn admit(&self, request: &Request) -> Result<(), (StatusCode, &'static str)> {
+        let Some(client) = request.client else { return Ok(()) };
+        if let Some(token) = &self.token {
+            let given = request.fields.get("authorization").map(HeaderValue::as_bytes);
+            let expected = format!("Bearer {token}");
+            if !given.is_some_and(|given| is_same(given, expected.as_bytes())) {
+                let text = "expected Authorization: Bearer with the token of --admin-token";
+                return Err((StatusCode::UNAUTHORIZED, text));
+            }
+            return Ok(());
+        }
+        let host = request.authority().and_then(split_authority);
+        let names_us = host.is_some_and(|(host, _)| is_loopback(&host));
+        if !client.ip().is_loopback() || !names_us || request.fields.contains("origin") {
+            return Err((StatusCode::FORBIDDEN, "for this machine alone; see --admin-token"));
+        }
+        Ok(())
+    }
+
+    fn info(&self) -> Value {
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "pid": std::process::id(),
+            "address": self.about.address,
+            "origin": self.about.origin,
+            "store": self.about.store,
+            "since": self.about.since.seconds(),
+        })
+    }
+
+    fn stats(&self, query: &Query) -> Response {
+        if query.has("text") {
+            return text(metrics::summary(&self.proxy, &self.about));
+        }
+        json_response(&metrics::json(&self.proxy, &self.about))
+    }
+
+    fn list(&self, query: &Query) -> Result<Response, Wrong> {
+        let most = match query.get("most") {
+            Some(text) => {
+                text.parse().map_err(|_| bad(format!("most={text}: expected a number")))?
+            }
+            None => PAGE_MAX,
+        };
+        let page =
+            self.proxy.store().list(query.get("after").unwrap_or(""), most.clamp(1, PAGE_MAX));
+        let now = self.proxy.now();
+        Ok(json_response(&page.iter().map(|listed| listing::json(listed, now)).collect()))
+    }
+
+    fn show(&self, query: &Query) -> Result<Response, Wrong> {
+        let url = query.need("url")?;
+        let key = self.proxy.key_for(url).map_err(bad)?;
+        let found = self.proxy.stored_for(&key);
+        if found.is_empty() {
+            return Err((StatusCode::NOT_FOUND, format!("{key}: nothing is stored")));
+        }
+        let now = self.proxy.now();
+        if query.has("text") {
+            return Ok(text(listing::text(&self.proxy, &key, &found, now)));
+        }
+        let shown = found.iter().map(|found| listing::json_with_fields(&key, found, now));
+        Ok(json_response(&shown.collect()))
+    }
+
+    fn explain(&self, query: &Query) -> Result<Response, Wrong> {
+        let url = query.need("url")?;
+        let fields: Vec<String> = query.all("field").map(str::to_string).collect();
+        let request = explanation::request(url, &fields, &self.about.address).map_err(bad)?;
+        let key = self.proxy.key_for(url).map_err(bad)?;
+        let found = self.proxy.stored_for(&key);
+        let mut told = String::new();
+        if !found.is_empty() {
+            told = listing::text(&self.proxy, &key, &found, self.proxy.now());
+            told.push('\n');
+        }
+        match explanation::explain(&self.proxy, request) {
+            Ok(more) | Err(more) => {
+                let _ = writeln!(told, "{}", more.trim_end());
+            }
+        }
+        Ok(text(told))
+    }
+
+    fn purge(&self, query: &Query) -> Result<Response, Wrong> {
+        let selector = self.selector(query)?;
+        let purged = self.proxy.purge(&selector);
+        log::info!("control: purged {selector}: {purged} stored responses");
+        Ok(json_response(&json!({ "purged": purged })))
+    }
+
+    fn selector(&self, query: &Query) -> Result<Selector, Wrong> {
+        let selector = match query.0.first().map(|(name, value)| (name.as_str(), value.as_str())) {
+            Some(("url", url)) => Selector::Uri(self.proxy.key_for(url).map_err(bad)?.to_string()),
+            Some(("prefix", prefix)) => Selector::Prefix(self.proxy.beginning_of(prefix)),
+            Some(("match", glob)) => Selector::Match(Glob::new(&self.proxy.beginning_of(glob))),
+            Some(("tag", tag)) if !tag.is_empty() => Selector::Tag(tag.to_string()),
+            Some(("stale", _)) => Selector::Stale,
+            Some(("all", _)) => Selector::All,
+            _ => {
+                return Err(bad(
+                    "purge: expected one of url, prefix, match, tag, stale, all".to_string()
+                ));
+            }
+        };
+        Ok(selector)
+    }
+}
+
+/// What is wrong with a request.
+type Wrong = (StatusCode, String);
+
+fn bad(text: String) -> Wrong {
+    (StatusCode::BAD_REQUEST, text)
+}
+
+/// Compares without telling by the time it takes how much agrees.
+fn is_same(one: &[u8], other: &[u8]) -> bool {
+    let differing = one.iter().zip(other).fold(0, |all, (one, other)| all | (one ^ other));
+    one.len() == other.len() && differing == 0
+}
+
+/// The names and values of a query.
+struct Query(Vec<(String, String)>);
+
+impl Query {
+    fn read(text: &str) -> Self {
+        Self(form_urlencoded::parse(text.as_bytes()).into_owned().collect())
+    }
+
+    fn get(&self, name: &'static str) -> Option<&str> {
+        self.all(name).next()
+    }
+
+    fn need(&self, name: &'static str) -> Result<&str, Wrong> {
+        self.get(name).ok_or_else(|| bad(format!("expected ?{name}=…")))
+    }
+
+    fn all<'a>(&'a self, name: &'static str) -> impl Iterator<Item = &'a str> {
+        self.0.iter().filter(move |(other, _)| other == name).map(|(_, value)| value.as_str())
+    }
+
+    fn has(&self, name: &'static str) -> bool {
+        self.get(name).is_some()
+    }
+}
+
+fn text(text: String) -> Response {
+    text_as("text/plain; charset=utf-8", text)
+}
+
+fn text_as(content_type: &'static str, text: String) -> Response {
+    let mut fields = Fields::new();
+    fields.append(http::header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    fields.append(http::header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Response { status: StatusCode::OK, fields, body: Body::Whole(text.into()) }
+}
+
+fn json_response(value: &Value) -> Response {
+    text_as("application/json", format!("{value}\n"))
+}

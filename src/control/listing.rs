@@ -1,0 +1,96 @@
+//! Stored responses as they are listed and shown.
+
+use std::fmt::Write as _;
+
+use serde_json::{Map, Value, json};
+
+use crate::clock::Timestamp;
+use crate::control::explanation::until;
+use crate::message::date;
+use crate::message::fields::Fields;
+use crate::policy::key::CacheKey;
+use crate::policy::purging::tags;
+use crate::proxy::Proxy;
+use crate::store::behind::Listed;
+
+/// A line of a list, for programs. `fresh_for` is in seconds, negative once it is stale, and null if it
+/// stays fresh until it is cleared.
+pub(super) fn json(listed: &Listed, now: Timestamp) -> Value {
+    let head = &listed.head;
+    json!({
+        "url": listed.key.as_str(),
+        "status": head.status.as_u16(),
+        "bytes": listed.bytes,
+        "hits": listed.reuses,
+        "stored": head.response_time.seconds(),
+        "age": head.current_age(now).0,
+        "fresh_for": head.freshness_left(now),
+        "vary": head.fields.get("vary").map(|value| String::from_utf8_lossy(value.as_bytes())),
+        "part": head.part.map(|part| (part.span.first, part.span.last)),
+    })
+}
+
+/// The same with all fields, tags, and what the request had that selects it.
+pub(super) fn json_with_fields(key: &CacheKey, listed: &Listed, now: Timestamp) -> Value {
+    let mut value = json(&Listed { key: key.clone(), ..listed.clone() }, now);
+    let selecting: Map<String, Value> = listed
+        .head
+        .selecting
+        .iter()
+        .map(|(name, value)| {
+            let value = value.map(|value| String::from_utf8_lossy(value).into_owned());
+            (name.as_str().to_string(), json!(value))
+        })
+        .collect();
+    value["selecting"] = Value::Object(selecting);
+    value["tags"] = tags(&listed.head).collect();
+    value["fields"] = pairs(&listed.head.fields);
+    value
+}
+
+/// Field lines as pairs of name and value.
+pub(super) fn pairs(fields: &Fields) -> Value {
+    let pair = |(name, value): &(http::HeaderName, http::HeaderValue)| {
+        json!([name.as_str(), String::from_utf8_lossy(value.as_bytes())])
+    };
+    fields.iter().map(pair).collect()
+}
+
+/// All that is stored for a key, for people.
+pub(super) fn text(proxy: &Proxy, key: &CacheKey, found: &[Listed], now: Timestamp) -> String {
+    let mut text = format!("{key}\n");
+    for listed in found {
+        let head = &listed.head;
+        let _ = write!(
+            text,
+            "\nStored:     {}, {} bytes, since {}, reused {} times\n",
+            head.status,
+            listed.bytes,
+            date::format(head.response_time),
+            listed.reuses,
+        );
+        let _ = writeln!(text, "  age               {} s", head.current_age(now).0);
+        until(&mut text, proxy, head, now);
+        for (name, value) in head.selecting.iter() {
+            let value = value.map_or("none".into(), String::from_utf8_lossy);
+            let _ = writeln!(text, "  made for          {name}: {value}");
+        }
+        let tags: Vec<&str> = tags(head).collect();
+        if !tags.is_empty() {
+            let _ = writeln!(text, "  tags              {}", tags.join(" "));
+        }
+        if let Some(part) = head.part {
+            let _ = writeln!(
+                text,
+                "  part              bytes {} to {}",
+                part.span.first, part.span.last
+            );
+        }
+        let mut lines = Vec::new();
+        head.fields.write_to(&mut lines);
+        for line in String::from_utf8_lossy(&lines).lines() {
+            let _ = writeln!(text, "  {line}");
+        }
+    }
+    text
+}

@@ -1,0 +1,80 @@
+//! A listener for this machine's own programs, on a Unix socket: one thread answers, one request after the
+//! other. tiny_http's hazards are its owner's alone to use.
+
+use std::io::{self, Read};
+use std::os::unix::net::UnixListener;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread;
+
+use http::{HeaderName, HeaderValue, Method, StatusCode, Version};
+
+use crate::message::body::Body;
+use crate::message::fields::Fields;
+use crate::message::request::Request;
+use crate::message::response::Response;
+
+/// The most content that a request may have.
+const CONTENT_BYTES_MAX: u64 = 256 * 1024 * 1024;
+
+/// What answers a request and its content; may wait.
+pub type Handler = Arc<dyn Fn(&Request, &[u8]) -> Response + Send + Sync>;
+
+/// Answers whoever connects to `listener`, until the process ends.
+pub fn serve(listener: UnixListener, handler: Handler) -> io::Result<()> {
+    let server = tiny_http::Server::from_listener(listener, None).map_err(io::Error::other)?;
+    let answer = move || {
+        while let Ok(request) = server.recv() {
+            // One request's trouble must not be the next one's.
+            let answered = catch_unwind(AssertUnwindSafe(|| respond(request, &handler)));
+            match answered {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => log::debug!("control: {error}"),
+                Err(_) => log::error!("control: a request panicked"),
+            }
+        }
+    };
+    thread::Builder::new().name("control".to_string()).spawn(answer).map(drop)
+}
+
+fn respond(mut request: tiny_http::Request, handler: &Handler) -> io::Result<()> {
+    let response = match read(&mut request) {
+        Ok((request, content)) => handler(&request, &content),
+        Err(text) => Response::error(StatusCode::BAD_REQUEST, &text, false),
+    };
+    let content = match response.body {
+        Body::Whole(bytes) => bytes,
+        _ => bytes::Bytes::new(),
+    };
+    let status = tiny_http::StatusCode(response.status.as_u16());
+    let headers = response.fields.iter().filter_map(|(name, value)| {
+        tiny_http::Header::from_bytes(name.as_str(), value.as_bytes()).ok()
+    });
+    let length = Some(content.len());
+    let answer = tiny_http::Response::new(status, headers.collect(), &content[..], length, None)
+        .with_chunked_threshold(usize::MAX);
+    request.respond(answer)
+}
+
+/// The request in our own words, with its content.
+fn read(request: &mut tiny_http::Request) -> Result<(Request, Vec<u8>), String> {
+    let method = Method::from_bytes(request.method().as_str().as_bytes());
+    let method = method.map_err(|error| error.to_string())?;
+    let mut fields = Fields::new();
+    for header in request.headers() {
+        let name = HeaderName::from_bytes(header.field.as_str().as_str().as_bytes());
+        let value = HeaderValue::from_str(header.value.as_str());
+        if let (Ok(name), Ok(value)) = (name, value) {
+            fields.append(name, value);
+        }
+    }
+    let mut content = Vec::new();
+    let length = request.body_length().unwrap_or(0) as u64;
+    if length > CONTENT_BYTES_MAX {
+        return Err(format!("content of {length} bytes; at most {CONTENT_BYTES_MAX} are taken"));
+    }
+    let read = request.as_reader().take(CONTENT_BYTES_MAX).read_to_end(&mut content);
+    read.map_err(|error| format!("content: {error}"))?;
+    let read = Request::new(method, request.url(), Version::HTTP_11, fields, None);
+    Ok((read.map_err(|error| error.to_string())?, content))
+}

@@ -1,0 +1,152 @@
+//! The proxies that run on this machine for this user: where their control sockets are, and how they are
+//! talked to.
+
+use std::env;
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// For how long a proxy may take to answer: a purge of a large store takes a while.
+const ANSWER_MAX: Duration = Duration::from_secs(120);
+/// How many proxies of one user may listen on one port, on different addresses.
+const SAME_PORT_MAX: usize = 16;
+
+/// A control socket, removed when it is dropped.
+pub struct ControlSocket {
+    path: PathBuf,
+}
+
+impl Drop for ControlSocket {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// The folder of the control sockets: `$XDG_RUNTIME_DIR/caching-proxy`, else a folder of the user's own
+/// below the temporary one.
+fn folder() -> PathBuf {
+    let set = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    if let Some(base) = set("XDG_RUNTIME_DIR").filter(|path| path.is_absolute() && path.is_dir()) {
+        return base.join("caching-proxy");
+    }
+    let user = fs::metadata("/proc/self").map_or(0, |found| found.uid());
+    env::temp_dir().join(format!("caching-proxy-{user}"))
+}
+
+/// The folder, made if need be, and nobody else's.
+fn own_folder() -> Result<PathBuf, String> {
+    let folder = folder();
+    let told = |error: io::Error| format!("{}: {error}", folder.display());
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(told)?;
+    let found = fs::symlink_metadata(&folder).map_err(told)?;
+    let user = fs::metadata("/proc/self").map_or(found.uid(), |own| own.uid());
+    if !found.is_dir() || found.uid() != user || found.permissions().mode() & 0o077 != 0 {
+        return Err(format!("{}: not a folder of this user alone", folder.display()));
+    }
+    Ok(folder)
+}
+
+/// Opens the control socket of the proxy on `port`.
+pub fn listen(port: u16) -> Result<(UnixListener, ControlSocket), String> {
+    let folder = own_folder()?;
+    for number in 1..=SAME_PORT_MAX {
+        let name =
+            if number == 1 { format!("{port}.sock") } else { format!("{port}-{number}.sock") };
+        let path = folder.join(name);
+        if UnixStream::connect(&path).is_ok() {
+            continue;
+        }
+        // Nobody listens there any more.
+        let _ = fs::remove_file(&path);
+        let listener = UnixListener::bind(&path)
+            .and_then(|listener| {
+                fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).map(|()| listener)
+            })
+            .map_err(|error| format!("{}: {error}", path.display()))?;
+        return Ok((listener, ControlSocket { path }));
+    }
+    Err(format!("{}: too many proxies on port {port}", folder.display()))
+}
+
+/// A running proxy.
+pub struct Instance {
+    /// The port that it listens on.
+    pub port: u16,
+    path: PathBuf,
+}
+
+/// The proxies that run, or those on one port. Sockets that nobody listens to any more are removed.
+pub fn running(port: Option<u16>) -> Vec<Instance> {
+    let Ok(folder) = own_folder() else { return Vec::new() };
+    let Ok(entries) = fs::read_dir(&folder) else { return Vec::new() };
+    let mut found: Vec<Instance> = entries
+        .flatten()
+        .filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            let own = name.strip_suffix(".sock")?.split('-').next()?.parse().ok()?;
+            let instance = Instance { port: own, path: entry.path() };
+            (port.is_none_or(|port| port == own) && instance.is_alive()).then_some(instance)
+        })
+        .collect();
+    found.sort_by_key(|instance| instance.port);
+    found
+}
+
+impl Instance {
+    fn is_alive(&self) -> bool {
+        match UnixStream::connect(&self.path) {
+            Ok(_) => true,
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                let _ = fs::remove_file(&self.path);
+                false
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// Asks, and gives the content of the answer; anything but success is the error.
+    pub fn ask(&self, method: &str, path: &str, query: &[(&str, &str)]) -> Result<String, String> {
+        let query: String =
+            form_urlencoded::Serializer::new(String::new()).extend_pairs(query).finish();
+        let target = if query.is_empty() { path.to_string() } else { format!("{path}?{query}") };
+        let answer = exchange(&self.path, method, &target, b"");
+        let (status, content) =
+            answer.map_err(|error| format!("the proxy on port {}: {error}", self.port))?;
+        if status == 200 { Ok(content) } else { Err(content.trim_end().to_string()) }
+    }
+}
+
+/// One request over a Unix socket: its status and content.
+fn exchange(path: &Path, method: &str, target: &str, content: &[u8]) -> io::Result<(u16, String)> {
+    let mut stream = UnixStream::connect(path)?;
+    stream.set_read_timeout(Some(ANSWER_MAX))?;
+    stream.set_write_timeout(Some(ANSWER_MAX))?;
+    let length = content.len();
+    let head = format!(
+        "{method} {target} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\
+         Connection: close\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes())?;
+    stream.write_all(content)?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    let mut lines = [httparse::EMPTY_HEADER; 32];
+    let mut head = httparse::Response::new(&mut lines);
+    let unreadable = || io::Error::new(io::ErrorKind::InvalidData, "an answer that is no HTTP");
+    match head.parse(&answer) {
+        Ok(httparse::Status::Complete(at)) => {
+            let status = head.code.ok_or_else(unreadable)?;
+            let length =
+                head.headers.iter().find(|line| line.name.eq_ignore_ascii_case("content-length"));
+            let length = length.and_then(|line| std::str::from_utf8(line.value).ok()?.parse().ok());
+            if length != Some(answer.len() - at) {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            Ok((status, String::from_utf8_lossy(&answer[at..]).into_owned()))
+        }
+        _ => Err(unreadable()),
+    }
+}

@@ -1,0 +1,159 @@
+//! What an operator tells the cache: to forget, and to show what it has.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use http::{Method, StatusCode, Version};
+
+use crate::message::fields::Fields;
+use crate::message::request::Request;
+use crate::message::response::Response;
+use crate::policy::key::CacheKey;
+use crate::policy::purging::Selector;
+use crate::proxy::Proxy;
+use crate::store::behind::Listed;
+
+/// Addresses that begin alike.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Network {
+    address: IpAddr,
+    bits: u8,
+}
+
+impl Network {
+    /// Reads `127.0.0.1`, `10.0.0.0/8` or `fe80::/10`.
+    pub fn read(text: &str) -> Option<Self> {
+        let (address, bits) = match text.split_once('/') {
+            Some((address, bits)) => (address.parse().ok()?, Some(bits.parse().ok()?)),
+            None => (text.parse().ok()?, None),
+        };
+        let most = match address {
+            IpAddr::V4(_) => 32,
+            IpAddr::V6(_) => 128,
+        };
+        let bits = bits.unwrap_or(most);
+        (bits <= most).then_some(Self { address, bits })
+    }
+
+    /// Is `address` one of them?
+    pub fn holds(&self, address: IpAddr) -> bool {
+        let same = |one: u128, other: u128, width: u32| {
+            let differing = (one ^ other) << (128 - width);
+            self.bits == 0 || differing >> (128 - u32::from(self.bits)) == 0
+        };
+        match (self.address, address.to_canonical()) {
+            (IpAddr::V4(one), IpAddr::V4(other)) => {
+                same(u32::from(one).into(), u32::from(other).into(), 32)
+            }
+            (IpAddr::V6(one), IpAddr::V6(other)) => same(one.into(), other.into(), 128),
+            _ => false,
+        }
+    }
+}
+
+impl Proxy {
+    /// Removes what is selected, here and behind memory; how many there were. Nothing that is on its way
+    /// in undoes it. May wait.
+    pub fn purge(&self, selector: &Selector) -> usize {
+        self.store.purge(selector, self.clock.now())
+    }
+
+    /// The cache key of what a request for `url` asks for: a path, or a URL of the origin server or the
+    /// proxy.
+    pub fn key_for(&self, url: &str) -> Result<CacheKey, String> {
+        let path = if url.starts_with('/') || url.contains("://") {
+            url.to_string()
+        } else {
+            format!("/{url}")
+        };
+        let path = self.settings.origin.strip(&path).map(str::to_string).unwrap_or(path);
+        let mut fields = Fields::new();
+        fields.set_text("host", self.settings.own_authority.clone());
+        let request = Request::new(Method::GET, &path, Version::HTTP_11, fields, None);
+        let request = Arc::new(request.map_err(|error| format!("{url}: {error}"))?);
+        Ok(self.asked(&request).key)
+    }
+
+    /// What keys begin with that stand for targets that begin with `path`; anything else is a beginning
+    /// itself.
+    pub fn beginning_of(&self, path: &str) -> String {
+        if path.starts_with('/') { format!("{}{path}", self.key_prefix) } else { path.to_string() }
+    }
+
+    /// All that is stored for a key, in memory or behind it. May wait.
+    pub fn stored_for(&self, key: &CacheKey) -> Vec<Listed> {
+        let mut all: Vec<Listed> = Vec::new();
+        let here = self.store.get(key.as_str()).unwrap_or_default();
+        let behind = self.store.tiers().and_then(|tiers| tiers.recall(key)).unwrap_or_default();
+        for response in here.iter().chain(&behind.variants) {
+            let known = all.iter_mut().find(|listed| {
+                listed.head.selecting == response.selecting && listed.head.part == response.part
+            });
+            match known {
+                Some(listed) => listed.reuses = listed.reuses.max(response.reuses()),
+                None => all.push(Listed {
+                    key: key.clone(),
+                    head: response.head().clone(),
+                    bytes: response.content.len(),
+                    reuses: response.reuses(),
+                }),
+            }
+        }
+        all
+    }
+
+    /// Is this a PURGE that is not for the origin server (`--allow-purge`)?
+    pub fn is_purge(&self, request: &Request) -> bool {
+        !self.settings.purgers.is_empty() && request.method.as_str() == "PURGE"
+    }
+
+    /// Carries out a PURGE, if its sender may; may wait.
+    pub fn answer_purge(&self, request: &Arc<Request>) -> Response {
+        let as_json = request.prefers_json();
+        let may =
+            |network: &Network| request.client.is_some_and(|client| network.holds(client.ip()));
+        if !self.settings.purgers.iter().any(may) {
+            let text = "PURGE: not from this address; see --allow-purge";
+            return Response::error(StatusCode::FORBIDDEN, text, as_json);
+        }
+        let target = self.settings.key.shape(request.target.as_str());
+        let key = CacheKey::new(&self.settings.origin, self.passed_on_host(request), &target);
+        let purged = self.purge(&Selector::Uri(key.to_string()));
+        log::info!("purged {key}: {purged} stored responses");
+        let mut response = Response::error(StatusCode::OK, &format!("purged {purged}"), as_json);
+        if as_json {
+            response.body =
+                crate::message::body::Body::Whole(format!("{{\"purged\":{purged}}}\n").into());
+        }
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_holds_addresses_that_begin_alike() {
+        #[rustfmt::skip]
+        let table = [
+            ("127.0.0.1", "127.0.0.1", true), ("127.0.0.1", "127.0.0.2", false),
+            ("10.0.0.0/8", "10.255.1.2", true), ("10.0.0.0/8", "11.0.0.0", false),
+            ("0.0.0.0/0", "1.2.3.4", true), ("0.0.0.0/0", "::1", false),
+            ("192.168.1.128/25", "192.168.1.200", true), ("192.168.1.128/25", "192.168.1.100", false),
+            ("fe80::/10", "fe80::1", true), ("fe80::/10", "fec0::1", false),
+            ("::1", "::1", true), ("127.0.0.1", "::ffff:127.0.0.1", true),
+        ];
+        for (network, address, expected) in table {
+            let read = Network::read(network).expect(network);
+            assert_eq!(
+                read.holds(address.parse().expect(address)),
+                expected,
+                "{network} {address}"
+            );
+        }
+        for wrong in ["", "localhost", "10.0.0.0/33", "10.0.0.0/", "::/129", "10.0.0/8"] {
+            assert_eq!(Network::read(wrong), None, "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! The access log: the line that is written for each request, and the thread that writes it.
+
+use std::fmt::Write as _;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
+use std::time::Duration;
+
+use crate::clock::Timestamp;
+use crate::message::date;
+use crate::message::response::json_string;
+
+/// The shape of the access log.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum AccessFormat {
+    /// The combined format of Apache and nginx, with `Cache-Status` and the seconds taken behind it.
+    Combined,
+    /// One JSON object a line.
+    Json,
+}
+
+/// One request and its answer, as the access log tells them.
+#[derive(Debug)]
+pub struct Served<'a> {
+    /// When the request arrived.
+    pub at: Timestamp,
+    /// Who sent it.
+    pub client: Option<IpAddr>,
+    /// The method.
+    pub method: &'a str,
+    /// The request target.
+    pub target: &'a str,
+    /// `HTTP/1.0` or `HTTP/1.1`.
+    pub version: &'a str,
+    /// The status that was answered.
+    pub status: u16,
+    /// Bytes of content that were sent.
+    pub bytes: u64,
+    /// The request's `Referer`.
+    pub referer: &'a str,
+    /// The request's `User-Agent`.
+    pub user_agent: &'a str,
+    /// Did the body come from the cache?
+    pub from_cache: bool,
+    /// What `Cache-Status` said.
+    pub cache_status: &'a str,
+    /// From the arrival to the last byte.
+    pub taken: Duration,
+}
+
+/// Lines of the access log that may wait to be written; further ones are left out and counted.
+const LINES_MAX: usize = 8192;
+/// Lines that are put together into one write, about so many bytes.
+const WRITE_BYTES: usize = 64 * 1024;
+
+/// The access log: one line a request. A thread of its own writes it, so that nobody waits for a disk,
+/// or for whoever reads a pipe.
+pub struct AccessLog {
+    format: AccessFormat,
+    lines: SyncSender<Line>,
+    left_out: Arc<AtomicU64>,
+}
+
+enum Line {
+    Text(String),
+    /// All before it is written: say so.
+    Flush(SyncSender<()>),
+}
+
+impl AccessLog {
+    /// Opens the log; `-` is the standard output.
+    pub fn open(path: &Path, format: AccessFormat) -> io::Result<Self> {
+        let out: Box<dyn Write + Send> = if path == Path::new("-") {
+            Box::new(io::stdout())
+        } else {
+            let file: File = OpenOptions::new().create(true).append(true).open(path)?;
+            Box::new(file)
+        };
+        Self::to(out, format)
+    }
+
+    /// A log that is written to `out`.
+    fn to(out: Box<dyn Write + Send>, format: AccessFormat) -> io::Result<Self> {
+        let (lines, waiting) = sync_channel(LINES_MAX);
+        let left_out = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&left_out);
+        thread::Builder::new()
+            .name("access-log".to_string())
+            .spawn(move || write_lines(&waiting, out, &counted))?;
+        Ok(Self { format, lines, left_out })
+    }
+
+    /// Adds one line, which is written soon; waits for nothing.
+    pub fn write(&self, served: &Served<'_>) {
+        let line = match self.format {
+            AccessFormat::Combined => combined(served),
+            AccessFormat::Json => json(served),
+        };
+        if self.lines.try_send(Line::Text(line)).is_err() {
+            self.left_out.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Waits until all lines so far are written, but not for long.
+    pub fn flush(&self) {
+        const PATIENCE: Duration = Duration::from_secs(1);
+        let (done, is_done) = sync_channel(1);
+        if self.lines.try_send(Line::Flush(done)).is_ok() {
+            let _ = is_done.recv_timeout(PATIENCE);
+        }
+    }
+}
+
+/// Writes lines as they come, several at a time where they do. A log that cannot be written must not
+/// stop the proxy: errors are ignored.
+fn write_lines(waiting: &Receiver<Line>, mut out: Box<dyn Write + Send>, left_out: &AtomicU64) {
+    let mut text = String::new();
+    while let Ok(first) = waiting.recv() {
+        let mut next = Some(first);
+        let mut done = None;
+        while let Some(line) = next.take() {
+            match line {
+                Line::Text(line) => text.push_str(&line),
+                Line::Flush(sender) => done = Some(sender),
+            }
+            if text.len() < WRITE_BYTES && done.is_none() {
+                next = waiting.try_recv().ok();
+            }
+        }
+        let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+        text.clear();
+        let missing = left_out.swap(0, Ordering::Relaxed);
+        if missing > 0 {
+            log::warn!("access log: {missing} lines left out; it is written too slowly");
+        }
+        if let Some(done) = done {
+            let _ = done.send(());
+        }
+    }
+}
+
+/// A value between the quotes of a log line: what could end it or fake another line is escaped.
+fn quoted(value: &str) -> String {
+    if value.is_empty() {
+        return "-".to_string();
+    }
+    value.chars().fold(String::with_capacity(value.len()), |mut text, character| {
+        if character == '"' || character == '\\' || character.is_control() {
+            let _ = write!(text, "\\x{:02X}", character as u32);
+        } else {
+            text.push(character);
+        }
+        text
+    })
+}
+
+fn combined(served: &Served<'_>) -> String {
+    let client = served.client.map_or_else(|| "-".to_string(), |client| client.to_string());
+    format!(
+        "{client} - - [{}] \"{} {} {}\" {} {} \"{}\" \"{}\" \"{}\" {:.6}\n",
+        date::format_for_log(served.at),
+        quoted(served.method),
+        quoted(served.target),
+        served.version,
+        served.status,
+        served.bytes,
+        quoted(served.referer),
+        quoted(served.user_agent),
+        quoted(served.cache_status),
+        served.taken.as_secs_f64(),
+    )
+}
+
+fn json(served: &Served<'_>) -> String {
+    let client =
+        served.client.map_or_else(|| "null".to_string(), |client| json_string(&client.to_string()));
+    format!(
+        "{{\"time\":\"{}\",\"client\":{client},\"method\":{},\"target\":{},\"status\":{},\
+         \"bytes\":{},\"hit\":{},\"cache_status\":{},\"seconds\":{:.6}}}\n",
+        date::format_rfc3339(served.at),
+        json_string(served.method),
+        json_string(served.target),
+        served.status,
+        served.bytes,
+        served.from_cache,
+        json_string(served.cache_status),
+        served.taken.as_secs_f64(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn served(target: &str) -> Served<'_> {
+        Served {
+            at: Timestamp(784_111_777_000),
+            client: Some(IpAddr::from([127, 0, 0, 1])),
+            method: "GET",
+            target,
+            version: "HTTP/1.1",
+            status: 200,
+            bytes: 5,
+            referer: "",
+            user_agent: "a \"b\"",
+            from_cache: true,
+            cache_status: "proxy; hit",
+            taken: Duration::from_millis(2),
+        }
+    }
+
+    #[test]
+    fn access_lines_cannot_be_forged() {
+        assert_eq!(
+            combined(&served("/a\n\"")),
+            "127.0.0.1 - - [06/Nov/1994:08:49:37 +0000] \"GET /a\\x0A\\x22 HTTP/1.1\" 200 5 \"-\" \
+             \"a \\x22b\\x22\" \"proxy; hit\" 0.002000\n"
+        );
+        assert_eq!(
+            json(&served("/a\n\"")),
+            "{\"time\":\"1994-11-06T08:49:37.000Z\",\"client\":\"127.0.0.1\",\"method\":\"GET\",\
+             \"target\":\"/a\\u000a\\\"\",\"status\":200,\"bytes\":5,\"hit\":true,\
+             \"cache_status\":\"proxy; hit\",\"seconds\":0.002000}\n"
+        );
+    }
+
+    /// A log that is not written for as long as a test wants.
+    struct Stuck(Receiver<()>, SyncSender<usize>);
+
+    impl Write for Stuck {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let _ = self.0.recv();
+            let _ = self.1.send(bytes.split(|byte| *byte == b'\n').count() - 1);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn lines_that_cannot_be_written_are_left_out_and_nobody_waits() {
+        let ((go, stuck), (told, written)) = (sync_channel(0), sync_channel(LINES_MAX));
+        let out = Box::new(Stuck(stuck, told));
+        let log = AccessLog::to(out, AccessFormat::Combined).expect("a thread");
+        // What the writer holds already is bounded as well.
+        let many = 3 * LINES_MAX;
+        for _ in 0..many {
+            log.write(&served("/a"));
+        }
+        let left_out = log.left_out.load(Ordering::Relaxed) as usize;
+        assert!(left_out >= LINES_MAX, "{left_out}");
+        drop(go);
+        drop(log);
+        assert_eq!(written.iter().sum::<usize>() + left_out, many, "all others are written");
+    }
+}
