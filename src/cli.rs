@@ -63,10 +63,11 @@ const GROUPS: [(&str, &[Flag]); 7] = [
     ("How much is stored", &[
         flag("--cache-memory", "SIZE", "64M", "bytes in memory, with bookkeeping and what is on its way in"),
         flag("--cache-size-limit", "N", "none", "number of stored responses; 0 turns caching off"),
-        flag("--max-object-size", "SIZE", "8M; 1G with sqlite", "larger bodies are passed on and not stored"),
+        flag("--max-object-size", "SIZE", "8M; 1G with sqlite, 64M with redis", "larger bodies are passed on and not stored"),
         flag("--eviction-policy", "P", "s3-fifo", "what goes when there is no room: s3-fifo, lru, entire, none"),
         flag("--cache-clean-interval", "D", "60", "how often what is of no more use is removed; 0: never"),
-        flag("--store", "S", "memory", "memory alone, or memory in front of what lasts: sqlite or sqlite:PATH"),
+        flag("--store", "S", "memory", "memory alone, or memory in front of what lasts (sqlite, sqlite:PATH) or is shared (redis://HOST, rediss://HOST, redis+cluster://HOST:PORT,…)"),
+        flag("--redis-prefix", "TEXT", "proxy:", "what the names of all keys in Redis begin with; proxies with the same one share a cache"),
         flag("--cache-disk", "SIZE", "1G", "bytes of the sqlite file and its log"),
     ]),
     ("Clients", &[

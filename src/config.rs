@@ -18,11 +18,14 @@ use crate::policy::storing::StoringRules;
 use crate::proxy::Network;
 use crate::stats::AccessFormat;
 use crate::store::memory::{Eviction, Limits};
+use crate::store::redis::Address;
 
 /// The least `--cache-memory`.
 const CACHE_MEMORY_MIN: u64 = 64 * 1024;
 /// The least `--cache-disk`.
 const CACHE_DISK_MIN: u64 = 1 << 20;
+/// What `--store` takes.
+const STORES: &str = "memory, sqlite, sqlite:PATH, redis://HOST, rediss://HOST or redis+cluster://HOST:PORT,HOST:PORT";
 const ORIGIN_DEFAULT: &str = "http://127.0.0.1:8000";
 /// The most `--workers`.
 const WORKERS_MAX: u64 = 4096;
@@ -53,6 +56,8 @@ pub struct Config {
     pub limits: Limits,
     /// `--store`
     pub store: StoreKind,
+    /// `--redis-prefix`
+    pub redis_prefix: String,
     /// `--cache-disk`: bytes of the store on disk.
     pub cache_disk: u64,
     /// `--cache-clean-interval`; `None` for never.
@@ -114,6 +119,8 @@ pub enum StoreKind {
     Memory,
     /// A SQLite file; `None` for the default one.
     Sqlite(Option<PathBuf>),
+    /// Redis or Valkey.
+    Redis(Address),
 }
 
 impl StoreKind {
@@ -122,6 +129,7 @@ impl StoreKind {
         match self {
             Self::Memory => 8 << 20,
             Self::Sqlite(_) => 1 << 30,
+            Self::Redis(_) => 64 << 20,
         }
     }
 }
@@ -171,6 +179,7 @@ impl Config {
                 content_bytes,
             },
             store,
+            redis_prefix: read.redis_prefix()?,
             cache_disk: read.cache_disk()?,
             clean_interval: read
                 .duration("--cache-clean-interval")?
@@ -302,11 +311,9 @@ impl Values<'_> {
             Some(("sqlite", path)) if !path.is_empty() => {
                 Some(StoreKind::Sqlite(Some(path.into())))
             }
-            _ => None,
+            _ => Address::read(word).map(StoreKind::Redis),
         };
-        Ok(self
-            .read("--store", "memory, sqlite or sqlite:PATH", read)?
-            .unwrap_or(StoreKind::Memory))
+        Ok(self.read("--store", STORES, read)?.unwrap_or(StoreKind::Memory))
     }
 
     fn origin(&self) -> String {
@@ -337,6 +344,15 @@ impl Values<'_> {
             })
         };
         self.0.all("--allow-purge").iter().map(read).collect()
+    }
+
+    fn redis_prefix(&self) -> Result<String, UsageError> {
+        let accepted = "a word without spaces and braces, at most 100 bytes, such as proxy:";
+        let unfit =
+            |letter: char| letter.is_whitespace() || letter.is_control() || "{}".contains(letter);
+        let read =
+            |word: &str| (word.len() <= 100 && !word.contains(unfit)).then(|| word.to_string());
+        Ok(self.read("--redis-prefix", accepted, read)?.unwrap_or_else(|| "proxy:".to_string()))
     }
 
     fn cache_disk(&self) -> Result<u64, UsageError> {
@@ -514,7 +530,7 @@ mod tests {
             ("--port", "70000", "--port: \"70000\"; expected a number from 0 to 65535"),
             ("--hit-ttl", "0", "--hit-ttl: \"0\"; expected a number: how often, or a negative one for no limit (0 would store in vain)"),
             ("--eviction-policy", "fifo", "--eviction-policy: \"fifo\"; expected s3-fifo, lru, entire, none"),
-            ("--store", "mysql", "--store: \"mysql\"; expected memory, sqlite or sqlite:PATH"),
+            ("--store", "mysql", "--store: \"mysql\"; expected memory, sqlite, sqlite:PATH, redis://HOST, rediss://HOST or redis+cluster://HOST:PORT,HOST:PORT"),
             ("--cache-disk", "10K", "--cache-disk: \"10K\"; expected a size of at least 1M: bytes, or a number with K, M or G"),
             ("--front", "nginx", "--front: \"nginx\"; expected event, tiny-http"),
             ("--threads", "0", "--threads: \"0\"; expected a number from 1 to 4096"),

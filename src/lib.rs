@@ -34,9 +34,9 @@
 //!
 //! # Who may import whom
 //!
-//! Left may import right, never back: `front`, `control` > `proxy` > `recording` > `flight`, `store`, `origin`
-//! > `growing` > `policy` > `message` > `clock`. `stats` is open to `front`, `control`,
-//! `proxy` and `recording`.
+//! Left may import right, never back: `front`, `control` > `proxy` > `recording` >
+//! `flight`, `store`, `origin` > `growing` > `policy` > `message` > `clock`.
+//! `stats` is open to `front`, `control`, `proxy` and `recording`.
 
 pub mod cli;
 pub mod clock;

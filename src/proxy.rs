@@ -467,6 +467,7 @@ impl Proxy {
             recalls,
             refused: None,
             follows: None,
+            claim: None,
         })
     }
 

@@ -23,7 +23,7 @@ use crate::policy::stored::{StoredHead, StoredResponse};
 use crate::recording::again::Again;
 use crate::stats::{Event, Stats};
 use crate::store::spool::Spool;
-use crate::store::tiers::Tiers;
+use crate::store::tiers::{Claim, Tiers};
 use crate::store::{Generation, Put, Room, Store};
 
 pub mod again;
@@ -102,6 +102,8 @@ pub struct Recording {
     bytes_max: u64,
     /// The way into the store behind memory, for what is too large for memory.
     spool: Option<Spool>,
+    /// Other proxies may wait for it.
+    claim: Option<Claim>,
 }
 
 impl Recording {
@@ -130,7 +132,7 @@ impl Recording {
             (Some(_), _) => None,
         };
         let store = Arc::clone(store);
-        let recording = Self { store, key, head, generation, room, bytes_max, spool };
+        let recording = Self { store, key, head, generation, room, bytes_max, spool, claim: None };
         Ok((recording, content.unwrap_or_default()))
     }
 
@@ -140,6 +142,13 @@ impl Recording {
         self.spool = Some(tiers.spool(self.key.clone(), length));
         self.bytes_max = self.store.content_bytes_max();
         self.spool.as_mut()
+    }
+
+    /// The same; other proxies are told when it is over.
+    #[must_use]
+    pub fn under(mut self, claim: Option<Claim>) -> Self {
+        self.claim = claim;
+        self
     }
 
     /// What the response will be.

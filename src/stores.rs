@@ -7,6 +7,7 @@ use caching_proxy::config::{Config, StoreKind};
 use caching_proxy::store::Store;
 use caching_proxy::store::behind::Behind;
 use caching_proxy::store::memory;
+use caching_proxy::store::redis::{Address, Redis, SharedLimits};
 use caching_proxy::store::sqlite::{DiskLimits, Sqlite, default_path};
 use caching_proxy::store::tiers::Tiers;
 
@@ -51,7 +52,18 @@ pub fn open_behind(config: &Config) -> Result<Option<Arc<dyn Behind>>, String> {
             let opened = opened.map_err(|error| format!("--store sqlite: {error}"))?;
             Ok(Some(Arc::new(opened)))
         }
+        StoreKind::Redis(address) => redis(config, address).map(Some),
     }
+}
+
+fn redis(config: &Config, address: &Address) -> Result<Arc<dyn Behind>, String> {
+    let limits = SharedLimits {
+        prefix: config.redis_prefix.clone(),
+        content_bytes: config.limits.content_bytes,
+    };
+    let opened = Redis::open(address.clone(), limits);
+    let opened = opened.map_err(|error| format!("--store {address}: {error}"))?;
+    Ok(Arc::new(opened))
 }
 
 /// The store that `--clear-cache` is to empty: the one that is given, or the default one, if it is there.
@@ -63,6 +75,7 @@ pub fn existing(config: &Config) -> Result<Option<Arc<dyn Behind>>, String> {
     let path = match &config.store {
         StoreKind::Memory => sqlite(&None),
         StoreKind::Sqlite(path) => sqlite(path),
+        StoreKind::Redis(address) => return redis(config, address).map(Some),
     };
     let Some(path) = path.filter(|path| path.exists()) else { return Ok(None) };
     let limits = DiskLimits {

@@ -21,7 +21,7 @@ use rusqlite::Connection;
 
 use support::origin::{Gate, Origin, Step, on};
 use support::proxy::{Proxy, command, run};
-use support::stored::{content, contents, put, response, stored, variants};
+use support::stored::{at, content, contents, put, response, stored, variants};
 use support::{PATIENCE, TemporaryFolder};
 
 const LIMITS: DiskLimits = DiskLimits { bytes: 64 << 20, responses: None, content_bytes: 16 << 20 };
@@ -68,14 +68,15 @@ fn what_is_stored_is_there_after_a_restart_and_readable_for_people() {
             |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?, row.get(6)?)),
         )
         .expect("a row");
+    let expires = at(1_000).seconds().cast_signed();
     let expected =
-        ("GET".into(), "http://o/a".into(), 200, 0, 1_000, 5, "accept-language: en".into());
+        ("GET".into(), "http://o/a".into(), 200, 0, expires, 5, "accept-language: en".into());
     assert_eq!(row, expected);
     drop(shell);
     let second = open(&path, LIMITS);
     assert_eq!(contents(&second, "http://o/a"), ["hello"]);
     assert_eq!(contents(&second, "http://o/large"), [vec![7; 300_000]]);
-    assert_eq!(variants(&second, "http://o/a")[0].fresh_until, Timestamp::from_seconds(1_000));
+    assert_eq!(variants(&second, "http://o/a")[0].fresh_until, at(1_000));
 }
 
 /// `--cache-disk` bounds the file and its log together, at every moment.
@@ -191,8 +192,10 @@ fn a_damaged_file_is_set_aside_and_begun_anew() {
     fs::write(&path, bytes).expect("it can be written");
     let store = open(&path, LIMITS);
     for number in 0..50 {
-        let recalled =
-            store.tiers().expect("tiers").recall(&CacheKey::from(number.to_string().as_str()));
+        let recalled = store
+            .tiers()
+            .expect("tiers")
+            .recall(&CacheKey::from(number.to_string().as_str()), false);
         assert!(recalled.unwrap_or_default().variants.is_empty(), "nothing damaged is given out");
     }
     // The next thing to write makes it anew; what is owed is forgotten then.
@@ -205,7 +208,7 @@ fn a_damaged_file_is_set_aside_and_begun_anew() {
 }
 
 fn contents_or_nothing(store: &Arc<dyn Store>, key: &str) -> Vec<Bytes> {
-    let recalled = store.tiers().and_then(|tiers| tiers.recall(&CacheKey::from(key)));
+    let recalled = store.tiers().and_then(|tiers| tiers.recall(&CacheKey::from(key), false));
     recalled.unwrap_or_default().variants.iter().map(|found| content(found)).collect()
 }
 

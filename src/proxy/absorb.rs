@@ -200,7 +200,9 @@ impl Proxy {
         let shareable =
             judge(&anybody, recording.head(), false, response_time, rules) == Judgement::Usable;
         let again = leader.is_some().then(|| self.again(forward)).flatten();
-        let filler = Filler::new(body, length, recording, content, leader, again, &self.stats);
+        let claim = forward.claim.take();
+        let filler =
+            Filler::new(body, length, recording.under(claim), content, leader, again, &self.stats);
         self.begin_to_fill(forward, filler, shareable)
     }
 

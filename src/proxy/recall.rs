@@ -12,7 +12,8 @@ use crate::policy::selection::select;
 use crate::policy::stored::StoredResponse;
 use crate::policy::vary;
 use crate::proxy::{Answer, Attempt, Forward, Forwarded, Proxy};
-use crate::store::tiers::Tiers;
+use crate::store::behind::Fetcher;
+use crate::store::tiers::{Claim, Tiers};
 use crate::store::{Generation, Variants};
 
 /// What has been recalled, and the state of the stores then.
@@ -41,7 +42,12 @@ impl Proxy {
             return Recall::GoOn(forward);
         };
         forward.recalls = false;
-        let recalled = tiers.recall(&forward.key).unwrap_or_default();
+        // Who leads here asks for all; whoever does not may ask for what is nobody else's.
+        let claims = forward.leader.is_some() && !forward.background;
+        let recalled = tiers.recall(&forward.key, claims).unwrap_or_default();
+        if recalled.fetcher == Fetcher::Us {
+            forward.claim = Some(Claim::new(&self.store, &forward.key));
+        }
         let generation = forward.generation.with(recalled.stamp);
         forward.generation = generation;
         let variants = Self::fetched(tiers, &forward, recalled.variants);
@@ -57,6 +63,7 @@ impl Proxy {
                 None => Recall::GoOn(forward),
             };
         }
+        let claim = forward.claim.take();
         let request = Arc::clone(&forward.request);
         let landing = forward.leader.take().map(Landing::Lead).or(forward.attempt.landing.take());
         let recalled = Some(Recollection { variants: Arc::new(variants), generation });
@@ -68,6 +75,7 @@ impl Proxy {
                 Recall::Done(Forwarded { response, filler: None, refresh })
             }
             Answer::Forward(mut forward) => {
+                forward.claim = claim;
                 if let Some(Landing::Lead(leader)) = forward.attempt.landing.take() {
                     forward.leader = Some(leader);
                 }

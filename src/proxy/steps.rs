@@ -18,6 +18,7 @@ use crate::policy::stored::StoredResponse;
 use crate::policy::validation::has_validator;
 use crate::proxy::recall::Recollection;
 use crate::recording::{Fetched, Filler};
+use crate::store::tiers::Claim;
 use crate::store::{Generation, Variants};
 
 /// What [`lookup`](crate::proxy::Proxy::lookup) found.
@@ -109,6 +110,8 @@ pub struct Forward {
     /// It does not go to the origin server: if the store behind memory has nothing either, this is the
     /// reason.
     pub(super) refused: Option<Detail>,
+    /// Other proxies may wait for the answer.
+    pub(super) claim: Option<Claim>,
     /// The answer is on its way into the store behind memory, and can be read there.
     pub(super) follows: Option<Arc<Shareable>>,
 }

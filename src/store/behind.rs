@@ -23,7 +23,7 @@ pub const CHUNK_BYTES: usize = 64 * 1024;
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Stamp {
     /// Numbers that mean something to the store; `None` if it was not asked.
-    pub numbers: Option<[u64; 3]>,
+    pub numbers: Option<[u64; 4]>,
     /// It had nothing for the key.
     pub was_empty: bool,
 }
@@ -35,6 +35,33 @@ pub struct Recalled {
     pub variants: Vec<Arc<StoredResponse>>,
     /// The state of the store.
     pub stamp: Stamp,
+    /// Who is fetching a response for the key, if the store can tell.
+    pub fetcher: Fetcher,
+}
+
+/// Who is fetching a response that several proxies may have in common.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Fetcher {
+    /// Nobody that is known of.
+    #[default]
+    Nobody,
+    /// It has been noted that this proxy does; it must say so when it is done ([`Change::Release`]).
+    Us,
+    /// Another proxy.
+    Another,
+}
+
+/// Who is to hear what others have done to a shared store.
+pub trait Audience: Send + Sync {
+    /// What is stored for `key` has changed, or was invalidated. `place` is the number of what is stored
+    /// now: who has that already has missed nothing.
+    fn changed(&self, key: &CacheKey, place: Option<u64>);
+
+    /// Something was purged.
+    fn purged(&self, selector: &Selector, now: Timestamp);
+
+    /// Something may have been missed.
+    fn missed(&self);
 }
 
 /// A stored response as `list` tells of it.
@@ -93,6 +120,11 @@ pub enum Change {
     Sweep {
         /// The present moment.
         now: Timestamp,
+    },
+    /// A response for the key is not being fetched any more, whatever came of it.
+    Release {
+        /// The key.
+        key: CacheKey,
     },
     /// A piece of content that does not fit into memory.
     Chunk {
@@ -157,8 +189,20 @@ pub trait Behind: Send + Sync {
     /// What it is called in the log.
     fn name(&self) -> String;
 
-    /// What is stored for `key`, and the store's state.
-    fn recall(&self, key: &CacheKey) -> Result<Recalled, BehindError>;
+    /// Can it be asked at all at the moment? Does not wait.
+    fn is_ready(&self) -> bool {
+        true
+    }
+
+    /// Tells `audience` from now on what others do to the store.
+    fn listen(&self, _audience: Arc<dyn Audience>) {}
+
+    /// What is stored for `key`, and the store's state. If that is nothing and `claims` is set, it is noted
+    /// that this proxy fetches it, where the store can do that.
+    fn recall(&self, key: &CacheKey, claims: bool) -> Result<Recalled, BehindError>;
+
+    /// Waits until another proxy is done with `key`, but no longer than `most`.
+    fn wait(&self, _key: &CacheKey, _most: Duration) {}
 
     /// Carries out changes, in their order, all of them or, on an error, none that matters; how many
     /// responses each has stored or removed. Called by the writer thread alone.

@@ -20,6 +20,7 @@ pub mod codec;
 mod exact;
 pub mod memory;
 mod queue;
+pub mod redis;
 mod s3_fifo;
 pub mod spool;
 pub mod sqlite;

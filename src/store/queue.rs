@@ -2,8 +2,8 @@
 //!
 //! Nobody waits for it but who writes a body that does not fit into memory. It is bounded in number and
 //! bytes. A response that finds it full is not written; but what is removed must not come back, so a
-//! key whose change could not be carried out is owed: until the store has forgotten it, nothing that it
-//! has for it is used.
+//! key that could not be removed is owed: until the store has forgotten it, nothing that it has for it is
+//! used.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -112,6 +112,7 @@ impl Queue {
                 | Change::Remove { .. }
                 | Change::Forget { .. }
                 | Change::Sweep { .. }
+                | Change::Release { .. }
         );
         if full && may_be_dropped {
             if !matches!(change, Change::Used { .. } | Change::Sweep { .. }) {
@@ -290,22 +291,18 @@ impl State {
         }
     }
 
-    /// A change was not carried out: what it would have taken the place of must not be used.
+    /// A change was not carried out: what it was to remove must not be used. What was to be stored is not,
+    /// and what is stored in its place is as good as it was.
     fn owe(&mut self, change: &Change, number: u64) {
         match change {
-            Change::Put { key, begun, .. }
-                if begun.was_empty && !self.pending.contains_key(key) => {}
-            Change::Put { key, .. } | Change::Remove { key, .. } | Change::Forget { key, .. } => {
+            Change::Remove { key, .. } | Change::Forget { key, .. } => {
                 if self.owed.len() < OWED_MAX {
                     self.owed.insert(key.clone(), number);
                 } else {
                     self.owed_all = Some(number);
                 }
             }
-            Change::Whole { spooled, .. } if self.owed.len() < OWED_MAX => {
-                self.owed.insert(spooled.key().clone(), number);
-            }
-            Change::Whole { .. } | Change::Purge { .. } => self.owed_all = Some(number),
+            Change::Purge { .. } => self.owed_all = Some(number),
             _ => {}
         }
         if self.owed_all.is_some() {

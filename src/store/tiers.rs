@@ -19,7 +19,10 @@ use crate::message::content::Content;
 use crate::policy::key::CacheKey;
 use crate::policy::purging::Selector;
 use crate::policy::stored::StoredResponse;
-use crate::store::behind::{Behind, BehindUsage, CHUNK_BYTES, Change, Listed, Recalled};
+use crate::store::behind::{
+    Audience, Behind, BehindUsage, CHUNK_BYTES, Change, Fetcher, Listed, Recalled,
+};
+use crate::store::codec;
 use crate::store::queue::Queue;
 use crate::store::spool::Spool;
 use crate::store::writer::{Breaker, Writer};
@@ -27,23 +30,80 @@ use crate::store::{Generation, Put, Room, Store, Usage, Variants};
 
 /// For how long a purge waits for the store behind memory to carry it out.
 const PURGE_MAX: Duration = Duration::from_secs(60);
+/// For how long another proxy's answer is waited for.
+const OTHERS_MAX: Duration = Duration::from_secs(3);
 /// How many keys can be changed at a time.
 const STRIPES: usize = 64;
 
 /// Memory and what is behind it.
 pub struct Tiers {
-    memory: Arc<dyn Store>,
+    front: Arc<Front>,
     behind: Arc<dyn Behind>,
     queue: Arc<Queue>,
     reads: Breaker,
     period: Arc<AtomicU32>,
     /// Each reuse is told, because the number of reuses is limited (`--hit-ttl`).
     tells_each_use: bool,
+    ended: Mutex<Receiver<()>>,
+}
+
+/// That this proxy fetches a response which others that share the store wait for. Dropped, it says that
+/// it is done.
+pub struct Claim {
+    store: Arc<dyn Store>,
+    key: CacheKey,
+}
+
+impl Claim {
+    /// For what [`Tiers::recall`] has noted.
+    pub fn new(store: &Arc<dyn Store>, key: &CacheKey) -> Self {
+        Self { store: Arc::clone(store), key: key.clone() }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if let Some(tiers) = self.store.tiers() {
+            tiers.release(self.key.clone());
+        }
+    }
+}
+
+/// The first tier.
+struct Front {
+    memory: Arc<dyn Store>,
     /// One is held while a key changes in both tiers, so that both see its changes in one order.
     changing: Vec<Mutex<()>>,
     /// Held for writing while anything may go.
     purging: RwLock<()>,
-    ended: Mutex<Receiver<()>>,
+}
+
+impl Front {
+    fn stripe(&self, key: &CacheKey) -> &Mutex<()> {
+        let hash = codec::checksum(0, 0, key.as_str().as_bytes());
+        &self.changing[hash as usize % STRIPES]
+    }
+}
+
+/// What other proxies have done to a shared store is done to memory, too.
+impl Audience for Front {
+    fn changed(&self, key: &CacheKey, place: Option<u64>) {
+        let _changing = self.stripe(key).lock();
+        let present = self.memory.get(key.as_str()).unwrap_or_default();
+        if place.is_some() && present.iter().any(|response| response.place().number() == place) {
+            return;
+        }
+        self.memory.remove_all(key);
+    }
+
+    fn purged(&self, selector: &Selector, now: Timestamp) {
+        let _purging = self.purging.write();
+        self.memory.purge(selector, now);
+    }
+
+    fn missed(&self) {
+        self.purged(&Selector::All, Timestamp::MAX);
+    }
 }
 
 impl Tiers {
@@ -69,17 +129,29 @@ impl Tiers {
         .start()?;
         let reads = Breaker::new(behind.name(), "memory alone is used until it works again");
         let changing = (0..STRIPES).map(|_| Mutex::default()).collect();
-        let (purging, ended) = (RwLock::default(), Mutex::new(ended));
-        Ok(Self { memory, behind, queue, reads, period, tells_each_use, changing, purging, ended })
+        let front = Arc::new(Front { memory, changing, purging: RwLock::default() });
+        behind.listen(Arc::clone(&front) as Arc<dyn Audience>);
+        let ended = Mutex::new(ended);
+        Ok(Self { front, behind, queue, reads, period, tells_each_use, ended })
     }
 
     /// What the store behind memory has for `key`; waits. `None` if it has nothing that may be used, or
-    /// does not work.
-    pub fn recall(&self, key: &CacheKey) -> Option<Recalled> {
-        if !self.queue.settle(key) || !self.reads.lets_through() {
+    /// does not work. With `claims`, who finds nothing is to fetch it, and to say when that is over
+    /// ([`Tiers::release`]); if another proxy is at it, that is waited for.
+    pub fn recall(&self, key: &CacheKey, claims: bool) -> Option<Recalled> {
+        let recalled = self.ask(key, claims)?;
+        if recalled.fetcher != Fetcher::Another {
+            return Some(recalled);
+        }
+        self.behind.wait(key, OTHERS_MAX);
+        self.ask(key, false)
+    }
+
+    fn ask(&self, key: &CacheKey, claims: bool) -> Option<Recalled> {
+        if !self.behind.is_ready() || !self.queue.settle(key) || !self.reads.lets_through() {
             return None;
         }
-        match self.behind.recall(key) {
+        match self.behind.recall(key, claims) {
             Ok(recalled) => {
                 self.reads.worked();
                 Some(recalled)
@@ -99,10 +171,12 @@ impl Tiers {
         response: &Arc<StoredResponse>,
         begun: Generation,
     ) -> io::Result<Arc<StoredResponse>> {
-        let Content::Distant(distant) = &response.content else { return Ok(Arc::clone(response)) };
+        let Content::Distant(distant) = &response.content else {
+            return Ok(self.install(key, Arc::clone(response), begun));
+        };
         let length = distant.length();
-        let mut room = self.memory.room();
-        if length > self.memory.content_bytes_max() || !room.grow(length) {
+        let mut room = self.front.memory.room();
+        if length > self.front.memory.content_bytes_max() || !room.grow(length) {
             return Ok(Arc::clone(response));
         }
         let Some(mut buffer) = Buffer::with_capacity(length as usize) else {
@@ -120,18 +194,28 @@ impl Tiers {
         let (head, place) = (response.head().clone(), response.place().number().unwrap_or(0));
         let fetched = StoredResponse::new(head, buffer.into_bytes());
         let fetched = Arc::new(fetched.found_at(place, response.reuses()));
-        let _changing = self.stripe(key).lock();
+        Ok(self.install(key, fetched, begun))
+    }
+
+    /// Puts a recalled response into memory, unless there is a newer one; gives the one to use.
+    fn install(
+        &self,
+        key: &CacheKey,
+        fetched: Arc<StoredResponse>,
+        begun: Generation,
+    ) -> Arc<StoredResponse> {
+        let _changing = self.front.stripe(key).lock();
         let newer = |other: &&Arc<StoredResponse>| {
             other.selecting == fetched.selecting
                 && other.part == fetched.part
                 && other.response_time >= fetched.response_time
         };
-        let present = self.memory.get(key.as_str());
+        let present = self.front.memory.get(key.as_str());
         if let Some(newer) = present.iter().flat_map(|variants| variants.iter()).find(newer) {
-            return Ok(Arc::clone(newer));
+            return Arc::clone(newer);
         }
-        self.memory.put(key, Arc::clone(&fetched), begun);
-        Ok(fetched)
+        self.front.memory.put(key, Arc::clone(&fetched), begun);
+        fetched
     }
 
     /// Takes a recalled response out: its content is lost.
@@ -142,9 +226,9 @@ impl Tiers {
 
     /// Something for `key` has been stored behind memory alone: what was in memory before is outdated.
     pub fn forget_in_memory(&self, key: &CacheKey) {
-        let _changing = self.stripe(key).lock();
-        for other in self.memory.get(key.as_str()).unwrap_or_default().iter() {
-            self.memory.remove(key, other);
+        let _changing = self.front.stripe(key).lock();
+        for other in self.front.memory.get(key.as_str()).unwrap_or_default().iter() {
+            self.front.memory.remove(key, other);
         }
     }
 
@@ -160,7 +244,7 @@ impl Tiers {
 
     /// Bytes of content that fit into memory.
     pub fn memory_content_bytes_max(&self) -> u64 {
-        self.memory.content_bytes_max()
+        self.front.memory.content_bytes_max()
     }
 
     /// What the store behind memory holds, if it can say.
@@ -192,15 +276,10 @@ impl Tiers {
         !matches!(ended, Err(std::sync::mpsc::RecvTimeoutError::Timeout))
     }
 
-    fn stripe(&self, key: &CacheKey) -> &Mutex<()> {
-        let hash = crc_of(key.as_str());
-        &self.changing[hash as usize % STRIPES]
+    /// This proxy is done with fetching what it has claimed.
+    pub fn release(&self, key: CacheKey) {
+        self.queue.send(Change::Release { key }, None);
     }
-}
-
-/// A number for a text; the same in every process.
-fn crc_of(text: &str) -> u32 {
-    super::codec::checksum(0, 0, text.as_bytes())
 }
 
 impl Drop for Tiers {
@@ -211,11 +290,11 @@ impl Drop for Tiers {
 
 impl Store for Tiers {
     fn get(&self, key: &str) -> Option<Variants> {
-        self.memory.get(key)
+        self.front.memory.get(key)
     }
 
     fn touch(&self, key: &str, response: &Arc<StoredResponse>) {
-        self.memory.touch(key, response);
+        self.front.memory.touch(key, response);
         let place = response.place();
         let is_news = self.tells_each_use || place.is_news(self.period.load(Ordering::Relaxed));
         if is_news && let Some(place) = place.number() {
@@ -224,18 +303,18 @@ impl Store for Tiers {
     }
 
     fn put(&self, key: &CacheKey, response: Arc<StoredResponse>, begun: Generation) -> Put {
-        let _purging = self.purging.read();
-        let _changing = self.stripe(key).lock();
-        let put = self.memory.put(key, Arc::clone(&response), begun);
+        let _purging = self.front.purging.read();
+        let _changing = self.front.stripe(key).lock();
+        let put = self.front.memory.put(key, Arc::clone(&response), begun);
         if put == Put::Cleared || response.content.len() > self.behind.content_bytes_max() {
             return put;
         }
         if put == Put::TooLarge
-            && let Some(present) = self.memory.get(key.as_str())
+            && let Some(present) = self.front.memory.get(key.as_str())
         {
             // It lives behind memory alone, and what it takes the place of must not outlive it here.
             for other in present.iter().filter(|other| other.selecting == response.selecting) {
-                self.memory.remove(key, other);
+                self.front.memory.remove(key, other);
             }
         }
         let key = key.clone();
@@ -244,14 +323,14 @@ impl Store for Tiers {
     }
 
     fn remove(&self, key: &CacheKey, response: &Arc<StoredResponse>) {
-        let _changing = self.stripe(key).lock();
-        self.memory.remove(key, response);
+        let _changing = self.front.stripe(key).lock();
+        self.front.memory.remove(key, response);
         // What was recalled is not the very same as what is in memory of it.
         if let Some(number) = response.place().number() {
-            let present = self.memory.get(key.as_str());
+            let present = self.front.memory.get(key.as_str());
             let same = |other: &&Arc<StoredResponse>| other.place().number() == Some(number);
             for other in present.iter().flat_map(|variants| variants.iter()).filter(same) {
-                self.memory.remove(key, other);
+                self.front.memory.remove(key, other);
             }
         }
         let (key, response) = (key.clone(), Arc::clone(response));
@@ -259,22 +338,22 @@ impl Store for Tiers {
     }
 
     fn remove_all(&self, key: &CacheKey) -> usize {
-        let _purging = self.purging.read();
-        let _changing = self.stripe(key).lock();
-        let removed = self.memory.remove_all(key);
+        let _purging = self.front.purging.read();
+        let _changing = self.front.stripe(key).lock();
+        let removed = self.front.memory.remove_all(key);
         self.queue.send(Change::Forget { key: key.clone(), invalidates: true }, None);
         removed
     }
 
     fn sweep(&self, now: Timestamp) -> usize {
         self.queue.send(Change::Sweep { now }, None);
-        self.memory.sweep(now)
+        self.front.memory.sweep(now)
     }
 
     fn purge(&self, selector: &Selector, now: Timestamp) -> usize {
         let (reply, told) = sync_channel(1);
-        let purging = self.purging.write();
-        let here = self.memory.purge(selector, now);
+        let purging = self.front.purging.write();
+        let here = self.front.memory.purge(selector, now);
         self.queue.send(Change::Purge { selector: selector.clone(), now }, Some(reply));
         drop(purging);
         let behind = told.recv_timeout(PURGE_MAX).unwrap_or(0) as usize;
@@ -287,25 +366,25 @@ impl Store for Tiers {
             Ok(listed) => listed,
             Err(error) => {
                 log::info!("{}: {error}; what is in memory is listed", self.behind.name());
-                self.memory.list(after, most)
+                self.front.memory.list(after, most)
             }
         }
     }
 
     fn generation(&self, key: &CacheKey) -> Generation {
-        self.memory.generation(key)
+        self.front.memory.generation(key)
     }
 
     fn room(&self) -> Room {
-        self.memory.room()
+        self.front.memory.room()
     }
 
     fn content_bytes_max(&self) -> u64 {
-        self.memory.content_bytes_max().max(self.behind.content_bytes_max())
+        self.front.memory.content_bytes_max().max(self.behind.content_bytes_max())
     }
 
     fn usage(&self) -> Usage {
-        self.memory.usage()
+        self.front.memory.usage()
     }
 
     fn tiers(&self) -> Option<&Tiers> {

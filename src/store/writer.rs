@@ -125,7 +125,8 @@ impl Writer {
                 self.period.store(next, Ordering::Relaxed);
             }
             let resting = resting_until.is_some_and(|until| Instant::now() < until);
-            let work = match self.queue.next(self.behind.batch_bytes(), idle, resting) {
+            let holds = resting || !self.behind.is_ready();
+            let work = match self.queue.next(self.behind.batch_bytes(), idle, holds) {
                 Next::Closed => return self.behind.close(),
                 Next::Idle => {
                     if !resting {
@@ -135,7 +136,7 @@ impl Writer {
                 }
                 Next::Work(work) => work,
             };
-            if resting {
+            if resting || !self.behind.is_ready() {
                 self.queue.failed(&work);
                 continue;
             }

@@ -6,6 +6,7 @@
 pub mod engine;
 pub mod origin;
 pub mod proxy;
+pub mod redis;
 pub mod stored;
 pub mod wire;
 

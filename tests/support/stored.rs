@@ -1,9 +1,9 @@
 //! Stored responses, and what a store has of them.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use caching_proxy::clock::{DeltaSeconds, Timestamp};
+use caching_proxy::clock::{Clock, DeltaSeconds, Timestamp};
 use caching_proxy::message::content::Content;
 use caching_proxy::message::fields::Fields;
 use caching_proxy::policy::cache_control::ResponseDirectives;
@@ -16,7 +16,15 @@ use http::{HeaderName, HeaderValue, StatusCode};
 
 use super::PATIENCE;
 
-/// A response that was made for `language`, and is of use until second `useful_until`.
+/// So many seconds after a moment that lies a day ahead: a server that expires what it holds by its own
+/// clock keeps it until then.
+pub fn at(seconds: u64) -> Timestamp {
+    static BEGINNING: OnceLock<u64> = OnceLock::new();
+    let beginning = BEGINNING.get_or_init(|| Clock::System.now().seconds() + 86_400);
+    Timestamp::from_seconds(beginning + seconds)
+}
+
+/// A response that was made for `language`, and is of use until second `useful_until`, as `at` counts.
 pub fn response(language: Option<&str>, content: &[u8], useful_until: u64) -> Arc<StoredResponse> {
     let mut request = Fields::new();
     let mut fields = Fields::new();
@@ -35,8 +43,8 @@ pub fn response(language: Option<&str>, content: &[u8], useful_until: u64) -> Ar
         lifetime: Lifetime::Explicit(DeltaSeconds(60)),
         age_on_arrival: DeltaSeconds::ZERO,
         response_time: Timestamp(0),
-        fresh_until: Timestamp::from_seconds(useful_until),
-        useful_until: Timestamp::from_seconds(useful_until),
+        fresh_until: at(useful_until),
+        useful_until: at(useful_until),
     };
     Arc::new(StoredResponse::new(parts, Bytes::copy_from_slice(content)))
 }
@@ -49,7 +57,7 @@ pub fn put(store: &Arc<dyn Store>, key: &str, response: Arc<StoredResponse>) -> 
 /// The state when a request begins that asks everybody.
 pub fn begun(store: &Arc<dyn Store>, key: &CacheKey) -> Generation {
     let generation = store.generation(key);
-    let recalled = store.tiers().and_then(|tiers| tiers.recall(key));
+    let recalled = store.tiers().and_then(|tiers| tiers.recall(key, false));
     generation.with(recalled.unwrap_or_default().stamp)
 }
 
@@ -57,7 +65,7 @@ pub fn begun(store: &Arc<dyn Store>, key: &CacheKey) -> Generation {
 pub fn variants(store: &Arc<dyn Store>, key: &str) -> Vec<Arc<StoredResponse>> {
     if let Some(tiers) = store.tiers() {
         assert!(tiers.flush(PATIENCE));
-        return tiers.recall(&CacheKey::from(key)).expect("it works").variants;
+        return tiers.recall(&CacheKey::from(key), false).expect("it works").variants;
     }
     store.get(key).map(|variants| variants.to_vec()).unwrap_or_default()
 }
@@ -87,7 +95,8 @@ pub fn stored(store: &Arc<dyn Store>) -> u64 {
     match store.tiers() {
         Some(tiers) => {
             assert!(tiers.flush(PATIENCE));
-            tiers.usage_behind().expect("it works").responses
+            let usage = tiers.usage_behind();
+            usage.map_or_else(|| store.list("", 100_000).len() as u64, |usage| usage.responses)
         }
         None => store.usage().responses,
     }

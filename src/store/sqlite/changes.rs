@@ -70,10 +70,15 @@ pub(super) fn apply(
 
 /// What cannot be written is no error, so long as nothing that is there is to go.
 fn read_only(changes: &[&Change]) -> Result<Vec<u64>, BehindError> {
-    let goes = |change: &&Change| match change {
-        Change::Put { begun, .. } => !begun.was_empty,
-        Change::Used { .. } | Change::Sweep { .. } | Change::Abandon { .. } => false,
-        _ => true,
+    let goes = |change: &&Change| {
+        matches!(
+            change,
+            Change::Remove { .. }
+                | Change::Forget { .. }
+                | Change::Purge { .. }
+                | Change::Chunk { .. }
+                | Change::Whole { .. }
+        )
     };
     if changes.iter().any(goes) {
         return Err(BehindError("it can be read only".to_string()));
@@ -164,6 +169,7 @@ impl Batch<'_> {
                 self.purge(selector, *now)
             }
             Change::Sweep { now } => self.sweep(*now),
+            Change::Release { .. } => Ok(0),
             Change::Chunk { spooled, bytes } => self.chunk(spooled, bytes),
             Change::Whole { spooled, head, begun } => self.whole(spooled, head, *begun),
             Change::Abandon { spooled } => match spooled.number() {

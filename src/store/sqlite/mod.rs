@@ -224,7 +224,7 @@ impl Behind for Sqlite {
         format!("store {}", self.0.path.display())
     }
 
-    fn recall(&self, key: &CacheKey) -> Result<Recalled, BehindError> {
+    fn recall(&self, key: &CacheKey, _: bool) -> Result<Recalled, BehindError> {
         type Row = (u64, u64, u64, Vec<u8>);
         let database = &self.0;
         let (rows, numbers) = database.reading(|connection| {
@@ -252,7 +252,8 @@ impl Behind for Sqlite {
             }
         }
         let was_empty = variants.is_empty();
-        Ok(Recalled { variants, stamp: Stamp { numbers: Some(numbers), was_empty } })
+        let stamp = Stamp { numbers: Some(numbers), was_empty };
+        Ok(Recalled { variants, stamp, ..Recalled::default() })
     }
 
     fn apply(&self, changes: &[&Change]) -> Result<Vec<u64>, BehindError> {
@@ -322,10 +323,10 @@ impl Behind for Sqlite {
 }
 
 /// The counters that say whether anything was cleared, or anything like `key` invalidated.
-fn generations(connection: &Connection, key: &CacheKey) -> rusqlite::Result<[u64; 3]> {
+fn generations(connection: &Connection, key: &CacheKey) -> rusqlite::Result<[u64; 4]> {
     let mut select = connection
         .prepare_cached("SELECT stripe, number FROM generations WHERE stripe IN (0, ?1)")?;
-    let mut numbers = [0; 3];
+    let mut numbers = [0; 4];
     let mut rows = select.query([stripe(key)])?;
     while let Some(row) = rows.next()? {
         numbers[usize::from(row.get::<_, u32>(0)? > 0)] = row.get(1)?;

@@ -1,0 +1,384 @@
+//! What is written into Redis. Whatever must happen together or not at all is a script that Redis runs:
+//! all keys of one script are about one target URI, so that a cluster can run it, too.
+
+use std::sync::Arc;
+
+use redis::{Cmd, RedisResult, cmd};
+
+use crate::clock::{Clock, Timestamp};
+use crate::message::content::Content;
+use crate::policy::key::CacheKey;
+use crate::policy::partial::displaces;
+use crate::policy::purging::Selector;
+use crate::policy::stored::{StoredHead, StoredResponse};
+use crate::store::VARIANTS_MAX;
+use crate::store::behind::{BehindError, CHUNK_BYTES, Change, Stamp};
+use crate::store::codec;
+use crate::store::redis::link::Link;
+use crate::store::redis::{
+    Kept, PURGES_MAX, Pieces, Shared, State, listing, news, salt, selector_text, values,
+};
+use crate::store::spool::Spooled;
+
+/// Content up to this many bytes is in the field itself.
+const INLINE_MAX: u64 = CHUNK_BYTES as u64;
+/// What never becomes useless is forgotten so many milliseconds after it was stored or freshened.
+const LONGEST_MS: u64 = 30 * 86_400 * 1000;
+/// An invalidation is remembered for so long, and nothing is let in that was asked for longer ago.
+const INVALIDATION_MS: u64 = 3_600_000;
+const ASKED_MAX_MS: u64 = INVALIDATION_MS - 300_000;
+/// Content that is on its way in, and content that was replaced and may still be read.
+const ARRIVING_MS: u64 = 3_600_000;
+const LEAVING_MS: u64 = 60_000;
+
+/// Stores a response: unless the key was invalidated since; in the place of others; for at least so long;
+/// and says so. 1 if it is stored.
+const PUT: &str = "
+local invalidations = redis.call('GET', KEYS[2]) or '0'
+if redis.call('GET', KEYS[3]) == ARGV[2] then redis.call('DEL', KEYS[3]) end
+if invalidations ~= ARGV[1] then return 0 end
+for index = 8, #ARGV do redis.call('HDEL', KEYS[1], ARGV[index]) end
+redis.call('HSET', KEYS[1], ARGV[6], ARGV[7])
+if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[5]) then redis.call('PEXPIRE', KEYS[1], ARGV[5]) end
+redis.call('PUBLISH', ARGV[3], ARGV[4])
+return 1";
+/// Removes one response if it is still the same; 1 if it was.
+const REMOVE: &str = "
+local value = redis.call('HGET', KEYS[1], ARGV[1])
+if not value or string.sub(value, 1, 16) ~= ARGV[2] then return 0 end
+redis.call('HDEL', KEYS[1], ARGV[1])
+redis.call('PUBLISH', ARGV[3], ARGV[4])
+return 1";
+/// Removes all of a key; how many there were.
+const FORGET: &str = "
+local count = redis.call('HLEN', KEYS[1])
+redis.call('UNLINK', KEYS[1])
+if ARGV[3] ~= '0' then
+    redis.call('INCR', KEYS[2])
+    redis.call('PEXPIRE', KEYS[2], ARGV[3])
+end
+redis.call('PUBLISH', ARGV[1], ARGV[2])
+return count";
+/// Says that a response is not being fetched any more.
+const RELEASE: &str = "
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call('DEL', KEYS[1])
+redis.call('PUBLISH', ARGV[2], ARGV[3])
+return 1";
+/// Notes a purge; its number.
+const PURGE: &str = "
+local number = redis.call('HINCRBY', KEYS[1], 'purges', 1)
+redis.call('HSET', KEYS[1], 'p' .. number, ARGV[1])
+redis.call('HDEL', KEYS[1], 'p' .. (number - tonumber(ARGV[2])))
+return number";
+
+/// Carries out changes.
+pub(super) fn apply(shared: &Arc<Shared>, changes: &[&Change]) -> Result<Vec<u64>, BehindError> {
+    let mut purges = Vec::new();
+    let counts = shared.links.with(|link| {
+        let state = state_now(shared, link)?;
+        let mut batch = Batch { shared, link, state, now: Clock::System.now() };
+        let mut counts = Vec::with_capacity(changes.len());
+        for change in changes {
+            counts.push(batch.carry_out(change)?);
+            if let Change::Purge { selector, now } = change {
+                batch.note(selector, *now)?;
+                purges.push((counts.len() - 1, selector, *now));
+            }
+        }
+        Ok(counts)
+    });
+    let mut counts = counts?;
+    // From here on it is only about room: what was purged is not used any more.
+    for (index, selector, now) in purges {
+        counts[index] = listing::delete(shared, selector, now)?;
+    }
+    Ok(counts)
+}
+
+/// What Redis knows of clears and purges now.
+fn state_now(shared: &Shared, link: &mut Link) -> RedisResult<State> {
+    let told = link.one(cmd("HMGET").arg(shared.state_key()).arg(&["generation", "purges"]))?;
+    shared.update_state(link, &told)
+}
+
+struct Batch<'a> {
+    shared: &'a Arc<Shared>,
+    link: &'a mut Link,
+    state: State,
+    now: Timestamp,
+}
+
+impl Batch<'_> {
+    fn carry_out(&mut self, change: &Change) -> RedisResult<u64> {
+        match change {
+            Change::Put { key, response, begun } => self.put(key, response, *begun),
+            Change::Remove { key, response } => self.remove(key, response),
+            Change::Forget { key, invalidates } => self.forget(key, *invalidates),
+            Change::Release { key } => {
+                let message = news::changed(self.shared, key, 0);
+                let mut release = script(RELEASE, &[self.shared.claim(key)]);
+                release.arg(&self.shared.id).arg(self.shared.channel()).arg(message);
+                self.link.one(&release).map(|_| 0)
+            }
+            Change::Chunk { spooled, bytes } => self.piece(spooled, bytes),
+            Change::Whole { spooled, head, begun } => self.whole(spooled, head, *begun),
+            Change::Abandon { spooled } => {
+                if let Some(number) = spooled.number() {
+                    self.let_go(number, spooled.bytes())?;
+                }
+                Ok(0)
+            }
+            // Redis expires; how often each proxy reuses what it has is its own business.
+            Change::Used { .. } | Change::Sweep { .. } | Change::Purge { .. } => Ok(0),
+        }
+    }
+
+    /// May what was asked for then still be stored? What Redis was not asked about may not.
+    fn admits(&self, key: &CacheKey, head: &StoredHead, begun: Stamp) -> Option<u64> {
+        let [generation, purges, invalidations, asked] = begun.numbers?;
+        let in_time = self.now.0.saturating_sub(asked) < ASKED_MAX_MS;
+        let stands = generation == self.state.generation && self.state.spares(purges, key, head);
+        (in_time && stands).then_some(invalidations)
+    }
+
+    fn put(
+        &mut self,
+        key: &CacheKey,
+        response: &Arc<StoredResponse>,
+        begun: Stamp,
+    ) -> RedisResult<u64> {
+        let head = response.head();
+        let Some(invalidations) = self.admits(key, head, begun) else { return Ok(0) };
+        let length = response.content.len();
+        let (number, value) = match &response.content {
+            Content::Here(content) if length <= INLINE_MAX => {
+                let number = self.shared.new_number();
+                let frame = codec::encode(key, head, content);
+                (number, values::write(number, self.state.purges, true, &frame))
+            }
+            Content::Here(content) => {
+                let number = self.shared.new_number();
+                for (piece, bytes) in content.chunks(CHUNK_BYTES).enumerate() {
+                    let life_ms = self.life_ms(head);
+                    self.set_piece((key, number), piece as u64, bytes, life_ms)?;
+                }
+                (number, self.without_content(key, head, number, length))
+            }
+            Content::Distant(_) => {
+                let Some(number) = response.place().number() else { return Ok(0) };
+                self.extend(number, length, self.life_ms(head))?;
+                (number, self.without_content(key, head, number, length))
+            }
+        };
+        let stored = self.store(key, response, (number, &value), begun, invalidations)?;
+        if stored > 0 {
+            response.place().set(Some(number));
+        }
+        Ok(stored)
+    }
+
+    fn without_content(
+        &self,
+        key: &CacheKey,
+        head: &StoredHead,
+        number: u64,
+        length: u64,
+    ) -> Vec<u8> {
+        let frame = codec::encode_head(key, head, length);
+        values::write(number, self.state.purges, false, &frame)
+    }
+
+    /// Writes the field, in the place of what it displaces.
+    fn store(
+        &mut self,
+        key: &CacheKey,
+        response: &StoredResponse,
+        (number, value): (u64, &[u8]),
+        begun: Stamp,
+        invalidations: u64,
+    ) -> RedisResult<u64> {
+        let shared = self.shared;
+        let entry = shared.entry(self.state.generation, key);
+        let displaced =
+            if begun.was_empty { Vec::new() } else { self.displaced(&entry, response, number)? };
+        let mut put = script(PUT, &[entry, shared.invalidations(key), shared.claim(key)]);
+        put.arg(invalidations).arg(&shared.id).arg(shared.channel());
+        put.arg(news::changed(shared, key, number)).arg(self.life_ms(response.head()));
+        put.arg(field(response)).arg(value);
+        for (name, _) in &displaced {
+            put.arg(name.as_slice());
+        }
+        let stored = values::number(&self.link.one(&put)?);
+        for (_, (number, length)) in displaced {
+            self.let_go(number, length)?;
+        }
+        Ok(stored)
+    }
+
+    /// The fields that `response` displaces, and the pieces of content that go with them. Its own field
+    /// is overwritten.
+    #[allow(clippy::type_complexity, reason = "a name, and a number with a length")]
+    fn displaced(
+        &mut self,
+        entry: &str,
+        response: &StoredResponse,
+        number: u64,
+    ) -> RedisResult<Vec<(Vec<u8>, (u64, u64))>> {
+        let found = self.link.one(cmd("HGETALL").arg(entry))?;
+        let mut gone = Vec::new();
+        let mut kept = Vec::new();
+        for (name, value) in values::fields(&found) {
+            match self.shared.response(value) {
+                Some((read, _)) => kept.push((name, read)),
+                None => gone.push((name.to_vec(), (0, 0))),
+            }
+        }
+        kept.sort_by_key(|(_, Kept { response, .. })| {
+            std::cmp::Reverse((response.response_time, response.place().number()))
+        });
+        let (mut newer_parts, mut count) = (1, 1);
+        for (name, Kept { is_inline, response: old, .. }) in kept {
+            let own = old.place().number() == Some(number);
+            let goes = count >= VARIANTS_MAX || displaces(response, &old, newer_parts);
+            if goes && !own {
+                let length = if is_inline { 0 } else { old.content.len() };
+                gone.push((name.to_vec(), (old.place().number().unwrap_or(0), length)));
+            } else {
+                count += 1;
+                newer_parts +=
+                    usize::from(old.part.is_some() && old.selecting == response.selecting);
+            }
+        }
+        Ok(gone)
+    }
+
+    fn remove(&mut self, key: &CacheKey, response: &StoredResponse) -> RedisResult<u64> {
+        let Some(number) = response.place().number() else { return Ok(0) };
+        let shared = self.shared;
+        let mut remove = script(REMOVE, &[shared.entry(self.state.generation, key)]);
+        remove.arg(field(response)).arg(format!("{number:016x}"));
+        remove.arg(shared.channel()).arg(news::changed(shared, key, 0));
+        let removed = values::number(&self.link.one(&remove)?);
+        if removed > 0 && response.content.len() > INLINE_MAX {
+            self.let_go(number, response.content.len())?;
+        }
+        Ok(removed)
+    }
+
+    fn forget(&mut self, key: &CacheKey, invalidates: bool) -> RedisResult<u64> {
+        let shared = self.shared;
+        let entry = shared.entry(self.state.generation, key);
+        let mut forget = script(FORGET, &[entry, shared.invalidations(key)]);
+        forget.arg(shared.channel()).arg(news::changed(shared, key, 0));
+        forget.arg(if invalidates { INVALIDATION_MS } else { 0 });
+        self.link.one(&forget).map(|count| values::number(&count))
+    }
+
+    /// How long a response is kept, in milliseconds.
+    fn life_ms(&self, head: &StoredHead) -> u64 {
+        head.useful_until.0.saturating_sub(self.now.0).clamp(1, LONGEST_MS)
+    }
+
+    fn set_piece(
+        &mut self,
+        (key, number): (&CacheKey, u64),
+        piece: u64,
+        bytes: &[u8],
+        life_ms: u64,
+    ) -> RedisResult<()> {
+        let value = values::piece(salt(number, key), piece, bytes);
+        let mut set = cmd("SET");
+        set.arg(self.shared.piece(number, piece)).arg(value).arg("PX").arg(life_ms);
+        self.link.one(&set).map(drop)
+    }
+
+    /// Changes for how long the pieces of some content are kept.
+    fn extend(&mut self, number: u64, length: u64, life_ms: u64) -> RedisResult<()> {
+        let expire =
+            |piece| cmd("PEXPIRE").arg(self.shared.piece(number, piece)).arg(life_ms).clone();
+        let commands: Vec<Cmd> = (0..length.div_ceil(CHUNK_BYTES as u64)).map(expire).collect();
+        if commands.is_empty() { Ok(()) } else { self.link.ask(&commands).map(drop) }
+    }
+
+    /// Content that nothing refers to any more goes, but not under the eyes of who reads it.
+    fn let_go(&mut self, number: u64, length: u64) -> RedisResult<()> {
+        self.extend(number, length, LEAVING_MS)
+    }
+
+    fn piece(&mut self, spooled: &Arc<Spooled>, bytes: &[u8]) -> RedisResult<u64> {
+        let number = spooled.number().unwrap_or_else(|| {
+            let number = self.shared.new_number();
+            let content = Pieces::new(self.shared, spooled.key(), number, u64::MAX);
+            spooled.begun(number, 0, Arc::new(content));
+            number
+        });
+        self.set_piece((spooled.key(), number), spooled.next_chunk(), bytes, ARRIVING_MS)?;
+        spooled.grown(bytes.len() as u64);
+        Ok(1)
+    }
+
+    fn whole(
+        &mut self,
+        spooled: &Arc<Spooled>,
+        head: &StoredHead,
+        begun: Stamp,
+    ) -> RedisResult<u64> {
+        let Some(number) = spooled.number() else { return Ok(0) };
+        let (key, length) = (spooled.key(), spooled.bytes());
+        let Some(invalidations) = self.admits(key, head, begun) else {
+            return self.let_go(number, length).map(|()| 0);
+        };
+        self.extend(number, length, self.life_ms(head))?;
+        let value = self.without_content(key, head, number, length);
+        let response = StoredResponse::new(head.clone(), bytes::Bytes::new());
+        self.store(key, &response, (number, &value), begun, invalidations)
+    }
+
+    /// Writes a purge down, so that nothing it selects is used or let in by anybody; tells the others.
+    fn note(&mut self, selector: &Selector, now: Timestamp) -> RedisResult<()> {
+        let shared = self.shared;
+        match selector {
+            Selector::All => {
+                self.link.one(cmd("HINCRBY").arg(shared.state_key()).arg("generation").arg(1))?;
+            }
+            Selector::Uri(uri) => {
+                self.raise(&CacheKey::from(uri.as_str()))?;
+            }
+            selector => {
+                let mut purge = script(PURGE, &[shared.state_key()]);
+                let text = [format!("{} ", now.0).as_bytes(), &selector_text(selector)].concat();
+                purge.arg(text).arg(PURGES_MAX);
+                self.link.one(&purge)?;
+            }
+        }
+        self.state = state_now(shared, self.link)?;
+        let mut publish = cmd("PUBLISH");
+        publish.arg(shared.channel()).arg(news::purged(shared, selector, now));
+        self.link.one(&publish).map(drop)
+    }
+
+    /// Nothing is let in for the key that was asked for before.
+    fn raise(&mut self, key: &CacheKey) -> RedisResult<()> {
+        let name = self.shared.invalidations(key);
+        self.link.one(cmd("INCR").arg(&name))?;
+        self.link.one(cmd("PEXPIRE").arg(&name).arg(INVALIDATION_MS)).map(drop)
+    }
+}
+
+fn script(text: &str, keys: &[String]) -> Cmd {
+    let mut eval = cmd("EVAL");
+    eval.arg(text).arg(keys.len());
+    for key in keys {
+        eval.arg(key);
+    }
+    eval
+}
+
+/// The field of a response: the same for what has the same selecting header fields and is the same part.
+pub(super) fn field(head: &StoredHead) -> String {
+    let fingerprint = head.selecting.fingerprint();
+    let sum = |salt| codec::checksum(salt, 0, &fingerprint);
+    let part = head.part.map(|part| format!(":{}-{}", part.span.first, part.span.last));
+    format!("{:08x}{:08x}{}", sum(1), sum(2), part.unwrap_or_default())
+}

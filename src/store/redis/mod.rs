@@ -1,0 +1,408 @@
+//! The shared store: Redis or Valkey, on one server or a cluster.
+//!
+//! All responses for a target URI are fields of one hash, whose name is the prefix, the generation and the
+//! URI in braces; so everything about one URI is on one node, and a clear is a new generation. Each field
+//! has the response's number, how many purges it has stood, and a frame (`codec.rs`), with its content if
+//! that is small; larger content is in keys of its own, piece by piece, each with a checksum. Redis
+//! expires it all.
+//!
+//! What is removed stays removed: an invalidation raises a number beside the hash, a purge is written into
+//! a list that each proxy compares with what it reads and writes, and what was asked for before is not
+//! let in (`changes.rs`). What one proxy does, the others hear (`news.rs`). When Redis does not answer, it
+//! is not asked any more until it is heard of again.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use parking_lot::{Condvar, Mutex};
+use redis::{Value, cmd};
+
+use crate::clock::{Clock, Timestamp};
+use crate::message::content::{Content, Distant};
+use crate::policy::key::{CacheKey, Glob};
+use crate::policy::purging::Selector;
+use crate::policy::stored::StoredResponse;
+use crate::store::behind::{
+    Audience, Behind, BehindError, BehindUsage, CHUNK_BYTES, Change, Fetcher, Listed, Recalled,
+    Stamp,
+};
+use crate::store::codec;
+use crate::store::redis::link::Links;
+
+mod changes;
+mod link;
+mod listing;
+mod news;
+mod values;
+
+pub use link::Address;
+
+/// How many purges are remembered; what is older than all of them is as good as purged.
+const PURGES_MAX: u64 = 256;
+/// For how long a proxy's word that it is fetching something holds.
+const CLAIM: Duration = Duration::from_secs(10);
+
+/// What the store is told.
+#[derive(Clone, Debug)]
+pub struct SharedLimits {
+    /// `--redis-prefix`: what all keys begin with.
+    pub prefix: String,
+    /// `--max-object-size`: bytes of the largest content.
+    pub content_bytes: u64,
+}
+
+/// A store in Redis.
+pub struct Redis(Arc<Shared>);
+
+/// What all threads share.
+struct Shared {
+    address: Address,
+    limits: SharedLimits,
+    links: Links,
+    /// Who we are, among the proxies that share the store.
+    id: String,
+    state: Mutex<State>,
+    /// Who waits for another proxy's answer.
+    waiting: Mutex<HashMap<CacheKey, Arc<Waiting>>>,
+    audience: Mutex<Option<Arc<dyn Audience>>>,
+    last_number: AtomicU64,
+    hasher: RandomState,
+}
+
+/// What has been cleared and purged, as far as is known. Guarded by [`Shared::state`].
+#[derive(Clone, Debug, Default)]
+struct State {
+    generation: u64,
+    purges: u64,
+    /// The last of them by number: what, and when.
+    remembered: BTreeMap<u64, (Selector, Timestamp)>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    is_over: Mutex<bool>,
+    over: Condvar,
+}
+
+impl State {
+    /// Has nothing that was purged since purge number `since` selected this response?
+    fn spares(&self, since: u64, key: &CacheKey, head: &crate::policy::stored::StoredHead) -> bool {
+        if since >= self.purges {
+            return true;
+        }
+        let oldest = self.remembered.keys().next().copied().unwrap_or(u64::MAX);
+        since.saturating_add(1) >= oldest
+            && self
+                .remembered
+                .range(since + 1..)
+                .all(|(_, (selector, at))| !selector.selects(key.as_str(), head, *at))
+    }
+}
+
+impl Redis {
+    /// Opens the store. That Redis cannot be reached now is no error: it is used as soon as it can.
+    pub fn open(address: Address, limits: SharedLimits) -> Result<Self, BehindError> {
+        let links = Links::new(&address).map_err(|error| BehindError(error.to_string()))?;
+        let hasher = RandomState::new();
+        let id = format!("{:016x}", hasher.hash_one("proxy"));
+        let shared = Arc::new(Shared {
+            address,
+            limits,
+            links,
+            id,
+            state: Mutex::default(),
+            waiting: Mutex::default(),
+            audience: Mutex::default(),
+            last_number: AtomicU64::new(0),
+            hasher,
+        });
+        news::start(&shared)?;
+        Ok(Self(shared))
+    }
+}
+
+impl Shared {
+    /// The hash of what is stored for a target URI.
+    fn entry(&self, generation: u64, key: &CacheKey) -> String {
+        format!("{}e{generation}:{{{key}}}", self.limits.prefix)
+    }
+
+    /// The number of its invalidations.
+    fn invalidations(&self, key: &CacheKey) -> String {
+        format!("{}i:{{{key}}}", self.limits.prefix)
+    }
+
+    /// Who fetches it.
+    fn claim(&self, key: &CacheKey) -> String {
+        format!("{}f:{{{key}}}", self.limits.prefix)
+    }
+
+    /// A piece of content.
+    fn piece(&self, number: u64, piece: u64) -> String {
+        format!("{}c:{{{number:016x}}}:{piece}", self.limits.prefix)
+    }
+
+    /// What has been cleared and purged.
+    fn state_key(&self) -> String {
+        format!("{}state", self.limits.prefix)
+    }
+
+    fn channel(&self) -> String {
+        format!("{}news", self.limits.prefix)
+    }
+
+    /// A number that nobody else has, as good as certainly; later ones are larger.
+    fn new_number(&self) -> u64 {
+        const RANDOM_BITS: u32 = 22;
+        let now = Clock::System.now().0;
+        let random = self.hasher.hash_one(now) >> (64 - RANDOM_BITS);
+        let wanted = now << RANDOM_BITS | random;
+        let later = |last: u64| Some(wanted.max(last + 1));
+        let last = self.last_number.fetch_update(Ordering::Relaxed, Ordering::Relaxed, later);
+        wanted.max(last.unwrap_or(0) + 1)
+    }
+
+    fn state(&self) -> State {
+        self.state.lock().clone()
+    }
+
+    /// Takes over what Redis says of clears and purges; reads more of it if something is new.
+    fn update_state(&self, link: &mut link::Link, told: &Value) -> redis::RedisResult<State> {
+        let (generation, purges) = values::two_numbers(told);
+        let known = self.state();
+        if (known.generation, known.purges) == (generation, purges) {
+            return Ok(known);
+        }
+        let all = link.one(cmd("HGETALL").arg(self.state_key()))?;
+        let state = values::state(&all);
+        *self.state.lock() = state.clone();
+        Ok(state)
+    }
+
+    fn is_over(&self, key: &CacheKey) {
+        if let Some(waiting) = self.waiting.lock().remove(key) {
+            *waiting.is_over.lock() = true;
+            waiting.over.notify_all();
+        }
+    }
+}
+
+impl Behind for Redis {
+    fn name(&self) -> String {
+        format!("store {}", self.0.address)
+    }
+
+    fn is_ready(&self) -> bool {
+        self.0.links.is_up()
+    }
+
+    fn listen(&self, audience: Arc<dyn Audience>) {
+        *self.0.audience.lock() = Some(audience);
+    }
+
+    fn recall(&self, key: &CacheKey, claims: bool) -> Result<Recalled, BehindError> {
+        let shared = &self.0;
+        shared.links.with(|link| {
+            let read_state =
+                cmd("HMGET").arg(shared.state_key()).arg(&["generation", "purges"]).clone();
+            let known = shared.state().generation;
+            let answers = link.ask(&[
+                read_state,
+                cmd("GET").arg(shared.invalidations(key)).clone(),
+                cmd("HGETALL").arg(shared.entry(known, key)).clone(),
+            ])?;
+            let [told, invalidations, found] = &answers[..] else { return Ok(Recalled::default()) };
+            let state = shared.update_state(link, told)?;
+            let found = if state.generation == known {
+                found.clone()
+            } else {
+                link.one(cmd("HGETALL").arg(shared.entry(state.generation, key)))?
+            };
+            let mut variants = shared.variants(key, &found, &state);
+            let invalidations = values::number(invalidations);
+            let now = Clock::System.now().0;
+            let numbers = Some([state.generation, state.purges, invalidations, now]);
+            let mut fetcher = Fetcher::Nobody;
+            if variants.is_empty() && claims {
+                let mut set = cmd("SET");
+                set.arg(shared.claim(key)).arg(&shared.id).arg("NX");
+                set.arg("PX").arg(CLAIM.as_millis() as u64);
+                // Somebody may have stored it, and given up the claim, since we looked.
+                let look = cmd("HGETALL").arg(shared.entry(state.generation, key)).clone();
+                let answers = link.ask(&[set, look])?;
+                let is_ours = answers.first().is_some_and(|answer| *answer != Value::Nil);
+                variants = answers
+                    .get(1)
+                    .map(|found| shared.variants(key, found, &state))
+                    .unwrap_or_default();
+                fetcher = if is_ours { Fetcher::Us } else { Fetcher::Another };
+            }
+            let was_empty = variants.is_empty();
+            Ok(Recalled { variants, stamp: Stamp { numbers, was_empty }, fetcher })
+        })
+    }
+
+    fn wait(&self, key: &CacheKey, most: Duration) {
+        let shared = &self.0;
+        let waiting = Arc::clone(shared.waiting.lock().entry(key.clone()).or_default());
+        // It may have been over before we began to listen.
+        let claim = shared.links.with(|link| link.one(cmd("GET").arg(shared.claim(key))));
+        if matches!(claim, Ok(Value::Nil) | Err(_)) {
+            return shared.is_over(key);
+        }
+        let deadline = Instant::now() + most;
+        let mut is_over = waiting.is_over.lock();
+        while !*is_over && !waiting.over.wait_until(&mut is_over, deadline).timed_out() {}
+    }
+
+    fn apply(&self, changes: &[&Change]) -> Result<Vec<u64>, BehindError> {
+        if !self.is_ready() {
+            return Err(BehindError("not reachable".to_string()));
+        }
+        changes::apply(&self.0, changes)
+    }
+
+    fn content_bytes_max(&self) -> u64 {
+        self.0.limits.content_bytes
+    }
+
+    fn batch_bytes(&self) -> u64 {
+        1 << 20
+    }
+
+    fn usage(&self) -> Result<BehindUsage, BehindError> {
+        Err(BehindError("it is shared, and not counted".to_string()))
+    }
+
+    fn list(&self, after: &str, most: usize) -> Result<Vec<Listed>, BehindError> {
+        listing::list(&self.0, after, most)
+    }
+}
+
+impl Shared {
+    /// The responses in a hash that belong to `key`, are whole, and have stood all purges; the most
+    /// recent first.
+    fn variants(
+        self: &Arc<Self>,
+        key: &CacheKey,
+        found: &Value,
+        state: &State,
+    ) -> Vec<Arc<StoredResponse>> {
+        let mut variants: Vec<Arc<StoredResponse>> = values::fields(found)
+            .into_iter()
+            .filter_map(|(_, value)| {
+                let (kept, own) = self.response(value)?;
+                let fits = own == *key && state.spares(kept.purges, key, kept.response.head());
+                fits.then(|| Arc::new(kept.response))
+            })
+            .collect();
+        variants.sort_by_key(|response| {
+            std::cmp::Reverse((response.response_time, response.place().number()))
+        });
+        variants
+    }
+
+    /// Reads a field of a hash.
+    fn response(self: &Arc<Self>, value: &[u8]) -> Option<(Kept, CacheKey)> {
+        let read = values::read(value)?;
+        let frame = Bytes::copy_from_slice(read.frame);
+        let (key, response) = if read.is_inline {
+            codec::decode(&frame).ok()?
+        } else {
+            let (key, head, length) = codec::decode_head(&frame).ok()?;
+            let content = Pieces::new(self, &key, read.number, length);
+            (key, StoredResponse::new(head, Content::Distant(Arc::new(content))))
+        };
+        let (number, purges) = (read.number, read.purges);
+        let response = response.found_at(number, 0);
+        Some((Kept { purges, is_inline: read.is_inline, response }, key))
+    }
+}
+
+/// A response as it was read.
+struct Kept {
+    /// How many purges there had been when it was written.
+    purges: u64,
+    is_inline: bool,
+    response: StoredResponse,
+}
+
+/// Content in keys of its own.
+struct Pieces {
+    shared: Arc<Shared>,
+    number: u64,
+    /// Makes its checksums its own, even if another response should have the same number.
+    salt: u64,
+    length: u64,
+}
+
+impl Pieces {
+    fn new(shared: &Arc<Shared>, key: &CacheKey, number: u64, length: u64) -> Self {
+        Self { shared: Arc::clone(shared), number, salt: salt(number, key), length }
+    }
+}
+
+/// What the checksums of a response's pieces begin with.
+fn salt(number: u64, key: &CacheKey) -> u64 {
+    number.rotate_left(32) ^ u64::from(codec::checksum(number, 0, key.as_str().as_bytes()))
+}
+
+impl Distant for Pieces {
+    fn length(&self) -> u64 {
+        self.length
+    }
+
+    fn read_at(&self, at: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        let (piece, skip) = (at / CHUNK_BYTES as u64, (at % CHUNK_BYTES as u64) as usize);
+        let command = cmd("GET").arg(self.shared.piece(self.number, piece)).clone();
+        let value = self.shared.links.with(|link| link.one(&command));
+        let value = value.map_err(|error| io::Error::other(error.0))?;
+        let lost =
+            |what: &str| io::Error::new(io::ErrorKind::InvalidData, format!("{what} content"));
+        let Value::BulkString(bytes) = value else { return Err(lost("missing")) };
+        let bytes = values::checked(self.salt, piece, &bytes).ok_or_else(|| lost("damaged"))?;
+        let rest = bytes.get(skip..).unwrap_or_default();
+        let count = rest.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&rest[..count]);
+        Ok(count)
+    }
+}
+
+/// A selector as it is written down, and back.
+fn selector_text(selector: &Selector) -> Vec<u8> {
+    let with = |kind: u8, rest: &[u8]| [&[kind], rest].concat();
+    match selector {
+        Selector::All => vec![b'a'],
+        Selector::Uri(uri) => with(b'u', uri.as_bytes()),
+        Selector::Prefix(prefix) => with(b'p', prefix.as_bytes()),
+        Selector::Match(glob) => with(b'm', glob.to_string().as_bytes()),
+        Selector::Tag(tag) => with(b't', tag.as_bytes()),
+        Selector::Stale => vec![b's'],
+    }
+}
+
+fn read_selector(text: &[u8]) -> Option<Selector> {
+    let (kind, rest) = text.split_first()?;
+    let rest = String::from_utf8_lossy(rest).into_owned();
+    Some(match kind {
+        b'a' => Selector::All,
+        b'u' => Selector::Uri(rest),
+        b'p' => Selector::Prefix(rest),
+        b'm' => Selector::Match(Glob::new(&rest)),
+        b't' => Selector::Tag(rest),
+        b's' => Selector::Stale,
+        _ => return None,
+    })
+}
+
+impl fmt::Debug for Redis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Redis({})", self.0.address)
+    }
+}

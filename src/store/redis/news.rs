@@ -1,0 +1,202 @@
+//! What the proxies that share a store tell each other, and whether Redis can be reached at all: one thread
+//! listens, and notices when there is nothing to listen to.
+//!
+//! While the connection is lost, something may be missed: then memory is emptied once Redis is there
+//! again, which still has what is worth having. A Redis that has lost everything itself has nothing that
+//! memory could have missed.
+
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use redis::{Connection, cmd};
+
+use crate::clock::Timestamp;
+use crate::policy::key::CacheKey;
+use crate::policy::purging::Selector;
+use crate::store::behind::BehindError;
+use crate::store::redis::link::CONNECT_MAX;
+use crate::store::redis::{Shared, read_selector, selector_text, values};
+use crate::store::writer::Breaker;
+
+/// How often a quiet connection is asked whether it is still there.
+const QUIET_MAX: Duration = Duration::from_millis(500);
+/// Between two attempts to connect.
+const PAUSE_FIRST: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// The generation is at least this: a Redis that was emptied must not come back to an old one.
+const AT_LEAST: &str = "
+local generation = tonumber(redis.call('HGET', KEYS[1], 'generation') or '0')
+if generation < tonumber(ARGV[1]) then redis.call('HSET', KEYS[1], 'generation', ARGV[1]) end
+return redis.call('HMGET', KEYS[1], 'generation', 'purges')";
+
+/// A message that what is stored for a key has changed; `number` is that of what is stored now, or 0.
+pub(super) fn changed(shared: &Shared, key: &CacheKey, number: u64) -> Vec<u8> {
+    format!("{} k {number} {key}", shared.id).into_bytes()
+}
+
+/// A message that something was purged.
+pub(super) fn purged(shared: &Shared, selector: &Selector, now: Timestamp) -> Vec<u8> {
+    let now = now.0.to_string();
+    [shared.id.as_bytes(), b" p ", now.as_bytes(), b" ", &selector_text(selector)].concat()
+}
+
+/// Begins to listen; waits for the first attempt, so that whoever starts the proxy may use Redis at once if
+/// it is there.
+pub(super) fn start(shared: &Arc<Shared>) -> Result<(), BehindError> {
+    let name = format!("store {}", shared.address);
+    let breaker = Breaker::new(name, "memory alone is used until it works again");
+    let (tried, has_tried) = sync_channel(1);
+    let listener = Listener { shared: Arc::downgrade(shared), breaker, tried: Some(tried) };
+    let thread = thread::Builder::new().name("store-news".to_string());
+    let listen = move || listener.run();
+    thread.spawn(listen).map_err(|error| BehindError(format!("a thread: {error}")))?;
+    // Whether it has worked or not.
+    let _ = has_tried.recv_timeout(CONNECT_MAX * 2);
+    Ok(())
+}
+
+struct Listener {
+    shared: Weak<Shared>,
+    breaker: Breaker,
+    /// Dropped once Redis is heard of for the first time, or is not.
+    tried: Option<SyncSender<()>>,
+}
+
+impl Listener {
+    /// Connects and listens, again and again, until the store is not used any more.
+    fn run(mut self) {
+        let mut pause = PAUSE_FIRST;
+        for attempt in 0.. {
+            let Some(shared) = self.shared.upgrade() else { return };
+            let connection = shared.links.apart(attempt);
+            drop(shared);
+            let lost = match connection {
+                Ok(connection) => {
+                    let begun = Instant::now();
+                    let lost = self.listen(connection);
+                    if begun.elapsed() > PAUSE_MAX {
+                        pause = PAUSE_FIRST;
+                    }
+                    lost
+                }
+                Err(error) => Some(BehindError(error.to_string())),
+            };
+            let Some((shared, lost)) = self.shared.upgrade().zip(lost) else { return };
+            shared.links.set_up(false);
+            self.breaker.failed(&lost);
+            self.tried = None;
+            drop(shared);
+            thread::sleep(pause);
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    /// Listens until the connection is lost, and gives the reason; `None` if nobody uses the store.
+    fn listen(&mut self, mut connection: Connection) -> Option<BehindError> {
+        let channel = self.shared.upgrade()?.channel();
+        let told = |error: redis::RedisError| Some(BehindError(error.to_string()));
+        let mut pubsub = connection.as_pubsub();
+        if let Err(error) = pubsub.subscribe(&channel) {
+            return told(error);
+        }
+        // What happens from now on is heard; what happened before may have been missed.
+        let shared = self.shared.upgrade()?;
+        match shared.greet() {
+            Ok(Greeted::HasLostAll) => {}
+            // There was nothing that it could have been missed for.
+            Ok(Greeted::StillThere) if self.tried.is_some() => {}
+            Ok(Greeted::StillThere) => {
+                let audience = shared.audience.lock().clone();
+                if let Some(audience) = audience {
+                    audience.missed();
+                }
+            }
+            Err(error) => return Some(error),
+        }
+        shared.links.set_up(true);
+        self.breaker.worked();
+        self.tried = None;
+        drop(shared);
+        if let Err(error) = pubsub.set_read_timeout(Some(QUIET_MAX)) {
+            return told(error);
+        }
+        loop {
+            match pubsub.get_message() {
+                Ok(message) => self.shared.upgrade()?.hear(message.get_payload_bytes()),
+                Err(error) if error.is_timeout() => {
+                    if !self.shared.upgrade()?.links.is_up() {
+                        // A worker has found it dead.
+                        return told(error);
+                    }
+                    if let Err(error) = pubsub.ping::<redis::Value>() {
+                        return told(error);
+                    }
+                }
+                Err(error) => return told(error),
+            }
+        }
+    }
+}
+
+/// What is found behind a connection.
+enum Greeted {
+    /// Redis has what it had.
+    StillThere,
+    /// It has lost everything, or has never had anything.
+    HasLostAll,
+}
+
+impl Shared {
+    /// Learns what has been cleared and purged, and sees to it that a Redis that was emptied does not
+    /// come back to an old generation.
+    fn greet(&self) -> Result<Greeted, BehindError> {
+        let known = self.state().generation;
+        self.links.with(|link| {
+            let read = cmd("HMGET").arg(self.state_key()).arg(&["generation", "purges"]).clone();
+            let before = values::two_numbers(&link.one(&read)?).0;
+            let mut at_least = cmd("EVAL");
+            at_least.arg(AT_LEAST).arg(1).arg(self.state_key()).arg(known.max(1));
+            let told = link.one(&at_least)?;
+            self.update_state(link, &told)?;
+            let has_lost_all = before == 0 || before < known;
+            Ok(if has_lost_all { Greeted::HasLostAll } else { Greeted::StillThere })
+        })
+    }
+}
+
+impl Shared {
+    /// Does to memory what another proxy has done to the store.
+    fn hear(&self, message: &[u8]) {
+        let mut words = message.splitn(3, |byte| *byte == b' ');
+        let (Some(who), Some(what), Some(rest)) = (words.next(), words.next(), words.next()) else {
+            return;
+        };
+        let is_own = who == self.id.as_bytes();
+        let audience = self.audience.lock().clone();
+        match what {
+            b"k" => {
+                let rest = String::from_utf8_lossy(rest);
+                let Some((number, key)) = rest.split_once(' ') else { return };
+                let place = number.parse().ok().filter(|number| *number > 0);
+                let key = CacheKey::from(key);
+                if let Some(audience) = audience.filter(|_| !is_own) {
+                    audience.changed(&key, place);
+                }
+                self.is_over(&key);
+            }
+            b"p" if !is_own => {
+                let Some(space) = rest.iter().position(|byte| *byte == b' ') else { return };
+                let at = String::from_utf8_lossy(&rest[..space]).parse().map(Timestamp);
+                if let (Ok(at), Some(selector), Some(audience)) =
+                    (at, read_selector(&rest[space + 1..]), audience)
+                {
+                    audience.purged(&selector, at);
+                }
+            }
+            _ => {}
+        }
+    }
+}
