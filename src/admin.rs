@@ -15,7 +15,7 @@ use caching_proxy::message::request::RequestLimits;
 use caching_proxy::proxy::Proxy;
 use caching_proxy::store::tiers::Tiers;
 
-use crate::instances::{self, ControlSocket};
+use crate::instances::{self, OwnSocket, Purpose};
 use crate::start::{StartError, listen};
 
 /// Clients of the control interface over TCP at a time.
@@ -27,7 +27,7 @@ const TOKEN_BYTES_MIN: usize = 16;
 
 /// The control interface while it is served.
 pub struct Served {
-    _socket: Option<ControlSocket>,
+    _socket: Option<OwnSocket>,
     _front: Option<event::Front>,
 }
 
@@ -48,7 +48,7 @@ pub fn start(config: &Config, proxy: &Arc<Proxy>, local: SocketAddr) -> Result<S
         let handler = Arc::new(move |request: &_, _: &[u8]| control.answer(request));
         private::serve(listener, handler).map(|()| socket).map_err(|error| error.to_string())
     };
-    let socket = instances::listen(local.port()).and_then(serve);
+    let socket = instances::listen(local.port(), Purpose::Control).and_then(serve);
     // It is good to have, and no reason not to start.
     let socket = socket.inspect_err(|error| log::warn!("no control socket: {error}")).ok();
     Ok(Served { _socket: socket, _front: front })

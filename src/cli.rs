@@ -92,6 +92,7 @@ const GROUPS: [(&str, &[Flag]); 7] = [
         flag("--admin", "ADDR:PORT", "off", "the control interface over TCP, too, beside its Unix socket"),
         flag("--admin-token", "FILE", "none", "who comes over TCP must have what is in this file; needed beyond loopback"),
         flag("--allow-purge", "ADDR", "none", "take PURGE requests from this address or network (10.0.0.0/8); may be repeated"),
+        flag("--take-over", "", "off", "take the listening socket over from the proxy on this port, which then ends; none is refused meanwhile"),
         flag("--clear-cache", "", "", "forget all that running proxies and the store hold, and exit"),
     ]),
     ("Other", &[

@@ -86,6 +86,8 @@ pub struct Config {
     pub idle_timeout: Duration,
     /// `--max-header-fields`, `--max-header-size`, `--max-request-size`
     pub request: RequestLimits,
+    /// `--take-over`
+    pub take_over: bool,
     /// `--admin`
     pub admin: Option<SocketAddr>,
     /// `--admin-token`
@@ -199,6 +201,7 @@ impl Config {
             header_timeout: read.limit("--header-timeout", 10)?,
             idle_timeout: read.limit("--idle-timeout", 60)?,
             request: read.request_limits()?,
+            take_over: read.take_over()?,
             admin: read.admin()?,
             admin_token: read.path("--admin-token"),
             purgers: read.purgers()?,
@@ -208,9 +211,7 @@ impl Config {
             threads: read.number("--threads", 1..=WORKERS_MAX)?.map(|threads| threads as usize),
             allow_unsafe_front: args.is_on("--allow-unsafe-front"),
             access_log: read.path("--access-log"),
-            access_format: read
-                .one_of("--access-log-format", &FORMATS)?
-                .unwrap_or(AccessFormat::Combined),
+            access_format: read.access_format()?,
             log_level: read.one_of("--log-level", &LEVELS)?.unwrap_or(LevelFilter::Info),
             ready_file: read.path("--ready-file"),
         })
@@ -319,6 +320,24 @@ impl Values<'_> {
     fn origin(&self) -> String {
         let given = self.text("--origin");
         given.map_or_else(|| ORIGIN_DEFAULT.to_string(), |(text, _)| text.trim().to_string())
+    }
+
+    fn access_format(&self) -> Result<AccessFormat, UsageError> {
+        let format = self.one_of("--access-log-format", &FORMATS)?;
+        Ok(format.unwrap_or(AccessFormat::Combined))
+    }
+
+    fn take_over(&self) -> Result<bool, UsageError> {
+        let is_plain = self.text("--front").is_some_and(|(front, _)| front.trim() == "tiny-http");
+        let is_free = self.text("--port").is_some_and(|(port, _)| port.trim() == "0");
+        match self.0.is_on("--take-over") {
+            true if is_plain || is_free => Err(UsageError::Value {
+                flag: "--take-over".to_string(),
+                seen: if is_plain { "--front tiny-http" } else { "--port 0" }.to_string(),
+                accepted: "--front event, and the port of the proxy that runs".to_string(),
+            }),
+            is_on => Ok(is_on),
+        }
     }
 
     fn admin(&self) -> Result<Option<SocketAddr>, UsageError> {

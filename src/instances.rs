@@ -14,12 +14,30 @@ const ANSWER_MAX: Duration = Duration::from_secs(120);
 /// How many proxies of one user may listen on one port, on different addresses.
 const SAME_PORT_MAX: usize = 16;
 
-/// A control socket, removed when it is dropped.
-pub struct ControlSocket {
+/// What a socket in the folder is for.
+#[derive(Clone, Copy)]
+pub enum Purpose {
+    /// The control interface.
+    Control,
+    /// Handing over the listening socket.
+    Handover,
+}
+
+impl Purpose {
+    fn ending(self) -> &'static str {
+        match self {
+            Self::Control => "sock",
+            Self::Handover => "handover",
+        }
+    }
+}
+
+/// A socket in the folder, removed when it is dropped.
+pub struct OwnSocket {
     path: PathBuf,
 }
 
-impl Drop for ControlSocket {
+impl Drop for OwnSocket {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.path);
     }
@@ -49,13 +67,23 @@ fn own_folder() -> Result<PathBuf, String> {
     Ok(folder)
 }
 
-/// Opens the control socket of the proxy on `port`.
-pub fn listen(port: u16) -> Result<(UnixListener, ControlSocket), String> {
+fn name(port: u16, number: usize, purpose: Purpose) -> String {
+    let number = if number == 1 { String::new() } else { format!("-{number}") };
+    format!("{port}{number}.{}", purpose.ending())
+}
+
+/// Connects to a proxy on `port` that would hand over its listening socket.
+pub fn handover(port: u16) -> Option<UnixStream> {
+    let folder = own_folder().ok()?;
+    let names = (1..=SAME_PORT_MAX).map(|number| name(port, number, Purpose::Handover));
+    names.map(|name| UnixStream::connect(folder.join(name))).find_map(Result::ok)
+}
+
+/// Opens a socket of the proxy on `port`.
+pub fn listen(port: u16, purpose: Purpose) -> Result<(UnixListener, OwnSocket), String> {
     let folder = own_folder()?;
     for number in 1..=SAME_PORT_MAX {
-        let name =
-            if number == 1 { format!("{port}.sock") } else { format!("{port}-{number}.sock") };
-        let path = folder.join(name);
+        let path = folder.join(name(port, number, purpose));
         if UnixStream::connect(&path).is_ok() {
             continue;
         }
@@ -66,7 +94,7 @@ pub fn listen(port: u16) -> Result<(UnixListener, ControlSocket), String> {
                 fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).map(|()| listener)
             })
             .map_err(|error| format!("{}: {error}", path.display()))?;
-        return Ok((listener, ControlSocket { path }));
+        return Ok((listener, OwnSocket { path }));
     }
     Err(format!("{}: too many proxies on port {port}", folder.display()))
 }

@@ -9,6 +9,7 @@ use caching_proxy::config::Config;
 
 mod admin;
 mod commands;
+mod handover;
 mod instances;
 mod start;
 mod stores;

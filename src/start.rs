@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -24,17 +25,21 @@ use caching_proxy::policy::reuse::Mode;
 use caching_proxy::proxy::{Proxy, Settings};
 use caching_proxy::stats::{AccessLog, Stats};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use simplelog::{ConfigBuilder, WriteLogger};
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
-use crate::{admin, stores};
+use crate::handover::Predecessor;
+use crate::instances::{OwnSocket, Purpose};
+use crate::{admin, handover, instances, stores};
 
 /// How long what is under way may take after the first signal.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
 /// How long the store may take, at the end, to write what is still to be written.
 const FLUSH_MAX: Duration = Duration::from_secs(5);
+/// The same where another process has taken over.
+const HANDOVER_DRAIN_MAX: Duration = Duration::from_secs(600);
 /// How long a client may take none of the bytes that are sent to it.
 const CLIENT_WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How many new connections may wait to be accepted.
@@ -122,28 +127,36 @@ fn is_another_proxy(address: SocketAddr) -> bool {
 /// Runs the proxy until a signal ends it.
 pub fn run(config: &Config) -> Result<(), StartError> {
     log_to_stderr(config.log_level);
-    let mut signals =
-        Signals::new([SIGTERM, SIGINT]).map_err(|source| StartError::System("signals", source))?;
+    let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]);
+    let mut signals = signals.map_err(|source| StartError::System("signals", source))?;
     let plain = config.front == FrontKind::TinyHttp;
     if plain && !is_loopback(&config.host.to_string()) && !config.allow_unsafe_front {
         return Err(StartError::UnsafeFront(config.host));
     }
     let origin = origin_url(config)?;
-    let listener = listen(SocketAddr::new(config.host, config.port))?;
+    let (listener, predecessor) = listener(config)?;
     let local =
         listener.local_addr().map_err(|source| StartError::System("own address", source))?;
     refuse_ourselves(&origin, local)?;
     let stats = Arc::new(Stats::default());
     let proxy = engine(config, &origin, local, &stats)?;
+    let spare = if plain { None } else { listener.try_clone().ok() };
     let front = front(config, listener, &proxy, &stats)?;
     if let Some(interval) = config.clean_interval {
         clean_on_time(Arc::clone(&proxy), interval)?;
     }
     let control = admin::start(config, &proxy, local)?;
+    let handover = spare.and_then(|spare| serve_handovers(local, spare));
     announce(local, config.ready_file.as_deref())?;
-    wait(&mut signals, &front);
+    handover::tell_systemd();
+    if let Some(predecessor) = predecessor {
+        predecessor.retire();
+    }
+    let is_handed_over =
+        || handover.as_ref().is_some_and(|(handed_over, _)| handed_over.load(Ordering::Acquire));
+    wait(&mut signals, &front, is_handed_over);
     drop(control);
-    if let Some(path) = &config.ready_file {
+    if let Some(path) = config.ready_file.as_ref().filter(|_| !is_handed_over()) {
         let _ = std::fs::remove_file(path);
     }
     if proxy.store().tiers().is_some_and(|tiers| !tiers.close(FLUSH_MAX)) {
@@ -151,6 +164,32 @@ pub fn run(config: &Config) -> Result<(), StartError> {
     }
     log::info!("{}", stats.summary());
     Ok(())
+}
+
+/// The listening socket: from systemd, from the process that is to be taken over, or a new one.
+fn listener(config: &Config) -> Result<(TcpListener, Option<Predecessor>), StartError> {
+    if let Some(listener) = handover::from_systemd() {
+        return Ok((listener, None));
+    }
+    if config.take_over
+        && let Some(stream) = instances::handover(config.port)
+    {
+        match handover::take(stream) {
+            Ok((listener, predecessor)) => return Ok((listener, Some(predecessor))),
+            Err(error) => log::warn!("--take-over: port {}: {error}", config.port),
+        }
+    }
+    Ok((listen(SocketAddr::new(config.host, config.port))?, None))
+}
+
+/// Stands ready to hand `listener` over; it is no reason not to start if that cannot be.
+fn serve_handovers(
+    local: SocketAddr,
+    listener: TcpListener,
+) -> Option<(Arc<AtomicBool>, OwnSocket)> {
+    let (handovers, socket) = instances::listen(local.port(), Purpose::Handover).ok()?;
+    let is_handed_over = handover::serve(handovers, listener).ok()?;
+    Some((is_handed_over, socket))
 }
 
 /// An engine that listens nowhere, for one request, and the host that it is asked as.
@@ -344,6 +383,13 @@ enum Front {
 }
 
 impl Front {
+    fn reopen_log(&self) {
+        match self {
+            Self::Event(front) => front.reopen_log(),
+            Self::Tiny(front) => front.reopen_log(),
+        }
+    }
+
     fn drain(&self, limit: Duration) -> bool {
         match self {
             Self::Event(front) => front.drain(limit),
@@ -399,19 +445,31 @@ fn announce(local: SocketAddr, ready_file: Option<&Path>) -> Result<(), StartErr
     write().map_err(|source| StartError::File { flag, path: path.to_path_buf(), source })
 }
 
-/// Waits for a signal, then for what is under way; a second signal ends at once.
-fn wait(signals: &mut Signals, front: &Front) {
-    let Some(signal) = signals.forever().next() else { return };
-    let name = if signal == SIGTERM { "SIGTERM" } else { "SIGINT" };
-    log::info!("{name}: finishing what is under way, at most {DRAIN_MAX:?}; again to end at once");
+/// Waits for a signal to end, then for what is under way; a second signal ends at once. SIGHUP opens
+/// the access log again.
+fn wait(signals: &mut Signals, front: &Front, is_handed_over: impl Fn() -> bool) {
+    let name = loop {
+        match signals.forever().next() {
+            Some(SIGHUP) => {
+                log::info!("SIGHUP: the access log is opened again");
+                front.reopen_log();
+            }
+            Some(SIGTERM) => break "SIGTERM",
+            Some(_) => break "SIGINT",
+            None => return,
+        }
+    };
+    // When somebody else serves on, there is no hurry.
+    let limit = if is_handed_over() { HANDOVER_DRAIN_MAX } else { DRAIN_MAX };
+    log::info!("{name}: finishing what is under way, at most {limit:?}; again to end at once");
     thread::scope(|scope| {
         let handle = signals.handle();
         let second = scope.spawn(|| {
-            if signals.forever().next().is_some() {
+            if signals.forever().any(|signal| signal != SIGHUP) {
                 std::process::exit(130);
             }
         });
-        if !front.drain(DRAIN_MAX) {
+        if !front.drain(limit) {
             log::warn!("some requests were not finished in time");
         }
         handle.close();

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -68,6 +68,8 @@ pub struct AccessLog {
 
 enum Line {
     Text(String),
+    /// Open the file again: it may have been moved away.
+    Reopen,
     /// All before it is written: say so.
     Flush(SyncSender<()>),
 }
@@ -75,23 +77,24 @@ enum Line {
 impl AccessLog {
     /// Opens the log; `-` is the standard output.
     pub fn open(path: &Path, format: AccessFormat) -> io::Result<Self> {
-        let out: Box<dyn Write + Send> = if path == Path::new("-") {
-            Box::new(io::stdout())
-        } else {
-            let file: File = OpenOptions::new().create(true).append(true).open(path)?;
-            Box::new(file)
-        };
-        Self::to(out, format)
+        if path == Path::new("-") {
+            return Self::to(Box::new(io::stdout()), None, format);
+        }
+        Self::to(Box::new(open(path)?), Some(path.to_path_buf()), format)
     }
 
-    /// A log that is written to `out`.
-    fn to(out: Box<dyn Write + Send>, format: AccessFormat) -> io::Result<Self> {
+    /// A log that is written to `out`, the file at `path`.
+    fn to(
+        out: Box<dyn Write + Send>,
+        path: Option<PathBuf>,
+        format: AccessFormat,
+    ) -> io::Result<Self> {
         let (lines, waiting) = sync_channel(LINES_MAX);
         let left_out = Arc::new(AtomicU64::new(0));
         let counted = Arc::clone(&left_out);
         thread::Builder::new()
             .name("access-log".to_string())
-            .spawn(move || write_lines(&waiting, out, &counted))?;
+            .spawn(move || write_lines(&waiting, out, path.as_deref(), &counted))?;
         Ok(Self { format, lines, left_out })
     }
 
@@ -106,6 +109,11 @@ impl AccessLog {
         }
     }
 
+    /// Opens the file again, after all lines so far: whoever rotates logs has moved it away.
+    pub fn reopen(&self) {
+        let _ = self.lines.try_send(Line::Reopen);
+    }
+
     /// Waits until all lines so far are written, but not for long.
     pub fn flush(&self) {
         const PATIENCE: Duration = Duration::from_secs(1);
@@ -116,24 +124,42 @@ impl AccessLog {
     }
 }
 
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).append(true).open(path)
+}
+
 /// Writes lines as they come, several at a time where they do. A log that cannot be written must not
 /// stop the proxy: errors are ignored.
-fn write_lines(waiting: &Receiver<Line>, mut out: Box<dyn Write + Send>, left_out: &AtomicU64) {
+fn write_lines(
+    waiting: &Receiver<Line>,
+    mut out: Box<dyn Write + Send>,
+    path: Option<&Path>,
+    left_out: &AtomicU64,
+) {
     let mut text = String::new();
     while let Ok(first) = waiting.recv() {
         let mut next = Some(first);
-        let mut done = None;
+        let (mut done, mut reopens) = (None, false);
         while let Some(line) = next.take() {
             match line {
                 Line::Text(line) => text.push_str(&line),
                 Line::Flush(sender) => done = Some(sender),
+                Line::Reopen => reopens = true,
             }
-            if text.len() < WRITE_BYTES && done.is_none() {
+            if text.len() < WRITE_BYTES && done.is_none() && !reopens {
                 next = waiting.try_recv().ok();
             }
         }
         let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
         text.clear();
+        if let Some(path) = path.filter(|_| reopens) {
+            match open(path) {
+                Ok(file) => out = Box::new(file),
+                Err(error) => {
+                    log::warn!("--access-log {}: {error}; the old one is kept", path.display());
+                }
+            }
+        }
         let missing = left_out.swap(0, Ordering::Relaxed);
         if missing > 0 {
             log::warn!("access log: {missing} lines left out; it is written too slowly");
@@ -248,7 +274,7 @@ mod tests {
     fn lines_that_cannot_be_written_are_left_out_and_nobody_waits() {
         let ((go, stuck), (told, written)) = (sync_channel(0), sync_channel(LINES_MAX));
         let out = Box::new(Stuck(stuck, told));
-        let log = AccessLog::to(out, AccessFormat::Combined).expect("a thread");
+        let log = AccessLog::to(out, None, AccessFormat::Combined).expect("a thread");
         // What the writer holds already is bounded as well.
         let many = 3 * LINES_MAX;
         for _ in 0..many {

@@ -66,7 +66,12 @@ impl Proxy {
     }
 
     /// Starts it on a free port.
-    pub fn start_as(mut command: Command) -> Self {
+    pub fn start_as(command: Command) -> Self {
+        Self::start_on(command, 0)
+    }
+
+    /// Starts it on this port.
+    pub fn start_on(mut command: Command, port: u16) -> Self {
         let folder = TemporaryFolder::new();
         // Its control socket is its own, unless the test says where.
         if !command.get_envs().any(|(name, _)| name == "XDG_RUNTIME_DIR") {
@@ -75,7 +80,7 @@ impl Proxy {
         command.args(["--front", FRONT]);
         let log = File::create(folder.file("stderr")).expect("a file");
         let mut child = command
-            .args(["--port", "0"])
+            .args(["--port", &port.to_string()])
             .stdout(Stdio::piped())
             .stderr(log)
             .stdin(Stdio::null())

@@ -91,6 +91,13 @@ impl Front {
         Ok(Self { shared, log })
     }
 
+    /// Opens the access log again.
+    pub fn reopen_log(&self) {
+        if let Some(log) = &*self.log {
+            log.reopen();
+        }
+    }
+
     /// Stops accepting, lets what is under way finish, at most `limit`; `false` if it did not.
     pub fn drain(&self, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;

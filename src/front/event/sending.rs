@@ -174,7 +174,10 @@ impl Connection {
     /// The response is sent.
     fn conclude(&mut self, room: &Room) {
         self.since = room.moment;
-        self.closes = self.current.as_ref().is_some_and(|current| !current.reader.keeps_alive);
+        // A response whose head was sent before the proxy was to end may be the last one all the same.
+        let is_last = room.draining && self.input.is_empty();
+        let keeps_alive = self.current.as_ref().is_none_or(|current| current.reader.keeps_alive);
+        self.closes = !keeps_alive || is_last;
         self.write_down(room);
         self.has_more |= !self.input.is_empty();
     }

@@ -1,0 +1,118 @@
+//! An upgrade without loss: a new process takes over the listening socket of the one that runs, or gets
+//! it from systemd. Whoever connects meanwhile waits in the one queue that both share, and is refused by
+//! neither.
+//!
+//! The old process hands out its socket, goes on as before, and ends in an orderly way once the new one
+//! says that it serves. If the new one fails before that, nothing has happened.
+
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::net::TcpListener;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use listenfd::ListenFd;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
+use signal_hook::consts::SIGTERM;
+
+/// For how long a new process may take to start.
+const START_MAX: Duration = Duration::from_secs(60);
+/// For how long the old one may take to answer.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
+/// What the new process says first, and when it serves.
+const WANTED: u8 = b'T';
+const SERVING: u8 = b'R';
+
+/// The socket that systemd has opened for us, if it has.
+pub fn from_systemd() -> Option<TcpListener> {
+    ListenFd::from_env().take_tcp_listener(0).ok().flatten()
+}
+
+/// Tells systemd, if it wants to know, that the proxy serves.
+pub fn tell_systemd() {
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET").filter(|path| !path.is_empty()) else {
+        return;
+    };
+    let sent = UnixDatagram::unbound().and_then(|socket| {
+        let text = format!("READY=1\nMAINPID={}\n", std::process::id());
+        socket.send_to(text.as_bytes(), path)
+    });
+    if let Err(error) = sent {
+        log::debug!("NOTIFY_SOCKET: {error}");
+    }
+}
+
+/// A process whose socket has been taken over; it is told when this one serves.
+pub struct Predecessor(UnixStream);
+
+impl Predecessor {
+    /// From now on the predecessor is not needed.
+    pub fn retire(mut self) {
+        if let Err(error) = self.0.write_all(&[SERVING]) {
+            log::warn!("take-over: the old process does not hear that this one serves: {error}");
+        }
+    }
+}
+
+/// Takes over the listening socket of the process that serves handovers at `stream`.
+pub fn take(stream: UnixStream) -> io::Result<(TcpListener, Predecessor)> {
+    stream.set_read_timeout(Some(ANSWER_MAX))?;
+    (&stream).write_all(&[WANTED])?;
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    recvmsg(&stream, &mut [IoSliceMut::new(&mut byte)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+    let descriptor: Option<OwnedFd> = ancillary.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+        _ => None,
+    });
+    let descriptor = descriptor.ok_or(io::ErrorKind::InvalidData)?;
+    Ok((TcpListener::from(descriptor), Predecessor(stream)))
+}
+
+/// Hands `listener` to whoever asks at `handovers`; ends the process in an orderly way once somebody
+/// serves. What is returned tells whether that has happened.
+pub fn serve(handovers: UnixListener, listener: TcpListener) -> io::Result<Arc<AtomicBool>> {
+    let handed_over = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&handed_over);
+    let hand_over = move || {
+        while let Ok((stream, _)) = handovers.accept() {
+            match hand_out(stream, &listener) {
+                Ok(true) => {
+                    log::info!("another process has taken over");
+                    told.store(true, Ordering::Release);
+                    let _ = signal_hook::low_level::raise(SIGTERM);
+                    return;
+                }
+                Ok(false) => log::warn!("take-over: the new process did not come to serve"),
+                Err(error) => log::debug!("take-over: {error}"),
+            }
+        }
+    };
+    thread::Builder::new().name("handover".to_string()).spawn(hand_over)?;
+    Ok(handed_over)
+}
+
+/// Gives the socket to one who asks; does it come to serve?
+fn hand_out(mut stream: UnixStream, listener: &TcpListener) -> io::Result<bool> {
+    stream.set_read_timeout(Some(ANSWER_MAX))?;
+    stream.set_write_timeout(Some(ANSWER_MAX))?;
+    let mut byte = [0];
+    stream.read_exact(&mut byte)?;
+    if byte != [WANTED] {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let descriptors = [listener.as_fd()];
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
+    sendmsg(&stream, &[IoSlice::new(&byte)], &mut ancillary, SendFlags::empty())?;
+    stream.set_read_timeout(Some(START_MAX))?;
+    Ok(stream.read_exact(&mut byte).is_ok() && byte == [SERVING])
+}

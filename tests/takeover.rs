@@ -1,0 +1,175 @@
+//! Upgrades without loss, sockets from systemd, and logs that are moved away.
+
+mod support;
+
+use std::fs;
+use std::io::Read;
+use std::net::{TcpListener, TcpStream};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use support::origin::{Gate, Origin, on};
+use support::proxy::{Proxy, command, command_of};
+use support::wire::Connection;
+use support::{PATIENCE, TemporaryFolder};
+
+const FRESH: &str = "Cache-Control: max-age=600";
+
+fn in_folder(folder: &TemporaryFolder, origin: &Origin, flags: &[&str]) -> Command {
+    let mut command = command();
+    command.env("XDG_RUNTIME_DIR", folder.path()).args(["--origin", &origin.url()]).args(flags);
+    command
+}
+
+/// One connection after the other, all the while, from several threads: each is accepted and answered.
+#[test]
+fn a_new_process_takes_over_and_nobody_is_refused() {
+    let folder = TemporaryFolder::new();
+    let origin = Origin::script([on("GET /a").send(200, FRESH, "a").always()]);
+    let mut old = Proxy::start_as(in_folder(&folder, &origin, &[]));
+    let (address, port) = (old.address, old.address.port());
+    let (is_over, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let last = std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    let mut connection = Connection::open(address);
+                    connection.request("GET", "/a", "Connection: close\r\n", "");
+                    assert_eq!(connection.reply().body(), "a");
+                    answered.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        let mut last = None;
+        for round in 0..3 {
+            let before = answered.load(Ordering::Relaxed);
+            let new = Proxy::start_on(in_folder(&folder, &origin, &["--take-over"]), port);
+            assert_eq!(new.address, address);
+            let mut retired = last.replace(new);
+            let (status, _, log) = retired.as_mut().unwrap_or(&mut old).wait();
+            assert!(
+                status.success() && log.contains("another process has taken over"),
+                "{round}: {log}"
+            );
+            while answered.load(Ordering::Relaxed) < before + 200 {
+                std::thread::yield_now();
+            }
+        }
+        is_over.store(true, Ordering::Relaxed);
+        last.expect("three rounds")
+    });
+    assert_eq!(last.get("/a").body(), "a");
+}
+
+/// What is under way in the old process is finished there.
+#[test]
+fn what_is_under_way_is_finished_by_the_old_process() {
+    let folder = TemporaryFolder::new();
+    let gate = Gate::new();
+    let origin = Origin::script([
+        on("GET /slow").head(200, "Content-Length: 6").bytes("abc").wait(&gate).bytes("def"),
+        on("GET /a").send(200, FRESH, "a"),
+    ]);
+    let mut old = Proxy::start_as(in_folder(&folder, &origin, &[]));
+    let mut slow = old.connect();
+    slow.request("GET", "/slow", "", "");
+    assert!(slow.head().is_some());
+    let new = Proxy::start_on(in_folder(&folder, &origin, &["--take-over"]), old.address.port());
+    assert_eq!(new.get("/a").body(), "a");
+    gate.open();
+    let mut content = [0; 6];
+    slow.stream.read_exact(&mut content).expect("all of it");
+    assert_eq!(&content, b"abcdef");
+    assert!(old.wait().0.success());
+    origin.assert_finished();
+}
+
+/// A new process that does not come to serve changes nothing; and one that finds nobody just starts.
+#[test]
+fn a_take_over_that_fails_leaves_the_old_process_as_it_was() {
+    let folder = TemporaryFolder::new();
+    let origin = Origin::script([on("GET /a").send(200, FRESH, "a").always()]);
+    let mut old = Proxy::start_as(in_folder(&folder, &origin, &[]));
+    let port = old.address.port().to_string();
+    let flags = ["--take-over", "--port", &port, "--store", "sqlite:/dev/null/x"];
+    let failed = in_folder(&folder, &origin, &flags).output().expect("it runs");
+    assert_eq!(failed.status.code(), Some(1), "{failed:?}");
+    old.wait_for_log("the new process did not come to serve");
+    assert!(old.is_alive());
+    assert_eq!(old.get("/a").body(), "a");
+    let new = Proxy::start_on(in_folder(&folder, &origin, &["--take-over"]), old.address.port());
+    assert!(old.wait().0.success(), "a second attempt works");
+    drop(new);
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let free = listener.local_addr().expect("an address").port();
+    drop(listener);
+    let alone = Proxy::start_on(in_folder(&folder, &origin, &["--take-over"]), free);
+    assert_eq!(alone.get("/a").body(), "a");
+    let refused = support::proxy::run(&["--take-over", "--port", "0"]);
+    assert_eq!(refused.status.code(), Some(2));
+}
+
+/// As systemd does it: the socket is descriptor 3, and the environment says so.
+#[test]
+fn a_socket_from_systemd_is_served_and_it_is_told() {
+    let folder = TemporaryFolder::new();
+    let origin = Origin::script([on("GET /a").send(200, FRESH, "a")]);
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let notified = std::os::unix::net::UnixDatagram::bind(folder.file("notify")).expect("a socket");
+    notified.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    rustix::io::fcntl_setfd(&listener, rustix::io::FdFlags::empty()).expect("a descriptor");
+    let number = std::os::fd::AsRawFd::as_raw_fd(&listener);
+    let mut shell = command_of("sh");
+    let script = format!(
+        "exec 3<&{number}; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" \"$@\" --origin {}",
+        origin.url()
+    );
+    shell
+        .args(["-c", &script, env!("CARGO_BIN_EXE_proxy")])
+        .env("NOTIFY_SOCKET", folder.file("notify"));
+    // Somebody who came before the proxy was there is served, too.
+    let mut early = Connection { ..Connection::open(address) };
+    early.request("GET", "/a", "", "");
+    let proxy = Proxy::start_on(shell, 1);
+    assert_eq!(proxy.address, address);
+    assert_eq!(early.reply().body(), "a");
+    let mut told = [0; 100];
+    let count = notified.recv(&mut told).expect("a message");
+    assert!(String::from_utf8_lossy(&told[..count]).starts_with("READY=1\n"));
+    drop(TcpStream::connect(address));
+}
+
+#[test]
+fn sighup_opens_the_access_log_again() {
+    let folder = TemporaryFolder::new();
+    let (log, moved) = (folder.file("access.log"), folder.file("access.log.1"));
+    let origin = Origin::script([on("GET *any*").send(200, "", "a").always()]);
+    let path = log.display().to_string();
+    let proxy = Proxy::before(&origin, &["--access-log", &path]);
+    let wait_for = |path: &std::path::Path, text: &str| {
+        let deadline = std::time::Instant::now() + PATIENCE;
+        while !fs::read_to_string(path).is_ok_and(|found| found.contains(text)) {
+            assert!(std::time::Instant::now() < deadline, "{text} is not in {}", path.display());
+            std::thread::yield_now();
+        }
+    };
+    proxy.get("/before");
+    wait_for(&log, "/before");
+    fs::rename(&log, &moved).expect("it is there");
+    proxy.get("/between");
+    wait_for(&moved, "/between");
+    proxy.signal("-HUP");
+    wait_for_file(&log);
+    proxy.get("/after");
+    wait_for(&log, "/after");
+    assert!(!fs::read_to_string(&moved).expect("it is there").contains("/after"));
+}
+
+fn wait_for_file(path: &std::path::Path) {
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while !path.exists() {
+        assert!(std::time::Instant::now() < deadline, "{} is not there", path.display());
+        std::thread::yield_now();
+    }
+}
