@@ -15,6 +15,7 @@ use std::thread;
 use std::time::Duration;
 
 use listenfd::ListenFd;
+use parking_lot::Mutex;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
@@ -76,31 +77,56 @@ pub fn take(stream: UnixStream) -> io::Result<(TcpListener, Predecessor)> {
     Ok((TcpListener::from(descriptor), Predecessor(stream)))
 }
 
-/// Hands `listener` to whoever asks at `handovers`; ends the process in an orderly way once somebody
-/// serves. What is returned tells whether that has happened.
-pub fn serve(handovers: UnixListener, listener: TcpListener) -> io::Result<Arc<AtomicBool>> {
-    let handed_over = Arc::new(AtomicBool::new(false));
-    let told = Arc::clone(&handed_over);
-    let hand_over = move || {
-        while let Ok((stream, _)) = handovers.accept() {
-            match hand_out(stream, &listener) {
-                Ok(true) => {
-                    log::info!("another process has taken over");
-                    told.store(true, Ordering::Release);
-                    let _ = signal_hook::low_level::raise(SIGTERM);
+/// The process stands ready to hand over its listening socket.
+pub struct Handover {
+    listener: Arc<Mutex<Option<TcpListener>>>,
+    is_done: Arc<AtomicBool>,
+}
+
+impl Handover {
+    /// Hands `listener` to whoever asks at `handovers`; ends the process in an orderly way once somebody
+    /// serves.
+    pub fn offer(handovers: UnixListener, listener: TcpListener) -> io::Result<Self> {
+        let offered = Self {
+            listener: Arc::new(Mutex::new(Some(listener))),
+            is_done: Arc::new(AtomicBool::new(false)),
+        };
+        let (listener, is_done) = (Arc::clone(&offered.listener), Arc::clone(&offered.is_done));
+        let hand_over = move || {
+            while let Ok((stream, _)) = handovers.accept() {
+                let Some(Ok(listener)) = listener.lock().as_ref().map(TcpListener::try_clone)
+                else {
                     return;
+                };
+                match hand_out(stream, listener) {
+                    Ok(true) => {
+                        log::info!("another process has taken over");
+                        is_done.store(true, Ordering::Release);
+                        let _ = signal_hook::low_level::raise(SIGTERM);
+                        return;
+                    }
+                    Ok(false) => log::warn!("take-over: the new process did not come to serve"),
+                    Err(error) => log::debug!("take-over: {error}"),
                 }
-                Ok(false) => log::warn!("take-over: the new process did not come to serve"),
-                Err(error) => log::debug!("take-over: {error}"),
             }
-        }
-    };
-    thread::Builder::new().name("handover".to_string()).spawn(hand_over)?;
-    Ok(handed_over)
+        };
+        thread::Builder::new().name("handover".to_string()).spawn(hand_over)?;
+        Ok(offered)
+    }
+
+    /// Has somebody taken over?
+    pub fn is_done(&self) -> bool {
+        self.is_done.load(Ordering::Acquire)
+    }
+
+    /// There is nothing to hand over any more: who connects now is refused, unless somebody has taken over.
+    pub fn withdraw(&self) {
+        *self.listener.lock() = None;
+    }
 }
 
 /// Gives the socket to one who asks; does it come to serve?
-fn hand_out(mut stream: UnixStream, listener: &TcpListener) -> io::Result<bool> {
+fn hand_out(mut stream: UnixStream, listener: TcpListener) -> io::Result<bool> {
     stream.set_read_timeout(Some(ANSWER_MAX))?;
     stream.set_write_timeout(Some(ANSWER_MAX))?;
     let mut byte = [0];
@@ -113,6 +139,8 @@ fn hand_out(mut stream: UnixStream, listener: &TcpListener) -> io::Result<bool> 
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
     sendmsg(&stream, &[IoSlice::new(&byte)], &mut ancillary, SendFlags::empty())?;
+    // The other one has its own now.
+    drop(listener);
     stream.set_read_timeout(Some(START_MAX))?;
     Ok(stream.read_exact(&mut byte).is_ok() && byte == [SERVING])
 }

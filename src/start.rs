@@ -6,7 +6,6 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -30,7 +29,7 @@ use signal_hook::iterator::Signals;
 use simplelog::{ConfigBuilder, WriteLogger};
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
-use crate::handover::Predecessor;
+use crate::handover::{Handover, Predecessor};
 use crate::instances::{OwnSocket, Purpose};
 use crate::{admin, handover, instances, stores};
 
@@ -146,7 +145,7 @@ pub fn run(config: &Config) -> Result<(), StartError> {
         clean_on_time(Arc::clone(&proxy), interval)?;
     }
     let control = admin::start(config, &proxy, local)?;
-    let handover = spare.and_then(|spare| serve_handovers(local, spare));
+    let handover = spare.and_then(|spare| offer_handover(local, spare));
     announce(local, config.ready_file.as_deref())?;
     handover::tell_systemd();
     if let Some(predecessor) = predecessor {
@@ -183,13 +182,9 @@ fn listener(config: &Config) -> Result<(TcpListener, Option<Predecessor>), Start
 }
 
 /// Stands ready to hand `listener` over; it is no reason not to start if that cannot be.
-fn serve_handovers(
-    local: SocketAddr,
-    listener: TcpListener,
-) -> Option<(Arc<AtomicBool>, OwnSocket)> {
+fn offer_handover(local: SocketAddr, listener: TcpListener) -> Option<(Handover, OwnSocket)> {
     let (handovers, socket) = instances::listen(local.port(), Purpose::Handover).ok()?;
-    let is_handed_over = handover::serve(handovers, listener).ok()?;
-    Some((is_handed_over, socket))
+    Some((Handover::offer(handovers, listener).ok()?, socket))
 }
 
 /// An engine that listens nowhere, for one request, and the host that it is asked as.
@@ -447,7 +442,7 @@ fn announce(local: SocketAddr, ready_file: Option<&Path>) -> Result<(), StartErr
 
 /// Waits for a signal to end, then for what is under way; a second signal ends at once. SIGHUP opens
 /// the access log again.
-fn wait(signals: &mut Signals, front: &Front, is_handed_over: impl Fn() -> bool) {
+fn wait(signals: &mut Signals, front: &Front, handover: Option<&Handover>) {
     let name = loop {
         match signals.forever().next() {
             Some(SIGHUP) => {
@@ -460,7 +455,11 @@ fn wait(signals: &mut Signals, front: &Front, is_handed_over: impl Fn() -> bool)
         }
     };
     // When somebody else serves on, there is no hurry.
-    let limit = if is_handed_over() { HANDOVER_DRAIN_MAX } else { DRAIN_MAX };
+    let is_handed_over = handover.is_some_and(Handover::is_done);
+    let limit = if is_handed_over { HANDOVER_DRAIN_MAX } else { DRAIN_MAX };
+    if let Some(handover) = handover {
+        handover.withdraw();
+    }
     log::info!("{name}: finishing what is under way, at most {limit:?}; again to end at once");
     thread::scope(|scope| {
         let handle = signals.handle();
