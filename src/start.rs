@@ -151,11 +151,11 @@ pub fn run(config: &Config) -> Result<(), StartError> {
     if let Some(predecessor) = predecessor {
         predecessor.retire();
     }
-    let is_handed_over =
-        || handover.as_ref().is_some_and(|(handed_over, _)| handed_over.load(Ordering::Acquire));
-    wait(&mut signals, &front, is_handed_over);
+    let handover = handover.as_ref().map(|(handover, _)| handover);
+    wait(&mut signals, &front, handover);
     drop(control);
-    if let Some(path) = config.ready_file.as_ref().filter(|_| !is_handed_over()) {
+    let is_handed_over = handover.is_some_and(Handover::is_done);
+    if let Some(path) = config.ready_file.as_ref().filter(|_| !is_handed_over) {
         let _ = std::fs::remove_file(path);
     }
     if proxy.store().tiers().is_some_and(|tiers| !tiers.close(FLUSH_MAX)) {
