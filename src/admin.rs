@@ -45,7 +45,8 @@ pub fn start(config: &Config, proxy: &Arc<Proxy>, local: SocketAddr) -> Result<S
     };
     let control = Control::new(Arc::clone(proxy), about, None);
     let serve = |(listener, socket)| {
-        let handler = Arc::new(move |request: &_, _: &[u8]| control.answer(request));
+        let handler =
+            Arc::new(move |request: &_, content: &[u8]| control.answer(request, Some(content)));
         private::serve(listener, handler).map(|()| socket).map_err(|error| error.to_string())
     };
     let socket = instances::listen(local.port(), Purpose::Control).and_then(serve);
@@ -78,7 +79,7 @@ fn over_tcp(
         wait_max: Duration::from_secs(60),
         limits: RequestLimits::default(),
         access_log: None,
-        handler: Some(Arc::new(move |request| control.answer(request))),
+        handler: Some(Arc::new(move |request| control.answer(request, None))),
     };
     // Its clients and workers are not counted among the proxy's.
     let started = Pool::start(WORKERS, CLIENTS_MAX, &Arc::default())

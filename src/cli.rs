@@ -237,9 +237,15 @@ fn repeated(
         .map_err(|_| UsageError::NoValue(name, value))
 }
 
-/// Takes `--flag=value` apart, where the flag is one that has a value.
+/// Takes `--flag=value` apart, where the flag is one that has a value, and `-j8`.
 fn apart(word: OsString) -> Vec<OsString> {
     let bytes = word.as_bytes();
+    if let Some(number) = bytes.strip_prefix(b"-j")
+        && !number.is_empty()
+        && number.iter().all(u8::is_ascii_digit)
+    {
+        return vec!["-j".into(), OsStr::from_bytes(number).to_os_string()];
+    }
     let Some(at) = bytes.iter().position(|byte| *byte == b'=') else { return vec![word] };
     let (name, value) = (&bytes[..at], &bytes[at + 1..]);
     let mut flags = GROUPS.iter().flat_map(|(_, flags)| flags.iter());

@@ -8,12 +8,13 @@ use caching_proxy::cli::Task;
 use caching_proxy::clock::{Clock, Timestamp};
 use caching_proxy::config::{Config, StoreKind};
 use caching_proxy::control::explanation;
+use caching_proxy::har::Secrets;
 use caching_proxy::policy::purging::Selector;
 use caching_proxy::store::behind::{Behind, Change};
 use serde_json::Value;
 
 use crate::instances::{Instance, running};
-use crate::{start, stores};
+use crate::{recordings, start, stores, warm};
 
 /// Does what is asked for.
 pub fn run(config: &Config, task: &Task) -> Result<String, String> {
@@ -26,6 +27,12 @@ pub fn run(config: &Config, task: &Task) -> Result<String, String> {
             let text = if *json { ("json", "1") } else { ("text", "1") };
             the_one(config)?.ask("GET", "/show", &[("url", url), text])
         }
+        Task::Warm { file, jobs } => warm::warm(config, file, *jobs),
+        Task::Export { file, with_secrets } => {
+            let secrets = if *with_secrets { Secrets::Kept } else { Secrets::Redacted };
+            recordings::export(config, file, secrets)
+        }
+        Task::Import { file } => recordings::import(config, file),
         Task::Stats { json } => {
             let query: &[(&str, &str)] = if *json { &[] } else { &[("text", "1")] };
             the_one(config)?.ask("GET", "/stats", query)
@@ -39,7 +46,7 @@ fn instances(config: &Config) -> Vec<Instance> {
 }
 
 /// The one running proxy that is meant.
-fn the_one(config: &Config) -> Result<Instance, String> {
+pub fn the_one(config: &Config) -> Result<Instance, String> {
     let mut all = instances(config);
     match (all.len(), config.port_given) {
         (1, _) => Ok(all.remove(0)),

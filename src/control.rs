@@ -4,6 +4,7 @@
 //! that: then to loopback addresses, or to who has the token. It never speaks for the origin server, and
 //! nothing here is reachable from the port that clients use.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -11,6 +12,7 @@ use http::{HeaderValue, Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::clock::Timestamp;
+use crate::har::{self, Secrets};
 use crate::message::body::Body;
 use crate::message::fields::Fields;
 use crate::message::request::Request;
@@ -35,7 +37,9 @@ GET  /metrics
 GET  /list[?after=KEY][&most=N]
 GET  /show?url=URL[&text=1]
 GET  /explain?url=URL[&field=NAME:VALUE]
+GET  /export[?after=KEY][&with_secrets=1]
 POST /purge?url=URL | prefix=P | match=GLOB | tag=T | stale=1 | all=1
+POST /import, with a list of HAR entries (over the Unix socket)
 ";
 
 /// What a proxy says of itself.
@@ -65,8 +69,8 @@ impl Control {
         Self { proxy, about, token }
     }
 
-    /// Answers a request; may wait.
-    pub fn answer(&self, request: &Request) -> Response {
+    /// Answers a request, given its content if that is at hand; may wait.
+    pub fn answer(&self, request: &Request, content: Option<&[u8]>) -> Response {
         if let Err((status, text)) = self.admit(request) {
             return Response::error(status, text, request.prefers_json());
         }
@@ -74,9 +78,9 @@ impl Control {
             request.target.as_str().split_once('?').unwrap_or((request.target.as_str(), ""));
         let query = Query::read(query);
         let is_get = request.method == Method::GET || request.method == Method::HEAD;
-        let changes = path == "/purge";
+        let changes = path == "/purge" || path == "/import";
         if changes && request.method != Method::POST || !changes && !is_get {
-            let text = if changes { "purge: expected POST" } else { "expected GET" };
+            let text = if changes { "expected POST" } else { "expected GET" };
             return Response::error(StatusCode::METHOD_NOT_ALLOWED, text, request.prefers_json());
         }
         let answer = match path {
@@ -91,6 +95,8 @@ impl Control {
             "/show" => self.show(&query),
             "/explain" => self.explain(&query),
             "/purge" => self.purge(&query),
+            "/export" => Ok(self.export(&query)),
+            "/import" => self.import(content),
             _ => Err((StatusCode::NOT_FOUND, format!("{path}: not known; GET / lists what is"))),
         };
         answer
@@ -189,6 +195,24 @@ impl Control {
         Ok(json_response(&json!({ "purged": purged })))
     }
 
+    fn export(&self, query: &Query) -> Response {
+        let kept = query.get("with_secrets") == Some("1");
+        let secrets = if kept { Secrets::Kept } else { Secrets::Redacted };
+        let page = self.proxy.recorded(query.get("after").unwrap_or(""), secrets);
+        json_response(&json!({
+            "entries": page.entries,
+            "left_out": page.left_out,
+            "next": page.next,
+        }))
+    }
+
+    fn import(&self, content: Option<&[u8]>) -> Result<Response, Wrong> {
+        let content =
+            content.ok_or_else(|| bad("import: over the Unix socket only".to_string()))?;
+        let entries = serde_json::from_slice(content).map_err(|error| bad(error.to_string()))?;
+        Ok(json_response(&import(&self.proxy, &entries)))
+    }
+
     fn selector(&self, query: &Query) -> Result<Selector, Wrong> {
         let selector = match query.0.first().map(|(name, value)| (name.as_str(), value.as_str())) {
             Some(("url", url)) => Selector::Uri(self.proxy.key_for(url).map_err(bad)?.to_string()),
@@ -205,6 +229,24 @@ impl Control {
         };
         Ok(selector)
     }
+}
+
+/// Stores recorded responses; how many are stored, and how many are not for which reason.
+pub fn import(proxy: &Proxy, entries: &Value) -> Value {
+    let mut outcomes: BTreeMap<String, u64> = BTreeMap::new();
+    for entry in entries.as_array().into_iter().flatten() {
+        let outcome = match har::read(entry, proxy.now()) {
+            Ok(recorded) => match proxy.record(recorded) {
+                Ok(()) => "stored".to_string(),
+                Err(detail) => detail.as_str().to_string(),
+            },
+            Err(error) => {
+                error.rsplit_once(": ").map_or(error.clone(), |(_, what)| what.to_string())
+            }
+        };
+        *outcomes.entry(outcome).or_default() += 1;
+    }
+    json!(outcomes)
 }
 
 /// What is wrong with a request.

@@ -140,7 +140,15 @@ impl Instance {
         let query: String =
             form_urlencoded::Serializer::new(String::new()).extend_pairs(query).finish();
         let target = if query.is_empty() { path.to_string() } else { format!("{path}?{query}") };
-        let answer = exchange(&self.path, method, &target, b"");
+        self.success(exchange(&self.path, method, &target, b""))
+    }
+
+    /// The same, with content.
+    pub fn send(&self, path: &str, content: &[u8]) -> Result<String, String> {
+        self.success(exchange(&self.path, "POST", path, content))
+    }
+
+    fn success(&self, answer: io::Result<(u16, String)>) -> Result<String, String> {
         let (status, content) =
             answer.map_err(|error| format!("the proxy on port {}: {error}", self.port))?;
         if status == 200 { Ok(content) } else { Err(content.trim_end().to_string()) }

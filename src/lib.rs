@@ -45,6 +45,7 @@ pub mod control;
 pub mod flight;
 pub mod front;
 pub mod growing;
+pub mod har;
 pub mod message;
 pub mod origin;
 pub mod policy;

@@ -11,8 +11,10 @@ mod admin;
 mod commands;
 mod handover;
 mod instances;
+mod recordings;
 mod start;
 mod stores;
+mod warm;
 
 fn main() -> ExitCode {
     let words = std::env::args_os().skip(1).collect();

@@ -42,6 +42,7 @@ mod freshen;
 mod glance;
 mod purging;
 mod recall;
+pub mod recorded;
 mod refusal;
 mod steps;
 mod upgrade;

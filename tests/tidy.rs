@@ -8,7 +8,7 @@ const LAYERS: [&[&str]; 8] = [
     &["clock"],
     &["message"],
     &["policy"],
-    &["growing"],
+    &["growing", "har"],
     &["store", "origin", "flight"],
     &["recording"],
     &["proxy"],
@@ -17,7 +17,7 @@ const LAYERS: [&[&str]; 8] = [
 /// Open to `front`, `control`, `proxy` and `recording`; seen by `main` and `start` alone; the map.
 const APART: [&str; 4] = ["stats", "cli", "config", "lib"];
 /// A dependency, and the files that may name it.
-const FENCES: [(&str, &[&str]); 19] = [
+const FENCES: [(&str, &[&str]); 21] = [
     ("rustix::", &["handover.rs"]),
     ("listenfd::", &["handover.rs"]),
     (
@@ -41,8 +41,22 @@ const FENCES: [(&str, &[&str]); 19] = [
         ],
     ),
     ("crc32fast::", &["store/codec.rs"]),
-    ("serde_json::", &["control.rs", "control/listing.rs", "control/metrics.rs", "commands.rs"]),
-    ("form_urlencoded::", &["control.rs", "instances.rs"]),
+    (
+        "serde_json::",
+        &[
+            "control.rs",
+            "control/listing.rs",
+            "control/metrics.rs",
+            "commands.rs",
+            "har.rs",
+            "proxy/recorded.rs",
+            "recordings.rs",
+            "warm.rs",
+        ],
+    ),
+    ("form_urlencoded::", &["control.rs", "har.rs", "instances.rs"]),
+    ("base64::", &["har.rs"]),
+    ("serde::", &["har.rs"]),
     ("sfv::", &["policy/targeted.rs"]),
     (
         "mio::",
@@ -58,7 +72,7 @@ const FENCES: [(&str, &[&str]); 19] = [
         &["front/event/parse.rs", "origin/interim.rs", "origin/tunnel.rs", "instances.rs"],
     ),
     ("memmap2::", &["message/buffer.rs"]),
-    ("ureq::", &["origin/client.rs", "origin/trust.rs"]),
+    ("ureq::", &["origin/client.rs", "origin/trust.rs", "warm.rs"]),
     ("tiny_http::", &["front/tiny/mod.rs", "front/tiny/exchange.rs", "front/tiny/private.rs"]),
     ("quick_cache::", &["store/s3_fifo.rs"]),
     ("lru::", &["store/exact.rs"]),
@@ -106,8 +120,18 @@ fn imports_go_one_way() {
         let Some(own_layer) = layer(own) else {
             assert!(
                 APART.contains(&own)
-                    || ["main", "start", "admin", "commands", "handover", "instances", "stores"]
-                        .contains(&own),
+                    || [
+                        "main",
+                        "start",
+                        "admin",
+                        "commands",
+                        "handover",
+                        "instances",
+                        "recordings",
+                        "stores",
+                        "warm"
+                    ]
+                    .contains(&own),
                 "{file} has no layer"
             );
             continue;
@@ -143,6 +167,8 @@ fn imports_are_in_order() {
                         "commands.rs",
                         "handover.rs",
                         "instances.rs",
+                        "recordings.rs",
+                        "warm.rs",
                         "stores.rs",
                     ]
                     .contains(&file.as_str())

@@ -33,6 +33,25 @@ pub enum Task {
         /// `--json`
         json: bool,
     },
+    /// `proxy warm`: fetch what a list or a sitemap names.
+    Warm {
+        /// The file; `-` is the standard input.
+        file: String,
+        /// `-j`: how many at a time.
+        jobs: usize,
+    },
+    /// `proxy export`: the cache as an HTTP Archive.
+    Export {
+        /// The file; `-` is the standard output.
+        file: String,
+        /// `--with-secrets`
+        with_secrets: bool,
+    },
+    /// `proxy import`: and back.
+    Import {
+        /// The file; `-` is the standard input.
+        file: String,
+    },
     /// `proxy stats`: the counters.
     Stats {
         /// `--json`
@@ -41,12 +60,15 @@ pub enum Task {
 }
 
 /// How each is used; also the help's text.
-pub(super) const USAGE: [(&str, &str); 6] = [
+pub(super) const USAGE: [(&str, &str); 9] = [
     ("explain", "proxy explain [-H 'Name: value']... [flags] PATH"),
     ("purge", "proxy purge URL | --prefix P | --match GLOB | --tag T | --stale | --all [--port N]"),
     ("list", "proxy list [--json] [--port N]"),
     ("show", "proxy show URL [--json] [--port N]"),
     ("stats", "proxy stats [--json] [--port N]"),
+    ("warm", "proxy warm FILE|- [-j N] [--port N | --origin URL --store S]"),
+    ("export", "proxy export FILE|- [--with-secrets] [--port N | --store S]"),
+    ("import", "proxy import FILE|- [--port N | --store S]"),
     ("clear", "proxy --clear-cache [--store S] [--port N]"),
 ];
 
@@ -68,6 +90,8 @@ fn read_known(
 ) -> Result<(Args, Task), UsageError> {
     let fields = repeated(&mut words, "-H", "'Name: value'")?.into_iter().map(text).collect();
     let json = words.contains("--json");
+    let with_secrets = name == "export" && words.contains("--with-secrets");
+    let jobs = if name == "warm" { jobs(&mut words)? } else { 1 };
     let selected = if name == "purge" { selected(&mut words)? } else { Vec::new() };
     let args = flags(&mut words, variable)?;
     let rest: Vec<String> = words.finish().into_iter().map(text).collect();
@@ -85,6 +109,9 @@ fn read_known(
         "list" => none(Task::List { json })?,
         "show" => Task::Show { url: one()?, json },
         "stats" => none(Task::Stats { json })?,
+        "warm" => Task::Warm { file: one()?, jobs },
+        "export" => Task::Export { file: one()?, with_secrets },
+        "import" => Task::Import { file: one()? },
         _ => match (&selected[..], &rest[..]) {
             ([], [url]) => Task::Purge("url", url.clone()),
             ([(what, value)], []) => Task::Purge(what, value.clone()),
@@ -92,6 +119,16 @@ fn read_known(
         },
     };
     Ok((args, task))
+}
+
+/// How many to fetch at a time.
+fn jobs(words: &mut Arguments) -> Result<usize, UsageError> {
+    const USUAL: usize = 4;
+    const MOST: usize = 256;
+    let Some(word) = repeated(words, "-j", "N")?.pop() else { return Ok(USUAL) };
+    let (seen, accepted) = (text(&word), format!("a number from 1 to {MOST}"));
+    let read = seen.parse().ok().filter(|jobs| (1..=MOST).contains(jobs));
+    read.ok_or(UsageError::Value { flag: "-j".to_string(), seen, accepted })
 }
 
 /// What `proxy purge` is to select by flags.
@@ -142,6 +179,10 @@ mod tests {
             ("list --json", Task::List { json: true }),
             ("show /a", Task::Show { url: "/a".into(), json: false }),
             ("stats", Task::Stats { json: false }),
+            ("warm - -j 8", Task::Warm { file: "-".into(), jobs: 8 }),
+            ("warm urls.txt", Task::Warm { file: "urls.txt".into(), jobs: 4 }),
+            ("export --with-secrets a.har", Task::Export { file: "a.har".into(), with_secrets: true }),
+            ("import - --store sqlite", Task::Import { file: "-".into() }),
             ("--clear-cache --port 3000", Task::Clear),
             ("explain -H a:b /x", Task::Explain { target: "/x".into(), fields: vec!["a:b".into()] }),
         ];

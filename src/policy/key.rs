@@ -59,6 +59,24 @@ impl fmt::Display for CacheKey {
     }
 }
 
+/// Parameters that usually are secrets, or tell one user from another.
+const SECRETS: [&str; 14] = [
+    "access_token",
+    "api_key",
+    "apikey",
+    "auth",
+    "code",
+    "jwt",
+    "key",
+    "password",
+    "secret",
+    "session",
+    "sid",
+    "sig",
+    "signature",
+    "token",
+];
+
 /// Which differences of the query do not matter.
 #[derive(Clone, Debug, Default)]
 pub struct KeyRules {
@@ -99,24 +117,13 @@ impl KeyRules {
         CacheKey::from(&*self.shape(uri))
     }
 
+    /// Is a parameter of this name usually a secret, or a sign of who asks?
+    pub fn is_secret(name: &str) -> bool {
+        SECRETS.iter().any(|secret| secret.eq_ignore_ascii_case(name))
+    }
+
     /// Names of parameters that usually tell one user from another, and that are ignored.
     pub fn ignored_secrets(&self) -> Vec<&'static str> {
-        const SECRETS: [&str; 14] = [
-            "access_token",
-            "api_key",
-            "apikey",
-            "auth",
-            "code",
-            "jwt",
-            "key",
-            "password",
-            "secret",
-            "session",
-            "sid",
-            "sig",
-            "signature",
-            "token",
-        ];
         let ignored = |name: &&str| self.ignored.iter().any(|glob| glob.fits(name.as_bytes()));
         SECRETS.into_iter().filter(ignored).collect()
     }

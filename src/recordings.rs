@@ -1,0 +1,203 @@
+//! `proxy export` and `proxy import`: the cache as an HTTP Archive, and back.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use caching_proxy::config::{Config, StoreKind};
+use caching_proxy::har::{self, Secrets};
+use caching_proxy::proxy::Proxy;
+use serde_json::Value;
+
+use crate::commands::the_one;
+use crate::instances::Instance;
+use crate::start;
+
+/// About so many bytes of entries are handed in at a time.
+const BATCH_BYTES: usize = 4 << 20;
+/// For how long the store may take to write what is still to be written.
+const FLUSH_MAX: Duration = Duration::from_secs(60);
+
+/// Whose cache it is.
+enum Cache {
+    /// That of a running proxy.
+    Running(Instance),
+    /// A store that lasts, and that nobody need be running for.
+    Own(Arc<Proxy>),
+}
+
+impl Cache {
+    /// A store that is named is used itself; else the running proxy is asked.
+    fn of(config: &Config) -> Result<Self, String> {
+        if config.store == StoreKind::Memory {
+            return the_one(config).map(Self::Running);
+        }
+        let (proxy, _) = start::for_one_request(config).map_err(|error| error.to_string())?;
+        Ok(Self::Own(proxy))
+    }
+
+    /// A page of entries, how many responses were left out of it, and where to go on.
+    fn page(
+        &self,
+        after: &str,
+        secrets: Secrets,
+    ) -> Result<(Vec<Value>, u64, Option<String>), String> {
+        match self {
+            Self::Own(proxy) => {
+                let page = proxy.recorded(after, secrets);
+                Ok((page.entries, page.left_out, page.next))
+            }
+            Self::Running(instance) => {
+                let kept = if secrets == Secrets::Kept { "1" } else { "0" };
+                let query = [("after", after), ("with_secrets", kept)];
+                let page = instance.ask("GET", "/export", &query)?;
+                let mut page: Value =
+                    serde_json::from_str(&page).map_err(|error| error.to_string())?;
+                let Value::Array(entries) = page["entries"].take() else {
+                    return Err("an answer without entries".to_string());
+                };
+                let next = page["next"].as_str().map(str::to_string);
+                Ok((entries, page["left_out"].as_u64().unwrap_or(0), next))
+            }
+        }
+    }
+
+    /// Hands entries in; what became of them, by word.
+    fn take(&self, entries: Vec<Value>) -> Result<BTreeMap<String, u64>, String> {
+        let outcomes = match self {
+            Self::Own(proxy) => caching_proxy::control::import(proxy, &Value::Array(entries)),
+            Self::Running(instance) => {
+                let content = Value::Array(entries).to_string();
+                let answer = instance.send("/import", content.as_bytes())?;
+                serde_json::from_str(&answer).map_err(|error| error.to_string())?
+            }
+        };
+        let outcomes = outcomes.as_object().ok_or("an answer that is no object")?;
+        Ok(outcomes
+            .iter()
+            .map(|(word, count)| (word.clone(), count.as_u64().unwrap_or(0)))
+            .collect())
+    }
+
+    fn close(&self) -> Result<(), String> {
+        let Self::Own(proxy) = self else { return Ok(()) };
+        match proxy.store().tiers() {
+            Some(tiers) if !tiers.flush(FLUSH_MAX) || tiers.dropped() > 0 => {
+                Err(format!("{}: not everything was written", tiers.name()))
+            }
+            Some(tiers) => {
+                tiers.close(FLUSH_MAX);
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// `proxy export FILE`: writes the recording all at once; `-` is the standard output.
+pub fn export(config: &Config, file: &str, secrets: Secrets) -> Result<String, String> {
+    let cache = Cache::of(config)?;
+    if file == "-" {
+        let (_, told) = write(&cache, &mut io::stdout().lock(), secrets)?;
+        eprint!("{told}");
+        return Ok(String::new());
+    }
+    // A recording that is there is not lost if this one fails.
+    let unfinished = format!("{file}.tmp");
+    let told = |error: io::Error| format!("{unfinished}: {error}");
+    let mut out = BufWriter::new(File::create(&unfinished).map_err(told)?);
+    let written = write(&cache, &mut out, secrets);
+    let written = written.and_then(|(count, told_of)| {
+        out.flush().and_then(|()| std::fs::rename(&unfinished, file)).map_err(told)?;
+        Ok(format!("{file}: {count} responses\n{told_of}"))
+    });
+    if written.is_err() {
+        let _ = std::fs::remove_file(&unfinished);
+    }
+    written
+}
+
+/// Writes all entries; how many, and what there is to say of it.
+fn write(cache: &Cache, out: &mut impl Write, secrets: Secrets) -> Result<(u64, String), String> {
+    let told = |error: io::Error| error.to_string();
+    out.write_all(har::BEGINNING.as_bytes()).map_err(told)?;
+    let (mut count, mut left_out, mut redacted) = (0, 0, 0);
+    let mut after = String::new();
+    loop {
+        let (entries, missing, next) = cache.page(&after, secrets)?;
+        for entry in &entries {
+            let separator = if count > 0 { ",\n" } else { "\n" };
+            write!(out, "{separator}{entry}").map_err(told)?;
+            count += 1;
+            redacted += u64::from(
+                entry["request"]["url"].as_str().is_some_and(|url| url.contains("=REDACTED")),
+            );
+        }
+        left_out += missing;
+        match next {
+            Some(next) => after = next,
+            None => break,
+        }
+    }
+    out.write_all(har::END.as_bytes()).and_then(|()| out.flush()).map_err(told)?;
+    let mut told = String::new();
+    if left_out > 0 {
+        let _ =
+            writeln!(told, "{left_out} left out: parts, bodies above 64 MiB, or not to be read");
+    }
+    if redacted > 0 {
+        let _ = writeln!(
+            told,
+            "{redacted} URLs had secrets, which are left out; replay them with --ignore-param, or export \
+             --with-secrets"
+        );
+    }
+    Ok((count, told))
+}
+
+/// `proxy import FILE`: stores what may be stored of a recording; `-` is the standard input.
+pub fn import(config: &Config, file: &str) -> Result<String, String> {
+    let cache = Cache::of(config)?;
+    let reader: Box<dyn Read> = if file == "-" {
+        Box::new(io::stdin().lock())
+    } else {
+        Box::new(File::open(Path::new(file)).map_err(|error| format!("{file}: {error}"))?)
+    };
+    let mut outcomes: BTreeMap<String, u64> = BTreeMap::new();
+    let (mut batch, mut bytes) = (Vec::new(), 0);
+    let mut hand_in = |batch: Vec<Value>| -> Result<(), String> {
+        if !batch.is_empty() {
+            for (word, count) in cache.take(batch)? {
+                *outcomes.entry(word).or_default() += count;
+            }
+        }
+        Ok(())
+    };
+    let read = har::entries(BufReader::new(reader), |entry| {
+        bytes += entry["response"]["content"]["text"].as_str().map_or(0, str::len) + 1024;
+        batch.push(entry);
+        if bytes >= BATCH_BYTES {
+            bytes = 0;
+            return hand_in(std::mem::take(&mut batch));
+        }
+        Ok(())
+    });
+    // What was whole before something went wrong is kept.
+    let handed_in = hand_in(batch);
+    let count = read.map_err(|error| format!("{file}: {error}"))?;
+    handed_in?;
+    cache.close()?;
+    let stored = outcomes.remove("stored").unwrap_or(0);
+    let mut told = format!("{file}: {stored} of {count} responses stored\n");
+    for (word, count) in outcomes {
+        let _ = writeln!(told, "  {count} not: {word}");
+    }
+    if stored < count {
+        told.push_str("  --cache-mode force takes what says that it must not be stored\n");
+    }
+    Ok(told)
+}
