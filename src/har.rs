@@ -325,7 +325,7 @@ mod tests {
         let names: Vec<&str> = recorded.fields.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(
             names,
-            ["date", "expires"],
+            ["expires", "date"],
             "it holds the content decoded, and was not received yet"
         );
         let (date, expires) =
