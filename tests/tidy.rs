@@ -38,6 +38,7 @@ const FENCES: [(&str, &[&str]); 21] = [
             "store/sqlite/schema.rs",
             "store/sqlite/changes.rs",
             "store/sqlite/room.rs",
+            "store/sqlite/row.rs",
         ],
     ),
     ("crc32fast::", &["store/codec.rs"]),

@@ -1,5 +1,6 @@
 //! What is written into the file: one transaction for a batch of changes, or several where much goes.
 
+use std::cell::Cell;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,6 +18,7 @@ use crate::store::VARIANTS_MAX;
 use crate::store::behind::{BehindError, CHUNK_BYTES, Change, Stamp};
 use crate::store::codec;
 use crate::store::spool::Spooled;
+use crate::store::sqlite::row::{Row, seconds};
 use crate::store::sqlite::{CHUNKS_MAX, Database, chunk_id, generations, room, stripe};
 
 /// Rows that are deleted in one transaction.
@@ -42,8 +44,13 @@ pub(super) fn apply(
     room::mend(database)?;
     let writer = database.writer.lock();
     let connection = writer.as_ref().ok_or_else(Database::gone)?;
-    let mut batch =
-        Batch { database, connection, now: Clock::System.now(), outcome: Outcome::default() };
+    let mut batch = Batch {
+        database,
+        connection,
+        now: Clock::System.now(),
+        outcome: Outcome::default(),
+        counted: Cell::new(0),
+    };
     let done = batch.run(changes);
     match done {
         Ok(counts) => {
@@ -99,6 +106,8 @@ pub(super) struct Batch<'a> {
     pub connection: &'a Connection,
     now: Timestamp,
     outcome: Outcome,
+    /// How many more responses there are than the totals say.
+    counted: Cell<isize>,
 }
 
 impl Batch<'_> {
@@ -125,6 +134,11 @@ impl Batch<'_> {
     }
 
     pub(super) fn commit(&self) -> rusqlite::Result<()> {
+        let more = self.counted.take();
+        if more != 0 {
+            let text = "UPDATE totals SET number = max(0, number + ?1) WHERE name = 'responses'";
+            self.execute(text, [more as i64])?;
+        }
         self.connection.execute_batch("COMMIT")
     }
 
@@ -202,7 +216,7 @@ impl Batch<'_> {
                 for (chunk, bytes) in content.chunks(CHUNK_BYTES).enumerate() {
                     self.insert_chunk(number, salt, chunk as u64, bytes)?;
                 }
-                self.count(1)?;
+                self.count(1);
                 number
             }
             (None, Content::Distant(_)) => return Ok(0),
@@ -260,9 +274,16 @@ impl Batch<'_> {
         head: &StoredHead,
         length: u64,
     ) -> rusqlite::Result<(u64, u64)> {
-        let number = self.insert_empty(key)?;
-        let salt = self.set_head(number.0, key, head, length, 0).map(|()| number.1)?;
-        Ok((number.0, salt))
+        let salt = RandomState::new().hash_one(key);
+        let text = "INSERT INTO responses (method, state, status, stored, expires, useless, used, hits, \
+                    size, content_type, etag, last_modified, selecting, fields, head, url, salt) \
+                    VALUES ('GET', 1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)";
+        let row = Row::of(key, head, length, 0, self.now);
+        let (url, signed) = (key.as_str(), salt.cast_signed());
+        self.execute(text, &*row.params(&[&url, &signed]))?;
+        let number = self.connection.last_insert_rowid().cast_unsigned();
+        self.tag(number, head)?;
+        Ok((number, salt))
     }
 
     /// A row for what is on its way in.
@@ -277,7 +298,7 @@ impl Batch<'_> {
         Ok((self.connection.last_insert_rowid().cast_unsigned(), salt))
     }
 
-    /// Writes down all that is known of a response but its content.
+    /// Writes down all that is known of a response but its content, over what was there.
     fn set_head(
         &self,
         number: u64,
@@ -286,43 +307,16 @@ impl Batch<'_> {
         length: u64,
         reuses: u64,
     ) -> rusqlite::Result<()> {
-        let text = |name: &str| {
-            head.fields
-                .get(name)
-                .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
-        };
-        let mut fields = Vec::new();
-        head.fields.write_to(&mut fields);
-        let selecting: Vec<String> = head
-            .selecting
-            .iter()
-            .map(|(name, value)| {
-                format!("{name}: {}", String::from_utf8_lossy(value.unwrap_or_default()))
-            })
-            .collect();
-        let until = |moment: Timestamp| (moment != Timestamp::MAX).then(|| seconds(moment));
-        self.execute(
-            "UPDATE responses SET status = ?2, state = 1, stored = ?3, expires = ?4, useless = ?5, \
-             used = ?6, hits = ?7, size = ?8, content_type = ?9, etag = ?10, last_modified = ?11, \
-             selecting = ?12, fields = ?13, head = ?14 WHERE id = ?1",
-            params![
-                number.cast_signed(),
-                head.status.as_u16(),
-                seconds(head.response_time),
-                until(head.fresh_until),
-                until(head.useful_until),
-                seconds(self.now),
-                reuses.cast_signed(),
-                length.cast_signed(),
-                text("content-type"),
-                text("etag"),
-                text("last-modified"),
-                (!selecting.is_empty()).then(|| selecting.join("\n")),
-                String::from_utf8_lossy(&fields).replace("\r\n", "\n"),
-                codec::encode_head(key, head, length),
-            ],
-        )?;
+        let text = "UPDATE responses SET state = 1, status = ?1, stored = ?2, expires = ?3, \
+                    useless = ?4, used = ?5, hits = ?6, size = ?7, content_type = ?8, etag = ?9, \
+                    last_modified = ?10, selecting = ?11, fields = ?12, head = ?13 WHERE id = ?14";
+        let row = Row::of(key, head, length, reuses, self.now);
+        self.execute(text, &*row.params(&[&number.cast_signed()]))?;
         self.execute("DELETE FROM tags WHERE response = ?1", [number.cast_signed()])?;
+        self.tag(number, head)
+    }
+
+    fn tag(&self, number: u64, head: &StoredHead) -> rusqlite::Result<()> {
         for tag in tags(head) {
             let text = "INSERT OR IGNORE INTO tags (tag, response) VALUES (?1, ?2)";
             self.execute(text, params![tag, number.cast_signed()])?;
@@ -391,7 +385,7 @@ impl Batch<'_> {
         let response = StoredResponse::new(head.clone(), Bytes::new());
         self.displace(key, &response, Some(number))?;
         self.set_head(number, key, head, length, 0)?;
-        self.count(1)?;
+        self.count(1);
         Ok(1)
     }
 
@@ -424,7 +418,7 @@ impl Batch<'_> {
             }
             gone
         };
-        self.count(-gone.cast_signed())?;
+        self.count(-gone.cast_signed());
         Ok(gone as u64)
     }
 
@@ -440,12 +434,14 @@ impl Batch<'_> {
         Ok(gone)
     }
 
-    fn count(&self, more: isize) -> rusqlite::Result<()> {
-        if more != 0 {
-            let text = "UPDATE totals SET number = max(0, number + ?1) WHERE name = 'responses'";
-            self.execute(text, [more as i64])?;
-        }
-        Ok(())
+    /// So many more responses are stored; written down at the end of the transaction.
+    fn count(&self, more: isize) {
+        self.counted.set(self.counted.get() + more);
+    }
+
+    /// How many responses are stored, with what this transaction has changed.
+    pub(super) fn total(&self) -> rusqlite::Result<u64> {
+        Ok(total(self.connection)?.saturating_add_signed(self.counted.get() as i64))
     }
 
     /// Lets nothing in that was asked for before.
@@ -507,7 +503,7 @@ impl Batch<'_> {
 
     /// Deletes everything but what somebody reads, or is on its way in and will not be let in.
     fn purge_all(&mut self) -> rusqlite::Result<u64> {
-        let gone = total(self.connection)?;
+        let gone = self.total()?;
         let held: Vec<u64> = self.database.held.lock().keys().copied().collect();
         for number in held {
             self.delete(number)?;
@@ -522,6 +518,7 @@ impl Batch<'_> {
                  DELETE FROM contents WHERE id / {CHUNKS_MAX} NOT IN (SELECT id FROM responses)"
             ))?;
         }
+        self.counted.set(0);
         self.execute("UPDATE totals SET number = 0 WHERE name = 'responses'", [])?;
         Ok(gone)
     }
@@ -566,7 +563,13 @@ impl Batch<'_> {
 
     /// The batch for what is done between changes.
     pub(super) fn of<'a>(database: &'a Arc<Database>, connection: &'a Connection) -> Batch<'a> {
-        Batch { database, connection, now: Clock::System.now(), outcome: Outcome::default() }
+        Batch {
+            database,
+            connection,
+            now: Clock::System.now(),
+            outcome: Outcome::default(),
+            counted: Cell::new(0),
+        }
     }
 
     /// Deletes the least recently used responses, about `most` of them; how many went.
@@ -579,9 +582,4 @@ impl Batch<'_> {
         self.database.evicted.fetch_add(gone, Ordering::Relaxed);
         Ok(gone)
     }
-}
-
-/// Whole seconds, as SQLite has them.
-fn seconds(moment: Timestamp) -> i64 {
-    i64::try_from(moment.seconds()).unwrap_or(i64::MAX)
 }

@@ -29,6 +29,7 @@ use crate::store::codec;
 
 mod changes;
 mod room;
+mod row;
 mod schema;
 
 pub use schema::{OpenError, default_path};

@@ -14,7 +14,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 
 use crate::store::behind::BehindError;
-use crate::store::sqlite::changes::{Batch, total};
+use crate::store::sqlite::changes::Batch;
 use crate::store::sqlite::schema::{self, PAGE_BYTES, Refused};
 use crate::store::sqlite::{Database, DiskLimits};
 
@@ -67,7 +67,7 @@ pub(super) fn make_room(batch: &Batch<'_>, bytes: u64, responses: u64) -> rusqli
     loop {
         let pages = Pages::of(batch.connection)?;
         let too_many = match limits.responses {
-            Some(most) => total(batch.connection)? + responses > most,
+            Some(most) => batch.total()? + responses > most,
             None => false,
         };
         if pages.all - pages.free + needed <= most && !too_many {

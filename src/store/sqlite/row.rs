@@ -1,0 +1,91 @@
+//! A response as a row of the file: the columns that people and indexes read, and the one that the program
+//! reads.
+
+use rusqlite::ToSql;
+
+use crate::clock::Timestamp;
+use crate::policy::key::CacheKey;
+use crate::policy::stored::StoredHead;
+use crate::store::codec;
+
+/// What the columns of a response say, but for its URL and salt.
+pub(super) struct Row {
+    status: u16,
+    stored: i64,
+    expires: Option<i64>,
+    useless: Option<i64>,
+    used: i64,
+    hits: i64,
+    size: i64,
+    content_type: Option<String>,
+    etag: Option<String>,
+    last_modified: Option<String>,
+    selecting: Option<String>,
+    fields: String,
+    head: Vec<u8>,
+}
+
+impl Row {
+    pub(super) fn of(
+        key: &CacheKey,
+        head: &StoredHead,
+        length: u64,
+        reuses: u64,
+        now: Timestamp,
+    ) -> Self {
+        let text = |name: &str| {
+            let value = head.fields.get(name)?;
+            Some(String::from_utf8_lossy(value.as_bytes()).into_owned())
+        };
+        let selecting: Vec<String> = head
+            .selecting
+            .iter()
+            .map(|(name, value)| {
+                format!("{name}: {}", String::from_utf8_lossy(value.unwrap_or_default()))
+            })
+            .collect();
+        let until = |moment: Timestamp| (moment != Timestamp::MAX).then(|| seconds(moment));
+        let mut fields = Vec::new();
+        head.fields.write_to(&mut fields);
+        Self {
+            status: head.status.as_u16(),
+            stored: seconds(head.response_time),
+            expires: until(head.fresh_until),
+            useless: until(head.useful_until),
+            used: seconds(now),
+            hits: reuses.cast_signed(),
+            size: length.cast_signed(),
+            content_type: text("content-type"),
+            etag: text("etag"),
+            last_modified: text("last-modified"),
+            selecting: (!selecting.is_empty()).then(|| selecting.join("\n")),
+            fields: String::from_utf8_lossy(&fields).replace("\r\n", "\n"),
+            head: codec::encode_head(key, head, length),
+        }
+    }
+
+    /// In the order in which the statements count them, with what comes after.
+    pub(super) fn params<'a>(&'a self, more: &[&'a dyn ToSql]) -> Vec<&'a dyn ToSql> {
+        let own: [&dyn ToSql; 13] = [
+            &self.status,
+            &self.stored,
+            &self.expires,
+            &self.useless,
+            &self.used,
+            &self.hits,
+            &self.size,
+            &self.content_type,
+            &self.etag,
+            &self.last_modified,
+            &self.selecting,
+            &self.fields,
+            &self.head,
+        ];
+        [&own[..], more].concat()
+    }
+}
+
+/// Whole seconds, as SQLite has them.
+pub(super) fn seconds(moment: Timestamp) -> i64 {
+    i64::try_from(moment.seconds()).unwrap_or(i64::MAX)
+}
