@@ -4,6 +4,7 @@
 mod support;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -165,6 +166,29 @@ fn what_was_on_its_way_in_another_proxy_is_not_stored_after_a_purge() {
         one.put(&CacheKey::from("http://o/b"), response(None, b"late", 600), before);
         flush(&one);
         assert!(contents(&other, "http://o/b").is_empty());
+    }
+}
+
+/// Who asks all the while does not find what is purged once more after having heard of the purge.
+#[test]
+fn what_is_purged_does_not_come_back_from_behind() {
+    let Some(program) = programs().into_iter().next() else { return };
+    let server = Server::start(program);
+    let (one, other) = (open(&server.url()), open(&server.url()));
+    for round in 0..30 {
+        put(&other, "http://o/a", response(None, b"old", 600));
+        flush(&other);
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    promote(&one, "http://o/a");
+                }
+            });
+            other.purge(&Selector::Uri("http://o/a".into()), Timestamp(0));
+            is_over.store(true, Ordering::Relaxed);
+        });
+        wait_until(&format!("round {round}"), || one.get("http://o/a").is_none());
     }
 }
 

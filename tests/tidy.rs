@@ -18,7 +18,7 @@ const LAYERS: [&[&str]; 8] = [
 const APART: [&str; 4] = ["stats", "cli", "config", "lib"];
 /// A dependency, and the files that may name it.
 const FENCES: [(&str, &[&str]); 21] = [
-    ("rustix::", &["handover.rs"]),
+    ("rustix::", &["handover.rs", "store/writer.rs"]),
     ("listenfd::", &["handover.rs"]),
     (
         "redis::",

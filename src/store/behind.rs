@@ -31,7 +31,7 @@ pub struct Stamp {
 /// What a store behind memory has for a key.
 #[derive(Debug, Default)]
 pub struct Recalled {
-    /// The responses, the most recent first; their content is distant.
+    /// The responses, the most recent first; their content is distant, or here if it is small.
     pub variants: Vec<Arc<StoredResponse>>,
     /// The state of the store.
     pub stamp: Stamp,

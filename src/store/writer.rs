@@ -18,6 +18,9 @@ use crate::store::queue::{Next, Order, Queue, Work};
 /// [`PAUSE_MAX`].
 const PAUSE_FIRST: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(15);
+/// How much the writer thread stands back.
+#[cfg(target_os = "linux")]
+const NICENESS: i32 = 5;
 /// A use of a response is told once in so long.
 const PERIOD: Duration = Duration::from_secs(30);
 /// The log is told of failures once in so long.
@@ -110,7 +113,14 @@ impl Writer {
     /// Starts the thread; it ends when the queue is closed and empty.
     pub(super) fn start(self) -> io::Result<()> {
         let thread = thread::Builder::new().name("store-writer".to_string());
-        thread.spawn(move || self.run()).map(drop)
+        let run = move || {
+            // Where there are not cores enough, those who wait for an answer come first. (On Linux this
+            // is about the thread alone.)
+            #[cfg(target_os = "linux")]
+            let _ = rustix::process::nice(NICENESS);
+            self.run();
+        };
+        thread.spawn(run).map(drop)
     }
 
     fn run(self) {

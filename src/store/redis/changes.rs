@@ -81,9 +81,14 @@ pub(super) fn apply(shared: &Arc<Shared>, changes: &[&Change]) -> Result<Vec<u64
         let mut counts = Vec::with_capacity(changes.len());
         for change in changes {
             counts.push(batch.carry_out(change)?);
-            if let Change::Purge { selector, now } = change {
-                batch.note(selector, *now)?;
-                purges.push((counts.len() - 1, selector, *now));
+            match change {
+                // This is done already.
+                Change::Purge { selector: Selector::Uri(_), .. } => {}
+                Change::Purge { selector, now } => {
+                    batch.note(selector, *now)?;
+                    purges.push((counts.len() - 1, selector, *now));
+                }
+                _ => {}
             }
         }
         Ok(counts)
@@ -128,6 +133,10 @@ impl Batch<'_> {
                     self.let_go(number, spooled.bytes())?;
                 }
                 Ok(0)
+            }
+            // All at once: nobody may find what is purged after having heard of the purge.
+            Change::Purge { selector: Selector::Uri(uri), .. } => {
+                self.forget(&CacheKey::from(uri.as_str()), true)
             }
             // Redis expires; how often each proxy reuses what it has is its own business.
             Change::Used { .. } | Change::Sweep { .. } | Change::Purge { .. } => Ok(0),
@@ -342,9 +351,6 @@ impl Batch<'_> {
             Selector::All => {
                 self.link.one(cmd("HINCRBY").arg(shared.state_key()).arg("generation").arg(1))?;
             }
-            Selector::Uri(uri) => {
-                self.raise(&CacheKey::from(uri.as_str()))?;
-            }
             selector => {
                 let mut purge = script(PURGE, &[shared.state_key()]);
                 let text = [format!("{} ", now.0).as_bytes(), &selector_text(selector)].concat();
@@ -356,13 +362,6 @@ impl Batch<'_> {
         let mut publish = cmd("PUBLISH");
         publish.arg(shared.channel()).arg(news::purged(shared, selector, now));
         self.link.one(&publish).map(drop)
-    }
-
-    /// Nothing is let in for the key that was asked for before.
-    fn raise(&mut self, key: &CacheKey) -> RedisResult<()> {
-        let name = self.shared.invalidations(key);
-        self.link.one(cmd("INCR").arg(&name))?;
-        self.link.one(cmd("PEXPIRE").arg(&name).arg(INVALIDATION_MS)).map(drop)
     }
 }
 

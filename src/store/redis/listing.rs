@@ -64,13 +64,6 @@ pub(super) fn delete(
     selector: &Selector,
     now: Timestamp,
 ) -> Result<u64, BehindError> {
-    if let Selector::Uri(uri) = selector {
-        let key = CacheKey::from(uri.as_str());
-        let entry = shared.entry(shared.state().generation, &key);
-        let commands = [cmd("HLEN").arg(&entry).clone(), cmd("UNLINK").arg(&entry).clone()];
-        let answers = shared.links.with(|link| link.ask(&commands))?;
-        return Ok(answers.first().map_or(0, values::number));
-    }
     let current = shared.state().generation;
     let mut gone = 0;
     each_key(shared, |connection, names| {

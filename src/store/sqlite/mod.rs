@@ -228,7 +228,9 @@ impl Behind for Sqlite {
     fn recall(&self, key: &CacheKey, _: bool) -> Result<Recalled, BehindError> {
         type Row = (u64, u64, u64, Vec<u8>);
         let database = &self.0;
-        let (rows, numbers) = database.reading(|connection| {
+        let (rows, numbers, only) = database.reading(|connection| {
+            // One transaction, and with it one lock, for all that a small response needs.
+            let _reading = connection.unchecked_transaction()?;
             let mut select = connection.prepare_cached(
                 "SELECT id, salt, hits, head FROM responses WHERE url = ?1 AND state = 1 \
                  ORDER BY stored DESC, id DESC LIMIT ?2",
@@ -239,13 +241,20 @@ impl Behind for Sqlite {
             let rows: Vec<Row> = select
                 .query_map(params![key.as_str(), VARIANTS_MAX], row)?
                 .collect::<rusqlite::Result<_>>()?;
-            Ok((rows, generations(connection, key)?))
+            let only = match &rows[..] {
+                [(number, salt, ..)] => first_chunk(connection, *number, *salt)?,
+                _ => None,
+            };
+            Ok((rows, generations(connection, key)?, only))
         })?;
         let mut variants = Vec::with_capacity(rows.len());
         for (number, salt, reuses, head) in rows {
             match codec::decode_head(&Bytes::from(head)) {
                 Ok((own, head, length)) if own == *key => {
-                    let content = Content::Distant(database.content(number, salt, length));
+                    let content = match &only {
+                        Some(bytes) if bytes.len() as u64 == length => Content::Here(bytes.clone()),
+                        _ => Content::Distant(database.content(number, salt, length)),
+                    };
                     let response = StoredResponse::new(head, content).found_at(number, reuses);
                     variants.push(Arc::new(response));
                 }
@@ -321,6 +330,18 @@ impl Behind for Sqlite {
     fn close(&self) {
         room::close(&self.0);
     }
+}
+
+/// The first piece of a response's content, if it is whole: most have no other.
+fn first_chunk(connection: &Connection, number: u64, salt: u64) -> rusqlite::Result<Option<Bytes>> {
+    let mut select =
+        connection.prepare_cached("SELECT checksum, content FROM contents WHERE id = ?1")?;
+    let read = |row: &rusqlite::Row<'_>| {
+        let bytes = row.get_ref(1)?.as_blob()?;
+        let is_whole = codec::checksum(salt, 0, bytes) == row.get::<_, u32>(0)?;
+        Ok(is_whole.then(|| Bytes::copy_from_slice(bytes)))
+    };
+    Ok(select.query_row([chunk_id(number, 0)], read).optional()?.flatten())
 }
 
 /// The counters that say whether anything was cleared, or anything like `key` invalidated.
