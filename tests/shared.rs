@@ -411,7 +411,7 @@ fn a_redis_that_is_gone_costs_nothing_but_its_help() {
     assert!(proxy.get("/a").is_hit() && proxy.get("/b").is_hit(), "memory works");
     proxy.wait_for_log("memory alone is used until it works again");
     server.start_again();
-    proxy.wait_for_log("works again");
+    proxy.wait_for_log(": works again");
     assert!(
         proxy.get("/a").is_hit(),
         "a server that has lost everything takes nothing from memory"
@@ -464,7 +464,7 @@ fn what_is_invalidated_while_redis_is_away_stays_invalid() {
     assert_eq!(proxy.ask("POST", "/a", "", "").status, 200);
     assert_eq!(proxy.get("/a").body(), "new");
     server.signal("-CONT");
-    proxy.wait_for_log("works again");
+    proxy.wait_for_log(": works again");
     for _ in 0..20 {
         assert_eq!(proxy.get("/a").body(), "new");
     }

@@ -51,9 +51,8 @@ pub fn read_head(stream: &mut impl Read) -> Option<Head> {
     let mut bytes = Vec::new();
     let mut byte = [0];
     while !bytes.ends_with(b"\r\n\r\n") {
-        if stream.read(&mut byte).ok()? == 0 {
-            return None;
-        }
+        // Unlike `read`, it goes on after a signal, such as when a child is stopped.
+        stream.read_exact(&mut byte).ok()?;
         bytes.push(byte[0]);
     }
     let text = String::from_utf8_lossy(&bytes).into_owned();
@@ -97,9 +96,8 @@ fn read_line(stream: &mut impl Read) -> Option<String> {
     let mut line = Vec::new();
     let mut byte = [0];
     while !line.ends_with(b"\r\n") {
-        if stream.read(&mut byte).ok()? == 0 {
-            return None;
-        }
+        // Unlike `read`, it goes on after a signal, such as when a child is stopped.
+        stream.read_exact(&mut byte).ok()?;
         line.push(byte[0]);
     }
     line.truncate(line.len() - 2);

@@ -14,7 +14,7 @@ use redis::{
 use crate::store::behind::BehindError;
 
 /// To connect, and to be let in.
-pub(super) const CONNECT_MAX: Duration = Duration::from_secs(1);
+pub(super) const CONNECT_MAX: Duration = Duration::from_millis(500);
 /// For an answer.
 const ANSWER_MAX: Duration = Duration::from_millis(500);
 /// Connections that are kept open.
@@ -118,13 +118,17 @@ pub(super) struct Links {
 impl Links {
     /// Connects to nobody yet.
     pub(super) fn new(address: &Address) -> RedisResult<Self> {
-        let nodes: Vec<Client> = address
-            .urls
-            .iter()
-            .map(|url| Client::open(url.as_str()))
-            .collect::<RedisResult<_>>()?;
+        let mut places = Vec::new();
+        for url in &address.urls {
+            let info = url.as_str().into_connection_info()?;
+            // To say what library this is would be another answer to wait for.
+            let settings = info.redis_settings().clone().set_skip_set_lib_name();
+            places.push(info.set_redis_settings(settings));
+        }
+        let nodes: Vec<Client> =
+            places.iter().cloned().map(Client::open).collect::<RedisResult<_>>()?;
         let target = if address.is_cluster {
-            let client = ClusterClient::builder(address.urls.iter().map(String::as_str))
+            let client = ClusterClient::builder(places)
                 .connection_timeout(CONNECT_MAX)
                 .response_timeout(ANSWER_MAX)
                 // Enough for a slot that has moved, and a node that has gone.
