@@ -22,7 +22,7 @@ const BATCH_MAX: usize = 1024;
 /// The most keys that are owed; beyond it everything is.
 const OWED_MAX: usize = 10_000;
 /// For how long a lookup waits for a change of its key to be carried out.
-const SETTLE_MAX: Duration = Duration::from_secs(1);
+const SETTLE_MAX: Duration = Duration::from_millis(250);
 /// For how long a piece of a large body waits for its place in the line.
 const PLACE_MAX: Duration = Duration::from_secs(10);
 

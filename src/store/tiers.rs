@@ -148,7 +148,8 @@ impl Tiers {
     }
 
     fn ask(&self, key: &CacheKey, claims: bool) -> Option<Recalled> {
-        if !self.behind.is_ready() || !self.queue.settle(key) || !self.reads.lets_through() {
+        let is_ready = || self.behind.is_ready();
+        if !is_ready() || !self.queue.settle(key) || !is_ready() || !self.reads.lets_through() {
             return None;
         }
         match self.behind.recall(key, claims) {
