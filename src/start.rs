@@ -385,8 +385,9 @@ impl Front {
         }
     }
 
-    fn drain(&self, limit: Duration) -> bool {
+    fn drain(&self, limit: Duration, is_handed_over: bool) -> bool {
         match self {
+            Self::Event(front) if is_handed_over => front.retire(limit),
             Self::Event(front) => front.drain(limit),
             Self::Tiny(front) => front.drain(limit),
         }
@@ -468,7 +469,7 @@ fn wait(signals: &mut Signals, front: &Front, handover: Option<&Handover>) {
                 std::process::exit(130);
             }
         });
-        if !front.drain(limit) {
+        if !front.drain(limit, is_handed_over) {
             log::warn!("some requests were not finished in time");
         }
         handle.close();

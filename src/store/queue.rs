@@ -22,9 +22,9 @@ const BATCH_MAX: usize = 1024;
 /// The most keys that are owed; beyond it everything is.
 const OWED_MAX: usize = 10_000;
 /// For how long a lookup waits for a change of its key to be carried out.
-const SETTLE_MAX: Duration = Duration::from_millis(250);
+const SETTLE_MAX: Duration = Duration::from_millis(if cfg!(test) { 5 } else { 250 });
 /// For how long a piece of a large body waits for its place in the line.
-const PLACE_MAX: Duration = Duration::from_secs(10);
+const PLACE_MAX: Duration = Duration::from_millis(if cfg!(test) { 5 } else { 10_000 });
 
 /// A change on its way.
 pub(super) struct Order {
@@ -308,5 +308,150 @@ impl State {
         if self.owed_all.is_some() {
             self.owed.clear();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::mpsc::sync_channel;
+
+    use bytes::Bytes;
+    use http::StatusCode;
+
+    use super::*;
+    use crate::clock::{DeltaSeconds, Timestamp};
+    use crate::message::fields::Fields;
+    use crate::policy::cache_control::ResponseDirectives;
+    use crate::policy::freshness::Lifetime;
+    use crate::policy::purging::Selector;
+    use crate::policy::stored::{StoredHead, StoredResponse};
+    use crate::policy::vary::Selecting;
+    use crate::store::behind::Stamp;
+
+    fn key(name: impl std::fmt::Display) -> CacheKey {
+        CacheKey::from(format!("{name}").as_str())
+    }
+
+    fn forget(name: impl std::fmt::Display) -> Change {
+        Change::Forget { key: key(name), invalidates: true }
+    }
+
+    fn put(name: impl std::fmt::Display, bytes: usize) -> Change {
+        let head = StoredHead {
+            status: StatusCode::OK,
+            part: None,
+            fields: Fields::new(),
+            directives: ResponseDirectives::default(),
+            selecting: std::iter::empty().collect::<Selecting>(),
+            lifetime: Lifetime::Explicit(DeltaSeconds(60)),
+            age_on_arrival: DeltaSeconds::ZERO,
+            response_time: Timestamp(0),
+            fresh_until: Timestamp::MAX,
+            useful_until: Timestamp::MAX,
+        };
+        let response = Arc::new(StoredResponse::new(head, Bytes::from(vec![0; bytes])));
+        Change::Put { key: key(name), response, begun: Stamp::default() }
+    }
+
+    fn work(queue: &Queue) -> Work {
+        match queue.next(u64::MAX, Duration::ZERO, false) {
+            Next::Work(work) => work,
+            _ => panic!("there is something to do"),
+        }
+    }
+
+    fn carry_out_all(queue: &Queue) {
+        while let Next::Work(work) = queue.next(u64::MAX, Duration::ZERO, false) {
+            let counts = vec![1; work.orders.len()];
+            queue.done(work, &counts);
+        }
+    }
+
+    #[test]
+    fn a_lookup_waits_for_the_changes_of_its_key_and_no_others() {
+        let queue = Queue::new(1000);
+        queue.send(forget("a"), None);
+        assert!(!queue.settle(&key("a")) && queue.settle(&key("b")));
+        carry_out_all(&queue);
+        assert!(queue.settle(&key("a")) && queue.flush(Duration::ZERO));
+        queue.send(Change::Purge { selector: Selector::All, now: Timestamp(0) }, None);
+        assert!(!queue.settle(&key("b")), "any key may be meant");
+    }
+
+    #[test]
+    fn the_line_is_bounded_and_what_must_go_is_owed() {
+        let queue = Queue::new(1000);
+        for number in 0..CHANGES_MAX {
+            queue.send(forget(number), None);
+        }
+        queue.send(put("stored", 0), None);
+        queue.send(forget("late"), None);
+        assert_eq!(queue.dropped(), 2);
+        let first = work(&queue);
+        assert_eq!((first.orders.len(), first.owed.len()), (BATCH_MAX, 1), "it is owed");
+        assert!(!queue.settle(&key("late")) && queue.settle(&key("stored")));
+        queue.done(first, &[0; BATCH_MAX]);
+        assert!(queue.settle(&key("late")), "it is forgotten");
+        carry_out_all(&queue);
+        assert!(queue.flush(Duration::ZERO));
+    }
+
+    #[test]
+    fn what_is_owed_is_bounded_too() {
+        let queue = Queue::new(1000);
+        for number in 0..CHANGES_MAX + OWED_MAX {
+            queue.send(forget(number), None);
+        }
+        assert!(queue.settle(&key("other")));
+        queue.send(forget("one more"), None);
+        assert!(!queue.settle(&key("other")), "everything is owed");
+        assert!(work(&queue).owed_all.is_some());
+    }
+
+    #[test]
+    fn content_in_the_line_is_bounded() {
+        let queue = Queue::new(1000);
+        queue.send(put("large", 5000), None);
+        queue.send(put("small", 1), None);
+        assert_eq!(queue.dropped(), 1, "a large one may stand there, but alone");
+        carry_out_all(&queue);
+        for _ in 0..3 {
+            queue.send(put("a", 400), None);
+        }
+        assert_eq!(queue.dropped(), 2);
+        assert!(!queue.send_waiting(put("b", 400)), "it has waited in vain");
+        carry_out_all(&queue);
+        assert!(queue.send_waiting(put("b", 400)));
+    }
+
+    #[test]
+    fn what_fails_is_owed_and_whoever_waits_for_it_learns_of_it() {
+        let queue = Queue::new(1000);
+        let (reply, told) = sync_channel(1);
+        queue.send(put("a", 1), None);
+        queue.send(forget("b"), Some(reply));
+        let failed = work(&queue);
+        queue.failed(&failed);
+        drop(failed);
+        assert!(told.recv().is_err());
+        assert!(queue.settle(&key("a")) && !queue.settle(&key("b")));
+        // While the store is left alone, what is owed waits.
+        assert!(matches!(queue.next(1, Duration::ZERO, true), Next::Idle));
+        carry_out_all(&queue);
+        assert!(queue.settle(&key("b")));
+        queue.send(Change::Purge { selector: Selector::Stale, now: Timestamp(0) }, None);
+        queue.failed(&work(&queue));
+        assert!(!queue.settle(&key("a")), "nobody knows what was meant");
+    }
+
+    #[test]
+    fn after_the_end_the_rest_is_carried_out_and_no_more() {
+        let queue = Queue::new(1000);
+        queue.send(forget("a"), None);
+        queue.close();
+        queue.send(forget("b"), None);
+        assert_eq!(work(&queue).orders.len(), 1);
+        assert!(matches!(queue.next(1, Duration::from_secs(60), false), Next::Closed));
     }
 }

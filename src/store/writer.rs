@@ -203,3 +203,27 @@ impl Writer {
         Ok(counts)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_failed_is_left_alone_until_it_has_worked() {
+        let breaker = Breaker::new("store x".to_string(), "nothing follows");
+        assert!(breaker.lets_through() && !breaker.is_open());
+        breaker.failed(&BehindError("gone".to_string()));
+        assert!(!breaker.lets_through() && breaker.is_open());
+        breaker.worked();
+        assert!(breaker.lets_through() && !breaker.is_open());
+    }
+
+    #[test]
+    fn after_a_pause_one_may_try() {
+        let breaker = Breaker::new("store x".to_string(), "nothing follows");
+        breaker.failed(&BehindError("gone".to_string()));
+        breaker.state.lock().until = Some(Instant::now());
+        assert!(breaker.lets_through());
+        assert!(!breaker.lets_through(), "the others wait for what it finds");
+    }
+}

@@ -445,7 +445,7 @@ impl Connection {
                 self.unsent.extend_from_slice(PANICKED);
                 self.hang_up();
             }
-            Letter::Client(..) | Letter::Drain => {}
+            Letter::Client(..) | Letter::Drain | Letter::Retire => {}
         }
         true
     }

@@ -5,7 +5,7 @@ use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use mio::event::Event as Readiness;
@@ -43,6 +43,8 @@ pub(super) struct Shared {
     pub wait_max: Duration,
     pub tunnelling: Tunnelling,
     pub stats: Arc<Stats>,
+    /// New clients are accepted.
+    pub accepts: AtomicBool,
 }
 
 /// One loop.
@@ -56,6 +58,8 @@ pub(super) struct EventLoop {
     accepts: bool,
     /// Accepting has failed, and is tried again after a pause.
     pauses: bool,
+    /// Who has been accepted is served.
+    lets_in: bool,
     /// Which loop has the next client.
     next: usize,
     clients: Vec<Option<Client>>,
@@ -104,6 +108,7 @@ impl EventLoop {
             acceptor,
             accepts: false,
             pauses: false,
+            lets_in: true,
             next: 0,
             clients: Vec::new(),
             free: Vec::new(),
@@ -239,6 +244,7 @@ impl EventLoop {
         match (letter, place) {
             (Letter::Client(stream, peer), _) => self.welcome(TcpStream::from_std(stream), peer),
             (Letter::Drain, _) => self.drain(),
+            (Letter::Retire, _) => self.stop_accepting(),
             (letter, Some(place)) => self.deliver(place, letter),
             (_, None) => {}
         }
@@ -312,7 +318,7 @@ impl EventLoop {
         let connection = Connection::new(peer, slot, self.room.moment);
         let (readable, ending, waits) = (true, false, false);
         self.clients[slot] = Some(Client { stream, connection, readable, ending, waits });
-        if self.room.draining {
+        if !self.lets_in {
             return self.close(slot);
         }
         self.give_turn(slot);
@@ -357,14 +363,22 @@ impl EventLoop {
         }
     }
 
-    /// The proxy is about to end.
-    fn drain(&mut self) {
+    /// Nobody else is accepted, and each response is its connection's last.
+    fn stop_accepting(&mut self) {
         self.room.draining = true;
         if let Some(mut acceptor) = self.acceptor.take() {
             let _ = self.poll.registry().deregister(acceptor.listener());
+            drop(acceptor);
+            self.shared.accepts.store(false, Ordering::Release);
         }
         self.accepts = false;
         self.pauses = false;
+    }
+
+    /// The proxy is about to end.
+    fn drain(&mut self) {
+        self.stop_accepting();
+        self.lets_in = false;
         for slot in 0..self.clients.len() {
             if let Some(Some(client)) = self.clients.get_mut(slot) {
                 client.connection.drain();

@@ -43,13 +43,15 @@ pub(super) enum Letter {
     Lost(Place),
     /// The proxy is to end.
     Drain,
+    /// Somebody else accepts from now on; who is connected already is served once more.
+    Retire,
 }
 
 impl Letter {
     /// Which exchange it is about, if any.
     pub(super) fn place(&self) -> Option<Place> {
         match self {
-            Self::Client(..) | Self::Drain => None,
+            Self::Client(..) | Self::Drain | Self::Retire => None,
             Self::Response(place, _)
             | Self::Interim(place, _)
             | Self::ContentWanted(place)

@@ -13,7 +13,7 @@
 use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -76,6 +76,7 @@ impl Front {
             wait_max: settings.wait_max,
             tunnelling: Tunnelling::default(),
             stats: Arc::clone(desk.proxy.stats()),
+            accepts: AtomicBool::new(true),
         });
         let mut acceptor = Some(Acceptor::new(listener)?);
         let held_max = HELD_MAX / polls.len();
@@ -96,6 +97,30 @@ impl Front {
         if let Some(log) = &*self.log {
             log.reopen();
         }
+    }
+
+    /// Somebody else accepts now. Who is connected here already may have sent a request that has not come
+    /// yet, and is served once more if it comes soon; then what is under way is finished, as by
+    /// [`Front::drain`].
+    pub fn retire(&self, limit: Duration) -> bool {
+        const GRACE: Duration = Duration::from_secs(1);
+        const PAUSE: Duration = Duration::from_millis(2);
+        let grace = Instant::now() + GRACE;
+        // The others go on until nobody is dealt out to them any more.
+        let (first, others) = self.shared.inboxes.split_at(1);
+        for inbox in first {
+            inbox.post(Letter::Retire);
+        }
+        while self.shared.accepts.load(Ordering::Acquire) && Instant::now() < grace {
+            thread::sleep(PAUSE);
+        }
+        for inbox in others {
+            inbox.post(Letter::Retire);
+        }
+        while self.shared.open.load(Ordering::Acquire) > 0 && Instant::now() < grace {
+            thread::sleep(PAUSE);
+        }
+        self.drain(limit)
     }
 
     /// Stops accepting, lets what is under way finish, at most `limit`; `false` if it did not.
