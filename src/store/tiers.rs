@@ -260,7 +260,7 @@ impl Tiers {
 
     /// Is the store behind memory left alone, because it has failed?
     pub fn is_failing(&self) -> bool {
-        self.reads.is_open()
+        self.reads.is_open() || !self.behind.is_ready()
     }
 
     /// Waits until all that was stored so far is in the store behind memory, but no longer than `most`;
