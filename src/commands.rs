@@ -9,6 +9,8 @@ use caching_proxy::clock::{Clock, Timestamp};
 use caching_proxy::config::{Config, StoreKind};
 use caching_proxy::control::explanation;
 use caching_proxy::har::Secrets;
+use caching_proxy::message::target::OriginUrl;
+use caching_proxy::policy::key::{CacheKey, Glob};
 use caching_proxy::policy::purging::Selector;
 use caching_proxy::store::behind::{Behind, Change};
 use serde_json::Value;
@@ -103,16 +105,29 @@ fn purge(config: &Config, what: &str, value: &str) -> Result<String, String> {
         return the_one(config).map(|_| out);
     }
     // Nothing runs; but the store lasts.
+    let value = whole(config, value)?;
     let selector = match what {
-        "url" => Selector::Uri(value.to_string()),
-        "prefix" => Selector::Prefix(value.to_string()),
-        "match" => Selector::Match(caching_proxy::policy::key::Glob::new(value)),
-        "tag" => Selector::Tag(value.to_string()),
+        "url" => Selector::Uri(value),
+        "prefix" => Selector::Prefix(value),
+        "match" => Selector::Match(Glob::new(&value)),
+        "tag" => Selector::Tag(value),
         "stale" => Selector::Stale,
         _ => Selector::All,
     };
     let behind = stores::open_behind(config)?.ok_or("no store to purge")?;
     purge_store(&*behind, selector, Clock::System.now())
+}
+
+/// What is meant by a path, where no running proxy knows the origin server.
+fn whole(config: &Config, value: &str) -> Result<String, String> {
+    if !value.starts_with('/') {
+        return Ok(value.to_string());
+    }
+    if !config.origin_given {
+        return Err(format!("{value}: of which server? give the whole URL, or --origin"));
+    }
+    let origin = OriginUrl::parse(&config.origin).map_err(|what| format!("--origin: {what}"))?;
+    Ok(CacheKey::prefix(&origin) + value)
 }
 
 fn purge_store(behind: &dyn Behind, selector: Selector, now: Timestamp) -> Result<String, String> {

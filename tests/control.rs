@@ -92,6 +92,26 @@ fn purge_forgets_what_is_selected() {
     assert!(!proxy.get("/a").is_hit());
 }
 
+/// A store that nobody runs for is purged itself; by a path, if it is said of which server.
+#[test]
+fn a_store_is_purged_without_a_running_proxy() {
+    let folder = TemporaryFolder::new();
+    let store = format!("sqlite:{}", folder.file("cache.db").display());
+    let origin = names(&["a", "b"]);
+    let mut proxy = Proxy::before(&origin, &["--store", &store]);
+    proxy.get("/a");
+    proxy.get("/b");
+    proxy.stop();
+    let url = origin.url();
+    let whole = format!("{url}/b");
+    let told = refused(&proxy.tell(&["purge", "/a", "--store", &store]));
+    assert!(told.contains("/a: of which server?"), "{told}");
+    let told = said(&proxy.tell(&["purge", "/a", "--store", &store, "--origin", &url]));
+    assert!(told.ends_with("cache.db: 1 purged\n"), "{told}");
+    assert!(said(&proxy.tell(&["purge", &whole, "--store", &store])).ends_with(": 1 purged\n"));
+    assert!(refused(&proxy.tell(&["purge", "/a"])).contains("no proxy of yours runs"));
+}
+
 /// What is on its way in when something is purged is not stored after it.
 #[test]
 fn a_purge_is_not_undone_by_a_fill_in_flight() {

@@ -20,7 +20,7 @@ use caching_proxy::store::{Put, Store};
 use support::origin::{Gate, Origin, Step, on};
 use support::proxy::{Proxy, command};
 use support::redis::{Server, cluster, programs};
-use support::stored::{begun, content, contents, put, response, variants};
+use support::stored::{begun, content, contents, put, response};
 use support::{PATIENCE, TemporaryFolder};
 
 const FRESH: &str = "Cache-Control: max-age=600";
@@ -339,11 +339,7 @@ fn two_proxies_share_one_cache() {
         assert_eq!(second.get("/a").body(), "one");
         first.get("/stale");
         wait_until("the other one has it", || {
-            server.ask(&["EXISTS", "proxy:e1:{none}"]) == redis::Value::Int(0) && {
-                let reply =
-                    second.get_with("/stale", "Cache-Control: only-if-cached, max-stale\r\n");
-                reply.is_hit()
-            }
+            second.get_with("/stale", "Cache-Control: only-if-cached, max-stale\r\n").is_hit()
         });
         assert_eq!(
             second.get("/stale").cache_status(),
@@ -531,6 +527,4 @@ fn a_large_body_is_shared() {
     let hit = second.get("/large");
     assert!(hit.is_hit() && hit.content == expected, "{}", hit.cache_status());
     origin.assert_finished();
-    let variants_of = variants(&open(&server.url()), "none");
-    assert!(variants_of.is_empty());
 }

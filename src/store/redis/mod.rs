@@ -259,6 +259,9 @@ impl Behind for Redis {
         let deadline = Instant::now() + most;
         let mut is_over = waiting.is_over.lock();
         while !*is_over && !waiting.over.wait_until(&mut is_over, deadline).timed_out() {}
+        drop(is_over);
+        // Nobody is left waiting for what does not come.
+        shared.is_over(key);
     }
 
     fn apply(&self, changes: &[&Change]) -> Result<Vec<u64>, BehindError> {
