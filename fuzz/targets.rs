@@ -9,7 +9,7 @@ use bytes::Bytes;
 use caching_proxy::clock::{Clock, DeltaSeconds, Timestamp};
 use caching_proxy::front::event::chunked::{Decoder, Malformed, Piece};
 use caching_proxy::front::event::parse;
-use caching_proxy::front::event::rehearsal::Rehearsal;
+use caching_proxy::front::event::simulation::Simulation;
 use caching_proxy::front::workers::Pool;
 use caching_proxy::front::{ConnectionLimits, FrontSettings};
 use caching_proxy::message::fields::Fields;
@@ -27,6 +27,11 @@ use caching_proxy::stats::Stats;
 use caching_proxy::store::codec;
 use caching_proxy::store::memory::{Eviction, Limits, store};
 use http::{HeaderName, HeaderValue, StatusCode, Version};
+
+#[path = "clients.rs"]
+mod clients;
+
+pub use clients::clients;
 
 /// Small bounds, so that they are reached.
 const LIMITS: RequestLimits =
@@ -131,11 +136,11 @@ fn play<'a>(pieces: impl IntoIterator<Item = &'a [u8]>, most: usize) -> (Vec<u8>
     };
     let stats = Arc::new(Stats::default());
     let pool = Pool::start(1, 4, &stats).expect("threads");
-    Rehearsal::new(Arc::new(engine(&stats)), pool, &settings).play(pieces, most)
+    Simulation::new(Arc::new(engine(&stats, Arc::new(Echo))), pool, &settings).play(pieces, most)
 }
 
-/// An engine whose clock stands still, in front of an origin server that tells what it was asked.
-fn engine(stats: &Arc<Stats>) -> Proxy {
+/// An engine whose clock stands still.
+fn engine(stats: &Arc<Stats>, origin: Arc<dyn Origin>) -> Proxy {
     let day = DeltaSeconds(86_400);
     let settings = Settings {
         origin: OriginUrl::parse("http://o.test").expect("a URL"),
@@ -168,9 +173,10 @@ fn engine(stats: &Arc<Stats>) -> Proxy {
     let limits = Limits { bytes: 1 << 20, responses: None, content_bytes: 1 << 18 };
     let store = store(Eviction::Lru, limits);
     let clock = Clock::by_hand(Timestamp(1_800_000_000_000));
-    Proxy::new(settings, store, Arc::new(Echo), clock, Arc::clone(stats))
+    Proxy::new(settings, store, origin, clock, Arc::clone(stats))
 }
 
+/// An origin server that tells what it was asked.
 struct Echo;
 
 impl Origin for Echo {

@@ -127,6 +127,25 @@ fn connections_behave_alike() {
     try_many(targets::connection, 6_000);
 }
 
+/// The first bytes say who they are and how they take bytes; the rest is what happens.
+#[test]
+fn clients_of_one_loop_are_kept_apart() {
+    // Other numbers by environment, for longer looks.
+    let read = |name: &str, default| {
+        std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
+    };
+    let mut numbers = Numbers(read("FUZZING_SEED", 0x9E37_79B9_7F4A_7C15));
+    for round in 0..read("FUZZING_ROUNDS", 300) {
+        let length = 1 + 2 * numbers.next(150);
+        let bytes: Vec<u8> = (0..length).map(|_| numbers.next(256) as u8).collect();
+        let tried = std::panic::catch_unwind(|| targets::clients(&bytes));
+        if let Err(reason) = tried {
+            eprintln!("round {round}: {bytes:?}");
+            std::panic::resume_unwind(reason);
+        }
+    }
+}
+
 #[test]
 fn frames_are_read_alike() {
     try_many(targets::stored, 50_000);

@@ -7,6 +7,8 @@ mod collapsed;
 mod end_to_end;
 #[path = "hostile.rs"]
 mod hostile;
+#[path = "isolation.rs"]
+mod isolation;
 #[path = "odd_origins.rs"]
 mod odd_origins;
 #[path = "origin_trouble.rs"]

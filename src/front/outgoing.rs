@@ -66,11 +66,6 @@ impl Outgoing {
         Ok(Self { body, delimiting, pending, piece_left, ended, begun, sent })
     }
 
-    /// Sends these bytes, which belong to what came before it, first.
-    pub fn put_before(&mut self, bytes: &[u8]) {
-        self.pending.splice(..0, bytes.iter().copied());
-    }
-
     /// Does the connection have to end with it?
     pub fn ends_by_closing(&self) -> bool {
         self.delimiting == Delimiting::Close

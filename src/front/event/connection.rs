@@ -10,12 +10,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Version};
 
 use crate::front::event::exchange::Exchange;
 use crate::front::event::inbox::{Agreed, Letter, Place};
 use crate::front::event::intake::{Intake, Taken};
+use crate::front::event::output::Output;
 use crate::front::event::parse::{self, Head};
 use crate::front::event::plain::{self, PlainHead};
 use crate::front::event::room::Room;
@@ -68,9 +68,8 @@ pub(super) struct Connection {
     pub(super) intake: Option<Box<Intake>>,
     /// The exchange under way, unless it was answered at a glance.
     pub(super) current: Option<Box<Current>>,
-    /// What the client has not taken yet of what was made for it, and content behind that.
-    pub(super) unsent: Vec<u8>,
-    pub(super) content: Bytes,
+    /// What it has been answered and has not taken yet.
+    pub(super) output: Output,
     /// It ends with what is being sent.
     pub(super) closes: bool,
     /// Nothing that comes is listened to any more.
@@ -120,8 +119,7 @@ impl Connection {
             half_closed: false,
             intake: None,
             current: None,
-            unsent: Vec::new(),
-            content: Bytes::new(),
+            output: Output::default(),
             closes: false,
             deaf: false,
             first: true,
@@ -147,13 +145,14 @@ impl Connection {
         self.has_more && !self.is_busy()
     }
 
-    /// Is an exchange under way, or something unsent?
+    /// Is an exchange under way, or something that the client must take first?
     fn is_busy(&self) -> bool {
-        self.current.is_some() || self.has_unsent() || self.closes
+        self.current.is_some() || self.output.is_closed() || self.closes
     }
 
-    pub(super) fn has_unsent(&self) -> bool {
-        !self.unsent.is_empty() || !self.content.is_empty()
+    /// Is a request being answered?
+    pub(super) fn is_answering(&self) -> bool {
+        self.current.is_some()
     }
 
     /// Can nothing more come of it?
@@ -167,7 +166,8 @@ impl Connection {
 
     /// Has the origin server agreed to speak another protocol?
     pub(super) fn is_agreed(&self) -> bool {
-        self.current.as_ref().is_some_and(|current| current.agreed.is_some()) && !self.has_unsent()
+        self.current.as_ref().is_some_and(|current| current.agreed.is_some())
+            && self.output.is_empty()
     }
 
     /// What becomes a tunnel now, and what the client has sent for it already.
@@ -224,7 +224,7 @@ impl Connection {
                 return;
             }
             let response = room.desk.proxy.refuse_for_want_of_workers(false);
-            return self.refuse(&response, room);
+            return self.refuse(&response);
         }
         room.held += bytes.len();
         self.input.extend_from_slice(bytes);
@@ -285,7 +285,7 @@ impl Connection {
                 }
                 continue;
             }
-            if self.is_busy() || room.out.len() > OUT_BYTES {
+            if self.is_busy() || self.output.len() > OUT_BYTES {
                 self.has_more = true;
                 return used;
             }
@@ -355,7 +355,7 @@ impl Connection {
         version: Version,
         room: &mut Room,
     ) {
-        let out = &mut room.out;
+        let out = self.output.bytes_mut();
         glance.write_head(out);
         self.closes = !plain.keeps_alive || room.draining;
         if self.closes {
@@ -373,7 +373,7 @@ impl Connection {
         if content.len() <= COPIED_MAX {
             out.extend_from_slice(content);
         } else {
-            self.content = content.clone();
+            self.output.follow_with(content.clone());
         }
     }
 
@@ -425,8 +425,8 @@ impl Connection {
             Letter::Response(_, response) => self.respond(response, room),
             Letter::Resume(exchange, attempt) => self.look_up(*exchange, attempt, room),
             Letter::Interim(_, bytes) => {
-                if self.unsent.len() < UNSENT_MAX {
-                    self.unsent.extend_from_slice(&bytes);
+                if self.output.len() < UNSENT_MAX {
+                    self.output.extend(&bytes);
                 }
             }
             Letter::ContentWanted(_) => {
@@ -434,7 +434,7 @@ impl Connection {
                 if current.request.expects_continue() && !current.continued {
                     current.continued = true;
                     if self.input.is_empty() {
-                        self.unsent.extend_from_slice(CONTINUE);
+                        self.output.extend(CONTINUE);
                     }
                 }
                 self.go_on(room);
@@ -442,7 +442,7 @@ impl Connection {
             Letter::GoOver(_, agreed) => current.agreed = Some(agreed),
             Letter::Lost(_) => {
                 self.current = None;
-                self.unsent.extend_from_slice(PANICKED);
+                self.output.extend(PANICKED);
                 self.hang_up();
             }
             Letter::Client(..) | Letter::Drain | Letter::Retire => {}
@@ -459,23 +459,23 @@ impl Connection {
     fn refuse_head(&mut self, error: &RequestError, room: &mut Room) {
         log::info!("{}: {error}", self.peer);
         let response = room.desk.proxy.refuse_unread(error, false);
-        self.refuse(&response, room);
+        self.refuse(&response);
     }
 
     /// Sends a short response, and listens to nothing any more.
-    fn refuse(&mut self, response: &Response, room: &mut Room) {
+    fn refuse(&mut self, response: &Response) {
         let reader = Reader { version: Version::HTTP_11, keeps_alive: false };
         if let Body::Whole(content) = &response.body {
             let delimiting = reader.delimiting(Some(content.len() as u64));
-            room.out.extend_from_slice(&reader.head(response, delimiting));
-            room.out.extend_from_slice(content);
+            self.output.extend(&reader.head(response, delimiting));
+            self.output.extend(content);
         }
         self.hang_up();
     }
 
     /// The proxy is about to end: an idle connection is closed now, another one after its response.
     pub(super) fn drain(&mut self) {
-        if self.current.is_none() && self.intake.is_none() && !self.has_unsent() {
+        if self.current.is_none() && self.intake.is_none() && self.output.is_empty() {
             self.phase = Phase::Over;
         }
     }
@@ -495,7 +495,7 @@ impl Connection {
         if let Phase::Lingering(_) = self.phase {
             return Awaited::Closing;
         }
-        if self.has_unsent() {
+        if !self.output.is_empty() {
             return Awaited::Taking;
         }
         let sending = self.current.as_ref().filter(|current| current.outgoing.is_some());

@@ -1,9 +1,7 @@
-//! One loop: the sockets of its clients, and who has a turn. All that a client says or is told goes
-//! through its `Connection`.
+//! One event loop: what it waits for, and in which order it does what there is to do.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, SocketAddr};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -13,13 +11,12 @@ use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 
 use crate::front::event::accept::{Accepted, Acceptor, PAUSE};
-use crate::front::event::connection::Connection;
-use crate::front::event::inbox::{Inbox, Letter, Place};
+use crate::front::event::clients::{Client, Clients, Outcome, Ready, Socket};
+use crate::front::event::inbox::{Inbox, Letter};
 use crate::front::event::room::Room;
-use crate::front::event::sending::Sent;
 use crate::front::event::timeouts::Ticker;
 use crate::front::event::tunnelling::{Tunnelling, tunnel};
-use crate::stats::{Event, Gauge, Stats};
+use crate::stats::{Gauge, Stats};
 
 /// Stands for the bell among the clients' slots.
 pub(super) const BELL: Token = Token(usize::MAX);
@@ -27,10 +24,6 @@ pub(super) const BELL: Token = Token(usize::MAX);
 const LISTENER: Token = Token(usize::MAX - 1);
 /// How many sockets' news are heard at a time.
 const EVENTS: usize = 1024;
-/// How much is read at a time, of any client.
-const READ_BYTES: usize = 64 * 1024;
-/// How often a client is read from before others have their turn.
-const READS_PER_TURN: usize = 16;
 /// How many clients are accepted before others have their turn.
 const ACCEPTS_PER_TURN: usize = 64;
 
@@ -50,7 +43,7 @@ pub(super) struct Shared {
 /// One loop.
 pub(super) struct EventLoop {
     poll: Poll,
-    room: Room,
+    clients: Clients<TcpStream>,
     shared: Arc<Shared>,
     /// One loop accepts for all.
     acceptor: Option<Acceptor>,
@@ -62,32 +55,8 @@ pub(super) struct EventLoop {
     lets_in: bool,
     /// Which loop has the next client.
     next: usize,
-    clients: Vec<Option<Client>>,
-    free: Vec<usize>,
     ticker: Ticker,
-    /// Whose turn was over before all was done.
-    again: Vec<usize>,
     letters: Vec<Letter>,
-    buffer: Vec<u8>,
-}
-
-struct Client {
-    stream: TcpStream,
-    connection: Connection,
-    /// There may be something to read.
-    readable: bool,
-    /// What there is to read ends with the client's end.
-    ending: bool,
-    /// It has its one place among those whose turn was over before all was done.
-    waits: bool,
-}
-
-/// What a turn came to.
-enum Turn {
-    Wait,
-    Again,
-    Over,
-    GoOver,
 }
 
 impl EventLoop {
@@ -103,45 +72,48 @@ impl EventLoop {
         let ticker = Ticker::new(room.timeouts.tick(), room.now);
         Ok(Self {
             poll,
-            room,
+            clients: Clients::new(room),
             shared,
             acceptor,
             accepts: false,
             pauses: false,
             lets_in: true,
             next: 0,
-            clients: Vec::new(),
-            free: Vec::new(),
             ticker,
-            again: Vec::new(),
             letters: Vec::new(),
-            buffer: vec![0; READ_BYTES],
         })
     }
 
     /// Runs until the proxy ends.
     pub(super) fn run(mut self) {
-        self.room.inbox.own();
+        self.clients.room.inbox.own();
         let mut events = Events::with_capacity(EVENTS);
-        while !self.room.draining || self.shared.open.load(Ordering::Acquire) > 0 {
+        while !self.clients.room.draining || self.shared.open.load(Ordering::Acquire) > 0 {
             if let Err(error) = self.poll.poll(&mut events, self.patience())
                 && error.kind() != io::ErrorKind::Interrupted
             {
                 log::error!("waiting for clients: {error}");
                 return;
             }
-            (self.room.now, self.room.woke) = (self.room.desk.proxy.now(), Instant::now());
+            let room = &mut self.clients.room;
+            (room.now, room.woke) = (room.desk.proxy.now(), Instant::now());
             // The loop may have slept for long; who comes now begins now.
-            let due = self.ticker.due(self.room.now);
-            self.room.moment = due.unwrap_or(self.room.moment);
+            let due = self.ticker.due(room.now);
+            room.moment = due.unwrap_or(room.moment);
             for event in &events {
                 match event.token() {
                     BELL => {}
                     LISTENER => self.accepts = true,
-                    Token(slot) => self.hear(slot, event),
+                    Token(slot) => {
+                        let outcome = self.clients.hear(slot, ready(event));
+                        self.settle(outcome);
+                    }
                 }
             }
-            self.go_on();
+            for slot in self.clients.take_unfinished() {
+                let outcome = self.clients.go_on(slot);
+                self.settle(outcome);
+            }
             self.read_letters();
             if self.accepts {
                 self.accept();
@@ -149,85 +121,40 @@ impl EventLoop {
             if due.is_some() {
                 self.look();
             }
-            self.room.count();
+            self.clients.room.count();
         }
     }
 
-    /// Goes on with those whose turn was over before all was done: one turn for each, whatever else has
-    /// happened to them.
-    fn go_on(&mut self) {
-        for slot in std::mem::take(&mut self.again) {
-            if let Some(Some(client)) = self.clients.get_mut(slot)
-                && std::mem::take(&mut client.waits)
-            {
-                self.give_turn(slot);
-            }
+    /// Does what a client's turn leaves to be done.
+    fn settle(&mut self, outcome: Outcome<TcpStream>) {
+        match outcome {
+            Outcome::Stays => {}
+            Outcome::Gone => self.shared.leave(),
+            Outcome::GoesOver(client) => self.go_over(*client),
         }
     }
 
     /// How long to sleep if nothing happens.
     fn patience(&self) -> Option<Duration> {
-        if !self.again.is_empty() || self.accepts && !self.pauses {
+        if self.clients.has_unfinished() || self.accepts && !self.pauses {
             return Some(Duration::ZERO);
         }
         if self.pauses {
             return Some(PAUSE);
         }
         // The loop that accepts also looks after those who wait for others' answers.
-        let anybody = if self.acceptor.is_some() || self.room.draining {
+        let anybody = if self.acceptor.is_some() || self.clients.room.draining {
             self.shared.open.load(Ordering::Relaxed) > 0
         } else {
-            self.free.len() < self.clients.len()
+            !self.clients.is_empty()
         };
         anybody.then(|| self.ticker.tick())
-    }
-
-    /// Something has happened to a client's socket.
-    fn hear(&mut self, slot: usize, event: &Readiness) {
-        let Some(Some(client)) = self.clients.get_mut(slot) else { return };
-        client.readable |= event.is_readable() || event.is_read_closed();
-        client.ending |= event.is_read_closed();
-        if event.is_error() || event.is_write_closed() {
-            return self.close(slot);
-        }
-        self.give_turn(slot);
-    }
-
-    fn give_turn(&mut self, slot: usize) {
-        let Some(Some(client)) = self.clients.get_mut(slot) else { return };
-        if client.waits {
-            // Its turn comes.
-            return;
-        }
-        let (room, buffer) = (&mut self.room, &mut self.buffer);
-        let before = room.glances.0;
-        // One client's trouble must not be the others'.
-        let turn = catch_unwind(AssertUnwindSafe(|| client.turn(room, buffer)));
-        let glances = room.glances.0 - before;
-        if glances > 0 {
-            room.latencies.count(room.woke.elapsed(), glances);
-        }
-        match turn {
-            Ok(Turn::Wait) => {}
-            Ok(Turn::Again) => {
-                client.waits = true;
-                self.again.push(slot);
-            }
-            Ok(Turn::Over) => self.close(slot),
-            Ok(Turn::GoOver) => self.go_over(slot),
-            Err(_) => {
-                self.room.desk.proxy.stats().count(Event::Panic);
-                log::error!("an event loop panicked; this cost one connection");
-                self.room.out.clear();
-                self.close(slot);
-            }
-        }
     }
 
     fn read_letters(&mut self) {
         loop {
             let mut letters = std::mem::take(&mut self.letters);
-            self.room.inbox.take(&mut letters);
+            self.clients.room.inbox.take(&mut letters);
             if letters.is_empty() {
                 self.letters = letters;
                 return;
@@ -240,30 +167,13 @@ impl EventLoop {
     }
 
     fn read(&mut self, letter: Letter) {
-        let place = letter.place();
-        match (letter, place) {
-            (Letter::Client(stream, peer), _) => self.welcome(TcpStream::from_std(stream), peer),
-            (Letter::Drain, _) => self.drain(),
-            (Letter::Retire, _) => self.stop_accepting(),
-            (letter, Some(place)) => self.deliver(place, letter),
-            (_, None) => {}
-        }
-    }
-
-    fn deliver(&mut self, place: Place, letter: Letter) {
-        let Some(Some(client)) = self.clients.get_mut(place.slot) else { return };
-        if !client.connection.is_at(place) {
-            return;
-        }
-        let room = &mut self.room;
-        let delivery = AssertUnwindSafe(|| client.connection.deliver(letter, room));
-        match catch_unwind(delivery) {
-            Ok(true) => self.give_turn(place.slot),
-            Ok(false) => {}
-            Err(_) => {
-                self.room.desk.proxy.stats().count(Event::Panic);
-                self.room.out.clear();
-                self.close(place.slot);
+        match letter {
+            Letter::Client(stream, peer) => self.welcome(TcpStream::from_std(stream), peer),
+            Letter::Drain => self.drain(),
+            Letter::Retire => self.stop_accepting(),
+            letter => {
+                let outcome = self.clients.deliver(letter);
+                self.settle(outcome);
             }
         }
     }
@@ -285,7 +195,7 @@ impl EventLoop {
                     let loops = self.shared.inboxes.len();
                     self.next = (self.next + 1) % loops;
                     let inbox = &self.shared.inboxes[self.next];
-                    if Arc::ptr_eq(inbox, &self.room.inbox) {
+                    if Arc::ptr_eq(inbox, &self.clients.room.inbox) {
                         self.welcome(stream, peer);
                     } else {
                         inbox.post(Letter::Client(stream.into(), peer));
@@ -305,67 +215,47 @@ impl EventLoop {
 
     /// Takes a client in.
     fn welcome(&mut self, mut stream: TcpStream, peer: SocketAddr) {
-        let slot = self.free.pop().unwrap_or_else(|| {
-            self.clients.push(None);
-            self.clients.len() - 1
-        });
+        let slot = self.clients.free_slot();
         let interest = Interest::READABLE | Interest::WRITABLE;
         if let Err(error) = self.poll.registry().register(&mut stream, Token(slot), interest) {
             log::warn!("{peer}: {error}");
-            self.free.push(slot);
+            self.clients.give_back(slot);
             return self.shared.leave();
         }
-        let connection = Connection::new(peer, slot, self.room.moment);
-        let (readable, ending, waits) = (true, false, false);
-        self.clients[slot] = Some(Client { stream, connection, readable, ending, waits });
-        if !self.lets_in {
-            return self.close(slot);
-        }
-        self.give_turn(slot);
-    }
-
-    /// Lets a client go.
-    fn close(&mut self, slot: usize) {
-        let Some(mut client) = self.clients.get_mut(slot).and_then(Option::take) else { return };
-        self.free.push(slot);
-        let room = &mut self.room;
-        // What it leaves behind may be anything but a reason to stop.
-        let _ = catch_unwind(AssertUnwindSafe(|| client.connection.abandon(room)));
-        drop(client);
-        self.shared.leave();
+        self.clients.add(slot, stream, peer);
+        let outcome =
+            if self.lets_in { self.clients.give_turn(slot) } else { self.clients.close(slot) };
+        self.settle(outcome);
     }
 
     /// Hands a connection over to a tunnel.
-    fn go_over(&mut self, slot: usize) {
-        let Some(client) = self.clients.get_mut(slot).and_then(Option::take) else { return };
-        self.free.push(slot);
-        let Client { mut stream, mut connection, .. } = client;
-        let _ = self.poll.registry().deregister(&mut stream);
+    fn go_over(&mut self, client: Client<TcpStream>) {
+        let Client { mut socket, mut connection, .. } = client;
+        let _ = self.poll.registry().deregister(&mut socket);
         let Some((agreed, request, arrival, early)) = connection.take_agreed() else {
             return self.shared.leave();
         };
-        self.room.held -= early.len();
-        let (desk, log) = (&self.room.desk, &self.room.log);
-        tunnel(stream.into(), early, agreed, (request, arrival), (desk, log), &self.shared);
+        let room = &mut self.clients.room;
+        room.held -= early.len();
+        let (desk, log) = (&room.desk, &room.log);
+        tunnel(socket.into(), early, agreed, (request, arrival), (desk, log), &self.shared);
     }
 
     /// Looks at all connections.
     fn look(&mut self) {
         if self.acceptor.is_some() {
-            self.room.desk.proxy.release_the_patient(self.shared.wait_max);
+            self.clients.room.desk.proxy.release_the_patient(self.shared.wait_max);
         }
         let tick = self.ticker.tick();
-        for slot in 0..self.clients.len() {
-            let Some(Some(client)) = self.clients.get_mut(slot) else { continue };
-            if client.connection.look(tick, &mut self.room) {
-                self.give_turn(slot);
-            }
+        for slot in 0..self.clients.slots() {
+            let outcome = self.clients.look(slot, tick);
+            self.settle(outcome);
         }
     }
 
     /// Nobody else is accepted, and each response is its connection's last.
     fn stop_accepting(&mut self) {
-        self.room.draining = true;
+        self.clients.room.draining = true;
         if let Some(mut acceptor) = self.acceptor.take() {
             let _ = self.poll.registry().deregister(acceptor.listener());
             drop(acceptor);
@@ -379,11 +269,9 @@ impl EventLoop {
     fn drain(&mut self) {
         self.stop_accepting();
         self.lets_in = false;
-        for slot in 0..self.clients.len() {
-            if let Some(Some(client)) = self.clients.get_mut(slot) {
-                client.connection.drain();
-                self.give_turn(slot);
-            }
+        for slot in 0..self.clients.slots() {
+            let outcome = self.clients.drain(slot);
+            self.settle(outcome);
         }
     }
 }
@@ -398,59 +286,34 @@ impl Shared {
     }
 }
 
-impl Client {
-    /// Sends, works and reads until there is nothing more to do, or others should have their turn.
-    fn turn(&mut self, room: &mut Room, buffer: &mut [u8]) -> Turn {
-        let Self { stream, connection, readable, ending, .. } = self;
-        for _ in 0..READS_PER_TURN {
-            match connection.transmit(room, &mut |slices| send(stream, slices)) {
-                Sent::Enough => {}
-                Sent::More => return Turn::Again,
-                Sent::Last => drop(stream.shutdown(Shutdown::Write)),
-                Sent::Over => return Turn::Over,
-                Sent::Cut => {
-                    let _ = socket2::SockRef::from(&*stream).set_linger(Some(Duration::ZERO));
-                    return Turn::Over;
-                }
-            }
-            if connection.has_more() {
-                connection.go_on(room);
-                continue;
-            }
-            if connection.is_agreed() {
-                return Turn::GoOver;
-            }
-            if connection.is_over() {
-                return Turn::Over;
-            }
-            if !*readable || !connection.wants_input() {
-                return Turn::Wait;
-            }
-            match stream.read(buffer) {
-                Ok(0) => {
-                    *readable = false;
-                    connection.end_of_input(room);
-                }
-                Ok(count) => {
-                    // Less than there was room for: there is no more, unless the end is.
-                    *readable = count == buffer.len() || *ending;
-                    connection.receive(&buffer[..count], room);
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => *readable = false,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return Turn::Over,
-            }
+impl Socket for TcpStream {
+    fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.read(buffer)
+    }
+
+    /// In one call of the system.
+    fn send(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let mut full = slices.iter().filter(|slice| !slice.is_empty());
+        match (full.next(), full.next()) {
+            (None, _) => Ok(0),
+            (Some(only), None) => self.write(only),
+            _ => self.write_vectored(slices),
         }
-        Turn::Again
+    }
+
+    fn end(&mut self) {
+        let _ = self.shutdown(Shutdown::Write);
+    }
+
+    fn cut(&mut self) {
+        let _ = socket2::SockRef::from(&*self).set_linger(Some(Duration::ZERO));
     }
 }
 
-/// Sends in one call of the system what the client takes at once.
-fn send(mut stream: &TcpStream, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-    let mut full = slices.iter().filter(|slice| !slice.is_empty());
-    match (full.next(), full.next()) {
-        (None, _) => Ok(0),
-        (Some(only), None) => stream.write(only),
-        _ => stream.write_vectored(slices),
+fn ready(event: &Readiness) -> Ready {
+    Ready {
+        readable: event.is_readable(),
+        ended: event.is_read_closed(),
+        broken: event.is_error() || event.is_write_closed(),
     }
 }

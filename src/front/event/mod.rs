@@ -4,9 +4,11 @@
 //! pool; a worker's answers come back as letters. The first loop also accepts clients and deals them
 //! out.
 //!
-//! - `event_loop.rs` has the sockets, `accept.rs` the listener, `inbox.rs` the letters.
-//! - `connection.rs` is one connection, `parse.rs`, `chunked.rs` and `intake.rs` what it reads,
-//!   `plain.rs` what it can answer at a glance: bytes in, bytes out, no socket.
+//! - `event_loop.rs` waits, `clients.rs` gives each client its turns, `accept.rs` has the listener,
+//!   `inbox.rs` the letters.
+//! - `connection.rs` is one connection, `output.rs` what it has to send, `parse.rs`, `chunked.rs` and
+//!   `intake.rs` what it reads, `plain.rs` what it can answer at a glance: bytes in, bytes out, no socket.
+//! - `simulation.rs` is a loop without sockets, for tests.
 //! - `exchange.rs` and `upload.rs` are what a worker sees of it.
 //! - `timeouts.rs` says for how long a client may take its time.
 
@@ -32,16 +34,18 @@ use crate::proxy::Proxy;
 
 mod accept;
 pub mod chunked;
+mod clients;
 mod connection;
 mod event_loop;
 mod exchange;
 mod inbox;
 mod intake;
+mod output;
 pub mod parse;
 mod plain;
-pub mod rehearsal;
 mod room;
 mod sending;
+pub mod simulation;
 mod timeouts;
 mod tunnelling;
 mod upload;

@@ -7,6 +7,7 @@ use std::time::Instant;
 use crate::clock::Timestamp;
 use crate::front::desk::Desk;
 use crate::front::event::inbox::{Inbox, Place};
+use crate::front::event::output::Spare;
 use crate::front::event::timeouts::{Moment, Timeouts};
 use crate::front::outgoing::SCRATCH_BYTES;
 use crate::message::request::RequestLimits;
@@ -29,8 +30,8 @@ pub(super) struct Room {
     pub held: usize,
     /// The most of them.
     pub held_max: usize,
-    /// Responses that were made in this turn, of one connection.
-    pub out: Vec<u8>,
+    /// Room to put responses together in, for the connection that has a turn.
+    pub spare: Spare,
     /// Room for a piece of a body.
     pub scratch: Vec<u8>,
     /// Room for a cache key.
@@ -65,7 +66,7 @@ impl Room {
             moment: Moment::default(),
             held: 0,
             held_max,
-            out: Vec::new(),
+            spare: Spare::default(),
             scratch: vec![0; SCRATCH_BYTES],
             key: String::new(),
             glances: (0, 0),

@@ -1,10 +1,8 @@
 //! What a connection sends: responses, as far as the client takes them.
 
-use std::io::{self, IoSlice};
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-
-use bytes::{Buf, Bytes};
 
 use crate::front::event::connection::{Connection, LINGERED_MAX, Phase};
 use crate::front::event::inbox::Letter;
@@ -48,9 +46,7 @@ impl Connection {
         }
         let reader = Reader { keeps_alive, ..current.reader };
         match Outgoing::new(reader, &current.request.method, response) {
-            Ok(mut outgoing) => {
-                outgoing.put_before(&room.out);
-                room.out.clear();
+            Ok(outgoing) => {
                 current.reader.keeps_alive = keeps_alive && !outgoing.ends_by_closing();
                 current.outgoing = Some(outgoing);
                 current.told = Some(told);
@@ -112,48 +108,12 @@ impl Connection {
         Sent::Enough
     }
 
-    /// Sends what was made in this turn, and what is left of that of others.
-    fn send_ready(&mut self, room: &mut Room, take: &mut Take<'_>) -> io::Result<()> {
-        if !room.out.is_empty() {
-            // What is unsent is older; it is empty but for interim responses.
-            let sent = if self.unsent.is_empty() {
-                take(&[IoSlice::new(&room.out), IoSlice::new(&self.content)])
-            } else {
-                Ok(0)
-            };
-            let count = *sent.as_ref().unwrap_or(&0);
-            if count < room.out.len() {
-                self.unsent.extend_from_slice(&room.out[count..]);
-            } else {
-                self.advance_content(count - room.out.len());
-            }
-            room.out.clear();
-            sent?;
-        }
-        while self.has_unsent() {
-            let count = match take(&[IoSlice::new(&self.unsent), IoSlice::new(&self.content)]) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                count => count?,
-            };
+    /// Sends what was put together, before anything else.
+    fn send_ready(&mut self, room: &Room, take: &mut Take<'_>) -> io::Result<()> {
+        while self.output.send_once(take)? {
             self.since = room.moment;
-            let of_unsent = count.min(self.unsent.len());
-            self.unsent.drain(..of_unsent);
-            if self.unsent.is_empty() {
-                self.unsent = Vec::new();
-            }
-            self.advance_content(count - of_unsent);
         }
         Ok(())
-    }
-
-    /// So many bytes of content have been taken; all of it is let go of.
-    fn advance_content(&mut self, count: usize) {
-        if count < self.content.len() {
-            self.content.advance(count);
-        } else if count > 0 {
-            self.content = Bytes::new();
-        }
     }
 
     /// From now on the loop is told when the body has grown.

@@ -28,6 +28,11 @@ impl Moment {
     pub(super) fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(u64::from(self.0.wrapping_sub(earlier.0)))
     }
+
+    /// The moment when this span has passed.
+    pub(super) fn after(self, span: Duration) -> Self {
+        Self(self.0.wrapping_add(span.as_millis() as u32))
+    }
 }
 
 /// What a connection is waiting for its client to do.

@@ -1,0 +1,286 @@
+//! The clients of one event loop: whose turn it is, and what happens in a turn.
+//!
+//! All that a client says or is told goes through its `Connection`. What stands for the socket is a trait,
+//! so that a simulation plays the very turns that the loop plays.
+
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use crate::front::event::connection::Connection;
+use crate::front::event::inbox::Letter;
+use crate::front::event::room::Room;
+use crate::front::event::sending::Sent;
+use crate::stats::Event;
+
+/// How much is read at a time, of any client.
+const READ_BYTES: usize = 64 * 1024;
+/// How often a client is read from before others have their turn.
+const READS_PER_TURN: usize = 16;
+
+/// A client's socket, which never blocks.
+pub(super) trait Socket {
+    /// Reads what has come.
+    fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
+
+    /// Sends as much as the client takes at once.
+    fn send(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize>;
+
+    /// Nothing more will be sent.
+    fn end(&mut self);
+
+    /// When it is closed, the client is to see an error.
+    fn cut(&mut self);
+}
+
+/// The clients of a loop, and what their connections share.
+pub(super) struct Clients<S> {
+    pub room: Room,
+    slots: Vec<Option<Client<S>>>,
+    free: Vec<usize>,
+    /// Whose turn was over before all was done.
+    again: Vec<usize>,
+    buffer: Vec<u8>,
+}
+
+/// One of them.
+pub(super) struct Client<S> {
+    pub socket: S,
+    pub connection: Connection,
+    /// There may be something to read.
+    readable: bool,
+    /// What there is to read ends with the client's end.
+    ending: bool,
+    /// It has its one place among those whose turn was over before all was done.
+    waits: bool,
+}
+
+/// What a socket is ready for.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Ready {
+    pub readable: bool,
+    /// The client has closed its side.
+    pub ended: bool,
+    /// The connection is gone.
+    pub broken: bool,
+}
+
+/// What becomes of a client.
+pub(super) enum Outcome<S> {
+    Stays,
+    Gone,
+    /// Its connection becomes a tunnel.
+    GoesOver(Box<Client<S>>),
+}
+
+/// What a turn came to.
+enum Turn {
+    Wait,
+    Again,
+    Over,
+    GoOver,
+}
+
+impl<S: Socket> Clients<S> {
+    pub(super) fn new(room: Room) -> Self {
+        let (slots, free, again) = (Vec::new(), Vec::new(), Vec::new());
+        Self { room, slots, free, again, buffer: vec![0; READ_BYTES] }
+    }
+
+    /// How many slots there are, free ones among them.
+    pub(super) fn slots(&self) -> usize {
+        self.slots.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.free.len() == self.slots.len()
+    }
+
+    /// A slot for a new client.
+    pub(super) fn free_slot(&mut self) -> usize {
+        self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            self.slots.len() - 1
+        })
+    }
+
+    /// The slot is not needed after all.
+    pub(super) fn give_back(&mut self, slot: usize) {
+        self.free.push(slot);
+    }
+
+    /// A new client, which may have sent something already.
+    pub(super) fn add(&mut self, slot: usize, socket: S, peer: SocketAddr) {
+        let connection = Connection::new(peer, slot, self.room.moment);
+        let (readable, ending, waits) = (true, false, false);
+        self.slots[slot] = Some(Client { socket, connection, readable, ending, waits });
+    }
+
+    /// The connection of the client in this slot.
+    pub(super) fn connection(&self, slot: usize) -> Option<&Connection> {
+        self.slots.get(slot)?.as_ref().map(|client| &client.connection)
+    }
+
+    /// Something has happened to a client's socket.
+    pub(super) fn hear(&mut self, slot: usize, ready: Ready) -> Outcome<S> {
+        let Some(Some(client)) = self.slots.get_mut(slot) else { return Outcome::Stays };
+        client.readable |= ready.readable || ready.ended;
+        client.ending |= ready.ended;
+        if ready.broken {
+            return self.close(slot);
+        }
+        self.give_turn(slot)
+    }
+
+    /// Is there anybody whose turn was over before all was done?
+    pub(super) fn has_unfinished(&self) -> bool {
+        !self.again.is_empty()
+    }
+
+    /// Those whose turn was over before all was done: each is to be given one more, by
+    /// [`Clients::go_on`], whatever else has happened to it.
+    pub(super) fn take_unfinished(&mut self) -> Vec<usize> {
+        std::mem::take(&mut self.again)
+    }
+
+    pub(super) fn go_on(&mut self, slot: usize) -> Outcome<S> {
+        let Some(Some(client)) = self.slots.get_mut(slot) else { return Outcome::Stays };
+        if std::mem::take(&mut client.waits) { self.give_turn(slot) } else { Outcome::Stays }
+    }
+
+    pub(super) fn give_turn(&mut self, slot: usize) -> Outcome<S> {
+        let Some(Some(client)) = self.slots.get_mut(slot) else { return Outcome::Stays };
+        if client.waits {
+            // Its turn comes.
+            return Outcome::Stays;
+        }
+        let (room, buffer) = (&mut self.room, &mut self.buffer);
+        let before = room.glances.0;
+        // One client's trouble must not be the others'.
+        let turn = catch_unwind(AssertUnwindSafe(|| client.turn(room, buffer)));
+        let glances = room.glances.0 - before;
+        if glances > 0 {
+            room.latencies.count(room.woke.elapsed(), glances);
+        }
+        match turn {
+            Ok(Turn::Wait) => Outcome::Stays,
+            Ok(Turn::Again) => {
+                client.waits = true;
+                self.again.push(slot);
+                Outcome::Stays
+            }
+            Ok(Turn::Over) => self.close(slot),
+            Ok(Turn::GoOver) => self.take(slot).map_or(Outcome::Gone, Outcome::GoesOver),
+            Err(_) => self.panicked(slot),
+        }
+    }
+
+    /// Reads a letter about an exchange; one about an exchange that is over is not read.
+    pub(super) fn deliver(&mut self, letter: Letter) -> Outcome<S> {
+        let Some(place) = letter.place() else { return Outcome::Stays };
+        let Some(Some(client)) = self.slots.get_mut(place.slot) else { return Outcome::Stays };
+        if !client.connection.is_at(place) {
+            return Outcome::Stays;
+        }
+        let room = &mut self.room;
+        match catch_unwind(AssertUnwindSafe(|| client.connection.deliver(letter, room))) {
+            Ok(true) => self.give_turn(place.slot),
+            Ok(false) => Outcome::Stays,
+            Err(_) => self.panicked(place.slot),
+        }
+    }
+
+    /// A look at a client, `tick` after the last one: ends what has taken too long.
+    pub(super) fn look(&mut self, slot: usize, tick: Duration) -> Outcome<S> {
+        let Some(Some(client)) = self.slots.get_mut(slot) else { return Outcome::Stays };
+        if client.connection.look(tick, &mut self.room) {
+            self.give_turn(slot)
+        } else {
+            Outcome::Stays
+        }
+    }
+
+    /// The proxy is about to end.
+    pub(super) fn drain(&mut self, slot: usize) -> Outcome<S> {
+        let Some(Some(client)) = self.slots.get_mut(slot) else { return Outcome::Stays };
+        client.connection.drain();
+        self.give_turn(slot)
+    }
+
+    fn panicked(&mut self, slot: usize) -> Outcome<S> {
+        self.room.desk.proxy.stats().count(Event::Panic);
+        log::error!("an event loop panicked; this cost one connection");
+        self.close(slot)
+    }
+
+    /// Lets a client go.
+    pub(super) fn close(&mut self, slot: usize) -> Outcome<S> {
+        let Some(mut client) = self.take(slot) else { return Outcome::Stays };
+        let room = &mut self.room;
+        // What it leaves behind may be anything but a reason to stop.
+        let _ = catch_unwind(AssertUnwindSafe(|| client.connection.abandon(room)));
+        Outcome::Gone
+    }
+
+    fn take(&mut self, slot: usize) -> Option<Box<Client<S>>> {
+        let client = self.slots.get_mut(slot).and_then(Option::take)?;
+        self.free.push(slot);
+        Some(Box::new(client))
+    }
+}
+
+impl<S: Socket> Client<S> {
+    /// Sends, works and reads until there is nothing more to do, or others should have their turn. The
+    /// loop's room is this client's meanwhile, and empty again at the end.
+    fn turn(&mut self, room: &mut Room, buffer: &mut [u8]) -> Turn {
+        self.connection.output.borrow(&mut room.spare);
+        let turn = self.rounds(room, buffer);
+        self.connection.output.give_back(&mut room.spare);
+        turn
+    }
+
+    fn rounds(&mut self, room: &mut Room, buffer: &mut [u8]) -> Turn {
+        let Self { socket, connection, readable, ending, .. } = self;
+        for _ in 0..READS_PER_TURN {
+            match connection.transmit(room, &mut |slices| socket.send(slices)) {
+                Sent::Enough => {}
+                Sent::More => return Turn::Again,
+                Sent::Last => socket.end(),
+                Sent::Over => return Turn::Over,
+                Sent::Cut => {
+                    socket.cut();
+                    return Turn::Over;
+                }
+            }
+            if connection.has_more() {
+                connection.go_on(room);
+                continue;
+            }
+            if connection.is_agreed() {
+                return Turn::GoOver;
+            }
+            if connection.is_over() {
+                return Turn::Over;
+            }
+            if !*readable || !connection.wants_input() {
+                return Turn::Wait;
+            }
+            match socket.receive(buffer) {
+                Ok(0) => {
+                    *readable = false;
+                    connection.end_of_input(room);
+                }
+                Ok(count) => {
+                    // Less than there was room for: there is no more, unless the end is.
+                    *readable = count == buffer.len() || *ending;
+                    connection.receive(&buffer[..count], room);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => *readable = false,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return Turn::Over,
+            }
+        }
+        Turn::Again
+    }
+}

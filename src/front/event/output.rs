@@ -1,0 +1,173 @@
+//! What a connection still has to send: bytes, and content behind them.
+//!
+//! It belongs to one connection, and nobody else can reach it. The event loop lends the connection that has
+//! a turn some room to put responses together in, and that room is empty whenever it changes hands: what the
+//! client has not taken by the end of the turn stays with its connection. So one client's bytes cannot be
+//! sent to another, whichever way a turn ends.
+
+use std::io::{self, IoSlice};
+
+use bytes::{Buf, Bytes};
+
+use crate::front::outgoing::Take;
+
+/// Room to put responses together in, lent to one connection at a time. It is empty while nobody has it,
+/// and only [`Output`] can put anything into it.
+#[derive(Default)]
+pub(super) struct Spare(Vec<u8>);
+
+/// What one connection has to send.
+#[derive(Default)]
+pub(super) struct Output {
+    bytes: Vec<u8>,
+    /// Sent behind the bytes; not copied.
+    content: Bytes,
+    /// The client has not taken all that there was.
+    is_blocked: bool,
+}
+
+impl Output {
+    /// A turn begins: takes the loop's room.
+    pub(super) fn borrow(&mut self, spare: &mut Spare) {
+        assert!(spare.0.is_empty(), "another connection's bytes are left in the loop's room");
+        // Mostly there are none: a client that takes what it asks for leaves nothing behind.
+        spare.0.extend_from_slice(&self.bytes);
+        self.bytes = std::mem::take(&mut spare.0);
+    }
+
+    /// The turn ends: gives the room back, and keeps what is unsent in as little as it takes.
+    pub(super) fn give_back(&mut self, spare: &mut Spare) {
+        let unsent = self.bytes.as_slice().to_vec();
+        spare.0 = std::mem::replace(&mut self.bytes, unsent);
+        spare.0.clear();
+    }
+
+    /// Bytes to send, without the content behind them.
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes.is_empty() && self.content.is_empty()
+    }
+
+    /// Must what is here be sent before anything may be added? The client has not taken all of it, or there
+    /// is content behind the bytes.
+    pub(super) fn is_closed(&self) -> bool {
+        self.is_blocked || !self.content.is_empty()
+    }
+
+    /// Adds bytes.
+    pub(super) fn extend(&mut self, bytes: &[u8]) {
+        self.bytes_mut().extend_from_slice(bytes);
+    }
+
+    /// Where bytes are added. There must be no content yet, or they would overtake it.
+    pub(super) fn bytes_mut(&mut self) -> &mut Vec<u8> {
+        assert!(self.content.is_empty(), "bytes would overtake content");
+        &mut self.bytes
+    }
+
+    /// Sends `content` behind the bytes.
+    pub(super) fn follow_with(&mut self, content: Bytes) {
+        assert!(self.content.is_empty(), "content would replace content");
+        self.content = content;
+    }
+
+    /// Sends once, as much as the client takes; `false` if there was nothing to send.
+    pub(super) fn send_once(&mut self, take: &mut Take<'_>) -> io::Result<bool> {
+        if self.is_empty() {
+            return Ok(false);
+        }
+        self.is_blocked = true;
+        let count = match take(&[IoSlice::new(&self.bytes), IoSlice::new(&self.content)]) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(true),
+            count => count?,
+        };
+        let of_bytes = count.min(self.bytes.len());
+        if of_bytes == self.bytes.len() {
+            self.bytes.clear();
+        } else {
+            self.bytes.drain(..of_bytes);
+        }
+        let of_content = count - of_bytes;
+        if of_content == self.content.len() {
+            // A part of it would keep all of it in memory.
+            self.content = Bytes::new();
+        } else {
+            self.content.advance(of_content);
+        }
+        self.is_blocked = !self.is_empty();
+        Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Sends to a client that takes so many bytes and then no more.
+    fn send(output: &mut Output, mut window: usize) -> Vec<u8> {
+        let mut sent = Vec::new();
+        let mut take = |slices: &[IoSlice<'_>]| {
+            let all: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+            let count = all.len().min(window);
+            if count == 0 {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            window -= count;
+            sent.extend_from_slice(&all[..count]);
+            Ok(count)
+        };
+        while output.send_once(&mut take).unwrap_or(false) {}
+        sent
+    }
+
+    #[test]
+    fn what_is_unsent_stays_with_its_connection() {
+        let whole = b"head and the content";
+        for window in 0..=whole.len() {
+            let (mut spare, mut first, mut second) =
+                (Spare::default(), Output::default(), Output::default());
+            first.borrow(&mut spare);
+            first.extend(b"head");
+            first.follow_with(Bytes::from_static(b" and the content"));
+            assert_eq!(send(&mut first, window), whole[..window]);
+            assert_eq!(first.is_closed(), window < whole.len(), "{window}");
+            first.give_back(&mut spare);
+            second.borrow(&mut spare);
+            second.extend(b"other");
+            assert_eq!(send(&mut second, usize::MAX), b"other");
+            second.give_back(&mut spare);
+            first.borrow(&mut spare);
+            assert_eq!(send(&mut first, usize::MAX), whole[window..]);
+            first.give_back(&mut spare);
+            assert!(first.is_empty() && !first.is_closed());
+        }
+    }
+
+    #[test]
+    fn unsent_bytes_take_no_more_memory_than_they_need() {
+        let (mut spare, mut output) = (Spare::default(), Output::default());
+        output.borrow(&mut spare);
+        output.extend(&vec![b'x'; 100_000]);
+        assert_eq!(send(&mut output, 99_990).len(), 99_990);
+        output.give_back(&mut spare);
+        assert!(output.bytes.capacity() <= 16 && spare.0.capacity() >= 100_000);
+    }
+
+    #[test]
+    #[should_panic(expected = "another connection's bytes")]
+    fn room_that_is_not_empty_is_a_bug() {
+        Output::default().borrow(&mut Spare(b"left".to_vec()));
+    }
+
+    #[test]
+    #[should_panic(expected = "bytes would overtake content")]
+    fn bytes_do_not_overtake_content() {
+        let mut output = Output::default();
+        output.follow_with(Bytes::from_static(b"content"));
+        output.extend(b"head");
+    }
+}

@@ -1,0 +1,255 @@
+//! An event loop without sockets, for tests and fuzzing: any number of clients, which send and take bytes
+//! in any pieces and in any order. The turns they are given are the very ones of the loop.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice, Read};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::front::FrontSettings;
+use crate::front::desk::Desk;
+use crate::front::event::clients::{Clients, Outcome, Ready, Socket};
+use crate::front::event::connection::Connection;
+use crate::front::event::inbox::{Inbox, Letter};
+use crate::front::event::room::Room;
+use crate::front::event::timeouts::Timeouts;
+use crate::front::workers::Pool;
+use crate::proxy::Proxy;
+
+/// Nothing that a worker does takes this long.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A loop and its clients. What does not happen by itself on a real loop happens here only when it is
+/// called for.
+pub struct Simulation {
+    clients: Clients<Pipe>,
+    bell: Receiver<()>,
+    /// What other threads have told the loop, and it has not read yet.
+    letters: VecDeque<Letter>,
+    /// One for each client that there ever was, and its slot while it is connected.
+    ends: Vec<(Arc<Mutex<End>>, Option<usize>)>,
+}
+
+/// The client's end of a connection.
+#[derive(Default)]
+struct End {
+    to_proxy: VecDeque<u8>,
+    has_ended: bool,
+    /// How many bytes more the client takes.
+    window: usize,
+    /// How many it takes at a time.
+    piece_max: usize,
+    received: Vec<u8>,
+    is_cut: bool,
+}
+
+/// The proxy's end.
+struct Pipe(Arc<Mutex<End>>);
+
+impl Socket for Pipe {
+    fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut end = self.0.lock();
+        if end.to_proxy.is_empty() {
+            return if end.has_ended { Ok(0) } else { Err(io::ErrorKind::WouldBlock.into()) };
+        }
+        // Like a socket's, a short read means that there is no more: the queue's two halves are one.
+        end.to_proxy.make_contiguous();
+        end.to_proxy.read(buffer)
+    }
+
+    fn send(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let mut end = self.0.lock();
+        let most = end.window.min(end.piece_max.max(1));
+        let mut taken = 0;
+        for slice in slices {
+            let count = slice.len().min(most - taken);
+            end.received.extend_from_slice(&slice[..count]);
+            taken += count;
+        }
+        end.window -= taken;
+        if taken == 0 && slices.iter().any(|slice| !slice.is_empty()) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        Ok(taken)
+    }
+
+    fn end(&mut self) {}
+
+    fn cut(&mut self) {
+        self.0.lock().is_cut = true;
+    }
+}
+
+impl Simulation {
+    /// A loop in front of an engine and a pool.
+    pub fn new(proxy: Arc<Proxy>, pool: Pool, settings: &FrontSettings) -> Self {
+        let (rings, bell) = channel();
+        let inbox = Inbox::new(Box::new(move || _ = rings.send(())));
+        let desk = Arc::new(Desk::new(proxy, pool, None));
+        let timeouts = Timeouts::new(&settings.connections);
+        let held_max = 1 << 20;
+        let room = Room::new(desk, inbox, Arc::new(None), settings.limits, timeouts, held_max);
+        let clients = Clients::new(room);
+        Self { clients, bell, letters: VecDeque::new(), ends: Vec::new() }
+    }
+
+    /// A client connects, which takes nothing yet, and later `piece_max` bytes at a time.
+    pub fn connect(&mut self, piece_max: usize) -> usize {
+        let end = Arc::new(Mutex::new(End { piece_max, ..End::default() }));
+        let slot = self.clients.free_slot();
+        let client = self.ends.len();
+        let port = u16::try_from(client + 1).unwrap_or(u16::MAX);
+        let peer = SocketAddr::from(([127, 0, 0, 1], port));
+        self.clients.add(slot, Pipe(Arc::clone(&end)), peer);
+        self.ends.push((end, Some(slot)));
+        let outcome = self.clients.give_turn(slot);
+        self.settle(slot, &outcome);
+        client
+    }
+
+    /// A client sends bytes.
+    pub fn send(&mut self, client: usize, bytes: &[u8]) {
+        self.ends[client].0.lock().to_proxy.extend(bytes);
+        self.hear(client, Ready { readable: true, ..Ready::default() });
+    }
+
+    /// A client closes its side.
+    pub fn end(&mut self, client: usize) {
+        self.ends[client].0.lock().has_ended = true;
+        self.hear(client, Ready { ended: true, ..Ready::default() });
+    }
+
+    /// A client goes away.
+    pub fn leave(&mut self, client: usize) {
+        self.hear(client, Ready { broken: true, ..Ready::default() });
+    }
+
+    /// A client takes `count` bytes more.
+    pub fn take(&mut self, client: usize, count: usize) {
+        let mut end = self.ends[client].0.lock();
+        end.window = end.window.saturating_add(count);
+        drop(end);
+        self.hear(client, Ready::default());
+    }
+
+    /// Those whose turn was over before all was done have another one; `false` if there is nobody.
+    pub fn go_on(&mut self) -> bool {
+        let unfinished = self.clients.take_unfinished();
+        let any = !unfinished.is_empty();
+        for slot in unfinished {
+            let outcome = self.clients.go_on(slot);
+            self.settle(slot, &outcome);
+        }
+        any
+    }
+
+    /// The loop reads the oldest letter; `false` if there is none.
+    pub fn deliver(&mut self) -> bool {
+        let mut letters = Vec::new();
+        self.clients.room.inbox.take(&mut letters);
+        self.letters.extend(letters);
+        let Some(letter) = self.letters.pop_front() else { return false };
+        let slot = letter.place().map_or(usize::MAX, |place| place.slot);
+        let outcome = self.clients.deliver(letter);
+        self.settle(slot, &outcome);
+        true
+    }
+
+    /// The same, once a worker has had so much time to write one.
+    pub fn deliver_within(&mut self, span: Duration) -> bool {
+        if !self.deliver() {
+            let _ = self.bell.recv_timeout(span);
+            return self.deliver();
+        }
+        true
+    }
+
+    /// Waits until there is a letter, and reads it.
+    pub fn wait_and_deliver(&mut self) {
+        while !self.deliver() {
+            self.bell.recv_timeout(PATIENCE).expect("an exchange that hangs");
+        }
+    }
+
+    /// `span` passes, and the loop looks at all connections.
+    pub fn tick(&mut self, span: Duration) {
+        self.clients.room.moment = self.clients.room.moment.after(span);
+        for slot in 0..self.clients.slots() {
+            let outcome = self.clients.look(slot, span);
+            self.settle(slot, &outcome);
+        }
+    }
+
+    /// Does the loop still hold this client's connection?
+    pub fn is_connected(&self, client: usize) -> bool {
+        self.ends[client].1.is_some()
+    }
+
+    /// Has this client's connection anything under way that a worker, or another turn, brings on?
+    pub fn is_busy(&self, client: usize) -> bool {
+        self.ends[client]
+            .1
+            .and_then(|slot| self.clients.connection(slot))
+            .is_some_and(Connection::is_answering)
+    }
+
+    /// All that a client has taken so far.
+    pub fn received(&self, client: usize) -> Vec<u8> {
+        self.ends[client].0.lock().received.clone()
+    }
+
+    /// Was the client's connection cut, so that it sees an error?
+    pub fn is_cut(&self, client: usize) -> bool {
+        self.ends[client].0.lock().is_cut
+    }
+
+    /// What a single client is sent that sends these pieces, closes its side, and takes `most` bytes at a
+    /// time; and whether its connection was cut.
+    pub fn play<'a>(
+        &mut self,
+        pieces: impl IntoIterator<Item = &'a [u8]>,
+        most: usize,
+    ) -> (Vec<u8>, bool) {
+        let client = self.connect(most);
+        self.take(client, usize::MAX);
+        let mut pieces = pieces.into_iter();
+        while self.is_connected(client) {
+            if self.go_on() {
+            } else if self.is_reading(client) {
+                match pieces.next() {
+                    Some(piece) => self.send(client, piece),
+                    None => self.end(client),
+                }
+            } else {
+                self.wait_and_deliver();
+            }
+        }
+        assert_eq!(self.clients.room.held, 0, "what was held is let go of");
+        (self.received(client), self.is_cut(client))
+    }
+
+    /// Has the loop read all that the client has sent, and could it use more?
+    fn is_reading(&self, client: usize) -> bool {
+        let (end, slot) = &self.ends[client];
+        let connection = slot.and_then(|slot| self.clients.connection(slot));
+        end.lock().to_proxy.is_empty() && connection.is_some_and(Connection::wants_input)
+    }
+
+    fn hear(&mut self, client: usize, ready: Ready) {
+        let Some(slot) = self.ends[client].1 else { return };
+        let outcome = self.clients.hear(slot, ready);
+        self.settle(slot, &outcome);
+    }
+
+    fn settle(&mut self, slot: usize, outcome: &Outcome<Pipe>) {
+        if !matches!(outcome, Outcome::Stays) {
+            for (_, other) in self.ends.iter_mut().filter(|(_, other)| *other == Some(slot)) {
+                *other = None;
+            }
+        }
+    }
+}
