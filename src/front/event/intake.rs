@@ -71,11 +71,19 @@ impl Intake {
         }
     }
 
+    /// For how many bytes there is room; where there is none, the loop is told when there is.
+    fn room_or_wait(&self) -> usize {
+        match &self.sink {
+            Sink::Upload(upload) => upload.room_or_wait(),
+            Sink::Discard(left) => *left as usize,
+        }
+    }
+
     /// Takes what can be taken of `bytes`; how many these were.
     pub(super) fn take(&mut self, bytes: &[u8]) -> (usize, Taken) {
         let mut used = 0;
         loop {
-            let room = self.room();
+            let room = self.room_or_wait();
             let rest = &bytes[used..];
             let (count, data) = match &mut self.coding {
                 Coding::Length(left) => {

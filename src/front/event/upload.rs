@@ -30,16 +30,28 @@ struct State {
     held_up: bool,
 }
 
+impl State {
+    fn room(&self) -> usize {
+        if self.wanted { UPLOAD_BYTES.saturating_sub(self.bytes.len()) } else { 0 }
+    }
+}
+
 impl Upload {
     pub(super) fn new(want: Box<dyn Fn() + Send + Sync>) -> Arc<Self> {
         Arc::new(Self { state: Mutex::default(), moved: Condvar::new(), want })
     }
 
-    /// For how many bytes there is room; where there is none, the loop is told when there is.
+    /// For how many bytes there is room.
     pub(super) fn room(&self) -> usize {
+        self.state.lock().room()
+    }
+
+    /// The same, of a loop that has bytes to give: where there is no room, it is told when there is. Only
+    /// the reader, who tells it, takes that back; a loop that merely looked would wait for ever.
+    pub(super) fn room_or_wait(&self) -> usize {
         let mut state = self.state.lock();
-        let room = if state.wanted { UPLOAD_BYTES.saturating_sub(state.bytes.len()) } else { 0 };
-        state.held_up = room == 0;
+        let room = state.room();
+        state.held_up |= room == 0;
         room
     }
 
@@ -128,7 +140,7 @@ mod tests {
         let content: Vec<u8> = (0..1_000_000_u32).map(|number| number as u8).collect();
         let mut left = &content[..];
         while !left.is_empty() {
-            let room = upload.room();
+            let room = upload.room_or_wait();
             assert!(room <= UPLOAD_BYTES);
             let (now, later) = left.split_at(room.min(left.len()));
             upload.push(now);
@@ -141,6 +153,27 @@ mod tests {
         let got = worker.join().expect("no panic").expect("it is whole");
         assert!(got == content);
         assert!(wants.load(Ordering::Acquire) > 0);
+    }
+
+    /// A loop that has bytes to give is told of room, however often it has looked in between.
+    #[test]
+    fn a_look_at_the_room_takes_nothing_back() {
+        let (upload, wants) = upload();
+        let mut reader = UploadReader(Arc::clone(&upload));
+        upload.push(b"a");
+        assert_eq!(upload.room_or_wait(), 0);
+        let mut byte = [0];
+        assert_eq!(reader.read(&mut byte).ok(), Some(1));
+        upload.state.lock().wanted = true;
+        upload.push(&vec![0; upload.room()]);
+        assert_eq!(upload.room_or_wait(), 0);
+        let told = wants.load(Ordering::Acquire);
+        let mut left = UPLOAD_BYTES;
+        while left > UPLOAD_BYTES / 2 {
+            left -= reader.read(&mut [0; 4096]).expect("content");
+            assert!(upload.room() > 0);
+        }
+        assert_eq!(wants.load(Ordering::Acquire), told + 1);
     }
 
     #[test]
