@@ -504,8 +504,10 @@ impl Proxy {
             }
             answer
         };
-        let follows =
-            self.settings.follow_redirects && matches!(*method, Method::GET | Method::HEAD);
+        // A redirect is followed without content: that would be another question.
+        let follows = self.settings.follow_redirects
+            && !forward.presented.content
+            && matches!(*method, Method::GET | Method::HEAD);
         if follows { send_and_follow(asked, send) } else { send(asked) }
     }
 }

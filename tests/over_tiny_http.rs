@@ -9,6 +9,8 @@ mod end_to_end;
 mod hostile;
 #[path = "isolation.rs"]
 mod isolation;
+#[path = "keys.rs"]
+mod keys;
 #[path = "odd_origins.rs"]
 mod odd_origins;
 #[path = "origin_trouble.rs"]

@@ -61,6 +61,8 @@ pub enum Detail {
     Validator,
     /// A part is stored, and the rest was asked for (RFC 9111 §3.3).
     Rest,
+    /// The request is a GET or HEAD with content, which the cache key does not hold.
+    Content,
     /// The request's credentials rule out what is fresh only by a guess.
     Cookie,
     /// The same for `Authorization`; or the response may not be shared (RFC 9111 §3.5).
@@ -146,6 +148,7 @@ impl Detail {
             Self::Precondition => "precondition",
             Self::Validator => "validator",
             Self::Rest => "rest",
+            Self::Content => "content",
             Self::Cookie => "cookie",
             Self::Authorization => "authorization",
             Self::NoCache => "no-cache",

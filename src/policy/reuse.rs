@@ -19,9 +19,9 @@ use crate::policy::stored::{StoredHead, StoredResponse};
 pub struct Presented {
     /// Its `Cache-Control`.
     pub directives: RequestDirectives,
-    /// The method is GET.
+    /// It is a GET without content.
     pub get: bool,
-    /// The method is HEAD.
+    /// It is a HEAD without content.
     pub head: bool,
     /// It has a `Cookie`.
     pub cookie: bool,
@@ -37,7 +37,8 @@ pub struct Presented {
     pub if_range: bool,
     /// It has an `If-Match` or `If-Unmodified-Since`, which a cache does not evaluate (§4.3.2).
     pub for_origin_alone: bool,
-    /// It has content, which for these methods means nothing that a cache could know.
+    /// It is a GET or HEAD with content. The cache key does not hold that content, so the cache has no
+    /// part in such a request (RFC 9110 §9.3.1).
     pub content: bool,
 }
 
@@ -45,13 +46,12 @@ impl Presented {
     /// Reads a request: its fields once, because this is done for every hit.
     pub fn read(request: &Request) -> Self {
         let (get, head) = (request.method == Method::GET, request.method == Method::HEAD);
-        let mut presented = Self {
-            get,
-            head,
-            post: request.method == Method::POST,
-            content: !matches!(request.framing, Framing::None | Framing::Length(0)),
-            ..Self::default()
-        };
+        // Chunked content may turn out to be empty, but not before the request has to be decided on.
+        let has_content = !matches!(request.framing, Framing::None | Framing::Length(0));
+        let (content, get, head) =
+            ((get || head) && has_content, get && !has_content, head && !has_content);
+        let mut presented =
+            Self { get, head, post: request.method == Method::POST, content, ..Self::default() };
         let mut directed = false;
         for (name, _) in request.fields.iter() {
             match name.as_str() {
@@ -77,7 +77,6 @@ impl Presented {
         self.get
             && !self.if_range
             && !self.for_origin_alone
-            && !self.content
             && !self.authorization
             && !self.directives.no_store
             && !self.directives.no_cache
@@ -154,14 +153,16 @@ pub fn decide(
     now: Timestamp,
     rules: &ReuseRules,
 ) -> Decision {
-    let answerable = (presented.get || presented.head) && !presented.content;
+    let answerable = presented.get || presented.head;
     if rules.mode == Mode::Offline {
         return offline(selected.ok().filter(|_| answerable), now);
     }
-    if !answerable {
+    if !answerable && !presented.content {
         return forward(Why::Method, None);
     }
-    let decision = if rules.disabled {
+    let decision = if presented.content {
+        forward(Why::Bypass, Some(Detail::Content))
+    } else if rules.disabled {
         forward(Why::Bypass, Some(Detail::Disabled))
     } else if presented.for_origin_alone {
         forward(Why::Request, Some(Detail::Precondition))

@@ -212,6 +212,7 @@ fn refused_by_method(
 ) -> Result<(), Detail> {
     let describes = received.describes_target && received.status == StatusCode::OK;
     let posted = presented.post && describes && lifetime.is_explicit();
+    refuse_if(presented.content, Detail::Content)?;
     refuse_if(!presented.get && !posted, Detail::Method)
 }
 

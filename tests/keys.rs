@@ -1,0 +1,105 @@
+//! What takes part in the response takes part in the cache key, or does not reach the origin server.
+//! RFC 9111 §2, RFC 9110 §4.2.3, §9.3.1.
+
+mod support;
+
+use support::origin::{Gate, Origin, on};
+use support::proxy::Proxy;
+
+const CHUNKED: &str = "Transfer-Encoding: chunked\r\n";
+
+/// The key does not hold the content, so its response is nobody else's (RFC 9110 §9.3.1).
+#[test]
+fn what_content_brought_is_not_stored() {
+    let states = ["Cache-Control: max-age=60", "", "ETag: \"a\"", "CDN-Cache-Control: max-age=60"];
+    for states in states {
+        for (fields, content) in [("", "evil"), (CHUNKED, "4\r\nevil\r\n0\r\n\r\n")] {
+            let origin = Origin::script([
+                on("GET /a").having("Content-Length: 4").send(200, states, "evil"),
+                on("GET /a").having("Transfer-Encoding: chunked").send(200, states, "evil"),
+                on("GET /a").lacking("content-length").send(200, states, "good"),
+            ]);
+            let proxy = Proxy::before(&origin, &[]);
+            let mut connection = proxy.connect();
+            let asked = if content == "evil" {
+                connection.request("GET", "/a", "", content).reply()
+            } else {
+                let head = format!("GET /a HTTP/1.1\r\nHost: h\r\n{fields}\r\n{content}");
+                connection.send(head).reply()
+            };
+            assert_eq!(asked.body(), "evil", "{states} {fields}");
+            assert_eq!(asked.cache_status(), "proxy; fwd=bypass; fwd-status=200; detail=content");
+            assert_eq!(origin.asked()[0].content, b"evil", "it is passed on");
+            let plain = proxy.get("/a");
+            assert_eq!(
+                (plain.body().as_str(), plain.is_hit()),
+                ("good", false),
+                "{states} {fields}"
+            );
+        }
+    }
+}
+
+/// Nor does it touch what is stored: it is not answered from it, and neither replaces, freshens nor
+/// removes it.
+#[test]
+fn content_leaves_what_is_stored_alone() {
+    let stale = "Cache-Control: max-age=60; Age: 60; ETag: \"a\"";
+    for (method, answer) in [
+        ("GET", on("GET /a").send(200, "Cache-Control: max-age=9", "evil")),
+        ("GET", on("GET /a").send(200, "Cache-Control: no-store", "evil")),
+        ("GET", on("GET /a").send(404, "", "evil")),
+        ("GET", on("GET /a").head(304, "ETag: \"b\"; Cache-Control: max-age=9")),
+        ("HEAD", on("HEAD /a").head(200, "Cache-Control: max-age=9; ETag: \"b\"")),
+    ] {
+        for (state, again) in [("Cache-Control: max-age=60; ETag: \"a\"", None), (stale, Some(304))]
+        {
+            let origin = Origin::script([
+                on("GET /a")
+                    .lacking("content-length")
+                    .lacking("if-none-match")
+                    .send(200, state, "good"),
+                on("GET /a").having("If-None-Match: \"a\"").head(304, "Cache-Control: max-age=60"),
+                answer.clone().having("Content-Length: 4"),
+            ]);
+            let proxy = Proxy::before(&origin, &[]);
+            proxy.get("/a");
+            let mut connection = proxy.connect();
+            let reply = connection.request(method, "/a", "", "evil").reply_to(method);
+            let reply = reply.expect("a response");
+            assert!(reply.cache_status().ends_with("detail=content"), "{}", reply.cache_status());
+            let after = proxy.get("/a");
+            assert_eq!((after.body().as_str(), after.is_hit()), ("good", true), "{method} {state}");
+            let told = again.map(|status| format!("fwd-status={status}"));
+            assert!(told.is_none_or(|told| after.cache_status().contains(&told)), "{state}");
+        }
+    }
+}
+
+/// A length of zero is no content (RFC 9110 §8.6).
+#[test]
+fn a_length_of_zero_is_no_content() {
+    let origin = Origin::script([on("GET /a").send(200, "Cache-Control: max-age=60", "hello")]);
+    let proxy = Proxy::before(&origin, &[]);
+    proxy.get("/a");
+    assert!(proxy.get_with("/a", "Content-Length: 0\r\n").is_hit());
+}
+
+/// Nobody waits for an answer to another question, asked with content or without.
+#[test]
+fn requests_with_content_do_not_collapse() {
+    let gate = Gate::new();
+    let origin = Origin::script([
+        on("GET /a").having("Content-Length: 4").wait(&gate).send(200, "", "evil"),
+        on("GET /a").having("Content-Length: 5").send(200, "", "other"),
+        on("GET /a").lacking("content-length").send(200, "", "good"),
+    ]);
+    let proxy = Proxy::before(&origin, &[]);
+    let mut first = proxy.connect();
+    first.request("GET", "/a", "", "evil");
+    origin.wait_for(1);
+    assert_eq!(proxy.ask("GET", "/a", "", "other").body(), "other");
+    assert_eq!(proxy.get("/a").body(), "good");
+    gate.open();
+    assert_eq!(first.reply().body(), "evil");
+}
