@@ -103,3 +103,88 @@ fn requests_with_content_do_not_collapse() {
     gate.open();
     assert_eq!(first.reply().body(), "evil");
 }
+
+/// Names that servers behind the proxy believe, and that the cache key does not hold.
+const OVERRIDES: [&str; 18] = [
+    "X-Host",
+    "X-Original-Host",
+    "X-HTTP-Method-Override",
+    "X-HTTP-Method",
+    "X-Method-Override",
+    "True-Client-IP",
+    "X-Script-Name",
+    "X-Client-IP",
+    "CF-Connecting-IP",
+    "X-Cluster-Client-IP",
+    "X-ProxyUser-Ip",
+    "Front-End-Https",
+    "X_Host",
+    "X_HTTP_Method_Override",
+    "True_Client-IP",
+    "Accept_Encoding",
+    "If_None_Match",
+    "Cache_Control",
+];
+
+/// What the proxy says itself, and what is about one connection only, under any spelling.
+const NEVER: [&str; 14] = [
+    "X-Forwarded-Prefix",
+    "X-Forwarded-Scheme",
+    "Forwarded",
+    "X-Real-IP",
+    "X-Original-URL",
+    "X-Rewrite-URL",
+    "X_Forwarded_Prefix",
+    "X_Forwarded-Scheme",
+    "X_Real_IP",
+    "X_Original_URL",
+    "Transfer_Encoding",
+    "Content_Length",
+    "Keep_Alive",
+    "Proxy_Authorization",
+];
+
+/// A field that is not in the key could put words into what others are given.
+#[test]
+fn what_is_not_in_the_key_does_not_reach_the_origin_server() {
+    let origin = Origin::script(["GET", "HEAD", "POST", "OPTIONS"].map(|method| {
+        on(&format!("{method} /a")).head(200, "Cache-Control: no-store; Content-Length: 0").always()
+    }));
+    let proxy = Proxy::before(&origin, &[]);
+    let all: Vec<&str> = OVERRIDES.iter().chain(&NEVER).copied().collect();
+    let fields: String = all.iter().map(|name| format!("{name}: 9\r\n")).collect();
+    let fields = format!("{fields}X-WAP-Profile: 9\r\napi_key: 9\r\nAccept: 9\r\n");
+    for method in ["GET", "HEAD", "POST", "OPTIONS"] {
+        let content = if method == "POST" { "x" } else { "" };
+        let mut connection = proxy.connect();
+        let reply = connection.request(method, "/a", &fields, content).reply_to(method);
+        assert_eq!(reply.expect("a response").status, 200);
+        let head = origin.asked().pop().expect("it was asked").head;
+        let passes = |name: &str| head.field(name) == "9";
+        for name in ["X-WAP-Profile", "api_key", "Accept"] {
+            assert!(passes(name), "{method} {name}: it describes the client, or is its own");
+        }
+        for name in OVERRIDES {
+            assert_eq!(passes(name), matches!(method, "POST" | "OPTIONS"), "{method} {name}");
+        }
+        for name in NEVER {
+            assert!(!passes(name), "{method} {name}");
+        }
+    }
+}
+
+/// The answer to a POST may stand for that to a GET (RFC 9110 §9.3.3), but not where the POST says
+/// what a GET could not.
+#[test]
+fn a_post_for_another_host_stores_nothing() {
+    let told = "Cache-Control: max-age=60; Content-Location: /a";
+    for (fields, stored) in [("", true), ("X-Host: evil.test\r\n", false)] {
+        let origin = Origin::script([
+            on("POST /a").send(200, told, "posted"),
+            on("GET /a").send(200, "", "good"),
+        ]);
+        let proxy = Proxy::before(&origin, &[]);
+        proxy.ask("POST", "/a", fields, "x");
+        assert_eq!(proxy.get("/a").is_hit(), stored, "{fields}");
+    }
+}

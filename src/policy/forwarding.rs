@@ -12,6 +12,7 @@ use crate::message::date;
 use crate::message::fields::{Fields, text_value};
 use crate::message::request::Request;
 use crate::policy::reason::CacheStatus;
+use crate::policy::unkeyed;
 
 /// Fields that are about one connection, or one proxy, only (RFC 9110 §7.6.1, §11.7).
 const HOP_BY_HOP: [&str; 11] = [
@@ -58,12 +59,17 @@ pub fn request_fields(request: &Request, told: Told<'_>) -> Fields {
     let mut fields = request.fields.clone();
     strip_hop_by_hop(&mut fields);
     fields.retain(|name, _| {
-        let name = name.as_str();
+        // `Transfer_Encoding` is as good as `Transfer-Encoding` to a server behind CGI.
+        let name = &*unkeyed::dashed(name.as_str());
         // The proxy answers `Expect` itself: it reads content only when the origin server is ready.
         !matches!(name, "host" | "content-length" | "expect")
             && !name.starts_with("x-forwarded-")
             && !SAID_BY_THE_PROXY.contains(&name)
+            && !HOP_BY_HOP.contains(&name)
     });
+    if unkeyed::is_cached(&request.method) {
+        fields.retain(|name, _| !unkeyed::is_unkeyed(name.as_str()));
+    }
     if let Some(client) = told.client {
         fields.set_text("x-forwarded-for", client.to_string());
     }

@@ -20,5 +20,6 @@ pub mod selection;
 pub mod stored;
 pub mod storing;
 pub mod targeted;
+pub mod unkeyed;
 pub mod validation;
 pub mod vary;

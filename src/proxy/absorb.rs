@@ -23,6 +23,7 @@ use crate::policy::reason::{CacheStatus, Detail};
 use crate::policy::reuse::{Judgement, Presented, judge, may_stand_in};
 use crate::policy::stored::{StoredHead, StoredResponse};
 use crate::policy::storing::{Received, storable};
+use crate::policy::unkeyed::is_unkeyed;
 use crate::policy::validation::{confirmed, merged};
 use crate::proxy::freshen::facts;
 use crate::proxy::{Asking, Forward, Forwarded, Proxy};
@@ -268,7 +269,9 @@ impl Proxy {
         if received.silently_delimited {
             return Err(Detail::CloseDelimited);
         }
-        let posted = forward.method == Method::POST;
+        // What speaks of another host or method may have shaped it, and a GET would not have.
+        let is_plain = || !forward.sent.iter().any(|(name, _)| is_unkeyed(name.as_str()));
+        let posted = forward.method == Method::POST && is_plain();
         let facts = Received {
             part: Part::read(&received.fields).filter(|_| {
                 received.status == StatusCode::PARTIAL_CONTENT && forward.presented.range
