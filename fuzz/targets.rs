@@ -148,6 +148,7 @@ fn engine(stats: &Arc<Stats>, origin: Arc<dyn Origin>) -> Proxy {
         reuse: ReuseRules {
             mode: Mode::Standard,
             disabled: false,
+            share_credentials: false,
             reuses_max: None,
             stale_while_revalidate: DeltaSeconds::ZERO,
             stale_if_error: day,

@@ -54,6 +54,7 @@ const GROUPS: [(&str, &[Flag]); 7] = [
         flag("--default-ttl", "D", "until-cleared", "freshness of what states none; 0: HTTP's heuristics alone"),
         flag("--hit-ttl", "N", "-1", "a stored response is reused N times at most; negative: no limit"),
         flag("--share-cookies", "", "off", "store and replay Set-Cookie under any explicit freshness"),
+        flag("--share-credentials", "", "off", "store and reuse as if requests had no credentials: one key, many clients, one cache"),
         flag("--stale-if-error", "D", "1d", "for how long stale responses stand in for a failed origin server"),
         flag("--stale-while-revalidate", "D", "0", "for how long stale responses are served while a new one is fetched"),
         flag("--ignore-param", "GLOB", "none", "query parameters that do not matter, and are not sent on (utm_*); may be repeated"),

@@ -161,6 +161,7 @@ impl Config {
             reuse: ReuseRules {
                 mode,
                 disabled: responses == Some(0),
+                share_credentials: args.is_on("--share-credentials"),
                 reuses_max: read.hit_ttl()?,
                 stale_while_revalidate: storing.stale_while_revalidate,
                 stale_if_error: storing.stale_if_error,

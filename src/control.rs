@@ -18,6 +18,7 @@ use crate::message::fields::Fields;
 use crate::message::request::Request;
 use crate::message::response::Response;
 use crate::message::target::{is_loopback, split_authority};
+use crate::policy::credentials::redacted;
 use crate::policy::key::Glob;
 use crate::policy::purging::Selector;
 use crate::proxy::Proxy;
@@ -191,7 +192,8 @@ impl Control {
     fn purge(&self, query: &Query) -> Result<Response, Wrong> {
         let selector = self.selector(query)?;
         let purged = self.proxy.purge(&selector);
-        log::info!("control: purged {selector}: {purged} stored responses");
+        let told = selector.to_string();
+        log::info!("control: purged {}: {purged} stored responses", redacted(&told));
         Ok(json_response(&json!({ "purged": purged })))
     }
 

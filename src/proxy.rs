@@ -7,6 +7,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use http::Method;
@@ -92,6 +93,8 @@ pub struct Proxy {
     key_prefix: String,
     /// The settings are such that a glance sees all there is.
     plain: bool,
+    /// The log has said that credentials kept a response from being stored.
+    told_of_credentials: AtomicBool,
 }
 
 impl Proxy {
@@ -104,8 +107,18 @@ impl Proxy {
         stats: Arc<Stats>,
     ) -> Self {
         let (key_prefix, plain) = (CacheKey::prefix(&settings.origin), are_plain(&settings));
-        let flights = Arc::default();
-        Self { settings, store, origin, flights, clock, stats, key_prefix, plain }
+        let (flights, told_of_credentials) = (Arc::default(), AtomicBool::new(false));
+        Self {
+            settings,
+            store,
+            origin,
+            flights,
+            clock,
+            stats,
+            key_prefix,
+            plain,
+            told_of_credentials,
+        }
     }
 
     /// The counters.
@@ -218,13 +231,19 @@ impl Proxy {
 
     /// What a request asks for.
     fn asked<'a>(&self, request: &'a Arc<Request>) -> Asked<'a> {
-        let presented = Presented::read(request);
+        let mut presented = Presented::read(request);
         let target = request.target.as_str();
         // A request that changes something goes to the origin server as it is.
         let target = if presented.get || presented.head {
             self.settings.key.shape(target)
         } else {
             target.into()
+        };
+        presented = if self.settings.reuse.share_credentials {
+            presented.without_credentials()
+        } else {
+            // What `--ignore-param` leaves out does not reach the origin server.
+            presented.at(&target)
         };
         let key = CacheKey::new(&self.settings.origin, self.passed_on_host(request), &target);
         Asked { request, presented, key, target, now: self.clock.now() }
@@ -278,7 +297,7 @@ impl Proxy {
     ) -> Asking {
         let standard = self.settings.reuse.mode == Mode::Standard;
         // What was made for someone without credentials by a guess is not for those who have some.
-        let personal = presented.cookie || presented.authorization;
+        let personal = presented.personal().is_some();
         if why == Why::VaryMiss && !presented.conditional && standard {
             let mut offered = offerable(variants);
             offered.retain(|stored| !personal || stored.lifetime.is_explicit());
@@ -392,7 +411,7 @@ impl Proxy {
                 Ok(received) if self.has_to_ask_again(&mut forward, &received) => {}
                 Ok(received) => return self.absorb(forward, received),
                 Err(OriginError::Content(source)) => {
-                    log::info!("{}: client's content: {source}", forward.key);
+                    log::info!("{}: client's content: {source}", forward.key.redacted());
                     let error = RequestError::of_content(&source, self.settings.limits);
                     return self.refuse(&forward.request, &error).into();
                 }
@@ -458,7 +477,8 @@ impl Proxy {
             asking,
             selecting,
             why,
-            detail,
+            // Whatever the response is: that is why the cache has no part in it.
+            detail: detail.or(presented.content.then_some(Detail::Content)),
             selected,
             found: variants,
             request_time: now,

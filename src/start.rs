@@ -261,6 +261,12 @@ fn engine(
         Mode::Force => log::warn!("--cache-mode force: HTTP's rules are off; for development only"),
         Mode::Offline => log::info!("--cache-mode offline: the origin server is never contacted"),
     }
+    if config.reuse.share_credentials {
+        log::warn!(
+            "--share-credentials: what one client's credentials brought is given to all clients, with \
+             other credentials or none"
+        );
+    }
     let secrets = config.key.ignored_secrets();
     if !secrets.is_empty() {
         log::warn!(

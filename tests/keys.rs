@@ -28,7 +28,7 @@ fn what_content_brought_is_not_stored() {
                 connection.send(head).reply()
             };
             assert_eq!(asked.body(), "evil", "{states} {fields}");
-            assert_eq!(asked.cache_status(), "proxy; fwd=bypass; fwd-status=200; detail=content");
+            assert_eq!(asked.cache_status(), "proxy; fwd=method; fwd-status=200; detail=content");
             assert_eq!(origin.asked()[0].content, b"evil", "it is passed on");
             let plain = proxy.get("/a");
             assert_eq!(

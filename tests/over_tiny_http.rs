@@ -3,6 +3,8 @@
 
 #[path = "collapsed.rs"]
 mod collapsed;
+#[path = "credentials.rs"]
+mod credentials;
 #[path = "end_to_end.rs"]
 mod end_to_end;
 #[path = "hostile.rs"]

@@ -34,6 +34,7 @@ const STORING: StoringRules = StoringRules {
 const REUSE: ReuseRules = ReuseRules {
     mode: Mode::Standard,
     disabled: false,
+    share_credentials: false,
     reuses_max: None,
     stale_while_revalidate: DeltaSeconds::ZERO,
     stale_if_error: DeltaSeconds(86_400),

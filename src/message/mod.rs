@@ -5,6 +5,7 @@ pub mod buffer;
 pub mod content;
 pub mod date;
 pub mod fields;
+pub mod percent;
 pub mod request;
 pub mod response;
 pub mod target;

@@ -20,6 +20,7 @@ use crate::clock::{Clock, DeltaSeconds, Timestamp};
 use crate::message::fields::Fields;
 use crate::origin::{Origin, OriginBody, OriginError, OriginRequest, OriginResponse, Upgrade};
 use crate::policy::cache_control::read_seconds;
+use crate::policy::credentials::presented;
 use crate::policy::reason::Detail;
 
 /// How often an origin server that is down is asked.
@@ -113,8 +114,8 @@ impl Gated {
 
     /// What a 429 holds back: requests with the same credentials.
     fn credentials(&self, request: &OriginRequest<'_, '_>) -> u64 {
-        let value = request.fields.get("authorization").map(http::HeaderValue::as_bytes);
-        self.hasher.hash_one(("credentials", value))
+        let all: Vec<_> = presented(request.fields, request.url).collect();
+        self.hasher.hash_one(("credentials", all))
     }
 
     /// Who cannot be reached when this request fails.

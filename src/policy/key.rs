@@ -9,7 +9,9 @@ use std::borrow::{Borrow, Cow};
 use std::fmt;
 use std::sync::Arc;
 
+use crate::message::percent::decoded;
 use crate::message::target::OriginUrl;
+use crate::policy::credentials::{SECRETS, redacted};
 
 /// What stored responses are found by.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -38,6 +40,11 @@ impl CacheKey {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The key for logs: parameters that usually are secrets have no values.
+    pub fn redacted(&self) -> Cow<'_, str> {
+        redacted(&self.0)
+    }
 }
 
 impl From<&str> for CacheKey {
@@ -58,24 +65,6 @@ impl fmt::Display for CacheKey {
         f.write_str(&self.0)
     }
 }
-
-/// Parameters that usually are secrets, or tell one user from another.
-const SECRETS: [&str; 14] = [
-    "access_token",
-    "api_key",
-    "apikey",
-    "auth",
-    "code",
-    "jwt",
-    "key",
-    "password",
-    "secret",
-    "session",
-    "sid",
-    "sig",
-    "signature",
-    "token",
-];
 
 /// Which differences of the query do not matter.
 #[derive(Clone, Debug, Default)]
@@ -98,13 +87,12 @@ impl KeyRules {
             return Cow::Borrowed(uri);
         }
         let Some((path, query)) = uri.split_once('?') else { return Cow::Borrowed(uri) };
-        let name = |parameter: &str| decoded(parameter.split('=').next().unwrap_or_default());
         let ignored =
-            |parameter: &&str| self.ignored.iter().any(|glob| glob.fits(&name(parameter)));
+            |parameter: &&str| self.ignored.iter().any(|glob| glob.fits(&name_of(parameter)));
         let mut parameters: Vec<&str> =
             query.split('&').filter(|parameter| !ignored(parameter)).collect();
         if self.sort_query {
-            parameters.sort_by_cached_key(|parameter| name(parameter));
+            parameters.sort_by_cached_key(|parameter| name_of(parameter));
         }
         if parameters.is_empty() {
             return Cow::Borrowed(path);
@@ -115,11 +103,6 @@ impl KeyRules {
     /// The key of an absolute URI.
     pub fn key_of(&self, uri: &str) -> CacheKey {
         CacheKey::from(&*self.shape(uri))
-    }
-
-    /// Is a parameter of this name usually a secret, or a sign of who asks?
-    pub fn is_secret(name: &str) -> bool {
-        SECRETS.iter().any(|secret| secret.eq_ignore_ascii_case(name))
     }
 
     /// Names of parameters that usually tell one user from another, and that are ignored.
@@ -181,23 +164,9 @@ impl fmt::Display for Glob {
     }
 }
 
-/// A parameter's name without its percent-encoding: `utm%5Fsource` is `utm_source`.
-fn decoded(name: &str) -> Vec<u8> {
-    let mut bytes = name.bytes();
-    let mut plain = Vec::with_capacity(name.len());
-    while let Some(byte) = bytes.next() {
-        let digit = |byte: Option<u8>| char::from(byte?).to_digit(16);
-        let mut ahead = bytes.clone();
-        match (byte, digit(ahead.next()), digit(ahead.next())) {
-            (b'%', Some(high), Some(low)) => {
-                plain.push((high * 16 + low) as u8);
-                bytes = ahead;
-            }
-            (b'+', ..) => plain.push(b' '),
-            _ => plain.push(byte),
-        }
-    }
-    plain
+/// A parameter's name without its percent-encoding.
+fn name_of(parameter: &str) -> Cow<'_, [u8]> {
+    decoded(parameter.split('=').next().unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 
 pub mod age;
 pub mod cache_control;
+pub mod credentials;
 pub mod forwarding;
 pub mod freshness;
 pub mod invalidation;

@@ -67,6 +67,8 @@ pub enum Detail {
     Cookie,
     /// The same for `Authorization`; or the response may not be shared (RFC 9111 §3.5).
     Authorization,
+    /// The same for credentials by another name, or a signed URI.
+    Credentials,
     /// The request said `no-cache`, or the response did.
     NoCache,
     /// The request said `max-age`, and what is stored is older.
@@ -151,6 +153,7 @@ impl Detail {
             Self::Content => "content",
             Self::Cookie => "cookie",
             Self::Authorization => "authorization",
+            Self::Credentials => "credentials",
             Self::NoCache => "no-cache",
             Self::MaxAge => "max-age",
             Self::MinFresh => "min-fresh",
@@ -196,8 +199,11 @@ impl Detail {
             Self::NoStore | Self::Private | Self::VaryStar | Self::NoCache => {
                 Some("--cache-mode force stores every 200 to a GET")
             }
-            Self::MustUnderstand | Self::Authorization | Self::Cookie => {
+            Self::MustUnderstand => {
                 Some("--cache-mode force stores every 200 to a GET, for one user alone")
+            }
+            Self::Authorization | Self::Cookie | Self::Credentials => {
+                Some("--share-credentials stores and reuses it as if the request had none")
             }
             Self::SetCookie => Some(
                 "--share-cookies keeps it under explicit freshness; --cache-mode force without it",

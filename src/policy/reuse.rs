@@ -10,6 +10,7 @@ use http::Method;
 use crate::clock::{DeltaSeconds, Timestamp};
 use crate::message::request::{Framing, Request};
 use crate::policy::cache_control::RequestDirectives;
+use crate::policy::credentials::{is_credential, is_signed};
 use crate::policy::reason::{Detail, Why};
 use crate::policy::stored::{StoredHead, StoredResponse};
 
@@ -27,6 +28,8 @@ pub struct Presented {
     pub cookie: bool,
     /// It has an `Authorization`.
     pub authorization: bool,
+    /// It has credentials by another name, or a signature in its URI.
+    pub credentials: bool,
     /// The method is POST.
     pub post: bool,
     /// It is a GET with a `Range`; on other methods the field means nothing (RFC 9110 §14.2).
@@ -62,13 +65,36 @@ impl Presented {
                 "if-none-match" | "if-modified-since" => presented.conditional = true,
                 "if-range" => presented.if_range = true,
                 "if-match" | "if-unmodified-since" => presented.for_origin_alone = true,
-                _ => {}
+                name => presented.credentials |= is_credential(name),
             }
         }
         if directed {
             presented.directives = RequestDirectives::read(&request.fields);
         }
         presented
+    }
+
+    /// The same for a target with these parameters, which may be credentials themselves.
+    #[must_use]
+    pub fn at(self, target: &str) -> Self {
+        Self { credentials: self.credentials || is_signed(target), ..self }
+    }
+
+    /// The same as if it had no credentials (`--share-credentials`).
+    #[must_use]
+    pub fn without_credentials(self) -> Self {
+        Self { cookie: false, authorization: false, credentials: false, ..self }
+    }
+
+    /// The rule by which what is fresh only by a guess is neither stored for this request nor given to
+    /// it; `None` if it has no credentials.
+    pub fn personal(&self) -> Option<Detail> {
+        match self {
+            Self { cookie: true, .. } => Some(Detail::Cookie),
+            Self { authorization: true, .. } => Some(Detail::Authorization),
+            Self { credentials: true, .. } => Some(Detail::Credentials),
+            _ => None,
+        }
     }
 
     /// May its answer serve others who ask the same at the same time? The client's own condition must
@@ -97,6 +123,8 @@ pub struct ReuseRules {
     pub mode: Mode,
     /// `--cache-size-limit 0`: nothing is stored or reused.
     pub disabled: bool,
+    /// `--share-credentials`: requests are treated as if they had none.
+    pub share_credentials: bool,
     /// `--hit-ttl`: how often a stored response may be reused.
     pub reuses_max: Option<u64>,
     /// `--stale-while-revalidate`, for responses that state none.
@@ -161,7 +189,7 @@ pub fn decide(
         return forward(Why::Method, None);
     }
     let decision = if presented.content {
-        forward(Why::Bypass, Some(Detail::Content))
+        forward(Why::Method, None)
     } else if rules.disabled {
         forward(Why::Bypass, Some(Detail::Disabled))
     } else if presented.for_origin_alone {
@@ -250,9 +278,11 @@ pub fn judge(
     use Judgement::{NotForThisUser, ToBeValidated, Usable, UsableStale, UsedUp};
     let standard = rules.mode == Mode::Standard;
     let directives = presented.directives;
-    if standard && !head.lifetime.is_explicit() && (presented.cookie || presented.authorization) {
-        let cookie = presented.cookie;
-        return NotForThisUser(if cookie { Detail::Cookie } else { Detail::Authorization });
+    if standard
+        && !head.lifetime.is_explicit()
+        && let Some(detail) = presented.personal()
+    {
+        return NotForThisUser(detail);
     }
     if head.directives.no_cache && (standard || head.lifetime.is_explicit()) {
         return ToBeValidated(Why::Stale, Some(Detail::NoCache));

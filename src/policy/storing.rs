@@ -261,7 +261,9 @@ fn refused_as_personal(
     let explicit = lifetime.is_explicit();
     let shared = directives.shares_what_is_personal();
     refuse_if(presented.authorization && !(explicit && shared), Detail::Authorization)?;
-    refuse_if(presented.cookie && !explicit, Detail::Cookie)?;
+    if let Some(detail) = presented.personal().filter(|_| !explicit) {
+        return Err(detail);
+    }
     let kept = explicit && (shared || rules.share_cookies);
     let sets = fields.contains("set-cookie") || fields.contains("set-cookie2");
     refuse_if(sets && !kept, Detail::SetCookie)

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
@@ -93,8 +94,24 @@ impl Proxy {
             if says_less && *detail != Detail::Method {
                 status.detail = Some(*detail);
             }
+            self.tell_of_credentials(&forward, *detail);
         }
         self.pass_on(&forward, received, kept, response_time, &status)
+    }
+
+    /// Says once in the log that a response is not stored because of the request's credentials: it is
+    /// what puzzles those who put a cache before an API.
+    fn tell_of_credentials(&self, forward: &Forward, detail: Detail) {
+        let personal = forward.presented.get && forward.presented.personal() == Some(detail);
+        if personal && !self.told_of_credentials.swap(true, Ordering::Relaxed) {
+            log::info!(
+                "{}: not stored, because the request has credentials and the response does not say \
+                 that it may be shared (detail={}); see --share-credentials. Further ones are not \
+                 logged",
+                forward.key.redacted(),
+                detail.as_str()
+            );
+        }
     }
 
     /// What the client gets of a response that has come.
@@ -332,7 +349,11 @@ impl Forward {
     pub(super) fn is_about_the_target(&self, forbids: Detail) -> bool {
         let personal = matches!(
             forbids,
-            Detail::Cookie | Detail::Authorization | Detail::Memory | Detail::Method
+            Detail::Cookie
+                | Detail::Authorization
+                | Detail::Credentials
+                | Detail::Memory
+                | Detail::Method
         );
         self.presented.get && !self.presented.directives.no_store && !personal
     }

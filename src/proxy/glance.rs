@@ -8,6 +8,7 @@ use http::header::AGE;
 use crate::clock::Timestamp;
 use crate::message::fields::write_decimal;
 use crate::message::response::write_status_line;
+use crate::policy::credentials::is_signed;
 use crate::policy::forwarding::has_content;
 use crate::policy::reuse::Mode;
 use crate::policy::rewriting::rewrite;
@@ -21,7 +22,7 @@ use crate::store::Variants;
 pub struct Plain<'a> {
     /// The request target, in origin form and without a fragment.
     pub target: &'a str,
-    /// It carries a `Cookie` or an `Authorization`.
+    /// Some of its fields carry credentials.
     pub credentials: bool,
 }
 
@@ -86,7 +87,9 @@ impl Proxy {
         let usable = stored.selecting.is_empty()
             && stored.part.is_none()
             && stored.content.here().is_some()
-            && (!credentials || stored.lifetime.is_explicit())
+            && (stored.lifetime.is_explicit()
+                || self.settings.reuse.share_credentials
+                || !credentials && !is_signed(target))
             && !stored.directives.no_cache
             && stored.is_fresh(now);
         if !usable || stored.make_ready(|stored| self.ready_head(stored)).is_none() {

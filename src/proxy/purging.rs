@@ -120,7 +120,7 @@ impl Proxy {
         let target = self.settings.key.shape(request.target.as_str());
         let key = CacheKey::new(&self.settings.origin, self.passed_on_host(request), &target);
         let purged = self.purge(&Selector::Uri(key.to_string()));
-        log::info!("purged {key}: {purged} stored responses");
+        log::info!("purged {}: {purged} stored responses", key.redacted());
         let mut response = Response::error(StatusCode::OK, &format!("purged {purged}"), as_json);
         if as_json {
             response.body =

@@ -51,10 +51,10 @@ impl Proxy {
     /// The origin server has failed: a stale response stands in, or the answer says what happened.
     pub(super) fn fail(&self, mut forward: Box<Forward>, error: &OriginError) -> Response {
         if error.spared_it() {
-            log::debug!("{} {}: {error}", forward.method, forward.key);
+            log::debug!("{} {}: {error}", forward.method, forward.key.redacted());
         } else {
             self.stats.count(Event::OriginError);
-            log::warn!("{} {}: {error}", forward.method, forward.key);
+            log::warn!("{} {}: {error}", forward.method, forward.key.redacted());
         }
         let (status, detail) = (error.status(), error.detail());
         if let Some(leader) = forward.leader.take() {

@@ -113,7 +113,7 @@ impl Proxy {
 
     fn no_tunnel(&self, request: &Request, key: &CacheKey, error: &OriginError) -> Upgraded {
         self.stats.count(Event::OriginError);
-        log::warn!("{} {key}: {error}", request.method);
+        log::warn!("{} {}: {error}", request.method, key.redacted());
         let (why, detail) = (Some(Why::Bypass), Some(error.detail()));
         let status = CacheStatus { why, detail, ..CacheStatus::default() };
         Upgraded::Declined(self.error(error.status(), request, &error.to_string(), status))

@@ -14,6 +14,7 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::message::date;
 use crate::message::response::json_string;
+use crate::policy::credentials::redacted;
 
 /// The shape of the access log.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -191,11 +192,11 @@ fn combined(served: &Served<'_>) -> String {
         "{client} - - [{}] \"{} {} {}\" {} {} \"{}\" \"{}\" \"{}\" {:.6}\n",
         date::format_for_log(served.at),
         quoted(served.method),
-        quoted(served.target),
+        quoted(&redacted(served.target)),
         served.version,
         served.status,
         served.bytes,
-        quoted(served.referer),
+        quoted(&redacted(served.referer)),
         quoted(served.user_agent),
         quoted(served.cache_status),
         served.taken.as_secs_f64(),
@@ -210,7 +211,7 @@ fn json(served: &Served<'_>) -> String {
          \"bytes\":{},\"hit\":{},\"cache_status\":{},\"seconds\":{:.6}}}\n",
         date::format_rfc3339(served.at),
         json_string(served.method),
-        json_string(served.target),
+        json_string(&redacted(served.target)),
         served.status,
         served.bytes,
         served.from_cache,

@@ -221,7 +221,8 @@ impl Tiers {
 
     /// Takes a recalled response out: its content is lost.
     pub fn drop_lost(&self, key: &CacheKey, response: &Arc<StoredResponse>) {
-        log::info!("{}: {key}: its content is damaged or gone; it is dropped", self.behind.name());
+        let (store, key_text) = (self.behind.name(), key.redacted());
+        log::info!("{store}: {key_text}: its content is damaged or gone; it is dropped");
         self.remove(key, response);
     }
 

@@ -32,6 +32,7 @@ pub fn settings() -> Settings {
         reuse: ReuseRules {
             mode: Mode::Standard,
             disabled: false,
+            share_credentials: false,
             reuses_max: None,
             stale_while_revalidate: DeltaSeconds::ZERO,
             stale_if_error: window,

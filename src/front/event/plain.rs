@@ -4,6 +4,7 @@ use http::Version;
 
 use crate::front::event::parse::Head;
 use crate::message::target::is_authority;
+use crate::policy::credentials::is_credential;
 use crate::proxy::Plain;
 
 /// A request that may be answered at a glance.
@@ -38,7 +39,6 @@ pub(super) fn read<'a>(head: &Head<'a, '_>) -> Option<PlainHead<'a>> {
                 }
                 host = true;
             }
-            6 if is("cookie") => credentials = true,
             10 if is("connection") => {
                 keeps_alive = if line.value.eq_ignore_ascii_case(b"keep-alive") {
                     true
@@ -48,9 +48,8 @@ pub(super) fn read<'a>(head: &Head<'a, '_>) -> Option<PlainHead<'a>> {
                     return None;
                 };
             }
-            13 if is("authorization") => credentials = true,
             length if is_telling(line.name, length) => return None,
-            _ => {}
+            _ => credentials |= is_credential(line.name),
         }
     }
     let plain = Plain { target, credentials };

@@ -1,0 +1,202 @@
+//! Which request fields carry credentials or name a tenant, and which parameters are secrets. One list
+//! serves storing, reuse, the gate before the origin server, and redaction.
+//!
+//! HTTP knows `Authorization` alone (RFC 9111 §3.5). APIs have others, and their responses are one
+//! user's just as much: without explicit freshness they are not shared.
+
+use std::borrow::Cow;
+
+use crate::message::fields::Fields;
+use crate::message::percent::decoded;
+
+/// What takes the place of a secret.
+pub const REDACTED: &str = "REDACTED";
+/// What the names of such fields end with, behind a hyphen or alone: `X-API-Key`, `PRIVATE-TOKEN`,
+/// `X-Amz-Security-Token`, `Ocp-Apim-Subscription-Key`.
+const ENDINGS: [&str; 9] = [
+    "access-token",
+    "api-key",
+    "apikey",
+    "auth-token",
+    "authorization",
+    "cookie",
+    "private-token",
+    "security-token",
+    "subscription-key",
+];
+/// What the names of fields begin with that name a tenant.
+const TENANT: &str = "x-tenant";
+/// Parameters that sign a URI or are credentials themselves.
+const SIGNATURES: [&str; 4] = ["signature", "token", "x-amz-signature", "x-goog-signature"];
+/// Parameters that usually are secrets, or tell one user from another.
+pub const SECRETS: [&str; 19] = [
+    "access_token",
+    "api_key",
+    "apikey",
+    "auth",
+    "code",
+    "jwt",
+    "key",
+    "password",
+    "secret",
+    "session",
+    "sid",
+    "sig",
+    "signature",
+    "token",
+    "x-amz-credential",
+    "x-amz-security-token",
+    "x-amz-signature",
+    "x-goog-credential",
+    "x-goog-signature",
+];
+
+/// Does a field of this name carry credentials, or name a tenant? In any case, and with `_` for `-`,
+/// as servers behind CGI read it. Nothing is copied: this is asked for every field of every hit.
+pub fn is_credential(name: &str) -> bool {
+    let name = name.as_bytes();
+    if name.get(..TENANT.len()).is_some_and(|start| is_alike(start, TENANT)) {
+        return true;
+    }
+    // All endings end with one of these; most names do not.
+    if !name.last().is_some_and(|last| matches!(last.to_ascii_lowercase(), b'e' | b'n' | b'y')) {
+        return false;
+    }
+    ENDINGS.iter().any(|ending| {
+        let Some(at) = name.len().checked_sub(ending.len()) else { return false };
+        (at == 0 || matches!(name[at - 1], b'-' | b'_')) && is_alike(&name[at..], ending)
+    })
+}
+
+fn is_alike(name: &[u8], other: &str) -> bool {
+    let plain = |byte: u8| if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
+    name.len() == other.len() && name.iter().zip(other.bytes()).all(|(one, two)| plain(*one) == two)
+}
+
+/// Do the parameters of a target or URI hold a signature or a token?
+pub fn is_signed(target: &str) -> bool {
+    let Some((_, query)) = target.split_once('?') else { return false };
+    let has = |wanted: &&str| query.split('&').any(|parameter| is_named(parameter, wanted));
+    // `sig` alone may be anything; with the end of its validity, `se`, it is Azure's.
+    SIGNATURES.iter().any(|name| has(&name)) || has(&"sig") && has(&"se")
+}
+
+/// Is the parameter's name this one, in any case and encoding?
+fn is_named(parameter: &str, wanted: &str) -> bool {
+    let name = parameter.split('=').next().unwrap_or_default();
+    decoded(name).eq_ignore_ascii_case(wanted.as_bytes())
+}
+
+/// All that a request for `uri` has of credentials: what they are in, and their value.
+pub fn presented<'a>(
+    fields: &'a Fields,
+    uri: &'a str,
+) -> impl Iterator<Item = (&'a str, &'a [u8])> {
+    let lines = fields.iter().filter(|(name, _)| is_credential(name.as_str()));
+    let query = uri.split_once('?').map(|(_, query)| query).filter(|_| is_signed(uri));
+    let parameters = query
+        .into_iter()
+        .flat_map(|query| query.split('&'))
+        .filter(|parameter| SECRETS.iter().any(|secret| is_named(parameter, secret)));
+    lines
+        .map(|(name, value)| (name.as_str(), value.as_bytes()))
+        .chain(parameters.map(|parameter| ("", parameter.as_bytes())))
+}
+
+/// A target or URI in which the values of parameters that usually are secrets are left out.
+pub fn redacted(uri: &str) -> Cow<'_, str> {
+    let is_secret = |parameter: &str| {
+        parameter.contains('=') && SECRETS.iter().any(|secret| is_named(parameter, secret))
+    };
+    let Some((path, query)) = uri.split_once('?') else { return Cow::Borrowed(uri) };
+    if !query.split('&').any(is_secret) {
+        return Cow::Borrowed(uri);
+    }
+    let parameters: Vec<Cow<'_, str>> = query
+        .split('&')
+        .map(|parameter| match parameter.split_once('=') {
+            Some((name, _)) if is_secret(parameter) => format!("{name}={REDACTED}").into(),
+            _ => parameter.into(),
+        })
+        .collect();
+    format!("{path}?{}", parameters.join("&")).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_are_known_by_their_names() {
+        for name in [
+            "Authorization",
+            "cookie",
+            "X-API-Key",
+            "Api-Key",
+            "x_api_key",
+            "X-Goog-Api-Key",
+            "apikey",
+            "X-Auth-Token",
+            "X-Access-Token",
+            "PRIVATE-TOKEN",
+            "X-Amz-Security-Token",
+            "Ocp-Apim-Subscription-Key",
+            "Proxy-Authorization",
+            "X-Tenant",
+            "X-Tenant-Id",
+            "X-TenantName",
+            "X_Tenant_Id",
+        ] {
+            assert!(is_credential(name), "{name}");
+        }
+        for name in [
+            "",
+            "y",
+            "Accept",
+            "X-Key",
+            "Monkey",
+            "MyApi-Keys",
+            "Xapi-key",
+            "Set-Cookies",
+            "Token",
+            "X-Ten",
+            "Sec-WebSocket-Key",
+        ] {
+            assert!(!is_credential(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn signed_queries_are_known() {
+        for target in [
+            "/a?X-Amz-Signature=1",
+            "/a?b&x-amz-signature",
+            "/a?Signature=1&Expires=2",
+            "/a?sig=1&se=2",
+            "/a?token=1",
+            "/a?%74oken=1",
+            "http://h/?a=b&token",
+        ] {
+            assert!(is_signed(target), "{target}");
+        }
+        for target in ["/a", "/token?", "/a?sig=1", "/a?se=1", "/a?tokens=1", "/a?b=token", "/a?"] {
+            assert!(!is_signed(target), "{target}");
+        }
+    }
+
+    #[test]
+    fn secrets_are_left_out_of_uris() {
+        #[rustfmt::skip]
+        let table = [
+            ("http://o/a", "http://o/a"),
+            ("/a?api_key=s3cret&page=2", "/a?api_key=REDACTED&page=2"),
+            ("http://o/a?page=2&Access_Token=x=y", "http://o/a?page=2&Access_Token=REDACTED"),
+            ("http://o/a?monkey=1&key", "http://o/a?monkey=1&key"),
+            ("/a?X-Amz-Signature=1&t%6Fken=2", "/a?X-Amz-Signature=REDACTED&t%6Fken=REDACTED"),
+            ("/a?", "/a?"),
+        ];
+        for (uri, expected) in table {
+            assert_eq!(redacted(uri), expected);
+        }
+    }
+}
