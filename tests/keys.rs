@@ -3,6 +3,7 @@
 
 mod support;
 
+use support::TemporaryFolder;
 use support::origin::{Gate, Origin, on};
 use support::proxy::Proxy;
 
@@ -187,4 +188,129 @@ fn a_post_for_another_host_stores_nothing() {
         proxy.ask("POST", "/a", fields, "x");
         assert_eq!(proxy.get("/a").is_hit(), stored, "{fields}");
     }
+}
+
+/// URIs that mean the same are one key, in whatever way they are asked for (RFC 9110 §4.2.3,
+/// RFC 3986 §6.2.2), and the origin server sees one spelling alone.
+#[test]
+fn spellings_of_one_uri_are_one_key() {
+    #[rustfmt::skip]
+    let table: [(&str, &[&str]); 6] = [
+        ("/~a",          &["/%7Ea", "/%7ea", "/~%61"]),
+        ("/a%2Fb",       &["/a%2fb", "/%61%2fb"]),
+        ("/c?d=e&f=%26", &["/c?%64=e&f=%26", "/%63?d=%65&%66=%26"]),
+        ("/%C3%A9",      &["/%c3%a9", "/%C3%a9"]),
+        ("/%2%65",       &[]),
+        ("/a%252fb",     &[]),
+    ];
+    for method in ["GET", "HEAD"] {
+        for (normal, others) in table {
+            let answer = |target: &str| {
+                on(&format!("{method} {target}"))
+                    .head(200, "Cache-Control: max-age=60; Content-Length: 0")
+            };
+            // A HEAD stores nothing, so it is sent on each time.
+            let origin = Origin::script([answer(normal).times(1 + others.len())]);
+            let proxy = Proxy::before(&origin, &[]);
+            for target in others.iter().chain(&[normal]) {
+                let ask = |fields: &str| {
+                    let mut connection = proxy.connect();
+                    connection
+                        .request(method, target, fields, "")
+                        .reply_to(method)
+                        .expect("a reply")
+                };
+                assert_eq!(ask("").status, 200, "{method} {target}");
+                if method == "GET" {
+                    // The short way to a hit, and the long one.
+                    assert!(ask("").is_hit() && ask("Content-Length: 0\r\n").is_hit(), "{target}");
+                    assert_eq!(origin.asked().len(), 1, "{target}");
+                }
+            }
+        }
+    }
+}
+
+/// What stands for a reserved byte means something else than the byte.
+#[test]
+fn other_uris_are_other_keys() {
+    let targets =
+        ["/a/b", "/a%2Fb", "/a?b", "/a%3Fb", "/a?b&c", "/a?b%26c", "/a%20b", "/a+b", "/A"];
+    let origin =
+        Origin::script(targets.map(|target| {
+            on(&format!("GET {target}")).send(200, "Cache-Control: max-age=60", target)
+        }));
+    let proxy = Proxy::before(&origin, &[]);
+    for target in targets.iter().chain(&targets) {
+        assert_eq!(proxy.get(target).body(), *target);
+    }
+    origin.assert_finished();
+}
+
+/// A request that changes something is passed on as it is, and makes the one key out of date.
+#[test]
+fn other_methods_keep_their_spelling_and_invalidate_the_key() {
+    let origin = Origin::script([
+        on("GET /p/~a").send(200, "Cache-Control: max-age=60", "old"),
+        on("POST /p/%7Ea").send(200, "", ""),
+        on("GET /p/~a").send(200, "Cache-Control: max-age=60", "new"),
+        on("POST /p/other").send(200, "Location: /p/%7ea", ""),
+        on("GET /p/~a").send(200, "Cache-Control: max-age=60", "newest"),
+    ]);
+    let url = format!("{}/%70", origin.url());
+    let proxy = Proxy::start(&["--origin", &url]);
+    for (method, target, body) in [
+        ("GET", "/~a", "old"),
+        ("POST", "/%7Ea", ""),
+        ("GET", "/%7ea", "new"),
+        ("POST", "/other", ""),
+        ("GET", "/~a", "newest"),
+    ] {
+        assert_eq!(proxy.ask(method, target, "", "").body(), body, "{method} {target}");
+    }
+    origin.assert_finished();
+}
+
+/// Those who ask about a URI, and those who purge it, may spell it as they like.
+#[test]
+fn the_control_interface_knows_every_spelling() {
+    let origin =
+        Origin::script([on("GET /~a").send(200, "Cache-Control: max-age=60", "hello").always()]);
+    let proxy = Proxy::before(&origin, &["--allow-purge", "127.0.0.1"]);
+    let said = |words: &[&str]| {
+        let output = proxy.tell(words);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{words:?}: {text}");
+        text
+    };
+    for words in [["purge", "/%7Ea"], ["purge", "/%7ea"]] {
+        proxy.get("/%7ea");
+        let key = format!("{}/~a", origin.url());
+        assert!(said(&["show", "/%7Ea"]).starts_with(&key));
+        assert!(said(&["list"]).contains(&key));
+        assert!(said(&words).contains("1 purged"), "{words:?}");
+    }
+    for words in [["purge", "--prefix", "/%7E"], ["purge", "--match", "/%7E*"]] {
+        proxy.get("/~a");
+        assert!(said(&words).contains("1 purged"), "{words:?}");
+    }
+    proxy.get("/~a");
+    assert!(proxy.ask("PURGE", "/%7Ea", "", "").body().contains("purged 1"));
+    let told = said(&["explain", "/%7Ea"]);
+    assert!(told.contains("/%7Ea, shaped by one spelling"), "{told}");
+    assert!(told.contains(&format!("Asked:      GET {}/~a", origin.url())), "{told}");
+    assert!(proxy.get("/~a").is_hit());
+}
+
+/// What is warmed is found under every spelling.
+#[test]
+fn what_is_warmed_is_found() {
+    let origin = Origin::script([on("GET /~a").send(200, "Cache-Control: max-age=60", "hello")]);
+    let proxy = Proxy::before(&origin, &[]);
+    let folder = TemporaryFolder::new();
+    let list = folder.file("list");
+    std::fs::write(&list, "/%7Ea\n").expect("a file");
+    let output = proxy.tell(&["warm", list.to_str().expect("text")]);
+    assert!(output.status.success(), "{output:?}");
+    assert!(proxy.get("/~a").is_hit() && proxy.get("/%7ea").is_hit());
 }

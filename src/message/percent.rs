@@ -1,6 +1,7 @@
 //! Percent-encoding: one spelling for URIs that mean the same. RFC 3986 §2.1, §6.2.2.
 
 use std::borrow::Cow;
+use std::fmt::Write as _;
 
 /// The name or value of a query parameter without its encoding: `utm%5Fsource` is `utm_source`.
 pub fn decoded(text: &str) -> Cow<'_, [u8]> {
@@ -24,6 +25,44 @@ pub fn decoded(text: &str) -> Cow<'_, [u8]> {
     Cow::Owned(plain)
 }
 
+/// A path, with a query or without, in the one spelling of all that mean the same: bytes that need no
+/// encoding have none, and hexadecimal digits are capitals (RFC 3986 §6.2.2.1, §6.2.2.2). What stands
+/// for a reserved byte stays encoded, because it means something else.
+///
+/// A segment or parameter in which a `%` begins nothing is none of a URI, and stays as it is: decoding
+/// around it could make up an encoding that nobody wrote (`%2%65`).
+pub fn normalised(text: &str) -> Cow<'_, str> {
+    if !text.contains('%') {
+        return Cow::Borrowed(text);
+    }
+    let mut normal = String::with_capacity(text.len());
+    for part in text.split_inclusive(['/', '?', '&']) {
+        let before = normal.len();
+        if !push_normalised(&mut normal, part) {
+            normal.truncate(before);
+            normal.push_str(part);
+        }
+    }
+    if normal == text { Cow::Borrowed(text) } else { Cow::Owned(normal) }
+}
+
+/// Adds a part in its normal spelling; `false` if a `%` in it begins nothing.
+fn push_normalised(normal: &mut String, part: &str) -> bool {
+    let mut rest = part;
+    while let Some(at) = rest.find('%') {
+        let Some(byte) = triplet(&rest.as_bytes()[at..]) else { return false };
+        normal.push_str(&rest[..at]);
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            normal.push(char::from(byte));
+        } else {
+            let _ = write!(normal, "%{byte:02X}");
+        }
+        rest = &rest[at + 3..];
+    }
+    normal.push_str(rest);
+    true
+}
+
 /// The byte that `bytes` begin with in percent-encoding: `%7E…` is `~`.
 fn triplet(bytes: &[u8]) -> Option<u8> {
     let [b'%', high, low, ..] = bytes else { return None };
@@ -45,5 +84,21 @@ mod tests {
         for (text, expected) in table {
             assert_eq!(&*decoded(text), expected.as_bytes(), "{text}");
         }
+    }
+    #[test]
+    fn what_means_the_same_is_spelt_alike() {
+        #[rustfmt::skip]
+        let table = [
+            ("/%7Ea", "/~a"), ("/~a", "/~a"), ("/%7ea%41%2d", "/~aA-"), ("/%2f%2F", "/%2F%2F"),
+            ("/a?b=%41&c=%26%3d", "/a?b=A&c=%26%3D"), ("/%c3%A9", "/%C3%A9"), ("/é%7E", "/é~"),
+            ("/%252e", "/%252e"), ("/%2e%2E/", "/../"), ("/%20+", "/%20+"), ("", ""), ("/a%", "/a%"),
+            ("/%2%65", "/%2%65"), ("/%%41%41", "/%%41%41"), ("/%7e%4", "/%7e%4"), ("/%é1", "/%é1"),
+            ("/%7e/%?%7e&%", "/~/%?~&%"), ("/%2/%65", "/%2/e"),
+        ];
+        for (text, expected) in table {
+            assert_eq!(normalised(text), expected, "RFC 3986 §6.2.2: {text}");
+            assert_eq!(normalised(expected), expected, "once is enough: {text}");
+        }
+        assert!(matches!(normalised("/a%20b"), Cow::Borrowed(_)), "nothing is copied in vain");
     }
 }

@@ -9,6 +9,8 @@ use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 
+use crate::message::percent::normalised;
+
 /// The longest request target that is taken, in bytes: what the origin client's URI type can hold,
 /// less room for the origin server's own part. Longer ones are answered 414.
 pub const TARGET_BYTES_MAX: usize = 32 * 1024;
@@ -49,7 +51,8 @@ impl OriginUrl {
         if port == 0 || !readable {
             return Err("port 0, or bytes in the path that a URL may not hold".to_string());
         }
-        Ok(Self { secure, host, port, prefix: path.trim_end_matches('/').to_string() })
+        let prefix = normalised(path.trim_end_matches('/')).into_owned();
+        Ok(Self { secure, host, port, prefix })
     }
 
     /// `http` or `https`.

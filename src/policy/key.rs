@@ -1,15 +1,16 @@
 //! The cache key: a method and a target URI. RFC 9111 §2.
 //!
 //! Only responses to GET are stored, so the method is not written down. The URI is the one that the
-//! origin server is asked for, with path and query as the client wrote them, unless the operator says
-//! that some of the query does not matter: then the origin server does not see that part either, or
-//! one client could put words into what others are given.
+//! origin server is asked for, with path and query as the client wrote them, but in one spelling for all
+//! that mean the same (RFC 9110 §4.2.3). The operator may say that some of the query does not matter.
+//! The origin server is asked in that spelling and without that part, or one client could put words
+//! into what others are given.
 
 use std::borrow::{Borrow, Cow};
 use std::fmt;
 use std::sync::Arc;
 
-use crate::message::percent::decoded;
+use crate::message::percent::{decoded, normalised};
 use crate::message::target::OriginUrl;
 use crate::policy::credentials::{SECRETS, redacted};
 
@@ -83,10 +84,23 @@ impl KeyRules {
 
     /// A target or URI as it is looked up and asked for.
     pub fn shape<'a>(&self, uri: &'a str) -> Cow<'a, str> {
+        // The authority is what the operator or the Host field says.
+        let after_scheme = uri.find("://").filter(|_| !uri.starts_with('/')).map_or(0, |at| at + 3);
+        let path_at =
+            uri[after_scheme..].find(['/', '?']).map_or(uri.len(), |at| after_scheme + at);
+        let target = match self.shape_target(&uri[path_at..]) {
+            Cow::Borrowed(same) if same.len() == uri.len() - path_at => return Cow::Borrowed(uri),
+            target => target,
+        };
+        Cow::Owned(format!("{}{target}", &uri[..path_at]))
+    }
+
+    fn shape_target<'a>(&self, target: &'a str) -> Cow<'a, str> {
+        let target = normalised(target);
         if self.is_plain() {
-            return Cow::Borrowed(uri);
+            return target;
         }
-        let Some((path, query)) = uri.split_once('?') else { return Cow::Borrowed(uri) };
+        let Some((path, query)) = target.split_once('?') else { return target };
         let ignored =
             |parameter: &&str| self.ignored.iter().any(|glob| glob.fits(&name_of(parameter)));
         let mut parameters: Vec<&str> =
@@ -95,7 +109,7 @@ impl KeyRules {
             parameters.sort_by_cached_key(|parameter| name_of(parameter));
         }
         if parameters.is_empty() {
-            return Cow::Borrowed(path);
+            return Cow::Owned(path.to_string());
         }
         Cow::Owned(format!("{path}?{}", parameters.join("&")))
     }
@@ -201,6 +215,11 @@ mod tests {
             (rules(&[], true),                "/a?b=2&a=2&a=1&c",      "/a?a=2&a=1&b=2&c"),
             (rules(&["a", "c"], true),        "/a?d&c=1&b&a",          "/a?b&d"),
             (rules(&["*"], false),            "/a?token=1",            "/a"),
+            (rules(&[], false),               "/%7Ea?b=%2f",           "/~a?b=%2F"),
+            (rules(&[], true),                "/%7Ea?b=%61&a",         "/~a?a&b=a"),
+            (rules(&[], false),               "http://h%41/%7Ea",      "http://h%41/~a"),
+            (rules(&["a"], false),            "http://h?a=/%7E&b",     "http://h?b"),
+            (rules(&[], false),               "/a://%7E",              "/a://~"),
         ];
         for (rules, target, expected) in table {
             assert_eq!(rules.shape(target), expected, "{target} {rules:?}");

@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use crate::message::body::Body;
 use crate::message::fields::Fields;
+use crate::message::percent::normalised;
 use crate::message::request::Request;
 use crate::origin::{Content, OriginError};
 use crate::policy::age::corrected_initial_age;
 use crate::policy::cache_control::ResponseDirectives;
 use crate::policy::forwarding::received_fields;
 use crate::policy::freshness::freshness_lifetime;
+use crate::policy::key::KeyRules;
 use crate::policy::range::Part;
 use crate::policy::stored::StoredResponse;
 use crate::policy::storing::{Check, Received, checks};
@@ -67,7 +69,7 @@ impl Proxy {
         let (key, url, sent) = (forward.key.to_string(), forward.url.clone(), forward.sent.clone());
         let target = request.target.as_str();
         let shaped_by = (self.settings.key.shape(target) != target)
-            .then(|| format!("{target}, shaped by {}", self.settings.key));
+            .then(|| format!("{target}, shaped by {}", shapers(target, &self.settings.key)));
         let received = match self.ask(&forward, Content::None, None) {
             Ok(received) => received,
             Err(error) => {
@@ -126,6 +128,16 @@ impl Proxy {
         };
         Ok(Explanation { key, shaped_by, url, sent, received: Ok(explained), told })
     }
+}
+
+/// What has given a target the form in which it is looked up.
+fn shapers(target: &str, rules: &KeyRules) -> String {
+    let flags = rules.to_string();
+    if normalised(target) == target {
+        return flags;
+    }
+    let spelling = "one spelling for what means the same (RFC 9110 §4.2.3)";
+    if rules.is_plain() { spelling.to_string() } else { format!("{spelling}, {flags}") }
 }
 
 /// Where a freshness lifetime comes from.

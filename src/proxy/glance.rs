@@ -7,6 +7,7 @@ use http::header::AGE;
 
 use crate::clock::Timestamp;
 use crate::message::fields::write_decimal;
+use crate::message::percent::normalised;
 use crate::message::response::write_status_line;
 use crate::policy::credentials::is_signed;
 use crate::policy::forwarding::has_content;
@@ -79,6 +80,8 @@ impl Proxy {
         if !self.plain || !prefix.is_empty() && dots() {
             return None;
         }
+        // Nothing is copied unless somebody has encoded what needs no encoding.
+        let target = &*normalised(target);
         key.clear();
         key.push_str(&self.key_prefix);
         key.push_str(target);

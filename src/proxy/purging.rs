@@ -6,6 +6,7 @@ use std::sync::Arc;
 use http::{Method, StatusCode, Version};
 
 use crate::message::fields::Fields;
+use crate::message::percent::normalised;
 use crate::message::request::Request;
 use crate::message::response::Response;
 use crate::policy::key::CacheKey;
@@ -77,6 +78,7 @@ impl Proxy {
     /// What keys begin with that stand for targets that begin with `path`; anything else is a beginning
     /// itself.
     pub fn beginning_of(&self, path: &str) -> String {
+        let path = &*normalised(path);
         if path.starts_with('/') { format!("{}{path}", self.key_prefix) } else { path.to_string() }
     }
 
