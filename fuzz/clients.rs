@@ -241,7 +241,7 @@ fn simulation() -> Simulation {
     };
     let stats = Arc::new(Stats::default());
     let pool = Pool::start(8, 64, &stats).expect("threads");
-    Simulation::new(Arc::new(super::engine(&stats, Arc::new(Mirror))), pool, &settings)
+    Simulation::new(Arc::new(super::engine(&stats, Arc::new(Mirror), None)), pool, &settings)
 }
 
 /// The first byte says how many clients there are and how they take bytes; then each pair of bytes is one

@@ -123,7 +123,34 @@ pub fn stored(data: &[u8]) {
     }
 }
 
+/// A request is answered alike by the shortest way to a hit and by the long way,
+/// but for the order of fields.
+pub fn fast_path(data: &[u8]) {
+    // Under a bound on reuses, which none of them reaches, every request goes the long way.
+    let [fast, long] = [None, Some(u64::MAX)].map(|reuses_max| {
+        let mut simulation = simulation(reuses_max);
+        // What the first client brings into the cache, the second finds there.
+        [(); 2].map(|()| simulation.play([data], usize::MAX))
+    });
+    assert_eq!(shown(&fast), shown(&long));
+}
+
+/// What was sent, head by head; the order of fields with different names means nothing (RFC 9110 §5.3).
+fn shown(played: &[(Vec<u8>, bool); 2]) -> [(Vec<Vec<String>>, bool); 2] {
+    let sorted = |head: &str| {
+        let mut lines: Vec<String> = head.split("\r\n").map(str::to_string).collect();
+        lines.sort();
+        lines
+    };
+    let heads = |sent: &[u8]| String::from_utf8_lossy(sent).split("\r\n\r\n").map(sorted).collect();
+    played.each_ref().map(|(sent, is_cut)| (heads(sent), *is_cut))
+}
+
 fn play<'a>(pieces: impl IntoIterator<Item = &'a [u8]>, most: usize) -> (Vec<u8>, bool) {
+    simulation(None).play(pieces, most)
+}
+
+fn simulation(reuses_max: Option<u64>) -> Simulation {
     let wait = Duration::from_secs(60);
     let connections =
         ConnectionLimits { header_timeout: wait, idle_timeout: wait, connections_max: 1 };
@@ -136,11 +163,12 @@ fn play<'a>(pieces: impl IntoIterator<Item = &'a [u8]>, most: usize) -> (Vec<u8>
     };
     let stats = Arc::new(Stats::default());
     let pool = Pool::start(1, 4, &stats).expect("threads");
-    Simulation::new(Arc::new(engine(&stats, Arc::new(Echo))), pool, &settings).play(pieces, most)
+    let proxy = Arc::new(engine(&stats, Arc::new(Echo), reuses_max));
+    Simulation::new(proxy, pool, &settings)
 }
 
 /// An engine whose clock stands still.
-fn engine(stats: &Arc<Stats>, origin: Arc<dyn Origin>) -> Proxy {
+fn engine(stats: &Arc<Stats>, origin: Arc<dyn Origin>, reuses_max: Option<u64>) -> Proxy {
     let day = DeltaSeconds(86_400);
     let settings = Settings {
         origin: OriginUrl::parse("http://o.test").expect("a URL"),
@@ -149,7 +177,7 @@ fn engine(stats: &Arc<Stats>, origin: Arc<dyn Origin>) -> Proxy {
             mode: Mode::Standard,
             disabled: false,
             share_credentials: false,
-            reuses_max: None,
+            reuses_max,
             stale_while_revalidate: DeltaSeconds::ZERO,
             stale_if_error: day,
         },

@@ -10,7 +10,8 @@ use http::Method;
 use crate::clock::{DeltaSeconds, Timestamp};
 use crate::message::request::{Framing, Request};
 use crate::policy::cache_control::RequestDirectives;
-use crate::policy::credentials::{is_credential, is_signed};
+use crate::policy::credentials::is_signed;
+use crate::policy::effect::{Effect, effect_of};
 use crate::policy::reason::{Detail, Why};
 use crate::policy::stored::{StoredHead, StoredResponse};
 
@@ -57,15 +58,16 @@ impl Presented {
             Self { get, head, post: request.method == Method::POST, content, ..Self::default() };
         let mut directed = false;
         for (name, _) in request.fields.iter() {
-            match name.as_str() {
-                "cache-control" => directed = true,
-                "cookie" => presented.cookie = true,
-                "authorization" => presented.authorization = true,
-                "range" => presented.range = get,
-                "if-none-match" | "if-modified-since" => presented.conditional = true,
-                "if-range" => presented.if_range = true,
-                "if-match" | "if-unmodified-since" => presented.for_origin_alone = true,
-                name => presented.credentials |= is_credential(name),
+            match effect_of(name.as_str()) {
+                Effect::Directives => directed = true,
+                Effect::Cookie => presented.cookie = true,
+                Effect::Authorization => presented.authorization = true,
+                Effect::Credentials => presented.credentials = true,
+                Effect::Range => presented.range = get,
+                Effect::Condition => presented.conditional = true,
+                Effect::IfRange => presented.if_range = true,
+                Effect::OriginCondition => presented.for_origin_alone = true,
+                Effect::Nothing | Effect::Host | Effect::Connection | Effect::Message => {}
             }
         }
         if directed {

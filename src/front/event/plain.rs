@@ -4,7 +4,7 @@ use http::Version;
 
 use crate::front::event::parse::Head;
 use crate::message::target::is_authority;
-use crate::policy::credentials::is_credential;
+use crate::policy::effect::{Effect, effect_of};
 use crate::proxy::Plain;
 
 /// A request that may be answered at a glance.
@@ -29,48 +29,39 @@ pub(super) fn read<'a>(head: &Head<'a, '_>) -> Option<PlainHead<'a>> {
         return None;
     }
     let modern = head.version == Version::HTTP_11;
-    let (mut host, mut credentials, mut keeps_alive) = (false, false, modern);
+    let (mut host, mut credentials) = (false, false);
+    let mut keeps_alive = None;
     for line in head.lines {
-        let is = |name: &str| line.name.eq_ignore_ascii_case(name);
-        match line.name.len() {
-            4 if is("host") => {
-                if host || !is_authority(line.value) {
-                    return None;
-                }
-                host = true;
+        match effect_of(line.name) {
+            Effect::Nothing => {}
+            Effect::Host if !host && is_authority(line.value) => host = true,
+            Effect::Connection if keeps_alive.is_none() => {
+                keeps_alive = Some(keep_alive_or_close(line.value)?);
             }
-            10 if is("connection") => {
-                keeps_alive = if line.value.eq_ignore_ascii_case(b"keep-alive") {
-                    true
-                } else if line.value.eq_ignore_ascii_case(b"close") {
-                    false
-                } else {
-                    return None;
-                };
-            }
-            length if is_telling(line.name, length) => return None,
-            _ => credentials |= is_credential(line.name),
+            Effect::Cookie | Effect::Authorization | Effect::Credentials => credentials = true,
+            // A second `Host` or `Connection` is among them.
+            Effect::Host
+            | Effect::Connection
+            | Effect::Directives
+            | Effect::Range
+            | Effect::IfRange
+            | Effect::Condition
+            | Effect::OriginCondition
+            | Effect::Message => return None,
         }
     }
+    let keeps_alive = keeps_alive.unwrap_or(modern);
     let plain = Plain { target, credentials };
     (host || !modern).then_some(PlainHead { plain, head: is_head, keeps_alive })
 }
 
-/// Is this a field that could make a difference?
-fn is_telling(name: &str, length: usize) -> bool {
-    let names: &[&str] = match length {
-        3 => &["via"],
-        5 => &["range"],
-        6 => &["expect"],
-        7 => &["upgrade"],
-        8 => &["if-match", "if-range"],
-        13 => &["cache-control", "if-none-match"],
-        14 => &["content-length"],
-        17 => &["transfer-encoding", "if-modified-since"],
-        19 => &["if-unmodified-since"],
-        _ => &[],
-    };
-    names.iter().any(|telling| name.eq_ignore_ascii_case(telling))
+/// What a `Connection` field with a single member asks for; `None` if it is neither of the two, and may name
+/// other fields (RFC 9110 §7.6.1).
+fn keep_alive_or_close(value: &[u8]) -> Option<bool> {
+    if value.eq_ignore_ascii_case(b"keep-alive") {
+        return Some(true);
+    }
+    value.eq_ignore_ascii_case(b"close").then_some(false)
 }
 
 #[cfg(test)]
@@ -103,6 +94,8 @@ mod tests {
             ("OPTIONS * HTTP/1.1|Host: h",                         None),
             ("POST /a HTTP/1.1|Host: h",                           None),
             ("GET /a HTTP/1.1|Host: h|Connection: close, x",       None),
+            ("GET /a HTTP/1.1|Host: h|Connection: close|Connection: keep-alive", None),
+            ("GET /a HTTP/1.1|Host: h|Connection: keep-alive|connection: close", None),
             ("GET /a HTTP/1.1|Host: h|Content-Length: 0",          None),
             ("GET /a HTTP/1.1|Host: h|Transfer-Encoding: chunked", None),
             ("GET /a HTTP/1.1|Host: h|Cache-Control: no-cache",    None),
