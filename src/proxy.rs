@@ -19,8 +19,10 @@ use crate::message::request::{Request, RequestError, RequestLimits};
 use crate::message::target::{OriginUrl, is_loopback, split_authority, url_at};
 use crate::origin::redirects::send_and_follow;
 use crate::origin::{Content, Interim, Origin, OriginError, OriginRequest, OriginResponse};
+use crate::policy::digest::Salt;
 use crate::policy::forwarding::{Told, goes_in_circles, request_fields};
 use crate::policy::key::{CacheKey, KeyRules};
+use crate::policy::range;
 use crate::policy::reason::{Detail, Why};
 use crate::policy::reuse::{Decision, Mode, Presented, ReuseRules, decide};
 use crate::policy::selection::select;
@@ -29,12 +31,12 @@ use crate::policy::storing::StoringRules;
 use crate::policy::validation::{
     ask_for_rest, has_validator, make_conditional, make_unconditional, offerable,
 };
-use crate::policy::{range, vary};
+use crate::policy::vary::Sent;
 use crate::proxy::glance::are_plain;
 use crate::proxy::recall::{Recall, Recollection};
 use crate::proxy::steps::Asking;
 use crate::stats::{Event, Stats};
-use crate::store::{Generation, Store, Variants};
+use crate::store::{Generation, Store, Variants, salt};
 
 mod absorb;
 mod answer;
@@ -95,6 +97,8 @@ pub struct Proxy {
     plain: bool,
     /// The log has said that credentials kept a response from being stored.
     told_of_credentials: AtomicBool,
+    /// What digests of credentials are keyed with, where memory is all there is.
+    own_salt: Arc<Salt>,
 }
 
 impl Proxy {
@@ -118,6 +122,7 @@ impl Proxy {
             key_prefix,
             plain,
             told_of_credentials,
+            own_salt: Arc::new(salt::random()),
         }
     }
 
@@ -189,7 +194,7 @@ impl Proxy {
         let ranges = if presented.range { range::read(&request.fields) } else { None };
         let selection = select(variants, ranges.as_deref(), asked.now, |stored| {
             stored.selecting.is_empty()
-                || vary::matches(stored, sent.get_or_insert_with(|| self.sent_fields(request)))
+                || self.fits(stored, sent.get_or_insert_with(|| self.sent_fields(request)))
         });
         let decision = self.decide(&asked, selection.selected);
         match decision {
@@ -348,7 +353,10 @@ impl Proxy {
             }
             Some(Landing::Growing(shareable)) => {
                 // It did not fit; but now it is known which fields select.
-                let selecting = shareable.head.selecting.of_request(&forward.sent);
+                let selecting = shareable
+                    .head
+                    .selecting
+                    .of_request(Sent { fields: &forward.sent, salt: &self.salt() });
                 forward.selecting = selecting.fingerprint();
             }
             Some(Landing::Stored) | None => {}
@@ -462,7 +470,12 @@ impl Proxy {
         // The most recent response tells which fields select; the next one will name the same.
         let newest = variants.as_ref().and_then(|variants| variants.first());
         let selecting = newest
-            .map(|stored| stored.selecting.of_request(&sent).fingerprint())
+            .map(|stored| {
+                stored
+                    .selecting
+                    .of_request(Sent { fields: &sent, salt: &self.salt() })
+                    .fingerprint()
+            })
             .unwrap_or_default();
         let Reason { why, detail, selected } = reason;
         let generation = self.store.generation(&key);

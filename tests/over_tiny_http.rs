@@ -17,6 +17,8 @@ mod keys;
 mod odd_origins;
 #[path = "origin_trouble.rs"]
 mod origin_trouble;
+#[path = "secrets.rs"]
+mod secrets;
 #[path = "spared.rs"]
 mod spared;
 #[path = "upgrade.rs"]

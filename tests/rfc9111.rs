@@ -10,13 +10,14 @@ use caching_proxy::message::fields::Fields;
 use caching_proxy::message::request::Request;
 use caching_proxy::policy::age::{age_value, corrected_initial_age};
 use caching_proxy::policy::cache_control::{RequestDirectives, ResponseDirectives};
+use caching_proxy::policy::digest::{SALT_BYTES, Salt};
 use caching_proxy::policy::freshness::{FreshnessRules, Lifetime, fresh_until, freshness_lifetime};
 use caching_proxy::policy::range::Part;
 use caching_proxy::policy::reason::{Detail, Why};
 use caching_proxy::policy::reuse::{Decision, Mode, Presented, ReuseRules, decide, may_stand_in};
 use caching_proxy::policy::stored::{StoredHead, StoredResponse};
 use caching_proxy::policy::storing::{Received, StoringRules, storable};
-use caching_proxy::policy::vary::{self, Selecting};
+use caching_proxy::policy::vary::{self, Selecting, Sent};
 use http::{HeaderName, HeaderValue, Method, StatusCode, Version};
 use support::field_lines;
 
@@ -56,6 +57,14 @@ fn fields(text: &str) -> Fields {
         (name, HeaderValue::from_bytes(value.as_bytes()).expect("a value"))
     });
     lines.collect()
+}
+
+fn salt() -> Salt {
+    Salt::new([7; SALT_BYTES])
+}
+
+fn sent<'a>(fields: &'a Fields, salt: &'a Salt) -> Sent<'a> {
+    Sent { fields, salt }
 }
 
 fn request(method: &str, text: &str) -> Request {
@@ -295,7 +304,7 @@ fn verdict(
         request_time: NOW,
         response_time: NOW,
     };
-    storable(&Presented::read(asked), &asked.fields, received, rules)
+    storable(&Presented::read(asked), sent(&asked.fields, &salt()), received, rules)
 }
 
 #[test]
@@ -434,14 +443,42 @@ fn selecting_fields_must_match() {
     ];
     for (response, asked, presented, expected) in table {
         let stored = stored_for(asked, &format!("Cache-Control: max-age=60|{response}"));
-        let got = vary::matches(&stored, &fields(presented));
+        let got = vary::matches(&stored, sent(&fields(presented), &salt()));
         assert_eq!(got, expected, "RFC 9111 §4.1: {response}; {asked} / {presented}");
     }
-    assert_eq!(
-        Selecting::read(&fields("Vary: a b"), &Fields::new()),
-        None,
-        "no field has that name"
-    );
+    for nobody in ["Vary: a b", "Vary: a, *"] {
+        let selecting = Selecting::read(&fields(nobody), sent(&Fields::new(), &salt()));
+        assert_eq!(selecting, None, "no request fits {nobody}");
+    }
+}
+
+/// Credentials select by their digest, and are nowhere in clear.
+#[test]
+fn selecting_credentials_are_digests() {
+    for name in ["Authorization", "Cookie", "X-API-Key", "PRIVATE-TOKEN", "X-Tenant-Id"] {
+        let text = format!("Cache-Control: max-age=60, public|Vary: Accept, {name}");
+        let alice = format!("Accept: a|{name}: s3cret");
+        let stored = stored_for(&alice, &text);
+        for (presented, expected) in [
+            (alice.clone(), true),
+            (format!("Accept: b|{name}: s3cret"), false),
+            (format!("Accept: a|{name}: s3cre"), false),
+            (format!("Accept: a|{name}:"), false),
+            ("Accept: a".to_string(), false),
+        ] {
+            let got = vary::matches(&stored, sent(&fields(&presented), &salt()));
+            assert_eq!(got, expected, "{name}: {presented}");
+        }
+        let other = Salt::new([8; SALT_BYTES]);
+        assert!(!vary::matches(&stored, sent(&fields(&alice), &other)), "another store's digest");
+        let kept: Vec<_> = stored.selecting.iter().filter_map(|(_, value)| value).collect();
+        // Who knows the digest is not taken for whom it stands for.
+        let digest = String::from_utf8_lossy(kept[1]).into_owned();
+        let replayed = fields(&format!("Accept: a|{name}: {digest}"));
+        assert!(!vary::matches(&stored, sent(&replayed, &salt())), "{digest}");
+        assert!(kept[0] == b"a" && digest.starts_with("digest:") && !digest.contains("s3cret"));
+        assert!(!String::from_utf8_lossy(&stored.selecting.fingerprint()).contains("s3cret"));
+    }
 }
 
 #[test]

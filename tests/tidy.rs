@@ -17,7 +17,7 @@ const LAYERS: [&[&str]; 8] = [
 /// Open to `front`, `control`, `proxy` and `recording`; seen by `main` and `start` alone; the map.
 const APART: [&str; 4] = ["stats", "cli", "config", "lib"];
 /// A dependency, and the files that may name it.
-const FENCES: [(&str, &[&str]); 21] = [
+const FENCES: [(&str, &[&str]); 22] = [
     ("rustix::", &["handover.rs", "store/writer.rs"]),
     ("listenfd::", &["handover.rs"]),
     (
@@ -42,6 +42,7 @@ const FENCES: [(&str, &[&str]); 21] = [
         ],
     ),
     ("crc32fast::", &["store/codec.rs"]),
+    ("ring::", &["policy/digest.rs", "store/salt.rs"]),
     (
         "serde_json::",
         &[

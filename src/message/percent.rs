@@ -11,15 +11,12 @@ pub fn decoded(text: &str) -> Cow<'_, [u8]> {
     let mut rest = text.as_bytes();
     let mut plain = Vec::with_capacity(text.len());
     while let Some((first, after)) = rest.split_first() {
-        match triplet(rest) {
-            Some(byte) => {
-                plain.push(byte);
-                rest = &rest[3..];
-            }
-            None => {
-                plain.push(if *first == b'+' { b' ' } else { *first });
-                rest = after;
-            }
+        if let Some(byte) = triplet(rest) {
+            plain.push(byte);
+            rest = &rest[3..];
+        } else {
+            plain.push(if *first == b'+' { b' ' } else { *first });
+            rest = after;
         }
     }
     Cow::Owned(plain)

@@ -76,9 +76,9 @@ fn is_alike(name: &[u8], other: &str) -> bool {
 /// Do the parameters of a target or URI hold a signature or a token?
 pub fn is_signed(target: &str) -> bool {
     let Some((_, query)) = target.split_once('?') else { return false };
-    let has = |wanted: &&str| query.split('&').any(|parameter| is_named(parameter, wanted));
+    let has = |wanted: &str| query.split('&').any(|parameter| is_named(parameter, wanted));
     // `sig` alone may be anything; with the end of its validity, `se`, it is Azure's.
-    SIGNATURES.iter().any(|name| has(&name)) || has(&"sig") && has(&"se")
+    SIGNATURES.iter().any(|name| has(name)) || has("sig") && has("se")
 }
 
 /// Is the parameter's name this one, in any case and encoding?

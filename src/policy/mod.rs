@@ -6,6 +6,7 @@
 pub mod age;
 pub mod cache_control;
 pub mod credentials;
+pub mod digest;
 pub mod effect;
 pub mod forwarding;
 pub mod freshness;

@@ -17,7 +17,7 @@ use crate::policy::reason::Detail;
 use crate::policy::reuse::Presented;
 use crate::policy::stored::StoredHead;
 use crate::policy::validation::has_validator;
-use crate::policy::vary::Selecting;
+use crate::policy::vary::{Selecting, Sent, matches_none};
 
 /// What the operator said about storing.
 #[derive(Clone, Copy, Debug)]
@@ -71,7 +71,7 @@ pub struct Check {
 /// `sent` is the request as the origin server got it; its fields select among variants (§4.1).
 pub fn storable(
     presented: &Presented,
-    sent: &Fields,
+    sent: Sent<'_>,
     received: Received<'_>,
     rules: &StoringRules,
 ) -> Result<StoredHead, Detail> {
@@ -188,7 +188,7 @@ fn what_is_said(
         check(
             "RFC 9111 §4.1",
             "Vary names no *",
-            refuse_if(Selecting::read(fields, &Fields::new()).is_none(), Detail::VaryStar),
+            refuse_if(matches_none(fields), Detail::VaryStar),
         ),
     ]
 }

@@ -2,12 +2,24 @@
 //!
 //! What is compared is the request as the origin server gets it, so that a field which the proxy
 //! writes itself (`X-Forwarded-For`, say) takes part like any other. Values are normalised first:
-//! joined, without the white space around commas; language ranges in order of their weights.
+//! joined, without the white space around commas; language ranges in order of their weights. Credentials
+//! are never kept: a digest stands for them.
 
 use http::HeaderName;
 
 use crate::message::fields::Fields;
+use crate::policy::credentials::is_credential;
+use crate::policy::digest::Salt;
 use crate::policy::stored::StoredHead;
+
+/// A request as the origin server gets it, and what the digests of its credentials are keyed with.
+#[derive(Clone, Copy, Debug)]
+pub struct Sent<'a> {
+    /// Its header section.
+    pub fields: &'a Fields,
+    /// The salt of the store.
+    pub salt: &'a Salt,
+}
 
 /// The selecting header fields of a stored response and their values in the request it answered.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -16,15 +28,12 @@ pub struct Selecting(Vec<(HeaderName, Option<Vec<u8>>)>);
 impl Selecting {
     /// The values in `request` of the fields that `response` names in `Vary`. `None` if it names
     /// `*`, or something that is no field name: such a response matches no request.
-    pub fn read(response: &Fields, request: &Fields) -> Option<Self> {
+    pub fn read(response: &Fields, request: Sent<'_>) -> Option<Self> {
         let mut values: Vec<(HeaderName, Option<Vec<u8>>)> = Vec::new();
         for member in response.members("vary") {
-            if member == b"*" {
-                return None;
-            }
-            let name = HeaderName::from_bytes(member).ok()?;
+            let name = selecting_name(member)?;
             if !values.iter().any(|(known, _)| *known == name) {
-                let value = normalised(&name, request);
+                let value = selecting_value(&name, request);
                 values.push((name, value));
             }
         }
@@ -43,8 +52,8 @@ impl Selecting {
 
     /// The same fields with their values in another request.
     #[must_use]
-    pub fn of_request(&self, request: &Fields) -> Self {
-        let value = |(name, _): &(HeaderName, _)| (name.clone(), normalised(name, request));
+    pub fn of_request(&self, request: Sent<'_>) -> Self {
+        let value = |(name, _): &(HeaderName, _)| (name.clone(), selecting_value(name, request));
         Self(self.0.iter().map(value).collect())
     }
 
@@ -82,11 +91,28 @@ impl FromIterator<(HeaderName, Option<Vec<u8>>)> for Selecting {
 ///
 /// Each selecting field must have the same value in both requests, absent matching absent. A
 /// language the client prefers to all others also fits a response that is in this language.
-pub fn matches(stored: &StoredHead, request: &Fields) -> bool {
+pub fn matches(stored: &StoredHead, request: Sent<'_>) -> bool {
     stored.selecting.0.iter().all(|(name, value)| {
-        *value == normalised(name, request)
-            || (name == "accept-language" && is_in_preferred_language(stored, request))
+        *value == selecting_value(name, request)
+            || (name == "accept-language" && is_in_preferred_language(stored, request.fields))
     })
+}
+
+/// Does `response` name something in `Vary` that no request can have the same of?
+pub fn matches_none(response: &Fields) -> bool {
+    response.members("vary").any(|member| selecting_name(member).is_none())
+}
+
+/// The name of a selecting field; `None` for `*`, and for what is no field name.
+fn selecting_name(member: &[u8]) -> Option<HeaderName> {
+    HeaderName::from_bytes(member).ok().filter(|name| name != "*")
+}
+
+/// What is kept and compared of a selecting field: its value, or for credentials a digest of it.
+fn selecting_value(name: &HeaderName, request: Sent<'_>) -> Option<Vec<u8>> {
+    let value = normalised(name, request.fields)?;
+    let is_secret = is_credential(name.as_str());
+    Some(if is_secret { request.salt.digest(name.as_str(), &value) } else { value })
 }
 
 /// The value of a selecting field, normalised (§4.1); `None` where the field is absent.

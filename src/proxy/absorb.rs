@@ -23,7 +23,7 @@ use crate::policy::range::Part;
 use crate::policy::reason::{CacheStatus, Detail};
 use crate::policy::reuse::{Judgement, Presented, judge, may_stand_in};
 use crate::policy::stored::{StoredHead, StoredResponse};
-use crate::policy::storing::{Received, storable};
+use crate::policy::storing::Received;
 use crate::policy::unkeyed::is_unkeyed;
 use crate::policy::validation::{confirmed, merged};
 use crate::proxy::freshen::facts;
@@ -297,7 +297,7 @@ impl Proxy {
                 && describes_target(&forward.key, &received.fields, &self.settings.key),
             ..facts(forward, received, response_time)
         };
-        storable(&forward.presented, &forward.sent, facts, &self.settings.storing)
+        self.storable(&forward.presented, &forward.sent, facts)
     }
 
     /// A stale stored response in the place of one that failed (§4.2.4, RFC 5861 §4).

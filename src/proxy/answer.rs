@@ -16,6 +16,7 @@ use crate::message::content::Slice;
 use crate::message::fields::Fields;
 use crate::message::request::Request;
 use crate::message::response::Response;
+use crate::policy::digest::Salt;
 use crate::policy::forwarding::{add_response_fields, has_content};
 use crate::policy::precondition::{if_range_holds, is_not_modified, keep_for_304};
 use crate::policy::range::{self, Span, Wanted, content_range};
@@ -23,7 +24,7 @@ use crate::policy::reason::{CacheStatus, Detail, Why};
 use crate::policy::reuse::{Judgement, Presented, judge};
 use crate::policy::rewriting::rewrite;
 use crate::policy::stored::{StoredHead, StoredResponse};
-use crate::policy::vary;
+use crate::policy::vary::{self, Sent};
 use crate::proxy::{Asked, Attempt, Proxy};
 use crate::stats::Event;
 
@@ -66,6 +67,17 @@ impl Proxy {
         }
     }
 
+    /// What digests of credentials are keyed with now. A store that is not reachable yet tells later; what
+    /// was kept under another salt until then fits nobody.
+    pub(super) fn salt(&self) -> Arc<Salt> {
+        self.store.salt().unwrap_or_else(|| Arc::clone(&self.own_salt))
+    }
+
+    /// Does a response fit a request that the origin server would get with these fields (§4.1)?
+    pub(super) fn fits(&self, head: &StoredHead, sent: &Fields) -> bool {
+        vary::matches(head, Sent { fields: sent, salt: &self.salt() })
+    }
+
     /// Gives a request the response that another is fetching, if it fits and may be reused.
     pub(super) fn share(
         &self,
@@ -77,7 +89,7 @@ impl Proxy {
         let Asked { request, presented, now, .. } = *asked;
         let head = &shareable.head;
         let usable = judge(&presented, head, false, now, &self.settings.reuse);
-        if !vary::matches(head, sent) || usable != Judgement::Usable {
+        if !self.fits(head, sent) || usable != Judgement::Usable {
             return None;
         }
         let reader = shareable.body.reader()?;

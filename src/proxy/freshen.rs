@@ -6,6 +6,7 @@ use std::sync::Arc;
 use http::StatusCode;
 
 use crate::clock::Timestamp;
+use crate::message::fields::Fields;
 use crate::message::response::Response;
 use crate::origin::OriginResponse;
 use crate::policy::age::corrected_initial_age;
@@ -13,14 +14,27 @@ use crate::policy::forwarding::received_fields;
 use crate::policy::partial::completes;
 use crate::policy::range::Part;
 use crate::policy::reason::{CacheStatus, Detail};
+use crate::policy::reuse::Presented;
 use crate::policy::stored::{StoredHead, StoredResponse};
 use crate::policy::storing::{Received, storable};
 use crate::policy::validation::{confirmed, head_confirms, merged};
+use crate::policy::vary::Sent;
 use crate::proxy::{Asking, Forward, Proxy};
 use crate::stats::Event;
 use crate::store::Put;
 
 impl Proxy {
+    /// May the response to a request that the origin server got with these fields be stored (§3)?
+    pub(super) fn storable(
+        &self,
+        presented: &Presented,
+        sent: &Fields,
+        received: Received<'_>,
+    ) -> Result<StoredHead, Detail> {
+        let sent = Sent { fields: sent, salt: &self.salt() };
+        storable(presented, sent, received, &self.settings.storing)
+    }
+
     /// Has the origin server answered something that is of no use, because of how it was asked? Then
     /// `forward` asks for the whole, without a condition.
     pub(super) fn has_to_ask_again(
@@ -43,8 +57,7 @@ impl Proxy {
                     part: Part::read(&received.fields),
                     ..facts(forward, received, self.clock.now())
                 };
-                let head =
-                    storable(&forward.presented, &forward.sent, facts, &self.settings.storing);
+                let head = self.storable(&forward.presented, &forward.sent, facts);
                 if head.is_ok_and(|head| completes(&head, prefix)) {
                     return false;
                 }
@@ -103,7 +116,7 @@ impl Proxy {
             ..facts(forward, received, response_time)
         };
         let presented = forward.presented.in_the_background();
-        match storable(&presented, &forward.sent, facts, &self.settings.storing) {
+        match self.storable(&presented, &forward.sent, facts) {
             Ok(head) => {
                 let freshened = Arc::new(stored.with(head, stored.content.clone()));
                 let put = self.store.put(&forward.key, Arc::clone(&freshened), forward.generation);

@@ -10,7 +10,6 @@ use crate::policy::range;
 use crate::policy::reuse::{Judgement, judge};
 use crate::policy::selection::select;
 use crate::policy::stored::StoredResponse;
-use crate::policy::vary;
 use crate::proxy::{Answer, Attempt, Forward, Forwarded, Proxy};
 use crate::store::behind::Fetcher;
 use crate::store::tiers::{Claim, Tiers};
@@ -50,7 +49,7 @@ impl Proxy {
         }
         let generation = forward.generation.with(recalled.stamp);
         forward.generation = generation;
-        let variants = Self::fetched(tiers, &forward, recalled.variants);
+        let variants = self.fetched(tiers, &forward, recalled.variants);
         if forward.background {
             return self.go_on_in_the_background(forward, &variants);
         }
@@ -87,6 +86,7 @@ impl Proxy {
     /// The variants that were recalled; the content of the one that will be selected is in memory, if
     /// it fits there.
     fn fetched(
+        &self,
         tiers: &Tiers,
         forward: &Forward,
         mut variants: Vec<Arc<StoredResponse>>,
@@ -95,7 +95,7 @@ impl Proxy {
             if forward.presented.range { range::read(&forward.request.fields) } else { None };
         while !variants.is_empty() {
             let selection = select(&variants, ranges.as_deref(), forward.request_time, |stored| {
-                vary::matches(stored, &forward.sent)
+                self.fits(stored, &forward.sent)
             });
             let Some(selected) = selection.selected.ok().or(selection.prefix) else { break };
             let place = variants.iter().position(|other| Arc::ptr_eq(other, &selected));
@@ -118,9 +118,7 @@ impl Proxy {
     ) -> Recall {
         let now = self.clock.now();
         let fresh = variants.iter().find(|stored| {
-            stored.is_fresh(now)
-                && !stored.directives.no_cache
-                && vary::matches(stored, &forward.sent)
+            stored.is_fresh(now) && !stored.directives.no_cache && self.fits(stored, &forward.sent)
         });
         if fresh.is_none() {
             return Recall::GoOn(forward);
@@ -145,7 +143,7 @@ impl Proxy {
             && presented.get
             && !presented.range
             && !presented.conditional
-            && vary::matches(&shareable.head, &forward.sent)
+            && self.fits(&shareable.head, &forward.sent)
             && usable == Judgement::Usable
     }
 

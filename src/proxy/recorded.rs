@@ -10,7 +10,7 @@ use crate::policy::key::CacheKey;
 use crate::policy::reason::Detail;
 use crate::policy::reuse::Presented;
 use crate::policy::stored::StoredResponse;
-use crate::policy::storing::{Received, storable};
+use crate::policy::storing::Received;
 use crate::proxy::Proxy;
 use crate::store::Put;
 
@@ -82,7 +82,7 @@ impl Proxy {
             response_time: now,
         };
         let presented = Presented { get: true, ..Presented::default() };
-        let head = storable(&presented, &request, received, &self.settings.storing)?;
+        let head = self.storable(&presented, &request, received)?;
         let key = self.settings.key.key_of(&url);
         let mut begun = self.store.generation(&key);
         if let Some(tiers) = self.store.tiers() {

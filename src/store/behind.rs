@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::clock::Timestamp;
+use crate::policy::digest::Salt;
 use crate::policy::key::CacheKey;
 use crate::policy::purging::Selector;
 use crate::policy::stored::{StoredHead, StoredResponse};
@@ -207,6 +208,9 @@ pub trait Behind: Send + Sync {
     /// Carries out changes, in their order, all of them or, on an error, none that matters; how many
     /// responses each has stored or removed. Called by the writer thread alone.
     fn apply(&self, changes: &[&Change]) -> Result<Vec<u64>, BehindError>;
+
+    /// What digests of credentials in it are keyed with; `None` while that is not known. Does not wait.
+    fn salt(&self) -> Option<Arc<Salt>>;
 
     /// The largest content in bytes that can be stored.
     fn content_bytes_max(&self) -> u64;

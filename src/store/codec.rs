@@ -23,8 +23,9 @@ use crate::policy::range::{Part, Span};
 use crate::policy::stored::{StoredHead, StoredResponse};
 use crate::policy::vary::Selecting;
 
-/// What a frame begins with; the last byte is the version.
-const MAGIC: [u8; 4] = *b"cpx\x01";
+/// What a frame begins with; the last byte is the version. The first had selecting credentials in
+/// clear.
+const MAGIC: [u8; 4] = *b"cpx\x02";
 /// The most field lines, and the most selecting fields, that are read.
 const LINES_MAX: usize = 4096;
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::clock::Timestamp;
+use crate::policy::digest::Salt;
 use crate::policy::key::CacheKey;
 use crate::policy::partial::displaces;
 use crate::policy::purging::Selector;
@@ -22,6 +23,7 @@ pub mod memory;
 mod queue;
 pub mod redis;
 mod s3_fifo;
+pub mod salt;
 pub mod spool;
 pub mod sqlite;
 pub mod tiers;
@@ -145,6 +147,11 @@ pub trait Store: Send + Sync {
 
     /// What the store holds.
     fn usage(&self) -> Usage;
+
+    /// What digests of credentials are keyed with, where what is stored lasts or is shared. Never waits.
+    fn salt(&self) -> Option<Arc<Salt>> {
+        None
+    }
 
     /// The tiers, if there is a store behind memory.
     fn tiers(&self) -> Option<&Tiers> {

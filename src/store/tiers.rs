@@ -16,6 +16,7 @@ use parking_lot::{Mutex, RwLock};
 use crate::clock::Timestamp;
 use crate::message::buffer::Buffer;
 use crate::message::content::Content;
+use crate::policy::digest::Salt;
 use crate::policy::key::CacheKey;
 use crate::policy::purging::Selector;
 use crate::policy::stored::StoredResponse;
@@ -387,6 +388,10 @@ impl Store for Tiers {
 
     fn usage(&self) -> Usage {
         self.front.memory.usage()
+    }
+
+    fn salt(&self) -> Option<Arc<Salt>> {
+        self.behind.salt()
     }
 
     fn tiers(&self) -> Option<&Tiers> {

@@ -7,10 +7,11 @@ use caching_proxy::clock::{Clock, DeltaSeconds, Timestamp};
 use caching_proxy::message::content::Content;
 use caching_proxy::message::fields::Fields;
 use caching_proxy::policy::cache_control::ResponseDirectives;
+use caching_proxy::policy::digest::{SALT_BYTES, Salt};
 use caching_proxy::policy::freshness::Lifetime;
 use caching_proxy::policy::key::CacheKey;
 use caching_proxy::policy::stored::{StoredHead, StoredResponse};
-use caching_proxy::policy::vary::Selecting;
+use caching_proxy::policy::vary::{Selecting, Sent};
 use caching_proxy::store::{Generation, Put, Store};
 use http::{HeaderName, HeaderValue, StatusCode};
 
@@ -34,10 +35,11 @@ pub fn response(language: Option<&str>, content: &[u8], useful_until: u64) -> Ar
         let names = HeaderValue::from_static("accept-language");
         fields.append(http::header::VARY, names);
     }
+    let sent = Sent { fields: &request, salt: &Salt::new([0; SALT_BYTES]) };
     let parts = StoredHead {
         status: StatusCode::OK,
         part: None,
-        selecting: Selecting::read(&fields, &request).expect("no star"),
+        selecting: Selecting::read(&fields, sent).expect("no star"),
         fields,
         directives: ResponseDirectives::default(),
         lifetime: Lifetime::Explicit(DeltaSeconds(60)),

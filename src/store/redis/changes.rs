@@ -103,7 +103,7 @@ pub(super) fn apply(shared: &Arc<Shared>, changes: &[&Change]) -> Result<Vec<u64
 
 /// What Redis knows of clears and purges now.
 fn state_now(shared: &Shared, link: &mut Link) -> RedisResult<State> {
-    let told = link.one(cmd("HMGET").arg(shared.state_key()).arg(&["generation", "purges"]))?;
+    let told = link.one(&shared.read_state())?;
     shared.update_state(link, &told)
 }
 

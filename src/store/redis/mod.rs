@@ -25,6 +25,7 @@ use redis::{Value, cmd};
 
 use crate::clock::{Clock, Timestamp};
 use crate::message::content::{Content, Distant};
+use crate::policy::digest::Salt;
 use crate::policy::key::{CacheKey, Glob};
 use crate::policy::purging::Selector;
 use crate::policy::stored::StoredResponse;
@@ -34,6 +35,7 @@ use crate::store::behind::{
 };
 use crate::store::codec;
 use crate::store::redis::link::Links;
+use crate::store::salt::{from_text, random, to_text};
 
 mod changes;
 mod link;
@@ -68,6 +70,8 @@ struct Shared {
     /// Who we are, among the proxies that share the store.
     id: String,
     state: Mutex<State>,
+    /// What digests of credentials are keyed with, once Redis has said.
+    salt: Mutex<Option<Arc<Salt>>>,
     /// Who waits for another proxy's answer.
     waiting: Mutex<HashMap<CacheKey, Arc<Waiting>>>,
     audience: Mutex<Option<Arc<dyn Audience>>>,
@@ -117,6 +121,7 @@ impl Redis {
             links,
             id,
             state: Mutex::default(),
+            salt: Mutex::default(),
             waiting: Mutex::default(),
             audience: Mutex::default(),
             last_number: AtomicU64::new(0),
@@ -172,8 +177,37 @@ impl Shared {
         self.state.lock().clone()
     }
 
+    /// Asks for what [`Self::update_state`] takes over.
+    fn read_state(&self) -> redis::Cmd {
+        cmd("HMGET").arg(self.state_key()).arg(&["generation", "purges", "salt"]).clone()
+    }
+
+    /// Takes over the salt that all proxies use, or sees to it that there is one. A Redis that was
+    /// emptied is given the one that it had: the first proxy to come back decides.
+    fn update_salt(&self, link: &mut link::Link, told: Option<&Value>) -> redis::RedisResult<()> {
+        let mut text = told.and_then(values::bytes).map(<[u8]>::to_vec);
+        let known = self.salt.lock().clone();
+        if text.is_none() {
+            let own = known.as_ref().map_or_else(|| to_text(&random()), |salt| to_text(salt));
+            link.one(cmd("HSETNX").arg(self.state_key()).arg("salt").arg(own))?;
+            let kept = link.one(cmd("HGET").arg(self.state_key()).arg("salt"))?;
+            text = values::bytes(&kept).map(<[u8]>::to_vec);
+        }
+        // What makes no sense is no salt: credentials then select nothing that others have stored.
+        let kept = text.and_then(|text| from_text(&text));
+        let is_same = match (&known, &kept) {
+            (Some(known), Some(kept)) => known.bytes() == kept.bytes(),
+            (known, kept) => known.is_none() && kept.is_none(),
+        };
+        if !is_same {
+            *self.salt.lock() = kept.map(Arc::new);
+        }
+        Ok(())
+    }
+
     /// Takes over what Redis says of clears and purges; reads more of it if something is new.
     fn update_state(&self, link: &mut link::Link, told: &Value) -> redis::RedisResult<State> {
+        self.update_salt(link, values::members(told).get(2))?;
         let (generation, purges) = values::two_numbers(told);
         let known = self.state();
         if (known.generation, known.purges) == (generation, purges) {
@@ -206,14 +240,16 @@ impl Behind for Redis {
         *self.0.audience.lock() = Some(audience);
     }
 
+    fn salt(&self) -> Option<Arc<Salt>> {
+        self.0.salt.lock().clone()
+    }
+
     fn recall(&self, key: &CacheKey, claims: bool) -> Result<Recalled, BehindError> {
         let shared = &self.0;
         shared.links.with(|link| {
-            let read_state =
-                cmd("HMGET").arg(shared.state_key()).arg(&["generation", "purges"]).clone();
             let known = shared.state().generation;
             let answers = link.ask(&[
-                read_state,
+                shared.read_state(),
                 cmd("GET").arg(shared.invalidations(key)).clone(),
                 cmd("HGETALL").arg(shared.entry(known, key)).clone(),
             ])?;

@@ -30,7 +30,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(2);
 const AT_LEAST: &str = "
 local generation = tonumber(redis.call('HGET', KEYS[1], 'generation') or '0')
 if generation < tonumber(ARGV[1]) then redis.call('HSET', KEYS[1], 'generation', ARGV[1]) end
-return redis.call('HMGET', KEYS[1], 'generation', 'purges')";
+return redis.call('HMGET', KEYS[1], 'generation', 'purges', 'salt')";
 
 /// A message that what is stored for a key has changed; `number` is that of what is stored now, or 0.
 pub(super) fn changed(shared: &Shared, key: &CacheKey, number: u64) -> Vec<u8> {
@@ -155,8 +155,7 @@ impl Shared {
     fn greet(&self) -> Result<Greeted, BehindError> {
         let known = self.state().generation;
         self.links.with(|link| {
-            let read = cmd("HMGET").arg(self.state_key()).arg(&["generation", "purges"]).clone();
-            let before = values::two_numbers(&link.one(&read)?).0;
+            let before = values::two_numbers(&link.one(&self.read_state())?).0;
             let mut at_least = cmd("EVAL");
             at_least.arg(AT_LEAST).arg(1).arg(self.state_key()).arg(known.max(1));
             let told = link.one(&at_least)?;

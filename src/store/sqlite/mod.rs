@@ -19,6 +19,7 @@ use parking_lot::Mutex;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 
 use crate::message::content::{Content, Distant};
+use crate::policy::digest::Salt;
 use crate::policy::key::CacheKey;
 use crate::policy::stored::StoredResponse;
 use crate::store::VARIANTS_MAX;
@@ -74,6 +75,9 @@ struct Database {
     /// Responses to be deleted: they were removed while somebody read them, or their content is damaged.
     doomed: Mutex<Vec<u64>>,
     evicted: AtomicU64,
+    /// What digests of credentials are keyed with; `None` if the file is from before there were any, and
+    /// can only be read.
+    salt: Mutex<Option<Arc<Salt>>>,
     /// The file's number on its file system: it is another one if somebody has taken the file away.
     inode: AtomicU64,
 }
@@ -268,6 +272,10 @@ impl Behind for Sqlite {
 
     fn apply(&self, changes: &[&Change]) -> Result<Vec<u64>, BehindError> {
         changes::apply(&self.0, changes)
+    }
+
+    fn salt(&self) -> Option<Arc<Salt>> {
+        self.0.salt.lock().clone()
     }
 
     fn content_bytes_max(&self) -> u64 {

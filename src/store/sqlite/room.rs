@@ -131,6 +131,7 @@ pub(super) fn mend(database: &Arc<Database>) -> Result<(), BehindError> {
     }
     match schema::open_writer(&database.path, database.is_shared) {
         Ok(opened) => {
+            *database.salt.lock() = schema::salt(&opened);
             *writer = Some(opened);
             let number = fs::metadata(&database.path).map_or(0, |found| found.ino());
             database.inode.store(number, Ordering::Relaxed);

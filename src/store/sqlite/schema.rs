@@ -6,12 +6,15 @@ use std::fmt;
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
+use crate::policy::digest::Salt;
+use crate::store::salt::random;
 use crate::store::sqlite::{Database, DiskLimits};
 
 /// The schema's version, in `user_version`.
@@ -63,6 +66,7 @@ CREATE TABLE tags (
 ) WITHOUT ROWID;
 CREATE INDEX tags_by_response ON tags (response);
 CREATE TABLE generations (stripe INTEGER PRIMARY KEY, number INTEGER NOT NULL);
+CREATE TABLE salt (id INTEGER PRIMARY KEY CHECK (id = 1), value BLOB NOT NULL);
 CREATE TABLE totals (name TEXT PRIMARY KEY, number INTEGER NOT NULL) WITHOUT ROWID;
 INSERT INTO totals VALUES ('responses', 0);
 ";
@@ -96,7 +100,7 @@ pub(super) fn open(path: &Path, limits: DiskLimits) -> Result<Database, OpenErro
         })?;
     }
     let is_shared = !is_on_a_network(path);
-    let database = |writer, is_read_only| Database {
+    let database = |writer: Option<Connection>, salt, is_read_only| Database {
         path: path.to_path_buf(),
         limits,
         is_shared: is_shared || is_read_only,
@@ -108,32 +112,46 @@ pub(super) fn open(path: &Path, limits: DiskLimits) -> Result<Database, OpenErro
         held: Mutex::new(HashMap::new()),
         doomed: Mutex::default(),
         evicted: AtomicU64::new(0),
+        salt: Mutex::new(salt),
         inode: AtomicU64::new(fs::metadata(path).map_or(0, |found| found.ino())),
     };
     match open_writer(path, is_shared) {
-        Ok(writer) => Ok(database(Some(writer), false)),
+        Ok(writer) => {
+            let salt = salt(&writer);
+            Ok(database(Some(writer), salt, false))
+        }
         Err(Refused::Damaged) => {
             set_aside(path)?;
             let writer = open_writer(path, is_shared).map_err(|refused| refused.told(path))?;
-            Ok(database(Some(writer), false))
+            let salt = salt(&writer);
+            Ok(database(Some(writer), salt, false))
         }
-        Err(Refused::ReadOnly(_))
-            if open_reader(path, true).is_ok_and(|reader| matches!(check(&reader), Ok(true))) =>
-        {
-            log::warn!(
-                "store {}: cannot be written; what is in it is used as it is",
-                path.display()
-            );
-            Ok(database(None, true))
-        }
+        Err(refused @ Refused::ReadOnly(_)) => match open_reader(path, true) {
+            Ok(reader) if matches!(check(&reader), Ok(true)) => {
+                log::warn!(
+                    "store {}: cannot be written; what is in it is used as it is",
+                    path.display()
+                );
+                Ok(database(None, salt(&reader), true))
+            }
+            _ => Err(refused.told(path)),
+        },
         Err(refused) => Err(refused.told(path)),
     }
+}
+
+/// What digests of credentials in the file are keyed with.
+pub(super) fn salt(connection: &Connection) -> Option<Arc<Salt>> {
+    let bytes = connection.query_row("SELECT value FROM salt", [], |row| row.get(0)).ok()?;
+    Some(Arc::new(Salt::new(bytes)))
 }
 
 /// Why a file is not opened for writing.
 pub(super) enum Refused {
     /// It is no database any more, or one of an older schema.
     Damaged,
+    /// It is from before there were digests, and may hold credentials in clear.
+    Clear,
     /// It can be read only, or not even that.
     ReadOnly(rusqlite::Error),
     /// It has another program's application id.
@@ -148,7 +166,7 @@ impl Refused {
     pub(super) fn told(self, path: &Path) -> OpenError {
         let path_text = path.display();
         OpenError(match self {
-            Self::Damaged => format!("{path_text}: damaged, and cannot be made anew"),
+            Self::Damaged | Self::Clear => format!("{path_text}: damaged, and cannot be made anew"),
             Self::ReadOnly(error) | Self::Other(error) => {
                 format!("{path_text}: {}", explain(&error))
             }
@@ -175,15 +193,30 @@ impl From<rusqlite::Error> for Refused {
     }
 }
 
-/// The connection that writes; makes the tables if there are none.
+/// The connection that writes; makes the tables if there are none. A file that may hold credentials in
+/// clear is not kept: nothing in it can be read any more.
 pub(super) fn open_writer(path: &Path, is_shared: bool) -> Result<Connection, Refused> {
+    match try_open_writer(path, is_shared) {
+        Err(Refused::Clear) => {}
+        done => return done,
+    }
+    for name in ["", "-wal", "-shm", "-journal"].map(|ending| beside(path, ending)) {
+        let _ = fs::remove_file(name);
+    }
+    log::warn!("store {}: of an older version; begun anew", path.display());
+    try_open_writer(path, is_shared)
+}
+
+fn try_open_writer(path: &Path, is_shared: bool) -> Result<Connection, Refused> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_CREATE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(BUSY_MAX)?;
     // Before anything is changed.
-    check(&connection)?;
+    if check(&connection)? && !has_table(&connection, "salt")? {
+        return Err(Refused::Clear);
+    }
     connection.pragma_update(None, "page_size", PAGE_BYTES.cast_signed())?;
     connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
     if is_shared {
@@ -201,6 +234,7 @@ pub(super) fn open_writer(path: &Path, is_shared: bool) -> Result<Connection, Re
     // Another process may have been quicker.
     if !check(&transaction)? {
         transaction.execute_batch(TABLES)?;
+        transaction.execute("INSERT INTO salt VALUES (1, ?1)", [random().bytes()])?;
         transaction.pragma_update(None, "user_version", VERSION)?;
         transaction.pragma_update(None, "application_id", APPLICATION)?;
     }
@@ -221,6 +255,11 @@ fn check(connection: &Connection) -> Result<bool, Refused> {
         (_, APPLICATION, _) => Err(Refused::Damaged),
         _ => Err(Refused::Foreign),
     }
+}
+
+fn has_table(connection: &Connection, name: &str) -> rusqlite::Result<bool> {
+    let count = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = ?1";
+    connection.query_row(count, [name], |row| row.get(0))
 }
 
 /// A connection that reads. `is_alone` says that nobody can write, so that not even a lock is taken.
@@ -254,15 +293,10 @@ pub(super) fn open_reader(path: &Path, is_alone: bool) -> rusqlite::Result<Conne
 
 /// Moves a file that cannot be used out of the way; it may not have been ours.
 pub(super) fn set_aside(path: &Path) -> Result<(), OpenError> {
-    let beside = |ending: &str| {
-        let mut name = path.as_os_str().to_os_string();
-        name.push(ending);
-        PathBuf::from(name)
-    };
-    let aside = beside(".damaged");
+    let aside = beside(path, ".damaged");
     let moved = fs::rename(path, &aside);
     for ending in ["-wal", "-shm", "-journal"] {
-        let _ = fs::remove_file(beside(ending));
+        let _ = fs::remove_file(beside(path, ending));
     }
     moved.map_err(|error| OpenError(format!("{}: damaged, and {error}", path.display())))?;
     log::warn!(
@@ -271,6 +305,13 @@ pub(super) fn set_aside(path: &Path) -> Result<(), OpenError> {
         aside.display()
     );
     Ok(())
+}
+
+/// The file of the same name with this ending.
+fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_os_string();
+    name.push(ending);
+    PathBuf::from(name)
 }
 
 /// Is the file on a file system where locks or shared memory between processes cannot be trusted?
