@@ -22,14 +22,13 @@ use crate::origin::{Content, Interim, Origin, OriginError, OriginRequest, Origin
 use crate::policy::digest::Salt;
 use crate::policy::forwarding::{Told, goes_in_circles, request_fields};
 use crate::policy::key::{CacheKey, KeyRules};
-use crate::policy::range;
 use crate::policy::reason::{Detail, Why};
 use crate::policy::reuse::{Decision, Mode, Presented, ReuseRules, decide};
-use crate::policy::selection::select;
+use crate::policy::selection::{Lacking, Sought, select};
 use crate::policy::stored::StoredResponse;
 use crate::policy::storing::StoringRules;
 use crate::policy::validation::{
-    ask_for_rest, has_validator, make_conditional, make_unconditional, offerable,
+    ask_for_rest, has_validator, make_conditional, make_unconditional,
 };
 use crate::policy::vary::Sent;
 use crate::proxy::glance::are_plain;
@@ -191,8 +190,8 @@ impl Proxy {
             None => (None, None),
         };
         let variants = found.as_ref().map_or(&[][..], |found| found);
-        let ranges = if presented.range { range::read(&request.fields) } else { None };
-        let selection = select(variants, ranges.as_deref(), asked.now, |stored| {
+        let sought = Sought::read(&presented, &request.fields);
+        let selection = select(variants, &sought, asked.now, |stored| {
             stored.selecting.is_empty()
                 || self.fits(stored, sent.get_or_insert_with(|| self.sent_fields(request)))
         });
@@ -217,7 +216,7 @@ impl Proxy {
             Decision::Forward { why, detail, selected, validate } => {
                 let asking = match &selected {
                     Some(stored) => Asking::about(stored, validate),
-                    None => self.asking_for_a_miss(presented, why, variants, selection.prefix),
+                    None => self.asking_for_a_miss(presented, why, selection.lacking),
                 };
                 let reason = Reason { why, detail, selected };
                 let found = Found { sent, variants: found, recalls, behind };
@@ -278,7 +277,7 @@ impl Proxy {
         stored: Arc<StoredResponse>,
     ) -> Box<Forward> {
         let asking = if has_validator(&stored.fields) {
-            Asking::Whether(vec![Arc::clone(&stored)])
+            Asking::Whether(Arc::clone(&stored))
         } else {
             Asking::Whole
         };
@@ -291,27 +290,14 @@ impl Proxy {
         forward
     }
 
-    /// What to ask for when nothing stored fits: whether a variant does that was made for another
-    /// request (§4.1), the rest of a part, or what the client asks for.
-    fn asking_for_a_miss(
-        &self,
-        presented: Presented,
-        why: Why,
-        variants: &[Arc<StoredResponse>],
-        prefix: Option<Arc<StoredResponse>>,
-    ) -> Asking {
+    /// What to ask for when nothing stored fits: the rest of a part, or what the client asks for.
+    fn asking_for_a_miss(&self, presented: Presented, why: Why, lacking: Lacking) -> Asking {
         let standard = self.settings.reuse.mode == Mode::Standard;
         // What was made for someone without credentials by a guess is not for those who have some.
         let personal = presented.personal().is_some();
-        if why == Why::VaryMiss && !presented.conditional && standard {
-            let mut offered = offerable(variants);
-            offered.retain(|stored| !personal || stored.lifetime.is_explicit());
-            if !offered.is_empty() {
-                return Asking::Whether(offered);
-            }
-        }
-        match prefix {
-            Some(prefix)
+        match lacking {
+            Lacking::Whole => Asking::Whole,
+            Lacking::Rest(prefix)
                 if why == Why::Partial
                     && !(presented.head || presented.range || presented.conditional)
                     && standard
@@ -516,7 +502,7 @@ impl Proxy {
         let mut fields = Cow::Borrowed(sent);
         match &forward.asking {
             Asking::AsItIs => {}
-            Asking::Whether(offered) => make_conditional(fields.to_mut(), offered),
+            Asking::Whether(stored) => make_conditional(fields.to_mut(), stored),
             Asking::Rest(prefix) => ask_for_rest(fields.to_mut(), prefix),
             Asking::Whole => make_unconditional(fields.to_mut()),
         }

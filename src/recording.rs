@@ -17,7 +17,7 @@ use crate::message::body::{Arriving, Body, Growing, Grown};
 use crate::message::buffer::Buffer;
 use crate::origin::OriginBody;
 use crate::policy::key::CacheKey;
-use crate::policy::partial::union;
+use crate::policy::partial::{union, without_digests};
 use crate::policy::reason::Detail;
 use crate::policy::stored::{StoredHead, StoredResponse};
 use crate::recording::again::Again;
@@ -127,7 +127,9 @@ impl Recording {
             _ => content = Buffer::with_capacity(length.unwrap_or(0) as usize),
         }
         let spool = match (&content, tiers) {
-            (None, Some(tiers)) if head.part.is_none() => Some(tiers.spool(key.clone(), length)),
+            (None, Some(tiers)) if will_be_whole(&head, length) => {
+                Some(tiers.spool(key.clone(), length))
+            }
             (None, _) => return Err(Detail::Memory),
             (Some(_), _) => None,
         };
@@ -138,7 +140,7 @@ impl Recording {
 
     /// It does not fit into memory: where else it is kept from now on, if there is such a place.
     fn overflow(&mut self, length: Option<u64>) -> Option<&mut Spool> {
-        let tiers = self.store.tiers().filter(|_| self.head.part.is_none())?;
+        let tiers = self.store.tiers().filter(|_| will_be_whole(&self.head, length))?;
         self.spool = Some(tiers.spool(self.key.clone(), length));
         self.bytes_max = self.store.content_bytes_max();
         self.spool.as_mut()
@@ -170,6 +172,8 @@ impl Recording {
     /// The body is whole: stores the response. `content` is all of it, unless it was spooled.
     pub fn commit(mut self, content: Bytes) -> Put {
         if let Some(spool) = self.spool.take() {
+            // Parts are not spooled: what has come is all of it.
+            as_whole(&mut self.head);
             // What it takes the place of must not be found in memory any more.
             let put = spool.commit(self.head, self.generation.behind());
             if put == Put::Stored
@@ -191,6 +195,18 @@ impl Recording {
     }
 }
 
+/// Will a response of `length` bytes be the whole representation?
+fn will_be_whole(head: &StoredHead, length: Option<u64>) -> bool {
+    head.part.is_none_or(|part| length.is_some_and(|length| part.is_whole(length)))
+}
+
+/// The head of a whole response, in the place of that of a part which has turned out to be all there is.
+fn as_whole(head: &mut StoredHead) {
+    if head.part.take().is_some() {
+        head.status = http::StatusCode::OK;
+    }
+}
+
 /// The part that has come, together with one that is stored where they belong together; the whole
 /// response if nothing is missing any more (§3.4).
 fn combined(
@@ -200,6 +216,11 @@ fn combined(
     mut head: StoredHead,
     mut content: Bytes,
 ) -> (StoredHead, Bytes) {
+    // RFC 9110 §15.3.7: asked for `bytes=0-`, an origin server sends everything as a part.
+    if will_be_whole(&head, Some(content.len() as u64)) {
+        as_whole(&mut head);
+        return (head, content);
+    }
     let variants = store.get(key.as_str());
     for old in variants.iter().flat_map(|variants| variants.iter()) {
         let Some(union) = union(&head, content.len() as u64, old) else { continue };
@@ -214,9 +235,9 @@ fn combined(
         both.extend(&high[union.from as usize..]);
         content = both.into_bytes();
         head.part = Some(union.part);
+        without_digests(&mut head.fields);
         if union.is_whole() {
-            head.part = None;
-            head.status = http::StatusCode::OK;
+            as_whole(&mut head);
             break;
         }
     }

@@ -5,6 +5,7 @@
 //! shorter than it claims is never combined.
 
 use crate::clock::Timestamp;
+use crate::message::fields::Fields;
 use crate::policy::precondition::strong_last_modified;
 use crate::policy::range::{Part, Span};
 use crate::policy::stored::{StoredHead, StoredResponse};
@@ -14,6 +15,15 @@ const PARTS_MAX: usize = 16;
 /// A part is joined to what is kept only if it makes that longer by at least this share of it:
 /// otherwise many small ranges in a row would copy a large part again and again.
 const GROWTH_SHARE: u64 = 8;
+
+/// Digests of the very content of one message (RFC 9530 §2; RFC 1864). `Repr-Digest` is none: it is of the
+/// whole representation, however much of it a message has.
+const DIGESTS: [&str; 2] = ["content-digest", "content-md5"];
+
+/// Takes out the digests of other content than what the fields will stand before.
+pub fn without_digests(fields: &mut Fields) {
+    fields.retain(|name, _| !DIGESTS.contains(&name.as_str()));
+}
 
 /// A strong validator (RFC 9110 §8.8.1).
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -12,7 +12,8 @@ use crate::policy::stored::StoredHead;
 
 /// Metadata of the representation, which a 304 leaves out: the client has it, or may not want it
 /// (RFC 9110 §15.4.5). `Last-Modified` goes too where there is an `ETag`.
-const LEFT_OUT_OF_304: [&str; 6] = [
+const LEFT_OUT_OF_304: [&str; 7] = [
+    "content-digest",
     "content-type",
     "content-encoding",
     "content-language",
@@ -103,14 +104,48 @@ pub fn if_range_holds(request: &Fields, stored: &StoredHead) -> bool {
     strong_last_modified(stored) == Some(date)
 }
 
-/// `Last-Modified`, where it is a strong validator: at least a minute older than `Date`, so that no
-/// second change can hide in the same second (§8.8.2.2).
+/// The `Last-Modified` of a stored response, where it is a strong validator.
 pub fn strong_last_modified(stored: &StoredHead) -> Option<Timestamp> {
+    strong_modification(&stored.fields, stored.response_time)
+}
+
+/// `Last-Modified`, where it is a strong validator: older than `Date` by so much that no second change
+/// can hide in the same second (§8.8.2.2). A cache cannot know that one clock made both, so that a
+/// second is not enough.
+pub fn strong_modification(response: &Fields, now: Timestamp) -> Option<Timestamp> {
     const SAFE_SECONDS: u32 = 60;
-    let now = stored.response_time;
-    let modified = stored.fields.date("last-modified", now)?;
-    let date = stored.fields.date("date", now)?;
+    let modified = response.date("last-modified", now)?;
+    let date = response.date("date", now)?;
     (date.seconds_since(modified).0 >= SAFE_SECONDS).then_some(modified)
+}
+
+/// What is true of a representation, or of the 200 that brought it, and not of a 416.
+const LEFT_OUT_OF_416: [&str; 19] = [
+    "age",
+    "cache-control",
+    "cdn-cache-control",
+    "content-digest",
+    "content-disposition",
+    "content-encoding",
+    "content-language",
+    "content-location",
+    "content-md5",
+    "content-range",
+    "content-type",
+    "date",
+    "digest",
+    "etag",
+    "expires",
+    "last-modified",
+    "pragma",
+    "repr-digest",
+    "set-cookie",
+];
+
+/// Takes out of a stored response's fields what a 416 does not carry (RFC 9110 §15.5.17). The others are
+/// about the resource, and a browser may need them to read the response.
+pub fn keep_for_416(fields: &mut Fields) {
+    fields.retain(|name, _| !LEFT_OUT_OF_416.contains(&name.as_str()));
 }
 
 /// Takes out of a stored response's fields what a 304 does not carry (RFC 9110 §15.4.5).

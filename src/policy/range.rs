@@ -6,6 +6,8 @@
 
 use std::fmt;
 
+use http::StatusCode;
+
 use crate::message::fields::Fields;
 
 /// More ranges than this are not worth their overhead: the request is answered as a whole
@@ -46,7 +48,7 @@ pub enum Wanted {
     Whole,
     /// These bytes, in a 206.
     One(Span),
-    /// These, in a 206 of several parts: in order, none touching another.
+    /// These, in a 206 of several parts: as they were asked for, none touching another.
     Several(Vec<Span>),
     /// None of them exists: 416.
     Nothing,
@@ -101,23 +103,32 @@ fn position(digits: &[u8]) -> Option<u64> {
 /// What to send of a representation of `length` bytes (§14.1.2, §14.2).
 ///
 /// Ranges that overlap or nearly touch are joined, so that no request can make the answer much
-/// larger than the representation (§17.15).
+/// larger than the representation (§17.15). What is joined stands where the first of it was asked for
+/// (§15.3.7.2).
 pub fn wanted(specs: &[Spec], length: u64) -> Wanted {
-    let mut spans: Vec<Span> = specs.iter().filter_map(|spec| span(*spec, length)).collect();
+    let asked = specs.iter().enumerate();
+    let mut spans: Vec<(Span, usize)> =
+        asked.filter_map(|(place, spec)| Some((span(*spec, length)?, place))).collect();
     spans.sort_unstable();
-    let mut joined: Vec<Span> = Vec::new();
-    for span in spans {
+    let mut joined: Vec<(Span, usize)> = Vec::new();
+    for (span, place) in spans {
         match joined.last_mut() {
-            Some(before) if span.first <= before.last.saturating_add(GAP_JOINED) => {
+            Some((before, first)) if span.first <= before.last.saturating_add(GAP_JOINED) => {
                 before.last = before.last.max(span.last);
+                *first = place.min(*first);
             }
-            _ => joined.push(span),
+            _ => joined.push((span, place)),
         }
     }
+    joined.sort_unstable_by_key(|(_, place)| *place);
     match joined.as_slice() {
+        // The last bytes of nothing exist, and are no bytes (§14.1.2): no part can say so.
+        [] if length == 0 && specs.iter().any(|spec| matches!(spec, Spec::Last(1..))) => {
+            Wanted::Whole
+        }
         [] => Wanted::Nothing,
-        [one] => Wanted::One(*one),
-        _ => Wanted::Several(joined),
+        [(one, _)] => Wanted::One(*one),
+        _ => Wanted::Several(joined.into_iter().map(|(span, _)| span).collect()),
     }
 }
 
@@ -163,6 +174,23 @@ impl Part {
         let fits = span.first <= span.last && complete.is_none_or(|length| span.last < length);
         // The largest number stands for everything beyond it, so it names no byte.
         (fits && span.last < u64::MAX).then_some(Self { span, complete })
+    }
+
+    /// The part that the content of a response is; `None` unless it is a 206 with a single part. One of
+    /// several parts has its ranges in its content (§15.3.7.2), whatever `Content-Range` says.
+    pub fn of_response(status: StatusCode, fields: &Fields) -> Option<Self> {
+        const SEVERAL: &[u8] = b"multipart/byteranges";
+        let of_several_parts = fields.get("content-type").is_some_and(|value| {
+            let start = value.as_bytes().trim_ascii().get(..SEVERAL.len());
+            start.is_some_and(|start| start.eq_ignore_ascii_case(SEVERAL))
+        });
+        let is_part = status == StatusCode::PARTIAL_CONTENT && !of_several_parts;
+        if is_part { Self::read(fields) } else { None }
+    }
+
+    /// Is it, with `held` bytes, the whole representation?
+    pub fn is_whole(self, held: u64) -> bool {
+        self.span.first == 0 && self.reaches_end() && self.is_full(held)
     }
 
     /// Does it claim to reach the end of the representation?

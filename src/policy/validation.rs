@@ -4,63 +4,32 @@
 //! Validators are offered byte for byte, because origin servers compare strings. What a 304 brings is
 //! merged here; whether the result may be kept is asked of `storing.rs` again.
 
-use std::sync::Arc;
-
-use http::header::{ETAG, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, RANGE};
+use http::header::{ETAG, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, RANGE, VARY};
 use http::{HeaderName, HeaderValue, StatusCode};
 
+use crate::clock::Timestamp;
 use crate::message::fields::{Fields, text_value};
 use crate::policy::partial::{Strong, strong_validator};
-use crate::policy::precondition::opaque;
+use crate::policy::precondition::{opaque, strong_modification};
 use crate::policy::stored::{StoredHead, StoredResponse};
-
-/// The most variants whose tags are offered in one request.
-const TAGS_MAX: usize = 16;
-/// The most bytes of tags that are offered in one request.
-const TAGS_BYTES_MAX: usize = 2048;
 
 /// Has it a validator that can be offered to the origin server?
 pub fn has_validator(fields: &Fields) -> bool {
     fields.contains(ETAG.as_str()) || fields.contains(LAST_MODIFIED.as_str())
 }
 
-/// Those among `variants`, none of which fits the request, whose tags the origin server may recognise
-/// as fitting it (§4.1, §4.3.1); one response a tag.
-pub fn offerable(variants: &[Arc<StoredResponse>]) -> Vec<Arc<StoredResponse>> {
-    let mut offered: Vec<Arc<StoredResponse>> = Vec::new();
-    let mut bytes = 0;
-    for stored in variants.iter().filter(|stored| stored.part.is_none()) {
-        let Some(tag) = stored.fields.get(ETAG.as_str()) else { continue };
-        let known = |other: &Arc<StoredResponse>| other.fields.get(ETAG.as_str()) == Some(tag);
-        bytes += tag.len() + 2;
-        if offered.len() == TAGS_MAX || bytes > TAGS_BYTES_MAX {
-            break;
+/// Makes a request conditional: the client's own conditions give way to the validators of `stored`
+/// (§4.3.1). A `Range` stays; it counts only if what is stored no longer holds.
+///
+/// The tags of variants that were made for other requests are not offered, though §4.1 permits it:
+/// weak tags, and the strong ones of some servers, are the same for all codings, types and users, so
+/// that a 304 would select a variant that this client cannot take, or may not see.
+pub fn make_conditional(sent: &mut Fields, stored: &StoredHead) {
+    for (condition, validator) in [(IF_NONE_MATCH, ETAG), (IF_MODIFIED_SINCE, LAST_MODIFIED)] {
+        sent.remove(condition.as_str());
+        if let Some(value) = stored.fields.get(validator.as_str()) {
+            sent.append(condition, value.clone());
         }
-        if !offered.iter().any(known) {
-            offered.push(Arc::clone(stored));
-        }
-    }
-    offered
-}
-
-/// Makes a request conditional: the client's own conditions give way to the validators of what is
-/// offered (§4.3.1). A `Range` stays; it counts only if what is stored no longer holds.
-pub fn make_conditional(sent: &mut Fields, offered: &[Arc<StoredResponse>]) {
-    sent.remove(IF_NONE_MATCH.as_str());
-    sent.remove(IF_MODIFIED_SINCE.as_str());
-    let tags: Vec<&[u8]> = offered
-        .iter()
-        .filter_map(|stored| stored.fields.get(ETAG.as_str()).map(HeaderValue::as_bytes))
-        .collect();
-    if let Ok(tags) = HeaderValue::from_bytes(&tags.join(&b", "[..]))
-        && !tags.is_empty()
-    {
-        sent.append(IF_NONE_MATCH, tags);
-    }
-    if let [only] = offered
-        && let Some(date) = only.fields.get(LAST_MODIFIED.as_str())
-    {
-        sent.append(IF_MODIFIED_SINCE, date.clone());
     }
 }
 
@@ -85,35 +54,60 @@ pub fn make_unconditional(sent: &mut Fields) {
     }
 }
 
-/// Which of the offered responses does a 304 confirm (§4.3.4)? `None` if it is about none of them:
-/// then the origin server has to be asked again, without a condition.
-pub fn confirmed<'a>(
-    offered: &'a [Arc<StoredResponse>],
-    received: &Fields,
-) -> Option<&'a Arc<StoredResponse>> {
+/// Does a 304, received at `now`, confirm the stored response whose validators it was asked about
+/// (§4.3.4)? If not, the origin server has to be asked again, without a condition.
+///
+/// A 304 without any validator says nothing that contradicts.
+pub fn confirms(stored: &StoredHead, received: &Fields, now: Timestamp) -> bool {
     let Some(tag) = received.get(ETAG.as_str()).map(|tag| tag.as_bytes().trim_ascii()) else {
-        // It says nothing that contradicts; but which one of several is meant cannot be told.
-        let [only] = offered else { return None };
-        return Some(only);
+        return same_modification(stored, received, now).unwrap_or(true);
     };
-    let weak = tag.starts_with(b"W/");
-    offered.iter().find(|stored| {
-        let own = stored.fields.get(ETAG.as_str()).map(|own| own.as_bytes().trim_ascii());
-        own.is_some_and(|own| own == tag || weak && opaque(own) == opaque(tag))
-    })
+    let Some(own) = stored.fields.get(ETAG.as_str()).map(|own| own.as_bytes().trim_ascii()) else {
+        return same_modification(stored, received, now).unwrap_or(false);
+    };
+    if !tag.starts_with(b"W/") {
+        return own == tag;
+    }
+    // A weak tag says less than a date that is strong.
+    let is_strong = strong_modification(received, now).is_some();
+    opaque(own) == opaque(tag)
+        && (!is_strong || same_modification(stored, received, now).unwrap_or(true))
+}
+
+/// Has `received` the `Last-Modified` of the stored response? `None` if it has none that is readable.
+fn same_modification(stored: &StoredHead, received: &Fields, now: Timestamp) -> Option<bool> {
+    let name = LAST_MODIFIED.as_str();
+    // An origin server may repeat what it cannot read itself.
+    if received.contains(name) && received.get(name) == stored.fields.get(name) {
+        return Some(true);
+    }
+    let modified = received.date(name, now)?;
+    Some(stored.fields.date(name, now) == Some(modified))
 }
 
 /// A stored response's fields after a 304, or a 200 to HEAD, brought others (§3.2): each name that
 /// came replaces the stored lines of that name. The length stays what it is, and an age that did not
-/// come is not kept.
+/// come is not kept. `Vary` grows and never shrinks: what has selected the stored response still does,
+/// whatever one 304 leaves out (§4.1).
 pub fn merged(stored: &StoredHead, received: &Fields) -> Fields {
     let stays = |name: &HeaderName| {
-        name == "content-length" || name == "content-range" && stored.part.is_some()
+        // These are about the content of one message, and this one has none (RFC 9530 §2).
+        name == "content-length"
+            || name == "content-digest"
+            || name == "content-range" && stored.part.is_some()
     };
     let mut fields = stored.fields.clone();
     fields.retain(|name, _| stays(name) || name != "age" && !received.contains(name.as_str()));
     for (name, value) in received.iter().filter(|(name, _)| !stays(name)) {
         fields.append(name.clone(), value.clone());
+    }
+    let has = |member: &&[u8]| {
+        received.members(VARY.as_str()).any(|other| other.eq_ignore_ascii_case(member))
+    };
+    if received.contains(VARY.as_str()) {
+        for member in stored.fields.members(VARY.as_str()).filter(|member| !has(member)) {
+            fields.append(VARY, HeaderValue::from_bytes(member).expect("a piece of a field value"));
+        }
     }
     fields
 }

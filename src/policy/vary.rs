@@ -57,6 +57,13 @@ impl Selecting {
         Self(self.0.iter().map(value).collect())
     }
 
+    /// The same fields and values, and those of `other` whose names are not among them.
+    #[must_use]
+    pub fn with(&self, other: &Self) -> Self {
+        let is_new = |(name, _): &&(HeaderName, _)| !self.0.iter().any(|(known, _)| known == name);
+        Self(self.0.iter().chain(other.0.iter().filter(is_new)).cloned().collect())
+    }
+
     /// One text for all the values: requests that differ in none of them have the same.
     pub fn fingerprint(&self) -> Vec<u8> {
         let mut text = Vec::new();

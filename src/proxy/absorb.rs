@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
+use http::header::{IF_MODIFIED_SINCE, IF_NONE_MATCH};
 use http::{Method, StatusCode};
 
 use crate::clock::{DeltaSeconds, Timestamp};
@@ -18,6 +19,7 @@ use crate::origin::{OriginBody, OriginError, OriginResponse};
 use crate::policy::age::age_value;
 use crate::policy::forwarding::received_fields;
 use crate::policy::invalidation::{describes_target, invalidates, named};
+use crate::policy::partial::without_digests;
 use crate::policy::precondition::{holds_for, keep_for_304};
 use crate::policy::range::Part;
 use crate::policy::reason::{CacheStatus, Detail};
@@ -25,7 +27,7 @@ use crate::policy::reuse::{Judgement, Presented, judge, may_stand_in};
 use crate::policy::stored::{StoredHead, StoredResponse};
 use crate::policy::storing::Received;
 use crate::policy::unkeyed::is_unkeyed;
-use crate::policy::validation::{confirmed, merged};
+use crate::policy::validation::{confirms, make_unconditional, merged};
 use crate::proxy::freshen::facts;
 use crate::proxy::{Asking, Forward, Forwarded, Proxy};
 use crate::recording::again::Again;
@@ -51,10 +53,11 @@ impl Proxy {
         mut received: OriginResponse,
     ) -> Forwarded {
         let response_time = self.clock.now();
-        if let Asking::Whether(offered) = &forward.asking
+        if let Asking::Whether(stored) = &forward.asking
             && received.status == StatusCode::NOT_MODIFIED
-            && let Some(stored) = confirmed(offered, &received.fields).cloned()
+            && confirms(stored, &received.fields, response_time)
         {
+            let stored = Arc::clone(stored);
             return self.freshen(forward, &stored, received).into();
         }
         if is_failure(received.status)
@@ -126,7 +129,7 @@ impl Proxy {
         let OriginResponse { status, fields, length, .. } = received;
         // The client's condition gave way to ours; what has come may be what it has (§4.3.2).
         let has_it = forward.presented.conditional
-            && matches!(forward.asking, Asking::Whether(_))
+            && matches!(forward.asking, Asking::Whether(_) | Asking::Whole)
             && holds_for(&forward.request.fields, status, &fields, response_time);
         let mut fields = self.passed_on(forward, fields, response_time, told);
         if has_it {
@@ -236,8 +239,10 @@ impl Proxy {
             return None;
         }
         let mut fields = forward.sent.clone();
-        fields.remove("if-none-match");
-        fields.remove("if-modified-since");
+        match forward.asking {
+            Asking::Whole => make_unconditional(&mut fields),
+            _ => fields.retain(|name, _| *name != IF_NONE_MATCH && *name != IF_MODIFIED_SINCE),
+        }
         Some(Again {
             origin: Arc::clone(&self.origin),
             url: forward.url.clone(),
@@ -290,9 +295,8 @@ impl Proxy {
         let is_plain = || !forward.sent.iter().any(|(name, _)| is_unkeyed(name.as_str()));
         let posted = forward.method == Method::POST && is_plain();
         let facts = Received {
-            part: Part::read(&received.fields).filter(|_| {
-                received.status == StatusCode::PARTIAL_CONTENT && forward.presented.range
-            }),
+            part: Part::of_response(received.status, &received.fields)
+                .filter(|_| forward.presented.range),
             describes_target: posted
                 && describes_target(&forward.key, &received.fields, &self.settings.key),
             ..facts(forward, received, response_time)
@@ -377,6 +381,7 @@ fn completed(prefix: &StoredResponse, mut received: OriginResponse) -> OriginRes
     let complete = Part::read(&received.fields).and_then(|part| part.complete);
     let mut fields = merged(prefix, &received.fields);
     fields.remove("content-range");
+    without_digests(&mut fields);
     received.fields = fields;
     received.status = StatusCode::OK;
     received.length = complete;

@@ -13,12 +13,14 @@ use crate::clock::Timestamp;
 use crate::flight::Shareable;
 use crate::message::body::{Arriving, Body, Growing, Grown};
 use crate::message::content::Slice;
+use crate::message::date;
 use crate::message::fields::Fields;
 use crate::message::request::Request;
 use crate::message::response::Response;
 use crate::policy::digest::Salt;
 use crate::policy::forwarding::{add_response_fields, has_content};
-use crate::policy::precondition::{if_range_holds, is_not_modified, keep_for_304};
+use crate::policy::partial::without_digests;
+use crate::policy::precondition::{if_range_holds, is_not_modified, keep_for_304, keep_for_416};
 use crate::policy::range::{self, Span, Wanted, content_range};
 use crate::policy::reason::{CacheStatus, Detail, Why};
 use crate::policy::reuse::{Judgement, Presented, judge};
@@ -132,18 +134,17 @@ impl Proxy {
         if presented.conditional && is_not_modified(&request.fields, stored) {
             return self.not_modified(request, stored, now, status);
         }
-        let mut fields = self.outgoing(request, stored, now, status);
+        let fields = self.outgoing(request, stored, now, status);
         let about_ranges = matches!(stored.status, StatusCode::OK | StatusCode::PARTIAL_CONTENT);
         if presented.range
             && about_ranges
             && let Some(specs) = range::read(&request.fields)
             && if_range_holds(&request.fields, stored)
         {
-            return ranged(fields, stored, &specs);
-        }
-        if let Some(part) = stored.part {
-            // Only a range request selects a part; this one's If-Range did not hold.
-            fields.set_text("content-range", content_range(part.span, part.complete));
+            return match wanted(stored, &specs) {
+                Wanted::Nothing => self.unsatisfiable(request, stored, status),
+                wanted => ranged(fields, stored, wanted),
+            };
         }
         let length = has_content(stored.status).then_some(stored.content.len());
         let body = if request.method == Method::HEAD || length.is_none() {
@@ -152,6 +153,23 @@ impl Proxy {
             stored.content.body()
         };
         Response { status: stored.status, fields, body }
+    }
+
+    /// None of the ranges exists (RFC 9110 §15.5.17). What describes the representation, and for how
+    /// long it is fresh, says nothing about this response, which nobody but the proxy has made.
+    fn unsatisfiable(
+        &self,
+        request: &Request,
+        stored: &StoredResponse,
+        status: &CacheStatus,
+    ) -> Response {
+        let mut fields = stored.fields.clone();
+        keep_for_416(&mut fields);
+        self.finish(request, &mut fields, None, true, status);
+        fields.set_text("date", date::format(self.clock.now()));
+        fields.set_text("content-range", format!("bytes */{}", stored.content.len()));
+        let status = StatusCode::RANGE_NOT_SATISFIABLE;
+        Response { status, fields, body: Body::Whole(Bytes::new()) }
     }
 
     fn not_modified(
@@ -203,31 +221,36 @@ impl Proxy {
     }
 }
 
-/// The answer to a range request (RFC 9110 §14.2, §15.3.7, §15.5.17).
-fn ranged(mut fields: Fields, stored: &StoredResponse, specs: &[range::Spec]) -> Response {
+/// What to send of a stored response for these ranges.
+fn wanted(stored: &StoredResponse, specs: &[range::Spec]) -> Wanted {
+    let held = stored.content.len();
+    match stored.part {
+        None => range::wanted(specs, held),
+        Some(part) => part.covers(held, specs).map_or(Wanted::Whole, Wanted::One),
+    }
+}
+
+/// The answer to a range request that can be satisfied (RFC 9110 §14.2, §15.3.7).
+fn ranged(mut fields: Fields, stored: &StoredResponse, wanted: Wanted) -> Response {
     let length = stored.content.len();
-    let wanted = match stored.part {
-        None => range::wanted(specs, length),
-        Some(part) => part.covers(length, specs).map_or(Wanted::Whole, Wanted::One),
-    };
     let (first, complete) = match stored.part {
         None => (0, Some(length)),
         Some(part) => (part.span.first, part.complete),
     };
     let slice = |span: Span| stored.content.slice(span.first - first, span.length());
     match wanted {
-        Wanted::Whole => Response { status: stored.status, fields, body: stored.content.body() },
         Wanted::One(span) => {
+            // A part that goes out as it came has the digests that it came with.
+            if stored.part.is_none() || span.length() != length {
+                without_digests(&mut fields);
+            }
             fields.set_text("content-range", content_range(span, complete));
             let status = StatusCode::PARTIAL_CONTENT;
             Response { status, fields, body: slice(span).into_body() }
         }
         Wanted::Several(spans) => several(fields, &spans, complete, slice),
-        Wanted::Nothing => {
-            fields.remove("content-type");
-            fields.set_text("content-range", format!("bytes */{length}"));
-            let status = StatusCode::RANGE_NOT_SATISFIABLE;
-            Response { status, fields, body: Body::Whole(Bytes::new()) }
+        Wanted::Whole | Wanted::Nothing => {
+            Response { status: stored.status, fields, body: stored.content.body() }
         }
     }
 }
@@ -260,6 +283,7 @@ fn several(
     let length = pieces.iter().map(Slice::len).sum();
     fields.set_text("content-type", format!("multipart/byteranges; boundary={boundary}"));
     fields.remove("content-range");
+    without_digests(&mut fields);
     let in_memory = pieces.iter().all(|piece| matches!(piece, Slice::Here(_)));
     let pieces = Box::new(Pieces { length, pieces });
     let body = if in_memory { Body::Growing(pieces) } else { Body::Arriving(pieces) };

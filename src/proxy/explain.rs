@@ -86,7 +86,7 @@ impl Proxy {
         received_fields(&mut fields, now);
         let facts = Received {
             fields: &fields,
-            part: Part::read(&fields).filter(|_| received.status == 206),
+            part: Part::of_response(received.status, &fields),
             ..facts(&forward, &received, now)
         };
         let rules = &self.settings.storing;

@@ -17,7 +17,7 @@ use crate::policy::reason::{CacheStatus, Detail};
 use crate::policy::reuse::Presented;
 use crate::policy::stored::{StoredHead, StoredResponse};
 use crate::policy::storing::{Received, storable};
-use crate::policy::validation::{confirmed, head_confirms, merged};
+use crate::policy::validation::{confirms, head_confirms, merged};
 use crate::policy::vary::Sent;
 use crate::proxy::{Asking, Forward, Proxy};
 use crate::stats::Event;
@@ -44,8 +44,8 @@ impl Proxy {
     ) -> bool {
         let detail = match (&forward.asking, received.status) {
             // §4.3.4: it is about a representation that is not stored.
-            (Asking::Whether(offered), StatusCode::NOT_MODIFIED)
-                if confirmed(offered, &received.fields).is_none() =>
+            (Asking::Whether(stored), StatusCode::NOT_MODIFIED)
+                if !confirms(stored, &received.fields, self.clock.now()) =>
             {
                 Detail::Validator
             }
@@ -54,7 +54,7 @@ impl Proxy {
             }
             (Asking::Rest(prefix), StatusCode::PARTIAL_CONTENT) => {
                 let facts = Received {
-                    part: Part::read(&received.fields),
+                    part: Part::of_response(received.status, &received.fields),
                     ..facts(forward, received, self.clock.now())
                 };
                 let head = self.storable(&forward.presented, &forward.sent, facts);
@@ -117,7 +117,15 @@ impl Proxy {
         };
         let presented = forward.presented.in_the_background();
         match self.storable(&presented, &forward.sent, facts) {
-            Ok(head) => {
+            Ok(mut head) => {
+                // What the content was made for stays; what the 304 names besides comes from the request
+                // that it answers (§4.1).
+                head.selecting = stored.selecting.with(&head.selecting);
+                if head.selecting != stored.selecting {
+                    // Its `Vary` has turned out to be incomplete: it must not be offered for, nor given
+                    // to, a request with other values.
+                    self.store.remove(&forward.key, stored);
+                }
                 let freshened = Arc::new(stored.with(head, stored.content.clone()));
                 let put = self.store.put(&forward.key, Arc::clone(&freshened), forward.generation);
                 (freshened, put == Put::Stored)

@@ -6,9 +6,8 @@ use std::sync::Arc;
 use crate::flight::{Landing, Shareable};
 use crate::message::body::Body;
 use crate::message::response::Response;
-use crate::policy::range;
 use crate::policy::reuse::{Judgement, judge};
-use crate::policy::selection::select;
+use crate::policy::selection::{Sought, select};
 use crate::policy::stored::StoredResponse;
 use crate::proxy::{Answer, Attempt, Forward, Forwarded, Proxy};
 use crate::store::behind::Fetcher;
@@ -91,13 +90,12 @@ impl Proxy {
         forward: &Forward,
         mut variants: Vec<Arc<StoredResponse>>,
     ) -> Vec<Arc<StoredResponse>> {
-        let ranges =
-            if forward.presented.range { range::read(&forward.request.fields) } else { None };
+        let sought = Sought::read(&forward.presented, &forward.request.fields);
         while !variants.is_empty() {
-            let selection = select(&variants, ranges.as_deref(), forward.request_time, |stored| {
+            let selection = select(&variants, &sought, forward.request_time, |stored| {
                 self.fits(stored, &forward.sent)
             });
-            let Some(selected) = selection.selected.ok().or(selection.prefix) else { break };
+            let Some(selected) = selection.used() else { break };
             let place = variants.iter().position(|other| Arc::ptr_eq(other, &selected));
             let place = place.expect("it was selected among them");
             if let Ok(fetched) = tiers.promote(&forward.key, &selected, forward.generation) {

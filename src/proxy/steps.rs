@@ -120,8 +120,8 @@ pub struct Forward {
 pub(super) enum Asking {
     /// What the client asks for.
     AsItIs,
-    /// Whether one of these still holds (§4.3.1).
-    Whether(Vec<Arc<StoredResponse>>),
+    /// Whether this one still holds (§4.3.1).
+    Whether(Arc<StoredResponse>),
     /// The rest of this one (§3.3).
     Rest(Arc<StoredResponse>),
     /// The whole, without a condition.
@@ -132,7 +132,7 @@ impl Asking {
     /// What to ask about a stored response that fits, but may not be used as it is.
     pub(super) fn about(stored: &Arc<StoredResponse>, validate: bool) -> Self {
         if validate && has_validator(&stored.fields) {
-            Self::Whether(vec![Arc::clone(stored)])
+            Self::Whether(Arc::clone(stored))
         } else {
             Self::AsItIs
         }
