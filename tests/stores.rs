@@ -127,6 +127,30 @@ fn a_freshened_response_takes_the_place_of_the_old_one_with_its_content() {
     }
 }
 
+/// A 304 has named another selecting field: the response without it is found no more.
+#[test]
+fn a_freshened_response_may_name_more_selecting_fields() {
+    for Kept { name, store, .. } in &all() {
+        for content in [&b"content"[..], &[b'x'; 100_000]] {
+            let tagged = response(None, content, 9);
+            let mut fields = tagged.fields.clone();
+            fields.set_text("etag", "W/\"a\"".to_string());
+            let head = StoredHead { fields, ..tagged.head().clone() };
+            put(store, "a", Arc::new(tagged.with(head, tagged.content.clone())));
+            let old = variants(store, "a")[0].clone();
+            let selecting = response(Some("en"), b"", 9).selecting.clone();
+            let head = StoredHead { selecting: selecting.clone(), ..old.head().clone() };
+            let fresh = Arc::new(old.with(head, old.content.clone()));
+            assert_eq!(put(store, "a", fresh), Put::Stored, "{name}");
+            let found = variants(store, "a");
+            assert_eq!((found.len(), stored(store)), (1, 1), "{name}");
+            assert_eq!(found[0].selecting, selecting, "{name}");
+            assert_eq!(support::stored::content(&found[0]), content, "{name}");
+            store.remove_all(&CacheKey::from("a"));
+        }
+    }
+}
+
 #[test]
 fn a_clear_cannot_be_undone_by_what_was_on_its_way() {
     for Kept { name, store, .. } in &all() {

@@ -113,6 +113,31 @@ fn capital(name: &str) -> String {
     name[..1].to_ascii_uppercase() + &name[1..]
 }
 
+/// A response with the same validator that names more selecting fields shows that the older one names
+/// too few: that one could have been made for another request than it is given to.
+#[test]
+fn what_names_too_few_selecting_fields_gives_way() {
+    #[rustfmt::skip]
+    let table = [
+        ("ETag: W/\"a\"",            "ETag: \"a\"; Vary: Foo",       1),
+        ("ETag: \"a\"; Vary: Foo",   "ETag: \"a\"; Vary: Foo, Bar",  1),
+        ("Last-Modified: Sun, 06 Nov 1994 08:49:37 GMT", "Vary: Foo; Last-Modified: Sun, 06 Nov 1994 08:49:37 GMT", 1),
+        ("ETag: \"a\"",              "ETag: \"b\"; Vary: Foo",       2),
+        ("X: y",                     "Vary: Foo",                    2),
+        ("ETag: \"a\"; Vary: Foo",   "ETag: \"a\"; Vary: Bar",       2),
+        ("ETag: \"a\"; Vary: Foo",   "ETag: \"a\"",                  2),
+    ];
+    for (old, new, left) in table {
+        let bench = bench(|_| ());
+        bench.answers(200, &format!("Cache-Control: max-age=60; Age: 60; {old}"), "old");
+        bench.answers(200, &format!("Cache-Control: max-age=60; {new}"), "new");
+        bench.get_with("/a", "Foo: 1; Bar: 1");
+        bench.get_with("/a", "Foo: 1; Bar: 1");
+        assert_eq!(bench.store.usage().responses, left, "RFC 9111 §4.1: {old} {new}");
+        assert_eq!(bench.get_with("/a", "Foo: 1; Bar: 1").1, "new");
+    }
+}
+
 /// `Vary: *` fits no request: the response goes to this client, and is kept for nobody.
 #[test]
 fn a_304_with_vary_star_takes_the_stored_response_away() {

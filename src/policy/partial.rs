@@ -6,7 +6,7 @@
 
 use crate::clock::Timestamp;
 use crate::message::fields::Fields;
-use crate::policy::precondition::strong_last_modified;
+use crate::policy::precondition::{opaque, strong_last_modified};
 use crate::policy::range::{Part, Span};
 use crate::policy::stored::{StoredHead, StoredResponse};
 
@@ -51,9 +51,17 @@ pub fn same_representation(one: &StoredHead, other: &StoredHead) -> bool {
 
 /// Does `new`, which is being stored for the same target URI, take the place of `old`?
 ///
+/// Only what fits the same requests does; and an older response with the same validator that names fewer
+/// selecting header fields, for it has turned out to fit fewer requests than it says (§4.1).
+///
 /// `newer` says how many parts with the same selecting header fields are newer than `old`.
 pub fn displaces(new: &StoredResponse, old: &StoredResponse, newer: usize) -> bool {
-    if new.selecting != old.selecting {
+    let names_too_few = || {
+        new.selecting.includes(&old.selecting)
+            && old.response_time <= new.response_time
+            && has_same_validator(new, old)
+    };
+    if new.selecting != old.selecting && !names_too_few() {
         return false;
     }
     match (new.part, old.part) {
@@ -66,6 +74,17 @@ pub fn displaces(new: &StoredResponse, old: &StoredResponse, newer: usize) -> bo
             inside || changed || newer >= PARTS_MAX
         }
     }
+}
+
+/// Have both the same tag, weakly compared, or the same date?
+fn has_same_validator(one: &StoredHead, other: &StoredHead) -> bool {
+    let same = |name, opaque: fn(&[u8]) -> &[u8]| {
+        let value = |head: &StoredHead| {
+            head.fields.get(name).map(|value| opaque(value.as_bytes().trim_ascii()).to_vec())
+        };
+        value(one).is_some() && value(one) == value(other)
+    };
+    same("etag", opaque) || same("last-modified", |date| date)
 }
 
 /// Where the content of two parts lies in what they make together.

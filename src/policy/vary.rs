@@ -57,6 +57,11 @@ impl Selecting {
         Self(self.0.iter().map(value).collect())
     }
 
+    /// Are all fields of `other` among these, with the same values?
+    pub fn includes(&self, other: &Self) -> bool {
+        other.0.iter().all(|selecting| self.0.contains(selecting))
+    }
+
     /// The same fields and values, and those of `other` whose names are not among them.
     #[must_use]
     pub fn with(&self, other: &Self) -> Self {

@@ -121,11 +121,6 @@ impl Proxy {
                 // What the content was made for stays; what the 304 names besides comes from the request
                 // that it answers (§4.1).
                 head.selecting = stored.selecting.with(&head.selecting);
-                if head.selecting != stored.selecting {
-                    // Its `Vary` has turned out to be incomplete: it must not be offered for, nor given
-                    // to, a request with other values.
-                    self.store.remove(&forward.key, stored);
-                }
                 let freshened = Arc::new(stored.with(head, stored.content.clone()));
                 let put = self.store.put(&forward.key, Arc::clone(&freshened), forward.generation);
                 (freshened, put == Put::Stored)

@@ -226,7 +226,8 @@ impl Batch<'_> {
     }
 
     /// The fields that `response` displaces, and the pieces of content that go with them. Its own field
-    /// is overwritten.
+    /// is overwritten; a field that it had before, under fewer selecting header fields, goes without the
+    /// pieces, which it has still.
     #[allow(clippy::type_complexity, reason = "a name, and a number with a length")]
     fn displaced(
         &mut self,
@@ -247,10 +248,13 @@ impl Batch<'_> {
             std::cmp::Reverse((response.response_time, response.place().number()))
         });
         let (mut newer_parts, mut count) = (1, 1);
+        let own_name = field(response);
         for (name, Kept { is_inline, response: old, .. }) in kept {
             let own = old.place().number() == Some(number);
             let goes = count >= VARIANTS_MAX || displaces(response, &old, newer_parts);
-            if goes && !own {
+            if own && name != own_name.as_bytes() {
+                gone.push((name.to_vec(), (0, 0)));
+            } else if goes && !own {
                 let length = if is_inline { 0 } else { old.content.len() };
                 gone.push((name.to_vec(), (old.place().number().unwrap_or(0), length)));
             } else {
