@@ -28,7 +28,7 @@ use crate::policy::selection::{Lacking, Sought, select};
 use crate::policy::stored::StoredResponse;
 use crate::policy::storing::StoringRules;
 use crate::policy::validation::{
-    ask_for_rest, has_validator, make_conditional, make_unconditional,
+    ask_for_rest, has_validator, make_conditional, make_own, make_unconditional,
 };
 use crate::policy::vary::Sent;
 use crate::proxy::glance::are_plain;
@@ -268,8 +268,8 @@ impl Proxy {
         }
     }
 
-    /// What fetches a new response in the background, with the fields of the request that found the
-    /// stale one.
+    /// What fetches a new response in the background, with those fields of the request that found the
+    /// stale one that do not ask for less than the whole.
     fn prepare_refresh(
         &self,
         asked: Asked<'_>,
@@ -282,6 +282,9 @@ impl Proxy {
             Asking::Whole
         };
         let presented = asked.presented.in_the_background();
+        let mut sent = found.sent.unwrap_or_else(|| self.sent_fields(asked.request));
+        make_own(&mut sent);
+        let found = Found { sent: Some(sent), ..found };
         let reason = Reason { why: Why::Stale, detail: None, selected: Some(stored) };
         let mut forward = self.prepare(asked, found, reason, asking, Attempt::default());
         forward.presented = presented;

@@ -296,41 +296,61 @@ fn conditions_for_the_origin_server_go_there() {
     assert_eq!(bench.get("/a").2, "hit; ttl=60", "and what is stored stays");
 }
 
+const TAG: &str = "ETag: \"a\"";
+const BOTH: &str = "ETag: \"a\"; Last-Modified: Sun, 06 Nov 1994 08:49:37 GMT";
+
 #[test]
 fn head_freshens_what_is_stored_or_shows_that_it_is_out_of_date() {
     #[rustfmt::skip]
     let table = [
-        ("ETag: \"a\"",                         200, "freshened"),
-        ("X: y",                                200, "freshened"),
-        ("Content-Length: 5",                   200, "freshened"),
-        ("ETag: \"b\"",                         200, "stale"),
-        ("Last-Modified: Mon, 07 Nov 1994 08:49:37 GMT", 200, "stale"),
-        ("Content-Length: 6",                   200, "stale"),
-        ("ETag: \"a\"",                         410, "as it was"),
+        (BOTH,   BOTH,                                  200, "freshened"),
+        (BOTH,   &format!("{BOTH}; Content-Length: 5"), 200, "freshened"),
+        (TAG,    TAG,                                   200, "freshened"),
+        (OLD,   OLD,                                  200, "freshened"),
+        ("X: y", "X: z",                                200, "freshened"),
+        ("X: y", "Content-Length: 5",                   200, "freshened"),
+        (BOTH,   "ETag: \"b\"",                         200, "stale"),
+        (BOTH,   &format!("ETag: \"b\"; {OLD}"),       200, "stale"),
+        (BOTH,   "ETag: \"a\"; Last-Modified: Mon, 07 Nov 1994 08:49:37 GMT", 200, "stale"),
+        (BOTH,   &format!("{BOTH}; Content-Length: 6"), 200, "stale"),
+        ("X: y", "Content-Length: 6",                   200, "stale"),
+        (BOTH,   "X: y",                                200, "stale"),
+        (BOTH,   TAG,                                   200, "stale"),
+        (BOTH,   OLD,                                  200, "stale"),
+        (TAG,    OLD,                                  200, "stale"),
+        (TAG,    BOTH,                                  200, "stale"),
+        (OLD,   BOTH,                                  200, "stale"),
+        ("X: y", TAG,                                   200, "stale"),
+        ("X: y", OLD,                                  200, "stale"),
+        (BOTH,   &format!("{BOTH}; Cache-Control: no-store"), 200, "gone"),
+        (BOTH,   &format!("{BOTH}; Cache-Control: private"),  200, "gone"),
+        (BOTH,   &format!("{BOTH}; Vary: *"),           200, "gone"),
+        (BOTH,   "ETag: \"b\"; Cache-Control: no-store", 200, "gone"),
+        ("X: y", "Vary: Foo, *",                        200, "gone"),
+        (BOTH,   TAG,                                   410, "as it was"),
+        (BOTH,   "Cache-Control: no-store",             410, "as it was"),
     ];
-    for (fields, status, expected) in table {
+    for (stored, fields, status, expected) in table {
         let bench = bench(|_| ());
-        bench.answers(
-            200,
-            "Cache-Control: max-age=60; ETag: \"a\"; Last-Modified: Sun, 06 Nov 1994 08:49:37 GMT",
-            "hello",
-        );
+        bench.answers(200, &format!("Cache-Control: max-age=60; {stored}"), "hello");
         bench.get("/a");
         bench.answers(status, &format!("Cache-Control: max-age=90; New: 1; {fields}"), "");
         let head = bench.after(5).fetch("HEAD", "/a", "Cache-Control: no-cache");
         assert_eq!((head.status, head.content.as_str()), (status, ""));
         assert_eq!(bench.last_asked().method, "HEAD");
-        if expected == "stale" {
+        if matches!(expected, "stale" | "gone") {
             bench.answers(200, "Cache-Control: max-age=60", "new");
         }
-        let (_, content, told) = bench.get("/a");
-        let got = match (content.as_str(), told.as_str()) {
+        let answer = bench.fetch("GET", "/a", "");
+        let got = match (answer.content.as_str(), answer.told().as_str()) {
             ("hello", "hit; ttl=90") => "freshened",
             ("hello", "hit; ttl=55") => "as it was",
-            ("new", _) => "stale",
+            ("new", "fwd=stale; fwd-status=200; stored") => "stale",
+            ("new", "fwd=uri-miss; fwd-status=200; stored") => "gone",
             other => panic!("{other:?}"),
         };
-        assert_eq!(got, expected, "RFC 9111 §4.3.5: {status} {fields}");
+        assert_eq!(got, expected, "RFC 9111 §4.3.5: {stored} / {status} {fields}");
+        assert_eq!(answer.field("new").is_empty(), expected != "freshened");
     }
 }
 
@@ -474,6 +494,51 @@ fn a_refresh_in_the_background_is_a_validation_with_the_requests_fields() {
     bench.get("/b");
     bench.after(3).fetch("HEAD", "/b", "");
     assert_eq!((bench.last_asked().method.as_str(), bench.get("/b").1.as_str()), ("GET", "y"));
+}
+
+/// What the client wanted of the representation, or of caches, is answered from the stale response; the
+/// new one is for everybody.
+#[test]
+fn a_refresh_in_the_background_asks_for_the_whole() {
+    #[rustfmt::skip]
+    let table = [
+        "Range: bytes=1-2", "Range: bytes=0-", "Range: bytes=99-", "Range: bytes=1-2; If-Range: \"a\"",
+        "Range: bytes=1-2; If-Range: \"x\"", "If-None-Match: \"a\"", "If-None-Match: \"x\"",
+        "If-Modified-Since: Fri, 15 Jan 2027 08:00:00 GMT", "Cache-Control: only-if-cached", "Pragma: no-cache",
+    ];
+    for own in table {
+        for validator in ["ETag: \"a\"", "X: y"] {
+            let bench = bench(|_| ());
+            let stale = "Cache-Control: max-age=1, stale-while-revalidate=10";
+            bench.answers(200, &format!("{stale}; {validator}"), "old");
+            bench.answers(200, "Cache-Control: max-age=60", "new");
+            bench.get("/a");
+            let answer = bench.after(3).fetch("GET", "/a", &format!("Foo: 1; {own}"));
+            assert_eq!(answer.told(), "hit; ttl=-2; detail=stale-while-revalidate", "{own}");
+            let asked = bench.last_asked();
+            let tag = if validator == "X: y" { "" } else { "\"a\"" };
+            assert_eq!(asked.field("if-none-match"), tag, "RFC 5861 §3: {own}");
+            for name in ["range", "if-range", "if-modified-since", "cache-control", "pragma"] {
+                assert_eq!(asked.field(name), "", "RFC 5861 §3: {own}");
+            }
+            assert_eq!((asked.method.as_str(), asked.field("foo").as_str()), ("GET", "1"));
+            assert_eq!(bench.get("/a"), (200, "new".into(), "hit; ttl=60".into()), "{own}");
+        }
+    }
+    // A stale part gives way to the whole, too.
+    let bench = bench(|_| ());
+    let part = "Cache-Control: max-age=1, stale-while-revalidate=10; Content-Range: bytes 2-4/10";
+    bench.answers(206, part, "234").answers(200, "Cache-Control: max-age=60", "0123456789");
+    bench.fetch("GET", "/a", "Range: bytes=2-4");
+    assert_eq!(bench.after(3).fetch("GET", "/a", "Range: bytes=3-4").content, "34");
+    assert_eq!(bench.last_asked().field("range"), "");
+    assert_eq!(bench.get("/a").1, "0123456789");
+    // What may not be stored is not fetched.
+    bench.answers(200, "Cache-Control: max-age=1, stale-while-revalidate=10", "old");
+    bench.get("/b");
+    let (_, content, told) = bench.after(3).get_with("/b", "Cache-Control: no-store");
+    assert_eq!((content.as_str(), told.starts_with("hit; ttl=-2")), ("old", true));
+    assert!(bench.is_finished());
 }
 
 /// RFC 5861 §3, and what the background brings replaces what is stored.

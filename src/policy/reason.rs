@@ -192,6 +192,11 @@ impl Detail {
         }
     }
 
+    /// Is it the origin server's word that a response is not for a shared cache?
+    pub fn forbids_sharing(self) -> bool {
+        matches!(self, Self::NoStore | Self::Private | Self::VaryStar | Self::MustUnderstand)
+    }
+
     /// What an operator can do about it, in flags; `None` if nothing.
     pub fn remedy(self) -> Option<&'static str> {
         match self {

@@ -110,11 +110,17 @@ impl Presented {
             && !self.directives.no_cache
     }
 
-    /// What the cache asks for on its own account, with this request's fields: the whole response to a
-    /// GET.
+    /// The same as a plain GET for the whole.
+    #[must_use]
+    pub fn as_get(self) -> Self {
+        Self { get: true, head: false, range: false, if_range: false, conditional: false, ..self }
+    }
+
+    /// What the cache asks for on its own account, with this request's credentials: the whole response
+    /// to a GET, whatever the client wanted of a cache.
     #[must_use]
     pub fn in_the_background(self) -> Self {
-        Self { get: true, head: false, range: false, conditional: false, ..self }
+        Self { directives: RequestDirectives::default(), ..self.as_get() }
     }
 }
 
@@ -313,7 +319,9 @@ pub fn judge(
     let window = head.directives.stale_while_revalidate.unwrap_or(rules.stale_while_revalidate);
     // A client that names an age does not want what is stale (§5.2.1.1).
     if may_be_stale(head, window, now) && directives.max_age.is_none() {
-        return UsableStale { detail: Detail::StaleWhileRevalidate, refresh: true };
+        // What a no-store request brings may not be stored, so it would refresh nothing (§5.2.1.5).
+        let refresh = !(standard && directives.no_store);
+        return UsableStale { detail: Detail::StaleWhileRevalidate, refresh };
     }
     ToBeValidated(Why::Stale, None)
 }

@@ -4,7 +4,10 @@
 //! Validators are offered byte for byte, because origin servers compare strings. What a 304 brings is
 //! merged here; whether the result may be kept is asked of `storing.rs` again.
 
-use http::header::{ETAG, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, RANGE, VARY};
+use http::header::{
+    CACHE_CONTROL, ETAG, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE,
+    LAST_MODIFIED, PRAGMA, RANGE, VARY,
+};
 use http::{HeaderName, HeaderValue, StatusCode};
 
 use crate::clock::Timestamp;
@@ -44,6 +47,16 @@ pub fn ask_for_rest(sent: &mut Fields, prefix: &StoredResponse) {
     };
     if let Some(validator) = validator {
         sent.append(IF_RANGE, validator.clone());
+    }
+}
+
+/// Takes out what one client wanted of the representation and of the caches on the way: the rest is what
+/// a cache asks with on its own account (RFC 5861 §3). `only-if-cached`, say, would make the next cache
+/// answer 504.
+pub fn make_own(sent: &mut Fields) {
+    make_unconditional(sent);
+    for name in [IF_MATCH, IF_UNMODIFIED_SINCE, CACHE_CONTROL, PRAGMA] {
+        sent.remove(name.as_str());
     }
 }
 
@@ -112,13 +125,10 @@ pub fn merged(stored: &StoredHead, received: &Fields) -> Fields {
     fields
 }
 
-/// Is a 200 to HEAD about what is stored (§4.3.5)? Its validators and its length must not contradict;
-/// what is absent does not.
+/// Is a 200 to HEAD about what is stored (§4.3.5)? Both must have the same validators, or neither one,
+/// and its length must not contradict.
 pub fn head_confirms(stored: &StoredResponse, received: &Fields, length: Option<u64>) -> bool {
-    let agrees = |name: &str| match (received.get(name), stored.fields.get(name)) {
-        (Some(one), Some(other)) => one == other,
-        _ => true,
-    };
+    let agrees = |name: &str| received.get(name) == stored.fields.get(name);
     stored.status == StatusCode::OK
         && agrees(ETAG.as_str())
         && agrees(LAST_MODIFIED.as_str())

@@ -115,7 +115,7 @@ impl Proxy {
             part: stored.part,
             ..facts(forward, received, response_time)
         };
-        let presented = forward.presented.in_the_background();
+        let presented = forward.presented.as_get();
         match self.storable(&presented, &forward.sent, facts) {
             Ok(mut head) => {
                 // What the content was made for stays; what the 304 names besides comes from the request
@@ -138,7 +138,8 @@ impl Proxy {
         }
     }
 
-    /// A 200 to HEAD freshens the stored response to GET, or shows that it is out of date (§4.3.5).
+    /// A 200 to HEAD freshens the stored response to GET, or shows that it is out of date (§4.3.5), or may
+    /// not be kept any more.
     /// `received` has passed [`received_fields`].
     pub(super) fn freshen_by_head(
         &self,
@@ -147,10 +148,16 @@ impl Proxy {
         response_time: Timestamp,
     ) {
         let Some(stored) = &forward.selected else { return };
-        if stored.part.is_some() {
+        let presented = forward.presented.as_get();
+        if stored.part.is_some() || presented.directives.no_store {
             return;
         }
-        if head_confirms(stored, &received.fields, received.length) {
+        let facts = facts(forward, received, response_time);
+        let verdict = storable(&presented, &forward.sent, facts, &self.settings.storing);
+        if verdict.is_err_and(Detail::forbids_sharing) {
+            // What a GET would bring now may not be kept: what it brought before is not it.
+            self.store.remove(&forward.key, stored);
+        } else if head_confirms(stored, &received.fields, received.length) {
             self.merge(forward, stored, received, response_time);
         } else if stored.is_fresh(response_time) {
             let head = StoredHead { fresh_until: response_time, ..stored.head().clone() };
