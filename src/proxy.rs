@@ -39,6 +39,7 @@ use crate::store::{Generation, Store, Variants, salt};
 
 mod absorb;
 mod answer;
+mod destination;
 pub mod explain;
 mod freshen;
 mod glance;
@@ -166,7 +167,7 @@ impl Proxy {
         if attempt.is_first() {
             self.stats.count(Event::Request);
         }
-        if request.target.escapes(&self.settings.origin) {
+        if self.escapes(request) {
             return Answer::Ready(self.refuse(request, &RequestError::Escapes));
         }
         if goes_in_circles(request) {
@@ -424,7 +425,9 @@ impl Proxy {
 
     fn sent_fields(&self, request: &Request) -> Fields {
         let client = request.client.map(|client| client.ip());
-        request_fields(request, Told { client, host: self.told_host(request) })
+        let mut fields = request_fields(request, Told { client, host: self.told_host(request) });
+        self.name_destination(request, &mut fields);
+        fields
     }
 
     /// What the origin server is told about the host that the client asked.

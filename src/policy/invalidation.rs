@@ -6,12 +6,15 @@ use crate::message::fields::Fields;
 use crate::message::target::{resolve, written_like};
 use crate::policy::key::{CacheKey, KeyRules};
 
+/// The methods that the registry calls safe (RFC 9110 §16.1.1), and that a client can send.
+const SAFE: [&str; 8] =
+    ["GET", "HEAD", "OPTIONS", "TRACE", "PROPFIND", "REPORT", "SEARCH", "QUERY"];
+
 /// Does this response to this method make what is stored for the target URI invalid?
 ///
-/// Unsafe methods do, and so does every method that nobody here knows; an error changes nothing.
+/// Unsafe methods do, and so does every method that is not registered as safe; an error changes nothing.
 pub fn invalidates(method: &Method, status: StatusCode) -> bool {
-    let safe = matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE);
-    !safe && (status.is_success() || status.is_redirection())
+    !SAFE.contains(&method.as_str()) && (status.is_success() || status.is_redirection())
 }
 
 /// The other URIs that such a response makes invalid: those in `Location` and `Content-Location`,

@@ -8,6 +8,7 @@ pub mod cache_control;
 pub mod credentials;
 pub mod digest;
 pub mod effect;
+pub mod destination;
 pub mod forwarding;
 pub mod freshness;
 pub mod invalidation;

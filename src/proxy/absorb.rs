@@ -166,14 +166,15 @@ impl Proxy {
         fields
     }
 
-    /// §4.4: what is stored for the target URI, and for those that the response names, is out of date.
-    /// Nothing that is on its way in is stored after it.
+    /// §4.4: what is stored for the target URI, for those that the response names, and for the destination
+    /// of a MOVE or COPY, is out of date. Nothing that is on its way in is stored after it.
     fn invalidate(&self, forward: &mut Forward, received: &OriginResponse) {
         if !invalidates(&forward.method, received.status) {
             return;
         }
         let shaped = self.settings.key.key_of(forward.key.as_str());
-        for key in named(&forward.key, &received.fields, &self.settings.key) {
+        let named = named(&forward.key, &received.fields, &self.settings.key);
+        for key in named.into_iter().chain(self.destination_key(&forward.request)) {
             self.store.remove_all(&key);
         }
         self.store.remove_all(&shaped);

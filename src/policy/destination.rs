@@ -1,0 +1,103 @@
+//! `Destination`: where MOVE and COPY put what they take. RFC 4918 §10.3.
+//!
+//! It is the one request field that names a resource as the client knows it: under the proxy's name. The
+//! origin server is told its own name for it, and what is stored for it is invalidated.
+
+use crate::message::request::Request;
+use crate::message::target::{OriginUrl, Target, split_authority};
+
+/// A resource of the origin server that a MOVE or COPY writes to.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Destination {
+    /// Path and query as a request for it would have them.
+    pub target: Target,
+    /// It was named by a path alone.
+    pub by_path: bool,
+}
+
+impl Destination {
+    /// The destination of a request; `None` if it has none, or one that is neither at the proxy nor at
+    /// the origin server. `own` are the names (host, and port) that the proxy is known by.
+    pub fn read(request: &Request, origin: &OriginUrl, own: &[&str]) -> Option<Self> {
+        if !matches!(request.method.as_str(), "MOVE" | "COPY") {
+            return None;
+        }
+        let mut lines = request.fields.get_all("destination");
+        let (Some(line), None) = (lines.next(), lines.next()) else { return None };
+        let uri = line.to_str().ok()?.trim();
+        let by_path = uri.starts_with('/') && !uri.starts_with("//");
+        let path = if by_path { Some(uri) } else { at_origin(uri, origin).or(at_proxy(uri, own)) }?;
+        let path = path.split('#').next().unwrap_or_default();
+        let slash = if path.starts_with('/') { "" } else { "/" };
+        Some(Self { target: Target::parse(&format!("{slash}{path}"))?, by_path })
+    }
+}
+
+/// What follows the origin server's prefix in an absolute URI there.
+fn at_origin<'a>(uri: &'a str, origin: &OriginUrl) -> Option<&'a str> {
+    let path = origin.strip(uri)?.strip_prefix(origin.prefix.as_str())?;
+    (path.is_empty() || path.starts_with(['/', '?', '#'])).then_some(path)
+}
+
+/// What follows the authority in an absolute URI at the proxy. The scheme may be another one than the
+/// proxy speaks: TLS may end before it.
+fn at_proxy<'a>(uri: &'a str, own: &[&str]) -> Option<&'a str> {
+    let (scheme, rest) = uri.split_once("://")?;
+    let usual = match scheme.to_ascii_lowercase().as_str() {
+        "http" => 80,
+        "https" => 443,
+        _ => return None,
+    };
+    let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let place = |authority: &str| {
+        split_authority(authority).map(|(host, port)| (host, port.unwrap_or(usual)))
+    };
+    let named = place(authority)?;
+    own.iter().any(|own| place(own).as_ref() == Some(&named)).then_some(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderName, HeaderValue, Method, Version};
+
+    use super::*;
+    use crate::message::fields::Fields;
+
+    #[test]
+    fn a_destination_at_the_proxy_or_the_origin_server_is_found() {
+        let origin = OriginUrl::parse("https://o.test/p").expect("a URL");
+        #[rustfmt::skip]
+        let table = [
+            ("MOVE", "http://proxy:3000/b?c",       Some(("/b?c", false))),
+            ("COPY", "https://PROXY:3000/b#c",      Some(("/b", false))),
+            ("COPY", "http://127.0.0.1:3000/b",     Some(("/b", false))),
+            ("MOVE", "http://proxy:3000",           Some(("/", false))),
+            ("MOVE", "https://o.test/p/b",          Some(("/b", false))),
+            ("MOVE", "https://o.test:443/p",        Some(("/", false))),
+            ("MOVE", "/b/",                         Some(("/b/", true))),
+            ("MOVE", "https://o.test/q/b",          None),
+            ("MOVE", "https://o.test/pq",           None),
+            ("MOVE", "http://o.test/p/b",           None),
+            ("MOVE", "http://proxy/b",              None),
+            ("MOVE", "http://elsewhere:3000/b",     None),
+            ("MOVE", "http://user@proxy:3000/b",    None),
+            ("MOVE", "//proxy:3000/b",              None),
+            ("MOVE", "ftp://proxy:3000/b",          None),
+            ("MOVE", "b",                           None),
+            ("MOVE", "",                            None),
+            ("POST", "http://proxy:3000/b",         None),
+        ];
+        for (method, value, expected) in table {
+            let line =
+                |name, value| (HeaderName::from_static(name), HeaderValue::from_static(value));
+            let fields: Fields =
+                [line("host", "proxy:3000"), line("destination", value)].into_iter().collect();
+            let method = Method::from_bytes(method.as_bytes()).expect("a method");
+            let request =
+                Request::new(method, "/a", Version::HTTP_11, fields, None).expect("a request");
+            let got = Destination::read(&request, &origin, &["proxy:3000", "127.0.0.1:3000"]);
+            let shown = got.as_ref().map(|found| (found.target.as_str(), found.by_path));
+            assert_eq!(shown, expected, "RFC 4918 §10.3: {value}");
+        }
+    }
+}

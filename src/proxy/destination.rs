@@ -1,0 +1,42 @@
+//! The destination of a MOVE or COPY on its way to the origin server, and what is stored for it.
+//! RFC 4918 §10.3, RFC 9111 §4.4.
+
+use crate::message::fields::Fields;
+use crate::message::request::Request;
+use crate::policy::destination::Destination;
+use crate::policy::key::CacheKey;
+use crate::proxy::Proxy;
+
+impl Proxy {
+    /// Does it lead out of the origin server's path prefix, or would it write there?
+    pub(super) fn escapes(&self, request: &Request) -> bool {
+        let origin = &self.settings.origin;
+        request.target.escapes(origin)
+            || self.destination(request).is_some_and(|found| found.target.escapes(origin))
+    }
+
+    /// Names the destination as the origin server knows it: under the host that it is told, behind its
+    /// prefix.
+    pub(super) fn name_destination(&self, request: &Request, sent: &mut Fields) {
+        let Some(Destination { target, by_path }) = self.destination(request) else { return };
+        let origin = &self.settings.origin;
+        let value = if by_path {
+            format!("{}{}", origin.prefix, target.as_str())
+        } else {
+            CacheKey::new(origin, self.passed_on_host(request), target.as_str()).to_string()
+        };
+        sent.set_text("destination", value);
+    }
+
+    /// What stored responses for the destination are found by.
+    pub(super) fn destination_key(&self, request: &Request) -> Option<CacheKey> {
+        let Destination { target, .. } = self.destination(request)?;
+        let target = self.settings.key.shape(target.as_str());
+        Some(CacheKey::new(&self.settings.origin, self.passed_on_host(request), &target))
+    }
+
+    fn destination(&self, request: &Request) -> Option<Destination> {
+        let own = [request.authority().unwrap_or_default(), &self.settings.own_authority];
+        Destination::read(request, &self.settings.origin, &own)
+    }
+}
