@@ -287,3 +287,25 @@ fn statuses_that_may_be_kept_by_heuristic_are() {
         assert_eq!((reply.status, reply.is_hit()), (status, kept), "{status}{more}");
     }
 }
+
+/// RFC 9110 §7.6.1: what `Connection` names is meant for the proxy, which obeys it and drops it.
+#[test]
+fn fields_that_connection_names_are_obeyed_and_dropped() {
+    let rule = |target: &str, fields: &str| on(&format!("GET {target}")).send(200, fields, "x");
+    let forbidden = "Connection: Cache-Control; Cache-Control: no-store";
+    let origin = Origin::script([
+        rule("/a", forbidden).times(2),
+        rule("/b", "Connection: cache-control; Cache-Control: max-age=60"),
+        rule("/c", "Connection: Vary; Cache-Control: max-age=60; Vary: *").times(2),
+    ]);
+    let proxy = Proxy::before(&origin, &[]);
+    for (target, named, is_hit) in
+        [("/a", "cache-control", false), ("/b", "cache-control", true), ("/c", "vary", false)]
+    {
+        proxy.get(target);
+        let reply = proxy.get(target);
+        assert_eq!(reply.is_hit(), is_hit, "{target}: {}", reply.head.text);
+        assert_eq!(reply.field(named), "", "{target}");
+    }
+    origin.assert_finished();
+}

@@ -90,14 +90,28 @@ fn via(version: http::Version) -> HeaderValue {
     HeaderValue::from_static(minor)
 }
 
-/// Takes hop-by-hop and framing fields out of an origin server's response, and adds the `Date` that
-/// a recipient with a clock adds (RFC 9110 §6.6.1).
+/// Makes an origin server's response ready to be passed on, where nothing is decided by it.
 pub fn received_fields(fields: &mut Fields, response_time: Timestamp) {
+    date_received(fields, response_time);
+    strip_received(fields);
+}
+
+/// Sees to it that a response has one `Date`: the first, or the one that a recipient with a clock adds
+/// (RFC 9110 §6.6.1).
+pub fn date_received(fields: &mut Fields, response_time: Timestamp) {
+    match fields.get("date").cloned() {
+        None => fields.set_text("date", date::format(response_time)),
+        Some(first) if fields.get_all("date").count() > 1 => fields.set(http::header::DATE, first),
+        Some(_) => {}
+    }
+}
+
+/// Takes hop-by-hop and framing fields out of an origin server's response, on its way to a client or into
+/// the store. It comes after every decision about it: a field that `Connection` names is meant for this
+/// recipient, and is obeyed here (RFC 9110 §7.6.1).
+pub fn strip_received(fields: &mut Fields) {
     strip_hop_by_hop(fields);
     fields.remove("content-length");
-    if !fields.contains("date") {
-        fields.set_text("date", date::format(response_time));
-    }
 }
 
 /// Adds what the proxy says about a response: `Age`, `Via`, `X-Cache` and `Cache-Status`.

@@ -97,6 +97,8 @@ pub enum Detail {
     NoFreshness,
     /// `no-store` beside `must-understand` and a status that is not understood.
     MustUnderstand,
+    /// The response's `Connection` takes out the field that says how it may be reused.
+    Connection,
     /// Larger than `--max-object-size`.
     TooLarge,
     /// No room in memory for another body that is on its way in.
@@ -168,6 +170,7 @@ impl Detail {
             Self::VaryStar => "vary-star",
             Self::NoFreshness => "no-freshness",
             Self::MustUnderstand => "must-understand",
+            Self::Connection => "connection",
             Self::TooLarge => "too-large",
             Self::Memory => "memory",
             Self::CloseDelimited => "close-delimited",

@@ -9,6 +9,7 @@ use crate::clock::{DeltaSeconds, Timestamp};
 use crate::message::fields::Fields;
 use crate::policy::age::corrected_initial_age;
 use crate::policy::cache_control::ResponseDirectives;
+use crate::policy::forwarding::strip_received;
 use crate::policy::freshness::{
     FreshnessRules, Lifetime, fresh_until, freshness_lifetime, is_heuristically_cacheable,
 };
@@ -34,7 +35,8 @@ pub struct StoringRules {
     pub object_bytes_max: u64,
 }
 
-/// The head of an origin server's response, without hop-by-hop fields.
+/// The head of an origin server's response, as it came: what `Connection` names decides, too, and is not
+/// stored (RFC 9110 §7.6.1).
 #[derive(Clone, Copy, Debug)]
 pub struct Received<'a> {
     /// The status code.
@@ -87,6 +89,7 @@ pub fn storable(
     let fresh_until = fresh_until(lifetime, age_on_arrival, response_time, rules.freshness);
     let useful_until = useful_until(fields, &directives, fresh_until, rules);
     let mut fields = fields.clone();
+    strip_received(&mut fields);
     let left_out = |name: &HeaderName| {
         directives.withheld.contains(name)
             || forced && *name == "set-cookie"
@@ -131,6 +134,7 @@ pub fn checks(presented: &Presented, received: &Received<'_>, rules: &StoringRul
     all.extend([
         check("RFC 9111 §3.5, §7.3", PERSONAL, if forced { Ok(()) } else { personal }),
         check("RFC 9111 §3, §4.2", USELESS, if forced { Ok(()) } else { useless }),
+        check("RFC 9110 §7.6.1", KEPT, if forced { Ok(()) } else { refused_as_unkept(fields) }),
         check(
             "WHATWG HTML §9.2",
             "an event stream states its freshness: it has no end otherwise",
@@ -196,6 +200,7 @@ fn what_is_said(
 const PERSONAL: &str =
     "what is made for one user is shared only where the origin server permits it";
 const USELESS: &str = "freshness is stated, or assumed, or a validator lets it be asked about";
+const KEPT: &str = "what says how a response may be reused is not meant for one connection alone";
 const METHOD: &str =
     "the method is GET, or POST with explicit freshness and its own Content-Location";
 const STATUS: &str = "the status is final and about the target, and a 206 says which part it is";
@@ -265,8 +270,25 @@ fn refused_as_personal(
         return Err(detail);
     }
     let kept = explicit && (shared || rules.share_cookies);
-    let sets = fields.contains("set-cookie") || fields.contains("set-cookie2");
+    let withheld = |name: &str| explicit && directives.withheld.iter().any(|other| other == name);
+    let sets = |name| fields.contains(name) && !withheld(name);
+    let sets = sets("set-cookie") || sets("set-cookie2");
     refuse_if(sets && !kept, Detail::SetCookie)
+}
+
+/// RFC 9110 §7.6.1: the directives of a stored response are those that its fields state. Ones that
+/// `Connection` takes out could be obeyed today, and be forgotten when it is read from a disk.
+fn refused_as_unkept(fields: &Fields) -> Result<(), Detail> {
+    if !fields.contains("connection") {
+        return Ok(());
+    }
+    let mut kept = fields.clone();
+    strip_received(&mut kept);
+    let lasting = |fields: &Fields| {
+        let all = ResponseDirectives::read(fields);
+        (all.no_cache, all.prohibits_stale(), all.stale_while_revalidate, all.stale_if_error)
+    };
+    refuse_if(lasting(fields) != lasting(&kept), Detail::Connection)
 }
 
 fn is_event_stream(fields: &Fields) -> bool {

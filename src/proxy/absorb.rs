@@ -17,7 +17,7 @@ use crate::message::fields::Fields;
 use crate::message::response::Response;
 use crate::origin::{OriginBody, OriginError, OriginResponse};
 use crate::policy::age::age_value;
-use crate::policy::forwarding::received_fields;
+use crate::policy::forwarding::{date_received, strip_received};
 use crate::policy::invalidation::{describes_target, invalidates, named};
 use crate::policy::partial::without_digests;
 use crate::policy::precondition::{holds_for, keep_for_304};
@@ -66,7 +66,7 @@ impl Proxy {
             tell_of_failure(&mut forward, received.status);
             return response.into();
         }
-        received_fields(&mut received.fields, response_time);
+        date_received(&mut received.fields, response_time);
         self.invalidate(&mut forward, &received);
         if forward.presented.head && received.status == StatusCode::OK {
             self.freshen_by_head(&forward, &received, response_time);
@@ -162,6 +162,7 @@ impl Proxy {
         let delay = response_time.seconds_since(forward.request_time);
         let age = age_value(&fields).unwrap_or(DeltaSeconds::ZERO).plus(delay);
         let age = (age > DeltaSeconds::ZERO).then_some(age.0);
+        strip_received(&mut fields);
         self.finish(&forward.request, &mut fields, age, false, status);
         fields
     }

@@ -10,7 +10,7 @@ use crate::message::request::Request;
 use crate::origin::{Content, OriginError};
 use crate::policy::age::corrected_initial_age;
 use crate::policy::cache_control::ResponseDirectives;
-use crate::policy::forwarding::received_fields;
+use crate::policy::forwarding::{date_received, strip_received};
 use crate::policy::freshness::freshness_lifetime;
 use crate::policy::key::KeyRules;
 use crate::policy::range::Part;
@@ -83,7 +83,7 @@ impl Proxy {
         };
         let now = self.now();
         let mut fields = received.fields.clone();
-        received_fields(&mut fields, now);
+        date_received(&mut fields, now);
         let facts = Received {
             fields: &fields,
             part: Part::of_response(received.status, &fields),
@@ -96,8 +96,8 @@ impl Proxy {
             freshness_lifetime(received.status, &fields, &directives, now, rules.freshness);
         let source = source_of(lifetime, &fields, &directives, rules.freshness.cache_ttl.is_some());
         let age = corrected_initial_age(&fields, forward.request_time, now).0;
-        let cache_key = forward.key.clone();
-        let status = received.status.as_u16();
+        strip_received(&mut fields);
+        let (cache_key, status) = (forward.key.clone(), received.status.as_u16());
         let mut response = self.absorb(forward, received).into_response();
         let told = field_text(&response.fields, "cache-status").to_string();
         let content = read_all(&mut response.body);

@@ -10,7 +10,7 @@ use crate::message::fields::Fields;
 use crate::message::response::Response;
 use crate::origin::OriginResponse;
 use crate::policy::age::corrected_initial_age;
-use crate::policy::forwarding::received_fields;
+use crate::policy::forwarding::{date_received, strip_received};
 use crate::policy::partial::completes;
 use crate::policy::range::Part;
 use crate::policy::reason::{CacheStatus, Detail};
@@ -79,7 +79,7 @@ impl Proxy {
         mut received: OriginResponse,
     ) -> Response {
         let response_time = self.clock.now();
-        received_fields(&mut received.fields, response_time);
+        date_received(&mut received.fields, response_time);
         let (freshened, put) = self.merge(&forward, stored, &received, response_time);
         match (put, forward.leader.take()) {
             (true, Some(leader)) => leader.stored(),
@@ -131,6 +131,8 @@ impl Proxy {
                 }
                 let age_on_arrival =
                     corrected_initial_age(&fields, forward.request_time, response_time);
+                let mut fields = fields;
+                strip_received(&mut fields);
                 let head =
                     StoredHead { fields, age_on_arrival, response_time, ..stored.head().clone() };
                 (Arc::new(stored.with(head, stored.content.clone())), false)
@@ -140,7 +142,6 @@ impl Proxy {
 
     /// A 200 to HEAD freshens the stored response to GET, or shows that it is out of date (§4.3.5), or may
     /// not be kept any more.
-    /// `received` has passed [`received_fields`].
     pub(super) fn freshen_by_head(
         &self,
         forward: &Forward,
