@@ -333,13 +333,15 @@ fn purge_as_a_method_is_for_those_who_may() {
     proxy.get("/a");
     let purged = proxy.ask("PURGE", "/a", "", "");
     assert_eq!((purged.status, purged.body().as_str()), (200, "purged 1\n"));
+    assert_eq!(purged.head.field("cache-status"), "proxy");
     assert_eq!(
         proxy.ask("PURGE", "/a", "Accept: application/json\r\n", "").body(),
         "{\"purged\":0}\n"
     );
     assert_eq!(proxy.get("/a").body(), "two");
     let others = Proxy::before(&origin, &["--allow-purge", "10.0.0.0/8"]);
-    assert_eq!(others.ask("PURGE", "/a", "", "").status, 403);
+    let refused = others.ask("PURGE", "/a", "", "");
+    assert_eq!((refused.status, refused.head.field("cache-status").as_str()), (403, "proxy"));
     // Without the flag it is one method among others, for the origin server.
     let without = Proxy::before(&origin, &[]);
     assert_eq!(without.ask("PURGE", "/a", "", "").status, 204);

@@ -4,6 +4,8 @@
 mod support;
 
 use support::engine::bench;
+use support::origin::{Origin, Step, on};
+use support::proxy::Proxy;
 
 const TEN: &str = "0123456789";
 
@@ -289,4 +291,30 @@ fn a_condition_is_answered_where_the_range_was_ignored() {
     let own = "Range: bytes=2-5; If-Range: \"x\"; If-None-Match: \"x\"";
     let answer = bench.fetch("GET", "/a", own);
     assert_eq!((answer.status, bench.get("/a").1.as_str()), (304, "new"));
+}
+
+/// Players begin with `bytes=0-`: what is larger than memory goes to the disk as it comes, and
+/// answers as the whole.
+#[test]
+fn a_large_part_that_holds_everything_is_the_whole_on_disk_too() {
+    let folder = support::TemporaryFolder::new();
+    let (piece, pieces) = (vec![b'x'; 100_000], 30);
+    let length = piece.len() * pieces;
+    let fields = format!(
+        "Cache-Control: max-age=60; Content-Range: bytes 0-{}/{length}; Content-Length: {length}",
+        length - 1
+    );
+    let origin = Origin::script([on("GET /a")
+        .having("Range: bytes=0-")
+        .head(206, &fields)
+        .then(Step::Repeat(piece, pieces))]);
+    let store = format!("sqlite:{}", folder.file("cache.db").display());
+    let proxy = Proxy::before(&origin, &["--store", &store, "--cache-memory", "4M"]);
+    let first = proxy.get_with("/a", "Range: bytes=0-\r\n");
+    assert_eq!((first.status, first.content.len(), first.complete), (206, length, true));
+    let whole = proxy.get("/a");
+    assert!(whole.is_hit(), "{}", whole.head.text);
+    assert_eq!((whole.status, whole.content.len(), whole.complete), (200, length, true));
+    assert_eq!(proxy.get_with("/a", "Range: bytes=-5\r\n").body(), "xxxxx");
+    origin.assert_finished();
 }

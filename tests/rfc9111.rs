@@ -576,7 +576,7 @@ fn a_stale_response_stands_in_unless_something_prohibits_it() {
         ("4.2.4",    "Cache-Control: max-age=60, must-revalidate|Age: 10",    &REUSE, true),
     ];
     for (section, text, rules, expected) in table {
-        let got = may_stand_in(&stored(text), NOW, rules);
+        let got = may_stand_in(&Presented::default(), &stored(text), NOW, rules);
         assert_eq!(got, expected, "RFC 9111 §{section}: {text}");
     }
 }

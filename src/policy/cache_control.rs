@@ -104,6 +104,9 @@ pub struct RequestDirectives {
     pub no_store: bool,
     /// `only-if-cached`: nothing from the origin server.
     pub only_if_cached: bool,
+    /// `stale-if-error`: what has been stale for no longer than this will do if the origin server fails
+    /// (RFC 5861 §4).
+    pub stale_if_error: Option<DeltaSeconds>,
 }
 
 impl RequestDirectives {
@@ -121,6 +124,7 @@ impl RequestDirectives {
                 "no-cache" => directives.no_cache = true,
                 "no-store" => directives.no_store = true,
                 "only-if-cached" => directives.only_if_cached = true,
+                "stale-if-error" => first(&mut directives.stale_if_error, &directive),
                 _ => {}
             }
         }

@@ -193,10 +193,9 @@ pub fn decide(
     if rules.mode == Mode::Offline {
         return offline(selected.ok().filter(|_| answerable), now);
     }
-    if !answerable && !presented.content {
-        return forward(Why::Method, None);
-    }
     let decision = if presented.content {
+        forward(Why::Bypass, Some(Detail::Content))
+    } else if !answerable {
         forward(Why::Method, None)
     } else if rules.disabled {
         forward(Why::Bypass, Some(Detail::Disabled))
@@ -329,10 +328,24 @@ pub fn judge(
 /// May a stored response stand in for an origin server that failed: that gave no response, must not
 /// be asked now, or answered 429, 500, 502, 503 or 504 (§4.2.4, RFC 5861 §4)?
 ///
-/// Its own `stale-if-error` outranks the operator's.
-pub fn may_stand_in(stored: &StoredHead, now: Timestamp, rules: &ReuseRules) -> bool {
-    let window = stored.directives.stale_if_error.unwrap_or(rules.stale_if_error);
+/// The request's `stale-if-error` and the response's outrank the operator's; where both state one, both
+/// must permit it.
+pub fn may_stand_in(
+    presented: &Presented,
+    stored: &StoredHead,
+    now: Timestamp,
+    rules: &ReuseRules,
+) -> bool {
+    let asked = presented.directives.stale_if_error.filter(|_| rules.mode == Mode::Standard);
+    let stated = [asked, stored.directives.stale_if_error].into_iter().flatten().min();
+    let window = stated.unwrap_or(rules.stale_if_error);
     stored.is_fresh(now) && !stored.directives.no_cache || may_be_stale(stored, window, now)
+}
+
+/// Must a request that was answered with an error have that very answer? It said `no-cache`: it wants
+/// what the origin server says now (§5.2.1.4).
+pub fn wants_the_error(presented: &Presented, rules: &ReuseRules) -> bool {
+    rules.mode == Mode::Standard && presented.directives.no_cache
 }
 
 /// Nothing prohibits serving it stale, and it has been so for less than `window`.

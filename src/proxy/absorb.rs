@@ -23,7 +23,7 @@ use crate::policy::partial::without_digests;
 use crate::policy::precondition::{holds_for, keep_for_304};
 use crate::policy::range::Part;
 use crate::policy::reason::{CacheStatus, Detail};
-use crate::policy::reuse::{Judgement, Presented, judge, may_stand_in};
+use crate::policy::reuse::{Judgement, Presented, judge, may_stand_in, wants_the_error};
 use crate::policy::stored::{StoredHead, StoredResponse};
 use crate::policy::storing::Received;
 use crate::policy::unkeyed::is_unkeyed;
@@ -315,7 +315,11 @@ impl Proxy {
     ) -> Option<Response> {
         let now = self.clock.now();
         let stored = forward.selected.as_ref()?;
-        if forward.background || !may_stand_in(stored, now, &self.settings.reuse) {
+        let rules = &self.settings.reuse;
+        if forward.background
+            || failed.is_some() && wants_the_error(&forward.presented, rules)
+            || !may_stand_in(&forward.presented, stored, now, rules)
+        {
             return None;
         }
         self.stats.count(Event::Hit);
@@ -333,7 +337,8 @@ impl Proxy {
     /// Is there something that could stand in, should the origin server fail?
     pub(super) fn has_stand_in(&self, forward: &Forward) -> bool {
         let (now, rules) = (self.clock.now(), &self.settings.reuse);
-        forward.selected.as_ref().is_some_and(|stored| may_stand_in(stored, now, rules))
+        let stored = forward.selected.as_ref();
+        stored.is_some_and(|stored| may_stand_in(&forward.presented, stored, now, rules))
     }
 
     /// A response that may not be stored takes away the one it was to replace, unless it was the

@@ -154,7 +154,7 @@ impl Proxy {
             return;
         }
         let facts = facts(forward, received, response_time);
-        let verdict = storable(&presented, &forward.sent, facts, &self.settings.storing);
+        let verdict = self.storable(&presented, &forward.sent, facts);
         if verdict.is_err_and(Detail::forbids_sharing) {
             // What a GET would bring now may not be kept: what it brought before is not it.
             self.store.remove(&forward.key, stored);

@@ -11,6 +11,7 @@ use crate::message::request::Request;
 use crate::message::response::Response;
 use crate::policy::key::CacheKey;
 use crate::policy::purging::Selector;
+use crate::policy::reason::CacheStatus;
 use crate::proxy::Proxy;
 use crate::store::behind::Listed;
 
@@ -117,7 +118,8 @@ impl Proxy {
             |network: &Network| request.client.is_some_and(|client| network.holds(client.ip()));
         if !self.settings.purgers.iter().any(may) {
             let text = "PURGE: not from this address; see --allow-purge";
-            return Response::error(StatusCode::FORBIDDEN, text, as_json);
+            let status = CacheStatus::default();
+            return self.error(StatusCode::FORBIDDEN, request, text, status);
         }
         let target = self.settings.key.shape(request.target.as_str());
         let key = CacheKey::new(&self.settings.origin, self.passed_on_host(request), &target);
@@ -128,6 +130,7 @@ impl Proxy {
             response.body =
                 crate::message::body::Body::Whole(format!("{{\"purged\":{purged}}}\n").into());
         }
+        response.fields.set_text("cache-status", CacheStatus::default().to_string());
         response
     }
 }

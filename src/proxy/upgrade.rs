@@ -59,8 +59,16 @@ impl Proxy {
             return Upgraded::Declined(self.refuse_circles(request));
         }
         let asked = self.asked(request);
-        if self.settings.reuse.mode == Mode::Offline {
-            return Upgraded::Declined(self.refuse_forwarding(&asked, Detail::Offline));
+        let refused = match self.settings.reuse.mode {
+            Mode::Offline => Some(Detail::Offline),
+            // No method, and no protocol, is exempt (RFC 9111 §5.2.1.7).
+            Mode::Standard if asked.presented.directives.only_if_cached => {
+                Some(Detail::OnlyIfCached)
+            }
+            _ => None,
+        };
+        if let Some(detail) = refused {
+            return Upgraded::Declined(self.refuse_forwarding(&asked, detail));
         }
         let key = asked.key;
         let mut fields = self.sent_fields(request);
