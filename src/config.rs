@@ -9,13 +9,13 @@ use log::LevelFilter;
 
 use crate::cli::{Args, UsageError};
 use crate::clock::DeltaSeconds;
+use crate::message::network::Network;
 use crate::message::request::RequestLimits;
 use crate::origin::gate::Rate;
 use crate::policy::freshness::FreshnessRules;
 use crate::policy::key::{Glob, KeyRules};
 use crate::policy::reuse::{Mode, ReuseRules};
 use crate::policy::storing::StoringRules;
-use crate::proxy::Network;
 use crate::stats::AccessFormat;
 use crate::store::memory::{Eviction, Limits};
 use crate::store::redis::Address;

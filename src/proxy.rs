@@ -15,6 +15,7 @@ use http::Method;
 use crate::clock::{Clock, Timestamp};
 use crate::flight::{FlightKey, Flights, Landing, Turn};
 use crate::message::fields::Fields;
+use crate::message::network::Network;
 use crate::message::request::{Request, RequestError, RequestLimits};
 use crate::message::target::{OriginUrl, is_loopback, split_authority, url_at};
 use crate::origin::redirects::send_and_follow;
@@ -51,7 +52,6 @@ mod steps;
 mod upgrade;
 
 pub use glance::{Glance, Plain};
-pub use purging::Network;
 pub use steps::{Admission, Answer, Attempt, Forward, Forwarded, Waiting};
 pub use upgrade::{Upgraded, protocols};
 

@@ -6,6 +6,7 @@ pub mod content;
 pub mod date;
 pub mod fields;
 pub mod percent;
+pub mod network;
 pub mod request;
 pub mod response;
 pub mod target;

@@ -1,11 +1,11 @@
 //! What an operator tells the cache: to forget, and to show what it has.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::{Method, StatusCode, Version};
 
 use crate::message::fields::Fields;
+use crate::message::network::Network;
 use crate::message::percent::normalised;
 use crate::message::request::Request;
 use crate::message::response::Response;
@@ -14,44 +14,6 @@ use crate::policy::purging::Selector;
 use crate::policy::reason::CacheStatus;
 use crate::proxy::Proxy;
 use crate::store::behind::Listed;
-
-/// Addresses that begin alike.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Network {
-    address: IpAddr,
-    bits: u8,
-}
-
-impl Network {
-    /// Reads `127.0.0.1`, `10.0.0.0/8` or `fe80::/10`.
-    pub fn read(text: &str) -> Option<Self> {
-        let (address, bits) = match text.split_once('/') {
-            Some((address, bits)) => (address.parse().ok()?, Some(bits.parse().ok()?)),
-            None => (text.parse().ok()?, None),
-        };
-        let most = match address {
-            IpAddr::V4(_) => 32,
-            IpAddr::V6(_) => 128,
-        };
-        let bits = bits.unwrap_or(most);
-        (bits <= most).then_some(Self { address, bits })
-    }
-
-    /// Is `address` one of them?
-    pub fn holds(&self, address: IpAddr) -> bool {
-        let same = |one: u128, other: u128, width: u32| {
-            let differing = (one ^ other) << (128 - width);
-            self.bits == 0 || differing >> (128 - u32::from(self.bits)) == 0
-        };
-        match (self.address, address.to_canonical()) {
-            (IpAddr::V4(one), IpAddr::V4(other)) => {
-                same(u32::from(one).into(), u32::from(other).into(), 32)
-            }
-            (IpAddr::V6(one), IpAddr::V6(other)) => same(one.into(), other.into(), 128),
-            _ => false,
-        }
-    }
-}
 
 impl Proxy {
     /// Removes what is selected, here and behind memory; how many there were. Nothing that is on its way
@@ -132,34 +94,5 @@ impl Proxy {
         }
         response.fields.set_text("cache-status", CacheStatus::default().to_string());
         response
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_network_holds_addresses_that_begin_alike() {
-        #[rustfmt::skip]
-        let table = [
-            ("127.0.0.1", "127.0.0.1", true), ("127.0.0.1", "127.0.0.2", false),
-            ("10.0.0.0/8", "10.255.1.2", true), ("10.0.0.0/8", "11.0.0.0", false),
-            ("0.0.0.0/0", "1.2.3.4", true), ("0.0.0.0/0", "::1", false),
-            ("192.168.1.128/25", "192.168.1.200", true), ("192.168.1.128/25", "192.168.1.100", false),
-            ("fe80::/10", "fe80::1", true), ("fe80::/10", "fec0::1", false),
-            ("::1", "::1", true), ("127.0.0.1", "::ffff:127.0.0.1", true),
-        ];
-        for (network, address, expected) in table {
-            let read = Network::read(network).expect(network);
-            assert_eq!(
-                read.holds(address.parse().expect(address)),
-                expected,
-                "{network} {address}"
-            );
-        }
-        for wrong in ["", "localhost", "10.0.0.0/33", "10.0.0.0/", "::/129", "10.0.0/8"] {
-            assert_eq!(Network::read(wrong), None, "{wrong}");
-        }
     }
 }
