@@ -253,7 +253,10 @@ pub fn resolve(base: &str, reference: &str) -> Option<String> {
         format!("{scheme}://{rest}")
     } else if reference.starts_with('/') {
         format!("{scheme}://{authority}{}", without_dots(reference))
-    } else if reference.starts_with('?') || reference.is_empty() {
+    } else if reference.is_empty() {
+        // The query is the base's, too; only a fragment is not inherited.
+        base.split('#').next().unwrap_or_default().to_string()
+    } else if reference.starts_with('?') {
         let path = if base_path.is_empty() { "/" } else { base_path };
         format!("{scheme}://{authority}{path}{reference}")
     } else {
@@ -349,7 +352,7 @@ mod tests {
         let table = [
             ("g", "http://a/b/c/g"), ("./g", "http://a/b/c/g"), ("g/", "http://a/b/c/g/"),
             ("/g", "http://a/g"), ("//g", "http://g"), ("?y", "http://a/b/c/d;p?y"),
-            ("g?y", "http://a/b/c/g?y"), ("", "http://a/b/c/d;p"), (".", "http://a/b/c/"),
+            ("g?y", "http://a/b/c/g?y"), ("", "http://a/b/c/d;p?q"), ("#s", "http://a/b/c/d;p?q"), (".", "http://a/b/c/"),
             ("..", "http://a/b/"), ("../g", "http://a/b/g"), ("../../../g", "http://a/g"),
             ("/./g", "http://a/g"), ("/../g", "http://a/g"), ("https://x/y", "https://x/y"),
             ("g#s", "http://a/b/c/g"), ("a b", "http://a/b/c/a%20b"),
