@@ -9,8 +9,12 @@ pub struct Network {
     bits: u8,
 }
 
+/// What stands in front of an IPv4 address that is mapped into IPv6 (RFC 4291 §2.5.5.2).
+const MAPPED_BITS: u8 = 96;
+
 impl Network {
-    /// Reads `127.0.0.1`, `10.0.0.0/8` or `fe80::/10`.
+    /// Reads `127.0.0.1`, `10.0.0.0/8` or `fe80::/10`. IPv4 addresses that are mapped into IPv6
+    /// (`::ffff:10.0.0.0/104`) are read as what they are, as [`Network::holds`] sees them.
     pub fn read(text: &str) -> Option<Self> {
         let (address, bits) = match text.split_once('/') {
             Some((address, bits)) => (address.parse().ok()?, Some(bits.parse().ok()?)),
@@ -20,8 +24,15 @@ impl Network {
             IpAddr::V4(_) => 32,
             IpAddr::V6(_) => 128,
         };
-        let bits = bits.unwrap_or(most);
-        (bits <= most).then_some(Self { address, bits })
+        let bits: u8 = bits.unwrap_or(most);
+        if bits > most {
+            return None;
+        }
+        let mapped = address.is_ipv6() && address.to_canonical().is_ipv4();
+        Some(match bits.checked_sub(MAPPED_BITS) {
+            Some(bits) if mapped => Self { address: address.to_canonical(), bits },
+            _ => Self { address, bits },
+        })
     }
 
     /// Is `address` one of them?
@@ -54,6 +65,8 @@ mod tests {
             ("192.168.1.128/25", "192.168.1.200", true), ("192.168.1.128/25", "192.168.1.100", false),
             ("fe80::/10", "fe80::1", true), ("fe80::/10", "fec0::1", false),
             ("::1", "::1", true), ("127.0.0.1", "::ffff:127.0.0.1", true),
+            ("::ffff:127.0.0.1", "127.0.0.1", true), ("::ffff:10.0.0.0/104", "10.1.2.3", true),
+            ("::ffff:10.0.0.0/104", "11.1.2.3", false), ("::/0", "10.0.0.1", false),
         ];
         for (network, address, expected) in table {
             let read = Network::read(network).expect(network);
