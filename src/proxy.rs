@@ -48,6 +48,7 @@ mod purging;
 mod recall;
 pub mod recorded;
 mod refusal;
+mod site;
 mod steps;
 mod upgrade;
 
@@ -397,6 +398,8 @@ impl Proxy {
         content: Content<'_>,
         interim: Option<&Arc<Interim>>,
     ) -> Forwarded {
+        let interim = interim.map(|interim| self.rewriting(interim, &forward.request));
+        let interim = interim.as_ref();
         let mut forward = match self.recall(forward) {
             Recall::GoOn(forward) => forward,
             Recall::Done(forwarded) => return forwarded,

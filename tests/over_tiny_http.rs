@@ -7,6 +7,8 @@ mod collapsed;
 mod credentials;
 #[path = "end_to_end.rs"]
 mod end_to_end;
+#[path = "forwarded.rs"]
+mod forwarded;
 #[path = "hostile.rs"]
 mod hostile;
 #[path = "isolation.rs"]

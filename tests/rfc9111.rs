@@ -301,6 +301,7 @@ fn verdict(
         length: Some(10),
         part: Part::read(&fields).filter(|_| code == 206),
         describes_target: fields.contains("content-location"),
+        leads_nowhere: false,
         request_time: NOW,
         response_time: NOW,
     };

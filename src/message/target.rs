@@ -15,6 +15,61 @@ use crate::message::percent::normalised;
 /// less room for the origin server's own part. Longer ones are answered 414.
 pub const TARGET_BYTES_MAX: usize = 32 * 1024;
 
+/// The schemes of HTTP (RFC 9110 §4.2).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Scheme {
+    /// Over TCP as it is.
+    Http,
+    /// Over TLS.
+    Https,
+}
+
+impl Scheme {
+    /// Reads a scheme's name, in any case.
+    pub fn read(name: &str) -> Option<Self> {
+        [Self::Http, Self::Https]
+            .into_iter()
+            .find(|scheme| name.eq_ignore_ascii_case(scheme.as_str()))
+    }
+
+    /// `http` or `https`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
+}
+
+/// Where clients find the proxy, in the operator's words: `https://host:port`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct PublicUrl {
+    /// What clients speak to whatever stands in front of the proxy.
+    pub scheme: Scheme,
+    /// Host in lower case, and port where it is not the scheme's own.
+    pub authority: String,
+}
+
+impl PublicUrl {
+    /// Reads scheme and authority; a path, a query or user information is refused, because every path
+    /// is the proxy's.
+    pub fn parse(text: &str) -> Option<Self> {
+        let url = OriginUrl::parse(text.strip_suffix('/').unwrap_or(text)).ok()?;
+        // Two slashes at the end are a path, too, which the origin server's URL does not mind.
+        if !url.prefix.is_empty() || text.ends_with("//") {
+            return None;
+        }
+        let scheme = if url.secure { Scheme::Https } else { Scheme::Http };
+        Some(Self { scheme, authority: url.authority() })
+    }
+}
+
+impl fmt::Display for PublicUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}", self.scheme.as_str(), self.authority)
+    }
+}
+
 /// An origin server: `http://host:port/prefix`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct OriginUrl {
@@ -69,13 +124,24 @@ impl OriginUrl {
     /// Does the absolute URI point at this origin server? If so, what follows the authority.
     pub fn strip<'a>(&self, uri: &'a str) -> Option<&'a str> {
         let (scheme, rest) = uri.split_once("://")?;
-        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-        let (authority, path) = rest.split_at(end);
-        let (host, port) = split_authority(authority)?;
-        let secure = scheme.eq_ignore_ascii_case("https");
-        let port = port.unwrap_or(if secure { 443 } else { 80 });
-        let same = scheme.eq_ignore_ascii_case(self.scheme()) && host == self.host;
-        (same && port == self.port).then_some(path)
+        scheme.eq_ignore_ascii_case(self.scheme()).then(|| self.strip_authority(rest))?
+    }
+
+    /// The same for a URI reference: one that names a server without a scheme (`//host/path`) has the
+    /// scheme of the request that it answers (RFC 3986 §5.2.2).
+    pub fn strip_reference<'a>(&self, reference: &'a str) -> Option<&'a str> {
+        match reference.strip_prefix("//") {
+            Some(rest) => self.strip_authority(rest),
+            None => self.strip(reference),
+        }
+    }
+
+    /// What follows the authority that `text` begins with, if that is this origin server's.
+    fn strip_authority<'a>(&self, text: &'a str) -> Option<&'a str> {
+        let (authority, path) = text.split_at(text.find(['/', '?', '#']).unwrap_or(text.len()));
+        let (host, port) = split_authority(without_userinfo(authority)?)?;
+        let port = port.unwrap_or(if self.secure { 443 } else { 80 });
+        (host == self.host && port == self.port).then_some(path)
     }
 }
 
@@ -83,6 +149,15 @@ impl fmt::Display for OriginUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}://{}{}", self.scheme(), self.authority(), self.prefix)
     }
+}
+
+/// An authority without the user information in front of it (RFC 3986 §3.2.1); `None` if that holds
+/// bytes which it may not hold. Browsers end an authority at a backslash, for one: what stands behind
+/// the `@` is then not the host that they ask.
+fn without_userinfo(authority: &str) -> Option<&str> {
+    let Some((user, rest)) = authority.rsplit_once('@') else { return Some(authority) };
+    let may = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%:".contains(&byte);
+    user.bytes().all(may).then_some(rest)
 }
 
 /// Host in lower case and port of an authority; `None` if it has neither shape nor sense.
@@ -199,7 +274,7 @@ pub fn written_like(uri: &str, like: &str) -> Option<String> {
         let (scheme, rest) = uri.split_once("://")?;
         let scheme = scheme.to_ascii_lowercase();
         let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-        let (host, port) = split_authority(&rest[..end])?;
+        let (host, port) = split_authority(without_userinfo(&rest[..end])?)?;
         let usual = if scheme == "https" { 443 } else { 80 };
         let path_at = uri.len() - rest.len() + end;
         Some(((scheme, host, port.unwrap_or(usual)), path_at))
@@ -209,7 +284,7 @@ pub fn written_like(uri: &str, like: &str) -> Option<String> {
 }
 
 /// Percent-encodes the bytes that a URI may not hold (RFC 3986 §2), and leaves `%` alone.
-fn encode(uri: &str) -> String {
+pub fn encode(uri: &str) -> String {
     let mut encoded = String::with_capacity(uri.len());
     for byte in uri.bytes() {
         if byte.is_ascii_graphic() && !b"<>\"`{}|\\^".contains(&byte) {
@@ -320,6 +395,27 @@ mod tests {
         ];
         for (text, expected) in table {
             let shown = OriginUrl::parse(text).ok().map(|origin| origin.to_string());
+            assert_eq!(shown.as_deref(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_public_url_is_scheme_and_authority_alone() {
+        #[rustfmt::skip]
+        let table = [
+            ("https://shop.example", Some("https://shop.example")),
+            ("HTTPS://Shop.Example:443/", Some("https://shop.example")),
+            ("http://127.0.0.1:3000", Some("http://127.0.0.1:3000")),
+            ("https://[::1]:8443", Some("https://[::1]:8443")),
+            ("https://shop.example/path", None), ("https://shop.example//", None),
+            ("https://shop.example?q", None), ("https://shop.example/?q", None),
+            ("https://shop.example#f", None), ("https://user@shop.example", None),
+            ("https://", None), ("https:///", None), ("shop.example", None), ("//shop.example", None),
+            ("ftp://shop.example", None), ("https://shop.example:0", None), ("https://a b", None),
+            ("", None), ("/", None),
+        ];
+        for (text, expected) in table {
+            let shown = PublicUrl::parse(text).map(|url| url.to_string());
             assert_eq!(shown.as_deref(), expected, "{text}");
         }
     }

@@ -6,9 +6,9 @@
 pub mod age;
 pub mod cache_control;
 pub mod credentials;
+pub mod destination;
 pub mod digest;
 pub mod effect;
-pub mod destination;
 pub mod forwarding;
 pub mod freshness;
 pub mod invalidation;
@@ -18,6 +18,7 @@ pub mod precondition;
 pub mod purging;
 pub mod range;
 pub mod reason;
+pub mod redirect;
 pub mod reuse;
 pub mod rewriting;
 pub mod selection;

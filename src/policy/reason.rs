@@ -85,6 +85,8 @@ pub enum Detail {
     Method,
     /// The response has a status that is not stored.
     Status,
+    /// The response redirects to the URL that was asked for.
+    OwnUrl,
     /// A 206, which is a part only.
     Partial,
     /// An event stream, which has no end.
@@ -164,6 +166,7 @@ impl Detail {
             Self::Private => "private",
             Self::Method => "method",
             Self::Status => "status",
+            Self::OwnUrl => "own-url",
             Self::Partial => "partial",
             Self::EventStream => "event-stream",
             Self::SetCookie => "set-cookie",
@@ -212,6 +215,9 @@ impl Detail {
             }
             Self::Authorization | Self::Cookie | Self::Credentials => {
                 Some("--share-credentials stores and reuses it as if the request had none")
+            }
+            Self::OwnUrl => {
+                Some("--public-url, or --trust-forwarded, tells the origin server what clients see")
             }
             Self::SetCookie => Some(
                 "--share-cookies keeps it under explicit freshness; --cache-mode force without it",

@@ -50,6 +50,8 @@ pub struct Received<'a> {
     /// Its `Content-Location` is the target URI: the answer to a POST is then what a GET would have
     /// brought (RFC 9110 §9.3.3).
     pub describes_target: bool,
+    /// It redirects to the URL that was asked for.
+    pub leads_nowhere: bool,
     /// When the request was received.
     pub request_time: Timestamp,
     /// When the head arrived.
@@ -127,6 +129,7 @@ pub fn checks(presented: &Presented, received: &Received<'_>, rules: &StoringRul
     let mut all = vec![
         check("RFC 9111 §3", METHOD, refused_by_method(presented, received, lifetime)),
         check("RFC 9111 §3, §3.3", STATUS, refused_by_status(presented, received)),
+        check("RFC 9110 §15.4", REDIRECT, refuse_if(received.leads_nowhere, Detail::OwnUrl)),
     ];
     all.extend(said);
     let personal = refused_as_personal(presented, fields, &directives, lifetime, rules);
@@ -203,6 +206,7 @@ const USELESS: &str = "freshness is stated, or assumed, or a validator lets it b
 const KEPT: &str = "what says how a response may be reused is not meant for one connection alone";
 const METHOD: &str =
     "the method is GET, or POST with explicit freshness and its own Content-Location";
+const REDIRECT: &str = "a redirect leads to another URL than the one that was asked for";
 const STATUS: &str = "the status is final and about the target, and a 206 says which part it is";
 
 fn refuse_if(forbidden: bool, detail: Detail) -> Result<(), Detail> {

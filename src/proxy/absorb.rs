@@ -299,6 +299,7 @@ impl Proxy {
         let facts = Received {
             part: Part::of_response(received.status, &received.fields)
                 .filter(|_| forward.presented.range),
+            leads_nowhere: self.leads_nowhere(&forward.request, received.status, &received.fields),
             describes_target: posted
                 && describes_target(&forward.key, &received.fields, &self.settings.key),
             ..facts(forward, received, response_time)

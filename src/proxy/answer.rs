@@ -207,7 +207,7 @@ impl Proxy {
         status: &CacheStatus,
     ) {
         self.stats.count_told(status);
-        rewrite(fields, &self.settings.origin, request.authority());
+        rewrite(fields, &self.settings.origin, &self.site(request));
         self.hide_from_browsers(fields);
         add_response_fields(fields, age, from_cache, status);
     }

@@ -78,7 +78,8 @@ impl Proxy {
                     forward.why.as_str(),
                     error.detail().as_str()
                 );
-                return Ok(Explanation { key, shaped_by, url, sent, received: Err(error), told });
+                let received = Err(error);
+                return Ok(Explanation { key, shaped_by, url, sent, received, told });
             }
         };
         let now = self.now();
@@ -87,6 +88,7 @@ impl Proxy {
         let facts = Received {
             fields: &fields,
             part: Part::of_response(received.status, &fields),
+            leads_nowhere: self.leads_nowhere(request, received.status, &fields),
             ..facts(&forward, &received, now)
         };
         let rules = &self.settings.storing;
@@ -102,20 +104,6 @@ impl Proxy {
         let told = field_text(&response.fields, "cache-status").to_string();
         let content = read_all(&mut response.body);
         let stored = self.store.get(cache_key.as_str()).and_then(|all| all.first().cloned());
-        let again = match self.lookup(request, Attempt::default()) {
-            Answer::Ready(response) | Answer::Stale(response, _) => {
-                field_text(&response.fields, "cache-status").to_string()
-            }
-            Answer::Forward(forward) => {
-                let detail = forward.detail.map_or("", |detail| detail.as_str());
-                let why = forward.why.as_str();
-                if let Admission::Lead(forward) = self.join(forward) {
-                    drop(forward);
-                }
-                format!("proxy; fwd={why}; detail={detail}")
-            }
-        };
-        let again = again.trim_end_matches("; detail=").to_string();
         let explained = Explained {
             status,
             fields,
@@ -124,9 +112,26 @@ impl Proxy {
             lifetime: (lifetime, source),
             age,
             stored,
-            again,
+            again: self.told_again(request),
         };
-        Ok(Explanation { key, shaped_by, url, sent, received: Ok(explained), told })
+        let received = Ok(explained);
+        Ok(Explanation { key, shaped_by, url, sent, received, told })
+    }
+
+    /// What `Cache-Status` would say to the same request now. Nothing is asked for.
+    fn told_again(&self, request: &Arc<Request>) -> String {
+        let forward = match self.lookup(request, Attempt::default()) {
+            Answer::Ready(response) | Answer::Stale(response, _) => {
+                return field_text(&response.fields, "cache-status").to_string();
+            }
+            Answer::Forward(forward) => forward,
+        };
+        let detail = forward.detail.map_or("", |detail| detail.as_str());
+        let told = format!("proxy; fwd={}; detail={detail}", forward.why.as_str());
+        if let Admission::Lead(forward) = self.join(forward) {
+            drop(forward);
+        }
+        told.trim_end_matches("; detail=").to_string()
     }
 }
 

@@ -113,6 +113,7 @@ impl Proxy {
             fields: &fields,
             length: Some(stored.content.len()),
             part: stored.part,
+            leads_nowhere: self.leads_nowhere(&forward.request, stored.status, &fields),
             ..facts(forward, received, response_time)
         };
         let presented = forward.presented.as_get();
@@ -180,6 +181,7 @@ pub(super) fn facts<'a>(
         length: received.length,
         part: None,
         describes_target: false,
+        leads_nowhere: false,
         request_time: forward.request_time,
         response_time,
     }

@@ -2,6 +2,8 @@
 //! given alike. Nothing is allocated and nothing is parsed here; whatever is not plain goes through
 //! [`Proxy::lookup`], which comes to the same answer. RFC 9111 §4.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use http::header::AGE;
 
@@ -9,10 +11,11 @@ use crate::clock::Timestamp;
 use crate::message::fields::write_decimal;
 use crate::message::percent::normalised;
 use crate::message::response::write_status_line;
+use crate::message::target::Scheme;
 use crate::policy::credentials::is_signed;
 use crate::policy::forwarding::has_content;
 use crate::policy::reuse::Mode;
-use crate::policy::rewriting::rewrite;
+use crate::policy::rewriting::{Site, rewrite};
 use crate::policy::stored::StoredResponse;
 use crate::proxy::{Proxy, Settings};
 use crate::store::Variants;
@@ -110,7 +113,8 @@ impl Proxy {
             return None;
         }
         let mut fields = stored.fields.clone();
-        rewrite(&mut fields, &self.settings.origin, Some("host.invalid"));
+        let site = Site { scheme: Scheme::Http, authority: Some(Cow::Borrowed("host.invalid")) };
+        rewrite(&mut fields, &self.settings.origin, &site);
         if fields != stored.fields {
             return None;
         }

@@ -78,6 +78,8 @@ impl Proxy {
             length: Some(content.len() as u64),
             part: None,
             describes_target: false,
+            // Under which names clients will ask for it is not known.
+            leads_nowhere: false,
             request_time: now,
             response_time: now,
         };

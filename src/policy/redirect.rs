@@ -1,0 +1,145 @@
+//! Redirects that lead to the URL that was asked for. RFC 9110 §15.4.
+//!
+//! An application that insists on https answers so when it is not told that its client speaks https
+//! already. Stored, such an answer would be given for ever: each client that follows it finds it again.
+//! It is passed on, because a cookie that it sets, say, may make the next answer another one.
+
+use http::StatusCode;
+
+use crate::message::fields::Fields;
+use crate::message::target::{OriginUrl, encode, resolve, split_authority};
+use crate::policy::key::KeyRules;
+use crate::policy::rewriting::{Site, at_proxy};
+
+/// The URL that was asked for, and its other names.
+#[derive(Debug)]
+pub struct OwnUrl<'a> {
+    /// The proxy as the client knows it.
+    pub site: Site<'a>,
+    /// Other authorities under which the same stored responses are found.
+    pub aliases: Vec<&'a str>,
+    /// Path and query, as the key has them.
+    pub target: &'a str,
+    /// The scheme is part of the key: with another scheme it is another URL.
+    pub exact_scheme: bool,
+}
+
+/// Does a response with this status redirect to `own`, once it is rewritten?
+///
+/// A fragment makes no other URL, because it is not sent (RFC 9110 §4.2.5). Nor does another scheme,
+/// unless the key holds it: what is asked over https would find the same stored response.
+pub fn leads_nowhere(
+    status: StatusCode,
+    fields: &Fields,
+    origin: &OriginUrl,
+    own: &OwnUrl<'_>,
+    rules: &KeyRules,
+) -> bool {
+    let is_redirect = status.is_redirection() && status != StatusCode::NOT_MODIFIED;
+    is_redirect
+        && fields.get_all("location").any(|value| {
+            let location = std::str::from_utf8(value.as_bytes()).map(str::trim);
+            location.is_ok_and(|location| names(location, origin, own, rules))
+        })
+}
+
+fn names(location: &str, origin: &OriginUrl, own: &OwnUrl<'_>, rules: &KeyRules) -> bool {
+    let rewritten = at_proxy(location, origin, &own.site);
+    let scheme = own.site.scheme.as_str();
+    let authorities =
+        || own.site.authority.as_deref().into_iter().chain(own.aliases.iter().copied());
+    let target = encode(own.target);
+    // A relative reference leads to whatever host the client has asked.
+    let base = format!("{scheme}://{}{target}", authorities().next().unwrap_or("localhost"));
+    let Some(uri) = resolve(&base, rewritten.as_deref().unwrap_or(location)) else { return false };
+    let Some((its_scheme, rest)) = uri.split_once("://") else { return false };
+    let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    let path = if path.starts_with('/') { path.to_string() } else { format!("/{path}") };
+    let Some(asked) = without_usual_port(authority) else { return false };
+    rules.shape(&path) == target
+        && (!own.exact_scheme || its_scheme.eq_ignore_ascii_case(scheme))
+        && (is_relative(location)
+            || authorities().any(|known| without_usual_port(known).as_ref() == Some(&asked)))
+}
+
+/// Does this reference name no server?
+fn is_relative(reference: &str) -> bool {
+    let scheme = reference.split(['/', '?', '#']).next().unwrap_or_default();
+    !reference.starts_with("//") && !scheme.contains(':')
+}
+
+/// Host and port, without a port that one of the schemes has as its own: `https://a` and `http://a` are
+/// to differ in their scheme alone.
+fn without_usual_port(authority: &str) -> Option<(String, Option<u16>)> {
+    let (host, port) = split_authority(authority)?;
+    Some((host, port.filter(|port| !matches!(port, 80 | 443))))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+    use http::header::LOCATION;
+
+    use super::*;
+    use crate::message::target::Scheme;
+    use crate::policy::key::Glob;
+
+    fn redirects(status: u16, location: &str, target: &str, exact_scheme: bool) -> bool {
+        let origin = OriginUrl::parse("http://o.test:8000").expect("a URL");
+        let rules = KeyRules { ignored: vec![Glob::new("utm_*")], sort_query: false };
+        let mut fields = Fields::new();
+        fields.append(LOCATION, HeaderValue::from_str(location).expect("a value"));
+        let site = Site { scheme: Scheme::Http, authority: Some("Shop.test".into()) };
+        let own = OwnUrl { site, aliases: vec!["127.0.0.1:3000"], target, exact_scheme };
+        leads_nowhere(
+            StatusCode::from_u16(status).expect("a status"),
+            &fields,
+            &origin,
+            &own,
+            &rules,
+        )
+    }
+
+    #[test]
+    fn a_redirect_to_what_was_asked_for_is_recognised() {
+        #[rustfmt::skip]
+        let own = [
+            // Relative, the origin server's, and the proxy's own names.
+            "/a?b=1", "a?b=1", "./a?b=1", "?b=1", "", "#top", "/a?b=1#top", "../a?b=1",
+            "http://o.test:8000/a?b=1", "//o.test:8000/a?b=1", "HTTP://user@O.TEST:8000/a?b=1#x",
+            "http://shop.test/a?b=1", "//shop.test/a?b=1", "http://SHOP.test:80/a?b=1",
+            "http://127.0.0.1:3000/a?b=1", "http://127.0.0.1:3000/a?b=1&utm_source=x",
+        ];
+        let schemes = [
+            "https://shop.test/a?b=1",
+            "https://shop.test:443/a?b=1#x",
+            "https://127.0.0.1:3000/a?b=1",
+        ];
+        #[rustfmt::skip]
+        let others = [
+            "/", "/a", "/a?b=2", "/a/?b=1", "/A?b=1", "/b?b=1", "?b=1&c", "http://shop.test/", "b",
+            "http://www.shop.test/a?b=1", "http://shop.test:8080/a?b=1", "//evil/a?b=1", "http://evil/a?b=1",
+            "http://127.0.0.1/a?b=1", "ftp://shop.test/a?b=1", "http://o.test/a?b=1", "mailto:a@shop.test",
+        ];
+        for status in [300, 301, 302, 303, 307, 308] {
+            for location in own {
+                assert!(redirects(status, location, "/a?b=1", false), "{status} {location}");
+                assert!(redirects(status, location, "/a?b=1", true), "{status} {location}");
+            }
+            for location in schemes {
+                assert!(redirects(status, location, "/a?b=1", false), "{status} {location}");
+                assert!(!redirects(status, location, "/a?b=1", true), "{status} {location}");
+            }
+            for location in others {
+                assert!(!redirects(status, location, "/a?b=1", false), "{status} {location}");
+            }
+        }
+        for status in [200, 201, 304, 404] {
+            assert!(!redirects(status, "/a?b=1", "/a?b=1", false), "{status}");
+        }
+        assert!(redirects(301, "http://shop.test", "/", false), "an empty path is a slash");
+        assert!(redirects(301, "/a%20%C3%A9", "/a é", false), "the origin server sees it encoded");
+        assert!(redirects(301, "/b/../c", "/c", false), "clients take dot segments out");
+        assert!(!redirects(301, "/c", "/b/../c", false), "the key has them");
+    }
+}
