@@ -196,6 +196,8 @@ fn engine(stats: &Arc<Stats>, origin: Arc<dyn Origin>, reuses_max: Option<u64>) 
         follow_redirects: false,
         no_browser_cache: false,
         preserve_host: false,
+        public_url: None,
+        trusted: Vec::new(),
         limits: LIMITS,
         purgers: Vec::new(),
     };

@@ -40,6 +40,7 @@ const GROUPS: [(&str, &[Flag]); 7] = [
         flag("--host", "ADDR", "127.0.0.1", "address to listen on, IPv4 or IPv6"),
         flag("--origin", "URL", "http://127.0.0.1:8000", "the origin server: http or https, with a path prefix if need be"),
         flag("--preserve-host", "", "off", "the client's Host goes to the origin server, and into the cache key"),
+        flag("--public-url", "URL", "none", "where clients find the proxy (https://shop.example), if something stands in front of it"),
         flag("--follow-redirects", "", "off", "follow the origin server's redirects here (GET and HEAD, at most 10)"),
         flag("--origin-rate", "N/s", "none", "requests that reach the origin server in any second; also N/m, N/h, N/d"),
         flag("--origin-concurrency", "N", "none", "requests under way at the origin server at a time"),
@@ -80,6 +81,7 @@ const GROUPS: [(&str, &[Flag]); 7] = [
         flag("--max-header-size", "SIZE", "64K", "fields of a request, all together"),
         flag("--max-header-fields", "N", "100", "field lines of a request"),
         flag("--max-request-size", "SIZE", "none", "content of a request, which is passed on as it comes"),
+        flag("--trust-forwarded", "ADDR", "none", "believe X-Forwarded-For, -Proto, -Host and Forwarded from this address or network; may be repeated"),
         flag("--front", "F", "event", "which server: event, an event loop a core; tiny-http, a thread a connection"),
         flag("--allow-unsafe-front", "", "off", "let --front tiny-http listen on other than loopback addresses"),
     ]),
@@ -103,7 +105,7 @@ const GROUPS: [(&str, &[Flag]); 7] = [
 ];
 
 /// Flags that may be given several times, or once with commas.
-const REPEATED: [&str; 2] = ["--allow-purge", "--ignore-param"];
+const REPEATED: [&str; 3] = ["--allow-purge", "--ignore-param", "--trust-forwarded"];
 
 /// What the command line asks for.
 #[derive(Debug)]

@@ -11,6 +11,7 @@ use crate::cli::{Args, UsageError};
 use crate::clock::DeltaSeconds;
 use crate::message::network::Network;
 use crate::message::request::RequestLimits;
+use crate::message::target::PublicUrl;
 use crate::origin::gate::Rate;
 use crate::policy::freshness::FreshnessRules;
 use crate::policy::key::{Glob, KeyRules};
@@ -26,6 +27,8 @@ const CACHE_MEMORY_MIN: u64 = 64 * 1024;
 const CACHE_DISK_MIN: u64 = 1 << 20;
 /// What `--store` takes.
 const STORES: &str = "memory, sqlite, sqlite:PATH, redis://HOST, rediss://HOST or redis+cluster://HOST:PORT,HOST:PORT";
+/// What `--public-url` takes.
+const PUBLIC_URLS: &str = "http or https and a host, without a path, such as https://shop.example or http://127.0.0.1:3000";
 const ORIGIN_DEFAULT: &str = "http://127.0.0.1:8000";
 /// The most `--workers`.
 const WORKERS_MAX: u64 = 4096;
@@ -68,6 +71,10 @@ pub struct Config {
     pub no_browser_cache: bool,
     /// `--preserve-host`
     pub preserve_host: bool,
+    /// `--public-url`
+    pub public_url: Option<PublicUrl>,
+    /// `--trust-forwarded`
+    pub trusted: Vec<Network>,
     /// `--connect-timeout`
     pub connect_timeout: Duration,
     /// `--origin-timeout`
@@ -184,14 +191,12 @@ impl Config {
             store,
             redis_prefix: read.redis_prefix()?,
             cache_disk: read.cache_disk()?,
-            clean_interval: read
-                .duration("--cache-clean-interval")?
-                .map_or(Some(Duration::from_secs(60)), |interval| {
-                    (!interval.is_zero()).then_some(interval)
-                }),
+            clean_interval: read.clean_interval()?,
             follow_redirects: args.is_on("--follow-redirects"),
             no_browser_cache: args.is_on("--no-browser-cache"),
             preserve_host: args.is_on("--preserve-host"),
+            public_url: read.read("--public-url", PUBLIC_URLS, PublicUrl::parse)?,
+            trusted: read.networks("--trust-forwarded")?,
             connect_timeout: read.limit("--connect-timeout", 5)?,
             origin_timeout: read.limit("--origin-timeout", 30)?,
             ca_cert: read.path("--ca-cert"),
@@ -205,7 +210,7 @@ impl Config {
             take_over: read.take_over()?,
             admin: read.admin()?,
             admin_token: read.path("--admin-token"),
-            purgers: read.purgers()?,
+            purgers: read.networks("--allow-purge")?,
             port_given: args.value("--port").is_some(),
             origin_given: args.value("--origin").is_some(),
             front: read.one_of("--front", &FRONTS)?.unwrap_or(FrontKind::Event),
@@ -355,15 +360,15 @@ impl Values<'_> {
         }
     }
 
-    fn purgers(&self) -> Result<Vec<Network>, UsageError> {
+    fn networks(&self, name: &'static str) -> Result<Vec<Network>, UsageError> {
         let read = |word: &String| {
             Network::read(word).ok_or_else(|| UsageError::Value {
-                flag: "--allow-purge".to_string(),
+                flag: name.to_string(),
                 seen: word.clone(),
                 accepted: "an address or a network, such as 127.0.0.1 or 10.0.0.0/8".to_string(),
             })
         };
-        self.0.all("--allow-purge").iter().map(read).collect()
+        self.0.all(name).iter().map(read).collect()
     }
 
     fn redis_prefix(&self) -> Result<String, UsageError> {
@@ -373,6 +378,12 @@ impl Values<'_> {
         let read =
             |word: &str| (word.len() <= 100 && !word.contains(unfit)).then(|| word.to_string());
         Ok(self.read("--redis-prefix", accepted, read)?.unwrap_or_else(|| "proxy:".to_string()))
+    }
+
+    /// `None` for never.
+    fn clean_interval(&self) -> Result<Option<Duration>, UsageError> {
+        let interval = self.duration("--cache-clean-interval")?.unwrap_or(Duration::from_secs(60));
+        Ok((!interval.is_zero()).then_some(interval))
     }
 
     fn cache_disk(&self) -> Result<u64, UsageError> {
@@ -558,6 +569,9 @@ mod tests {
             ("--cache-ttl", "500ms", "--cache-ttl: \"500ms\"; expected a duration in whole seconds: 30, 30s, 10m, 2h or 7d"),
             ("--origin-timeout", "0", "--origin-timeout: \"0\"; expected a duration above 0: 30, 500ms, 30s, 10m, 2h or 7d"),
             ("--cache-memory", "1K", "--cache-memory: \"1K\"; expected a size of at least 64K: bytes, or a number with K, M or G"),
+            ("--public-url", "https://shop.example/path", "--public-url: \"https://shop.example/path\"; expected http or https and a host, without a path, such as https://shop.example or http://127.0.0.1:3000"),
+            ("--trust-forwarded", "10.0.0.0/33", "--trust-forwarded: \"10.0.0.0/33\"; expected an address or a network, such as 127.0.0.1 or 10.0.0.0/8"),
+            ("--allow-purge", "somewhere", "--allow-purge: \"somewhere\"; expected an address or a network, such as 127.0.0.1 or 10.0.0.0/8"),
             ("--host", "nowhere", "--host: \"nowhere\"; expected an IPv4 or IPv6 address, such as 127.0.0.1, 0.0.0.0 or ::1"),
         ];
         for (flag, value, expected) in table {

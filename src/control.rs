@@ -157,16 +157,21 @@ impl Control {
 
     fn show(&self, query: &Query) -> Result<Response, Wrong> {
         let url = query.need("url")?;
-        let key = self.proxy.key_for(url).map_err(bad)?;
-        let found = self.proxy.stored_for(&key);
+        let keys = self.proxy.keys_for(url).map_err(bad)?;
+        let found = keys.iter().map(|key| (key, self.proxy.stored_for(key)));
+        let found: Vec<_> = found.filter(|(_, found)| !found.is_empty()).collect();
         if found.is_empty() {
-            return Err((StatusCode::NOT_FOUND, format!("{key}: nothing is stored")));
+            return Err((StatusCode::NOT_FOUND, format!("{}: nothing is stored", keys[0])));
         }
         let now = self.proxy.now();
         if query.has("text") {
-            return Ok(text(listing::text(&self.proxy, &key, &found, now)));
+            let texts =
+                found.iter().map(|(key, found)| listing::text(&self.proxy, key, found, now));
+            return Ok(text(texts.collect::<Vec<_>>().join("\n")));
         }
-        let shown = found.iter().map(|found| listing::json_with_fields(&key, found, now));
+        let shown = found.iter().flat_map(|(key, found)| {
+            found.iter().map(|found| listing::json_with_fields(key, found, now))
+        });
         Ok(json_response(&shown.collect()))
     }
 
@@ -190,11 +195,14 @@ impl Control {
     }
 
     fn purge(&self, query: &Query) -> Result<Response, Wrong> {
-        let selector = self.selector(query)?;
-        let purged = self.proxy.purge(&selector);
-        let told = selector.to_string();
-        log::info!("control: purged {}: {purged} stored responses", redacted(&told));
-        Ok(json_response(&json!({ "purged": purged })))
+        let mut all = 0;
+        for selector in self.selectors(query)? {
+            let purged = self.proxy.purge(&selector);
+            let told = selector.to_string();
+            log::info!("control: purged {}: {purged} stored responses", redacted(&told));
+            all += purged;
+        }
+        Ok(json_response(&json!({ "purged": all })))
     }
 
     fn export(&self, query: &Query) -> Response {
@@ -215,11 +223,22 @@ impl Control {
         Ok(json_response(&import(&self.proxy, &entries)))
     }
 
-    fn selector(&self, query: &Query) -> Result<Selector, Wrong> {
+    /// What is to be purged: several selectors where one URL has several keys.
+    fn selectors(&self, query: &Query) -> Result<Vec<Selector>, Wrong> {
+        let beginnings = |text| self.proxy.beginnings_of(text).into_iter();
         let selector = match query.0.first().map(|(name, value)| (name.as_str(), value.as_str())) {
-            Some(("url", url)) => Selector::Uri(self.proxy.key_for(url).map_err(bad)?.to_string()),
-            Some(("prefix", prefix)) => Selector::Prefix(self.proxy.beginning_of(prefix)),
-            Some(("match", glob)) => Selector::Match(Glob::new(&self.proxy.beginning_of(glob))),
+            Some(("url", url)) => {
+                let keys = self.proxy.keys_for(url).map_err(bad)?;
+                return Ok(keys.iter().map(|key| Selector::Uri(key.to_string())).collect());
+            }
+            Some(("prefix", prefix)) => {
+                return Ok(beginnings(prefix).map(Selector::Prefix).collect());
+            }
+            Some(("match", glob)) => {
+                return Ok(beginnings(glob)
+                    .map(|glob| Selector::Match(Glob::new(&glob)))
+                    .collect());
+            }
             Some(("tag", tag)) if !tag.is_empty() => Selector::Tag(tag.to_string()),
             Some(("stale", _)) => Selector::Stale,
             Some(("all", _)) => Selector::All,
@@ -229,7 +248,7 @@ impl Control {
                 ));
             }
         };
-        Ok(selector)
+        Ok(vec![selector])
     }
 }
 

@@ -17,11 +17,11 @@ use crate::flight::{FlightKey, Flights, Landing, Turn};
 use crate::message::fields::Fields;
 use crate::message::network::Network;
 use crate::message::request::{Request, RequestError, RequestLimits};
-use crate::message::target::{OriginUrl, is_loopback, split_authority, url_at};
+use crate::message::target::{OriginUrl, PublicUrl, url_at};
 use crate::origin::redirects::send_and_follow;
 use crate::origin::{Content, Interim, Origin, OriginError, OriginRequest, OriginResponse};
 use crate::policy::digest::Salt;
-use crate::policy::forwarding::{Told, goes_in_circles, request_fields};
+use crate::policy::forwarding::goes_in_circles;
 use crate::policy::key::{CacheKey, KeyRules};
 use crate::policy::reason::{Detail, Why};
 use crate::policy::reuse::{Decision, Mode, Presented, ReuseRules, decide};
@@ -78,6 +78,10 @@ pub struct Settings {
     pub no_browser_cache: bool,
     /// `--preserve-host`
     pub preserve_host: bool,
+    /// `--public-url`
+    pub public_url: Option<PublicUrl>,
+    /// `--trust-forwarded`: whose `X-Forwarded-*` and `Forwarded` are believed.
+    pub trusted: Vec<Network>,
     /// How large a request may be.
     pub limits: RequestLimits,
     /// `--allow-purge`: from where a PURGE is taken; if from nowhere, it is the origin server's.
@@ -251,7 +255,7 @@ impl Proxy {
             // What `--ignore-param` leaves out does not reach the origin server.
             presented.at(&target)
         };
-        let key = CacheKey::new(&self.settings.origin, self.passed_on_host(request), &target);
+        let key = CacheKey::new(&self.settings.origin, &self.passed_on_url(request), &target);
         Asked { request, presented, key, target, now: self.clock.now() }
     }
 
@@ -421,36 +425,6 @@ impl Proxy {
         }
     }
 
-    /// The client's host, where it is passed on and so is part of the key (`--preserve-host`).
-    fn passed_on_host<'a>(&self, request: &'a Request) -> Option<&'a str> {
-        if self.settings.preserve_host { request.authority() } else { None }
-    }
-
-    fn sent_fields(&self, request: &Request) -> Fields {
-        let client = request.client.map(|client| client.ip());
-        let mut fields = request_fields(request, Told { client, host: self.told_host(request) });
-        self.name_destination(request, &mut fields);
-        fields
-    }
-
-    /// What the origin server is told about the host that the client asked.
-    ///
-    /// The cache key does not hold that host (but under `--preserve-host`), so the origin server
-    /// must not learn it from the client: it would be written into what others are given. It is the
-    /// client's own word only where it names this machine and our port.
-    fn told_host<'a>(&'a self, request: &'a Request) -> &'a str {
-        let own = self.settings.own_authority.as_str();
-        let Some(authority) = request.authority() else { return own };
-        if self.settings.preserve_host {
-            return authority;
-        }
-        let port = split_authority(own).and_then(|(_, port)| port);
-        match split_authority(authority) {
-            Some((host, named)) if is_loopback(&host) && named == port => authority,
-            _ => own,
-        }
-    }
-
     fn prepare(
         &self,
         asked: Asked<'_>,
@@ -519,7 +493,7 @@ impl Proxy {
         let asked = OriginRequest {
             method,
             url,
-            host,
+            host: host.as_deref(),
             fields: &fields,
             content,
             waits: !forward.background && !self.has_stand_in(forward),

@@ -295,6 +295,8 @@ fn engine(
         follow_redirects: config.follow_redirects,
         no_browser_cache: config.no_browser_cache,
         preserve_host: config.preserve_host,
+        public_url: config.public_url.clone(),
+        trusted: config.trusted.clone(),
         limits: config.request,
         purgers: config.purgers.clone(),
     };

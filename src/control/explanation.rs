@@ -9,6 +9,7 @@ use crate::clock::{DeltaSeconds, Timestamp};
 use crate::message::date;
 use crate::message::fields::Fields;
 use crate::message::request::Request;
+use crate::policy::forwarded::Believed;
 use crate::policy::freshness::Lifetime;
 use crate::policy::stored::StoredHead;
 use crate::proxy::Proxy;
@@ -42,7 +43,10 @@ pub fn request(target: &str, fields: &[String], host: &str) -> Result<Request, S
 pub fn explain(proxy: &Proxy, request: Request) -> Result<String, String> {
     let explanation = proxy.explain(&Arc::new(request))?;
     let mut text = String::new();
-    let Explanation { key, shaped_by, url, sent, received, told } = explanation;
+    let Explanation { key, believed, shaped_by, url, sent, received, told } = explanation;
+    if let Some(believed) = what_is_believed(&believed) {
+        let _ = writeln!(text, "Believed:   {believed}");
+    }
     let _ = writeln!(text, "Cache key:  {key}");
     if let Some(shaped_by) = shaped_by {
         let _ = writeln!(text, "            from {shaped_by}");
@@ -71,6 +75,19 @@ pub fn explain(proxy: &Proxy, request: Request) -> Result<String, String> {
     }
     let _ = write!(text, "\nThis request:       {told}\nThe same one now:   {}\n", explained.again);
     Ok(text)
+}
+
+/// What a trusted peer has said (`--trust-forwarded`); `None` if nothing.
+fn what_is_believed(believed: &Believed) -> Option<String> {
+    let Believed { client, is_hidden, scheme, host, .. } = believed;
+    let client = match client {
+        _ if *is_hidden => Some("client not known".to_string()),
+        client => client.map(|client| format!("client {client}")),
+    };
+    let scheme = scheme.map(|scheme| format!("scheme {}", scheme.as_str()));
+    let host = host.as_ref().map(|host| format!("host {host}"));
+    let all: Vec<String> = [client, scheme, host].into_iter().flatten().collect();
+    (!all.is_empty()).then(|| all.join(", "))
 }
 
 fn list(text: &mut String, fields: &Fields) {

@@ -59,7 +59,7 @@ pub(super) fn write_down(
     let Some(log) = log else { return };
     log.write(&Served {
         at: arrival.at,
-        client: Some(arrival.peer.ip()),
+        client: proxy.client(request),
         method: request.method.as_str(),
         target: request.target.as_str(),
         version: if request.version == Version::HTTP_10 { "HTTP/1.0" } else { "HTTP/1.1" },

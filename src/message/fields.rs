@@ -194,24 +194,25 @@ fn write_name(out: &mut Vec<u8>, name: &HeaderName) {
 }
 
 /// Members of one line of a list-based field (RFC 9110 §5.6.1).
-///
-/// A comma inside a quoted string separates nothing; a backslash in one escapes the next byte.
 pub fn list_members(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    split_unquoted(value, b',').map(<[u8]>::trim_ascii).filter(|member| !member.is_empty())
+}
+
+/// Splits at each `separator` that does not stand in a quoted string, in which a backslash escapes the
+/// next byte (RFC 9110 §5.6.4).
+pub fn split_unquoted(value: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
     let mut quoted = false;
     let mut escaped = false;
-    value
-        .split(move |byte| {
-            if escaped {
-                escaped = false;
-            } else if quoted && *byte == b'\\' {
-                escaped = true;
-            } else if *byte == b'"' {
-                quoted = !quoted;
-            }
-            *byte == b',' && !quoted
-        })
-        .map(<[u8]>::trim_ascii)
-        .filter(|member| !member.is_empty())
+    value.split(move |byte| {
+        if escaped {
+            escaped = false;
+        } else if quoted && *byte == b'\\' {
+            escaped = true;
+        } else if *byte == b'"' {
+            quoted = !quoted;
+        }
+        *byte == separator && !quoted
+    })
 }
 
 #[cfg(test)]

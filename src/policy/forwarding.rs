@@ -1,7 +1,8 @@
 //! Which fields stop here, and which the proxy writes itself. RFC 9110 §7.6, RFC 9211.
 //!
 //! What a client says about itself in `X-Forwarded-*` is not passed on: the cache key does not hold
-//! it, so it could otherwise put words into a response that others are given.
+//! it, so it could otherwise put words into a response that others are given. What a trusted peer says
+//! is in the key (`forwarded.rs`), and the proxy says it anew.
 
 use std::net::IpAddr;
 
@@ -11,6 +12,7 @@ use crate::clock::Timestamp;
 use crate::message::date;
 use crate::message::fields::{Fields, text_value};
 use crate::message::request::Request;
+use crate::message::target::Scheme;
 use crate::policy::reason::CacheStatus;
 use crate::policy::unkeyed;
 
@@ -49,6 +51,10 @@ pub fn strip_hop_by_hop(fields: &mut Fields) {
 pub struct Told<'a> {
     /// The address of the client.
     pub client: Option<IpAddr>,
+    /// The proxies between the client and this one, the nearest last.
+    pub proxies: &'a [IpAddr],
+    /// The scheme that the client is known to speak; `None` if that cannot be told.
+    pub scheme: Option<Scheme>,
     /// The host and port that the request is known to have been sent to.
     pub host: &'a str,
 }
@@ -70,10 +76,14 @@ pub fn request_fields(request: &Request, told: Told<'_>) -> Fields {
     if unkeyed::is_cached(&request.method) {
         fields.retain(|name, _| !unkeyed::is_unkeyed(name.as_str()));
     }
-    if let Some(client) = told.client {
-        fields.set_text("x-forwarded-for", client.to_string());
+    let chain: Vec<String> =
+        told.client.iter().chain(told.proxies).map(ToString::to_string).collect();
+    if !chain.is_empty() {
+        fields.set_text("x-forwarded-for", chain.join(", "));
     }
-    fields.set_text("x-forwarded-proto", "http".to_string());
+    if let Some(scheme) = told.scheme {
+        fields.set_text("x-forwarded-proto", scheme.as_str().to_string());
+    }
     fields.set_text("x-forwarded-host", told.host.to_string());
     fields.append(http::header::VIA, via(request.version));
     fields

@@ -11,7 +11,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::message::percent::{decoded, normalised};
-use crate::message::target::OriginUrl;
+use crate::message::target::{OriginUrl, Scheme};
 use crate::policy::credentials::{SECRETS, redacted};
 
 /// What stored responses are found by.
@@ -19,17 +19,18 @@ use crate::policy::credentials::{SECRETS, redacted};
 pub struct CacheKey(Arc<str>);
 
 impl CacheKey {
-    /// The key of a target (path and query, shaped by [`KeyRules::shape`]) at `origin`. `host` is the
-    /// client's own, where it is passed on to the origin server, and so takes part in what the server
-    /// answers.
-    pub fn new(origin: &OriginUrl, host: Option<&str>, target: &str) -> Self {
-        let (scheme, prefix) = (origin.scheme(), &origin.prefix);
-        Self(match host {
-            Some(host) => {
-                format!("{scheme}://{}{prefix}{target}", host.to_ascii_lowercase()).into()
-            }
-            None => (Self::prefix(origin) + target).into(),
-        })
+    /// The key of a target (path and query, shaped by [`KeyRules::shape`]) at `origin`.
+    pub fn new(origin: &OriginUrl, passed_on: &PassedOn<'_>, target: &str) -> Self {
+        let mark = passed_on.mark();
+        if passed_on.host.is_none() && mark.is_empty() {
+            return Self((Self::prefix(origin) + target).into());
+        }
+        let scheme = passed_on.scheme.map_or(origin.scheme(), Scheme::as_str);
+        let host = match &passed_on.host {
+            Some(host) => host.to_ascii_lowercase(),
+            None => origin.authority(),
+        };
+        Self(format!("{scheme}://{mark}{host}{}{target}", origin.prefix).into())
     }
 
     /// What keys begin with whose host is the origin server's: a target follows.
@@ -51,6 +52,52 @@ impl CacheKey {
 impl From<&str> for CacheKey {
     fn from(uri: &str) -> Self {
         Self(uri.into())
+    }
+}
+
+/// What of the client's own URL the origin server is told, and so takes part in what it answers.
+#[derive(Clone, Debug, Default)]
+pub struct PassedOn<'a> {
+    /// Host and port: in the Host field (`--preserve-host`), or believed.
+    pub host: Option<Cow<'a, str>>,
+    /// The host is one that a trusted peer has said; it stands in `X-Forwarded-Host`.
+    pub is_host_believed: bool,
+    /// The scheme that a trusted peer has said; it stands in `X-Forwarded-Proto`.
+    pub scheme: Option<Scheme>,
+}
+
+/// Marks of what was believed; see [`PassedOn::mark`].
+const MARKS: [&str; 3] = ["forwarded-proto@", "forwarded-host@", "forwarded@"];
+
+/// The beginning of a key without its mark: a URI as clients write it.
+pub fn unmarked(uri: &str) -> Cow<'_, str> {
+    let Some((scheme, rest)) = uri.split_once("://") else { return Cow::Borrowed(uri) };
+    match MARKS.iter().find_map(|mark| rest.strip_prefix(mark)) {
+        Some(rest) => Cow::Owned(format!("{scheme}://{rest}")),
+        None => Cow::Borrowed(uri),
+    }
+}
+
+/// The beginning of a key with every mark, under these schemes; if there are none, under its own.
+pub fn marked(uri: &str, schemes: &[&str]) -> Vec<String> {
+    let uri = unmarked(uri);
+    let Some((own, rest)) = uri.split_once("://") else { return Vec::new() };
+    let schemes = if schemes.is_empty() { &[own] } else { schemes };
+    schemes.iter().flat_map(|scheme| MARKS.map(|mark| format!("{scheme}://{mark}{rest}"))).collect()
+}
+
+impl PassedOn<'_> {
+    /// What of it was believed, as user information in front of the host, which no client can write
+    /// there (RFC 9110 §4.2.4). Without it, a client of which nothing is believed would share a key with
+    /// one that is believed to ask for the origin server's own scheme and host; the origin server is
+    /// told less of the first one.
+    fn mark(&self) -> &'static str {
+        match (self.scheme.is_some(), self.is_host_believed) {
+            (false, false) => "",
+            (true, false) => MARKS[0],
+            (false, true) => MARKS[1],
+            (true, true) => MARKS[2],
+        }
     }
 }
 
@@ -190,9 +237,29 @@ mod tests {
     #[test]
     fn the_query_and_the_passed_on_host_are_part_of_the_key() {
         let origin = OriginUrl::parse("http://O/p").expect("a URL");
-        let key = |host, target| CacheKey::new(&origin, host, target).to_string();
-        assert_eq!(key(None, "/a?b"), "http://o/p/a?b");
-        assert_eq!(key(Some("H:1"), "/a"), "http://h:1/p/a");
+        let passed_on = |host: Option<&'static str>, is_host_believed, scheme| PassedOn {
+            host: host.map(Cow::Borrowed),
+            is_host_believed,
+            scheme,
+        };
+        let (http, https) = (Some(Scheme::Http), Some(Scheme::Https));
+        #[rustfmt::skip]
+        let table = [
+            (passed_on(None, false, None),        "http://o/p/a?b"),
+            (passed_on(Some("H:1"), false, None), "http://h:1/p/a?b"),
+            (passed_on(Some("o"), true, None),    "http://forwarded-host@o/p/a?b"),
+            (passed_on(Some("o"), true, http),    "http://forwarded@o/p/a?b"),
+            (passed_on(Some("o"), true, https),   "https://forwarded@o/p/a?b"),
+            (passed_on(Some("o"), false, https),  "https://forwarded-proto@o/p/a?b"),
+            (passed_on(None, false, http),        "http://forwarded-proto@o/p/a?b"),
+        ];
+        for (passed_on, expected) in table {
+            assert_eq!(
+                CacheKey::new(&origin, &passed_on, "/a?b").as_str(),
+                expected,
+                "{passed_on:?}"
+            );
+        }
     }
 
     #[test]

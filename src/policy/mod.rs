@@ -9,6 +9,7 @@ pub mod credentials;
 pub mod destination;
 pub mod digest;
 pub mod effect;
+pub mod forwarded;
 pub mod forwarding;
 pub mod freshness;
 pub mod invalidation;

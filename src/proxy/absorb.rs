@@ -1,6 +1,7 @@
 //! What is done with the origin server's response: stored or not, passed on, or replaced by a stale
 //! one. RFC 9111 §3, §4.2.4, §4.4.
 
+use std::borrow::Cow;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -248,7 +249,7 @@ impl Proxy {
         Some(Again {
             origin: Arc::clone(&self.origin),
             url: forward.url.clone(),
-            host: self.passed_on_host(&forward.request).map(str::to_string),
+            host: self.passed_on_host(&forward.request).map(Cow::into_owned),
             fields,
             stats: Arc::clone(&self.stats),
         })

@@ -4,7 +4,7 @@
 use crate::message::fields::Fields;
 use crate::message::request::Request;
 use crate::policy::destination::Destination;
-use crate::policy::key::CacheKey;
+use crate::policy::key::{CacheKey, PassedOn};
 use crate::proxy::Proxy;
 
 impl Proxy {
@@ -23,7 +23,9 @@ impl Proxy {
         let value = if by_path {
             format!("{}{}", origin.prefix, target.as_str())
         } else {
-            CacheKey::new(origin, self.passed_on_host(request), target.as_str()).to_string()
+            // Not the key: the scheme and host that are believed are the origin server's to translate.
+            let asked = PassedOn { host: self.passed_on_host(request), ..PassedOn::default() };
+            CacheKey::new(origin, &asked, target.as_str()).to_string()
         };
         sent.set_text("destination", value);
     }
@@ -32,11 +34,12 @@ impl Proxy {
     pub(super) fn destination_key(&self, request: &Request) -> Option<CacheKey> {
         let Destination { target, .. } = self.destination(request)?;
         let target = self.settings.key.shape(target.as_str());
-        Some(CacheKey::new(&self.settings.origin, self.passed_on_host(request), &target))
+        Some(CacheKey::new(&self.settings.origin, &self.passed_on_url(request), &target))
     }
 
     fn destination(&self, request: &Request) -> Option<Destination> {
-        let own = [request.authority().unwrap_or_default(), &self.settings.own_authority];
+        let seen = self.site(request).authority.unwrap_or_default();
+        let own = [&*seen, request.authority().unwrap_or_default(), &self.settings.own_authority];
         Destination::read(request, &self.settings.origin, &own)
     }
 }

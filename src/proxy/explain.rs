@@ -10,6 +10,7 @@ use crate::message::request::Request;
 use crate::origin::{Content, OriginError};
 use crate::policy::age::corrected_initial_age;
 use crate::policy::cache_control::ResponseDirectives;
+use crate::policy::forwarded::Believed;
 use crate::policy::forwarding::{date_received, strip_received};
 use crate::policy::freshness::freshness_lifetime;
 use crate::policy::key::KeyRules;
@@ -23,6 +24,8 @@ use crate::proxy::{Admission, Answer, Attempt, Proxy, field_text};
 pub struct Explanation {
     /// What stored responses are found by.
     pub key: String,
+    /// What was believed of who asks, and for which URL.
+    pub believed: Believed,
     /// The flags that have shaped it, where they have.
     pub shaped_by: Option<String>,
     /// What the origin server was asked for.
@@ -67,6 +70,7 @@ impl Proxy {
             }
         };
         let (key, url, sent) = (forward.key.to_string(), forward.url.clone(), forward.sent.clone());
+        let believed = self.believed(request);
         let target = request.target.as_str();
         let shaped_by = (self.settings.key.shape(target) != target)
             .then(|| format!("{target}, shaped by {}", shapers(target, &self.settings.key)));
@@ -79,7 +83,7 @@ impl Proxy {
                     error.detail().as_str()
                 );
                 let received = Err(error);
-                return Ok(Explanation { key, shaped_by, url, sent, received, told });
+                return Ok(Explanation { key, believed, shaped_by, url, sent, received, told });
             }
         };
         let now = self.now();
@@ -115,7 +119,7 @@ impl Proxy {
             again: self.told_again(request),
         };
         let received = Ok(explained);
-        Ok(Explanation { key, shaped_by, url, sent, received, told })
+        Ok(Explanation { key, believed, shaped_by, url, sent, received, told })
     }
 
     /// What `Cache-Status` would say to the same request now. Nothing is asked for.

@@ -70,6 +70,8 @@ pub(super) fn are_plain(settings: &Settings) -> bool {
         && reuse.reuses_max.is_none()
         && settings.key.is_plain()
         && !settings.preserve_host
+        // What is believed of scheme and host is in the key, unless --public-url outranks it.
+        && (settings.trusted.is_empty() || settings.public_url.is_some())
 }
 
 impl Proxy {
@@ -113,9 +115,12 @@ impl Proxy {
             return None;
         }
         let mut fields = stored.fields.clone();
-        let site = Site { scheme: Scheme::Http, authority: Some(Cow::Borrowed("host.invalid")) };
+        let public = self.settings.public_url.as_ref();
+        let authority = public.map_or("host.invalid", |public| &public.authority);
+        let scheme = public.map_or(Scheme::Http, |public| public.scheme);
+        let site = Site { scheme, authority: Some(Cow::Borrowed(authority)) };
         rewrite(&mut fields, &self.settings.origin, &site);
-        if fields != stored.fields {
+        if public.is_none() && fields != stored.fields {
             return None;
         }
         self.hide_from_browsers(&mut fields);

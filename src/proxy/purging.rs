@@ -1,5 +1,6 @@
 //! What an operator tells the cache: to forget, and to show what it has.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::{Method, StatusCode, Version};
@@ -9,7 +10,9 @@ use crate::message::network::Network;
 use crate::message::percent::normalised;
 use crate::message::request::Request;
 use crate::message::response::Response;
-use crate::policy::key::CacheKey;
+use crate::message::target::Scheme;
+use crate::policy::forwarded::Believed;
+use crate::policy::key::{CacheKey, PassedOn, marked, unmarked};
 use crate::policy::purging::Selector;
 use crate::policy::reason::CacheStatus;
 use crate::proxy::Proxy;
@@ -25,6 +28,12 @@ impl Proxy {
     /// The cache key of what a request for `url` asks for: a path, or a URL of the origin server or the
     /// proxy.
     pub fn key_for(&self, url: &str) -> Result<CacheKey, String> {
+        Ok(self.asked(&self.request_for(url)?).key)
+    }
+
+    /// A request for `url`, as somebody sends it who asks the proxy under its own name.
+    fn request_for(&self, url: &str) -> Result<Arc<Request>, String> {
+        let url = &*unmarked(url);
         let path = if url.starts_with('/') || url.contains("://") {
             url.to_string()
         } else {
@@ -34,15 +43,67 @@ impl Proxy {
         let mut fields = Fields::new();
         fields.set_text("host", self.settings.own_authority.clone());
         let request = Request::new(Method::GET, &path, Version::HTTP_11, fields, None);
-        let request = Arc::new(request.map_err(|error| format!("{url}: {error}"))?);
-        Ok(self.asked(&request).key)
+        Ok(Arc::new(request.map_err(|error| format!("{url}: {error}"))?))
+    }
+
+    /// The cache keys of what requests for `url` ask for: [`Proxy::key_for`], and under
+    /// `--trust-forwarded` those of its schemes, and of its host, as trusted peers name them.
+    pub fn keys_for(&self, url: &str) -> Result<Vec<CacheKey>, String> {
+        let url = &*unmarked(url);
+        let request = self.request_for(url)?;
+        let asked = self.asked(&request);
+        let named = url.split_once("://").map(|(_, rest)| rest);
+        let named = named.and_then(|rest| rest.split(['/', '?', '#']).next());
+        Ok(self.keys_beside(asked.key, &request, named, &asked.target))
+    }
+
+    /// `key`, and those under which the same target is stored for what trusted peers say of scheme and
+    /// host. `named` is a host that they may have said.
+    fn keys_beside(
+        &self,
+        key: CacheKey,
+        request: &Request,
+        named: Option<&str>,
+        target: &str,
+    ) -> Vec<CacheKey> {
+        let mut keys = vec![key];
+        if !self.believes_urls() {
+            return keys;
+        }
+        let preserved = request.authority().filter(|_| self.settings.preserve_host);
+        let hosts = [(preserved, false)].into_iter().chain(named.map(|named| (Some(named), true)));
+        for (host, is_host_believed) in hosts {
+            for scheme in [None, Some(Scheme::Http), Some(Scheme::Https)] {
+                let host = host.map(Cow::Borrowed);
+                let passed_on = PassedOn { host, is_host_believed, scheme };
+                let key = CacheKey::new(&self.settings.origin, &passed_on, target);
+                if !keys.contains(&key) {
+                    keys.push(key);
+                }
+            }
+        }
+        keys
+    }
+
+    /// Removes what is stored under these keys; how many there were. May wait.
+    pub fn purge_all(&self, keys: &[CacheKey]) -> usize {
+        keys.iter().map(|key| self.purge(&Selector::Uri(key.to_string()))).sum()
     }
 
     /// What keys begin with that stand for targets that begin with `path`; anything else is a beginning
-    /// itself.
-    pub fn beginning_of(&self, path: &str) -> String {
+    /// itself. Under `--trust-forwarded` there are several.
+    pub fn beginnings_of(&self, path: &str) -> Vec<String> {
         let path = &*normalised(path);
-        if path.starts_with('/') { format!("{}{path}", self.key_prefix) } else { path.to_string() }
+        let mut beginnings = vec![match path.strip_prefix('/') {
+            Some(_) => format!("{}{path}", self.key_prefix),
+            None => path.to_string(),
+        }];
+        if self.believes_urls() {
+            let uri = beginnings[0].clone();
+            let schemes = if path.starts_with('/') { &["http", "https"][..] } else { &[] };
+            beginnings.extend(marked(&uri, schemes));
+        }
+        beginnings
     }
 
     /// All that is stored for a key, in memory or behind it. May wait.
@@ -76,16 +137,19 @@ impl Proxy {
     /// Carries out a PURGE, if its sender may; may wait.
     pub fn answer_purge(&self, request: &Arc<Request>) -> Response {
         let as_json = request.prefers_json();
-        let may =
-            |network: &Network| request.client.is_some_and(|client| network.holds(client.ip()));
+        let Believed { client, is_hidden, host, .. } = self.believed(request);
+        // A proxy that hides its client cannot vouch for it.
+        let client = client.filter(|_| !is_hidden);
+        let may = |network: &Network| client.is_some_and(|client| network.holds(client));
         if !self.settings.purgers.iter().any(may) {
             let text = "PURGE: not from this address; see --allow-purge";
             let status = CacheStatus::default();
             return self.error(StatusCode::FORBIDDEN, request, text, status);
         }
         let target = self.settings.key.shape(request.target.as_str());
-        let key = CacheKey::new(&self.settings.origin, self.passed_on_host(request), &target);
-        let purged = self.purge(&Selector::Uri(key.to_string()));
+        let key = CacheKey::new(&self.settings.origin, &self.passed_on_url(request), &target);
+        let named = host.as_deref().or_else(|| request.authority());
+        let purged = self.purge_all(&self.keys_beside(key.clone(), request, named, &target));
         log::info!("purged {}: {purged} stored responses", key.redacted());
         let mut response = Response::error(StatusCode::OK, &format!("purged {purged}"), as_json);
         if as_json {

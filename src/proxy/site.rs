@@ -1,22 +1,119 @@
-//! What the client sees of the proxy.
+//! Who asks, and for which URL: what the client sees of the proxy, and what the origin server is told
+//! of that. RFC 7239, RFC 9110 §7.2.
+//!
+//! Whatever of it comes from the client, and is told to the origin server, is part of the cache key:
+//! `told_scheme`, `told_host` and `passed_on_host` say nothing that `passed_on_url` does not hold.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::StatusCode;
 
 use crate::message::fields::Fields;
 use crate::message::request::Request;
-use crate::message::target::Scheme;
+use crate::message::target::{Scheme, is_loopback, split_authority};
 use crate::origin::Interim;
+use crate::policy::forwarded::{Believed, believe};
+use crate::policy::forwarding::{Told, request_fields};
+use crate::policy::key::PassedOn;
 use crate::policy::redirect::{OwnUrl, leads_nowhere};
 use crate::policy::rewriting::{Site, rewrite};
 use crate::proxy::Proxy;
 
 impl Proxy {
+    /// What is believed of a request (`--trust-forwarded`). An operator who says what clients see
+    /// (`--public-url`) is believed before any peer.
+    pub(super) fn believed(&self, request: &Request) -> Believed {
+        let peer = request.client.map(|client| client.ip());
+        let believed = believe(&request.fields, peer, &self.settings.trusted);
+        match self.settings.public_url {
+            Some(_) => Believed { scheme: None, host: None, ..believed },
+            None => believed,
+        }
+    }
+
+    /// Can one target be asked for under several schemes and hosts that the origin server is told?
+    pub(super) fn believes_urls(&self) -> bool {
+        !self.settings.trusted.is_empty() && self.settings.public_url.is_none()
+    }
+
+    /// The client that has sent a request, through however many trusted proxies.
+    pub fn client(&self, request: &Request) -> Option<IpAddr> {
+        self.believed(request).client
+    }
+
     /// The proxy as this client knows it.
     pub(super) fn site<'a>(&'a self, request: &'a Request) -> Site<'a> {
-        Site { scheme: Scheme::Http, authority: request.authority().map(Cow::Borrowed) }
+        if let Some(public) = &self.settings.public_url {
+            let authority = Some(Cow::Borrowed(public.authority.as_str()));
+            return Site { scheme: public.scheme, authority };
+        }
+        let Believed { scheme, host, .. } = self.believed(request);
+        let authority = host.map(Cow::Owned).or(request.authority().map(Cow::Borrowed));
+        Site { scheme: scheme.unwrap_or(Scheme::Http), authority }
+    }
+
+    /// What of the client's URL is passed on, and so is part of the key.
+    pub(super) fn passed_on_url<'a>(&self, request: &'a Request) -> PassedOn<'a> {
+        let Believed { scheme, host, .. } = self.believed(request);
+        let is_host_believed = host.is_some();
+        let preserved = || request.authority().filter(|_| self.settings.preserve_host);
+        let host = host.map(Cow::Owned).or_else(|| preserved().map(Cow::Borrowed));
+        PassedOn { host, is_host_believed, scheme }
+    }
+
+    /// The Host that the origin server is asked with, if it is not its own (`--preserve-host`).
+    pub(super) fn passed_on_host<'a>(&self, request: &'a Request) -> Option<Cow<'a, str>> {
+        if self.settings.preserve_host { self.passed_on_url(request).host } else { None }
+    }
+
+    pub(super) fn sent_fields(&self, request: &Request) -> Fields {
+        let believed = self.believed(request);
+        let told = Told {
+            client: believed.client,
+            proxies: &believed.proxies,
+            scheme: self.told_scheme(&believed),
+            host: self.told_host(request, &believed),
+        };
+        let mut fields = request_fields(request, told);
+        self.name_destination(request, &mut fields);
+        fields
+    }
+
+    /// What the origin server is told about the scheme that the client speaks.
+    ///
+    /// The client speaks http to us. What it speaks to whatever may stand in front of us is not known
+    /// unless somebody says it; an https origin server that were told `http` would send each client to
+    /// the URL that it has asked for.
+    fn told_scheme(&self, believed: &Believed) -> Option<Scheme> {
+        let said = self.settings.public_url.as_ref().map(|public| public.scheme);
+        let own = (!self.settings.origin.secure).then_some(Scheme::Http);
+        said.or(believed.scheme).or(own)
+    }
+
+    /// What the origin server is told about the host that the client asked.
+    ///
+    /// The cache key does not hold that host (but under `--preserve-host`), so the origin server
+    /// must not learn it from the client: it would be written into what others are given. It is the
+    /// client's own word only where it names this machine and our port.
+    fn told_host<'a>(&'a self, request: &'a Request, believed: &'a Believed) -> &'a str {
+        if let Some(public) = &self.settings.public_url {
+            return &public.authority;
+        }
+        if let Some(host) = &believed.host {
+            return host;
+        }
+        let own = self.settings.own_authority.as_str();
+        let Some(authority) = request.authority() else { return own };
+        if self.settings.preserve_host {
+            return authority;
+        }
+        let port = split_authority(own).and_then(|(_, port)| port);
+        match split_authority(authority) {
+            Some((host, named)) if is_loopback(&host) && named == port => authority,
+            _ => own,
+        }
     }
 
     /// Does a response redirect its client to the URL that it has asked for?
@@ -29,15 +126,18 @@ impl Proxy {
         if !status.is_redirection() {
             return false;
         }
-        let mut aliases = Vec::new();
-        if self.passed_on_host(request).is_none() {
-            aliases.push(self.settings.own_authority.as_str());
+        let believed = self.believed(request);
+        let passed_on = self.passed_on_url(request);
+        let mut aliases = vec![self.told_host(request, &believed)];
+        if passed_on.host.is_none() {
+            aliases.extend(request.authority());
+            aliases.push(&self.settings.own_authority);
         }
         let own = OwnUrl {
             site: self.site(request),
             aliases,
             target: &self.settings.key.shape(request.target.as_str()),
-            exact_scheme: false,
+            exact_scheme: passed_on.scheme.is_some(),
         };
         leads_nowhere(status, fields, &self.settings.origin, &own, &self.settings.key)
     }

@@ -72,12 +72,13 @@ impl Proxy {
         }
         let key = asked.key;
         let mut fields = self.sent_fields(request);
+        let host = self.passed_on_host(request);
         fields.append(CONNECTION, HeaderValue::from_static("Upgrade"));
         fields.append(UPGRADE, text_value(protocols.to_string()));
         let asked = OriginRequest {
             method: &request.method,
             url: &url_at(&self.settings.origin, request.target.as_str()),
-            host: self.passed_on_host(request),
+            host: host.as_deref(),
             fields: &fields,
             content: Content::None,
             waits: true,

@@ -52,6 +52,8 @@ pub fn settings() -> Settings {
         follow_redirects: false,
         no_browser_cache: false,
         preserve_host: false,
+        public_url: None,
+        trusted: Vec::new(),
         limits: RequestLimits::default(),
         purgers: Vec::new(),
     }
