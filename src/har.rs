@@ -4,6 +4,7 @@
 //! because archives of browsers hold them decoded. A recording begins anew when it is played: its dates
 //! are moved to the moment at which it is read in, so that what was fresh for an hour is so again.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io::Read;
 
@@ -94,7 +95,7 @@ pub fn entry(key: &CacheKey, head: &StoredHead, content: &[u8], secrets: Secrets
             "status": head.status.as_u16(),
             "statusText": head.status.canonical_reason().unwrap_or_default(),
             "httpVersion": "HTTP/1.1", "cookies": [], "headers": response, "content": body,
-            "redirectURL": text("location"), "headersSize": -1, "bodySize": content.len(),
+            "redirectURL": shown("location", text("location").as_bytes(), secrets), "headersSize": -1, "bodySize": content.len(),
         },
         "cache": {},
         "timings": { "send": 0, "wait": 0, "receive": 0 },
@@ -102,9 +103,18 @@ pub fn entry(key: &CacheKey, head: &StoredHead, content: &[u8], secrets: Secrets
 }
 
 fn header(name: &str, value: &[u8], secrets: Secrets) -> Value {
-    let hides = secrets == Secrets::Redacted && (is_credential(name) || name == SECRET_FIELD);
-    let value = if hides { REDACTED.into() } else { String::from_utf8_lossy(value) };
-    json!({ "name": name, "value": value })
+    json!({ "name": name, "value": shown(name, value, secrets) })
+}
+
+/// A field's value, less what only its owner should see.
+fn shown<'a>(name: &str, value: &'a [u8], secrets: Secrets) -> Cow<'a, str> {
+    let text = String::from_utf8_lossy(value);
+    match name {
+        _ if secrets == Secrets::Kept => text,
+        "location" | "content-location" => redacted(&text).into_owned().into(),
+        name if is_credential(name) || name == SECRET_FIELD => REDACTED.into(),
+        _ => text,
+    }
 }
 
 /// A recorded response, as it is to be stored now.

@@ -223,8 +223,7 @@ fn a_recording_goes_into_a_running_proxy_and_says_what_it_left_out() {
 #[test]
 fn secrets_are_kept_only_when_that_is_said() {
     let folder = TemporaryFolder::new();
-    let fields =
-        "Cache-Control: public, max-age=600; Vary: Authorization; Set-Cookie: session=s3cret";
+    let fields = "Cache-Control: public, max-age=600; Vary: Authorization; Set-Cookie: session=s3cret; Location: /b?code=s3cret; Content-Location: /a?token=s3cret; X-API-Key: s3cret";
     let origin = Origin::script([on("GET /a").send(200, fields, "a")]);
     let proxy = in_folder(&folder, &origin, &["--share-cookies"]);
     proxy.get_with("/a", "Authorization: Bearer t0ken\r\n");
