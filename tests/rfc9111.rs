@@ -299,7 +299,7 @@ fn verdict(
         status: status(code),
         fields: &fields,
         length: Some(10),
-        part: Part::read(&fields).filter(|_| code == 206),
+        part: Part::of_response(status(code), &fields),
         describes_target: fields.contains("content-location"),
         leads_nowhere: false,
         request_time: NOW,
@@ -318,7 +318,7 @@ fn only_what_may_be_stored_is_stored() {
     let small = StoringRules { object_bytes_max: 9, ..STORING };
     let cookie = "Cache-Control: max-age=1|Set-Cookie: a=b";
     #[rustfmt::skip]
-    let table: [(&str, &str, &str, u16, &str, &StoringRules, Option<Detail>); 66] = [
+    let table: [(&str, &str, &str, u16, &str, &StoringRules, Option<Detail>); 73] = [
         ("3",        "GET",  "", 200, "Cache-Control: max-age=60",              &STORING, None),
         ("3",        "GET",  "", 200, "Expires: NOW+60",                        &STORING, None),
         ("3",        "GET",  "", 200, "Cache-Control: s-maxage=60",             &STORING, None),
@@ -375,6 +375,13 @@ fn only_what_may_be_stored_is_stored() {
         ("7.3",      "GET",  "", 200, "Set-Cookie: a=b",                        &kept,    Some(Detail::SetCookie)),
         ("7.3",      "GET",  "", 200, "Cache-Control: public, max-age=1|Set-Cookie: a=b", &STORING, None),
         ("7.3",      "GET",  "", 200, "Cache-Control: s-maxage=1|Set-Cookie: a=b", &STORING, None),
+        ("3.1",      "GET",  "", 200, "Cache-Control: max-age=1, private=\"set-cookie\"|Set-Cookie: a=b", &STORING, None),
+        ("3.1",      "GET",  "", 200, "Cache-Control: max-age=1, no-cache=\"set-cookie\"|Set-Cookie: a=b", &STORING, None),
+        ("3.1",      "GET",  "", 200, "Cache-Control: private=\"set-cookie\"|Set-Cookie: a=b", &kept, Some(Detail::SetCookie)),
+        ("9110 7.6.1", "GET", "", 200, "Connection: Cache-Control|Cache-Control: no-store", &kept, Some(Detail::NoStore)),
+        ("9110 7.6.1", "GET", "", 200, "Connection: Cache-Control|Cache-Control: no-cache|ETag: \"a\"", &kept, Some(Detail::Connection)),
+        ("9110 7.6.1", "GET", "", 200, "Connection: Cache-Control|Cache-Control: max-age=60", &STORING, None),
+        ("9110 15.3.7.2", "GET", "Range: bytes=0-9", 206, "Cache-Control: max-age=60|Content-Range: bytes 0-9/20|Content-Type: multipart/byteranges", &STORING, Some(Detail::Partial)),
         ("4.1",      "GET",  "", 200, "Cache-Control: max-age=60|Vary: *",      &STORING, Some(Detail::VaryStar)),
         ("4.1",      "GET",  "", 200, "Cache-Control: max-age=60|Vary:|Vary: a, *", &STORING, Some(Detail::VaryStar)),
         ("4.1",      "GET",  "", 200, "Cache-Control: max-age=60|Vary: *, *",   &STORING, Some(Detail::VaryStar)),
@@ -493,7 +500,7 @@ fn a_stored_response_answers_only_whom_it_may() {
     let swr_flag = ReuseRules { stale_while_revalidate: DeltaSeconds(10), ..REUSE };
     let used_up = ReuseRules { reuses_max: Some(0), ..REUSE };
     #[rustfmt::skip]
-    let table: [(&str, &str, &str, &str, &ReuseRules, &str); 45] = [
+    let table: [(&str, &str, &str, &str, &ReuseRules, &str); 49] = [
         ("4",       "GET",  "", fresh, &REUSE,    "reuse"),
         ("4.3.5",   "HEAD", "", fresh, &REUSE,    "reuse"),
         ("4",       "POST", "", fresh, &REUSE,    "method"),
@@ -524,6 +531,10 @@ fn a_stored_response_answers_only_whom_it_may() {
         ("5.2.1.5", "GET",  "Cache-Control: no-store", fresh, &REUSE, "reuse"),
         ("5.2.1.7", "GET",  "Cache-Control: only-if-cached", fresh, &REUSE, "reuse"),
         ("5.2.1.7", "GET",  "Cache-Control: only-if-cached", stale, &REUSE, "refuse only-if-cached"),
+        ("5.2.1.7", "QUERY", "Cache-Control: only-if-cached", fresh, &REUSE, "refuse only-if-cached"),
+        ("5.2.1.7", "POST", "Cache-Control: only-if-cached", fresh, &REUSE, "refuse only-if-cached"),
+        ("5.2.1.7", "GET",  "Cache-Control: only-if-cached|Content-Length: 3", fresh, &REUSE, "refuse only-if-cached"),
+        ("5.2.1.7", "POST", "Cache-Control: only-if-cached", fresh, &force, "method"),
         ("3.5",     "GET",  "Authorization: x", fresh, &REUSE, "reuse"),
         ("3.5",     "GET",  "Authorization: x", "X: y", &REUSE, "request authorization"),
         ("4.2.2",   "GET",  "Cookie: x", "X: y", &REUSE, "request cookie"),

@@ -131,8 +131,8 @@ fn a_freshened_response_takes_the_place_of_the_old_one_with_its_content() {
 #[test]
 fn a_freshened_response_may_name_more_selecting_fields() {
     for Kept { name, store, .. } in &all() {
-        for content in [&b"content"[..], &[b'x'; 100_000]] {
-            let tagged = response(None, content, 9);
+        for content in [b"content".to_vec(), vec![b'x'; 100_000]] {
+            let tagged = response(None, &content, 9);
             let mut fields = tagged.fields.clone();
             fields.set_text("etag", "W/\"a\"".to_string());
             let head = StoredHead { fields, ..tagged.head().clone() };
