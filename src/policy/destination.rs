@@ -3,6 +3,8 @@
 //! It is the one request field that names a resource as the client knows it: under the proxy's name. The
 //! origin server is told its own name for it, and what is stored for it is invalidated.
 
+use http::Method;
+
 use crate::message::request::Request;
 use crate::message::target::{OriginUrl, Target, split_authority};
 
@@ -16,10 +18,15 @@ pub struct Destination {
 }
 
 impl Destination {
+    /// Does the field mean anything in a request with this method?
+    pub fn belongs_to(method: &Method) -> bool {
+        matches!(method.as_str(), "MOVE" | "COPY")
+    }
+
     /// The destination of a request; `None` if it has none, or one that is neither at the proxy nor at
     /// the origin server. `own` are the names (host, and port) that the proxy is known by.
     pub fn read(request: &Request, origin: &OriginUrl, own: &[&str]) -> Option<Self> {
-        if !matches!(request.method.as_str(), "MOVE" | "COPY") {
+        if !Self::belongs_to(&request.method) {
             return None;
         }
         let mut lines = request.fields.get_all("destination");
@@ -58,7 +65,7 @@ fn at_proxy<'a>(uri: &'a str, own: &[&str]) -> Option<&'a str> {
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderName, HeaderValue, Method, Version};
+    use http::{HeaderName, HeaderValue, Version};
 
     use super::*;
     use crate::message::fields::Fields;

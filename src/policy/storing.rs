@@ -17,6 +17,7 @@ use crate::policy::range::Part;
 use crate::policy::reason::Detail;
 use crate::policy::reuse::Presented;
 use crate::policy::stored::StoredHead;
+use crate::policy::targeted::CDN_CACHE_CONTROL;
 use crate::policy::validation::has_validator;
 use crate::policy::vary::{Selecting, Sent, matches_none};
 
@@ -283,7 +284,8 @@ fn refused_as_personal(
 /// RFC 9110 §7.6.1: the directives of a stored response are those that its fields state. Ones that
 /// `Connection` takes out could be obeyed today, and be forgotten when it is read from a disk.
 fn refused_as_unkept(fields: &Fields) -> Result<(), Detail> {
-    if !fields.contains("connection") {
+    let named = |name| fields.has_member("connection", name);
+    if !named("cache-control") && !named(CDN_CACHE_CONTROL) {
         return Ok(());
     }
     let mut kept = fields.clone();

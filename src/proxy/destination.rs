@@ -38,6 +38,10 @@ impl Proxy {
     }
 
     fn destination(&self, request: &Request) -> Option<Destination> {
+        // Asked for every request, and nearly always in vain.
+        if !Destination::belongs_to(&request.method) {
+            return None;
+        }
         let seen = self.site(request).authority.unwrap_or_default();
         let own = [&*seen, request.authority().unwrap_or_default(), &self.settings.own_authority];
         Destination::read(request, &self.settings.origin, &own)

@@ -107,7 +107,7 @@ impl Proxy {
         received: &OriginResponse,
         response_time: Timestamp,
     ) -> (Arc<StoredResponse>, bool) {
-        let fields = merged(stored, &received.fields);
+        let mut fields = merged(stored, &received.fields);
         let facts = Received {
             status: stored.status,
             fields: &fields,
@@ -127,12 +127,12 @@ impl Proxy {
                 (freshened, put == Put::Stored)
             }
             Err(detail) => {
-                if forward.is_about_the_target(detail) {
+                let forbidden = detail.forbids_sharing() && !presented.directives.no_store;
+                if forbidden || forward.is_about_the_target(detail) {
                     self.store.remove(&forward.key, stored);
                 }
                 let age_on_arrival =
                     corrected_initial_age(&fields, forward.request_time, response_time);
-                let mut fields = fields;
                 strip_received(&mut fields);
                 let head =
                     StoredHead { fields, age_on_arrival, response_time, ..stored.head().clone() };
