@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use caching_proxy::clock::{Clock, DeltaSeconds, Timestamp};
-use caching_proxy::front::event::chunked::{Decoder, Malformed, Piece};
 use caching_proxy::front::event::parse;
 use caching_proxy::front::event::simulation::Simulation;
 use caching_proxy::front::workers::Pool;
 use caching_proxy::front::{ConnectionLimits, FrontSettings};
-use caching_proxy::message::fields::Fields;
+use caching_proxy::message::chunked::{Decoder, Malformed, Piece};
+use caching_proxy::message::fields::{Fields, is_token_byte};
 use caching_proxy::message::request::RequestLimits;
 use caching_proxy::message::target::OriginUrl;
 use caching_proxy::origin::{
@@ -63,7 +63,7 @@ pub fn request_head(data: &[u8]) {
     written.push(if *version == Version::HTTP_10 { b'0' } else { b'1' });
     written.extend_from_slice(b"\r\n");
     for (name, value) in lines {
-        assert!(!breaks(value) && name.bytes().all(parse::is_token_byte));
+        assert!(!breaks(value) && name.bytes().all(is_token_byte));
         written.extend_from_slice(&[name.as_bytes(), b":", value, b"\r\n"].concat());
     }
     written.extend_from_slice(b"\r\n");

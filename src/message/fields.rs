@@ -193,6 +193,11 @@ fn write_name(out: &mut Vec<u8>, name: &HeaderName) {
     }
 }
 
+/// RFC 9110 §5.6.2.
+pub fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
 /// Members of one line of a list-based field (RFC 9110 §5.6.1).
 pub fn list_members(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     split_unquoted(value, b',').map(<[u8]>::trim_ascii).filter(|member| !member.is_empty())

@@ -2,6 +2,7 @@
 
 pub mod body;
 pub mod buffer;
+pub mod chunked;
 pub mod content;
 pub mod date;
 pub mod fields;

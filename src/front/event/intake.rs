@@ -5,8 +5,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::front::event::chunked::{Decoder, Piece};
 use crate::front::event::upload::Upload;
+use crate::message::chunked::{Decoder, Piece};
 use crate::message::request::{Framing, RequestLimits};
 
 /// Content that nobody wanted is read to its end up to this; beyond it the connection is closed.

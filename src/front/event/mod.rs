@@ -6,8 +6,8 @@
 //!
 //! - `event_loop.rs` waits, `clients.rs` gives each client its turns, `accept.rs` has the listener,
 //!   `inbox.rs` the letters.
-//! - `connection.rs` is one connection, `output.rs` what it has to send, `parse.rs`, `chunked.rs` and
-//!   `intake.rs` what it reads, `plain.rs` what it can answer at a glance: bytes in, bytes out, no socket.
+//! - `connection.rs` is one connection, `output.rs` what it has to send, `parse.rs` and `intake.rs` what
+//!   it reads, `plain.rs` what it can answer at a glance: bytes in, bytes out, no socket.
 //! - `simulation.rs` is a loop without sockets, for tests.
 //! - `exchange.rs` and `upload.rs` are what a worker sees of it.
 //! - `timeouts.rs` says for how long a client may take its time.
@@ -33,7 +33,6 @@ use crate::front::workers::Pool;
 use crate::proxy::Proxy;
 
 mod accept;
-pub mod chunked;
 mod clients;
 mod connection;
 mod event_loop;

@@ -8,6 +8,7 @@
 use http::Version;
 use httparse::{Error, Status};
 
+use crate::message::fields::is_token_byte;
 use crate::message::request::{RequestError, RequestLimits};
 use crate::message::target::TARGET_BYTES_MAX;
 
@@ -166,11 +167,6 @@ fn version_of(text: &[u8]) -> Result<Version, RequestError> {
         }
         _ => Err(RequestError::Line("the version is none of HTTP")),
     }
-}
-
-/// RFC 9110 §5.6.2.
-pub fn is_token_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 /// Do all lines end as the request line does?

@@ -4,7 +4,7 @@
 //! behind it is an extension or a mistake. Extensions and trailer fields are checked, bounded and
 //! dropped (§7.1.1, RFC 9110 §6.5.1).
 
-use crate::front::event::parse::is_token_byte;
+use crate::message::fields::is_token_byte;
 use crate::message::request::RequestLimits;
 
 /// Bytes of chunk extensions in one message; they mean nothing to anybody.
