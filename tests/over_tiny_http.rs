@@ -9,6 +9,8 @@ mod credentials;
 mod end_to_end;
 #[path = "forwarded.rs"]
 mod forwarded;
+#[path = "framing.rs"]
+mod framing;
 #[path = "hostile.rs"]
 mod hostile;
 #[path = "isolation.rs"]

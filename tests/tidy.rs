@@ -69,12 +69,18 @@ const FENCES: [(&str, &[&str]); 22] = [
             "front/event/accept.rs",
         ],
     ),
-    (
-        "httparse::",
-        &["front/event/parse.rs", "origin/interim.rs", "origin/tunnel.rs", "instances.rs"],
-    ),
+    ("httparse::", &["front/event/parse.rs", "message/head.rs", "instances.rs"]),
     ("memmap2::", &["message/buffer.rs"]),
-    ("ureq::", &["origin/client.rs", "origin/trust.rs", "warm.rs"]),
+    (
+        "ureq::",
+        &[
+            "origin/client.rs",
+            "origin/shown.rs",
+            "origin/transport.rs",
+            "origin/trust.rs",
+            "warm.rs",
+        ],
+    ),
     ("tiny_http::", &["front/tiny/mod.rs", "front/tiny/exchange.rs", "front/tiny/private.rs"]),
     ("quick_cache::", &["store/s3_fifo.rs"]),
     ("lru::", &["store/exact.rs"]),

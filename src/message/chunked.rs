@@ -7,8 +7,10 @@
 use crate::message::fields::is_token_byte;
 use crate::message::request::RequestLimits;
 
-/// Bytes of chunk extensions in one message; they mean nothing to anybody.
+/// Bytes of chunk extensions that one message may have more than content; they mean nothing to anybody.
 const EXTENSION_BYTES_MAX: usize = 16 * 1024;
+/// Digits of one size, leading zeros among them, which some senders pad it with.
+const DIGITS_MAX: u16 = 256;
 
 /// Takes the coding apart.
 #[derive(Clone, Debug)]
@@ -24,7 +26,7 @@ pub struct Decoder {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum State {
     /// Digits of a size; so many have come.
-    Size(u64, u8),
+    Size(u64, u16),
     /// White space before an extension.
     Space(u64),
     Extension(u64),
@@ -92,11 +94,11 @@ impl Decoder {
 
     /// One byte that is not content.
     fn step(&mut self, byte: u8) -> Result<State, Malformed> {
-        /// Digits of the largest number of 64 bits.
-        const DIGITS_MAX: u8 = 16;
+        /// A size with these bits has no room for another digit.
+        const FULL: u64 = 0xf << 60;
         Ok(match (self.state, byte) {
             (State::Size(size, digits), digit) if digit.is_ascii_hexdigit() => {
-                if digits == DIGITS_MAX {
+                if size & FULL != 0 || digits == DIGITS_MAX {
                     return Err(Malformed);
                 }
                 let value = char::from(digit).to_digit(16).unwrap_or(0);
@@ -111,7 +113,13 @@ impl Decoder {
                 self.extend(State::Extension(size))?
             }
             (State::SizeEnd(0) | State::TrailerEnd, b'\n') => State::Trailer,
-            (State::SizeEnd(size), b'\n') => State::Data(size),
+            (State::SizeEnd(size), b'\n') => {
+                // Content pays for the extensions beside it; only those of a sender that sends little
+                // else add up.
+                let paid = usize::try_from(size).unwrap_or(usize::MAX);
+                self.extension_bytes = self.extension_bytes.saturating_sub(paid);
+                State::Data(size)
+            }
             (State::DataEnd, b'\r') => State::DataEndLf,
             (State::DataEndLf, b'\n') => State::Size(0, 0),
             (State::Trailer, b'\r') => State::LastLf,
@@ -175,7 +183,8 @@ mod tests {
         let long = format!("1;{}\r\nx\r\n0\r\n\r\n", "e".repeat(EXTENSION_BYTES_MAX + 1));
         let many = format!("0\r\n{}\r\n", "A: b\r\n".repeat(101));
         let wide = format!("0\r\nA: {}\r\n\r\n", "b".repeat(64 * 1024));
-        let table: [(&str, Result<(&str, Option<usize>), Malformed>); 33] = [
+        let zeros = format!("{}1\r\nx\r\n0\r\n\r\n", "0".repeat(usize::from(DIGITS_MAX)));
+        let table: [(&str, Result<(&str, Option<usize>), Malformed>); 38] = [
             ("5\r\nhello\r\n0\r\n\r\n", Ok(("hello", Some(0)))),
             ("5\r\nhello\r\n6\r\n world\r\n0\r\n\r\nGET", Ok(("hello world", Some(3)))),
             ("0\r\n\r\n", Ok(("", Some(0)))),
@@ -184,6 +193,11 @@ mod tests {
             ("a;b=c;d=\"e f\"\r\n0123456789\r\n0;x\r\n\r\n", Ok(("0123456789", Some(0)))),
             ("1 ;a\r\nx\r\n0\r\n\r\n", Ok(("x", Some(0)))),
             ("0\r\nA: b\r\nC:\r\n\r\n", Ok(("", Some(0)))),
+            ("00000000000000000000000005\r\nhello\r\n0\r\n\r\n", Ok(("hello", Some(0)))),
+            (&zeros[1..], Ok(("x", Some(0)))),
+            (&zeros, Err(Malformed)),
+            ("+a\r\n0123456789\r\n0\r\n\r\n", Err(Malformed)),
+            ("5\r\nhello\r\n0\n", Err(Malformed)),
             ("5\r\nhel", Ok(("hel", None))),
             ("5\r\nhello\r\n0\r\n", Ok(("hello", None))),
             ("", Ok(("", None))),
@@ -217,6 +231,14 @@ mod tests {
                 assert_eq!(decode(bytes.as_bytes(), step), expected, "RFC 9112 §7.1: {shown:?}");
             }
         }
+        let signed = format!("400;signature={}\r\n{}\r\n", "s".repeat(64), "x".repeat(0x400));
+        let signed = format!("{}0\r\n\r\n", signed.repeat(400));
+        let content = "x".repeat(400 * 0x400).into_bytes();
+        assert_eq!(
+            decode(signed.as_bytes(), 1000),
+            Ok((content, Some(0))),
+            "content pays for them"
+        );
         // The largest size there is waits for its content.
         assert_eq!(decode(b"FFFFFFFFFFFFFFFF\r\nx", 100), Ok((b"x".to_vec(), None)));
     }

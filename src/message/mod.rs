@@ -6,6 +6,8 @@ pub mod chunked;
 pub mod content;
 pub mod date;
 pub mod fields;
+pub mod framing;
+pub mod head;
 pub mod network;
 pub mod percent;
 pub mod request;

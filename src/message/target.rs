@@ -267,6 +267,20 @@ pub fn url_at(origin: &OriginUrl, target: &str) -> String {
     encode(&format!("{origin}{path}"))
 }
 
+/// An absolute http URI in two: scheme, host and port, and what follows the authority. User
+/// information means nothing here and is left out (RFC 9110 §4.2.4), and so is a fragment.
+pub fn split_url(url: &str) -> Result<(OriginUrl, &str), String> {
+    let url = url.split('#').next().unwrap_or_default();
+    let authority_at = url.find("://").map_or(0, |at| at + 3);
+    let path_at = url[authority_at..].find(['/', '?']).map_or(url.len(), |at| authority_at + at);
+    let (base, path) = url.split_at(path_at);
+    let origin = match base.rsplit_once('@') {
+        Some((_, host)) => OriginUrl::parse(&format!("{}{host}", &base[..authority_at])),
+        None => OriginUrl::parse(base),
+    };
+    origin.map(|origin| (origin, path))
+}
+
 /// The absolute URI `uri` with scheme, host and port written as in `like`; `None` if they are not the
 /// same.
 pub fn written_like(uri: &str, like: &str) -> Option<String> {
@@ -467,6 +481,21 @@ mod tests {
         assert_eq!(like("http://o").as_deref(), Some("http://o:80"));
         for other in ["https://o/a", "http://o:81/a", "http://p/a", "/a", "http://"] {
             assert_eq!(like(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_url_is_taken_apart() {
+        #[rustfmt::skip]
+        let table = [
+            ("http://O:1/a?b#c", Some(("http://o:1", "/a?b"))), ("https://o", Some(("https://o", ""))),
+            ("http://o?a/b", Some(("http://o", "?a/b"))), ("http://[::1]:2/", Some(("http://[::1]:2", "/"))),
+            ("http://u:p@o/a@b", Some(("http://o", "/a@b"))), ("ftp://o/", None), ("/a", None),
+        ];
+        for (url, expected) in table {
+            let parts = split_url(url).ok().map(|(origin, path)| (origin.to_string(), path));
+            let parts = parts.as_ref().map(|(origin, path)| (origin.as_str(), *path));
+            assert_eq!(parts, expected, "{url}");
         }
     }
 

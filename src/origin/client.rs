@@ -1,57 +1,49 @@
 //! The origin client: ureq, set up for a proxy. RFC 9110 §7.6, RFC 9112 §9.
 //!
 //! ureq's defaults are for applications; here every status is an answer, no redirect is followed,
-//! nothing is decoded or added, and every wait has its limit. No type of ureq leaves this file and
-//! `trust.rs`.
+//! nothing is decoded or added, and every wait has its limit. No type of ureq leaves this file,
+//! `transport.rs` and `trust.rs`.
 //!
-//! A thin layer over ureq's transport notes what ureq does not tell: whether a request went out on
-//! a connection from the pool (then a dead one may be tried again on a fresh one), and whether the
-//! connection that ends a body ended cleanly. It also takes out the interim responses that ureq would
-//! throw away. ureq works on the calling thread, so all this is thread-local.
+//! What goes over the wire is `transport.rs`'s: ureq is given a request that says where to connect and
+//! how much content there is.
 
-use std::cell::{Cell, RefCell};
+use std::borrow::Cow;
 use std::io::{self, Read};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue, Method, StatusCode, Uri, Version};
+use http::header::{CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
+use http::{HeaderValue, Method, StatusCode, Uri};
 use ureq::config::Config;
 use ureq::tls::{RootCerts, TlsConfig};
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{
-    Buffers, ConnectProxyConnector, ConnectionDetails, Connector, NextTimeout, RustlsConnector,
-    TcpConnector, Transport,
+    ConnectProxyConnector, Connector, NextTimeout, RustlsConnector, TcpConnector,
 };
 use ureq::{Agent, Error, Proxy, SendBody, Timeout};
 
 use crate::message::fields::Fields;
-use crate::message::target::OriginUrl;
-use crate::origin::interim::{Beginning, INTERIM_MAX, look_at};
+use crate::message::framing::ResponseFraming;
+use crate::message::head::{ResponseHead, write_request};
+use crate::message::request::Framing;
+use crate::message::target::split_url;
 use crate::origin::resolver::Names;
+use crate::origin::transport::{
+    Exchange, HEAD_BYTES_MAX, OUTPUT_BUFFER_BYTES, Outcome, Violation, WireConnector,
+    is_end_of_connection,
+};
 use crate::origin::trust::Roots;
 use crate::origin::tunnel::Dialer;
 use crate::origin::{
     Content, Interim, Origin, OriginBody, OriginError, OriginRequest, OriginResponse, Upgrade,
 };
+use crate::policy::bound::binds_connection;
 
-/// The most bytes a response head may have; a longer one is an invalid response.
-pub const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Idle connections are closed after this: origin servers close theirs after 5 s, and a request
 /// that goes out on a connection which is being closed may be lost.
 const IDLE_MAX: Duration = Duration::from_secs(4);
-/// A connection's buffer for what goes out.
-const OUTPUT_BUFFER_BYTES: usize = 16 * 1024;
-
-thread_local! {
-    /// Connections that this thread has opened.
-    static OPENED: Cell<u64> = const { Cell::new(0) };
-    /// Reads of this thread that brought bytes.
-    static RECEIVED: Cell<u64> = const { Cell::new(0) };
-    /// Did the last read of this thread fail?
-    static READ_FAILED: Cell<bool> = const { Cell::new(false) };
-    /// Until the final response begins: whom to tell of interim ones, and how many there were.
-    static AWAITING: RefCell<Option<(Option<Arc<Interim>>, usize)>> = const { RefCell::new(None) };
-}
+/// For how long content waits for a 100 (RFC 9110 §10.1.1): not every origin server sends one.
+const CONTINUE_MAX: Duration = Duration::from_secs(1);
 
 /// How the origin server is reached.
 pub struct Reach {
@@ -92,6 +84,7 @@ impl Client {
         };
         let agent = |egress: Option<String>| -> Result<Agent, String> {
             let proxy = egress.map(|url| egress_proxy(&url)).transpose()?;
+            let proxied = proxy.is_some();
             let config = Config::builder()
                 .http_status_as_error(false)
                 .max_redirects(0)
@@ -106,7 +99,7 @@ impl Client {
                 .timeout_connect(Some(reach.connect_timeout))
                 .timeout_per_read(Some(reach.origin_timeout))
                 .timeout_per_write(Some(reach.origin_timeout))
-                .max_response_header_size(HEAD_BYTES_MAX)
+                .timeout_await_100(Some(CONTINUE_MAX.min(reach.origin_timeout)))
                 // A head that is too long must fit, or it would look like an end of the connection.
                 .input_buffer_size(HEAD_BYTES_MAX + 4096)
                 .output_buffer_size(OUTPUT_BUFFER_BYTES)
@@ -118,7 +111,7 @@ impl Client {
                 ().chain(ConnectProxyConnector::default())
                     .chain(TcpConnector::default())
                     .chain(RustlsConnector::default())
-                    .chain(NotingConnector);
+                    .chain(WireConnector { egress: proxied });
             Ok(Agent::with_parts(config, connector, CachingResolver(names.clone())))
         };
         Ok(Self {
@@ -133,30 +126,29 @@ impl Client {
     /// Sends a request once; on a fresh connection if `fresh`.
     fn send_once(
         &self,
-        request: &http::request::Parts,
+        asked: &Asked,
         body: SendBody<'_>,
-        interim: Option<&Arc<Interim>>,
+        exchange: Exchange,
         fresh: bool,
-    ) -> Result<http::Response<ureq::Body>, Error> {
-        let secure = request.uri.scheme_str() == Some("https");
+    ) -> (Result<http::Response<ureq::Body>, Error>, Outcome) {
+        let secure = asked.shown.uri.scheme_str() == Some("https");
         let agent = if secure { &self.secure } else { &self.plain };
-        let request = http::Request::from_parts(request.clone(), body);
-        AWAITING.set(Some((interim.cloned(), 0)));
-        let result = if fresh {
-            let request = agent.configure_request(request).max_idle_age(Duration::ZERO).build();
-            agent.run(request)
-        } else {
-            agent.run(request)
-        };
-        AWAITING.set(None);
-        result
+        let request = http::Request::from_parts(asked.shown.clone(), body);
+        exchange.during(|| {
+            if fresh {
+                let request = agent.configure_request(request).max_idle_age(Duration::ZERO).build();
+                agent.run(request)
+            } else {
+                agent.run(request)
+            }
+        })
     }
 
     /// What ureq's error means to a user of this program.
     fn explain(&self, url: &str, error: Error) -> OriginError {
-        let origin = OriginUrl::parse(url.split(['?', '#']).next().unwrap_or(url)).map_or_else(
+        let origin = split_url(url).map_or_else(
             |_| url.to_string(),
-            |origin| format!("{}://{}", origin.scheme(), origin.authority()),
+            |(origin, _)| format!("{}://{}", origin.scheme(), origin.authority()),
         );
         match error {
             Error::HostNotFound => OriginError::Resolve { origin },
@@ -174,7 +166,11 @@ impl Client {
                 let what = format!("the proxy that leads out: {what}");
                 OriginError::Connect { origin, source: io::Error::other(what) }
             }
-            other => OriginError::Invalid { origin, what: other.to_string() },
+            Error::Other(error) if error.is::<Violation>() => {
+                OriginError::Invalid { origin, what: error.to_string() }
+            }
+            // ureq has seen nothing but what is made here.
+            other => OriginError::Unsent { what: other.to_string() },
         }
     }
 }
@@ -195,12 +191,6 @@ fn was_not_read(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionReset | ConnectionAborted | BrokenPipe)
 }
 
-/// Has the other side ended a connection that there was?
-fn is_end_of_connection(error: &io::Error) -> bool {
-    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
-    matches!(error.kind(), UnexpectedEof | ConnectionReset | ConnectionAborted | BrokenPipe)
-}
-
 fn explain_io(origin: String, error: io::Error) -> OriginError {
     match error.kind() {
         _ if is_end_of_connection(&error) => {
@@ -213,31 +203,37 @@ fn explain_io(origin: String, error: io::Error) -> OriginError {
 }
 
 impl Origin for Client {
-    fn send(&self, request: OriginRequest<'_, '_>) -> Result<OriginResponse, OriginError> {
-        let OriginRequest { method, url, host, fields, content, waits: _, interim } = request;
-        let interim = interim.as_ref();
+    fn send(&self, mut request: OriginRequest<'_, '_>) -> Result<OriginResponse, OriginError> {
+        let content = std::mem::replace(&mut request.content, Content::None);
+        let OriginRequest { method, url, .. } = request;
         let repeatable = matches!(content, Content::None)
             && matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::DELETE);
-        let (parts, mut content) = assemble(method, url, host, fields, content)?;
-        let (opened, received) = (OPENED.get(), RECEIVED.get());
-        let mut result = if content.reader.is_some() {
-            self.send_once(&parts, SendBody::from_reader(&mut content), interim, false)
+        let framing = framing_of(method, &content);
+        let asked = Asked::new(&request, framing)?;
+        let mut content = ContentReader::new(content, framing);
+        let exchange = || asked.exchange(request.interim.as_ref());
+        let (mut result, mut outcome) = if content.reader.is_some() {
+            let body = SendBody::from_reader(&mut content);
+            self.send_once(&asked, body, exchange(), false)
         } else {
-            self.send_once(&parts, SendBody::none(), interim, false)
+            self.send_once(&asked, SendBody::none(), exchange(), false)
         };
         // A connection from the pool that is reset and brought no byte was dead before the request was
         // read, or at least nothing shows otherwise (RFC 9112 §9.3.1).
         if let Err(Error::Io(error)) = &result
             && was_not_read(error)
             && repeatable
-            && OPENED.get() == opened
-            && RECEIVED.get() == received
+            && !outcome.opened
+            && !outcome.received
         {
-            result = self.send_once(&parts, SendBody::none(), interim, true);
+            (result, outcome) = self.send_once(&asked, SendBody::none(), exchange(), true);
         }
-        match result {
-            Ok(response) => received_response(method, url, response),
-            Err(error) => match content.failure.take() {
+        match (result, outcome.response) {
+            (Ok(response), Some((head, framing))) => {
+                received_response(url, (head, framing), response.into_body())
+            }
+            (Ok(_), None) => Err(OriginError::Unsent { what: "no head was read".to_string() }),
+            (Err(error), _) => match content.failure.take() {
                 Some(error) => Err(OriginError::Content(error)),
                 None => Err(self.explain(url, error)),
             },
@@ -249,51 +245,95 @@ impl Origin for Client {
     }
 }
 
-/// The request as ureq takes it.
-fn assemble<'a>(
-    method: &Method,
-    url: &str,
-    host: Option<&str>,
-    fields: &Fields,
-    content: Content<'a>,
-) -> Result<(http::request::Parts, ContentReader<'a>), OriginError> {
-    let invalid = |what: String| OriginError::Invalid { origin: url.to_string(), what };
-    let uri: Uri = url.parse().map_err(|error| invalid(format!("request URL: {error}")))?;
-    let (mut parts, ()) = http::Request::new(()).into_parts();
-    parts.method = method.clone();
-    parts.uri = uri;
-    for (name, value) in fields.iter() {
-        parts.headers.append(name.clone(), value.clone());
+/// A request, ready to be sent.
+struct Asked {
+    /// What goes over the wire.
+    head: Vec<u8>,
+    /// What ureq is given: where to connect, and how much content there is. Its target and its fields
+    /// go nowhere, and are short.
+    shown: http::request::Parts,
+    /// Its credentials are for a connection.
+    binds: bool,
+}
+
+impl Asked {
+    fn new(request: &OriginRequest<'_, '_>, framing: Framing) -> Result<Self, OriginError> {
+        let OriginRequest { method, url, host, fields, .. } = request;
+        let unsent = |what: String| OriginError::Unsent { what: format!("request URL: {what}") };
+        let (origin, path) = split_url(url).map_err(unsent)?;
+        let authority = origin.authority();
+        let uri = format!("{}://{authority}/", origin.scheme());
+        let (mut shown, ()) = http::Request::new(()).into_parts();
+        shown.uri = uri.parse::<Uri>().map_err(|error| unsent(error.to_string()))?;
+        if **method == Method::HEAD {
+            shown.method = Method::HEAD;
+        }
+        shown.headers.insert(HOST, HeaderValue::from_static("h"));
+        let mut framed = Fields::new();
+        match framing {
+            Framing::None => {}
+            Framing::Length(length) => framed.append(CONTENT_LENGTH, HeaderValue::from(length)),
+            Framing::Chunked => {
+                framed.append(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+            }
+        }
+        let mut fields = Cow::Borrowed(*fields);
+        if matches!(framing, Framing::None | Framing::Length(0)) && fields.contains("expect") {
+            // RFC 9110 §10.1.1: without content there is nothing to wait for.
+            fields.to_mut().remove("expect");
+        }
+        let mut head = write_request(method, path, host.unwrap_or(&authority), &fields);
+        framed.write_to(&mut head);
+        head.extend_from_slice(b"\r\n");
+        if let Some(value) = fields.get("expect") {
+            framed.append(EXPECT, value.clone());
+        }
+        shown.headers.extend(framed.iter().cloned());
+        Ok(Self { head, shown, binds: binds_connection(&fields) })
     }
-    if let Some(host) = host {
-        let value = HeaderValue::from_str(host).map_err(|error| invalid(error.to_string()))?;
-        parts.headers.insert(http::header::HOST, value);
+
+    /// What happens on the wire when it is sent.
+    fn exchange(&self, interim: Option<&Arc<Interim>>) -> Exchange {
+        Exchange {
+            head: self.head.clone(),
+            to_head: self.shown.method == Method::HEAD,
+            expects_continue: self.shown.headers.contains_key(EXPECT),
+            binds: self.binds,
+            interim: interim.cloned(),
+            outcome: Outcome::default(),
+        }
     }
+}
+
+/// How the content of a request is delimited on its way out (RFC 9112 §6.3).
+fn framing_of(method: &Method, content: &Content<'_>) -> Framing {
     // RFC 9110 §8.6: methods that anticipate content say so when there is none.
     let anticipated = matches!(*method, Method::POST | Method::PUT | Method::PATCH);
-    let reader = match content {
-        Content::None if anticipated => {
-            parts.headers.insert(http::header::CONTENT_LENGTH, HeaderValue::from(0_u64));
-            Some(Box::new(io::empty()) as Box<dyn Read>)
-        }
-        Content::None => None,
-        Content::Length(length, reader) => {
-            parts.headers.insert(http::header::CONTENT_LENGTH, HeaderValue::from(length));
-            Some(Box::new(reader) as Box<dyn Read>)
-        }
-        Content::Chunked(reader) => {
-            let chunked = HeaderValue::from_static("chunked");
-            parts.headers.insert(http::header::TRANSFER_ENCODING, chunked);
-            Some(Box::new(reader) as Box<dyn Read>)
-        }
-    };
-    Ok((parts, ContentReader { reader, failure: None }))
+    match content {
+        Content::None if anticipated => Framing::Length(0),
+        Content::None => Framing::None,
+        Content::Length(length, _) => Framing::Length(*length),
+        Content::Chunked(_) => Framing::Chunked,
+    }
 }
 
 /// The client's content, and how reading it failed: ureq's error does not say whose fault it was.
 struct ContentReader<'a> {
     reader: Option<Box<dyn Read + 'a>>,
     failure: Option<io::Error>,
+}
+
+impl<'a> ContentReader<'a> {
+    fn new(content: Content<'a>, framing: Framing) -> Self {
+        let reader = match content {
+            Content::None if framing == Framing::None => None,
+            Content::None => Some(Box::new(io::empty()) as Box<dyn Read>),
+            Content::Length(_, reader) | Content::Chunked(reader) => {
+                Some(Box::new(reader) as Box<dyn Read>)
+            }
+        };
+        Self { reader, failure: None }
+    }
 }
 
 impl Read for ContentReader<'_> {
@@ -307,63 +347,36 @@ impl Read for ContentReader<'_> {
     }
 }
 
-/// The head of a response, and its framing (RFC 9112 §6.3).
+/// The head of a response that has come, and its content.
 fn received_response(
-    method: &Method,
     url: &str,
-    response: http::Response<ureq::Body>,
+    (head, framing): (ResponseHead, ResponseFraming),
+    body: ureq::Body,
 ) -> Result<OriginResponse, OriginError> {
-    let (parts, body) = response.into_parts();
-    let status = parts.status;
-    if status == StatusCode::SWITCHING_PROTOCOLS {
+    if head.status == StatusCode::SWITCHING_PROTOCOLS {
         let what = "101, and nobody asked for another protocol".to_string();
         return Err(OriginError::Invalid { origin: url.to_string(), what });
     }
-    let mut last: Option<HeaderName> = None;
-    let mut fields = Fields::new();
-    for (name, value) in parts.headers {
-        last = name.or(last);
-        if let Some(name) = &last {
-            fields.append(name.clone(), value);
-        }
-    }
-    let old = parts.version == Version::HTTP_10;
-    let chunked = fields.has_member("transfer-encoding", "chunked") && !old;
-    let stated = fields.get("content-length").and_then(|value| value.to_str().ok());
-    let length = stated.and_then(|digits| digits.trim().parse().ok()).filter(|_| !chunked);
-    let has_body = *method != Method::HEAD
-        && !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    let announced =
-        old || fields.has_member("connection", "close") || fields.contains("transfer-encoding");
-    Ok(OriginResponse {
-        status,
-        version: parts.version,
-        fields,
-        length,
-        silently_delimited: has_body && !chunked && length.is_none() && !announced,
-        body: has_body.then(|| {
-            let close_delimited = !chunked && length.is_none();
-            let reader = body.into_with_config().limit(u64::MAX).reader();
-            Box::new(ReceivedBody { reader, close_delimited }) as Box<dyn OriginBody>
-        }),
-    })
+    let body = (framing != ResponseFraming::None).then(|| {
+        let reader = body.into_with_config().limit(u64::MAX).reader();
+        Box::new(ReceivedBody { reader, failed: false }) as Box<dyn OriginBody>
+    });
+    Ok(OriginResponse::new(head, framing, body))
 }
 
+/// Content that has gone through `transport.rs`, where a violation of its framing is an error.
 struct ReceivedBody {
     reader: ureq::BodyReader<'static>,
-    close_delimited: bool,
+    failed: bool,
 }
 
 impl OriginBody for ReceivedBody {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        READ_FAILED.set(false);
-        let count = self.reader.read(buffer)?;
-        // ureq takes any end of the connection for the end of such a body: also a reset, and with
-        // TLS one without close_notify, which anybody on the way can cause.
-        if count == 0 && !buffer.is_empty() && self.close_delimited && READ_FAILED.get() {
+        // ureq says once that the content was cut, and then that it has ended.
+        if self.failed {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        Ok(count)
+        self.reader.read(buffer).inspect_err(|_| self.failed = true)
     }
 }
 
@@ -387,99 +400,5 @@ impl Resolver for CachingResolver {
             resolved.push(address);
         }
         if resolved.is_empty() { Err(Error::HostNotFound) } else { Ok(resolved) }
-    }
-}
-
-/// Puts a [`NotingTransport`] around each new connection.
-#[derive(Debug)]
-struct NotingConnector;
-
-impl<In: Transport> Connector<In> for NotingConnector {
-    type Out = NotingTransport<In>;
-
-    fn connect(
-        &self,
-        _: &ConnectionDetails<'_>,
-        chained: Option<In>,
-    ) -> Result<Option<Self::Out>, Error> {
-        OPENED.set(OPENED.get() + 1);
-        Ok(chained.map(|inner| NotingTransport { inner, used: false }))
-    }
-}
-
-/// A connection that notes what its reads bring.
-#[derive(Debug)]
-struct NotingTransport<T> {
-    inner: T,
-    /// A request has gone out since the connection was last found open.
-    used: bool,
-}
-
-impl<T: Transport> NotingTransport<T> {
-    /// Takes interim responses out of the input, and passes them on; `false` if there were none.
-    fn take_interim_responses(&mut self) -> Result<bool, Error> {
-        let mut taken = false;
-        loop {
-            let Some((interim, count)) = AWAITING.take() else { return Ok(taken) };
-            let beginning = look_at(self.inner.buffers().input());
-            if beginning == Beginning::Other {
-                return Ok(taken);
-            }
-            let count = count + usize::from(beginning != Beginning::Partial);
-            AWAITING.set(Some((interim.clone(), count)));
-            let Beginning::Interim { status, fields, bytes } = beginning else { return Ok(taken) };
-            if count > INTERIM_MAX {
-                return Err(Error::LargeResponseHeader(count, INTERIM_MAX));
-            }
-            self.inner.buffers().input_consume(bytes);
-            taken = true;
-            if let Some(interim) = interim.filter(|_| status != StatusCode::CONTINUE) {
-                interim(status, fields);
-            }
-        }
-    }
-}
-
-impl<T: Transport> Transport for NotingTransport<T> {
-    fn buffers(&mut self) -> &mut dyn Buffers {
-        self.inner.buffers()
-    }
-
-    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
-        self.used = true;
-        self.inner.transmit_output(amount, timeout)
-    }
-
-    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
-        loop {
-            let result = self.inner.await_input(timeout);
-            match &result {
-                Ok(true) => RECEIVED.set(RECEIVED.get() + 1),
-                Ok(false) => {}
-                Err(_) => READ_FAILED.set(true),
-            }
-            // Where interim responses were all that came, there is nothing yet for ureq to read.
-            if !result? {
-                return Ok(false);
-            }
-            if !self.take_interim_responses()? || !self.inner.buffers().input().is_empty() {
-                return Ok(true);
-            }
-        }
-    }
-
-    fn is_open(&mut self) -> bool {
-        // ureq probes a connection, with three calls of the system, when it goes into the pool and
-        // again when it comes out. What happens in between is seen by the second probe alone, and
-        // bytes beyond the end of a response are in the buffer, where ureq looks by itself.
-        if self.used {
-            self.used = false;
-            return true;
-        }
-        self.inner.is_open()
-    }
-
-    fn is_tls(&self) -> bool {
-        self.inner.is_tls()
     }
 }

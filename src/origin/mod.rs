@@ -8,14 +8,17 @@ use std::time::Duration;
 use http::{Method, StatusCode, Version};
 
 use crate::message::fields::Fields;
+use crate::message::framing::{ResponseFraming, content_length};
+use crate::message::head::ResponseHead;
 use crate::policy::reason::Detail;
 
 pub mod client;
 pub mod egress;
 pub mod gate;
-pub mod interim;
 pub mod redirects;
 pub mod resolver;
+mod shown;
+mod transport;
 pub mod trust;
 pub mod tunnel;
 
@@ -96,6 +99,30 @@ pub struct OriginResponse {
     pub body: Option<Box<dyn OriginBody>>,
 }
 
+impl OriginResponse {
+    /// The response with this head, whose content is delimited so.
+    fn new(
+        head: ResponseHead,
+        framing: ResponseFraming,
+        body: Option<Box<dyn OriginBody>>,
+    ) -> Self {
+        let ResponseHead { status, version, fields, .. } = head;
+        let length = match framing {
+            ResponseFraming::Length(length) => Some(length),
+            // Of a HEAD, what a GET would get.
+            ResponseFraming::None if !fields.contains("transfer-encoding") => {
+                content_length(&fields).ok().flatten()
+            }
+            _ => None,
+        };
+        let announced = version == Version::HTTP_10
+            || fields.has_member("connection", "close")
+            || fields.contains("transfer-encoding");
+        let silently_delimited = framing == ResponseFraming::Close && !announced;
+        Self { status, version, fields, length, silently_delimited, body }
+    }
+}
+
 /// The content of a response while it arrives.
 pub trait OriginBody: Send {
     /// Reads what has come. `Ok(0)` is the end that the framing proves; a body that is cut short
@@ -160,6 +187,11 @@ pub enum OriginError {
         /// What is wrong with it.
         what: String,
     },
+    /// The request could not be put on the wire: the proxy's own fault.
+    Unsent {
+        /// What is wrong with it.
+        what: String,
+    },
     /// It redirects in circles.
     Redirects {
         /// How many redirects were followed.
@@ -190,11 +222,12 @@ pub enum OriginError {
 
 impl OriginError {
     /// 504 when the origin server was late (RFC 9110 §15.6.5), else 502 (§15.6.3); 400 when the
-    /// client was at fault.
+    /// client was at fault, and 500 when the proxy was.
     pub fn status(&self) -> StatusCode {
         match self {
             Self::Timeout { .. } | Self::ConnectTimeout { .. } => StatusCode::GATEWAY_TIMEOUT,
             Self::Content(_) => StatusCode::BAD_REQUEST,
+            Self::Unsent { .. } => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Down { status, .. } | Self::HeldBack { status, .. } => *status,
             Self::Busy { .. } => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::BAD_GATEWAY,
@@ -209,6 +242,7 @@ impl OriginError {
             Self::Tls { .. } => Detail::Tls,
             Self::Closed { .. } | Self::Cut { .. } | Self::Content(_) => Detail::Truncated,
             Self::Invalid { .. } => Detail::Invalid,
+            Self::Unsent { .. } => Detail::Unsent,
             Self::Redirects { .. } => Detail::Loop,
             Self::Down { .. } => Detail::Down,
             Self::HeldBack { .. } => Detail::RetryAfter,
@@ -257,6 +291,9 @@ impl fmt::Display for OriginError {
             }
             Self::Invalid { origin, what } => {
                 write!(f, "{origin}: no valid HTTP response ({what})")
+            }
+            Self::Unsent { what } => {
+                write!(f, "proxy: this request could not be sent on ({what})")
             }
             Self::Redirects { followed } => {
                 write!(f, "redirects: {followed} followed and no end; see --follow-redirects")

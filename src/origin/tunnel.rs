@@ -9,20 +9,21 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use http::{HeaderName, HeaderValue, StatusCode, Version};
+use http::StatusCode;
 use parking_lot::Mutex;
 use socket2::{SockRef, TcpKeepalive};
 
+use crate::message::chunked::{Decoder, Piece};
 use crate::message::fields::Fields;
-use crate::message::target::{OriginUrl, split_authority};
+use crate::message::framing::{ResponseFraming, response_framing};
+use crate::message::head::{ResponseHead, read_response, write_request};
+use crate::message::request::RequestLimits;
+use crate::message::target::{OriginUrl, split_authority, split_url};
 use crate::origin::resolver::Names;
+use crate::origin::transport::HEAD_BYTES_MAX;
 use crate::origin::trust::{Roots, TlsSettings};
 use crate::origin::{OriginBody, OriginError, OriginRequest, OriginResponse, Tunnel, Upgrade};
 
-/// The most bytes that the head of an answer may have.
-const HEAD_BYTES_MAX: usize = 64 * 1024;
-/// The most field lines that it may have.
-const LINES_MAX: usize = 128;
 /// How much is read at a time.
 const PIECE_BYTES: usize = 16 * 1024;
 /// When a silent connection is asked whether it is still there.
@@ -55,18 +56,13 @@ impl Dialer {
 
     /// Sends a request to go over to another protocol, and waits for the head of the answer.
     pub fn upgrade(&self, request: &OriginRequest<'_, '_>) -> Result<Upgrade, OriginError> {
-        let path_at = request.url.find("://").map_or(0, |at| at + 3);
-        let slash = request.url[path_at..].find(['/', '?']).map(|at| path_at + at);
-        let (base, path) = request.url.split_at(slash.unwrap_or(request.url.len()));
-        let invalid = |what: String| OriginError::Invalid { origin: base.to_string(), what };
-        let origin = OriginUrl::parse(base).map_err(invalid)?;
+        let unsent = |what: String| OriginError::Unsent { what: format!("request URL: {what}") };
+        let (origin, path) = split_url(request.url).map_err(unsent)?;
+        let base = &format!("{}://{}", origin.scheme(), origin.authority());
         let mut line = self.connect(&origin)?;
-        let slash = if path.starts_with('/') { "" } else { "/" };
         let authority = origin.authority();
         let host = request.host.unwrap_or(&authority);
-        let method = request.method;
-        let mut head = format!("{method} {slash}{path} HTTP/1.1\r\nHost: {host}\r\n").into_bytes();
-        request.fields.write_to(&mut head);
+        let mut head = write_request(request.method, path, host, request.fields);
         head.extend_from_slice(b"\r\n");
         line.write.write_all(&head).map_err(|error| self.explain(base, &error))?;
         self.answer(base, line)
@@ -79,18 +75,15 @@ impl Dialer {
         let invalid =
             |what: &str| OriginError::Invalid { origin: base.to_string(), what: what.to_string() };
         loop {
-            let head = parse(&input).map_err(|what| invalid(&what))?;
-            if let Some((status, version, fields, bytes)) = head {
-                input.drain(..bytes);
-                if status == StatusCode::SWITCHING_PROTOCOLS {
+            if let Some(head) = read_response(&input).map_err(|what| invalid(&what))? {
+                input.drain(..head.length);
+                if head.status == StatusCode::SWITCHING_PROTOCOLS {
                     return line
-                        .into_tunnel(fields, input)
+                        .into_tunnel(head.fields, input)
                         .map_err(|error| self.explain(base, &error));
                 }
-                if !status.is_informational() {
-                    return declined(status, version, fields, input, line)
-                        .ok_or_else(|| invalid("framing of the answer"))
-                        .map(Upgrade::Declined);
+                if !head.status.is_informational() {
+                    return declined(head, input, line).map_err(invalid).map(Upgrade::Declined);
                 }
                 continue;
             }
@@ -192,121 +185,107 @@ fn ask_for_connection(stream: &mut TcpStream, host: &str, port: u16) -> io::Resu
         }
         head.push(byte[0]);
     }
-    match parse(&head) {
-        Ok(Some((status, ..))) if status.is_success() => Ok(()),
+    match read_response(&head) {
+        Ok(Some(head)) if head.status.is_success() => Ok(()),
         _ => Err(io::Error::other("the proxy that leads out refused")),
     }
 }
 
-/// A complete head and its length in bytes; `None` if there is more to come.
-fn parse(input: &[u8]) -> Result<Option<(StatusCode, Version, Fields, usize)>, String> {
-    let mut lines = [httparse::EMPTY_HEADER; LINES_MAX];
-    let mut head = httparse::Response::new(&mut lines);
-    let bytes = match head.parse(input) {
-        Ok(httparse::Status::Complete(bytes)) => bytes,
-        Ok(httparse::Status::Partial) => return Ok(None),
-        Err(error) => return Err(error.to_string()),
-    };
-    let status = head.code.and_then(|code| StatusCode::from_u16(code).ok());
-    let status = status.ok_or("a status that is none")?;
-    let version = if head.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
-    let mut fields = Fields::new();
-    for line in head.headers.iter() {
-        let name =
-            HeaderName::from_bytes(line.name.as_bytes()).map_err(|error| error.to_string())?;
-        let value = HeaderValue::from_bytes(line.value).map_err(|error| error.to_string())?;
-        fields.append(name, value);
-    }
-    Ok(Some((status, version, fields, bytes)))
-}
-
-/// An ordinary response on a connection that ends with it; `None` if its end cannot be told.
+/// An ordinary response, on a connection that ends with it.
 fn declined(
-    status: StatusCode,
-    version: Version,
-    fields: Fields,
+    head: ResponseHead,
     input: Vec<u8>,
     line: Line,
-) -> Option<OriginResponse> {
-    let coded = fields.contains("transfer-encoding");
-    let chunked = coded && fields.has_member("transfer-encoding", "chunked");
-    let lengths: Vec<_> = fields.get_all("content-length").collect();
-    let length = match lengths[..] {
-        _ if coded => None,
-        [] => None,
-        [one] => Some(one.to_str().ok()?.trim().parse().ok()?),
-        _ => return None,
+) -> Result<OriginResponse, &'static str> {
+    // A request to go over to another protocol is a GET in practice, and no HEAD.
+    let framing = response_framing(&head, false)?;
+    let left = match framing {
+        ResponseFraming::None | ResponseFraming::Length(0) => Left::Bytes(0),
+        ResponseFraming::Length(length) => Left::Bytes(length),
+        ResponseFraming::Chunked => {
+            Left::Chunks(Box::new((Decoder::new(RequestLimits::default()), Vec::new())))
+        }
+        ResponseFraming::Close => Left::UntilTheEnd,
     };
-    let left = if chunked { Left::Chunk(0) } else { length.map_or(Left::UntilTheEnd, Left::Bytes) };
-    let has_body = !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     let read = Preceded { before: input, rest: line.read };
-    let body =
-        has_body.then(|| Box::new(Declined { read, left, began: false }) as Box<dyn OriginBody>);
-    Some(OriginResponse { status, version, fields, length, silently_delimited: true, body })
+    let body = (framing != ResponseFraming::None)
+        .then(|| Box::new(Declined { read, left }) as Box<dyn OriginBody>);
+    Ok(OriginResponse::new(head, framing, body))
 }
 
 /// The content of an ordinary response.
 struct Declined {
     read: Preceded,
     left: Left,
-    /// A chunk has been read, so a line end comes before the next.
-    began: bool,
 }
 
 /// How much there is to come (RFC 9112 §6.3).
 enum Left {
     Bytes(u64),
-    /// So much of this chunk, and then others.
-    Chunk(u64),
+    /// In the chunked coding; with what has come and has not been taken apart.
+    Chunks(Box<(Decoder, Vec<u8>)>),
     UntilTheEnd,
 }
 
 impl OriginBody for Declined {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if matches!(self.left, Left::Chunk(0)) {
-            let size = self.chunk_size()?;
-            self.left = if size == 0 { Left::Bytes(0) } else { Left::Chunk(size) };
+        match &mut self.left {
+            Left::Bytes(left) => {
+                let most = usize::try_from(*left).unwrap_or(usize::MAX).min(buffer.len());
+                if most == 0 {
+                    return Ok(0);
+                }
+                let count = self.read.read(&mut buffer[..most])?;
+                if count == 0 {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                *left -= count as u64;
+                Ok(count)
+            }
+            Left::Chunks(coded) => {
+                let (decoder, input) = &mut **coded;
+                let count = read_chunks(decoder, input, &mut self.read, buffer)?;
+                if count == 0 && !buffer.is_empty() {
+                    self.left = Left::Bytes(0);
+                }
+                Ok(count)
+            }
+            Left::UntilTheEnd => self.read.read(buffer),
         }
-        let (Left::Bytes(left) | Left::Chunk(left)) = &mut self.left else {
-            return self.read.read(buffer);
-        };
-        let most = usize::try_from(*left).unwrap_or(usize::MAX).min(buffer.len());
-        if most == 0 {
-            return Ok(0);
-        }
-        let count = self.read.read(&mut buffer[..most])?;
-        if count == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        *left -= count as u64;
-        Ok(count)
     }
 }
 
-impl Declined {
-    /// Reads the line before a chunk.
-    fn chunk_size(&mut self) -> io::Result<u64> {
-        const LINE_BYTES_MAX: usize = 256;
-        let mut line = Vec::new();
-        let mut byte = [0];
-        let invalid = || io::Error::from(io::ErrorKind::InvalidData);
-        loop {
-            if line.len() > LINE_BYTES_MAX || self.read.read(&mut byte)? == 0 {
-                return Err(invalid());
+/// Reads what chunks hold; none at the end that the coding proves.
+fn read_chunks(
+    decoder: &mut Decoder,
+    input: &mut Vec<u8>,
+    from: &mut Preceded,
+    buffer: &mut [u8],
+) -> io::Result<usize> {
+    loop {
+        let next = decoder.next(input, buffer.len());
+        let (used, piece) = next.map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
+        let count = match piece {
+            Piece::Data(data) => {
+                buffer[..data.len()].copy_from_slice(data);
+                Some(data.len())
             }
-            line.push(byte[0]);
-            if self.began && line == b"\r\n" {
-                self.began = false;
-                line.clear();
-            }
-            match httparse::parse_chunk_size(&line).map_err(|_| invalid())? {
-                httparse::Status::Complete((_, size)) => {
-                    self.began = true;
-                    return Ok(size);
-                }
-                httparse::Status::Partial => {}
-            }
+            Piece::More => None,
+            Piece::End => Some(0),
+        };
+        input.drain(..used);
+        if let Some(count) = count {
+            return Ok(count);
         }
+        if buffer.is_empty() {
+            return Ok(0);
+        }
+        let mut piece = vec![0; PIECE_BYTES];
+        let count = from.read(&mut piece)?;
+        if count == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        input.extend_from_slice(&piece[..count]);
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode, Version};
 
 use crate::clock::Timestamp;
 use crate::message::date;
@@ -91,24 +91,41 @@ pub fn request_fields(request: &Request, told: Told<'_>) -> Fields {
 
 /// Has this request passed through a proxy of this name more than [`HOPS_MAX`] times?
 pub fn goes_in_circles(request: &Request) -> bool {
-    let ours = |hop: &&[u8]| hop.ends_with(b" proxy");
-    request.fields.members("via").filter(ours).count() > HOPS_MAX
+    request.fields.members("via").filter(|hop| is_ours(hop)).count() > HOPS_MAX
 }
 
-fn via(version: http::Version) -> HeaderValue {
-    let minor = if version == http::Version::HTTP_10 { "1.0 proxy" } else { "1.1 proxy" };
+/// Is this member of `Via` one that a proxy of this name has written?
+fn is_ours(hop: &[u8]) -> bool {
+    hop.ends_with(b" proxy")
+}
+
+fn via(version: Version) -> HeaderValue {
+    let minor = if version == Version::HTTP_10 { "1.0 proxy" } else { "1.1 proxy" };
     HeaderValue::from_static(minor)
 }
 
-/// Makes an origin server's response ready to be passed on, where nothing is decided by it.
-pub fn received_fields(fields: &mut Fields, response_time: Timestamp) {
-    date_received(fields, response_time);
+/// Says to the client what the response came over (RFC 9110 §7.6.3), unless that was said when it came.
+pub fn add_via(fields: &mut Fields) {
+    if !fields.members("via").any(is_ours) {
+        fields.append(http::header::VIA, via(Version::HTTP_11));
+    }
+}
+
+/// Makes an origin server's response, which came in this version, ready to be passed on, where nothing is
+/// decided by it.
+pub fn received_fields(fields: &mut Fields, version: Version, response_time: Timestamp) {
+    complete_received(fields, version, response_time);
     strip_received(fields);
 }
 
-/// Sees to it that a response has one `Date`: the first, or the one that a recipient with a clock adds
-/// (RFC 9110 §6.6.1).
-pub fn date_received(fields: &mut Fields, response_time: Timestamp) {
+/// Adds to an origin server's response what a recipient adds: a `Date`, if it has none (RFC 9110 §6.6.1), of
+/// several the first is left, and the version that it came in (§7.6.3).
+pub fn complete_received(fields: &mut Fields, version: Version, response_time: Timestamp) {
+    // What is usual is left to [`add_via`], and takes no room in the store. It could not be told from
+    // what another proxy of this name has written.
+    if version == Version::HTTP_10 || fields.members("via").any(is_ours) {
+        fields.append(http::header::VIA, via(version));
+    }
     match fields.get("date").cloned() {
         None => fields.set_text("date", date::format(response_time)),
         Some(first) if fields.get_all("date").count() > 1 => fields.set(http::header::DATE, first),
@@ -137,7 +154,7 @@ pub fn add_response_fields(
     if let Some(age) = age {
         fields.set(http::header::AGE, HeaderValue::from(age));
     }
-    fields.append(http::header::VIA, HeaderValue::from_static("1.1 proxy"));
+    add_via(fields);
     let verdict = if from_cache { "HIT" } else { "MISS" };
     fields.set(HeaderName::from_static("x-cache"), HeaderValue::from_static(verdict));
     // RFC 9211 §2: a cache adds itself to the end of the list.

@@ -4,6 +4,7 @@
 //! messages and times, and return decisions with their reasons.
 
 pub mod age;
+pub mod bound;
 pub mod cache_control;
 pub mod credentials;
 pub mod destination;

@@ -137,6 +137,8 @@ pub enum Detail {
     Tls,
     /// The origin server's response was no valid HTTP.
     Invalid,
+    /// The proxy could not put the request on the wire.
+    Unsent,
     /// Every worker is busy and the queue is full.
     Full,
     /// The connection goes over to another protocol.
@@ -192,6 +194,7 @@ impl Detail {
             Self::Timeout => "timeout",
             Self::Tls => "tls",
             Self::Invalid => "invalid",
+            Self::Unsent => "unsent",
             Self::Full => "full",
             Self::Upgrade => "upgrade",
             Self::Loop => "loop",

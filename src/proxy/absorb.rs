@@ -18,7 +18,7 @@ use crate::message::fields::Fields;
 use crate::message::response::Response;
 use crate::origin::{OriginBody, OriginError, OriginResponse};
 use crate::policy::age::age_value;
-use crate::policy::forwarding::{date_received, strip_received};
+use crate::policy::forwarding::{complete_received, strip_received};
 use crate::policy::invalidation::{describes_target, invalidates, named};
 use crate::policy::partial::without_digests;
 use crate::policy::precondition::{holds_for, keep_for_304};
@@ -67,7 +67,7 @@ impl Proxy {
             tell_of_failure(&mut forward, received.status);
             return response.into();
         }
-        date_received(&mut received.fields, response_time);
+        complete_received(&mut received.fields, received.version, response_time);
         self.invalidate(&mut forward, &received);
         if forward.presented.head && received.status == StatusCode::OK {
             self.freshen_by_head(&forward, &received, response_time);

@@ -11,7 +11,7 @@ use crate::origin::{Content, OriginError};
 use crate::policy::age::corrected_initial_age;
 use crate::policy::cache_control::ResponseDirectives;
 use crate::policy::forwarded::Believed;
-use crate::policy::forwarding::{date_received, strip_received};
+use crate::policy::forwarding::{complete_received, strip_received};
 use crate::policy::freshness::freshness_lifetime;
 use crate::policy::key::KeyRules;
 use crate::policy::range::Part;
@@ -88,7 +88,7 @@ impl Proxy {
         };
         let now = self.now();
         let mut fields = received.fields.clone();
-        date_received(&mut fields, now);
+        complete_received(&mut fields, received.version, now);
         let facts = Received {
             fields: &fields,
             part: Part::of_response(received.status, &fields),

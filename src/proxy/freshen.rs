@@ -10,7 +10,7 @@ use crate::message::fields::Fields;
 use crate::message::response::Response;
 use crate::origin::OriginResponse;
 use crate::policy::age::corrected_initial_age;
-use crate::policy::forwarding::{date_received, strip_received};
+use crate::policy::forwarding::{complete_received, strip_received};
 use crate::policy::partial::completes;
 use crate::policy::range::Part;
 use crate::policy::reason::{CacheStatus, Detail};
@@ -79,7 +79,7 @@ impl Proxy {
         mut received: OriginResponse,
     ) -> Response {
         let response_time = self.clock.now();
-        date_received(&mut received.fields, response_time);
+        complete_received(&mut received.fields, received.version, response_time);
         let (freshened, put) = self.merge(&forward, stored, &received, response_time);
         match (put, forward.leader.take()) {
             (true, Some(leader)) => leader.stored(),

@@ -96,7 +96,7 @@ impl Proxy {
         match answer {
             Ok(Upgrade::Agreed(mut fields, tunnel)) => {
                 let protocol = fields.get(UPGRADE.as_str()).cloned();
-                received_fields(&mut fields, self.clock.now());
+                received_fields(&mut fields, Version::HTTP_11, self.clock.now());
                 status.forward_status = Some(StatusCode::SWITCHING_PROTOCOLS.as_u16());
                 self.finish(request, &mut fields, None, false, &status);
                 fields.append(CONNECTION, HeaderValue::from_static("Upgrade"));
@@ -106,7 +106,7 @@ impl Proxy {
             }
             Ok(Upgrade::Declined(received)) => {
                 let mut fields = received.fields;
-                received_fields(&mut fields, self.clock.now());
+                received_fields(&mut fields, received.version, self.clock.now());
                 status.forward_status = Some(received.status.as_u16());
                 self.finish(request, &mut fields, None, false, &status);
                 match Relayed::body(received.body, received.length, &self.stats) {

@@ -12,6 +12,7 @@ use crate::message::fields::is_token_byte;
 use crate::message::request::{RequestError, RequestLimits};
 use crate::message::target::TARGET_BYTES_MAX;
 
+pub use crate::message::head::may_be_complete;
 pub use httparse::Header as Line;
 
 /// Field lines that are read without allocating; more are read all the same.
@@ -70,13 +71,6 @@ pub fn head<T>(
         Err(Error::TooManyHeaders) => Err(RequestError::TooManyFields(limits.field_lines)),
         Err(_) => Err(RequestError::Field(first_bad_line(section))),
     }
-}
-
-/// Is there an empty line in `bytes` that ends behind `seen`, so that a head may be complete?
-pub fn may_be_complete(bytes: &[u8], seen: usize) -> bool {
-    let from = seen.saturating_sub(3);
-    bytes[from..].windows(2).any(|pair| pair == b"\n\n")
-        || bytes[from..].windows(3).any(|three| three == b"\n\r\n")
 }
 
 /// A request line (§3).

@@ -1,0 +1,161 @@
+//! Heads of messages between us and the origin server: the one of a request into bytes, the one of a
+//! response out of bytes. RFC 9112 §2, §3, §4, §5.
+//!
+//! The field lines are httparse's, which refuses a bare CR, a folded line and a space before a colon.
+//! What the fields of a response say about its content is for `framing.rs`.
+
+use std::borrow::Cow;
+
+use http::{HeaderName, HeaderValue, Method, StatusCode, Version};
+
+use crate::message::fields::Fields;
+
+/// The most field lines that a response may have.
+pub const RESPONSE_LINES_MAX: usize = 128;
+
+/// The head of a response, interim or final.
+#[derive(Clone, Debug)]
+pub struct ResponseHead {
+    /// The status code.
+    pub status: StatusCode,
+    /// HTTP/1.0, or HTTP/1.1 for any later minor version (RFC 9110 §2.5).
+    pub version: Version,
+    /// The header section as it came.
+    pub fields: Fields,
+    /// Bytes of the whole head, its last line end included.
+    pub length: usize,
+}
+
+/// Reads a head from the beginning of `bytes`; `None` if it is not complete. The error says what is
+/// wrong with what has come.
+pub fn read_response(bytes: &[u8]) -> Result<Option<ResponseHead>, String> {
+    let bytes = with_known_version(bytes);
+    let mut lines = [httparse::EMPTY_HEADER; RESPONSE_LINES_MAX];
+    let mut head = httparse::Response::new(&mut lines);
+    let length = match head.parse(&bytes) {
+        Ok(httparse::Status::Complete(length)) => length,
+        Ok(httparse::Status::Partial) => return Ok(None),
+        Err(httparse::Error::TooManyHeaders) => {
+            return Err(format!("more than {RESPONSE_LINES_MAX} field lines"));
+        }
+        Err(error) => return Err(error.to_string()),
+    };
+    let status = head.code.and_then(|code| StatusCode::from_u16(code).ok());
+    let status = status.ok_or("a status code below 100")?;
+    let version = if head.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
+    let mut fields = Fields::new();
+    for line in head.headers.iter() {
+        let name =
+            HeaderName::from_bytes(line.name.as_bytes()).map_err(|error| error.to_string())?;
+        let value = HeaderValue::from_bytes(line.value).map_err(|error| error.to_string())?;
+        fields.append(name, value);
+    }
+    Ok(Some(ResponseHead { status, version, fields, length }))
+}
+
+/// RFC 9110 §2.5: a later minor version is read as the latest one that is known. httparse knows two.
+fn with_known_version(bytes: &[u8]) -> Cow<'_, [u8]> {
+    const LATER: std::ops::RangeInclusive<u8> = b'2'..=b'9';
+    let start = bytes.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+    match bytes[start..].strip_prefix(b"HTTP/1.") {
+        Some([minor, b' ', ..]) if LATER.contains(minor) => {
+            let mut known = bytes.to_vec();
+            known[start + b"HTTP/1.".len()] = b'1';
+            Cow::Owned(known)
+        }
+        Some([minor]) if LATER.contains(minor) => Cow::Borrowed(&bytes[..bytes.len() - 1]),
+        _ => Cow::Borrowed(bytes),
+    }
+}
+
+/// Is there an empty line in `bytes` that ends behind `seen`, so that a head may be complete?
+pub fn may_be_complete(bytes: &[u8], seen: usize) -> bool {
+    let from = seen.saturating_sub(3);
+    bytes[from..].windows(2).any(|pair| pair == b"\n\n")
+        || bytes[from..].windows(3).any(|three| three == b"\n\r\n")
+}
+
+/// Writes the head of a request but for the empty line at its end, so that framing fields can follow.
+///
+/// `path` is what follows the authority in the target URI. Without one, OPTIONS asks about the server
+/// as a whole (RFC 9112 §3.2.4).
+pub fn write_request(method: &Method, path: &str, host: &str, fields: &Fields) -> Vec<u8> {
+    let target: Cow<'_, str> = match path {
+        "" if *method == Method::OPTIONS => "*".into(),
+        path if path.starts_with('/') => path.into(),
+        path => format!("/{path}").into(),
+    };
+    let mut head = Vec::with_capacity(512);
+    for part in [method.as_str(), " ", &target, " HTTP/1.1\r\nHost: ", host, "\r\n"] {
+        head.extend_from_slice(part.as_bytes());
+    }
+    fields.write_to(&mut head);
+    head
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn response_heads_are_read_or_refused() {
+        #[rustfmt::skip]
+        let table: [(&str, &str, Result<&str, ()>); 17] = [
+            ("4",   "HTTP/1.1 200 OK\r\nA: b\r\nA:c\r\n\r\n",      Ok("200 HTTP/1.1 2")),
+            ("4",   "HTTP/1.1 200\r\n\r\n",                        Ok("200 HTTP/1.1 0")),
+            ("4",   "HTTP/1.1 999 \r\n\r\n",                       Ok("999 HTTP/1.1 0")),
+            ("4",   "HTTP/1.0 404 No\r\n\r\n",                     Ok("404 HTTP/1.0 0")),
+            ("2.3", "HTTP/1.2 200 OK\r\nA: b\r\n\r\n",             Ok("200 HTTP/1.1 1")),
+            ("2.3", "HTTP/1.9 103 Hints\r\nA: b\r\n\r\n",          Ok("103 HTTP/1.1 1")),
+            ("2.3", "HTTP/1.10 200 OK\r\n\r\n",                    Err(())),
+            ("2.3", "HTTP/2.0 200 OK\r\n\r\n",                     Err(())),
+            ("2.3", "HTTP/1.x 200 OK\r\n\r\n",                     Err(())),
+            ("4",   "HTTP/1.1 099 No\r\n\r\n",                     Err(())),
+            ("4",   "HTTP/1.1 20 No\r\n\r\n",                      Err(())),
+            ("4",   "HTTP/1.1 2000 No\r\n\r\n",                    Err(())),
+            ("4",   "junk\r\n\r\n",                                Err(())),
+            ("5.1", "HTTP/1.1 200 OK\r\nA : b\r\n\r\n",            Err(())),
+            ("5.2", "HTTP/1.1 200 OK\r\nA: b\r\n c\r\n\r\n",       Err(())),
+            ("5.5", "HTTP/1.1 200 OK\r\nA: b\u{1}\r\n\r\n",        Err(())),
+            ("5.5", "HTTP/1.1 200 OK\r\nA: b\rB: c\r\n\r\n",       Err(())),
+        ];
+        for (section, text, expected) in table {
+            let got = read_response(text.as_bytes()).map_err(|_| ()).map(|head| {
+                let head = head.expect("it is complete");
+                assert_eq!(head.length, text.len());
+                format!("{} {:?} {}", head.status.as_u16(), head.version, head.fields.len())
+            });
+            assert_eq!(got, expected.map(str::to_string), "RFC 9112 §{section}: {text:?}");
+            if expected.is_ok() {
+                for end in 0..text.len() {
+                    assert!(matches!(read_response(&text.as_bytes()[..end]), Ok(None)), "{text:?}");
+                    assert!(!may_be_complete(&text.as_bytes()[..end], 0));
+                }
+            }
+        }
+        let lines = |count| format!("HTTP/1.1 200 OK\r\n{}\r\n", "A: b\r\n".repeat(count));
+        assert!(
+            read_response(lines(RESPONSE_LINES_MAX).as_bytes()).is_ok_and(|head| head.is_some())
+        );
+        assert!(read_response(lines(RESPONSE_LINES_MAX + 1).as_bytes()).is_err());
+    }
+
+    #[test]
+    fn a_request_is_written_with_its_target_in_the_right_form() {
+        let table = [
+            ("GET", "/a?b", "GET /a?b"),
+            ("GET", "", "GET /"),
+            ("GET", "?b", "GET /?b"),
+            ("OPTIONS", "", "OPTIONS *"),
+            ("OPTIONS", "/", "OPTIONS /"),
+        ];
+        let fields = [(HeaderName::from_static("a"), HeaderValue::from_static("b"))];
+        let fields: Fields = fields.into_iter().collect();
+        for (method, path, line) in table {
+            let method = Method::from_bytes(method.as_bytes()).expect("a method");
+            let head = write_request(&method, path, "h:1", &fields);
+            let expected = format!("{line} HTTP/1.1\r\nHost: h:1\r\nA: b\r\n");
+            assert_eq!(String::from_utf8_lossy(&head), expected, "RFC 9112 §3.2");
+        }
+    }
+}
