@@ -480,9 +480,11 @@ fn chunked_uploads_arrive_whole() {
     origin.assert_finished();
 }
 
+/// RFC 9110 §10.1.1: also where the origin server never sends one.
 #[test]
 fn a_client_that_waits_for_100_gets_it() {
-    let origin = Origin::script([on("POST /a").lacking("Expect").send(200, "", "ok")]);
+    let expecting = on("POST /a").having("Expect: 100-continue");
+    let origin = Origin::script([expecting.send(200, "", "ok")]);
     let proxy = Proxy::before(&origin, &[]);
     let mut connection = proxy.connect();
     connection

@@ -17,6 +17,8 @@ mod hostile;
 mod isolation;
 #[path = "keys.rs"]
 mod keys;
+#[path = "next_hop.rs"]
+mod next_hop;
 #[path = "odd_origins.rs"]
 mod odd_origins;
 #[path = "origin_trouble.rs"]

@@ -64,11 +64,13 @@ pub struct Told<'a> {
 pub fn request_fields(request: &Request, told: Told<'_>) -> Fields {
     let mut fields = request.fields.clone();
     strip_hop_by_hop(&mut fields);
+    if !request.expects_continue() {
+        fields.remove("expect");
+    }
     fields.retain(|name, _| {
         // `Transfer_Encoding` is as good as `Transfer-Encoding` to a server behind CGI.
         let name = &*unkeyed::dashed(name.as_str());
-        // The proxy answers `Expect` itself: it reads content only when the origin server is ready.
-        !matches!(name, "host" | "content-length" | "expect")
+        !matches!(name, "host" | "content-length")
             && !name.starts_with("x-forwarded-")
             && !SAID_BY_THE_PROXY.contains(&name)
             && !HOP_BY_HOP.contains(&name)

@@ -37,6 +37,8 @@ pub enum Step {
     /// The same bytes so many times.
     Repeat(Vec<u8>, usize),
     Wait(Gate),
+    /// Read so many bytes.
+    Read(usize),
     /// Send back what comes, in capitals, until it ends.
     Echo,
     /// End the connection.
@@ -345,6 +347,7 @@ fn run<S: Read + Write>(stream: &mut S, socket: &TcpStream, steps: &[Step]) -> b
                 gate.pass();
                 Ok(())
             }
+            Step::Read(count) => stream.read_exact(&mut vec![0; *count]),
             Step::Echo => {
                 let mut piece = [0; 4096];
                 while let Ok(count @ 1..) = stream.read(&mut piece) {

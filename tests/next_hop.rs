@@ -1,0 +1,186 @@
+//! What reaches the origin server, and over which connection: connections that are authenticated,
+//! expectations, lines of any length, and how far OPTIONS goes. RFC 9110 §7.4, §7.6.2, §10.1.1; RFC 9112
+//! §3.
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::thread;
+
+use support::origin::{Gate, Origin, Step, on};
+use support::proxy::{FRONT, Proxy};
+use support::wire::read_head;
+
+/// An origin server whose every connection `serve` has, on a thread of its own.
+fn origin(serve: impl Fn(TcpStream) + Clone + Send + 'static) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let serve = serve.clone();
+            thread::spawn(move || serve(stream));
+        }
+    });
+    address
+}
+
+/// Takes whoever comes over a connection for the one who has authenticated it, as NTLM does.
+fn serve_mail(mut stream: TcpStream) {
+    let mut authenticated = false;
+    while let Some(head) = read_head(&mut stream) {
+        authenticated |= !head.field("authorization").is_empty();
+        let answer: &[u8] = if authenticated {
+            b"HTTP/1.1 200 OK\r\nCache-Control: no-store\r\nContent-Length: 13\r\n\r\nmail of alice"
+        } else {
+            b"HTTP/1.1 401 No\r\nWWW-Authenticate: Negotiate, NTLM\r\nContent-Length: 0\r\n\r\n"
+        };
+        if stream.write_all(answer).is_err() {
+            return;
+        }
+    }
+}
+
+/// RFC 9110 §7.4: another client's requests do not go over a connection that one has authenticated.
+#[test]
+fn an_authenticated_connection_is_used_for_nobody_else() {
+    let url = format!("http://{}", origin(serve_mail));
+    for scheme in ["NTLM TlRMTVNTUAAB", "ntlm TlRM", "Negotiate YII=", "NEGOTIATE x", "Kerberos x"]
+    {
+        let proxy = Proxy::start(&["--origin", &url]);
+        let alice = proxy.get_with("/mail", &format!("Authorization: {scheme}\r\n"));
+        assert_eq!((alice.status, alice.body()), (200, "mail of alice".into()), "{scheme}");
+        let stranger = proxy.get("/mail");
+        assert_eq!((stranger.status, stranger.body()), (401, String::new()), "{scheme}");
+    }
+}
+
+#[test]
+fn a_connection_that_was_challenged_is_not_used_again() {
+    #[rustfmt::skip]
+    let table = [
+        ("WWW-Authenticate: NTLM", false), ("WWW-Authenticate: negotiate oYG2MIG=", false),
+        ("WWW-Authenticate: Basic realm=\"a\", Negotiate", false), ("Proxy-Authenticate: NTLM", false),
+        ("WWW-Authenticate: Basic realm=\"a\"; WWW-Authenticate: Kerberos", false),
+        ("WWW-Authenticate: Basic realm=\"NTLM\"", true), ("WWW-Authenticate: Bearer", true),
+    ];
+    for (challenge, used_again) in table {
+        let origin = Origin::script([on("GET /a").send(401, challenge, "no").times(2)]);
+        let proxy = Proxy::before(&origin, &[]);
+        assert_eq!((proxy.get("/a").status, proxy.get("/a").status), (401, 401));
+        assert_eq!(origin.connections(), if used_again { 1 } else { 2 }, "{challenge}");
+    }
+}
+
+const EXPECTING: &str = "Expect: 100-continue\r\nContent-Length: 3\r\n";
+
+/// RFC 9110 §10.1.1: the 100 that the client gets is the origin server's, whatever it comes with.
+#[test]
+fn the_origin_server_says_when_it_wants_content() {
+    let wanted = [
+        "HTTP/1.1 100 Continue\r\n\r\n",
+        "HTTP/1.1 100 Continue\r\nServer: x\r\n\r\n",
+        "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n",
+    ];
+    for bytes in wanted {
+        let gate = Gate::new();
+        let origin = Origin::script([on("PUT /a")
+            .having("Expect: 100-continue; Content-Length: 3")
+            .without_reading()
+            .wait(&gate)
+            .bytes(bytes)
+            .then(Step::Read(3))
+            .send(200, "", "ok")]);
+        let proxy = Proxy::before(&origin, &[]);
+        let mut client = proxy.connect();
+        client.send(format!("PUT /a HTTP/1.1\r\nHost: h\r\n{EXPECTING}\r\n"));
+        origin.wait_for(1);
+        gate.open();
+        let mut interim = client.head().expect("it is wanted");
+        if bytes.contains("103") && interim.word(1) == "103" {
+            interim = client.head().expect("it is wanted");
+        }
+        assert_eq!(interim.word(1), "100");
+        assert_eq!(client.send("abc").reply().body(), "ok", "{bytes:?}");
+        origin.assert_finished();
+    }
+}
+
+/// An answer that does not wait for the content reaches the client, and the content stays with it.
+#[test]
+fn a_final_answer_comes_instead_of_100() {
+    for (status, close) in
+        [(401, ""), (413, "Connection: close\r\n"), (417, ""), (200, ""), (204, "")]
+    {
+        let (told, content) = std::sync::mpsc::channel();
+        let serve = move |mut stream: TcpStream| {
+            let Some(head) = read_head(&mut stream) else { return };
+            assert_eq!(head.field("expect"), "100-continue");
+            let length = if status == 204 { "" } else { "Content-Length: 2\r\n" };
+            let body = if status == 204 { "" } else { "no" };
+            let answer = format!("HTTP/1.1 {status} No\r\n{length}{close}\r\n{body}");
+            stream.write_all(answer.as_bytes()).expect("the proxy reads");
+            let mut rest = Vec::new();
+            let _ = stream.read_to_end(&mut rest);
+            let _ = told.send(rest);
+        };
+        let proxy = Proxy::start(&["--origin", &format!("http://{}", origin(serve))]);
+        let mut client = proxy.connect();
+        client.send(format!("POST /a HTTP/1.1\r\nHost: h\r\n{EXPECTING}\r\n"));
+        let reply = client.reply();
+        assert_eq!((reply.status, reply.interim.len()), (status, 0), "{}", reply.head.text);
+        assert_eq!(content.recv().expect("the connection ended"), b"", "it was not sent on");
+    }
+}
+
+#[test]
+fn no_content_is_asked_for_where_nobody_takes_it() {
+    let origin = Origin::script([
+        on("POST /a").having("Expect: 100-continue").without_reading().close(),
+        on("POST /b").lacking("Expect").send(200, "", "old"),
+        on("POST /c").lacking("Expect").send(200, "", "none"),
+    ]);
+    let proxy = Proxy::before(&origin, &["--log-level", "off"]);
+    let ask = |request: &str| proxy.connect().send(request).reply();
+    let closed = ask(&format!("POST /a HTTP/1.1\r\nHost: h\r\n{EXPECTING}\r\n"));
+    assert_eq!((closed.status, closed.interim.len()), (502, 0), "no 100 before a 502");
+    let old = ask(&format!("POST /b HTTP/1.0\r\nHost: h\r\n{EXPECTING}\r\nabc"));
+    assert_eq!(old.body(), "old");
+    // tiny_http sends its 100 to whoever says that it waits for one.
+    assert!(old.interim.is_empty() || FRONT == "tiny-http", "RFC 9110 §10.1.1");
+    let none = "POST /c HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 0\r\n\r\n";
+    assert_eq!(ask(none).body(), "none");
+    origin.assert_finished();
+}
+
+/// Up to what the flags allow, whatever the line is; and beyond that nobody blames the origin server.
+#[test]
+fn long_lines_reach_the_origin_server() {
+    let long = "x".repeat(30_000);
+    let (target, braces) = (format!("/{long}"), format!("/{}", "{".repeat(30_000)));
+    let origin =
+        Origin::script([on("GET *any*").send(200, "Cache-Control: no-store", "ok").always()]);
+    let proxy = Proxy::before(&origin, &[]);
+    #[rustfmt::skip]
+    let table = [
+        (target.as_str(), String::new(), 200),
+        (&braces, String::new(), 200),
+        ("/cookie", format!("Cookie: {}\r\n", "c".repeat(60_000)), 200),
+        ("/token", format!("Authorization: Bearer {long}\r\n"), 200),
+        ("/many", format!("A: {long}\r\nB: {long}\r\n"), 200),
+        ("/large", format!("A: {long}\r\nB: {long}\r\nC: {long}\r\n"), 431),
+    ];
+    for (target, fields, status) in &table {
+        let reply = proxy.get_with(target, fields);
+        let shown = &target[..target.len().min(10)];
+        assert_eq!(reply.status, *status, "{shown}: {}", reply.body());
+    }
+    let asked = origin.asked();
+    assert_eq!(asked[0].head.word(1), target);
+    assert_eq!(asked[1].head.word(1), format!("/{}", "%7B".repeat(30_000)));
+    assert_eq!(asked[2].head.field("cookie").len(), 60_000);
+    assert_eq!(asked[3].head.field("authorization"), format!("Bearer {long}"));
+    assert_eq!((asked[4].head.field("a"), asked[4].head.field("b")), (long.clone(), long.clone()));
+    assert_eq!(proxy.get(&format!("/{}", "x".repeat(33_000))).status, 414);
+}
+
