@@ -17,11 +17,12 @@ use crate::flight::{FlightKey, Flights, Landing, Turn};
 use crate::message::fields::Fields;
 use crate::message::network::Network;
 use crate::message::request::{Request, RequestError, RequestLimits};
+use crate::message::response::Response;
 use crate::message::target::{OriginUrl, PublicUrl, url_at};
 use crate::origin::redirects::send_and_follow;
 use crate::origin::{Content, Interim, Origin, OriginError, OriginRequest, OriginResponse};
 use crate::policy::digest::Salt;
-use crate::policy::forwarding::goes_in_circles;
+use crate::policy::forwarding::{goes_in_circles, max_forwards};
 use crate::policy::key::{CacheKey, KeyRules};
 use crate::policy::reason::{Detail, Why};
 use crate::policy::reuse::{Decision, Mode, Presented, ReuseRules, decide};
@@ -172,11 +173,8 @@ impl Proxy {
         if attempt.is_first() {
             self.stats.count(Event::Request);
         }
-        if self.escapes(request) {
-            return Answer::Ready(self.refuse(request, &RequestError::Escapes));
-        }
-        if goes_in_circles(request) {
-            return Answer::Ready(self.refuse_circles(request));
+        if let Some(response) = self.answer_here(request) {
+            return Answer::Ready(response);
         }
         let asked = self.asked(request);
         let mut sent = None;
@@ -237,6 +235,17 @@ impl Proxy {
             }
             Decision::Refuse(detail) => Answer::Ready(self.refuse_forwarding(&asked, detail)),
         }
+    }
+
+    /// The answer to a request that goes no further, and asks for nothing that is stored.
+    fn answer_here(&self, request: &Request) -> Option<Response> {
+        if self.escapes(request) {
+            return Some(self.refuse(request, &RequestError::Escapes));
+        }
+        if goes_in_circles(request) {
+            return Some(self.refuse_circles(request));
+        }
+        (max_forwards(request) == Some(0)).then(|| self.answer_as_last())
     }
 
     /// What a request asks for.

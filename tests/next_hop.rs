@@ -184,3 +184,33 @@ fn long_lines_reach_the_origin_server() {
     assert_eq!(proxy.get(&format!("/{}", "x".repeat(33_000))).status, 414);
 }
 
+/// RFC 9112 §3.2.4, RFC 9110 §7.6.2.
+#[test]
+fn options_goes_as_far_as_it_says() {
+    let origin = Origin::script([
+        on("OPTIONS *").lacking("Max-Forwards").send(200, "Allow: GET", ""),
+        on("OPTIONS /a").having("Max-Forwards: 6").send(200, "Allow: GET", ""),
+        on("OPTIONS /b").having("Max-Forwards: 0").send(200, "Allow: GET", ""),
+        on("OPTIONS /c").having("Max-Forwards: many").send(200, "Allow: GET", ""),
+        on("GET /d").having("Max-Forwards: 0").send(200, "", ""),
+    ]);
+    let proxy = Proxy::before(&origin, &[]);
+    let table = [
+        ("OPTIONS", "*", "", "GET"),
+        ("OPTIONS", "/a", "Max-Forwards: 7\r\n", "GET"),
+        ("OPTIONS", "/b", "Max-Forwards: 1\r\n", "GET"),
+        ("OPTIONS", "/c", "Max-Forwards: many\r\n", "GET"),
+        ("GET", "/d", "Max-Forwards: 0\r\n", ""),
+    ];
+    for (method, target, fields, allow) in table {
+        let reply = proxy.ask(method, target, fields, "");
+        assert_eq!((reply.status, reply.field("allow")), (200, allow.into()), "{method} {target}");
+    }
+    for target in ["*", "/a"] {
+        let reply = proxy.ask("OPTIONS", target, "Max-Forwards: 0\r\n", "");
+        let got = (reply.status, reply.field("content-length"), reply.complete);
+        assert_eq!(got, (200, "0".into(), true), "it goes no further: {target}");
+        assert!(reply.field("allow").contains("OPTIONS"));
+    }
+    origin.assert_finished();
+}

@@ -90,7 +90,7 @@ impl Request {
         if method == Method::CONNECT || method == Method::TRACE {
             return Err(RequestError::MethodRefused(method));
         }
-        let target = Target::parse(target).ok_or(RequestError::Target)?;
+        let target = Target::of_request(&method, target).ok_or(RequestError::Target)?;
         if target.as_str() == "*" && method != Method::OPTIONS {
             return Err(RequestError::Target);
         }

@@ -9,6 +9,8 @@ use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 
+use http::Method;
+
 use crate::message::percent::normalised;
 
 /// The longest request target that is taken, in bytes: what the origin client's URI type can hold,
@@ -230,6 +232,19 @@ impl Target {
         Some(Self { text: path, authority: Some(authority.to_string()) })
     }
 
+    /// The same for a request with this method: an absolute form without a path means to OPTIONS what
+    /// `*` means (RFC 9112 §3.2.4).
+    pub fn of_request(method: &Method, text: &str) -> Option<Self> {
+        let mut target = Self::parse(text)?;
+        if *method == Method::OPTIONS && target.authority.is_some() {
+            let rest = text.split("://").nth(1).unwrap_or_default();
+            if !rest.contains(['/', '?']) {
+                target.text = "*".to_string();
+            }
+        }
+        Some(target)
+    }
+
     /// Path and query as the client wrote them, or `*`.
     pub fn as_str(&self) -> &str {
         &self.text
@@ -261,10 +276,13 @@ impl Target {
     }
 }
 
-/// The URL to ask the origin server for a target: prefix in front, forbidden bytes percent-encoded.
+/// The URL to ask the origin server for a target: prefix in front, forbidden bytes percent-encoded. `*`
+/// is the server as a whole, whose URL has no path (RFC 9112 §3.2.4).
 pub fn url_at(origin: &OriginUrl, target: &str) -> String {
-    let path = if target == "*" { "" } else { target };
-    encode(&format!("{origin}{path}"))
+    if target == "*" {
+        return format!("{}://{}", origin.scheme(), origin.authority());
+    }
+    encode(&format!("{origin}{target}"))
 }
 
 /// An absolute http URI in two: scheme, host and port, and what follows the authority. User
@@ -500,13 +518,27 @@ mod tests {
     }
 
     #[test]
+    fn options_without_a_path_is_about_the_server() {
+        #[rustfmt::skip]
+        let table = [
+            ("OPTIONS", "*", "*"), ("OPTIONS", "http://h:1", "*"), ("OPTIONS", "http://h/", "/"),
+            ("OPTIONS", "http://h?a", "/?a"), ("OPTIONS", "/a", "/a"), ("GET", "http://h", "/"),
+        ];
+        for (method, text, expected) in table {
+            let method = Method::from_bytes(method.as_bytes()).expect("a method");
+            let target = Target::of_request(&method, text).expect("a target");
+            assert_eq!(target.as_str(), expected, "RFC 9112 §3.2.4: {method} {text}");
+        }
+    }
+
+    #[test]
     fn targets_keep_what_the_client_wrote() {
         let origin = OriginUrl::parse("http://o:1/p").expect("a URL");
         let table = [
             ("/a?b=<c>", Some(("/a?b=<c>", "http://o:1/p/a?b=%3Cc%3E"))),
             ("http://h:2/a", Some(("/a", "http://o:1/p/a"))),
             ("http://h", Some(("/", "http://o:1/p/"))),
-            ("*", Some(("*", "http://o:1/p"))),
+            ("*", Some(("*", "http://o:1"))),
             ("/a#b", Some(("/a", "http://o:1/p/a"))),
             ("a", None),
             ("example.com:443", None),

@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 
-use http::{HeaderName, HeaderValue, StatusCode, Version};
+use http::{HeaderName, HeaderValue, Method, StatusCode, Version};
 
 use crate::clock::Timestamp;
 use crate::message::date;
@@ -87,8 +87,20 @@ pub fn request_fields(request: &Request, told: Told<'_>) -> Fields {
         fields.set_text("x-forwarded-proto", scheme.as_str().to_string());
     }
     fields.set_text("x-forwarded-host", told.host.to_string());
+    if let Some(hops) = max_forwards(request) {
+        fields.set(http::header::MAX_FORWARDS, HeaderValue::from(hops.saturating_sub(1)));
+    }
     fields.append(http::header::VIA, via(request.version));
     fields
+}
+
+/// How many proxies may still pass this request on (RFC 9110 §7.6.2); `None` if any number may. TRACE,
+/// the other method that it is for, is not served.
+pub fn max_forwards(request: &Request) -> Option<u64> {
+    let mut lines = request.fields.get_all("max-forwards");
+    let digits = lines.next()?.to_str().ok()?;
+    let readable = digits.bytes().all(|byte| byte.is_ascii_digit()) && lines.next().is_none();
+    if request.method == Method::OPTIONS && readable { digits.parse().ok() } else { None }
 }
 
 /// Has this request passed through a proxy of this name more than [`HOPS_MAX`] times?

@@ -1,9 +1,12 @@
 //! What the proxy answers by itself when there is nothing else to answer: short, and with a reason.
 
-use http::StatusCode;
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode};
 
 use crate::flight::Failed;
+use crate::message::body::Body;
 use crate::message::date;
+use crate::message::fields::Fields;
 use crate::message::request::{Request, RequestError};
 use crate::message::response::Response;
 use crate::origin::OriginError;
@@ -104,6 +107,19 @@ impl Proxy {
         let text = "via: this request has come back to the proxy again and again; see --origin";
         let status = CacheStatus { detail: Some(Detail::Loop), ..CacheStatus::default() };
         self.error(StatusCode::BAD_GATEWAY, request, text, status)
+    }
+
+    /// The answer to OPTIONS that goes no further (RFC 9110 §7.6.2): the usual methods are passed on.
+    pub(super) fn answer_as_last(&self) -> Response {
+        let allow = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+        let status = CacheStatus::default();
+        self.stats.count_told(&status);
+        let mut fields = Fields::new();
+        fields.append(http::header::ALLOW, allow);
+        fields.set_text("date", date::format(self.clock.now()));
+        fields.set_text("x-cache", "MISS".to_string());
+        fields.set_text("cache-status", status.to_string());
+        Response { status: StatusCode::OK, fields, body: Body::Whole(Bytes::new()) }
     }
 
     pub(super) fn error(
