@@ -60,6 +60,7 @@ fn odd_but_clear_requests_are_served() {
         on("GET /a?b").send(200, "", "absolute"),
         on("OPTIONS *").send(200, "", "asterisk").times(2),
         on("GET /latin").send(200, "", "latin"),
+        on("GET /token").having("Authorization: Bearer caf\u{fffd}").send(200, "", "token"),
         on("GET /%E9").send(200, "", "encoded"),
         on("GET /minor").send(200, "", "minor"),
     ]);
@@ -72,6 +73,8 @@ fn odd_but_clear_requests_are_served() {
     assert_eq!(ask(b"GET /latin HTTP/1.1\r\nHost: h\r\nX-A: caf\xe9\r\n\r\n").body(), "latin");
     assert_eq!(ask(b"GET /\xe9 HTTP/1.1\r\nHost: h\r\n\r\n").body(), "encoded");
     assert_eq!(ask(b"GET /minor HTTP/1.9\r\nHost: h\r\n\r\n").body(), "minor");
+    let token = b"GET /token HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer caf\xe9\r\n\r\n";
+    assert_eq!(ask(token).body(), "token");
     let latin = origin.asked().into_iter().find(|asked| asked.head.word(1) == "/latin");
     assert!(latin.is_some_and(|asked| asked.head.field("x-a") == "caf\u{fffd}"));
     origin.assert_finished();

@@ -109,16 +109,19 @@ fn the_origin_server_says_when_it_wants_content() {
 /// An answer that does not wait for the content reaches the client, and the content stays with it.
 #[test]
 fn a_final_answer_comes_instead_of_100() {
-    for (status, close) in
-        [(401, ""), (413, "Connection: close\r\n"), (417, ""), (200, ""), (204, "")]
-    {
+    let chunked = "Transfer-Encoding: chunked\r\n\r\n2\r\nno\r\n0\r\n\r\n";
+    let length = "Content-Length: 2\r\n\r\nno";
+    #[rustfmt::skip]
+    let table = [
+        (401, length), (401, chunked), (417, length), (200, length), (204, "\r\n"),
+        (413, "Connection: close\r\nContent-Length: 2\r\n\r\nno"),
+    ];
+    for (status, rest_of_answer) in table {
         let (told, content) = std::sync::mpsc::channel();
         let serve = move |mut stream: TcpStream| {
             let Some(head) = read_head(&mut stream) else { return };
             assert_eq!(head.field("expect"), "100-continue");
-            let length = if status == 204 { "" } else { "Content-Length: 2\r\n" };
-            let body = if status == 204 { "" } else { "no" };
-            let answer = format!("HTTP/1.1 {status} No\r\n{length}{close}\r\n{body}");
+            let answer = format!("HTTP/1.1 {status} No\r\n{rest_of_answer}");
             stream.write_all(answer.as_bytes()).expect("the proxy reads");
             let mut rest = Vec::new();
             let _ = stream.read_to_end(&mut rest);
@@ -128,9 +131,31 @@ fn a_final_answer_comes_instead_of_100() {
         let mut client = proxy.connect();
         client.send(format!("POST /a HTTP/1.1\r\nHost: h\r\n{EXPECTING}\r\n"));
         let reply = client.reply();
+        let expected = if status == 204 { "" } else { "no" };
         assert_eq!((reply.status, reply.interim.len()), (status, 0), "{}", reply.head.text);
+        assert_eq!((reply.body(), reply.complete), (expected.into(), true), "{status}");
         assert_eq!(content.recv().expect("the connection ended"), b"", "it was not sent on");
     }
+}
+
+/// Also over TLS, where the wait ends in the middle of what the TLS library does.
+#[test]
+fn silence_is_an_answer_too() {
+    let (origin, _) = Origin::script_tls([
+        on("POST /a").having("Expect: 100-continue").send(200, "", "ok").times(2),
+        on("GET /b").send(200, "", "next"),
+    ]);
+    let proxy = Proxy::before(&origin, &["--insecure"]);
+    for _ in 0..2 {
+        let mut client = proxy.connect();
+        client.send(format!("POST /a HTTP/1.1\r\nHost: h\r\n{EXPECTING}\r\n"));
+        assert_eq!(client.head().expect("it is wanted").word(1), "100");
+        assert_eq!(client.send("abc").reply().body(), "ok");
+    }
+    assert_eq!(proxy.get("/b").body(), "next");
+    assert_eq!(origin.connections(), 1, "the connection is used again");
+    assert_eq!(origin.asked()[1].content, b"abc");
+    origin.assert_finished();
 }
 
 #[test]

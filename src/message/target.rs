@@ -13,8 +13,7 @@ use http::Method;
 
 use crate::message::percent::normalised;
 
-/// The longest request target that is taken, in bytes: what the origin client's URI type can hold,
-/// less room for the origin server's own part. Longer ones are answered 414.
+/// The longest request target that is taken, in bytes. Longer ones are answered 414.
 pub const TARGET_BYTES_MAX: usize = 32 * 1024;
 
 /// The schemes of HTTP (RFC 9110 §4.2).

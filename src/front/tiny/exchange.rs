@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use http::{Method, StatusCode, Version};
 use parking_lot::Mutex;
 
@@ -210,12 +211,14 @@ impl Exchange {
 
     /// Sends a response of the proxy's own past tiny_http and cuts the connection: the client may
     /// still send content that nobody wants, and tiny_http would read all of it first.
-    fn answer_past(&mut self, response: Response) -> u64 {
+    fn answer_past(&mut self, mut response: Response) -> u64 {
         if let Body::Arriving(body) = response.body {
-            // It would have to be read to its end first; better no answer than half of one.
-            body.abandon();
-            self.shared.connections.cut(self.peer);
-            return 0;
+            // It is read to its end first, if that is not far; better no answer than half of one.
+            let Some(content) = read_short(body) else {
+                self.shared.connections.cut(self.peer);
+                return 0;
+            };
+            response.body = Body::Whole(content);
         }
         let reader = Reader { keeps_alive: false, ..self.reader };
         let mut head_and_content = Vec::new();
@@ -318,6 +321,21 @@ impl desk::Exchange for Exchange {
     fn resume(self, desk: &Arc<Desk>, attempt: Attempt) {
         desk.look_up_soon(self, attempt);
     }
+}
+
+/// All of a short body; `None`, and it is let go of, if it is longer or cut.
+fn read_short(mut body: Box<dyn Arriving>) -> Option<Bytes> {
+    let mut content = Vec::new();
+    let mut piece = [0; 4096];
+    while content.len() <= DRAIN_BYTES_MAX as usize {
+        match body.read(&mut piece) {
+            Ok(0) => return Some(content.into()),
+            Ok(count) => content.extend_from_slice(&piece[..count]),
+            Err(_) => return None,
+        }
+    }
+    body.abandon();
+    None
 }
 
 /// tiny_http reads a connection on only under these conditions, so these are what we announce.
