@@ -193,9 +193,8 @@ pub fn decide(
     if rules.mode == Mode::Offline {
         return offline(selected.ok().filter(|_| answerable), now);
     }
-    let decision = if presented.content {
-        forward(Why::Bypass, Some(Detail::Content))
-    } else if !answerable {
+    // A GET with content is none that could be answered from what is stored.
+    let decision = if !answerable {
         forward(Why::Method, None)
     } else if rules.disabled {
         forward(Why::Bypass, Some(Detail::Disabled))
