@@ -60,6 +60,7 @@ enum End {
 }
 
 /// A reader, as the writer sees it.
+#[derive(Default)]
 struct Slot {
     position: u64,
     wake: Option<Box<dyn Fn() + Send + Sync>>,
@@ -83,7 +84,7 @@ impl Shared {
         }
         let number = state.next_number;
         state.next_number += 1;
-        state.readers.insert(number, Slot { position: 0, wake: None, given_up: false });
+        state.readers.insert(number, Slot::default());
         drop(state);
         Some(Reader { shared: Arc::clone(self), number, position: 0 })
     }
@@ -123,18 +124,23 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// A body of `length` bytes, where that is known; `content` is the room for it, and may hold its
-    /// beginning.
-    pub fn new(length: Option<u64>, content: Buffer) -> Self {
+    /// A body of `length` bytes, where that is known, and its first reader; `content` is the room for
+    /// it, and may hold its beginning.
+    ///
+    /// The reader is there before the first byte is written: a window keeps only what a reader has not
+    /// had yet, so that a reader that came later would find the front gone.
+    pub fn new(length: Option<u64>, content: Buffer) -> (Self, Reader) {
         let state = State {
             total: content.len() as u64,
             held: Held::All(content),
             end: None,
-            readers: HashMap::new(),
-            next_number: 0,
+            readers: HashMap::from([(0, Slot::default())]),
+            next_number: 1,
         };
         let (grown, read) = (Condvar::new(), Condvar::new());
-        Self { shared: Arc::new(Shared { length, state: Mutex::new(state), grown, read }) }
+        let shared = Arc::new(Shared { length, state: Mutex::new(state), grown, read });
+        let reader = Reader { shared: Arc::clone(&shared), number: 0, position: 0 };
+        (Self { shared }, reader)
     }
 
     /// What readers are made of.
@@ -362,7 +368,7 @@ mod tests {
     use super::*;
 
     fn writer(length: Option<u64>) -> Writer {
-        Writer::new(length, Buffer::with_capacity(0).expect("memory"))
+        Writer::new(length, Buffer::default()).0
     }
 
     fn keep(writer: &mut Writer, bytes: &[u8]) {
@@ -401,6 +407,22 @@ mod tests {
         writer.finish();
         assert_eq!(read(&mut early), (b"def".to_vec(), Ok(Grown::End)));
         assert_eq!(read(&mut late), (b"abcdef".to_vec(), Ok(Grown::End)));
+    }
+
+    /// However little is kept: the reader that a body is born with has all of it.
+    #[test]
+    fn the_first_reader_misses_nothing() {
+        for keeps in [true, false] {
+            let (mut writer, mut reader) = Writer::new(None, Buffer::default());
+            if keeps {
+                keep(&mut writer, b"abc");
+            } else {
+                writer.let_go();
+                assert!(writer.pass_on(b"abc"));
+            }
+            writer.finish();
+            assert_eq!(read(&mut reader), (b"abc".to_vec(), Ok(Grown::End)));
+        }
     }
 
     #[test]

@@ -7,26 +7,26 @@
 //! [`Relayed`] to the one client that asked.
 
 use std::io;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::flight::{Leader, Shareable};
-use crate::growing::Writer;
-use crate::message::body::{Arriving, Body, Growing, Grown};
+use crate::message::body::{Arriving, Body};
 use crate::message::buffer::Buffer;
 use crate::origin::OriginBody;
 use crate::policy::key::CacheKey;
 use crate::policy::partial::{union, without_digests};
 use crate::policy::reason::Detail;
 use crate::policy::stored::{StoredHead, StoredResponse};
-use crate::recording::again::Again;
 use crate::stats::{Event, Stats};
 use crate::store::spool::Spool;
 use crate::store::tiers::{Claim, Tiers};
 use crate::store::{Generation, Put, Room, Store};
 
 pub mod again;
+mod filling;
+
+pub use filling::{Fetched, Filler, Progress};
 
 /// How much is read at a time.
 pub const PIECE_BYTES: usize = 64 * 1024;
@@ -107,7 +107,8 @@ pub struct Recording {
 }
 
 impl Recording {
-    /// Begins to store a response of `length` bytes, where that is known, and makes room for it.
+    /// Begins to store a response of `length` bytes, where that is known: in memory if there is room, else
+    /// behind it, else not at all. The buffer is for what is kept in memory.
     pub fn begin(
         store: &Arc<dyn Store>,
         key: CacheKey,
@@ -118,31 +119,27 @@ impl Recording {
         let tiers = store.tiers();
         let bytes_max =
             tiers.map_or_else(|| store.content_bytes_max(), Tiers::memory_content_bytes_max);
-        let mut room = store.room();
-        let mut content = None;
-        match length {
-            Some(length) if length > store.content_bytes_max() => return Err(Detail::TooLarge),
-            Some(length) if length > bytes_max && tiers.is_some() => {}
-            Some(length) if !room.grow(length) && tiers.is_none() => return Err(Detail::Memory),
-            _ => content = Buffer::with_capacity(length.unwrap_or(0) as usize),
+        if length.is_some_and(|length| length > store.content_bytes_max()) {
+            return Err(Detail::TooLarge);
         }
-        let spool = match (&content, tiers) {
-            (None, Some(tiers)) if will_be_whole(&head, length) => {
-                Some(tiers.spool(key.clone(), length))
-            }
-            (None, _) => return Err(Detail::Memory),
-            (Some(_), _) => None,
+        let fits = length.is_none_or(|length| length <= bytes_max);
+        // Memory is asked once, and what it answers decides where the body goes.
+        let memory = if fits { memory_for(&**store, length.unwrap_or(0)) } else { None };
+        let (room, content, spool) = match memory {
+            Some((room, content)) => (room, content, None),
+            None => match spool_for(&**store, &key, &head, length) {
+                Some(spool) => (store.room(), Buffer::default(), Some(spool)),
+                None => return Err(if fits { Detail::Memory } else { Detail::TooLarge }),
+            },
         };
         let store = Arc::clone(store);
         let recording = Self { store, key, head, generation, room, bytes_max, spool, claim: None };
-        Ok((recording, content.unwrap_or_default()))
+        Ok((recording, content))
     }
 
     /// It does not fit into memory: where else it is kept from now on, if there is such a place.
     fn overflow(&mut self, length: Option<u64>) -> Option<&mut Spool> {
-        let tiers = self.store.tiers().filter(|_| will_be_whole(&self.head, length))?;
-        self.spool = Some(tiers.spool(self.key.clone(), length));
-        self.bytes_max = self.store.content_bytes_max();
+        self.spool = spool_for(&*self.store, &self.key, &self.head, length);
         self.spool.as_mut()
     }
 
@@ -207,6 +204,27 @@ fn as_whole(head: &mut StoredHead) {
     }
 }
 
+/// Room in memory for `length` bytes, if there is any.
+fn memory_for(store: &dyn Store, length: u64) -> Option<(Room, Buffer)> {
+    let mut room = store.room();
+    if !room.grow(length) {
+        return None;
+    }
+    Buffer::with_capacity(length as usize).map(|content| (room, content))
+}
+
+/// The way into the store behind memory, if there is one that takes it. A part is put together with
+/// others in memory, so it is kept there or not at all, unless it holds everything.
+fn spool_for(
+    store: &dyn Store,
+    key: &CacheKey,
+    head: &StoredHead,
+    length: Option<u64>,
+) -> Option<Spool> {
+    let tiers = store.tiers().filter(|_| will_be_whole(head, length))?;
+    Some(tiers.spool(key.clone(), length))
+}
+
 /// The part that has come, together with one that is stored where they belong together; the whole
 /// response if nothing is missing any more (§3.4).
 fn combined(
@@ -242,300 +260,4 @@ fn combined(
         }
     }
     (head, content)
-}
-
-/// What moves a body along, from the origin server to all who read it.
-pub struct Filler {
-    body: Box<dyn OriginBody>,
-    length: Option<u64>,
-    writer: Option<Writer>,
-    /// `None` once it is let go of, or stored.
-    recording: Option<Recording>,
-    /// What was kept until then may be read for long, and takes its room until the end.
-    room: Option<Room>,
-    leader: Option<Leader>,
-    /// How to ask once more, should the connection die.
-    again: Option<Again>,
-    stats: Arc<Stats>,
-    /// What others who ask the same are given.
-    shareable: Option<Arc<Shareable>>,
-    whole: Option<Bytes>,
-}
-
-/// How far a body has come.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Progress {
-    /// There is more.
-    More,
-    /// Its end has been reached, well or not.
-    Ended,
-}
-
-impl Filler {
-    /// Fetches `body`, whose content begins with what `content` holds already.
-    pub fn new(
-        body: Box<dyn OriginBody>,
-        length: Option<u64>,
-        recording: Recording,
-        content: Buffer,
-        leader: Option<Leader>,
-        again: Option<Again>,
-        stats: &Arc<Stats>,
-    ) -> Self {
-        let (writer, recording) = (Some(Writer::new(length, content)), Some(recording));
-        let stats = Arc::clone(stats);
-        let (room, shareable, whole) = (None, None, None);
-        let mut filler =
-            Self { body, length, writer, recording, room, leader, again, stats, shareable, whole };
-        if filler.spool().is_some()
-            && let Some(writer) = &mut filler.writer
-        {
-            writer.let_go();
-        }
-        filler
-    }
-
-    /// The length in bytes, where it is known.
-    pub fn length(&self) -> Option<u64> {
-        self.length
-    }
-
-    /// All the content, once it has come.
-    pub fn whole(&mut self) -> Option<Bytes> {
-        self.whole.take()
-    }
-
-    /// Gives back the lead of a fetch that has failed.
-    pub fn leader(&mut self) -> Option<Leader> {
-        self.leader.take()
-    }
-
-    /// What others who ask the same may be given, while it grows.
-    pub fn share(&mut self) {
-        if let (Some(leader), Some(recording), Some(writer)) =
-            (&mut self.leader, &self.recording, &self.writer)
-        {
-            let (head, body) = (recording.head.clone(), Arc::clone(writer.shared()));
-            let spooled = OnceLock::new();
-            if let Some(spool) = &recording.spool {
-                let _ = spooled.set(Arc::clone(spool.spooled()));
-            }
-            let shareable = Arc::new(Shareable { head, body, spooled });
-            leader.share(&shareable);
-            self.shareable = Some(shareable);
-        }
-    }
-
-    /// Nobody else may be given it: whoever waits asks for himself.
-    pub fn keep_to_oneself(&mut self) {
-        if let Some(leader) = self.leader.take() {
-            leader.released();
-        }
-    }
-
-    /// A reader from the front.
-    pub fn reader(&self) -> Option<Box<dyn Growing>> {
-        Some(Box::new(self.writer.as_ref()?.shared().reader()?))
-    }
-
-    /// Reads from the origin server once, and waits for it. `piece` is room to read into.
-    pub fn step(&mut self, piece: &mut [u8]) -> Progress {
-        let Some(writer) = &mut self.writer else { return Progress::Ended };
-        let mut count = match self.body.read(piece) {
-            Ok(0) => return self.complete(),
-            Ok(count) => count,
-            Err(_) => return self.resume(),
-        };
-        // Who knows the length may ask again as soon as the last byte is here: so that byte is not
-        // shown to anybody before the end is proven and the response is stored.
-        let at_end = self.length == Some(writer.total() + count as u64);
-        if at_end && !matches!(self.body.read(&mut [0]), Ok(0)) {
-            return self.resume();
-        }
-        if let Some(recording) =
-            self.recording.as_mut().filter(|recording| recording.spool.is_none())
-        {
-            let grow = |buffer: &mut Buffer, more| recording.grow(buffer, more);
-            if writer.keep(&piece[..count], at_end, grow) {
-                count = 0;
-            } else {
-                self.overflow();
-            }
-        }
-        if count > 0 {
-            self.spool_on(&piece[..count], at_end);
-            let read = self.writer.as_mut().is_some_and(|writer| writer.pass_on(&piece[..count]));
-            if !read && self.spool().is_none() && !at_end {
-                // Nobody reads it, and it is not worth keeping.
-                self.writer = None;
-                return Progress::Ended;
-            }
-        }
-        if at_end { self.complete() } else { Progress::More }
-    }
-
-    fn spool(&mut self) -> Option<&mut Spool> {
-        self.recording.as_mut()?.spool.as_mut()
-    }
-
-    /// It is too large for memory: it goes on into the store behind it, or is let go of.
-    fn overflow(&mut self) {
-        let (Some(writer), Some(recording)) = (&mut self.writer, &mut self.recording) else {
-            return;
-        };
-        let Some(spool) = recording.overflow(self.length) else { return self.let_go() };
-        let spooled = Arc::clone(spool.spooled());
-        let kept = writer.let_go();
-        if !spool.write(&kept) {
-            return self.let_go();
-        }
-        if let Some(shareable) = &self.shareable {
-            let _ = shareable.spooled.set(spooled);
-        }
-    }
-
-    /// Adds to what is stored behind memory, and stores the response with the last of it.
-    fn spool_on(&mut self, piece: &[u8], at_end: bool) {
-        let most =
-            self.recording.as_ref().map_or(0, |recording| recording.store.content_bytes_max());
-        let so_far = self.writer.as_ref().map_or(0, Writer::total);
-        let Some(spool) = self.spool() else { return };
-        if so_far + piece.len() as u64 > most || !spool.write(piece) {
-            return self.let_go();
-        }
-        if at_end {
-            self.land_spooled();
-        }
-    }
-
-    /// The last byte has come of what is stored behind memory.
-    fn land_spooled(&mut self) {
-        let Some(recording) = self.recording.take() else { return };
-        let put = recording.commit(Bytes::new());
-        match (put, self.leader.take()) {
-            // It is not in memory: each looks behind it for himself.
-            (Put::Stored, Some(leader)) => leader.released(),
-            (_, Some(leader)) => leader.unshareable(),
-            _ => {}
-        }
-    }
-
-    /// Fetches what is left, whoever reads it.
-    pub fn run(mut self) {
-        let mut piece = vec![0; PIECE_BYTES];
-        while self.step(&mut piece) == Progress::More {}
-    }
-
-    /// It is too large after all.
-    fn let_go(&mut self) {
-        self.room = self.recording.take().map(|recording| recording.room);
-        if let Some(leader) = self.leader.take() {
-            leader.unshareable();
-        }
-        if let Some(writer) = &mut self.writer {
-            writer.let_go();
-        }
-    }
-
-    fn complete(&mut self) -> Progress {
-        if self.spool().is_some() {
-            self.land_spooled();
-        }
-        let Some(mut writer) = self.writer.take() else { return Progress::Ended };
-        let put = match (self.recording.take(), writer.whole()) {
-            (Some(recording), Some(whole)) => {
-                self.whole = Some(whole.clone());
-                Some(recording.commit(whole))
-            }
-            _ => None,
-        };
-        match (put, self.leader.take()) {
-            (Some(Put::Stored), Some(leader)) => leader.stored(),
-            (_, Some(leader)) => leader.unshareable(),
-            _ => {}
-        }
-        writer.finish();
-        Progress::Ended
-    }
-
-    /// The connection has died. Where others read along, the origin server is asked once more, and
-    /// what it sends is taken for the rest if all that has come before is the same, byte for byte.
-    fn resume(&mut self) -> Progress {
-        let (Some(writer), Some(recording)) = (&self.writer, &self.recording) else {
-            return self.cut();
-        };
-        let again = self.again.take();
-        let again = again.filter(|_| self.shareable.is_some() && writer.readers() > 1);
-        // Its turn at the origin server is over, and may be the only one (`--origin-concurrency`).
-        self.body = Box::new(Ended);
-        let body = again.and_then(|again| again.ask(recording.head(), self.length, writer));
-        match body {
-            Some(body) => {
-                self.body = body;
-                Progress::More
-            }
-            None => self.cut(),
-        }
-    }
-
-    fn cut(&mut self) -> Progress {
-        self.stats.count(Event::Truncated);
-        self.recording = None;
-        if self.shareable.is_some() {
-            // Whoever comes now begins anew.
-            self.leader = None;
-        }
-        self.writer = None;
-        Progress::Ended
-    }
-}
-
-/// What is left of a body whose connection has died.
-struct Ended;
-
-impl OriginBody for Ended {
-    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
-        Err(io::ErrorKind::UnexpectedEof.into())
-    }
-}
-
-/// A body that is fetched and read by one and the same thread, which can wait.
-pub struct Fetched {
-    /// What moves it along.
-    pub filler: Filler,
-    /// What reads it.
-    pub reader: Box<dyn Growing>,
-}
-
-impl Fetched {
-    /// The body.
-    pub fn into_body(self) -> Body {
-        Body::Arriving(Box::new(self))
-    }
-}
-
-impl Arriving for Fetched {
-    fn length(&self) -> Option<u64> {
-        self.reader.length()
-    }
-
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut piece = vec![0; PIECE_BYTES];
-        loop {
-            match self.reader.peek(buffer)? {
-                Grown::Bytes(count) => {
-                    self.reader.consume(count);
-                    return Ok(count);
-                }
-                Grown::End => return Ok(0),
-                Grown::NotYet => _ = self.filler.step(&mut piece),
-            }
-        }
-    }
-
-    fn abandon(self: Box<Self>) {
-        let Self { filler, reader } = *self;
-        drop(reader);
-        filler.run();
-    }
 }

@@ -241,9 +241,8 @@ mod tests {
         for step in 1..60 {
             let mut known = outgoing(Body::Whole("hello".into()));
             assert_eq!(send(&mut known, step), (whole.to_vec(), Halt::Done), "{step}");
-            let mut writer = Writer::new(None, Buffer::default());
+            let (mut writer, reader) = Writer::new(None, Buffer::default());
             writer.let_go();
-            let reader = writer.shared().reader().expect("a reader");
             let mut unknown = outgoing(Body::Growing(Box::new(reader)));
             assert!(writer.pass_on(b"hello"));
             writer.finish();

@@ -32,16 +32,16 @@ use crate::policy::validation::{confirms, make_unconditional, merged};
 use crate::proxy::freshen::facts;
 use crate::proxy::{Asking, Forward, Forwarded, Proxy};
 use crate::recording::again::Again;
-use crate::recording::{Filler, PIECE_BYTES, Progress, Recording, Relayed};
+use crate::recording::{Fetched, Filler, PIECE_BYTES, Progress, Recording, Relayed};
 use crate::stats::Event;
 use crate::store::Put;
 
 /// What becomes of a response that has come.
 enum Kept {
     /// It is stored already: it has no content, or a little that has come with the head.
-    Stored(Bytes),
+    Stored(Body),
     /// It is being stored.
-    Growing(Box<Filler>),
+    Growing(Fetched),
     /// It is not stored.
     Not(Detail, Body),
 }
@@ -127,7 +127,7 @@ impl Proxy {
         response_time: Timestamp,
         told: &CacheStatus,
     ) -> Forwarded {
-        let OriginResponse { status, fields, length, .. } = received;
+        let OriginResponse { status, fields, .. } = received;
         // The client's condition gave way to ours; what has come may be what it has (§4.3.2).
         let has_it = forward.presented.conditional
             && matches!(forward.asking, Asking::Whether(_) | Asking::Whole)
@@ -135,19 +135,15 @@ impl Proxy {
         let mut fields = self.passed_on(forward, fields, response_time, told);
         if has_it {
             keep_for_304(&mut fields);
-            let filler = if let Kept::Growing(filler) = kept { Some(filler) } else { None };
+            let filler =
+                if let Kept::Growing(fetched) = kept { Some(fetched.filler) } else { None };
             let (status, body) = (StatusCode::NOT_MODIFIED, Body::None { length: None });
             let response = Response { status, fields, body };
             return Forwarded { response, filler, refresh: None };
         }
         let (body, filler) = match kept {
-            Kept::Not(_, body) => (body, None),
-            Kept::Stored(content) if content.is_empty() => (Body::None { length }, None),
-            Kept::Stored(content) => (Body::Whole(content), None),
-            Kept::Growing(filler) => match filler.reader() {
-                Some(reader) => (Body::Growing(reader), Some(filler)),
-                None => (Body::None { length }, None),
-            },
+            Kept::Not(_, body) | Kept::Stored(body) => (body, None),
+            Kept::Growing(Fetched { filler, reader }) => (Body::Growing(reader), Some(filler)),
         };
         Forwarded { response: Response { status, fields, body }, filler, refresh: None }
     }
@@ -218,16 +214,16 @@ impl Proxy {
                 Some(leader) => leader.unshareable(),
                 None => {}
             }
-            return Ok(Kept::Stored(Bytes::new()));
+            return Ok(Kept::Stored(Body::None { length }));
         };
         let (rules, anybody) = (&self.settings.reuse, Presented::default());
         let shareable =
             judge(&anybody, recording.head(), false, response_time, rules) == Judgement::Usable;
         let again = leader.is_some().then(|| self.again(forward)).flatten();
         let claim = forward.claim.take();
-        let filler =
-            Filler::new(body, length, recording.under(claim), content, leader, again, &self.stats);
-        self.begin_to_fill(forward, filler, shareable)
+        let recording = recording.under(claim);
+        let fetched = Filler::begin(body, length, recording, content, leader, again, &self.stats);
+        self.begin_to_fill(forward, fetched, shareable)
     }
 
     /// A response whose content did not come, and of which nothing has been passed on yet.
@@ -260,25 +256,31 @@ impl Proxy {
     fn begin_to_fill(
         &self,
         forward: &mut Forward,
-        mut filler: Filler,
+        mut fetched: Fetched,
         shareable: bool,
     ) -> Result<Kept, OriginError> {
+        let filler = &mut fetched.filler;
         if !shareable {
             filler.keep_to_oneself();
         }
         let short = filler.length().filter(|length| *length <= PIECE_BYTES as u64);
         if let Some(length) = short {
             let mut piece = vec![0; length.max(1) as usize];
-            if filler.step(&mut piece) == Progress::Ended {
-                if let Some(content) = filler.whole() {
-                    return Ok(Kept::Stored(content));
+            match filler.step(&mut piece) {
+                Progress::More => {}
+                Progress::Whole => {
+                    let content = filler.whole();
+                    let grown = || Body::Growing(fetched.reader);
+                    return Ok(Kept::Stored(content.map_or_else(grown, Body::Whole)));
                 }
-                forward.leader = filler.leader();
-                return Err(self.cut(&io::ErrorKind::UnexpectedEof.into()));
+                Progress::Lost => {
+                    forward.leader = filler.leader();
+                    return Err(self.cut(&io::ErrorKind::UnexpectedEof.into()));
+                }
             }
         }
         filler.share();
-        Ok(Kept::Growing(Box::new(filler)))
+        Ok(Kept::Growing(fetched))
     }
 
     /// May the response be stored (§3)?

@@ -155,9 +155,7 @@ impl Forwarded {
     pub fn into_response(self) -> Response {
         let Self { response: Response { status, fields, body }, filler, .. } = self;
         let body = match (body, filler) {
-            (Body::Growing(reader), Some(filler)) => {
-                Fetched { filler: *filler, reader }.into_body()
-            }
+            (Body::Growing(reader), Some(filler)) => Fetched { filler, reader }.into_body(),
             (body, Some(filler)) => {
                 // The client does not need it, and it is worth keeping.
                 filler.run();

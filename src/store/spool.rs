@@ -135,7 +135,11 @@ impl Spool {
     pub fn write(&mut self, mut bytes: &[u8]) -> bool {
         while !bytes.is_empty() {
             if self.rest.capacity() == 0 {
-                self.rest.reserve_exact(CHUNK_BYTES);
+                // A short body needs no more than its length.
+                let most = self.spooled.length.map_or(CHUNK_BYTES, |length| {
+                    usize::try_from(length).unwrap_or(usize::MAX).min(CHUNK_BYTES)
+                });
+                self.rest.reserve_exact(most);
             }
             let count = bytes.len().min(CHUNK_BYTES - self.rest.len());
             self.rest.extend_from_slice(&bytes[..count]);

@@ -60,9 +60,8 @@ impl Exchange {
 
     /// Passes on what arrives, through a bounded buffer. Waits for the client while that is full.
     fn relay(&mut self, response: Response, mut body: Box<dyn Arriving>) {
-        let mut writer = Writer::new(body.length(), Buffer::default());
+        let (mut writer, reader) = Writer::new(body.length(), Buffer::default());
         writer.let_go();
-        let Some(reader) = writer.shared().reader() else { return };
         self.post(Response { body: Body::Growing(Box::new(reader)), ..response });
         let mut piece = vec![0; PIECE_BYTES];
         loop {
