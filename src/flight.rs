@@ -2,10 +2,11 @@
 //!
 //! A request that waits holds no thread: it is parked, as a piece of work that is handed back when
 //! there is something for it. As soon as the head of the leader's response shows that others may have
-//! it, they all get it, and its body while it grows; so does whoever comes while it grows. An answer
-//! that cannot be shared sends all who wait to the origin server in parallel, and the key is remembered
-//! for some seconds so that the next ones do not wait in vain. A leader that dies without an answer
-//! hands over to one of those who wait, once; one whose origin server failed shares that.
+//! it, they all get it, and its body while it grows; so does whoever comes while it grows. What else
+//! comes of a fetch, and what that means for those who wait, is said in one place, [`Outcome`].
+//!
+//! What is invalidated on its way is given to nobody who came after that: the next request for it begins a
+//! flight of its own, which those who wait already join.
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
@@ -18,7 +19,9 @@ use crate::growing;
 use crate::policy::key::CacheKey;
 use crate::policy::reason::Detail;
 use crate::policy::stored::StoredHead;
+use crate::store::Put;
 use crate::store::spool::Spooled;
+use crate::store::underway::Begun;
 
 /// For how long a key is remembered whose response could not be shared.
 const HIT_FOR_MISS: Duration = Duration::from_secs(5);
@@ -62,6 +65,8 @@ pub enum Landing {
     Stored,
     /// This response is on its way in.
     Growing(Arc<Shareable>),
+    /// It was invalidated on its way: look it up again, and collapse again.
+    Cleared,
     /// The origin server has just failed.
     Failed(Arc<Failed>),
     /// The leader is gone: lead.
@@ -90,9 +95,37 @@ struct State {
 struct Flight {
     number: u64,
     since: Instant,
-    parked: Vec<Parked>,
+    /// Since when what is invalidated is not stored by it.
+    begun: Begun,
+    parked: Vec<Waiter>,
     growing: Option<Arc<Shareable>>,
     handed_over: bool,
+}
+
+impl Flight {
+    /// Was its response invalidated, so that nobody who comes now may have it?
+    fn is_outdated(&self) -> bool {
+        match &self.growing {
+            Some(shareable) => !self.begun.admits(&shareable.head),
+            None => self.begun.is_cleared(),
+        }
+    }
+}
+
+/// A request that waits.
+struct Waiter {
+    resume: Parked,
+    claim: Claim,
+}
+
+/// What a request that waits may be given.
+#[derive(Clone, Copy)]
+struct Claim {
+    /// The flight's moment when the request came: what was invalidated by then must not be given to it.
+    moment: usize,
+    /// It was sent back once before, because what it waited for was invalidated: it may have what was
+    /// invalidated after it came. So it waits for two answers at most, however often that happens.
+    sent_back: bool,
 }
 
 /// What a request is to do.
@@ -106,23 +139,32 @@ pub enum Turn {
 }
 
 impl Flights {
-    /// Joins the flight for `key`, or begins it. Never waits.
-    pub fn join(self: &Arc<Self>, key: FlightKey) -> Turn {
+    /// Joins the flight for `key`, or begins it; the request has begun at `begun`. `sent_back` says that
+    /// what it waited for before was invalidated. Never waits.
+    pub fn join(self: &Arc<Self>, key: FlightKey, begun: &Begun, sent_back: bool) -> Turn {
         let mut state = self.state.lock();
         if state.hit_for_miss.get(&key.key).is_some_and(|until| *until > Instant::now()) {
             return Turn::Alone;
         }
-        if let Some(flight) = state.in_the_air.get(&key) {
-            let number = flight.number;
-            drop(state);
-            return Turn::Wait(Seat { flights: Arc::clone(self), key, number });
+        let mut parked = Vec::new();
+        if let Some(flight) = state.in_the_air.get_mut(&key) {
+            if !flight.is_outdated() {
+                let claim = Claim { moment: flight.begun.moment(), sent_back };
+                let number = flight.number;
+                drop(state);
+                return Turn::Wait(Seat { flights: Arc::clone(self), key, number, claim });
+            }
+            parked = std::mem::take(&mut flight.parked);
+            anew(&mut parked);
         }
         let number = state.next_number;
         state.next_number += 1;
-        let (since, parked) = (Instant::now(), Vec::new());
-        let flight = Flight { number, since, parked, growing: None, handed_over: false };
-        state.in_the_air.insert(key.clone(), flight);
+        let (since, begun) = (Instant::now(), begun.clone());
+        let flight = Flight { number, since, begun, parked, growing: None, handed_over: false };
+        let outdated = state.in_the_air.insert(key.clone(), flight);
         drop(state);
+        // With it may go the last hold on a body.
+        drop(outdated);
         Turn::Lead(Leader { flights: Arc::clone(self), key, number, landed: false })
     }
 
@@ -148,18 +190,18 @@ impl Flights {
         self.state.lock().in_the_air.values().map(|flight| flight.parked.len()).sum()
     }
 
-    fn land(&self, key: &FlightKey, number: u64, landing: &Ending, remember: bool) {
+    fn land(&self, key: &FlightKey, number: u64, outcome: &Outcome) {
         let mut state = self.state.lock();
         let ours = state.in_the_air.get(key).is_some_and(|flight| flight.number == number);
         let flight = if ours { state.in_the_air.remove(key) } else { None };
-        if remember {
+        if outcome.is_remembered() {
             if state.hit_for_miss.len() >= HIT_FOR_MISS_MAX {
                 state.hit_for_miss.clear();
             }
             state.hit_for_miss.insert(key.key.clone(), Instant::now() + HIT_FOR_MISS);
         }
         drop(state);
-        release(flight.map(|flight| flight.parked).unwrap_or_default(), || landing.tell());
+        release(flight.map(|flight| flight.parked).unwrap_or_default(), || outcome.landing());
     }
 
     /// The leader is gone without an answer: one of those who wait leads now, unless that has been
@@ -175,33 +217,79 @@ impl Flights {
         };
         drop(state);
         let Some(heir) = heir else {
-            return self.land(key, number, &Ending::Unshareable, false);
+            return self.land(key, number, &Outcome::NotNow);
         };
         let (flights, key) = (Arc::clone(self), key.clone());
-        heir(Landing::Lead(Leader { flights, key, number, landed: false }));
+        (heir.resume)(Landing::Lead(Leader { flights, key, number, landed: false }));
     }
 }
 
-/// How a flight ends.
-enum Ending {
+/// What came of a fetch. What those who wait for it are told follows from it, here and nowhere else.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The response is stored.
     Stored,
-    Failed(Arc<Failed>),
+    /// What was stored still holds, and is stored with new fields.
+    Freshened,
+    /// It is stored behind memory alone.
+    Behind,
+    /// It was purged, or its key invalidated, before it could be stored.
+    Cleared,
+    /// There is no room for it.
+    TooLarge,
+    /// It may not be stored.
     Unshareable,
+    /// It is stored, or would have been, but must not be reused as it is.
+    NotNow,
+    /// The origin server failed, and so it would for the others.
+    Failed(Arc<Failed>),
 }
 
-impl Ending {
-    fn tell(&self) -> Landing {
-        match self {
-            Self::Stored => Landing::Stored,
-            Self::Failed(failed) => Landing::Failed(Arc::clone(failed)),
-            Self::Unshareable => Landing::Unshareable,
+impl Outcome {
+    /// Of a fetch whose response was not stored for this reason; of one that was, if there is none.
+    pub fn of(refusal: Option<Detail>) -> Self {
+        match refusal {
+            None => Self::Stored,
+            Some(Detail::Cleared) => Self::Cleared,
+            Some(Detail::TooLarge | Detail::Memory) => Self::TooLarge,
+            Some(_) => Self::Unshareable,
         }
     }
+
+    fn landing(&self) -> Landing {
+        match self {
+            Self::Stored | Self::Freshened => Landing::Stored,
+            Self::Cleared => Landing::Cleared,
+            Self::Failed(failed) => Landing::Failed(Arc::clone(failed)),
+            // Each asks for itself: the store behind memory first, where there is one.
+            Self::Behind | Self::TooLarge | Self::Unshareable | Self::NotNow => {
+                Landing::Unshareable
+            }
+        }
+    }
+
+    /// Will the next responses under this key probably be no better to share?
+    fn is_remembered(&self) -> bool {
+        matches!(self, Self::TooLarge | Self::Unshareable)
+    }
 }
 
-fn release(parked: Vec<Parked>, landing: impl Fn() -> Landing) {
-    for resume in parked {
-        resume(landing());
+impl From<Put> for Outcome {
+    fn from(put: Put) -> Self {
+        Self::of(put.refusal())
+    }
+}
+
+fn release(parked: Vec<Waiter>, landing: impl Fn() -> Landing) {
+    for waiter in parked {
+        (waiter.resume)(landing());
+    }
+}
+
+/// These wait for a fetch that begins only now: whatever was invalidated before does not concern it.
+fn anew(parked: &mut [Waiter]) {
+    for waiter in parked {
+        waiter.claim.moment = 0;
     }
 }
 
@@ -214,46 +302,45 @@ pub struct Leader {
 }
 
 impl Leader {
-    /// The response is stored.
-    pub fn stored(mut self) {
-        self.land(&Ending::Stored, false);
+    /// This came of the fetch.
+    pub fn land(mut self, outcome: &Outcome) {
+        self.landed = true;
+        self.flights.land(&self.key, self.number, outcome);
+    }
+
+    /// The fetch begins only now, at `begun`: what was invalidated before does not concern it.
+    pub fn renew(&self, begun: &Begun) {
+        let mut state = self.flights.state.lock();
+        if let Some(flight) = state.in_the_air.get_mut(&self.key)
+            && flight.number == self.number
+        {
+            let before = std::mem::replace(&mut flight.begun, begun.clone());
+            anew(&mut flight.parked);
+            drop(state);
+            drop(before);
+        }
     }
 
     /// The response has been stored meanwhile, by the leader before this one: look it up. Those who
     /// wait already are told so; the seat is for the one who was to lead.
     pub fn step_back(self) -> Seat {
         let (flights, key, number) = (Arc::clone(&self.flights), self.key.clone(), self.number);
-        self.stored();
-        Seat { flights, key, number }
-    }
-
-    /// This response cannot be shared, though the next ones may be.
-    pub fn released(mut self) {
-        self.land(&Ending::Unshareable, false);
-    }
-
-    /// The response cannot be shared, and the next ones under this key probably cannot either.
-    pub fn unshareable(mut self) {
-        self.land(&Ending::Unshareable, true);
+        self.land(&Outcome::Stored);
+        Seat { flights, key, number, claim: Claim { moment: 0, sent_back: false } }
     }
 
     /// The connection to the origin server died: one of the others may have more luck, once.
-    pub fn died(mut self, failed: Failed) {
+    pub fn died(self, failed: Failed) {
         let state = self.flights.state.lock();
         let tried = state.in_the_air.get(&self.key).is_none_or(|flight| flight.handed_over);
         drop(state);
         if tried {
-            self.land(&Ending::Failed(Arc::new(failed)), false);
+            self.land(&Outcome::Failed(Arc::new(failed)));
         }
     }
 
-    /// The origin server failed: nobody else need try.
-    pub fn failed(mut self, failed: Failed) {
-        self.land(&Ending::Failed(Arc::new(failed)), false);
-    }
-
     /// The head of the response has come, and others may have it: those who wait, and those who come
-    /// from now on until it lands.
+    /// from now on until it lands or is invalidated. If it has been by now, those who wait collapse again.
     pub fn share(&mut self, shareable: &Arc<Shareable>) {
         let mut state = self.flights.state.lock();
         let Some(flight) = state.in_the_air.get_mut(&self.key) else { return };
@@ -262,13 +349,18 @@ impl Leader {
         }
         flight.growing = Some(Arc::clone(shareable));
         let parked = std::mem::take(&mut flight.parked);
+        let begun = flight.begun.clone();
         drop(state);
-        release(parked, || Landing::Growing(Arc::clone(shareable)));
-    }
-
-    fn land(&mut self, ending: &Ending, remember: bool) {
-        self.landed = true;
-        self.flights.land(&self.key, self.number, ending, remember);
+        let is_admitted = begun.admits(&shareable.head);
+        for Waiter { resume, claim } in parked {
+            let may_have =
+                is_admitted || claim.sent_back && begun.admitted_at(claim.moment, &shareable.head);
+            resume(if may_have {
+                Landing::Growing(Arc::clone(shareable))
+            } else {
+                Landing::Cleared
+            });
+        }
     }
 }
 
@@ -285,6 +377,7 @@ pub struct Seat {
     flights: Arc<Flights>,
     key: FlightKey,
     number: u64,
+    claim: Claim,
 }
 
 impl Seat {
@@ -295,7 +388,7 @@ impl Seat {
         let landing = match state.in_the_air.get_mut(&self.key) {
             Some(flight) if flight.number == self.number => {
                 let Some(shareable) = &flight.growing else {
-                    flight.parked.push(resume);
+                    flight.parked.push(Waiter { resume, claim: self.claim });
                     return;
                 };
                 Landing::Growing(Arc::clone(shareable))
@@ -308,154 +401,4 @@ impl Seat {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::mpsc::{Receiver, Sender, channel};
-
-    use super::*;
-
-    fn key(uri: &str) -> FlightKey {
-        FlightKey { key: CacheKey::from(uri), selecting: Vec::new() }
-    }
-
-    fn lead(flights: &Arc<Flights>, uri: &str) -> Leader {
-        let Turn::Lead(leader) = flights.join(key(uri)) else { panic!("nobody leads yet") };
-        leader
-    }
-
-    fn wait(flights: &Arc<Flights>, uri: &str, sender: &Sender<Landing>) {
-        let Turn::Wait(seat) = flights.join(key(uri)) else { panic!("a flight is in the air") };
-        park(seat, sender);
-    }
-
-    fn park(seat: Seat, sender: &Sender<Landing>) {
-        let sender = sender.clone();
-        seat.park(Box::new(move |landing| drop(sender.send(landing))));
-    }
-
-    fn failed() -> Failed {
-        let (status, detail) = (StatusCode::BAD_GATEWAY, Detail::Connect);
-        Failed { status, detail, text: String::new() }
-    }
-
-    /// What those who waited were told, by name; who is to lead does so no more.
-    fn told(landings: &Receiver<Landing>) -> Vec<&'static str> {
-        let name = |landing| match landing {
-            Landing::Stored => "stored",
-            Landing::Growing(_) => "growing",
-            Landing::Failed(_) => "failed",
-            Landing::Lead(leader) => {
-                leader.failed(failed());
-                "lead"
-            }
-            Landing::Unshareable => "unshareable",
-        };
-        landings.try_iter().map(name).collect()
-    }
-
-    #[test]
-    fn all_who_wait_are_resumed_when_the_leader_lands() {
-        let flights = Arc::new(Flights::default());
-        let (sender, landings) = channel();
-        let leader = lead(&flights, "a");
-        assert!(matches!(flights.join(key("b")), Turn::Lead(_)));
-        for _ in 0..3 {
-            wait(&flights, "a", &sender);
-        }
-        assert_eq!(flights.parked(), 3);
-        leader.stored();
-        assert_eq!(told(&landings), ["stored"; 3]);
-        assert!(matches!(flights.join(key("a")), Turn::Lead(_)), "the flight is over");
-    }
-
-    #[test]
-    fn a_leader_that_dies_hands_over_once() {
-        let flights = Arc::new(Flights::default());
-        let (sender, landings) = channel();
-        let leader = lead(&flights, "a");
-        for _ in 0..3 {
-            wait(&flights, "a", &sender);
-        }
-        drop(leader);
-        let Ok(Landing::Lead(heir)) = landings.try_recv() else { panic!("one leads on") };
-        assert!(landings.try_recv().is_err(), "the others wait on");
-        wait(&flights, "a", &sender);
-        drop(heir);
-        assert_eq!(told(&landings), ["unshareable"; 3]);
-        assert!(matches!(flights.join(key("a")), Turn::Lead(_)), "a death is not remembered");
-    }
-
-    #[test]
-    fn a_lost_connection_is_tried_once_more_and_then_shared() {
-        let flights = Arc::new(Flights::default());
-        let (sender, landings) = channel();
-        let leader = lead(&flights, "a");
-        for _ in 0..3 {
-            wait(&flights, "a", &sender);
-        }
-        leader.died(failed());
-        let Ok(Landing::Lead(heir)) = landings.try_recv() else { panic!("one leads on") };
-        heir.died(failed());
-        assert_eq!(told(&landings), ["failed"; 2]);
-    }
-
-    #[test]
-    fn a_failure_is_shared_by_all_who_wait() {
-        let flights = Arc::new(Flights::default());
-        let (sender, landings) = channel();
-        let leader = lead(&flights, "a");
-        wait(&flights, "a", &sender);
-        leader.failed(failed());
-        assert_eq!(told(&landings), ["failed"]);
-        assert!(matches!(flights.join(key("a")), Turn::Lead(_)), "it is not remembered here");
-    }
-
-    #[test]
-    fn a_key_that_could_not_be_shared_is_remembered() {
-        let flights = Arc::new(Flights::default());
-        lead(&flights, "a").unshareable();
-        assert!(matches!(flights.join(key("a")), Turn::Alone));
-    }
-
-    #[test]
-    fn the_memory_of_what_cannot_be_shared_is_bounded() {
-        let flights = Arc::new(Flights::default());
-        for number in 0..=HIT_FOR_MISS_MAX {
-            lead(&flights, &number.to_string()).unshareable();
-        }
-        assert!(flights.state.lock().hit_for_miss.len() <= HIT_FOR_MISS_MAX);
-    }
-
-    #[test]
-    fn who_takes_a_seat_too_late_is_resumed_at_once() {
-        let flights = Arc::new(Flights::default());
-        let (sender, landings) = channel();
-        let leader = lead(&flights, "a");
-        let Turn::Wait(seat) = flights.join(key("a")) else { panic!("a flight is in the air") };
-        leader.stored();
-        park(seat, &sender);
-        assert_eq!(told(&landings), ["stored"]);
-    }
-
-    #[test]
-    fn a_leader_that_steps_back_looks_up_again() {
-        let flights = Arc::new(Flights::default());
-        let (sender, landings) = channel();
-        let leader = lead(&flights, "a");
-        wait(&flights, "a", &sender);
-        park(leader.step_back(), &sender);
-        assert_eq!(told(&landings), ["stored"; 2]);
-    }
-
-    #[test]
-    fn nobody_waits_beyond_the_bound() {
-        let flights = Arc::new(Flights::default());
-        let (sender, landings) = channel();
-        let leader = lead(&flights, "a");
-        wait(&flights, "a", &sender);
-        flights.expire(Duration::from_secs(3600));
-        assert!(landings.try_recv().is_err());
-        flights.expire(Duration::ZERO);
-        assert_eq!(told(&landings), ["unshareable"]);
-        leader.stored();
-    }
-}
+mod tests;

@@ -37,7 +37,8 @@ use crate::proxy::glance::are_plain;
 use crate::proxy::recall::{Recall, Recollection};
 use crate::proxy::steps::Asking;
 use crate::stats::{Event, Stats};
-use crate::store::{Generation, Store, Variants, salt};
+use crate::store::behind::Stamp;
+use crate::store::{Store, Variants, salt};
 
 mod absorb;
 mod answer;
@@ -189,7 +190,7 @@ impl Proxy {
         let recalled = attempt.recalled.take();
         let recalls = recalled.is_none() && answerable && self.store.tiers().is_some();
         let (found, behind) = match recalled {
-            Some(Recollection { variants, generation }) => (Some(variants), Some(generation)),
+            Some(Recollection { variants, stamp }) => (Some(variants), Some(stamp)),
             None if answerable => (self.store.get(asked.key.as_str()), None),
             None => (None, None),
         };
@@ -337,14 +338,10 @@ impl Proxy {
     pub fn join(&self, mut forward: Box<Forward>) -> Admission {
         let own_condition =
             forward.presented.conditional && !matches!(forward.asking, Asking::Whether(_));
-        let waits = forward.presented.collapses()
-            && !own_condition
-            && !self.settings.reuse.disabled
-            && forward.attempt.waits < WAITS_MAX;
         match forward.attempt.landing.take() {
             _ if forward.refused.is_some() => return Admission::Lead(forward),
             Some(Landing::Lead(leader)) => {
-                forward.leader = Some(leader);
+                forward.lead(leader);
                 return Admission::Lead(forward);
             }
             Some(Landing::Failed(failed)) => {
@@ -363,8 +360,13 @@ impl Proxy {
                     .of_request(Sent { fields: &forward.sent, salt: &self.salt() });
                 forward.selecting = selecting.fingerprint();
             }
+            Some(Landing::Cleared) => forward.attempt.send_back(),
             Some(Landing::Stored) | None => {}
         }
+        let waits = forward.presented.collapses()
+            && !own_condition
+            && !self.settings.reuse.disabled
+            && forward.attempt.waits < WAITS_MAX;
         if !waits {
             return Admission::Lead(forward);
         }
@@ -374,7 +376,8 @@ impl Proxy {
             selecting.extend_from_slice(b"\nrange:");
             selecting.extend_from_slice(range.as_bytes());
         }
-        match self.flights.join(FlightKey { key: forward.key.clone(), selecting }) {
+        let (key, sent_back) = (forward.key.clone(), forward.attempt.sent_back > 0);
+        match self.flights.join(FlightKey { key, selecting }, &forward.begun, sent_back) {
             Turn::Lead(leader) if self.has_changed(&forward) => {
                 // Between our lookup and now, the leader before us has landed.
                 let attempt = forward.attempt.waiting(forward.why);
@@ -439,7 +442,7 @@ impl Proxy {
         asked: Asked<'_>,
         found: Found,
         reason: Reason,
-        asking: Asking,
+        mut asking: Asking,
         attempt: Attempt,
     ) -> Box<Forward> {
         let Asked { request, presented, key, target, now } = asked;
@@ -455,14 +458,23 @@ impl Proxy {
                     .fingerprint()
             })
             .unwrap_or_default();
-        let Reason { why, detail, selected } = reason;
-        let generation = self.store.generation(&key);
+        let Reason { why, detail, mut selected } = reason;
+        // What answers a request that changes something is stored under the key of a GET, if at all.
+        let begun = if presented.get || presented.head {
+            self.store.begin(&key)
+        } else {
+            self.store.begin(&self.settings.key.key_of(key.as_str()))
+        };
+        let begun = begun.with(behind.unwrap_or_default());
+        if behind.is_none() {
+            self.forget_what_is_gone(&key, &mut selected, &mut asking);
+        }
         Box::new(Forward {
             request: Arc::clone(request),
             method: request.method.clone(),
             presented,
             url: url_at(&self.settings.origin, &target),
-            generation: behind.map_or(generation, |behind| generation.behind_of(behind)),
+            begun,
             key,
             sent,
             asking,
@@ -481,6 +493,33 @@ impl Proxy {
             follows: None,
             claim: None,
         })
+    }
+
+    /// What the lookup found may have been purged before the request was noted as begun, which nobody would
+    /// learn of: then nothing is asked about it, and it does not stand in.
+    fn forget_what_is_gone(
+        &self,
+        key: &CacheKey,
+        selected: &mut Option<Arc<StoredResponse>>,
+        asking: &mut Asking,
+    ) {
+        let asked_about: Vec<&Arc<StoredResponse>> = match &*asking {
+            Asking::AsItIs | Asking::Whole => selected.iter().collect(),
+            Asking::Whether(stored) => [stored].into_iter().chain(selected.iter()).collect(),
+            Asking::Rest(prefix) => vec![prefix],
+        };
+        if asked_about.is_empty() {
+            return;
+        }
+        let present = self.store.get(key.as_str()).unwrap_or_default();
+        let is_there =
+            |stored: &&Arc<StoredResponse>| present.iter().any(|other| Arc::ptr_eq(other, stored));
+        if !asked_about.iter().all(is_there) {
+            *selected = None;
+            if !matches!(asking, Asking::AsItIs) {
+                *asking = Asking::Whole;
+            }
+        }
     }
 
     /// Sends the request, and follows redirects where the operator wants it.
@@ -539,8 +578,8 @@ struct Found {
     variants: Option<Variants>,
     /// The store behind memory has not been asked.
     recalls: bool,
-    /// The state that it was in.
-    behind: Option<Generation>,
+    /// The state that it was in, if it has.
+    behind: Option<Stamp>,
 }
 
 /// Why it ends in forwarding.

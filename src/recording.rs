@@ -21,7 +21,8 @@ use crate::policy::stored::{StoredHead, StoredResponse};
 use crate::stats::{Event, Stats};
 use crate::store::spool::Spool;
 use crate::store::tiers::{Claim, Tiers};
-use crate::store::{Generation, Put, Room, Store};
+use crate::store::underway::Begun;
+use crate::store::{Put, Room, Store};
 
 pub mod again;
 mod filling;
@@ -97,7 +98,7 @@ pub struct Recording {
     store: Arc<dyn Store>,
     key: CacheKey,
     head: StoredHead,
-    generation: Generation,
+    begun: Begun,
     room: Room,
     bytes_max: u64,
     /// The way into the store behind memory, for what is too large for memory.
@@ -113,7 +114,7 @@ impl Recording {
         store: &Arc<dyn Store>,
         key: CacheKey,
         head: StoredHead,
-        generation: Generation,
+        begun: Begun,
         length: Option<u64>,
     ) -> Result<(Self, Buffer), Detail> {
         let tiers = store.tiers();
@@ -133,7 +134,7 @@ impl Recording {
             },
         };
         let store = Arc::clone(store);
-        let recording = Self { store, key, head, generation, room, bytes_max, spool, claim: None };
+        let recording = Self { store, key, head, begun, room, bytes_max, spool, claim: None };
         Ok((recording, content))
     }
 
@@ -155,6 +156,11 @@ impl Recording {
         &self.head
     }
 
+    /// Was it invalidated since the request for it began? Then it will not be stored.
+    pub fn is_cleared(&self) -> bool {
+        !self.begun.admits(&self.head)
+    }
+
     /// Makes room in `buffer` for `more` bytes; `false` if that is too much.
     fn grow(&mut self, buffer: &mut Buffer, more: usize) -> bool {
         if (buffer.len() + more) as u64 > self.bytes_max {
@@ -168,17 +174,10 @@ impl Recording {
 
     /// The body is whole: stores the response. `content` is all of it, unless it was spooled.
     pub fn commit(mut self, content: Bytes) -> Put {
-        if let Some(spool) = self.spool.take() {
+        if let (Some(spool), Some(tiers)) = (self.spool.take(), self.store.tiers()) {
             // Parts are not spooled: what has come is all of it.
             as_whole(&mut self.head);
-            // What it takes the place of must not be found in memory any more.
-            let put = spool.commit(self.head, self.generation.behind());
-            if put == Put::Stored
-                && let Some(tiers) = self.store.tiers()
-            {
-                tiers.forget_in_memory(&self.key);
-            }
-            return put;
+            return tiers.commit(spool, self.head, &self.begun);
         }
         let (mut head, mut content) = (self.head, content);
         if let Some(part) = head.part {
@@ -188,7 +187,7 @@ impl Recording {
             (head, content) = combined(&*self.store, &self.key, &mut self.room, head, content);
         }
         let stored = Arc::new(StoredResponse::new(head, content));
-        self.store.put(&self.key, stored, self.generation)
+        self.store.put(&self.key, stored, &self.begun)
     }
 }
 

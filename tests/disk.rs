@@ -164,7 +164,7 @@ fn damaged_content_is_never_given_out() {
                 let promoted = store.tiers().expect("tiers").promote(
                     &CacheKey::from(key),
                     &found,
-                    store.generation(&CacheKey::from(key)),
+                    &store.begin(&CacheKey::from(key)),
                 );
                 assert!(promoted.is_err(), "{change}: {:?}", promoted.map(|found| content(&found)));
             }
@@ -548,7 +548,7 @@ fn a_clear_in_another_process_cannot_be_undone_by_what_was_on_its_way() {
         remove(&other);
         other.tiers().expect("tiers").flush(PATIENCE);
         // It is in this one's memory, as far as that goes, and no further.
-        assert_eq!(one.put(&key, response(None, b"old", 9), begun), Put::Stored);
+        assert_eq!(one.put(&key, response(None, b"old", 9), &begun), Put::Stored);
         assert!(contents(&one, "a").is_empty() && contents(&other, "a").is_empty());
     }
 }

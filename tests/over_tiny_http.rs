@@ -13,6 +13,8 @@ mod forwarded;
 mod framing;
 #[path = "hostile.rs"]
 mod hostile;
+#[path = "invalidated.rs"]
+mod invalidated;
 #[path = "isolation.rs"]
 mod isolation;
 #[path = "keys.rs"]

@@ -52,10 +52,10 @@ fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
 /// Brings what is behind memory into it, unless news of it come just then.
 fn promote(store: &Arc<dyn Store>, key: &str) {
     let key = CacheKey::from(key);
-    let generation = store.generation(&key);
+    let begun = store.begin(&key);
     let tiers = store.tiers().expect("tiers");
     for found in tiers.recall(&key, false).unwrap_or_default().variants {
-        tiers.promote(&key, &found, generation).expect("it is whole");
+        tiers.promote(&key, &found, &begun).expect("it is whole");
     }
 }
 
@@ -114,7 +114,8 @@ fn proxies_that_share_a_store_see_what_each_other_does() {
         assert!(large.chunks(10_000).all(|piece| spool.write(piece)));
         let begun = begun(&one, &CacheKey::from("http://o/large"));
         let head = response(None, b"", 600).head().clone();
-        assert_eq!(spool.commit(head, begun.behind()), Put::Stored, "{url}");
+        let tiers = one.tiers().expect("tiers");
+        assert_eq!(tiers.commit(spool, head, &begun), Put::Stored, "{url}");
         assert!(contents(&other, "http://o/large") == [large], "{url}");
     }
 }
@@ -136,7 +137,7 @@ fn what_was_on_its_way_in_another_proxy_is_not_stored_after_a_purge() {
             remove(&other);
             flush(&other);
             // Whether or not it has heard of it yet.
-            one.put(&key, response(None, b"old", 600), before);
+            one.put(&key, response(None, b"old", 600), &before);
             flush(&one);
             assert!(contents(&one, "http://o/a").is_empty(), "{index}: {program}");
             assert!(contents(&other, "http://o/a").is_empty(), "{index}: {program}");
@@ -154,7 +155,7 @@ fn what_was_on_its_way_in_another_proxy_is_not_stored_after_a_purge() {
         }
         put(&one, "http://o/a", response(None, b"newer", 600));
         let late = before;
-        one.put(&key, response(Some("en"), b"late", 600), late);
+        one.put(&key, response(Some("en"), b"late", 600), &late);
         flush(&one);
         let found = contents(&other, "http://o/a");
         assert!(found.contains(&Bytes::from_static(b"newer")), "{found:?}");
@@ -163,7 +164,7 @@ fn what_was_on_its_way_in_another_proxy_is_not_stored_after_a_purge() {
         for number in 0..300 {
             other.purge(&Selector::Tag(format!("t{number}")), Timestamp(0));
         }
-        one.put(&CacheKey::from("http://o/b"), response(None, b"late", 600), before);
+        one.put(&CacheKey::from("http://o/b"), response(None, b"late", 600), &before);
         flush(&one);
         assert!(contents(&other, "http://o/b").is_empty());
     }
@@ -239,7 +240,7 @@ fn what_is_damaged_or_somebody_elses_is_not_given_out() {
         let key = CacheKey::from("http://o/large");
         let tiers = store.tiers().expect("tiers");
         for found in tiers.recall(&key, false).expect("it works").variants {
-            assert!(tiers.promote(&key, &found, store.generation(&key)).is_err(), "{what}");
+            assert!(tiers.promote(&key, &found, &store.begin(&key)).is_err(), "{what}");
         }
         store.clear();
         fill();
@@ -291,8 +292,8 @@ fn one_proxy_fetches_and_the_others_wait() {
         assert_eq!(claim.fetcher, Fetcher::Us);
         std::thread::scope(|scope| {
             let waiting = scope.spawn(|| other.tiers().expect("tiers").recall(&key, true));
-            let begun = one.generation(&key).with(claim.stamp);
-            one.put(&key, response(None, b"a", 600), begun);
+            let begun = one.begin(&key).with(claim.stamp);
+            one.put(&key, response(None, b"a", 600), &begun);
             let found = waiting.join().expect("no panic").expect("it works");
             assert_eq!(
                 found.variants.iter().map(|found| content(found)).collect::<Vec<_>>(),

@@ -33,12 +33,20 @@ impl Selector {
     /// Is the response stored under `key` one of them at `now`?
     pub fn selects(&self, key: &str, head: &StoredHead, now: Timestamp) -> bool {
         match self {
-            Self::All => true,
-            Self::Uri(uri) => key == uri,
-            Self::Prefix(prefix) => key.starts_with(prefix.as_str()),
-            Self::Match(glob) => glob.fits(key.as_bytes()),
             Self::Tag(tag) => tags(head).any(|other| other == tag),
             Self::Stale => !head.is_fresh(now),
+            _ => self.selects_key(key) == Some(true),
+        }
+    }
+
+    /// Are all responses under `key` meant, whatever they are, or none? `None` where their heads decide.
+    pub fn selects_key(&self, key: &str) -> Option<bool> {
+        match self {
+            Self::All => Some(true),
+            Self::Uri(uri) => Some(key == uri),
+            Self::Prefix(prefix) => Some(key.starts_with(prefix.as_str())),
+            Self::Match(glob) => Some(glob.fits(key.as_bytes())),
+            Self::Tag(_) | Self::Stale => None,
         }
     }
 }
@@ -118,6 +126,8 @@ mod tests {
             {
                 let response = tagged(name, value);
                 assert_eq!(selector.selects(key, &response, now), expected, "{selector} {name}");
+                let by_key = selector.selects_key(key);
+                assert!(by_key.is_none_or(|by_key| by_key == expected), "{selector}");
             }
         }
         let stale = tagged("xkey", "");

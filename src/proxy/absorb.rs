@@ -11,7 +11,7 @@ use http::header::{IF_MODIFIED_SINCE, IF_NONE_MATCH};
 use http::{Method, StatusCode};
 
 use crate::clock::{DeltaSeconds, Timestamp};
-use crate::flight::Failed;
+use crate::flight::{Failed, Outcome};
 use crate::message::body::Body;
 use crate::message::content::Slice;
 use crate::message::fields::Fields;
@@ -34,16 +34,15 @@ use crate::proxy::{Asking, Forward, Forwarded, Proxy};
 use crate::recording::again::Again;
 use crate::recording::{Fetched, Filler, PIECE_BYTES, Progress, Recording, Relayed};
 use crate::stats::Event;
-use crate::store::Put;
 
 /// What becomes of a response that has come.
-enum Kept {
-    /// It is stored already: it has no content, or a little that has come with the head.
-    Stored(Body),
-    /// It is being stored.
-    Growing(Fetched),
-    /// It is not stored.
-    Not(Detail, Body),
+struct Kept {
+    /// Its content, as the client gets it.
+    body: Body,
+    /// What moves that along, if it is still to be fetched.
+    filler: Option<Box<Filler>>,
+    /// Why it is not stored, or will not be, as far as that is known as the head goes out.
+    refusal: Option<Detail>,
 }
 
 impl Proxy {
@@ -88,17 +87,17 @@ impl Proxy {
             Ok(kept) => kept,
             Err(error) => return self.fail(forward, &error).into(),
         };
-        status.stored = !matches!(kept, Kept::Not(..));
-        if let Kept::Not(detail, _) = &kept {
+        status.stored = kept.refusal.is_none();
+        if let Some(detail) = kept.refusal {
             // That nobody waited, or how it was asked for, says less than why it is not stored.
             let says_less = matches!(
                 status.detail,
                 None | Some(Detail::HitForMiss | Detail::Validator | Detail::Rest)
             );
-            if says_less && *detail != Detail::Method {
-                status.detail = Some(*detail);
+            if says_less && detail != Detail::Method {
+                status.detail = Some(detail);
             }
-            self.tell_of_credentials(&forward, *detail);
+            self.tell_of_credentials(&forward, detail);
         }
         self.pass_on(&forward, received, kept, response_time, &status)
     }
@@ -135,16 +134,12 @@ impl Proxy {
         let mut fields = self.passed_on(forward, fields, response_time, told);
         if has_it {
             keep_for_304(&mut fields);
-            let filler =
-                if let Kept::Growing(fetched) = kept { Some(fetched.filler) } else { None };
+            let filler = kept.filler;
             let (status, body) = (StatusCode::NOT_MODIFIED, Body::None { length: None });
             let response = Response { status, fields, body };
             return Forwarded { response, filler, refresh: None };
         }
-        let (body, filler) = match kept {
-            Kept::Not(_, body) | Kept::Stored(body) => (body, None),
-            Kept::Growing(Fetched { filler, reader }) => (Body::Growing(reader), Some(filler)),
-        };
+        let Kept { body, filler, .. } = kept;
         Forwarded { response: Response { status, fields, body }, filler, refresh: None }
     }
 
@@ -170,6 +165,8 @@ impl Proxy {
         if !invalidates(&forward.method, received.status) {
             return;
         }
+        // Its own invalidation is not what keeps its response out, but those of others are.
+        let is_cleared = forward.begun.is_cleared();
         let shaped = self.settings.key.key_of(forward.key.as_str());
         let named = named(&forward.key, &received.fields, &self.settings.key);
         for key in named.into_iter().chain(self.destination_key(&forward.request)) {
@@ -178,7 +175,9 @@ impl Proxy {
         self.store.remove_all(&shaped);
         self.store.remove_all(&forward.key);
         forward.key = shaped;
-        forward.generation = self.store.generation(&forward.key);
+        if !is_cleared {
+            forward.begun = self.store.begin(&forward.key);
+        }
     }
 
     /// Stores the response, or begins to; or says which rule forbids it, and sends away those who wait
@@ -192,29 +191,30 @@ impl Proxy {
         let verdict = self.verdict(forward, received, response_time);
         let length = received.length;
         let begun = verdict.and_then(|head| {
-            let (key, begun) = (forward.key.clone(), forward.generation);
+            let (key, begun) = (forward.key.clone(), forward.begun.clone());
             Recording::begin(&self.store, key, head, begun, length)
         });
         let leader = forward.leader.take();
         let (recording, content) = match begun {
             Ok(begun) => begun,
             Err(detail) => {
+                let refusal = Some(detail);
                 if let Some(leader) = leader {
-                    leader.unshareable();
+                    leader.land(&Outcome::of(refusal));
                 }
                 self.drop_replaced(forward, received.status, detail);
                 let body = Relayed::body(received.body.take(), length, &self.stats);
-                return body.map(|body| Kept::Not(detail, body)).map_err(|error| self.cut(&error));
+                let body = body.map_err(|error| self.cut(&error))?;
+                return Ok(Kept { body, filler: None, refusal });
             }
         };
         let Some(body) = received.body.take() else {
-            let stored = recording.commit(Bytes::new()) == Put::Stored;
-            match leader {
-                Some(leader) if stored => leader.stored(),
-                Some(leader) => leader.unshareable(),
-                None => {}
+            let put = recording.commit(Bytes::new());
+            if let Some(leader) = leader {
+                leader.land(&put.into());
             }
-            return Ok(Kept::Stored(Body::None { length }));
+            let body = Body::None { length };
+            return Ok(Kept { body, filler: None, refusal: put.refusal() });
         };
         let (rules, anybody) = (&self.settings.reuse, Presented::default());
         let shareable =
@@ -269,9 +269,10 @@ impl Proxy {
             match filler.step(&mut piece) {
                 Progress::More => {}
                 Progress::Whole => {
-                    let content = filler.whole();
+                    let (content, refusal) = (filler.whole(), filler.refusal());
                     let grown = || Body::Growing(fetched.reader);
-                    return Ok(Kept::Stored(content.map_or_else(grown, Body::Whole)));
+                    let body = content.map_or_else(grown, Body::Whole);
+                    return Ok(Kept { body, filler: None, refusal });
                 }
                 Progress::Lost => {
                     forward.leader = filler.leader();
@@ -280,7 +281,9 @@ impl Proxy {
             }
         }
         filler.share();
-        Ok(Kept::Growing(fetched))
+        let refusal = filler.refusal();
+        let Fetched { filler, reader } = fetched;
+        Ok(Kept { body: Body::Growing(reader), filler: Some(filler), refusal })
     }
 
     /// May the response be stored (§3)?
@@ -369,6 +372,7 @@ impl Forward {
                 | Detail::Credentials
                 | Detail::Memory
                 | Detail::Method
+                | Detail::Cleared
         );
         self.presented.get && !self.presented.directives.no_store && !personal
     }
@@ -378,7 +382,8 @@ impl Forward {
 fn tell_of_failure(forward: &mut Forward, status: StatusCode) {
     if let Some(leader) = forward.leader.take() {
         let text = format!("the origin server answered {} to another request", status.as_u16());
-        leader.failed(Failed { status, detail: Detail::StaleIfError, text });
+        let failed = Failed { status, detail: Detail::StaleIfError, text };
+        leader.land(&Outcome::Failed(Arc::new(failed)));
     }
 }
 

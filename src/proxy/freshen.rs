@@ -6,6 +6,7 @@ use std::sync::Arc;
 use http::StatusCode;
 
 use crate::clock::Timestamp;
+use crate::flight::Outcome;
 use crate::message::fields::Fields;
 use crate::message::response::Response;
 use crate::origin::OriginResponse;
@@ -21,7 +22,6 @@ use crate::policy::validation::{confirms, head_confirms, merged};
 use crate::policy::vary::Sent;
 use crate::proxy::{Asking, Forward, Proxy};
 use crate::stats::Event;
-use crate::store::Put;
 
 impl Proxy {
     /// May the response to a request that the origin server got with these fields be stored (§3)?
@@ -80,11 +80,9 @@ impl Proxy {
     ) -> Response {
         let response_time = self.clock.now();
         complete_received(&mut received.fields, received.version, response_time);
-        let (freshened, put) = self.merge(&forward, stored, &received, response_time);
-        match (put, forward.leader.take()) {
-            (true, Some(leader)) => leader.stored(),
-            (false, Some(leader)) => leader.unshareable(),
-            _ => {}
+        let (freshened, refusal) = self.merge(&forward, stored, &received, response_time);
+        if let Some(leader) = forward.leader.take() {
+            leader.land(&refusal.map_or(Outcome::Freshened, |refusal| Outcome::of(Some(refusal))));
         }
         self.stats.count(Event::Hit);
         self.stats.count(Event::Freshened);
@@ -92,21 +90,22 @@ impl Proxy {
             why: Some(forward.why),
             forward_status: Some(received.status.as_u16()),
             freshness_left: freshened.freshness_left(response_time),
-            stored: put,
-            detail: forward.detail,
+            stored: refusal.is_none(),
+            detail: refusal.filter(|refusal| *refusal == Detail::Cleared).or(forward.detail),
             ..CacheStatus::default()
         };
         self.respond_with(&forward.request, forward.presented, &freshened, response_time, &status)
     }
 
-    /// A stored response with the fields that have come, and whether it is stored in its place.
+    /// A stored response with the fields that have come, and why it is not stored in its place, if it is
+    /// not.
     fn merge(
         &self,
         forward: &Forward,
         stored: &Arc<StoredResponse>,
         received: &OriginResponse,
         response_time: Timestamp,
-    ) -> (Arc<StoredResponse>, bool) {
+    ) -> (Arc<StoredResponse>, Option<Detail>) {
         let mut fields = merged(stored, &received.fields);
         let facts = Received {
             status: stored.status,
@@ -123,8 +122,8 @@ impl Proxy {
                 // that it answers (§4.1).
                 head.selecting = stored.selecting.with(&head.selecting);
                 let freshened = Arc::new(stored.with(head, stored.content.clone()));
-                let put = self.store.put(&forward.key, Arc::clone(&freshened), forward.generation);
-                (freshened, put == Put::Stored)
+                let put = self.store.put(&forward.key, Arc::clone(&freshened), &forward.begun);
+                (freshened, put.refusal())
             }
             Err(detail) => {
                 let forbidden = detail.forbids_sharing() && !presented.directives.no_store;
@@ -136,7 +135,7 @@ impl Proxy {
                 strip_received(&mut fields);
                 let head =
                     StoredHead { fields, age_on_arrival, response_time, ..stored.head().clone() };
-                (Arc::new(stored.with(head, stored.content.clone())), false)
+                (Arc::new(stored.with(head, stored.content.clone())), Some(detail))
             }
         }
     }
@@ -164,7 +163,7 @@ impl Proxy {
         } else if stored.is_fresh(response_time) {
             let head = StoredHead { fresh_until: response_time, ..stored.head().clone() };
             let outdated = Arc::new(stored.with(head, stored.content.clone()));
-            self.store.put(&forward.key, outdated, forward.generation);
+            self.store.put(&forward.key, outdated, &forward.begun);
         }
     }
 }

@@ -3,21 +3,21 @@
 
 use std::sync::Arc;
 
-use crate::flight::{Landing, Shareable};
+use crate::flight::{Landing, Outcome, Shareable};
 use crate::message::body::Body;
 use crate::message::response::Response;
 use crate::policy::reuse::{Judgement, judge};
 use crate::policy::selection::{Sought, select};
 use crate::policy::stored::StoredResponse;
 use crate::proxy::{Answer, Attempt, Forward, Forwarded, Proxy};
-use crate::store::behind::Fetcher;
+use crate::store::Variants;
+use crate::store::behind::{Fetcher, Stamp};
 use crate::store::tiers::{Claim, Tiers};
-use crate::store::{Generation, Variants};
 
-/// What has been recalled, and the state of the stores then.
+/// What has been recalled, and the state of the store behind memory then.
 pub struct Recollection {
     pub(super) variants: Variants,
-    pub(super) generation: Generation,
+    pub(super) stamp: Stamp,
 }
 
 /// How a request goes on that has asked the store behind memory.
@@ -46,8 +46,8 @@ impl Proxy {
         if recalled.fetcher == Fetcher::Us {
             forward.claim = Some(Claim::new(&self.store, &forward.key));
         }
-        let generation = forward.generation.with(recalled.stamp);
-        forward.generation = generation;
+        let stamp = recalled.stamp;
+        forward.begun = forward.begun.with(stamp);
         let variants = self.fetched(tiers, &forward, recalled.variants);
         if forward.background {
             return self.go_on_in_the_background(forward, &variants);
@@ -64,7 +64,7 @@ impl Proxy {
         let claim = forward.claim.take();
         let request = Arc::clone(&forward.request);
         let landing = forward.leader.take().map(Landing::Lead).or(forward.attempt.landing.take());
-        let recalled = Some(Recollection { variants: Arc::new(variants), generation });
+        let recalled = Some(Recollection { variants: Arc::new(variants), stamp });
         let attempt = Attempt { landing, recalled, ..forward.attempt };
         match self.lookup(&request, attempt) {
             Answer::Ready(response) => Recall::Done(response.into()),
@@ -75,7 +75,7 @@ impl Proxy {
             Answer::Forward(mut forward) => {
                 forward.claim = claim;
                 if let Some(Landing::Lead(leader)) = forward.attempt.landing.take() {
-                    forward.leader = Some(leader);
+                    forward.lead(leader);
                 }
                 Recall::GoOn(forward)
             }
@@ -98,7 +98,7 @@ impl Proxy {
             let Some(selected) = selection.used() else { break };
             let place = variants.iter().position(|other| Arc::ptr_eq(other, &selected));
             let place = place.expect("it was selected among them");
-            if let Ok(fetched) = tiers.promote(&forward.key, &selected, forward.generation) {
+            if let Ok(fetched) = tiers.promote(&forward.key, &selected, &forward.begun) {
                 variants[place] = fetched;
                 break;
             }
@@ -122,7 +122,7 @@ impl Proxy {
             return Recall::GoOn(forward);
         }
         if let Some(leader) = forward.leader.take() {
-            leader.stored();
+            leader.land(&Outcome::Stored);
         }
         let response = Response {
             status: http::StatusCode::NO_CONTENT,

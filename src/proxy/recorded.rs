@@ -12,7 +12,6 @@ use crate::policy::reuse::Presented;
 use crate::policy::stored::StoredResponse;
 use crate::policy::storing::Received;
 use crate::proxy::Proxy;
-use crate::store::Put;
 
 /// Keys that one page is made of, at most.
 const KEYS_MAX: usize = 200;
@@ -86,16 +85,12 @@ impl Proxy {
         let presented = Presented { get: true, ..Presented::default() };
         let head = self.storable(&presented, &request, received)?;
         let key = self.settings.key.key_of(&url);
-        let mut begun = self.store.generation(&key);
+        let mut begun = self.store.begin(&key);
         if let Some(tiers) = self.store.tiers() {
             begun = begun.with(tiers.recall(&key, false).unwrap_or_default().stamp);
         }
         let stored = Arc::new(StoredResponse::new(head, content));
-        match self.store.put(&key, stored, begun) {
-            Put::Stored => Ok(()),
-            Put::TooLarge => Err(Detail::TooLarge),
-            Put::Cleared => Err(Detail::Disabled),
-        }
+        self.store.put(&key, stored, &begun).refusal().map_or(Ok(()), Err)
     }
 }
 

@@ -1,9 +1,11 @@
 //! What the proxy answers by itself when there is nothing else to answer: short, and with a reason.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
 
-use crate::flight::Failed;
+use crate::flight::{Failed, Outcome};
 use crate::message::body::Body;
 use crate::message::date;
 use crate::message::fields::Fields;
@@ -64,7 +66,8 @@ impl Proxy {
             let failed = Failed { status, detail, text: error.to_string() };
             match error {
                 OriginError::Closed { .. } | OriginError::Cut { .. } => leader.died(failed),
-                _ => leader.failed(failed),
+                // Nobody else need try.
+                _ => leader.land(&Outcome::Failed(Arc::new(failed))),
             }
         }
         let told = error.spared_it().then_some(detail);

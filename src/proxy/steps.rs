@@ -6,7 +6,7 @@ use std::sync::Arc;
 use http::Method;
 
 use crate::clock::Timestamp;
-use crate::flight::{Landing, Leader, Parked, Seat, Shareable};
+use crate::flight::{Landing, Leader, Outcome, Parked, Seat, Shareable};
 use crate::message::body::Body;
 use crate::message::fields::Fields;
 use crate::message::request::Request;
@@ -18,8 +18,12 @@ use crate::policy::stored::StoredResponse;
 use crate::policy::validation::has_validator;
 use crate::proxy::recall::Recollection;
 use crate::recording::{Fetched, Filler};
+use crate::store::Variants;
 use crate::store::tiers::Claim;
-use crate::store::{Generation, Variants};
+use crate::store::underway::Begun;
+
+/// How often a request that waits collapses again because what it waited for was invalidated.
+const SENT_BACK_MAX: u8 = 8;
 
 /// What [`lookup`](crate::proxy::Proxy::lookup) found.
 pub enum Answer {
@@ -45,6 +49,8 @@ pub enum Admission {
 #[derive(Default)]
 pub struct Attempt {
     pub(super) waits: u8,
+    /// How often what it waited for was invalidated; that does not count as waiting.
+    pub(super) sent_back: u8,
     pub(super) landing: Option<Landing>,
     pub(super) why: Option<Why>,
     /// What the store behind memory had.
@@ -55,21 +61,28 @@ impl Attempt {
     /// The same, after waiting once more.
     pub(super) fn waiting(self, why: Why) -> Self {
         let why = Some(self.why.unwrap_or(why));
-        Self { waits: self.waits + 1, landing: None, why, recalled: None }
+        Self { waits: self.waits + 1, landing: None, why, recalled: None, ..self }
+    }
+
+    /// What it waited for was invalidated: it may wait as if it had not, but not for ever.
+    pub(super) fn send_back(&mut self) {
+        if self.sent_back < SENT_BACK_MAX {
+            self.waits = self.waits.saturating_sub(1);
+            self.sent_back += 1;
+        }
     }
 
     /// Has it not waited for anyone yet?
     pub fn is_first(&self) -> bool {
-        self.waits == 0 && self.recalled.is_none()
+        self.waits == 0 && self.sent_back == 0 && self.recalled.is_none()
     }
 
     /// It has its answer, and hands on what it was given to lead.
     pub(super) fn satisfied(self, stored: &StoredResponse) {
-        match self.landing {
-            Some(Landing::Lead(leader)) if stored.content.here().is_some() => leader.stored(),
+        if let Some(Landing::Lead(leader)) = self.landing {
             // The others find it where this one has found it.
-            Some(Landing::Lead(leader)) => leader.released(),
-            _ => {}
+            let is_here = stored.content.here().is_some();
+            leader.land(if is_here { &Outcome::Stored } else { &Outcome::Behind });
         }
     }
 
@@ -100,7 +113,7 @@ pub struct Forward {
     /// What was stored at the time of the lookup.
     pub(super) found: Option<Variants>,
     pub(super) request_time: Timestamp,
-    pub(super) generation: Generation,
+    pub(super) begun: Begun,
     pub(super) attempt: Attempt,
     pub(super) leader: Option<Leader>,
     /// Nobody waits for the answer.
@@ -114,6 +127,14 @@ pub struct Forward {
     pub(super) claim: Option<Claim>,
     /// The answer is on its way into the store behind memory, and can be read there.
     pub(super) follows: Option<Arc<Shareable>>,
+}
+
+impl Forward {
+    /// It is the one that asks for all who wait; what was invalidated before it began is not its business.
+    pub(super) fn lead(&mut self, leader: Leader) {
+        leader.renew(&self.begun);
+        self.leader = Some(leader);
+    }
 }
 
 /// What the origin server is asked for.

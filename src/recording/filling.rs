@@ -9,11 +9,12 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
-use crate::flight::{Leader, Shareable};
+use crate::flight::{Leader, Outcome, Shareable};
 use crate::growing::Writer;
 use crate::message::body::{Arriving, Body, Growing, Grown};
 use crate::message::buffer::Buffer;
 use crate::origin::OriginBody;
+use crate::policy::reason::Detail;
 use crate::recording::again::Again;
 use crate::recording::{PIECE_BYTES, Recording};
 use crate::stats::{Event, Stats};
@@ -36,6 +37,8 @@ pub struct Filler {
     /// What others who ask the same are given.
     shareable: Option<Arc<Shareable>>,
     whole: Option<Bytes>,
+    /// Whether it is stored, once that is known.
+    put: Option<Put>,
 }
 
 /// How far a body has come.
@@ -65,9 +68,19 @@ impl Filler {
             writer.let_go();
         }
         let (writer, recording, stats) = (Some(writer), Some(recording), Arc::clone(stats));
-        let (room, shareable, whole) = (None, None, None);
-        let filler =
-            Self { body, length, writer, recording, room, leader, again, stats, shareable, whole };
+        let filler = Self {
+            body,
+            length,
+            writer,
+            recording,
+            room: None,
+            leader,
+            again,
+            stats,
+            shareable: None,
+            whole: None,
+            put: None,
+        };
         Fetched { filler: Box::new(filler), reader: Box::new(reader) }
     }
 
@@ -79,6 +92,15 @@ impl Filler {
     /// All the content, once it has come.
     pub fn whole(&mut self) -> Option<Bytes> {
         self.whole.take()
+    }
+
+    /// Why it is not stored, or will not be, as far as that is known.
+    pub fn refusal(&self) -> Option<Detail> {
+        let is_cleared = || self.recording.as_ref().is_some_and(Recording::is_cleared);
+        match self.put {
+            Some(put) => put.refusal(),
+            None => is_cleared().then_some(Detail::Cleared),
+        }
     }
 
     /// Gives back the lead of a fetch that has failed.
@@ -104,13 +126,21 @@ impl Filler {
 
     /// Nobody else may be given it: whoever waits asks for himself.
     pub fn keep_to_oneself(&mut self) {
+        self.land(&Outcome::NotNow);
+    }
+
+    /// Those who wait are told what came of it, unless they have been.
+    fn land(&mut self, outcome: &Outcome) {
         if let Some(leader) = self.leader.take() {
-            leader.released();
+            leader.land(outcome);
         }
     }
 
     /// Reads from the origin server once, and waits for it. `piece` is room to read into.
     pub fn step(&mut self, piece: &mut [u8]) -> Progress {
+        if self.is_in_vain() {
+            return self.give_up();
+        }
         let Some(writer) = &mut self.writer else { return Progress::Lost };
         let mut count = match self.body.read(piece) {
             Ok(0) => return self.complete(),
@@ -137,12 +167,23 @@ impl Filler {
             self.spool_on(&piece[..count], at_end);
             let read = self.writer.as_mut().is_some_and(|writer| writer.pass_on(&piece[..count]));
             if !read && self.spool().is_none() && !at_end {
-                // Nobody reads it, and it is not worth keeping.
-                self.writer = None;
-                return Progress::Lost;
+                return self.give_up();
             }
         }
         if at_end { self.complete() } else { Progress::More }
+    }
+
+    /// It was invalidated, so that it will not be stored, and nobody reads it any more.
+    fn is_in_vain(&self) -> bool {
+        self.recording.as_ref().is_some_and(Recording::is_cleared)
+            && self.writer.as_ref().is_some_and(|writer| writer.readers() == 0)
+    }
+
+    /// Nobody reads it, and it is not worth keeping.
+    fn give_up(&mut self) -> Progress {
+        self.land(&Outcome::Cleared);
+        (self.recording, self.writer) = (None, None);
+        Progress::Lost
     }
 
     fn spool(&mut self) -> Option<&mut Spool> {
@@ -181,13 +222,17 @@ impl Filler {
 
     /// The last byte has come of what is stored behind memory.
     fn land_spooled(&mut self) {
+        self.share_what_is_cleared();
         let Some(recording) = self.recording.take() else { return };
         let put = recording.commit(Bytes::new());
-        match (put, self.leader.take()) {
-            // It is not in memory: each looks behind it for himself.
-            (Put::Stored, Some(leader)) => leader.released(),
-            (_, Some(leader)) => leader.unshareable(),
-            _ => {}
+        self.put = Some(put);
+        self.land(&if put == Put::Stored { Outcome::Behind } else { put.into() });
+    }
+
+    /// Some of those who wait may have it all the same; nobody else will.
+    fn share_what_is_cleared(&mut self) {
+        if self.shareable.is_none() && self.recording.as_ref().is_some_and(Recording::is_cleared) {
+            self.share();
         }
     }
 
@@ -200,9 +245,8 @@ impl Filler {
     /// It is too large after all.
     fn let_go(&mut self) {
         self.room = self.recording.take().map(|recording| recording.room);
-        if let Some(leader) = self.leader.take() {
-            leader.unshareable();
-        }
+        self.put = Some(Put::TooLarge);
+        self.land(&Outcome::TooLarge);
         if let Some(writer) = &mut self.writer {
             writer.let_go();
         }
@@ -212,18 +256,13 @@ impl Filler {
         if self.spool().is_some() {
             self.land_spooled();
         }
+        self.share_what_is_cleared();
         let Some(mut writer) = self.writer.take() else { return Progress::Lost };
-        let put = match (self.recording.take(), writer.whole()) {
-            (Some(recording), Some(whole)) => {
-                self.whole = Some(whole.clone());
-                Some(recording.commit(whole))
-            }
-            _ => None,
-        };
-        match (put, self.leader.take()) {
-            (Some(Put::Stored), Some(leader)) => leader.stored(),
-            (_, Some(leader)) => leader.unshareable(),
-            _ => {}
+        if let (Some(recording), Some(whole)) = (self.recording.take(), writer.whole()) {
+            self.whole = Some(whole.clone());
+            let put = recording.commit(whole);
+            self.put = Some(put);
+            self.land(&put.into());
         }
         writer.finish();
         Progress::Whole

@@ -5,7 +5,6 @@
 //! what goes. The lock is held for one such step, never while a body is copied.
 
 use std::collections::{BTreeSet, HashMap};
-use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -18,9 +17,9 @@ use crate::policy::purging::Selector;
 use crate::policy::stored::StoredResponse;
 use crate::store::behind::Listed;
 use crate::store::memory::{Eviction, Limits};
+use crate::store::underway::{Begun, Underway};
 use crate::store::{
-    Arrivals, Generation, Put, Room, STRIPES, Store, Usage, Variants, fits, listed, listed_of,
-    with_variant,
+    Arrivals, Put, Room, Store, Usage, Variants, fits, listed, listed_of, with_variant,
 };
 
 /// How many useless responses a sweep removes before it lets go of the lock.
@@ -33,7 +32,7 @@ pub(super) struct Exact {
     responses_max: u64,
     content_bytes_max: u64,
     arriving: Arc<Arrivals>,
-    hasher: RandomState,
+    underway: Arc<Underway>,
     /// Everything that is stored.
     index: Mutex<Index>,
 }
@@ -47,9 +46,6 @@ struct Index {
     bytes: u64,
     next_number: u64,
     evicted: u64,
-    cleared: u64,
-    /// By the key's stripe, how often one of its keys was invalidated.
-    invalidated: Vec<u64>,
 }
 
 impl Exact {
@@ -66,8 +62,6 @@ impl Exact {
             bytes: 0,
             next_number: 0,
             evicted: 0,
-            cleared: 0,
-            invalidated: vec![0; STRIPES],
         };
         Self {
             eviction,
@@ -75,21 +69,13 @@ impl Exact {
             responses_max: limits.responses.unwrap_or(u64::MAX),
             content_bytes_max,
             arriving,
-            hasher: RandomState::new(),
+            underway: Arc::default(),
             index: Mutex::new(index),
         }
-    }
-
-    fn stripe(&self, key: &CacheKey) -> usize {
-        self.hasher.hash_one(key) as usize % STRIPES
     }
 }
 
 impl Index {
-    fn generation(&self, stripe: usize) -> Generation {
-        Generation::new(self.cleared, self.invalidated[stripe])
-    }
-
     /// Takes a response out of the whole index.
     fn take_out(&mut self, number: u64) -> Option<(CacheKey, Arc<StoredResponse>)> {
         let (key, response) = self.by_use.pop(&number)?;
@@ -138,17 +124,18 @@ impl Store for Exact {
         }
     }
 
-    fn put(&self, key: &CacheKey, response: Arc<StoredResponse>, begun: Generation) -> Put {
+    fn put(&self, key: &CacheKey, response: Arc<StoredResponse>, begun: &Begun) -> Put {
         let bytes = response.memory_bytes(key) as u64;
-        if bytes > self.stored_bytes_max || !fits(&response, self.content_bytes_max) {
-            return Put::TooLarge;
-        }
-        let stripe = self.stripe(key);
         // What goes is dropped after the lock is let go of: freeing a large body takes time.
         let mut gone = Vec::new();
         let mut index = self.index.lock();
-        if !index.generation(stripe).agrees(begun) {
+        // An invalidation marks what is under way before it takes this lock: it either keeps the response
+        // out, or finds it.
+        if !begun.admits(&response) {
             return Put::Cleared;
+        }
+        if bytes > self.stored_bytes_max || !fits(&response, self.content_bytes_max) {
+            return Put::TooLarge;
         }
         let present = index.by_key.get(key).map(|(variants, _)| Arc::clone(variants));
         let (_, displaced) = with_variant(&present.unwrap_or_default(), Arc::clone(&response));
@@ -193,9 +180,8 @@ impl Store for Exact {
     }
 
     fn remove_all(&self, key: &CacheKey) -> usize {
-        let stripe = self.stripe(key);
+        self.underway.invalidate(key);
         let mut index = self.index.lock();
-        index.invalidated[stripe] += 1;
         let numbers = index.by_key.get(key).map(|(_, numbers)| numbers.clone()).unwrap_or_default();
         let gone: Vec<_> = numbers.iter().filter_map(|number| index.take_out(*number)).collect();
         drop(index);
@@ -227,8 +213,8 @@ impl Store for Exact {
         if let Selector::Uri(uri) = selector {
             return self.remove_all(&CacheKey::from(uri.as_str()));
         }
+        self.underway.purge(selector, now);
         let mut index = self.index.lock();
-        index.cleared += 1;
         let gone = if *selector == Selector::All {
             index.empty()
         } else {
@@ -252,9 +238,8 @@ impl Store for Exact {
         listed(all, after, most)
     }
 
-    fn generation(&self, key: &CacheKey) -> Generation {
-        let stripe = self.stripe(key);
-        self.index.lock().generation(stripe)
+    fn begin(&self, key: &CacheKey) -> Begun {
+        self.underway.begin(key)
     }
 
     fn room(&self) -> Room {

@@ -12,9 +12,11 @@ use crate::policy::digest::Salt;
 use crate::policy::key::CacheKey;
 use crate::policy::partial::displaces;
 use crate::policy::purging::Selector;
+use crate::policy::reason::Detail;
 use crate::policy::stored::StoredResponse;
-use crate::store::behind::{Listed, Stamp};
+use crate::store::behind::Listed;
 use crate::store::tiers::Tiers;
+use crate::store::underway::Begun;
 
 pub mod behind;
 pub mod codec;
@@ -27,6 +29,7 @@ pub mod salt;
 pub mod spool;
 pub mod sqlite;
 pub mod tiers;
+pub mod underway;
 mod writer;
 
 /// The most stored responses for one target URI; the oldest variant makes room for a new one.
@@ -35,58 +38,26 @@ pub const VARIANTS_MAX: usize = 64;
 /// The responses stored for one target URI, the most recent first.
 pub type Variants = Arc<Vec<Arc<StoredResponse>>>;
 
-/// A moment between two clears, and between two invalidations of one key. A response that was asked
-/// for in an earlier one is not stored: neither can be undone by what was on its way.
-///
-/// Keys share their counters with some others, so now and then a response is not stored in vain.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Generation {
-    cleared: u64,
-    invalidated: u64,
-    /// The state of the store behind memory.
-    behind: Stamp,
-}
-
-impl Generation {
-    fn new(cleared: u64, invalidated: u64) -> Self {
-        Self { cleared, invalidated, behind: Stamp::default() }
-    }
-
-    /// Are both of the same moment, as far as memory is concerned?
-    fn agrees(self, other: Self) -> bool {
-        (self.cleared, self.invalidated) == (other.cleared, other.invalidated)
-    }
-
-    /// The same, with the state of the store behind memory.
-    #[must_use]
-    pub fn with(self, behind: Stamp) -> Self {
-        Self { behind, ..self }
-    }
-
-    /// The state of the store behind memory.
-    pub fn behind(self) -> Stamp {
-        self.behind
-    }
-
-    /// The same, with what `other` knows of the store behind memory.
-    #[must_use]
-    pub fn behind_of(self, other: Self) -> Self {
-        self.with(other.behind)
-    }
-}
-
-/// How many counters of invalidations there are; a key's is chosen by its hash.
-const STRIPES: usize = 512;
-
 /// What became of a response that was to be stored.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Put {
     /// It is stored.
     Stored,
-    /// The store was cleared, or the key invalidated, since the request for it began.
+    /// It was purged, or its key invalidated, since the request for it began.
     Cleared,
     /// It does not fit.
     TooLarge,
+}
+
+impl Put {
+    /// Why it is not stored; `None` if it is.
+    pub fn refusal(self) -> Option<Detail> {
+        match self {
+            Self::Stored => None,
+            Self::Cleared => Some(Detail::Cleared),
+            Self::TooLarge => Some(Detail::TooLarge),
+        }
+    }
 }
 
 /// How much a store holds, and what it has dropped since the start.
@@ -110,8 +81,9 @@ pub trait Store: Send + Sync {
     /// A response was selected and reused: it is the most recently used one now.
     fn touch(&self, key: &str, response: &Arc<StoredResponse>);
 
-    /// Stores a response, in the place of those that `policy::partial` says it displaces.
-    fn put(&self, key: &CacheKey, response: Arc<StoredResponse>, begun: Generation) -> Put;
+    /// Stores a response, in the place of those that `policy::partial` says it displaces, unless it was
+    /// invalidated since `begun`.
+    fn put(&self, key: &CacheKey, response: Arc<StoredResponse>, begun: &Begun) -> Put;
 
     /// Removes one response, if it is still the one stored.
     fn remove(&self, key: &CacheKey, response: &Arc<StoredResponse>);
@@ -128,16 +100,16 @@ pub trait Store: Send + Sync {
         self.purge(&Selector::All, Timestamp::MAX)
     }
 
-    /// Removes what is selected at `now`, and lets nothing in that was asked for before, whatever it is
-    /// unless one URI is meant; how many there were. May wait for a store behind memory.
+    /// Removes what is selected at `now`, and lets nothing of it in that was asked for before; how many
+    /// there were. May wait for a store behind memory.
     fn purge(&self, selector: &Selector, now: Timestamp) -> usize;
 
     /// At most `most` stored responses in the order of their keys, those whose key comes after `after`;
     /// all variants of a key together. May wait.
     fn list(&self, after: &str, most: usize) -> Vec<Listed>;
 
-    /// The present generation for `key`, to be noted when a request begins.
-    fn generation(&self, key: &CacheKey) -> Generation;
+    /// Notes that a request for `key` begins whose response may be stored.
+    fn begin(&self, key: &CacheKey) -> Begun;
 
     /// Room for a body on its way in. It grows with [`Room::grow`] and ends when it is dropped.
     fn room(&self) -> Room;

@@ -19,15 +19,17 @@ use crate::policy::purging::Selector;
 use crate::policy::stored::StoredResponse;
 use crate::store::behind::Listed;
 use crate::store::memory::Limits;
+use crate::store::underway::{Begun, Underway};
 use crate::store::{
-    Arrivals, Generation, Put, Room, STRIPES, Store, Usage, Variants, fits, listed, listed_of,
-    with_variant,
+    Arrivals, Put, Room, Store, Usage, Variants, fits, listed, listed_of, with_variant,
 };
 
 /// quick_cache's own share of a shard for what has proven useful.
 const HOT_SHARE: f64 = 0.97;
 /// The most shards; more than this many threads do not meet on one lock often.
 const SHARDS_MAX: u64 = 64;
+/// How many keys can be changed at a time; a key's lock is chosen by its hash.
+const STRIPES: usize = 512;
 
 /// A store that evicts by S3-FIFO.
 pub(super) struct S3Fifo {
@@ -41,9 +43,9 @@ pub(super) struct S3Fifo {
     arriving: Arc<Arrivals>,
     hasher: RandomState,
     /// One is held while an entry with that hash is read, changed and written back, so that two new
-    /// variants do not overwrite each other. It guards the count of invalidations in its stripe.
-    changes: Vec<Mutex<u64>>,
-    cleared: AtomicU64,
+    /// variants do not overwrite each other.
+    changes: Vec<Mutex<()>>,
+    underway: Arc<Underway>,
 }
 
 /// The variants of one target URI and their weight.
@@ -116,8 +118,8 @@ impl S3Fifo {
             content_bytes_max,
             arriving,
             hasher: RandomState::new(),
-            changes: (0..STRIPES).map(|_| Mutex::new(0)).collect(),
-            cleared: AtomicU64::new(0),
+            changes: (0..STRIPES).map(|_| Mutex::default()).collect(),
+            underway: Arc::default(),
         }
     }
 
@@ -134,18 +136,13 @@ impl S3Fifo {
         (!variants.is_empty()).then(|| Entry { variants: Arc::new(variants), weight })
     }
 
-    fn change_lock(&self, key: &CacheKey) -> &Mutex<u64> {
+    fn change_lock(&self, key: &CacheKey) -> &Mutex<()> {
         &self.changes[self.hasher.hash_one(key) as usize % STRIPES]
     }
 
     /// Removes the responses that `drops` says yes to; how many there were.
     fn remove_where(&self, key: &CacheKey, drops: impl Fn(&Arc<StoredResponse>) -> bool) -> usize {
         let _changing = self.change_lock(key).lock();
-        self.remove_locked(key, drops)
-    }
-
-    /// The same, by who holds the key's lock.
-    fn remove_locked(&self, key: &CacheKey, drops: impl Fn(&Arc<StoredResponse>) -> bool) -> usize {
         let Some(entry) = self.cache.peek(key) else { return 0 };
         let kept: Vec<_> =
             entry.variants.iter().filter(|response| !drops(response)).cloned().collect();
@@ -167,19 +164,19 @@ impl Store for S3Fifo {
     /// Nothing to do: quick_cache notes each use in [`S3Fifo::get`].
     fn touch(&self, _: &str, _: &Arc<StoredResponse>) {}
 
-    fn put(&self, key: &CacheKey, response: Arc<StoredResponse>, begun: Generation) -> Put {
+    fn put(&self, key: &CacheKey, response: Arc<StoredResponse>, begun: &Begun) -> Put {
+        let changing = self.change_lock(key).lock();
+        // An invalidation marks what is under way before it takes the locks of the changes: it either
+        // keeps the response out, or finds it.
+        if !begun.admits(&response) {
+            return Put::Cleared;
+        }
         if !fits(&response, self.content_bytes_max) {
             return Put::TooLarge;
         }
-        let changing = self.change_lock(key).lock();
         let present = self.cache.peek(key).map(|entry| entry.variants).unwrap_or_default();
         let (variants, _) = with_variant(&present, response);
         let Some(entry) = self.entry(key, variants) else { return Put::TooLarge };
-        // A clear raises the generation before it takes the locks of the changes.
-        let cleared = self.cleared.load(Ordering::Acquire);
-        if !begun.agrees(Generation::new(cleared, *changing)) {
-            return Put::Cleared;
-        }
         self.cache.insert(key.clone(), entry);
         drop(changing);
         Put::Stored
@@ -190,11 +187,8 @@ impl Store for S3Fifo {
     }
 
     fn remove_all(&self, key: &CacheKey) -> usize {
-        let mut changing = self.change_lock(key).lock();
-        *changing += 1;
-        let removed = self.remove_locked(key, |_| true);
-        drop(changing);
-        removed
+        self.underway.invalidate(key);
+        self.remove_where(key, |_| true)
     }
 
     /// The iterator holds a shard's lock for one step at a time.
@@ -213,8 +207,8 @@ impl Store for S3Fifo {
         if let Selector::Uri(uri) = selector {
             return self.remove_all(&CacheKey::from(uri.as_str()));
         }
-        self.cleared.fetch_add(1, Ordering::Release);
-        // Whoever has seen the old generation holds one of these until it has put its response.
+        self.underway.purge(selector, now);
+        // Whoever has not seen the mark holds one of these until it has put its response.
         for change in &self.changes {
             drop(change.lock());
         }
@@ -242,9 +236,8 @@ impl Store for S3Fifo {
         listed(all.collect(), after, most)
     }
 
-    fn generation(&self, key: &CacheKey) -> Generation {
-        let invalidated = *self.change_lock(key).lock();
-        Generation::new(self.cleared.load(Ordering::Acquire), invalidated)
+    fn begin(&self, key: &CacheKey) -> Begun {
+        self.underway.begin(key)
     }
 
     fn room(&self) -> Room {

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -157,15 +157,22 @@ impl Spool {
         !self.spooled.has_failed() && self.queue.send_waiting(Change::Chunk { spooled, bytes })
     }
 
-    /// All of it has come: makes a stored response of it.
-    pub fn commit(mut self, head: StoredHead, begun: Stamp) -> Put {
-        if !self.rest.is_empty() && !self.send() {
-            return Put::TooLarge;
-        }
+    /// Hands in what is left; waits as [`Spool::write`] does.
+    pub(super) fn flush(&mut self) -> bool {
+        self.rest.is_empty() || self.send()
+    }
+
+    /// All of it has come: a stored response is to be made of it. Waits for nothing.
+    pub(super) fn send_whole(&mut self, head: StoredHead, begun: Stamp) -> Receiver<u64> {
         let (reply, told) = sync_channel(1);
         let (spooled, head) = (Arc::clone(&self.spooled), Box::new(head));
         self.queue.send(Change::Whole { spooled, head, begun }, Some(reply));
         self.committed = true;
+        told
+    }
+
+    /// Waits until that is done.
+    pub(super) fn settle(self, told: &Receiver<u64>) -> Put {
         let put = match told.recv_timeout(COMMIT_MAX) {
             Ok(0) => Put::Cleared,
             Ok(_) => Put::Stored,

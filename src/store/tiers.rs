@@ -19,15 +19,16 @@ use crate::message::content::Content;
 use crate::policy::digest::Salt;
 use crate::policy::key::CacheKey;
 use crate::policy::purging::Selector;
-use crate::policy::stored::StoredResponse;
+use crate::policy::stored::{StoredHead, StoredResponse};
 use crate::store::behind::{
     Audience, Behind, BehindUsage, CHUNK_BYTES, Change, Fetcher, Listed, Recalled,
 };
 use crate::store::codec;
 use crate::store::queue::Queue;
 use crate::store::spool::Spool;
+use crate::store::underway::Begun;
 use crate::store::writer::{Breaker, Writer};
-use crate::store::{Generation, Put, Room, Store, Usage, Variants};
+use crate::store::{Put, Room, Store, Usage, Variants};
 
 /// For how long a purge waits for the store behind memory to carry it out.
 const PURGE_MAX: Duration = Duration::from_secs(60);
@@ -171,7 +172,7 @@ impl Tiers {
         &self,
         key: &CacheKey,
         response: &Arc<StoredResponse>,
-        begun: Generation,
+        begun: &Begun,
     ) -> io::Result<Arc<StoredResponse>> {
         let Content::Distant(distant) = &response.content else {
             return Ok(self.install(key, Arc::clone(response), begun));
@@ -204,7 +205,7 @@ impl Tiers {
         &self,
         key: &CacheKey,
         fetched: Arc<StoredResponse>,
-        begun: Generation,
+        begun: &Begun,
     ) -> Arc<StoredResponse> {
         let _changing = self.front.stripe(key).lock();
         let newer = |other: &&Arc<StoredResponse>| {
@@ -228,7 +229,7 @@ impl Tiers {
     }
 
     /// Something for `key` has been stored behind memory alone: what was in memory before is outdated.
-    pub fn forget_in_memory(&self, key: &CacheKey) {
+    fn forget_in_memory(&self, key: &CacheKey) {
         let _changing = self.front.stripe(key).lock();
         for other in self.front.memory.get(key.as_str()).unwrap_or_default().iter() {
             self.front.memory.remove(key, other);
@@ -238,6 +239,28 @@ impl Tiers {
     /// Begins to store content that does not fit into memory.
     pub fn spool(&self, key: CacheKey, length: Option<u64>) -> Spool {
         Spool::new(&self.queue, key, length)
+    }
+
+    /// All of a body that was spooled has come: makes a stored response of it, unless it was invalidated
+    /// since `begun`. Waits until that is done.
+    pub fn commit(&self, mut spool: Spool, head: StoredHead, begun: &Begun) -> Put {
+        // The last piece may wait for its place in the line: that is before the locks.
+        if !spool.flush() {
+            return Put::TooLarge;
+        }
+        let key = spool.spooled().key().clone();
+        let purging = self.front.purging.read();
+        let changing = self.front.stripe(&key).lock();
+        if !begun.admits(&head) {
+            return Put::Cleared;
+        }
+        let sent = spool.send_whole(head, begun.behind());
+        drop((purging, changing));
+        let put = spool.settle(&sent);
+        if put == Put::Stored {
+            self.forget_in_memory(&key);
+        }
+        put
     }
 
     /// What the store behind memory is called.
@@ -305,7 +328,7 @@ impl Store for Tiers {
         }
     }
 
-    fn put(&self, key: &CacheKey, response: Arc<StoredResponse>, begun: Generation) -> Put {
+    fn put(&self, key: &CacheKey, response: Arc<StoredResponse>, begun: &Begun) -> Put {
         let _purging = self.front.purging.read();
         let _changing = self.front.stripe(key).lock();
         let put = self.front.memory.put(key, Arc::clone(&response), begun);
@@ -321,7 +344,7 @@ impl Store for Tiers {
             }
         }
         let key = key.clone();
-        self.queue.send(Change::Put { key, response, begun: begun.behind }, None);
+        self.queue.send(Change::Put { key, response, begun: begun.behind() }, None);
         Put::Stored
     }
 
@@ -374,8 +397,8 @@ impl Store for Tiers {
         }
     }
 
-    fn generation(&self, key: &CacheKey) -> Generation {
-        self.front.memory.generation(key)
+    fn begin(&self, key: &CacheKey) -> Begun {
+        self.front.memory.begin(key)
     }
 
     fn room(&self) -> Room {

@@ -12,7 +12,8 @@ use caching_proxy::policy::freshness::Lifetime;
 use caching_proxy::policy::key::CacheKey;
 use caching_proxy::policy::stored::{StoredHead, StoredResponse};
 use caching_proxy::policy::vary::{Selecting, Sent};
-use caching_proxy::store::{Generation, Put, Store};
+use caching_proxy::store::underway::Begun;
+use caching_proxy::store::{Put, Store};
 use http::{HeaderName, HeaderValue, StatusCode};
 
 use super::PATIENCE;
@@ -53,14 +54,14 @@ pub fn response(language: Option<&str>, content: &[u8], useful_until: u64) -> Ar
 pub fn put(store: &Arc<dyn Store>, key: &str, response: Arc<StoredResponse>) -> Put {
     let key = CacheKey::from(key);
     let begun = begun(store, &key);
-    store.put(&key, response, begun)
+    store.put(&key, response, &begun)
 }
 
 /// The state when a request begins that asks everybody.
-pub fn begun(store: &Arc<dyn Store>, key: &CacheKey) -> Generation {
-    let generation = store.generation(key);
+pub fn begun(store: &Arc<dyn Store>, key: &CacheKey) -> Begun {
+    let begun = store.begin(key);
     let recalled = store.tiers().and_then(|tiers| tiers.recall(key, false));
-    generation.with(recalled.unwrap_or_default().stamp)
+    begun.with(recalled.unwrap_or_default().stamp)
 }
 
 /// What a worker would find: all that is behind memory, or what is in memory if there is nothing else.

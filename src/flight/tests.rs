@@ -1,0 +1,284 @@
+//! What those who wait for a flight are told, whatever comes of it.
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use super::*;
+use crate::clock::{DeltaSeconds, Timestamp};
+use crate::message::buffer::Buffer;
+use crate::message::fields::Fields;
+use crate::policy::cache_control::ResponseDirectives;
+use crate::policy::freshness::Lifetime;
+use crate::policy::purging::Selector;
+use crate::policy::vary::Selecting;
+use crate::store::underway::Underway;
+
+fn key(uri: &str) -> FlightKey {
+    FlightKey { key: CacheKey::from(uri), selecting: Vec::new() }
+}
+
+fn join(flights: &Arc<Flights>, uri: &str) -> Turn {
+    flights.join(key(uri), &Arc::<Underway>::default().begin(&CacheKey::from(uri)), false)
+}
+
+fn lead(flights: &Arc<Flights>, uri: &str) -> Leader {
+    let Turn::Lead(leader) = join(flights, uri) else { panic!("nobody leads yet") };
+    leader
+}
+
+fn wait(flights: &Arc<Flights>, uri: &str, sender: &Sender<Landing>) {
+    let Turn::Wait(seat) = join(flights, uri) else { panic!("a flight is in the air") };
+    park(seat, sender);
+}
+
+fn park(seat: Seat, sender: &Sender<Landing>) {
+    let sender = sender.clone();
+    seat.park(Box::new(move |landing| drop(sender.send(landing))));
+}
+
+fn failed() -> Failed {
+    let (status, detail) = (StatusCode::BAD_GATEWAY, Detail::Connect);
+    Failed { status, detail, text: String::new() }
+}
+
+/// What those who waited were told, by name; who is to lead does so no more.
+fn told(landings: &Receiver<Landing>) -> Vec<&'static str> {
+    let name = |landing| match landing {
+        Landing::Stored => "stored",
+        Landing::Growing(_) => "growing",
+        Landing::Cleared => "cleared",
+        Landing::Failed(_) => "failed",
+        Landing::Lead(leader) => {
+            leader.land(&Outcome::Failed(failed().into()));
+            "lead"
+        }
+        Landing::Unshareable => "unshareable",
+    };
+    landings.try_iter().map(name).collect()
+}
+
+#[test]
+fn all_who_wait_are_resumed_when_the_leader_lands() {
+    let flights = Arc::new(Flights::default());
+    let (sender, landings) = channel();
+    let leader = lead(&flights, "a");
+    assert!(matches!(join(&flights, "b"), Turn::Lead(_)));
+    for _ in 0..3 {
+        wait(&flights, "a", &sender);
+    }
+    assert_eq!(flights.parked(), 3);
+    leader.land(&Outcome::Stored);
+    assert_eq!(told(&landings), ["stored"; 3]);
+    assert!(matches!(join(&flights, "a"), Turn::Lead(_)), "the flight is over");
+}
+
+#[test]
+fn a_leader_that_dies_hands_over_once() {
+    let flights = Arc::new(Flights::default());
+    let (sender, landings) = channel();
+    let leader = lead(&flights, "a");
+    for _ in 0..3 {
+        wait(&flights, "a", &sender);
+    }
+    drop(leader);
+    let Ok(Landing::Lead(heir)) = landings.try_recv() else { panic!("one leads on") };
+    assert!(landings.try_recv().is_err(), "the others wait on");
+    wait(&flights, "a", &sender);
+    drop(heir);
+    assert_eq!(told(&landings), ["unshareable"; 3]);
+    assert!(matches!(join(&flights, "a"), Turn::Lead(_)), "a death is not remembered");
+}
+
+#[test]
+fn a_lost_connection_is_tried_once_more_and_then_shared() {
+    let flights = Arc::new(Flights::default());
+    let (sender, landings) = channel();
+    let leader = lead(&flights, "a");
+    for _ in 0..3 {
+        wait(&flights, "a", &sender);
+    }
+    leader.died(failed());
+    let Ok(Landing::Lead(heir)) = landings.try_recv() else { panic!("one leads on") };
+    heir.died(failed());
+    assert_eq!(told(&landings), ["failed"; 2]);
+}
+
+#[test]
+fn a_failure_is_shared_by_all_who_wait() {
+    let flights = Arc::new(Flights::default());
+    let (sender, landings) = channel();
+    let leader = lead(&flights, "a");
+    wait(&flights, "a", &sender);
+    leader.land(&Outcome::Failed(failed().into()));
+    assert_eq!(told(&landings), ["failed"]);
+    assert!(matches!(join(&flights, "a"), Turn::Lead(_)), "it is not remembered here");
+}
+
+#[test]
+fn a_key_that_could_not_be_shared_is_remembered() {
+    let flights = Arc::new(Flights::default());
+    lead(&flights, "a").land(&Outcome::Unshareable);
+    assert!(matches!(join(&flights, "a"), Turn::Alone));
+}
+
+#[test]
+fn the_memory_of_what_cannot_be_shared_is_bounded() {
+    let flights = Arc::new(Flights::default());
+    for number in 0..=HIT_FOR_MISS_MAX {
+        lead(&flights, &number.to_string()).land(&Outcome::Unshareable);
+    }
+    assert!(flights.state.lock().hit_for_miss.len() <= HIT_FOR_MISS_MAX);
+}
+
+#[test]
+fn who_takes_a_seat_too_late_is_resumed_at_once() {
+    let flights = Arc::new(Flights::default());
+    let (sender, landings) = channel();
+    let leader = lead(&flights, "a");
+    let Turn::Wait(seat) = join(&flights, "a") else { panic!("a flight is in the air") };
+    leader.land(&Outcome::Stored);
+    park(seat, &sender);
+    assert_eq!(told(&landings), ["stored"]);
+}
+
+#[test]
+fn a_leader_that_steps_back_looks_up_again() {
+    let flights = Arc::new(Flights::default());
+    let (sender, landings) = channel();
+    let leader = lead(&flights, "a");
+    wait(&flights, "a", &sender);
+    park(leader.step_back(), &sender);
+    assert_eq!(told(&landings), ["stored"; 2]);
+}
+
+/// A flight that began on this list of fetches.
+fn noted(
+    flights: &Arc<Flights>,
+    underway: &Arc<Underway>,
+    sent_back: bool,
+    sender: &Sender<Landing>,
+) -> Option<Leader> {
+    match flights.join(key("a"), &underway.begin(&"a".into()), sent_back) {
+        Turn::Lead(leader) => return Some(leader),
+        Turn::Wait(seat) => park(seat, sender),
+        Turn::Alone => panic!("nothing is remembered"),
+    }
+    None
+}
+
+fn growing() -> Arc<Shareable> {
+    let head = StoredHead {
+        status: StatusCode::OK,
+        part: None,
+        fields: Fields::new(),
+        directives: ResponseDirectives::default(),
+        selecting: Selecting::default(),
+        lifetime: Lifetime::Unknown,
+        age_on_arrival: DeltaSeconds::ZERO,
+        response_time: Timestamp(0),
+        fresh_until: Timestamp::MAX,
+        useful_until: Timestamp::MAX,
+    };
+    let (writer, _) = growing::Writer::new(None, Buffer::default());
+    let body = Arc::clone(writer.shared());
+    Arc::new(Shareable { head, body, spooled: OnceLock::new() })
+}
+
+#[test]
+fn after_an_invalidation_the_next_one_leads_and_takes_over_who_waits() {
+    let (flights, underway) = (Arc::new(Flights::default()), Arc::default());
+    let (sender, landings) = channel();
+    let mut old = noted(&flights, &underway, false, &sender).expect("nobody leads yet");
+    assert!(noted(&flights, &underway, false, &sender).is_none());
+    underway.invalidate(&"a".into());
+    let mut new = noted(&flights, &underway, false, &sender).expect("it leads anew");
+    assert!(noted(&flights, &underway, false, &sender).is_none(), "the others join it");
+    old.share(&growing());
+    old.land(&Outcome::Cleared);
+    assert!(told(&landings).is_empty(), "the old one has nobody left to tell");
+    new.share(&growing());
+    assert_eq!(told(&landings), ["growing"; 2]);
+    underway.invalidate(&"a".into());
+    assert!(noted(&flights, &underway, false, &sender).is_some(), "while it grows, too");
+    new.land(&Outcome::Cleared);
+    assert!(!matches!(join(&flights, "a"), Turn::Alone), "nothing is remembered");
+}
+
+/// Whoever was sent back may have what was invalidated after it came, but nobody what was before.
+#[test]
+fn who_waits_is_sent_back_once_by_what_came_after_it() {
+    #[rustfmt::skip]
+    let table = [
+        // Sent back before, invalidated before and after it came; what it is told.
+        (false, false, false, "growing"),
+        (false, false, true, "cleared"),
+        (true, false, true, "growing"),
+        (false, true, false, "cleared"),
+        (true, true, false, "cleared"),
+        (true, true, true, "cleared"),
+    ];
+    for (sent_back, before, after, expected) in table {
+        let (flights, underway) = (Arc::new(Flights::default()), Arc::<Underway>::default());
+        let (sender, landings) = channel();
+        let mut leader = noted(&flights, &underway, false, &sender).expect("it leads");
+        // Only the head will tell whether it was meant.
+        let purge = || underway.purge(&Selector::Stale, Timestamp::MAX);
+        before.then(purge);
+        assert!(noted(&flights, &underway, sent_back, &sender).is_none());
+        after.then(purge);
+        leader.share(&growing());
+        leader.land(&Outcome::Cleared);
+        assert_eq!(told(&landings), [expected], "{sent_back} {before} {after}");
+    }
+}
+
+#[test]
+fn an_heir_begins_anew() {
+    let (flights, underway) = (Arc::new(Flights::default()), Arc::default());
+    let (sender, landings) = channel();
+    let leader = noted(&flights, &underway, false, &sender).expect("nobody leads yet");
+    assert!(noted(&flights, &underway, false, &sender).is_none());
+    underway.invalidate(&"a".into());
+    drop(leader);
+    let Ok(Landing::Lead(mut heir)) = landings.try_recv() else { panic!("one leads on") };
+    heir.renew(&underway.begin(&"a".into()));
+    assert!(noted(&flights, &underway, false, &sender).is_none(), "it is worth waiting for");
+    heir.share(&growing());
+    assert_eq!(told(&landings), ["growing"]);
+    heir.land(&Outcome::Stored);
+    assert_eq!(underway.count(), 0);
+}
+
+/// What came of a fetch, what those who wait are told, and whether the next ones wait at all.
+#[test]
+fn each_outcome_has_its_landing() {
+    #[rustfmt::skip]
+    let table = [
+        (Outcome::Stored, "stored", false), (Outcome::Freshened, "stored", false),
+        (Outcome::Behind, "unshareable", false), (Outcome::Cleared, "cleared", false),
+        (Outcome::TooLarge, "unshareable", true), (Outcome::Unshareable, "unshareable", true),
+        (Outcome::NotNow, "unshareable", false),
+        (Outcome::Failed(failed().into()), "failed", false),
+    ];
+    for (outcome, expected, is_remembered) in table {
+        let flights = Arc::new(Flights::default());
+        let (sender, landings) = channel();
+        let leader = lead(&flights, "a");
+        wait(&flights, "a", &sender);
+        leader.land(&outcome);
+        assert_eq!(told(&landings), [expected], "{outcome:?}");
+        assert_eq!(matches!(join(&flights, "a"), Turn::Alone), is_remembered, "{outcome:?}");
+    }
+}
+
+#[test]
+fn nobody_waits_beyond_the_bound() {
+    let flights = Arc::new(Flights::default());
+    let (sender, landings) = channel();
+    let leader = lead(&flights, "a");
+    wait(&flights, "a", &sender);
+    flights.expire(Duration::from_secs(3600));
+    assert!(landings.try_recv().is_err());
+    flights.expire(Duration::ZERO);
+    assert_eq!(told(&landings), ["unshareable"]);
+    leader.land(&Outcome::Stored);
+}
