@@ -251,3 +251,29 @@ fn what_is_purged_while_it_is_validated_is_not_stored_again() {
     assert!(proxy.get("/a").body() == "new");
     origin.assert_finished();
 }
+
+/// Something is purged again and again while it is fetched: whoever was there before has an answer with the
+/// second one at the latest, and the origin server is asked once a round.
+#[test]
+fn nobody_waits_for_ever_for_what_is_invalidated_again_and_again() {
+    let gates = [Gate::new(), Gate::new()];
+    let origin = Origin::script([
+        on("GET /a").wait(&gates[0]).send(200, FRESH, "1"),
+        on("GET /a").wait(&gates[1]).send(200, FRESH, "2"),
+        on("GET /a").send(200, FRESH, "3").always(),
+    ]);
+    let proxy = start(&origin, &[]);
+    let first = ask(&proxy, 1);
+    origin.wait_for(1);
+    let others = ask(&proxy, 20);
+    for (round, gate) in gates.iter().enumerate() {
+        origin.wait_for(round + 1);
+        By::Request("PURGE", "/a").is_carried_out(&proxy);
+        gate.open();
+    }
+    assert_eq!(replies(first)[0].body(), "1");
+    let bodies: Vec<String> = replies(others).iter().map(Reply::body).collect();
+    // Those who came back after the second purge have the third answer.
+    assert!(bodies.iter().all(|body| body == "2" || body == "3"), "{bodies:?}");
+    assert!(gets(&origin) <= 3, "{} requests", gets(&origin));
+}

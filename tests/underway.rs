@@ -7,9 +7,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
+use std::time::Instant;
 
 use bytes::Bytes;
 use caching_proxy::clock::Timestamp;
+use caching_proxy::message::body::Arriving;
 use caching_proxy::policy::key::{CacheKey, Glob};
 use caching_proxy::policy::purging::Selector;
 use caching_proxy::policy::stored::StoredResponse;
@@ -23,8 +25,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
-use support::TemporaryFolder;
 use support::stored::{at, content, response};
+use support::{PATIENCE, TemporaryFolder};
 
 const POLICIES: [Eviction; 4] = [Eviction::S3Fifo, Eviction::Lru, Eviction::Entire, Eviction::None];
 const ROOMY: Limits = Limits { bytes: 64 << 20, responses: None, content_bytes: 8 << 20 };
@@ -89,6 +91,63 @@ fn more_purges_than_are_remembered_are_as_good_as_a_clear() {
             assert_eq!(begun.moment(), purges.min(65), "{policy:?}");
             assert_eq!(store.put(&key, tagged("red", "x", true), &begun), expected, "{purges}");
         }
+    }
+}
+
+/// A large body on its way behind memory: whoever reads along reads to the end, and nothing is left of it.
+#[test]
+fn what_is_invalidated_on_its_way_behind_memory_is_read_to_its_end() {
+    let folder = TemporaryFolder::new();
+    let store = behind_memory(&folder);
+    let key = CacheKey::from("http://o/a");
+    let body: Vec<u8> = (0..500_000_u32).map(|number| (number % 241) as u8).collect();
+    let tiers = store.tiers().expect("tiers");
+    // Here, and where the store behind memory alone knows of it.
+    for is_here in [true, false] {
+        let begun = support::stored::begun(&store, &key);
+        let mut spool = tiers.spool(key.clone(), None);
+        assert!(body.chunks(10_000).all(|piece| spool.write(piece)));
+        let mut reader = spool.spooled().reader().expect("it has not failed");
+        let mut read = vec![0; body.len() / 2];
+        read_exactly(&mut reader, &mut read);
+        assert!(read[..] == body[..read.len()]);
+        if is_here {
+            store.remove_all(&key);
+        } else {
+            let other = behind_memory(&folder);
+            other.remove_all(&key);
+            assert!(other.tiers().expect("tiers").flush(PATIENCE));
+        }
+        assert_eq!(
+            tiers.commit(spool, tagged("red", "", true).head().clone(), &begun),
+            Put::Cleared
+        );
+        let mut rest = vec![0; body.len() - read.len()];
+        read_exactly(&mut reader, &mut rest);
+        assert!(rest[..] == body[read.len()..], "{is_here}");
+        assert_eq!(reader.read(&mut [0]).expect("a proven end"), 0);
+    }
+    assert!(support::stored::contents(&store, "http://o/a").is_empty());
+    let shell = rusqlite::Connection::open(folder.file("cache.db")).expect("a database");
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let text = "SELECT (SELECT count(*) FROM responses) + (SELECT count(*) FROM contents)";
+        let left: u64 = shell.query_row(text, [], |row| row.get(0)).expect("a number");
+        if left == 0 {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{left} rows are left");
+        thread::yield_now();
+    }
+}
+
+fn read_exactly(reader: &mut dyn Arriving, all: &mut [u8]) {
+    let mut filled = 0;
+    while filled < all.len() {
+        filled += match reader.read(&mut all[filled..]).expect("it is not cut") {
+            0 => panic!("it ends after {filled} bytes"),
+            count => count,
+        };
     }
 }
 

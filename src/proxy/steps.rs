@@ -220,3 +220,21 @@ impl Waiting {
         self.seat.park(parked);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_sent_back_so_often_and_then_it_has_waited() {
+        let mut attempt = Attempt::default();
+        assert!(attempt.is_first());
+        for round in 1..=20 {
+            attempt = attempt.waiting(Why::UriMiss);
+            attempt.send_back();
+            let counted = (attempt.sent_back, attempt.waits);
+            assert_eq!(counted, (round.min(SENT_BACK_MAX), round.saturating_sub(SENT_BACK_MAX)));
+            assert!(!attempt.is_first(), "it is counted once");
+        }
+    }
+}

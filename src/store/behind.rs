@@ -140,8 +140,9 @@ pub enum Change {
         spooled: Arc<Spooled>,
         /// What the response is.
         head: Box<StoredHead>,
-        /// The state when its request began.
-        begun: Stamp,
+        /// The state when its request began; `None` if it was invalidated since. Then it is not stored,
+        /// but stays for as long as somebody reads it.
+        begun: Option<Stamp>,
     },
     /// They will not.
     Abandon {

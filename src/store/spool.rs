@@ -162,8 +162,9 @@ impl Spool {
         self.rest.is_empty() || self.send()
     }
 
-    /// All of it has come: a stored response is to be made of it. Waits for nothing.
-    pub(super) fn send_whole(&mut self, head: StoredHead, begun: Stamp) -> Receiver<u64> {
+    /// All of it has come: a stored response is to be made of it, unless it was invalidated, and `begun`
+    /// is `None`. Waits for nothing.
+    pub(super) fn send_whole(&mut self, head: StoredHead, begun: Option<Stamp>) -> Receiver<u64> {
         let (reply, told) = sync_channel(1);
         let (spooled, head) = (Arc::clone(&self.spooled), Box::new(head));
         self.queue.send(Change::Whole { spooled, head, begun }, Some(reply));

@@ -251,10 +251,8 @@ impl Tiers {
         let key = spool.spooled().key().clone();
         let purging = self.front.purging.read();
         let changing = self.front.stripe(&key).lock();
-        if !begun.admits(&head) {
-            return Put::Cleared;
-        }
-        let sent = spool.send_whole(head, begun.behind());
+        let stamp = begun.admits(&head).then(|| begun.behind());
+        let sent = spool.send_whole(head, stamp);
         drop((purging, changing));
         let put = spool.settle(&sent);
         if put == Put::Stored {

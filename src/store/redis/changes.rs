@@ -335,11 +335,12 @@ impl Batch<'_> {
         &mut self,
         spooled: &Arc<Spooled>,
         head: &StoredHead,
-        begun: Stamp,
+        begun: Option<Stamp>,
     ) -> RedisResult<u64> {
         let Some(number) = spooled.number() else { return Ok(0) };
         let (key, length) = (spooled.key(), spooled.bytes());
-        let Some(invalidations) = self.admits(key, head, begun) else {
+        let admitted = begun.and_then(|begun| Some((begun, self.admits(key, head, begun)?)));
+        let Some((begun, invalidations)) = admitted else {
             return self.let_go(number, length).map(|()| 0);
         };
         self.extend(number, length, self.life_ms(head))?;

@@ -359,12 +359,14 @@ impl Batch<'_> {
         &mut self,
         spooled: &Arc<Spooled>,
         head: &StoredHead,
-        begun: Stamp,
+        begun: Option<Stamp>,
     ) -> rusqlite::Result<u64> {
         let Some((number, _)) = spooled.place() else { return Ok(0) };
         let key = spooled.key();
-        if self.is_outdated(key, begun)? {
-            return self.abandon(number).map(|_| 0);
+        if begun.map_or(Ok(true), |begun| self.is_outdated(key, begun))? {
+            // Whoever reads along reads to the end; it is deleted when nobody does any more.
+            self.database.doom(number);
+            return Ok(0);
         }
         let arriving = self.connection.query_row(
             "SELECT 1 FROM responses WHERE id = ?1 AND state = 0",
