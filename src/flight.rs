@@ -112,6 +112,16 @@ impl Flight {
     }
 }
 
+/// What a request that waits is told when `shareable` grows: that, unless it was invalidated.
+fn offer(shareable: &Arc<Shareable>, begun: &Begun, claim: Claim) -> Landing {
+    let head = &shareable.head;
+    if begun.admits(head) || claim.sent_back && begun.admitted_at(claim.moment, head) {
+        Landing::Growing(Arc::clone(shareable))
+    } else {
+        Landing::Cleared
+    }
+}
+
 /// A request that waits.
 struct Waiter {
     resume: Parked,
@@ -139,9 +149,10 @@ pub enum Turn {
 }
 
 impl Flights {
-    /// Joins the flight for `key`, or begins it; the request has begun at `begun`. `sent_back` says that
-    /// what it waited for before was invalidated. Never waits.
-    pub fn join(self: &Arc<Self>, key: FlightKey, begun: &Begun, sent_back: bool) -> Turn {
+    /// Joins the flight for `key`, or begins it. A request that leads begins only now: `begun` is made anew
+    /// if something was invalidated since it was noted. `sent_back` says that what the request waited for
+    /// before was invalidated. Never waits.
+    pub fn join(self: &Arc<Self>, key: FlightKey, begun: &mut Begun, sent_back: bool) -> Turn {
         let mut state = self.state.lock();
         if state.hit_for_miss.get(&key.key).is_some_and(|until| *until > Instant::now()) {
             return Turn::Alone;
@@ -156,6 +167,10 @@ impl Flights {
             }
             parked = std::mem::take(&mut flight.parked);
             anew(&mut parked);
+        }
+        if begun.moment() > 0 {
+            // Else the flight would be outdated from its beginning, and the next one would lead, too.
+            *begun = begun.anew();
         }
         let number = state.next_number;
         state.next_number += 1;
@@ -351,15 +366,8 @@ impl Leader {
         let parked = std::mem::take(&mut flight.parked);
         let begun = flight.begun.clone();
         drop(state);
-        let is_admitted = begun.admits(&shareable.head);
         for Waiter { resume, claim } in parked {
-            let may_have =
-                is_admitted || claim.sent_back && begun.admitted_at(claim.moment, &shareable.head);
-            resume(if may_have {
-                Landing::Growing(Arc::clone(shareable))
-            } else {
-                Landing::Cleared
-            });
+            resume(offer(shareable, &begun, claim));
         }
     }
 }
@@ -391,7 +399,7 @@ impl Seat {
                     flight.parked.push(Waiter { resume, claim: self.claim });
                     return;
                 };
-                Landing::Growing(Arc::clone(shareable))
+                offer(shareable, &flight.begun, self.claim)
             }
             _ => Landing::Stored,
         };

@@ -377,13 +377,15 @@ impl Proxy {
             selecting.extend_from_slice(range.as_bytes());
         }
         let (key, sent_back) = (forward.key.clone(), forward.attempt.sent_back > 0);
-        match self.flights.join(FlightKey { key, selecting }, &forward.begun, sent_back) {
+        match self.flights.join(FlightKey { key, selecting }, &mut forward.begun, sent_back) {
             Turn::Lead(leader) if self.has_changed(&forward) => {
                 // Between our lookup and now, the leader before us has landed.
                 let attempt = forward.attempt.waiting(forward.why);
                 Admission::Wait(Waiting { seat: leader.step_back(), attempt })
             }
             Turn::Lead(leader) => {
+                let Forward { key, selected, asking, .. } = &mut *forward;
+                self.forget_what_is_gone(key, selected, asking);
                 forward.leader = Some(leader);
                 Admission::Lead(forward)
             }

@@ -153,7 +153,8 @@ fn those_who_wait_for_what_is_invalidated_collapse_again() {
             gates[1].open();
             for reply in replies(others) {
                 let told = reply.cache_status();
-                assert!(reply.complete && reply.body() == body("n"), "{by:?} {flags:?}: {told}");
+                assert!(reply.complete, "{by:?} {flags:?}: {told}");
+                assert!(reply.body() == body("n"), "{by:?} {flags:?}: {told}: {:.9}", reply.body());
                 assert!(!told.contains("hit-for-miss"), "{by:?} {flags:?}: {told}");
             }
             let later = proxy.get("/a");
@@ -182,7 +183,9 @@ fn what_is_invalidated_while_it_grows_is_given_to_nobody_else() {
             wait_for_gets(&origin, by, 2);
             gates[1].open();
             for reply in replies(later) {
-                assert!(reply.complete && reply.body() == body("n"), "{by:?} {flags:?}");
+                let told = reply.cache_status();
+                assert!(reply.complete, "{by:?} {flags:?}: {told}");
+                assert!(reply.body() == body("n"), "{by:?} {flags:?}: {told}: {:.9}", reply.body());
             }
             gates[0].open();
             for mut client in first {

@@ -17,7 +17,7 @@ fn key(uri: &str) -> FlightKey {
 }
 
 fn join(flights: &Arc<Flights>, uri: &str) -> Turn {
-    flights.join(key(uri), &Arc::<Underway>::default().begin(&CacheKey::from(uri)), false)
+    flights.join(key(uri), &mut Arc::<Underway>::default().begin(&CacheKey::from(uri)), false)
 }
 
 fn lead(flights: &Arc<Flights>, uri: &str) -> Leader {
@@ -157,7 +157,7 @@ fn noted(
     sent_back: bool,
     sender: &Sender<Landing>,
 ) -> Option<Leader> {
-    match flights.join(key("a"), &underway.begin(&"a".into()), sent_back) {
+    match flights.join(key("a"), &mut underway.begin(&"a".into()), sent_back) {
         Turn::Lead(leader) => return Some(leader),
         Turn::Wait(seat) => park(seat, sender),
         Turn::Alone => panic!("nothing is remembered"),
@@ -217,17 +217,45 @@ fn who_waits_is_sent_back_once_by_what_came_after_it() {
         (true, true, true, "cleared"),
     ];
     for (sent_back, before, after, expected) in table {
-        let (flights, underway) = (Arc::new(Flights::default()), Arc::<Underway>::default());
-        let (sender, landings) = channel();
-        let mut leader = noted(&flights, &underway, false, &sender).expect("it leads");
-        // Only the head will tell whether it was meant.
-        let purge = || underway.purge(&Selector::Stale, Timestamp::MAX);
-        before.then(purge);
-        assert!(noted(&flights, &underway, sent_back, &sender).is_none());
-        after.then(purge);
+        // Whether it sits down before the head comes, or just after.
+        for is_late in [false, true] {
+            let (flights, underway) = (Arc::new(Flights::default()), Arc::<Underway>::default());
+            let (sender, landings) = channel();
+            let mut leader = noted(&flights, &underway, false, &sender).expect("it leads");
+            // Only the head will tell whether it was meant.
+            let purge = || underway.purge(&Selector::Stale, Timestamp::MAX);
+            before.then(purge);
+            let turn = flights.join(key("a"), &mut underway.begin(&"a".into()), sent_back);
+            let Turn::Wait(seat) = turn else { panic!("it waits") };
+            let mut seat = Some(seat);
+            if !is_late {
+                seat.take().into_iter().for_each(|seat| park(seat, &sender));
+            }
+            after.then(purge);
+            leader.share(&growing());
+            seat.into_iter().for_each(|seat| park(seat, &sender));
+            leader.land(&Outcome::Cleared);
+            assert_eq!(told(&landings), [expected], "{sent_back} {before} {after} {is_late}");
+        }
+    }
+}
+
+/// Noted before an invalidation, and first to ask after it: the others wait for it, and may have it.
+#[test]
+fn who_leads_begins_when_it_leads() {
+    let (flights, underway) = (Arc::new(Flights::default()), Arc::<Underway>::default());
+    let (sender, landings) = channel();
+    for purge in [Selector::All, Selector::Stale] {
+        let mut begun = underway.begin(&"a".into());
+        underway.purge(&purge, Timestamp::MAX);
+        let Turn::Lead(mut leader) = flights.join(key("a"), &mut begun, false) else {
+            panic!("nobody leads yet")
+        };
+        assert!(noted(&flights, &underway, false, &sender).is_none(), "one leads");
+        assert!(begun.admits(&growing().head), "it is stored, too");
         leader.share(&growing());
-        leader.land(&Outcome::Cleared);
-        assert_eq!(told(&landings), [expected], "{sent_back} {before} {after}");
+        leader.land(&Outcome::Stored);
+        assert_eq!(told(&landings), ["growing"]);
     }
 }
 

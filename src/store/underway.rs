@@ -5,8 +5,7 @@
 //! selector means by the fields of a response (a tag, staleness) is decided when the response is there.
 //!
 //! Misses and invalidations come here; hits do not. The lock of the list is held for one look, and no other
-//! is taken meanwhile but those of the marks, which may be taken under the lock of a store or of the
-//! flights.
+//! is taken meanwhile but those of the marks. Both may be taken under the lock of a store or of the flights.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -133,6 +132,12 @@ impl Begun {
     #[must_use]
     pub fn with(self, behind: Stamp) -> Self {
         Self { behind, ..self }
+    }
+
+    /// The same fetch, if it begins only now.
+    #[must_use]
+    pub fn anew(&self) -> Self {
+        self.fetch.underway.begin(&self.fetch.key).with(self.behind)
     }
 
     /// The state of the store behind memory.
