@@ -222,7 +222,10 @@ impl Filler {
 
     /// The last byte has come of what is stored behind memory.
     fn land_spooled(&mut self) {
-        self.share_what_is_cleared();
+        // Those who wait read along: to look for it behind memory would take each of them a wait.
+        if self.shareable.is_none() {
+            self.share();
+        }
         let Some(recording) = self.recording.take() else { return };
         let put = recording.commit(Bytes::new());
         self.put = Some(put);
