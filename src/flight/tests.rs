@@ -229,11 +229,13 @@ fn who_waits_is_sent_back_once_by_what_came_after_it() {
             let Turn::Wait(seat) = turn else { panic!("it waits") };
             let mut seat = Some(seat);
             if !is_late {
-                seat.take().into_iter().for_each(|seat| park(seat, &sender));
+                park(seat.take().expect("it is there"), &sender);
             }
             after.then(purge);
             leader.share(&growing());
-            seat.into_iter().for_each(|seat| park(seat, &sender));
+            if let Some(seat) = seat {
+                park(seat, &sender);
+            }
             leader.land(&Outcome::Cleared);
             assert_eq!(told(&landings), [expected], "{sent_back} {before} {after} {is_late}");
         }
