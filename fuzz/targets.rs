@@ -31,6 +31,8 @@ use http::{HeaderName, HeaderValue, StatusCode, Version};
 #[path = "clients.rs"]
 mod clients;
 
+// Each target uses one of all that is here.
+#[allow(unused_imports)]
 pub use clients::clients;
 
 /// Small bounds, so that they are reached.
