@@ -208,6 +208,10 @@ fn flags(
         }
         if REPEATED.contains(&flag.name) {
             let given = repeated(words, flag.name, flag.value)?;
+            // In a script it is a variable that is not set: nobody wants a flag without a value.
+            if given.iter().any(|word| word.is_empty()) {
+                return Err(UsageError::NoValue(flag.name, flag.value));
+            }
             let given =
                 if given.is_empty() { from_environment.into_iter().collect() } else { given };
             let parts = given.iter().flat_map(|word| {

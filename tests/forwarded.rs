@@ -464,6 +464,7 @@ fn wrong_values_are_usage_errors() {
         ("--public-url", "https://shop.test/?q"), ("--public-url", "shop.test"),
         ("--public-url", "ftp://shop.test"), ("--trust-forwarded", "somewhere"),
         ("--trust-forwarded", "10.0.0.0/33"), ("--trust-forwarded", "127.0.0.1,::/129"),
+        ("--public-url", "https://*.shop.test"), ("--trust-forwarded", ""), ("--allow-purge", ""),
     ];
     for (flag, value) in table {
         let output = run(&[flag, value]);

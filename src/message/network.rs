@@ -13,12 +13,15 @@ pub struct Network {
 const MAPPED_BITS: u8 = 96;
 
 impl Network {
-    /// Reads `127.0.0.1`, `10.0.0.0/8` or `fe80::/10`. IPv4 addresses that are mapped into IPv6
+    /// Reads `127.0.0.1`, `::1` (also in brackets), `10.0.0.0/8` or `fe80::/10`. IPv4 addresses that are mapped into IPv6
     /// (`::ffff:10.0.0.0/104`) are read as what they are, as [`Network::holds`] sees them.
     pub fn read(text: &str) -> Option<Self> {
         let (address, bits) = match text.split_once('/') {
             Some((address, bits)) => (address.parse().ok()?, Some(bits.parse().ok()?)),
-            None => (text.parse().ok()?, None),
+            None => {
+                let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+                (bare.unwrap_or(text).parse().ok()?, None)
+            }
         };
         let most = match address {
             IpAddr::V4(_) => 32,
@@ -64,7 +67,7 @@ mod tests {
             ("0.0.0.0/0", "1.2.3.4", true), ("0.0.0.0/0", "::1", false),
             ("192.168.1.128/25", "192.168.1.200", true), ("192.168.1.128/25", "192.168.1.100", false),
             ("fe80::/10", "fe80::1", true), ("fe80::/10", "fec0::1", false),
-            ("::1", "::1", true), ("127.0.0.1", "::ffff:127.0.0.1", true),
+            ("::1", "::1", true), ("[::1]", "::1", true), ("127.0.0.1", "::ffff:127.0.0.1", true),
             ("::ffff:127.0.0.1", "127.0.0.1", true), ("::ffff:10.0.0.0/104", "10.1.2.3", true),
             ("::ffff:10.0.0.0/104", "11.1.2.3", false), ("::/0", "10.0.0.1", false),
         ];

@@ -57,7 +57,8 @@ impl PublicUrl {
     pub fn parse(text: &str) -> Option<Self> {
         let url = OriginUrl::parse(text.strip_suffix('/').unwrap_or(text)).ok()?;
         // Two slashes at the end are a path, too, which the origin server's URL does not mind.
-        if !url.prefix.is_empty() || text.ends_with("//") {
+        // Nor does it mind a host with a `*`, which no client can ask.
+        if !url.prefix.is_empty() || text.ends_with("//") || url.host.contains('*') {
             return None;
         }
         let scheme = if url.secure { Scheme::Https } else { Scheme::Http };
