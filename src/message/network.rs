@@ -16,13 +16,13 @@ impl Network {
     /// Reads `127.0.0.1`, `::1` (also in brackets), `10.0.0.0/8` or `fe80::/10`. IPv4 addresses that are mapped into IPv6
     /// (`::ffff:10.0.0.0/104`) are read as what they are, as [`Network::holds`] sees them.
     pub fn read(text: &str) -> Option<Self> {
-        let (address, bits) = match text.split_once('/') {
-            Some((address, bits)) => (address.parse().ok()?, Some(bits.parse().ok()?)),
-            None => {
-                let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-                (bare.unwrap_or(text).parse().ok()?, None)
-            }
+        let (address, bits) = if let Some((address, bits)) = text.split_once('/') {
+            (address, Some(bits.parse().ok()?))
+        } else {
+            let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+            (bare.unwrap_or(text), None)
         };
+        let address: IpAddr = address.parse().ok()?;
         let most = match address {
             IpAddr::V4(_) => 32,
             IpAddr::V6(_) => 128,
