@@ -236,7 +236,7 @@ fn a_file_that_is_not_ours_or_newer_is_left_alone() {
         .expect("a database")
         .pragma_update(None, "user_version", 99)
         .expect("a version");
-    refused(&newer, "written by a newer version of this program (schema 99, this one knows 1)");
+    refused(&newer, "written by a newer version of this program (schema 99, this one knows 2)");
     let output = run(&["--port", "0", "--store", "sqlite:/dev/null/cache.db"]);
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(

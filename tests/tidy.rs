@@ -37,6 +37,7 @@ const FENCES: [(&str, &[&str]); 22] = [
             "store/sqlite/mod.rs",
             "store/sqlite/schema.rs",
             "store/sqlite/changes.rs",
+            "store/sqlite/invalidations.rs",
             "store/sqlite/room.rs",
             "store/sqlite/row.rs",
         ],

@@ -3,7 +3,7 @@
 //!
 //! What makes a salt random, and who keeps it, is the store's business.
 
-use ring::hmac;
+use ring::{digest, hmac};
 
 /// Bytes of a salt.
 pub const SALT_BYTES: usize = 32;
@@ -40,6 +40,12 @@ impl Salt {
     }
 }
 
+/// What stands for bytes that are no secret, where they take too much room: SHA-256, cut.
+pub fn fingerprint(bytes: &[u8]) -> [u8; DIGEST_BYTES] {
+    let digest = digest::digest(&digest::SHA256, bytes);
+    *digest.as_ref().first_chunk().expect("SHA-256 has 32 bytes")
+}
+
 /// Bytes in hexadecimal digits.
 pub fn hexadecimal(bytes: &[u8]) -> String {
     let digit = |half: u8| char::from_digit(u32::from(half), 16).expect("half a byte");
@@ -72,5 +78,11 @@ mod tests {
             assert_ne!(digest, other);
         }
         assert_eq!(format!("{salt:?}"), "Salt");
+    }
+
+    /// It is in files, so it must stay what it is: the first half of SHA-256 (FIPS 180-4, of "abc").
+    #[test]
+    fn a_fingerprint_is_the_same_in_every_version() {
+        assert_eq!(hexadecimal(&fingerprint(b"abc")), "ba7816bf8f01cfea414140de5dae2223");
     }
 }

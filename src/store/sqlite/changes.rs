@@ -18,8 +18,9 @@ use crate::store::VARIANTS_MAX;
 use crate::store::behind::{BehindError, CHUNK_BYTES, Change, Stamp};
 use crate::store::codec;
 use crate::store::spool::Spooled;
+use crate::store::sqlite::invalidations::Standing;
 use crate::store::sqlite::row::{Row, seconds};
-use crate::store::sqlite::{CHUNKS_MAX, Database, chunk_id, generations, room, stripe};
+use crate::store::sqlite::{CHUNKS_MAX, Database, chunk_id, room};
 
 /// Rows that are deleted in one transaction.
 const DELETE_BATCH: usize = 1000;
@@ -149,7 +150,11 @@ impl Batch<'_> {
         self.begin()
     }
 
-    fn execute(&self, text: &str, params: impl rusqlite::Params) -> rusqlite::Result<usize> {
+    pub(super) fn execute(
+        &self,
+        text: &str,
+        params: impl rusqlite::Params,
+    ) -> rusqlite::Result<usize> {
         self.connection.prepare_cached(text)?.execute(params)
     }
 
@@ -168,7 +173,7 @@ impl Batch<'_> {
             },
             Change::Forget { key, invalidates } => {
                 if *invalidates {
-                    self.raise(stripe(key))?;
+                    self.note_key(key)?;
                 }
                 self.delete_all(&self.numbers(
                     "SELECT id FROM responses WHERE url = ?1 AND state = 1",
@@ -176,10 +181,7 @@ impl Batch<'_> {
                 )?)
             }
             Change::Purge { selector, now } => {
-                self.raise(match selector {
-                    Selector::Uri(uri) => stripe(&CacheKey::from(uri.as_str())),
-                    _ => 0,
-                })?;
+                self.note_selector(selector, *now)?;
                 self.purge(selector, *now)
             }
             Change::Sweep { now } => self.sweep(*now),
@@ -200,10 +202,12 @@ impl Batch<'_> {
         response: &Arc<StoredResponse>,
         begun: Stamp,
     ) -> rusqlite::Result<u64> {
-        if self.is_outdated(key, begun)? {
-            return Ok(0);
-        }
         let place = response.place().number().filter(|number| self.exists(*number));
+        match self.standing(key, response, begun)? {
+            Standing::Admitted => {}
+            Standing::KeyOutdated => return Ok(0),
+            Standing::Outdated => return self.forget_replaced(key, response, place),
+        }
         self.displace(key, response, place)?;
         let length = response.content.len();
         let number = match (place, &response.content) {
@@ -225,12 +229,6 @@ impl Batch<'_> {
         Ok(1)
     }
 
-    /// Has something been cleared, or the key invalidated, since the request began?
-    fn is_outdated(&self, key: &CacheKey, begun: Stamp) -> rusqlite::Result<bool> {
-        let Some(then) = begun.numbers else { return Ok(false) };
-        Ok(generations(self.connection, key)? != then)
-    }
-
     fn exists(&self, number: u64) -> bool {
         let exists =
             self.connection.prepare_cached("SELECT 1 FROM responses WHERE id = ?1 AND state = 1");
@@ -244,15 +242,9 @@ impl Batch<'_> {
         response: &StoredResponse,
         place: Option<u64>,
     ) -> rusqlite::Result<()> {
-        let text = "SELECT id, head FROM responses WHERE url = ?1 AND state = 1 ORDER BY stored DESC, id DESC";
-        let mut select = self.connection.prepare_cached(text)?;
-        let row = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?));
-        let rows: Vec<(u64, Vec<u8>)> =
-            select.query_map([key.as_str()], row)?.collect::<rusqlite::Result<_>>()?;
         let (mut kept, mut newer_parts) = (0, 1);
-        for (number, head) in rows.into_iter().filter(|(number, _)| Some(*number) != place) {
-            let old = codec::decode_head(&Bytes::from(head)).ok();
-            let old = old.map(|(_, head, _)| StoredResponse::new(head, Bytes::new()));
+        let rows = self.variants(key)?;
+        for (number, old) in rows.into_iter().filter(|(number, _)| Some(*number) != place) {
             let goes = old.as_ref().is_none_or(|old| displaces(response, old, newer_parts));
             if goes || kept + 1 >= VARIANTS_MAX {
                 self.delete(number)?;
@@ -265,6 +257,20 @@ impl Batch<'_> {
             }
         }
         Ok(())
+    }
+
+    /// What is stored for `key`, the most recent first, without content; `None` for what cannot be read.
+    pub(super) fn variants(
+        &self,
+        key: &CacheKey,
+    ) -> rusqlite::Result<Vec<(u64, Option<StoredResponse>)>> {
+        let text = "SELECT id, head FROM responses WHERE url = ?1 AND state = 1 ORDER BY stored DESC, id DESC";
+        let mut select = self.connection.prepare_cached(text)?;
+        let row = |row: &rusqlite::Row<'_>| {
+            let head = codec::decode_head(&Bytes::from(row.get::<_, Vec<u8>>(1)?)).ok();
+            Ok((row.get(0)?, head.map(|(_, head, _)| StoredResponse::new(head, Bytes::new()))))
+        };
+        select.query_map([key.as_str()], row)?.collect()
     }
 
     /// A new row for a response; its number and salt.
@@ -363,7 +369,8 @@ impl Batch<'_> {
     ) -> rusqlite::Result<u64> {
         let Some((number, _)) = spooled.place() else { return Ok(0) };
         let key = spooled.key();
-        if begun.map_or(Ok(true), |begun| self.is_outdated(key, begun))? {
+        let standing = begun.map(|begun| self.standing(key, head, begun)).transpose()?;
+        if standing != Some(Standing::Admitted) {
             // Whoever reads along reads to the end; it is deleted when nobody does any more.
             self.database.doom(number);
             return Ok(0);
@@ -444,13 +451,6 @@ impl Batch<'_> {
     /// How many responses are stored, with what this transaction has changed.
     pub(super) fn total(&self) -> rusqlite::Result<u64> {
         Ok(total(self.connection)?.saturating_add_signed(self.counted.get() as i64))
-    }
-
-    /// Lets nothing in that was asked for before.
-    fn raise(&self, stripe: u32) -> rusqlite::Result<()> {
-        let text = "INSERT INTO generations (stripe, number) VALUES (?1, 1) \
-                    ON CONFLICT (stripe) DO UPDATE SET number = number + 1";
-        self.execute(text, [stripe]).map(drop)
     }
 
     fn numbers(&self, text: &str, params: impl rusqlite::Params) -> rusqlite::Result<Vec<u64>> {

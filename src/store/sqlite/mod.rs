@@ -3,8 +3,8 @@
 //! One connection writes, from the writer thread; workers read, each with a connection from a small pool,
 //! and never for longer than one row takes. Content lies in rows of at most [`CHUNK_BYTES`], each with a
 //! checksum over what it is and whose it is: whatever happens to the file, what is given out is what was
-//! put in, or nothing. `schema.rs` opens and makes the file, `changes.rs` writes, `room.rs` keeps to
-//! `--cache-disk`.
+//! put in, or nothing. `schema.rs` opens and makes the file, `changes.rs` writes, `invalidations.rs` says
+//! what is not let in, `room.rs` keeps to `--cache-disk`.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -27,8 +27,10 @@ use crate::store::behind::{
     Behind, BehindError, BehindUsage, CHUNK_BYTES, Change, Listed, Recalled, Stamp,
 };
 use crate::store::codec;
+use crate::store::sqlite::invalidations::State;
 
 mod changes;
+mod invalidations;
 mod room;
 mod row;
 mod schema;
@@ -39,8 +41,6 @@ pub use schema::{OpenError, default_path};
 const READERS_KEPT: usize = 8;
 /// Chunks of one response have numbers below this, so one has at most 64 GiB.
 const CHUNKS_MAX: u64 = 1 << 20;
-/// How many counters of invalidations there are; that of everything has number 0.
-const STRIPES: u32 = 512;
 
 /// The bounds of the file.
 #[derive(Clone, Copy, Debug)]
@@ -219,11 +219,6 @@ fn chunk_id(number: u64, chunk: u64) -> i64 {
     (number * CHUNKS_MAX + chunk).cast_signed()
 }
 
-/// The counter of invalidations for a key; the same in every process.
-fn stripe(key: &CacheKey) -> u32 {
-    codec::checksum(0, 0, key.as_str().as_bytes()) % STRIPES + 1
-}
-
 impl Behind for Sqlite {
     fn name(&self) -> String {
         format!("store {}", self.0.path.display())
@@ -249,7 +244,9 @@ impl Behind for Sqlite {
                 [(number, salt, ..)] => first_chunk(connection, *number, *salt)?,
                 _ => None,
             };
-            Ok((rows, generations(connection, key)?, only))
+            // What can only be read stores nothing, and may be from before there were invalidations in it.
+            let numbers = (!database.is_read_only).then(|| State::read(connection)).transpose()?;
+            Ok((rows, numbers.map(|state| state.stamp()), only))
         })?;
         let mut variants = Vec::with_capacity(rows.len());
         for (number, salt, reuses, head) in rows {
@@ -266,7 +263,7 @@ impl Behind for Sqlite {
             }
         }
         let was_empty = variants.is_empty();
-        let stamp = Stamp { numbers: Some(numbers), was_empty };
+        let stamp = Stamp { numbers, was_empty };
         Ok(Recalled { variants, stamp, ..Recalled::default() })
     }
 
@@ -350,18 +347,6 @@ fn first_chunk(connection: &Connection, number: u64, salt: u64) -> rusqlite::Res
         Ok(is_whole.then(|| Bytes::copy_from_slice(bytes)))
     };
     Ok(select.query_row([chunk_id(number, 0)], read).optional()?.flatten())
-}
-
-/// The counters that say whether anything was cleared, or anything like `key` invalidated.
-fn generations(connection: &Connection, key: &CacheKey) -> rusqlite::Result<[u64; 4]> {
-    let mut select = connection
-        .prepare_cached("SELECT stripe, number FROM generations WHERE stripe IN (0, ?1)")?;
-    let mut numbers = [0; 4];
-    let mut rows = select.query([stripe(key)])?;
-    while let Some(row) = rows.next()? {
-        numbers[usize::from(row.get::<_, u32>(0)? > 0)] = row.get(1)?;
-    }
-    Ok(numbers)
 }
 
 impl fmt::Debug for Sqlite {

@@ -15,10 +15,12 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
 use crate::policy::digest::Salt;
 use crate::store::salt::random;
-use crate::store::sqlite::{Database, DiskLimits};
+use crate::store::sqlite::{Database, DiskLimits, invalidations};
 
 /// The schema's version, in `user_version`.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
+/// The one before it, which is brought up to date in place.
+const PREVIOUS: i64 = 1;
 /// In `application_id`: "cpx1".
 const APPLICATION: i64 = 0x6370_7831;
 /// A page of the file.
@@ -65,11 +67,14 @@ CREATE TABLE tags (
     PRIMARY KEY (tag, response)
 ) WITHOUT ROWID;
 CREATE INDEX tags_by_response ON tags (response);
-CREATE TABLE generations (stripe INTEGER PRIMARY KEY, number INTEGER NOT NULL);
 CREATE TABLE salt (id INTEGER PRIMARY KEY CHECK (id = 1), value BLOB NOT NULL);
 CREATE TABLE totals (name TEXT PRIMARY KEY, number INTEGER NOT NULL) WITHOUT ROWID;
 INSERT INTO totals VALUES ('responses', 0);
 ";
+
+/// The previous schema had counters instead of invalidations. A program that still goes by them gets an error
+/// for all that it writes, so that nothing that is invalidated from now on can come back through it.
+const MIGRATION: &str = "DROP TABLE IF EXISTS generations;";
 
 /// Why the file cannot be used: one line.
 #[derive(Debug)]
@@ -127,7 +132,7 @@ pub(super) fn open(path: &Path, limits: DiskLimits) -> Result<Database, OpenErro
             Ok(database(Some(writer), salt, false))
         }
         Err(refused @ Refused::ReadOnly(_)) => match open_reader(path, true) {
-            Ok(reader) if matches!(check(&reader), Ok(true)) => {
+            Ok(reader) if matches!(check(&reader), Ok(Tables::Current | Tables::Previous)) => {
                 log::warn!(
                     "store {}: cannot be written; what is in it is used as it is",
                     path.display()
@@ -214,7 +219,7 @@ fn try_open_writer(path: &Path, is_shared: bool) -> Result<Connection, Refused> 
     let mut connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(BUSY_MAX)?;
     // Before anything is changed.
-    if check(&connection)? && !has_table(&connection, "salt")? {
+    if check(&connection)? != Tables::Missing && !has_table(&connection, "salt")? {
         return Err(Refused::Clear);
     }
     connection.pragma_update(None, "page_size", PAGE_BYTES.cast_signed())?;
@@ -232,25 +237,45 @@ fn try_open_writer(path: &Path, is_shared: bool) -> Result<Connection, Refused> 
     connection.set_prepared_statement_cache_capacity(32);
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     // Another process may have been quicker.
-    if !check(&transaction)? {
-        transaction.execute_batch(TABLES)?;
-        transaction.execute("INSERT INTO salt VALUES (1, ?1)", [random().bytes()])?;
+    let found = check(&transaction)?;
+    match found {
+        Tables::Current => {}
+        Tables::Previous => transaction.execute_batch(MIGRATION)?,
+        Tables::Missing => {
+            transaction.execute_batch(TABLES)?;
+            transaction.execute("INSERT INTO salt VALUES (1, ?1)", [random().bytes()])?;
+            transaction.pragma_update(None, "application_id", APPLICATION)?;
+        }
+    }
+    if found != Tables::Current {
+        transaction.execute_batch(invalidations::TABLES)?;
         transaction.pragma_update(None, "user_version", VERSION)?;
-        transaction.pragma_update(None, "application_id", APPLICATION)?;
     }
     transaction.commit()?;
     Ok(connection)
 }
 
+/// Which tables a file has.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Tables {
+    /// None at all.
+    Missing,
+    /// Ours, of the previous schema.
+    Previous,
+    /// Ours.
+    Current,
+}
+
 /// Does the file have our tables? It may have none at all, but no others.
-fn check(connection: &Connection) -> Result<bool, Refused> {
+fn check(connection: &Connection) -> Result<Tables, Refused> {
     let number = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     let (version, application) = (number("user_version")?, number("application_id")?);
     let tables: i64 =
         connection.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get(0))?;
     match (tables, application, version) {
-        (0, ..) => Ok(false),
-        (_, APPLICATION, VERSION) => Ok(true),
+        (0, ..) => Ok(Tables::Missing),
+        (_, APPLICATION, VERSION) => Ok(Tables::Current),
+        (_, APPLICATION, PREVIOUS) => Ok(Tables::Previous),
         (_, APPLICATION, version) if version > VERSION => Err(Refused::Newer(version)),
         (_, APPLICATION, _) => Err(Refused::Damaged),
         _ => Err(Refused::Foreign),
