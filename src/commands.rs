@@ -9,6 +9,7 @@ use caching_proxy::clock::{Clock, Timestamp};
 use caching_proxy::config::{Config, StoreKind};
 use caching_proxy::control::explanation;
 use caching_proxy::har::Secrets;
+use caching_proxy::message::percent::normalised;
 use caching_proxy::message::target::OriginUrl;
 use caching_proxy::policy::key::{CacheKey, Glob};
 use caching_proxy::policy::purging::Selector;
@@ -105,12 +106,13 @@ fn purge(config: &Config, what: &str, value: &str) -> Result<String, String> {
         return the_one(config).map(|_| out);
     }
     // Nothing runs; but the store lasts.
-    let value = whole(config, value)?;
+    let whole = || whole(config, value);
+    // A URI is looked for as it was stored: in one spelling, and without what does not matter.
     let selector = match what {
-        "url" => Selector::Uri(value),
-        "prefix" => Selector::Prefix(value),
-        "match" => Selector::Match(Glob::new(&value)),
-        "tag" => Selector::Tag(value),
+        "url" => Selector::Uri(config.key.key_of(&whole()?).to_string()),
+        "prefix" => Selector::Prefix(normalised(&whole()?).into_owned()),
+        "match" => Selector::Match(Glob::new(&normalised(&whole()?))),
+        "tag" => Selector::Tag(value.to_string()),
         "stale" => Selector::Stale,
         _ => Selector::All,
     };

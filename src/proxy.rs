@@ -197,8 +197,9 @@ impl Proxy {
         let variants = found.as_ref().map_or(&[][..], |found| found);
         let sought = Sought::read(&presented, &request.fields);
         let selection = select(variants, &sought, asked.now, |stored| {
-            stored.selecting.is_empty()
-                || self.fits(stored, sent.get_or_insert_with(|| self.sent_fields(request)))
+            // Most responses fit everybody, and the fields need not be put together.
+            stored.selecting.is_empty() && !stored.status.is_redirection()
+                || self.fits(request, stored, sent.get_or_insert_with(|| self.sent_fields(request)))
         });
         let decision = self.decide(&asked, selection.selected);
         match decision {

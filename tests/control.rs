@@ -97,10 +97,11 @@ fn purge_forgets_what_is_selected() {
 fn a_store_is_purged_without_a_running_proxy() {
     let folder = TemporaryFolder::new();
     let store = format!("sqlite:{}", folder.file("cache.db").display());
-    let origin = names(&["a", "b"]);
-    let mut proxy = Proxy::before(&origin, &["--store", &store]);
-    proxy.get("/a");
-    proxy.get("/b");
+    let origin = names(&["a", "b", "~c", "d%2Fe?x=1&y=2", "~f", "~g"]);
+    let mut proxy = Proxy::before(&origin, &["--store", &store, "--sort-query"]);
+    for target in ["/a", "/b", "/%7Ec", "/d%2fe?y=2&x=1", "/~f", "/~g"] {
+        assert_eq!(proxy.get(target).status, 200, "{target}");
+    }
     proxy.stop();
     let url = origin.url();
     let whole = format!("{url}/b");
@@ -109,6 +110,17 @@ fn a_store_is_purged_without_a_running_proxy() {
     let told = said(&proxy.tell(&["purge", "/a", "--store", &store, "--origin", &url]));
     assert!(told.ends_with("cache.db: 1 purged\n"), "{told}");
     assert!(said(&proxy.tell(&["purge", &whole, "--store", &store])).ends_with(": 1 purged\n"));
+    // Spellings of one URI are one key here, too.
+    for what in [
+        &["/%7ec"][..],
+        &["/d%2fe?y=2&x=1", "--sort-query"],
+        &["--prefix", "/%7Ef"],
+        &["--match", "*/%7Eg"],
+    ] {
+        let mut words = vec!["purge", "--store", &store, "--origin", &url];
+        words.extend(what);
+        assert!(said(&proxy.tell(&words)).ends_with(": 1 purged\n"), "{what:?}");
+    }
     assert!(refused(&proxy.tell(&["purge", "/a"])).contains("no proxy of yours runs"));
 }
 

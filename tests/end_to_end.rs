@@ -7,7 +7,7 @@ use std::io::Write;
 use std::sync::mpsc::channel;
 use std::thread;
 
-use support::origin::{Gate, Origin, Step, on};
+use support::origin::{Gate, Origin, Rule, Step, on};
 use support::proxy::Proxy;
 use support::wire::Reply;
 
@@ -291,6 +291,28 @@ fn redirects_are_followed_inside_and_stored_under_the_first_target() {
     assert!(proxy.get("/a").is_hit());
     assert_eq!(proxy.get("/loop").status, 502);
     assert_eq!(proxy.ask("POST", "/a", "", "x").status, 302);
+    origin.assert_finished();
+    other.assert_finished();
+}
+
+/// What a client says to one server is not for another's ears, whatever the field is called.
+#[test]
+fn a_redirect_to_another_server_takes_no_credentials_along() {
+    let names = ["Authorization", "Cookie", "X-API-Key", "PRIVATE-TOKEN", "X-Tenant-Id"];
+    let there = names.into_iter().fold(on("GET /end"), |rule, name| rule.lacking(name));
+    let other = Origin::script([there.having("Accept: b").send(200, "", "there")]);
+    let here =
+        |rule: Rule| names.iter().fold(rule, |rule, name| rule.having(&format!("{name}: a")));
+    let away = format!("Location: {}/end", other.url());
+    let origin = Origin::script([
+        here(on("GET /a").having("Host: shop.test")).send(302, "Location: /b", ""),
+        here(on("GET /b").having("Host: shop.test")).send(302, &away, ""),
+    ]);
+    let proxy = Proxy::before(&origin, &["--follow-redirects", "--preserve-host"]);
+    let mut fields = "Accept: b\r\n".to_string();
+    fields.extend(names.iter().flat_map(|name| [*name, ": a\r\n"]));
+    let head = format!("GET /a HTTP/1.1\r\nHost: shop.test\r\n{fields}\r\n");
+    assert_eq!(proxy.connect().send(head).reply().body(), "there");
     origin.assert_finished();
     other.assert_finished();
 }

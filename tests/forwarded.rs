@@ -3,7 +3,10 @@
 
 mod support;
 
+use caching_proxy::message::request::Request;
+use http::{HeaderName, HeaderValue, Method, Version};
 use support::TemporaryFolder;
+use support::engine::bench;
 use support::origin::{Origin, on};
 use support::proxy::{Proxy, run};
 use support::wire::Reply;
@@ -165,6 +168,46 @@ fn a_redirect_to_what_was_asked_for_is_passed_on_and_not_stored() {
         assert!(get(&proxy, &target, "").is_hit(), "{location}");
     }
     origin.assert_finished();
+}
+
+/// Whether a redirect leads back depends on the name by which the client knows the proxy, which is not in the
+/// key: each request is looked at, not only the one that it is stored for.
+#[test]
+fn a_stored_redirect_is_not_given_to_whom_it_leads_back() {
+    let fields = "Location: http://shop.test/a; Cache-Control: max-age=60";
+    let origin = Origin::script([
+        on("GET /a").send(301, fields, ""),
+        on("GET /a").send(200, "Cache-Control: max-age=60", "arrived"),
+    ]);
+    let proxy = Proxy::before(&origin, &[]);
+    let from = |host: &str| {
+        let head = format!("GET /a HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        proxy.connect().send(head).reply()
+    };
+    assert_eq!(from("10.0.0.5:80").cache_status(), "proxy; fwd=uri-miss; fwd-status=301; stored");
+    assert!(from("10.0.0.6").is_hit(), "it leads others to the shop");
+    assert_eq!(from("shop.test").body(), "arrived");
+    assert!(from("shop.test").is_hit());
+    origin.assert_finished();
+}
+
+/// A name of this machine is told to the origin server only for a client on it.
+#[test]
+fn a_name_of_this_machine_is_the_own_word_of_those_on_it() {
+    for (client, told) in [
+        ("127.0.0.1:9", "127.6.6.6:3000"),
+        ("[::1]:9", "127.6.6.6:3000"),
+        ("10.0.0.9:9", "127.0.0.1:3000"),
+    ] {
+        let bench = bench(|_| ());
+        bench.answers(200, "Cache-Control: no-store", "x");
+        let host = [(HeaderName::from_static("host"), HeaderValue::from_static("127.6.6.6:3000"))];
+        let client = Some(client.parse().expect("an address"));
+        let fields = host.into_iter().collect();
+        let request = Request::new(Method::GET, "/", Version::HTTP_11, fields, client);
+        bench.send(request.expect("a request"));
+        assert_eq!(bench.last_asked().field("x-forwarded-host"), told, "{client:?}");
+    }
 }
 
 /// The scheme is in the key there: what is asked over http leads to another URL.

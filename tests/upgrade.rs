@@ -52,7 +52,7 @@ fn interim_responses_that_nobody_wants_do_no_harm() {
     let origin = Origin::script([
         on("GET /old").bytes(many).send(200, "", "old"),
         on("GET /together").bytes(&format!("HTTP/1.1 100 Continue\r\n\r\n{many}{many}HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nboth")),
-        on("GET /endless").bytes(&many.repeat(65)).close(),
+        on("GET /endless").bytes(&many.repeat(65)).times(2),
         on("POST /up").bytes(many).send(200, "", "up"),
     ]);
     let proxy = Proxy::before(&origin, &[]);
@@ -71,6 +71,7 @@ fn interim_responses_that_nobody_wants_do_no_harm() {
     );
     let reply = proxy.get("/endless");
     assert_eq!((reply.status, reply.interim.len()), (502, 64), "there is a bound");
+    assert_eq!(proxy.get_with("/endless", ASK).status, 502, "and one for upgrades");
     assert_eq!(proxy.ask("POST", "/up", "", "content").body(), "up");
     origin.assert_finished();
 }

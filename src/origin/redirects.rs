@@ -2,6 +2,7 @@
 
 use crate::message::target::{resolve, split_authority};
 use crate::origin::{Content, OriginError, OriginRequest, OriginResponse};
+use crate::policy::credentials::is_credential;
 
 /// The most redirects that are followed for one request.
 pub const REDIRECTS_MAX: usize = 10;
@@ -13,7 +14,7 @@ pub fn send_and_follow(
     request: OriginRequest<'_, '_>,
     send: impl Fn(OriginRequest<'_, '_>) -> Result<OriginResponse, OriginError>,
 ) -> Result<OriginResponse, OriginError> {
-    let OriginRequest { method, url, waits, .. } = request;
+    let OriginRequest { method, url, waits, mut host, .. } = request;
     let interim = request.interim.clone();
     let mut url = url.to_string();
     let mut fields = request.fields.clone();
@@ -26,13 +27,13 @@ pub fn send_and_follow(
         followed += 1;
         drop(response.body.take());
         if authority_of(&next) != authority_of(&url) {
-            // What the client says to one server is not for another's ears.
-            fields.remove("authorization");
-            fields.remove("cookie");
+            // What the client says to one server is not for another's ears, nor by which name it knows it.
+            fields.retain(|name, _| !is_credential(name.as_str()));
+            host = None;
         }
         url = next;
         let (content, interim) = (Content::None, interim.clone());
-        let (host, fields) = (None, &fields);
+        let fields = &fields;
         response =
             send(OriginRequest { method, url: &url, host, fields, content, waits, interim })?;
     }

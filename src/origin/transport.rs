@@ -36,7 +36,7 @@ pub(super) const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// A connection's buffer for what goes out.
 pub(super) const OUTPUT_BUFFER_BYTES: usize = 16 * 1024;
 /// The most interim responses to one request; an origin server that sends more is broken.
-const INTERIM_MAX: usize = 64;
+pub(super) const INTERIM_MAX: usize = 64;
 /// What is wrong with content that cannot be taken apart.
 const MALFORMED: &str = "the chunked coding is malformed";
 /// An incomplete head is looked at each time that so many bytes of it have come.

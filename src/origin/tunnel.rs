@@ -20,7 +20,7 @@ use crate::message::head::{ResponseHead, read_response, write_request};
 use crate::message::request::RequestLimits;
 use crate::message::target::{OriginUrl, split_authority, split_url};
 use crate::origin::resolver::Names;
-use crate::origin::transport::HEAD_BYTES_MAX;
+use crate::origin::transport::{HEAD_BYTES_MAX, INTERIM_MAX};
 use crate::origin::trust::{Roots, TlsSettings};
 use crate::origin::{OriginBody, OriginError, OriginRequest, OriginResponse, Tunnel, Upgrade};
 
@@ -70,13 +70,19 @@ impl Dialer {
 
     /// Reads the head of the answer; interim responses are of no interest here.
     fn answer(&self, base: &str, mut line: Line) -> Result<Upgrade, OriginError> {
-        let mut input = Vec::new();
+        let (mut input, mut interims, mut seen) = (Vec::new(), 0, 0);
         let mut piece = vec![0; PIECE_BYTES];
         let invalid =
             |what: &str| OriginError::Invalid { origin: base.to_string(), what: what.to_string() };
         loop {
-            if let Some(head) = read_response(&input).map_err(|what| invalid(&what))? {
+            // However slowly a head drips, it is read again only when it may be complete.
+            let news = &input[usize::saturating_sub(seen, 3)..];
+            let may_be_complete = seen == 0 || news.windows(2).any(|two| two[1] == b'\n');
+            seen = input.len();
+            let read = if may_be_complete { read_response(&input) } else { Ok(None) };
+            if let Some(head) = read.map_err(|what| invalid(&what))? {
                 input.drain(..head.length);
+                seen = 0;
                 if head.status == StatusCode::SWITCHING_PROTOCOLS {
                     return line
                         .into_tunnel(head.fields, input)
@@ -84,6 +90,10 @@ impl Dialer {
                 }
                 if !head.status.is_informational() {
                     return declined(head, input, line).map_err(invalid).map(Upgrade::Declined);
+                }
+                interims += 1;
+                if interims > INTERIM_MAX {
+                    return Err(invalid("interim responses without end"));
                 }
                 continue;
             }

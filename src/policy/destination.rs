@@ -29,20 +29,37 @@ impl Destination {
         if !Self::belongs_to(&request.method) {
             return None;
         }
-        let mut lines = request.fields.get_all("destination");
-        let (Some(line), None) = (lines.next(), lines.next()) else { return None };
-        let uri = line.to_str().ok()?.trim();
+        let uri = only_line(request)?;
         let by_path = uri.starts_with('/') && !uri.starts_with("//");
         let path = if by_path { Some(uri) } else { at_origin(uri, origin).or(at_proxy(uri, own)) }?;
         let path = path.split('#').next().unwrap_or_default();
         let slash = if path.starts_with('/') { "" } else { "/" };
         Some(Self { target: Target::parse(&format!("{slash}{path}"))?, by_path })
     }
+
+    /// Would a MOVE or COPY write outside the origin server's path prefix? It does so if it names a place
+    /// there, and may do so if it has several destinations, of which nobody knows which is obeyed.
+    pub fn leads_out(request: &Request, origin: &OriginUrl) -> bool {
+        let has_none =
+            !Self::belongs_to(&request.method) || !request.fields.contains("destination");
+        if has_none || origin.prefix.is_empty() {
+            return false;
+        }
+        let Some(uri) = only_line(request) else { return true };
+        origin.strip_reference(uri).is_some() && at_origin(uri, origin).is_none()
+    }
 }
 
-/// What follows the origin server's prefix in an absolute URI there.
+/// The one destination of a request, if it can be read.
+fn only_line(request: &Request) -> Option<&str> {
+    let mut lines = request.fields.get_all("destination");
+    let (Some(line), None) = (lines.next(), lines.next()) else { return None };
+    Some(line.to_str().ok()?.trim())
+}
+
+/// What follows the origin server's prefix in an absolute URI there, with a scheme or without.
 fn at_origin<'a>(uri: &'a str, origin: &OriginUrl) -> Option<&'a str> {
-    let path = origin.strip(uri)?.strip_prefix(origin.prefix.as_str())?;
+    let path = origin.strip_reference(uri)?.strip_prefix(origin.prefix.as_str())?;
     (path.is_empty() || path.starts_with(['/', '?', '#'])).then_some(path)
 }
 

@@ -147,26 +147,28 @@ struct Element {
 }
 
 impl Element {
-    /// `None` if it is malformed, or says something twice.
+    /// `None` if it is malformed, or says something twice that is listened to.
     fn read(text: &[u8]) -> Option<Self> {
         let mut element = Self::default();
-        let mut seen: Vec<String> = Vec::new();
+        // Of these alone it is known whether they came before: a client may write thousands of others.
+        let mut seen = [false; 3];
         for pair in split_unquoted(text, b';').map(<[u8]>::trim_ascii) {
             if pair.is_empty() {
                 continue;
             }
             let (name, value) = std::str::from_utf8(pair).ok()?.split_once('=')?;
             let (name, value) = (name.to_ascii_lowercase(), unquoted(value)?);
-            if seen.contains(&name) {
+            let Some(at) = ["for", "proto", "host"].iter().position(|known| name == *known) else {
+                continue;
+            };
+            if std::mem::replace(&mut seen[at], true) {
                 return None;
             }
-            match name.as_str() {
-                "for" => element.node = node(value.as_bytes()),
-                "proto" => element.scheme = scheme(value.as_bytes()),
-                "host" => element.host = host(value.as_bytes()),
-                _ => {}
+            match at {
+                0 => element.node = node(value.as_bytes()),
+                1 => element.scheme = scheme(value.as_bytes()),
+                _ => element.host = host(value.as_bytes()),
             }
-            seen.push(name);
         }
         Some(element)
     }
@@ -307,6 +309,7 @@ mod tests {
             ("Forwarded: for=_hidden;proto=https;host=a.test",          "hidden https a.test"),
             ("Forwarded: proto=https",                                  "hidden https -"),
             ("Forwarded: for=1.1.1.1;for=2.2.2.2",                      "hidden - -"),
+            ("Forwarded: for=1.1.1.1;x=1;x=2",                          "1.1.1.1 < 10.0.0.1 - -"),
             ("Forwarded: for",                                          "hidden - -"),
             ("Forwarded: for=\"1.1.1.1",                                "hidden - -"),
             ("Forwarded: for=\"1.1.1.1\"x",                             "hidden - -"),

@@ -75,9 +75,12 @@ impl Proxy {
         self.store.salt().unwrap_or_else(|| Arc::clone(&self.own_salt))
     }
 
-    /// Does a response fit a request that the origin server would get with these fields (§4.1)?
-    pub(super) fn fits(&self, head: &StoredHead, sent: &Fields) -> bool {
+    /// Does a response fit a request that the origin server would get with these fields (§4.1)? A redirect
+    /// that would lead this client to where it comes from does not: that depends on the name by which the
+    /// client knows the proxy, which the key may not hold.
+    pub(super) fn fits(&self, request: &Request, head: &StoredHead, sent: &Fields) -> bool {
         vary::matches(head, Sent { fields: sent, salt: &self.salt() })
+            && !self.leads_nowhere(request, head.status, &head.fields)
     }
 
     /// Gives a request the response that another is fetching, if it fits and may be reused.
@@ -91,7 +94,7 @@ impl Proxy {
         let Asked { request, presented, now, .. } = *asked;
         let head = &shareable.head;
         let usable = judge(&presented, head, false, now, &self.settings.reuse);
-        if !self.fits(head, sent) || usable != Judgement::Usable {
+        if !self.fits(request, head, sent) || usable != Judgement::Usable {
             return None;
         }
         let reader = shareable.body.reader()?;

@@ -12,6 +12,7 @@ impl Proxy {
     pub(super) fn escapes(&self, request: &Request) -> bool {
         let origin = &self.settings.origin;
         request.target.escapes(origin)
+            || Destination::leads_out(request, origin)
             || self.destination(request).is_some_and(|found| found.target.escapes(origin))
     }
 

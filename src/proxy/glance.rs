@@ -111,7 +111,8 @@ impl Proxy {
     /// What all plain requests are answered with, but for the fields that change: `None` if there is
     /// more to it, as with fields that name the host that the client asked.
     fn ready_head(&self, stored: &StoredResponse) -> Option<Vec<u8>> {
-        if !has_content(stored.status) {
+        // Where a redirect leads depends on who asks.
+        if !has_content(stored.status) || stored.status.is_redirection() {
             return None;
         }
         let mut fields = stored.fields.clone();

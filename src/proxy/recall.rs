@@ -93,7 +93,7 @@ impl Proxy {
         let sought = Sought::read(&forward.presented, &forward.request.fields);
         while !variants.is_empty() {
             let selection = select(&variants, &sought, forward.request_time, |stored| {
-                self.fits(stored, &forward.sent)
+                self.fits(&forward.request, stored, &forward.sent)
             });
             let Some(selected) = selection.used() else { break };
             let place = variants.iter().position(|other| Arc::ptr_eq(other, &selected));
@@ -116,7 +116,9 @@ impl Proxy {
     ) -> Recall {
         let now = self.clock.now();
         let fresh = variants.iter().find(|stored| {
-            stored.is_fresh(now) && !stored.directives.no_cache && self.fits(stored, &forward.sent)
+            stored.is_fresh(now)
+                && !stored.directives.no_cache
+                && self.fits(&forward.request, stored, &forward.sent)
         });
         if fresh.is_none() {
             return Recall::GoOn(forward);
@@ -141,7 +143,7 @@ impl Proxy {
             && presented.get
             && !presented.range
             && !presented.conditional
-            && self.fits(&shareable.head, &forward.sent)
+            && self.fits(&forward.request, &shareable.head, &forward.sent)
             && usable == Judgement::Usable
     }
 

@@ -96,7 +96,8 @@ impl Proxy {
     ///
     /// The cache key does not hold that host (but under `--preserve-host`), so the origin server
     /// must not learn it from the client: it would be written into what others are given. It is the
-    /// client's own word only where it names this machine and our port.
+    /// client's own word only where it names this machine and our port, and comes from this machine:
+    /// then all who are given it know this machine by such names, too.
     fn told_host<'a>(&'a self, request: &'a Request, believed: &'a Believed) -> &'a str {
         if let Some(public) = &self.settings.public_url {
             return &public.authority;
@@ -109,9 +110,10 @@ impl Proxy {
         if self.settings.preserve_host {
             return authority;
         }
+        let is_local = request.client.is_none_or(|peer| peer.ip().to_canonical().is_loopback());
         let port = split_authority(own).and_then(|(_, port)| port);
         match split_authority(authority) {
-            Some((host, named)) if is_loopback(&host) && named == port => authority,
+            Some((host, named)) if is_local && is_loopback(&host) && named == port => authority,
             _ => own,
         }
     }

@@ -161,8 +161,11 @@ impl Bench {
     pub fn ask(&self, method: &str, target: &str, fields: &str) -> Response {
         let fields = to_fields(&format!("Host: h; {fields}"));
         let method = Method::from_bytes(method.as_bytes()).expect("a method");
-        let request =
-            Request::new(method, target, Version::HTTP_11, fields, None).expect("a request");
+        let request = Request::new(method, target, Version::HTTP_11, fields, None);
+        self.send(request.expect("a request"))
+    }
+
+    pub fn send(&self, request: Request) -> Response {
         match self.proxy.lookup(&Arc::new(request), Attempt::default()) {
             Answer::Ready(response) => response,
             Answer::Stale(response, forward) => {
