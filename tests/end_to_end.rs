@@ -299,7 +299,7 @@ fn redirects_are_followed_inside_and_stored_under_the_first_target() {
 #[test]
 fn a_redirect_to_another_server_takes_no_credentials_along() {
     let names = ["Authorization", "Cookie", "X-API-Key", "PRIVATE-TOKEN", "X-Tenant-Id"];
-    let there = names.into_iter().fold(on("GET /end"), |rule, name| rule.lacking(name));
+    let there = names.into_iter().fold(on("GET /end"), Rule::lacking);
     let other = Origin::script([there.having("Accept: b").send(200, "", "there")]);
     let here =
         |rule: Rule| names.iter().fold(rule, |rule, name| rule.having(&format!("{name}: a")));

@@ -155,8 +155,6 @@ pub(super) fn salt(connection: &Connection) -> Option<Arc<Salt>> {
 pub(super) enum Refused {
     /// It is no database any more, or one of an older schema.
     Damaged,
-    /// It is from before there were digests, and may hold credentials in clear.
-    Clear,
     /// It can be read only, or not even that.
     ReadOnly(rusqlite::Error),
     /// It has another program's application id.
@@ -171,7 +169,7 @@ impl Refused {
     pub(super) fn told(self, path: &Path) -> OpenError {
         let path_text = path.display();
         OpenError(match self {
-            Self::Damaged | Self::Clear => format!("{path_text}: damaged, and cannot be made anew"),
+            Self::Damaged => format!("{path_text}: damaged, and cannot be made anew"),
             Self::ReadOnly(error) | Self::Other(error) => {
                 format!("{path_text}: {}", explain(&error))
             }
@@ -198,29 +196,18 @@ impl From<rusqlite::Error> for Refused {
     }
 }
 
-/// The connection that writes; makes the tables if there are none. A file that may hold credentials in
-/// clear is not kept: nothing in it can be read any more.
+/// Opens the file for the writer, and makes its tables, or brings them up to date. What a file holds from before
+/// there were digests cannot be read any more, and may be credentials in clear: it is wiped, in the
+/// transaction in which the new tables are made, so that of several processes one does it.
 pub(super) fn open_writer(path: &Path, is_shared: bool) -> Result<Connection, Refused> {
-    match try_open_writer(path, is_shared) {
-        Err(Refused::Clear) => {}
-        done => return done,
-    }
-    for name in ["", "-wal", "-shm", "-journal"].map(|ending| beside(path, ending)) {
-        let _ = fs::remove_file(name);
-    }
-    log::warn!("store {}: of an older version; begun anew", path.display());
-    try_open_writer(path, is_shared)
-}
-
-fn try_open_writer(path: &Path, is_shared: bool) -> Result<Connection, Refused> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_CREATE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(BUSY_MAX)?;
     // Before anything is changed.
-    if check(&connection)? != Tables::Missing && !has_table(&connection, "salt")? {
-        return Err(Refused::Clear);
+    if check(&connection)? == Tables::Clear {
+        connection.pragma_update(None, "secure_delete", true)?;
     }
     connection.pragma_update(None, "page_size", PAGE_BYTES.cast_signed())?;
     connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
@@ -241,7 +228,8 @@ fn try_open_writer(path: &Path, is_shared: bool) -> Result<Connection, Refused> 
     match found {
         Tables::Current => {}
         Tables::Previous => transaction.execute_batch(MIGRATION)?,
-        Tables::Missing => {
+        Tables::Missing | Tables::Clear => {
+            drop_tables(&transaction)?;
             transaction.execute_batch(TABLES)?;
             transaction.execute("INSERT INTO salt VALUES (1, ?1)", [random().bytes()])?;
             transaction.pragma_update(None, "application_id", APPLICATION)?;
@@ -252,7 +240,24 @@ fn try_open_writer(path: &Path, is_shared: bool) -> Result<Connection, Refused> 
         transaction.pragma_update(None, "user_version", VERSION)?;
     }
     transaction.commit()?;
+    if found == Tables::Clear {
+        connection.pragma_update(None, "secure_delete", false)?;
+        // The log still has the old pages; other processes may keep it from going, for now.
+        let _ = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+        log::warn!("store {}: of an older version; its contents are wiped", path.display());
+    }
     Ok(connection)
+}
+
+fn drop_tables(connection: &Connection) -> rusqlite::Result<()> {
+    let text = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'";
+    let mut select = connection.prepare(text)?;
+    let names: Vec<String> =
+        select.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+    for name in names {
+        connection.execute_batch(&format!("DROP TABLE \"{}\"", name.replace('"', "\"\"")))?;
+    }
+    Ok(())
 }
 
 /// Which tables a file has.
@@ -260,6 +265,8 @@ fn try_open_writer(path: &Path, is_shared: bool) -> Result<Connection, Refused> 
 enum Tables {
     /// None at all.
     Missing,
+    /// Ours, from before there were digests.
+    Clear,
     /// Ours, of the previous schema.
     Previous,
     /// Ours.
@@ -275,6 +282,7 @@ fn check(connection: &Connection) -> Result<Tables, Refused> {
     match (tables, application, version) {
         (0, ..) => Ok(Tables::Missing),
         (_, APPLICATION, VERSION) => Ok(Tables::Current),
+        (_, APPLICATION, PREVIOUS) if !has_table(connection, "salt")? => Ok(Tables::Clear),
         (_, APPLICATION, PREVIOUS) => Ok(Tables::Previous),
         (_, APPLICATION, version) if version > VERSION => Err(Refused::Newer(version)),
         (_, APPLICATION, _) => Err(Refused::Damaged),
