@@ -23,11 +23,11 @@ use caching_proxy::store::{Put, Store};
 use http::{HeaderName, HeaderValue};
 use proptest::collection::vec;
 use proptest::prelude::*;
-use proptest::test_runner::RngSeed;
 use rusqlite::Connection;
 
 use support::origin::{Origin, on};
 use support::proxy::{Proxy, command};
+use support::seeded::seeded;
 use support::stored::{at, begun, contents, put, response, variants};
 use support::{PATIENCE, TemporaryFolder};
 
@@ -500,17 +500,8 @@ fn play(steps: &[Step]) {
     }
 }
 
-fn seeded(cases: u32) -> ProptestConfig {
-    let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
-    let rng_seed = match config.rng_seed {
-        RngSeed::Random => RngSeed::Fixed(9111),
-        chosen @ RngSeed::Fixed(_) => chosen,
-    };
-    ProptestConfig { rng_seed, ..config }
-}
-
 proptest! {
-    #![proptest_config(seeded(100))]
+    #![proptest_config(seeded(Some(100)))]
 
     #[test]
     fn any_history_of_two_stores_on_one_file_ends_as_a_plain_model_says(

@@ -25,7 +25,7 @@ use caching_proxy::policy::vary::{Selecting, Sent};
 use http::{HeaderName, HeaderValue, StatusCode};
 use proptest::collection::vec;
 use proptest::prelude::*;
-use proptest::test_runner::RngSeed;
+use support::seeded::seeded;
 
 const NOW: Timestamp = Timestamp(1_800_000_000_000);
 
@@ -122,22 +122,12 @@ fn every_prefix_of_what_is_valid_can_be_read() {
     }
 }
 
-/// The same cases each time; `PROPTEST_CASES` and `PROPTEST_RNG_SEED` in the environment try others.
-fn cases() -> ProptestConfig {
-    let config = ProptestConfig::default();
-    let rng_seed = match config.rng_seed {
-        RngSeed::Random => RngSeed::Fixed(9111),
-        chosen @ RngSeed::Fixed(_) => chosen,
-    };
-    ProptestConfig { rng_seed, failure_persistence: None, ..config }
-}
-
 fn here(stored: &StoredResponse) -> &[u8] {
     stored.content.here().expect("it is in memory")
 }
 
 proptest! {
-    #![proptest_config(cases())]
+    #![proptest_config(seeded(None))]
 
     #[test]
     fn anything_can_be_read(value in vec(any::<u8>(), 0..60)) {

@@ -23,8 +23,8 @@ use caching_proxy::store::{Put, Store};
 use http::{HeaderName, HeaderValue};
 use proptest::collection::vec;
 use proptest::prelude::*;
-use proptest::test_runner::RngSeed;
 
+use support::seeded::seeded;
 use support::stored::{at, content, response};
 use support::{PATIENCE, TemporaryFolder};
 
@@ -252,17 +252,8 @@ fn play(store: &Arc<dyn Store>, steps: &[Step]) {
     }
 }
 
-fn seeded(cases: u32) -> ProptestConfig {
-    let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
-    let rng_seed = match config.rng_seed {
-        RngSeed::Random => RngSeed::Fixed(9111),
-        chosen @ RngSeed::Fixed(_) => chosen,
-    };
-    ProptestConfig { rng_seed, ..config }
-}
-
 proptest! {
-    #![proptest_config(seeded(200))]
+    #![proptest_config(seeded(Some(200)))]
 
     #[test]
     fn any_history_ends_as_a_plain_model_says(steps in vec(step(), 1..60)) {
@@ -273,7 +264,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(seeded(8))]
+    #![proptest_config(seeded(Some(8)))]
 
     /// As far as memory is concerned.
     #[test]

@@ -7,6 +7,7 @@ pub mod engine;
 pub mod origin;
 pub mod proxy;
 pub mod redis;
+pub mod seeded;
 pub mod stored;
 pub mod wire;
 
