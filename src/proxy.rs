@@ -37,7 +37,7 @@ use crate::proxy::glance::are_plain;
 use crate::proxy::recall::{Recall, Recollection};
 use crate::proxy::steps::Asking;
 use crate::stats::{Event, Stats};
-use crate::store::behind::Stamp;
+use crate::store::underway::Begun;
 use crate::store::{Store, Variants, salt};
 
 mod absorb;
@@ -190,7 +190,7 @@ impl Proxy {
         let recalled = attempt.recalled.take();
         let recalls = recalled.is_none() && answerable && self.store.tiers().is_some();
         let (found, behind) = match recalled {
-            Some(Recollection { variants, stamp }) => (Some(variants), Some(stamp)),
+            Some(Recollection { variants, begun }) => (Some(variants), Some(begun)),
             None if answerable => (self.store.get(asked.key.as_str()), None),
             None => (None, None),
         };
@@ -450,6 +450,7 @@ impl Proxy {
     ) -> Box<Forward> {
         let Asked { request, presented, key, target, now } = asked;
         let Found { sent, variants, recalls, behind } = found;
+        let was_recalled = behind.is_some();
         let sent = sent.unwrap_or_else(|| self.sent_fields(request));
         // The most recent response tells which fields select; the next one will name the same.
         let newest = variants.as_ref().and_then(|variants| variants.first());
@@ -463,13 +464,13 @@ impl Proxy {
             .unwrap_or_default();
         let Reason { why, detail, mut selected } = reason;
         // What answers a request that changes something is stored under the key of a GET, if at all.
-        let begun = if presented.get || presented.head {
-            self.store.begin(&key)
-        } else {
-            self.store.begin(&self.settings.key.key_of(key.as_str()))
+        let begun = match behind {
+            // What is purged from before the store behind memory was asked is known from this one alone.
+            Some(begun) => begun,
+            None if presented.get || presented.head => self.store.begin(&key),
+            None => self.store.begin(&self.settings.key.key_of(key.as_str())),
         };
-        let begun = begun.with(behind.unwrap_or_default());
-        if behind.is_none() {
+        if !was_recalled {
             self.forget_what_is_gone(&key, &mut selected, &mut asking);
         }
         Box::new(Forward {
@@ -581,8 +582,8 @@ struct Found {
     variants: Option<Variants>,
     /// The store behind memory has not been asked.
     recalls: bool,
-    /// The state that it was in, if it has.
-    behind: Option<Stamp>,
+    /// The fetch that it was asked for, if it has been: noted before, and marked since.
+    behind: Option<Begun>,
 }
 
 /// Why it ends in forwarding.

@@ -11,13 +11,15 @@ use crate::policy::selection::{Sought, select};
 use crate::policy::stored::StoredResponse;
 use crate::proxy::{Answer, Attempt, Forward, Forwarded, Proxy};
 use crate::store::Variants;
-use crate::store::behind::{Fetcher, Stamp};
+use crate::store::behind::Fetcher;
 use crate::store::tiers::{Claim, Tiers};
+use crate::store::underway::Begun;
 
-/// What has been recalled, and the state of the store behind memory then.
+/// What has been recalled, and the fetch that it was recalled for, with the state of the store behind
+/// memory then.
 pub struct Recollection {
     pub(super) variants: Variants,
-    pub(super) stamp: Stamp,
+    pub(super) begun: Begun,
 }
 
 /// How a request goes on that has asked the store behind memory.
@@ -46,9 +48,11 @@ impl Proxy {
         if recalled.fetcher == Fetcher::Us {
             forward.claim = Some(Claim::new(&self.store, &forward.key));
         }
-        let stamp = recalled.stamp;
-        forward.begun = forward.begun.with(stamp);
-        let variants = self.fetched(tiers, &forward, recalled.variants);
+        forward.begun = forward.begun.with(recalled.stamp);
+        let mut variants = self.fetched(tiers, &forward, recalled.variants);
+        // To ask, and to read what was found, takes time: what is purged meanwhile must not be asked
+        // about, nor stand in.
+        variants.retain(|stored| forward.begun.admits(stored));
         if forward.background {
             return self.go_on_in_the_background(forward, &variants);
         }
@@ -64,7 +68,7 @@ impl Proxy {
         let claim = forward.claim.take();
         let request = Arc::clone(&forward.request);
         let landing = forward.leader.take().map(Landing::Lead).or(forward.attempt.landing.take());
-        let recalled = Some(Recollection { variants: Arc::new(variants), stamp });
+        let recalled = Some(Recollection { variants: Arc::new(variants), begun: forward.begun });
         let attempt = Attempt { landing, recalled, ..forward.attempt };
         match self.lookup(&request, attempt) {
             Answer::Ready(response) => Recall::Done(response.into()),
@@ -75,7 +79,8 @@ impl Proxy {
             Answer::Forward(mut forward) => {
                 forward.claim = claim;
                 if let Some(Landing::Lead(leader)) = forward.attempt.landing.take() {
-                    forward.lead(leader);
+                    // The fetch is the one that the flight began with: its marks count for both.
+                    forward.leader = Some(leader);
                 }
                 Recall::GoOn(forward)
             }

@@ -106,10 +106,14 @@ pub struct Bench {
 }
 
 pub fn bench(change: impl FnOnce(&mut Settings)) -> Bench {
+    let limits = Limits { bytes: 64 << 20, responses: None, content_bytes: 1 << 20 };
+    bench_over(store(Eviction::Lru, limits), change)
+}
+
+/// The same over another store.
+pub fn bench_over(store: Arc<dyn Store>, change: impl FnOnce(&mut Settings)) -> Bench {
     let mut settings = settings();
     change(&mut settings);
-    let limits = Limits { bytes: 64 << 20, responses: None, content_bytes: 1 << 20 };
-    let store = store(Eviction::Lru, limits);
     let script = Arc::new(Script::default());
     let clock = Clock::by_hand(Timestamp(1_800_000_000_000));
     let origin: Arc<dyn Origin> = Arc::<Script>::clone(&script);
