@@ -264,7 +264,8 @@ impl Outcome {
     /// Of a fetch whose response was not stored for this reason; of one that was, if there is none.
     pub fn of(refusal: Option<Detail>) -> Self {
         match refusal {
-            None => Self::Stored,
+            // What has overtaken it is there, for who looks it up.
+            None | Some(Detail::Replaced) => Self::Stored,
             Some(Detail::Cleared) => Self::Cleared,
             Some(Detail::TooLarge | Detail::Memory) => Self::TooLarge,
             Some(_) => Self::Unshareable,
@@ -323,11 +324,13 @@ impl Leader {
         self.flights.land(&self.key, self.number, outcome);
     }
 
-    /// The fetch begins only now, at `begun`: what was invalidated before does not concern it.
+    /// The fetch begins only now, at `begun`: what was invalidated before does not concern it. If it is the
+    /// one that the flight began with, that still does.
     pub fn renew(&self, begun: &Begun) {
         let mut state = self.flights.state.lock();
         if let Some(flight) = state.in_the_air.get_mut(&self.key)
             && flight.number == self.number
+            && !flight.begun.is_same(begun)
         {
             let before = std::mem::replace(&mut flight.begun, begun.clone());
             anew(&mut flight.parked);

@@ -165,6 +165,47 @@ fn a_late_response_has_an_age() {
     assert!(!bench.response("/b", "").fields.contains("age"));
 }
 
+/// RFC 9111 §4.3.4: it is the stored response that is freshened, and no other takes its place for it.
+#[test]
+fn a_slow_validation_does_not_bring_back_what_was_replaced() {
+    const V1: &str = "Cache-Control: max-age=60; ETag: \"v1\"";
+    const V2: &str = "Cache-Control: max-age=60; ETag: \"v2\"";
+    #[rustfmt::skip]
+    let table = [
+        // How it is asked about, what the origin server says to that, and what it has said meanwhile.
+        ("GET", 304, V1, V2, Some("new")),
+        ("GET", 304, V1, "Cache-Control: no-store; ETag: \"v2\"", None),
+        ("HEAD", 200, V1, V2, Some("new")),
+        ("HEAD", 200, "Cache-Control: max-age=60; ETag: \"v0\"", V2, Some("new")),
+    ];
+    for (method, status, late, meanwhile, expected) in table {
+        let bench = bench(|_| ());
+        bench.answers(200, V1, "old").get("/a");
+        // A HEAD asks about what is fresh, a GET about what is stale.
+        let is_head = method == "HEAD";
+        bench.after(if is_head { 10 } else { 70 });
+        let slow =
+            bench.set_out(method, "/a", if is_head { "Cache-Control: no-cache" } else { "" });
+        bench.answers(200, meanwhile, "new");
+        assert_eq!(bench.get_with("/a", "Cache-Control: no-cache").1, "new");
+        bench.answers(status, late, "");
+        let answer = bench.arrive(slow);
+        assert_eq!(
+            (answer.status, answer.content.as_str()),
+            (200, if is_head { "" } else { "old" })
+        );
+        if !is_head {
+            assert_eq!(answer.told(), "fwd=stale; fwd-status=304; ttl=60; detail=replaced");
+        }
+        let found = bench.store.get("http://o.test/a").map(|variants| variants[0].clone());
+        let found = found.map(|stored| stored.content.here().cloned().expect("in memory"));
+        assert_eq!(found.as_deref(), expected.map(str::as_bytes), "{method} {late}");
+        if expected.is_some() {
+            assert_eq!(bench.get("/a").2, "hit; ttl=60", "{method} {late}");
+        }
+    }
+}
+
 #[test]
 fn credentials_share_nothing_that_is_fresh_by_guess() {
     let bench = bench(|_| ());

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::thread;
 
 use bytes::Bytes;
+use caching_proxy::clock::Timestamp;
 use caching_proxy::policy::key::{CacheKey, Glob};
 use caching_proxy::policy::purging::Selector;
 use caching_proxy::policy::stored::{StoredHead, StoredResponse};
@@ -175,6 +176,94 @@ fn an_invalidation_cannot_be_undone_by_what_was_on_its_way() {
         assert!(contents(store, "a").is_empty());
         assert_eq!(put(store, "a", response(None, b"new", 9)), Put::Stored);
         assert_eq!(contents(store, "a"), ["new"], "{name}");
+    }
+}
+
+/// The same content under a head that came later, as a 304 makes it.
+fn freshened(old: &Arc<StoredResponse>, seconds: u64) -> Arc<StoredResponse> {
+    let head = StoredHead { fresh_until: at(seconds), ..old.head().clone() };
+    Arc::new(old.with(head, old.content.clone()))
+}
+
+fn fresh_until(store: &Arc<dyn Store>, key: &str) -> Vec<Timestamp> {
+    variants(store, key).iter().map(|response| response.fresh_until).collect()
+}
+
+#[test]
+fn what_is_freshened_takes_the_place_of_what_it_was_made_from_and_of_nothing_else() {
+    type Overtake = fn(&Arc<dyn Store>, &Arc<StoredResponse>);
+    #[rustfmt::skip]
+    let table: [(&str, Overtake, &[&str]); 5] = [
+        ("nothing", |_, _| {}, &["old"]),
+        ("another variant", |store, _| _ = put(store, "a", response(Some("en"), b"en", 9)), &["en", "old"]),
+        ("a newer one", |store, _| _ = put(store, "a", response(None, b"new", 9)), &["new"]),
+        ("a removal", |store, old| store.remove(&CacheKey::from("a"), old), &[]),
+        ("both", |store, old| {
+            store.remove(&CacheKey::from("a"), old);
+            put(store, "a", response(None, b"new", 9));
+        }, &["new"]),
+    ];
+    for Kept { name, store, server, .. } in &all() {
+        for (what, overtake, expected) in &table {
+            // By now it has its place behind memory, or will have it only when it has been overtaken.
+            // A shared store takes nothing from who could not ask it, and what is removed must have a place.
+            let is_always_settled = server.is_some() || matches!(*what, "a removal" | "both");
+            for is_settled in if is_always_settled { &[true][..] } else { &[true, false] } {
+                let case = format!("{name}: {what}, {is_settled}");
+                let key = CacheKey::from("a");
+                store.remove_all(&key);
+                assert_eq!(put(store, "a", response(None, b"old", 9)), Put::Stored);
+                let begun = if *is_settled { begun(store, &key) } else { store.begin(&key) };
+                let old = store.get("a").expect("it is in memory")[0].clone();
+                if *is_settled {
+                    contents(store, "a");
+                }
+                let new = freshened(&old, 500);
+                overtake(store, &old);
+                let put = store.replace(&key, &old, new, &begun);
+                // Only the store behind memory may know that it is gone, and nobody waits for that.
+                assert!(put == Put::Stored || !expected.contains(&"old"), "{case}: {put:?}");
+                assert!(put != Put::Stored || store.tiers().is_some() || expected.contains(&"old"));
+                let mut found = contents(store, "a");
+                found.sort();
+                assert_eq!(found, *expected, "{case}");
+                let is_new = fresh_until(store, "a").contains(&at(500));
+                assert_eq!(is_new, expected.contains(&"old"), "{case}");
+                if let Some(here) = store.get("a") {
+                    let here: Vec<_> = here.iter().map(|response| content(response)).collect();
+                    assert!(
+                        here.iter().all(|text| expected.iter().any(|other| text == other)),
+                        "{case}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// Memory has room for one response: what is freshened has left it meanwhile.
+#[test]
+fn what_is_behind_memory_alone_is_freshened_if_it_is_still_there() {
+    for Kept { name, store, .. } in all().iter().filter(|kept| kept.store.tiers().is_some()) {
+        for overtaken in [false, true] {
+            let key = CacheKey::from("a");
+            put(store, "a", response(None, b"old", 9));
+            let old = variants(store, "a")[0].clone();
+            let begun = begun(store, &key);
+            let new = freshened(&old, 500);
+            if overtaken {
+                put(store, "a", response(None, b"new", 9));
+            }
+            put(store, "b", response(None, b"b", 9));
+            store.replace(&key, &old, new, &begun);
+            let expected = if overtaken { ("new", at(9)) } else { ("old", at(500)) };
+            let found = (contents(store, "a"), fresh_until(store, "a"));
+            assert_eq!(
+                found,
+                (vec![Bytes::from(expected.0)], vec![expected.1]),
+                "{name} {overtaken}"
+            );
+        }
     }
 }
 

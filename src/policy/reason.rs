@@ -111,6 +111,8 @@ pub enum Detail {
     Truncated,
     /// The cache was cleared while it was on its way in.
     Cleared,
+    /// Something else was stored, or it was removed, while the origin server was asked about it.
+    Replaced,
     /// Recently this URI gave answers that cannot be shared, so nobody waited for another's.
     HitForMiss,
     /// Stale, and served because the origin server failed.
@@ -181,6 +183,7 @@ impl Detail {
             Self::CloseDelimited => "close-delimited",
             Self::Truncated => "truncated",
             Self::Cleared => "cleared",
+            Self::Replaced => "replaced",
             Self::HitForMiss => "hit-for-miss",
             Self::StaleIfError => "stale-if-error",
             Self::MaxStale => "max-stale",
@@ -199,6 +202,11 @@ impl Detail {
             Self::Upgrade => "upgrade",
             Self::Loop => "loop",
         }
+    }
+
+    /// Was what has come overtaken on its way: by an invalidation, or by something newer?
+    pub fn is_overtaken(self) -> bool {
+        matches!(self, Self::Cleared | Self::Replaced)
     }
 
     /// Is it the origin server's word that a response is not for a shared cache?

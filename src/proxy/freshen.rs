@@ -91,7 +91,7 @@ impl Proxy {
             forward_status: Some(received.status.as_u16()),
             freshness_left: freshened.freshness_left(response_time),
             stored: refusal.is_none(),
-            detail: refusal.filter(|refusal| *refusal == Detail::Cleared).or(forward.detail),
+            detail: refusal.filter(|refusal| refusal.is_overtaken()).or(forward.detail),
             ..CacheStatus::default()
         };
         self.respond_with(&forward.request, forward.presented, &freshened, response_time, &status)
@@ -122,7 +122,8 @@ impl Proxy {
                 // that it answers (§4.1).
                 head.selecting = stored.selecting.with(&head.selecting);
                 let freshened = Arc::new(stored.with(head, stored.content.clone()));
-                let put = self.store.put(&forward.key, Arc::clone(&freshened), &forward.begun);
+                let (key, begun) = (&forward.key, &forward.begun);
+                let put = self.store.replace(key, stored, Arc::clone(&freshened), begun);
                 (freshened, put.refusal())
             }
             Err(detail) => {
@@ -163,7 +164,7 @@ impl Proxy {
         } else if stored.is_fresh(response_time) {
             let head = StoredHead { fresh_until: response_time, ..stored.head().clone() };
             let outdated = Arc::new(stored.with(head, stored.content.clone()));
-            self.store.put(&forward.key, outdated, &forward.begun);
+            self.store.replace(&forward.key, stored, outdated, &forward.begun);
         }
     }
 }

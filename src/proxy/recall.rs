@@ -44,7 +44,12 @@ impl Proxy {
         forward.recalls = false;
         // Who leads here asks for all; whoever does not may ask for what is nobody else's.
         let claims = forward.leader.is_some() && !forward.background;
-        let recalled = tiers.recall(&forward.key, claims).unwrap_or_default();
+        let mut begun = forward.begun.clone();
+        let recalled = tiers.recall_for(&mut begun, &forward.key, claims).unwrap_or_default();
+        if let Some(leader) = &forward.leader {
+            leader.renew(&begun);
+        }
+        forward.begun = begun;
         if recalled.fetcher == Fetcher::Us {
             forward.claim = Some(Claim::new(&self.store, &forward.key));
         }
@@ -79,8 +84,7 @@ impl Proxy {
             Answer::Forward(mut forward) => {
                 forward.claim = claim;
                 if let Some(Landing::Lead(leader)) = forward.attempt.landing.take() {
-                    // The fetch is the one that the flight began with: its marks count for both.
-                    forward.leader = Some(leader);
+                    forward.lead(leader);
                 }
                 Recall::GoOn(forward)
             }

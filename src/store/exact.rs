@@ -73,6 +73,63 @@ impl Exact {
             index: Mutex::new(index),
         }
     }
+
+    /// Stores a response, if `old`, where there is one, is stored.
+    fn let_in(
+        &self,
+        key: &CacheKey,
+        old: Option<&Arc<StoredResponse>>,
+        response: Arc<StoredResponse>,
+        begun: &Begun,
+    ) -> Put {
+        let bytes = response.memory_bytes(key) as u64;
+        // What goes is dropped after the lock is let go of: freeing a large body takes time.
+        let mut gone = Vec::new();
+        let mut index = self.index.lock();
+        // An invalidation marks what is under way before it takes this lock: it either keeps the response
+        // out, or finds it.
+        if !begun.admits(&response) {
+            return Put::Cleared;
+        }
+        if old.is_some_and(|old| index.number_of(key.as_str(), old).is_none()) {
+            return Put::Replaced;
+        }
+        if bytes > self.stored_bytes_max || !fits(&response, self.content_bytes_max) {
+            return Put::TooLarge;
+        }
+        let present = index.by_key.get(key).map(|(variants, _)| Arc::clone(variants));
+        let (_, displaced) = with_variant(&present.unwrap_or_default(), Arc::clone(&response));
+        for other in displaced {
+            if let Some(number) = index.number_of(key.as_str(), &other) {
+                gone.extend(index.take_out(number).map(|(_, response)| response));
+            }
+        }
+        while index.bytes + bytes > self.stored_bytes_max
+            || index.by_use.len() as u64 >= self.responses_max
+        {
+            let before = gone.len();
+            if self.eviction == Eviction::Entire {
+                gone.extend(index.empty());
+            } else {
+                let Some(number) = index.by_use.peek_lru().map(|(number, _)| *number) else {
+                    break;
+                };
+                gone.extend(index.take_out(number).map(|(_, response)| response));
+            }
+            index.evicted += (gone.len() - before) as u64;
+        }
+        let number = index.next_number;
+        index.next_number += 1;
+        index.bytes += bytes;
+        index.by_uselessness.insert((response.useful_until, number));
+        index.by_use.put(number, (key.clone(), Arc::clone(&response)));
+        let (variants, numbers) = index.by_key.entry(key.clone()).or_default();
+        *variants = Arc::new(with_variant(variants, response).0);
+        numbers.push(number);
+        drop(index);
+        drop(gone);
+        Put::Stored
+    }
 }
 
 impl Index {
@@ -125,50 +182,17 @@ impl Store for Exact {
     }
 
     fn put(&self, key: &CacheKey, response: Arc<StoredResponse>, begun: &Begun) -> Put {
-        let bytes = response.memory_bytes(key) as u64;
-        // What goes is dropped after the lock is let go of: freeing a large body takes time.
-        let mut gone = Vec::new();
-        let mut index = self.index.lock();
-        // An invalidation marks what is under way before it takes this lock: it either keeps the response
-        // out, or finds it.
-        if !begun.admits(&response) {
-            return Put::Cleared;
-        }
-        if bytes > self.stored_bytes_max || !fits(&response, self.content_bytes_max) {
-            return Put::TooLarge;
-        }
-        let present = index.by_key.get(key).map(|(variants, _)| Arc::clone(variants));
-        let (_, displaced) = with_variant(&present.unwrap_or_default(), Arc::clone(&response));
-        for other in displaced {
-            if let Some(number) = index.number_of(key.as_str(), &other) {
-                gone.extend(index.take_out(number).map(|(_, response)| response));
-            }
-        }
-        while index.bytes + bytes > self.stored_bytes_max
-            || index.by_use.len() as u64 >= self.responses_max
-        {
-            let before = gone.len();
-            if self.eviction == Eviction::Entire {
-                gone.extend(index.empty());
-            } else {
-                let Some(number) = index.by_use.peek_lru().map(|(number, _)| *number) else {
-                    break;
-                };
-                gone.extend(index.take_out(number).map(|(_, response)| response));
-            }
-            index.evicted += (gone.len() - before) as u64;
-        }
-        let number = index.next_number;
-        index.next_number += 1;
-        index.bytes += bytes;
-        index.by_uselessness.insert((response.useful_until, number));
-        index.by_use.put(number, (key.clone(), Arc::clone(&response)));
-        let (variants, numbers) = index.by_key.entry(key.clone()).or_default();
-        *variants = Arc::new(with_variant(variants, response).0);
-        numbers.push(number);
-        drop(index);
-        drop(gone);
-        Put::Stored
+        self.let_in(key, None, response, begun)
+    }
+
+    fn replace(
+        &self,
+        key: &CacheKey,
+        old: &Arc<StoredResponse>,
+        new: Arc<StoredResponse>,
+        begun: &Begun,
+    ) -> Put {
+        self.let_in(key, Some(old), new, begun)
     }
 
     fn remove(&self, key: &CacheKey, response: &Arc<StoredResponse>) {

@@ -47,6 +47,8 @@ pub enum Put {
     Cleared,
     /// It does not fit.
     TooLarge,
+    /// What it was made from is not what is stored any more.
+    Replaced,
 }
 
 impl Put {
@@ -56,6 +58,7 @@ impl Put {
             Self::Stored => None,
             Self::Cleared => Some(Detail::Cleared),
             Self::TooLarge => Some(Detail::TooLarge),
+            Self::Replaced => Some(Detail::Replaced),
         }
     }
 }
@@ -84,6 +87,16 @@ pub trait Store: Send + Sync {
     /// Stores a response, in the place of those that `policy::partial` says it displaces, unless it was
     /// invalidated since `begun`.
     fn put(&self, key: &CacheKey, response: Arc<StoredResponse>, begun: &Begun) -> Put;
+
+    /// The same for `new`, which was made from `old`, if that is still stored: what has come while the
+    /// origin server was asked about `old` is newer than both.
+    fn replace(
+        &self,
+        key: &CacheKey,
+        old: &Arc<StoredResponse>,
+        new: Arc<StoredResponse>,
+        begun: &Begun,
+    ) -> Put;
 
     /// Removes one response, if it is still the one stored.
     fn remove(&self, key: &CacheKey, response: &Arc<StoredResponse>);

@@ -136,6 +136,35 @@ impl S3Fifo {
         (!variants.is_empty()).then(|| Entry { variants: Arc::new(variants), weight })
     }
 
+    /// Stores a response, if `old`, where there is one, is stored.
+    fn let_in(
+        &self,
+        key: &CacheKey,
+        old: Option<&Arc<StoredResponse>>,
+        response: Arc<StoredResponse>,
+        begun: &Begun,
+    ) -> Put {
+        let changing = self.change_lock(key).lock();
+        // An invalidation marks what is under way before it takes the locks of the changes: it either
+        // keeps the response out, or finds it.
+        if !begun.admits(&response) {
+            return Put::Cleared;
+        }
+        let present = self.cache.peek(key).map(|entry| entry.variants).unwrap_or_default();
+        let is_there = |old| present.iter().any(|other| Arc::ptr_eq(other, old));
+        if old.is_some_and(|old| !is_there(old)) {
+            return Put::Replaced;
+        }
+        if !fits(&response, self.content_bytes_max) {
+            return Put::TooLarge;
+        }
+        let (variants, _) = with_variant(&present, response);
+        let Some(entry) = self.entry(key, variants) else { return Put::TooLarge };
+        self.cache.insert(key.clone(), entry);
+        drop(changing);
+        Put::Stored
+    }
+
     fn change_lock(&self, key: &CacheKey) -> &Mutex<()> {
         &self.changes[self.hasher.hash_one(key) as usize % STRIPES]
     }
@@ -165,21 +194,17 @@ impl Store for S3Fifo {
     fn touch(&self, _: &str, _: &Arc<StoredResponse>) {}
 
     fn put(&self, key: &CacheKey, response: Arc<StoredResponse>, begun: &Begun) -> Put {
-        let changing = self.change_lock(key).lock();
-        // An invalidation marks what is under way before it takes the locks of the changes: it either
-        // keeps the response out, or finds it.
-        if !begun.admits(&response) {
-            return Put::Cleared;
-        }
-        if !fits(&response, self.content_bytes_max) {
-            return Put::TooLarge;
-        }
-        let present = self.cache.peek(key).map(|entry| entry.variants).unwrap_or_default();
-        let (variants, _) = with_variant(&present, response);
-        let Some(entry) = self.entry(key, variants) else { return Put::TooLarge };
-        self.cache.insert(key.clone(), entry);
-        drop(changing);
-        Put::Stored
+        self.let_in(key, None, response, begun)
+    }
+
+    fn replace(
+        &self,
+        key: &CacheKey,
+        old: &Arc<StoredResponse>,
+        new: Arc<StoredResponse>,
+        begun: &Begun,
+    ) -> Put {
+        self.let_in(key, Some(old), new, begun)
     }
 
     fn remove(&self, key: &CacheKey, response: &Arc<StoredResponse>) {

@@ -18,6 +18,7 @@ use crate::message::buffer::Buffer;
 use crate::message::content::Content;
 use crate::policy::digest::Salt;
 use crate::policy::key::CacheKey;
+use crate::policy::partial::displaces;
 use crate::policy::purging::Selector;
 use crate::policy::stored::{StoredHead, StoredResponse};
 use crate::store::behind::{
@@ -141,11 +142,18 @@ impl Tiers {
     /// does not work. With `claims`, who finds nothing is to fetch it, and to say when that is over
     /// ([`Tiers::release`]); if another proxy is at it, that is waited for.
     pub fn recall(&self, key: &CacheKey, claims: bool) -> Option<Recalled> {
+        self.recall_for(&mut self.begin(key), key, claims)
+    }
+
+    /// The same for the fetch `begun`, which begins anew if another proxy was waited for: what that one has
+    /// brought is the outcome of the wait, and news of it must not rule it out.
+    pub fn recall_for(&self, begun: &mut Begun, key: &CacheKey, claims: bool) -> Option<Recalled> {
         let recalled = self.ask(key, claims)?;
         if recalled.fetcher != Fetcher::Another {
             return Some(recalled);
         }
         self.behind.wait(key, OTHERS_MAX);
+        *begun = begun.anew();
         self.ask(key, false)
     }
 
@@ -261,6 +269,30 @@ impl Tiers {
         put
     }
 
+    /// What memory has done with a response, is done behind it. The key's lock is held.
+    fn put_behind(
+        &self,
+        key: &CacheKey,
+        response: Arc<StoredResponse>,
+        begun: &Begun,
+        put: Put,
+    ) -> Put {
+        if put == Put::Cleared || response.content.len() > self.behind.content_bytes_max() {
+            return put;
+        }
+        if put == Put::TooLarge
+            && let Some(present) = self.front.memory.get(key.as_str())
+        {
+            // It lives behind memory alone, and what it takes the place of must not outlive it here.
+            for other in present.iter().filter(|other| other.selecting == response.selecting) {
+                self.front.memory.remove(key, other);
+            }
+        }
+        let key = key.clone();
+        self.queue.send(Change::Put { key, response, begun: begun.behind() }, None);
+        Put::Stored
+    }
+
     /// What the store behind memory is called.
     pub fn name(&self) -> String {
         self.behind.name()
@@ -330,20 +362,38 @@ impl Store for Tiers {
         let _purging = self.front.purging.read();
         let _changing = self.front.stripe(key).lock();
         let put = self.front.memory.put(key, Arc::clone(&response), begun);
-        if put == Put::Cleared || response.content.len() > self.behind.content_bytes_max() {
-            return put;
+        self.put_behind(key, response, begun, put)
+    }
+
+    fn replace(
+        &self,
+        key: &CacheKey,
+        old: &Arc<StoredResponse>,
+        new: Arc<StoredResponse>,
+        begun: &Begun,
+    ) -> Put {
+        let _purging = self.front.purging.read();
+        let _changing = self.front.stripe(key).lock();
+        let place = old.place().number();
+        if place.is_some() {
+            // It may have got its place only after `new` was made from it.
+            new.place().set(place);
         }
-        if put == Put::TooLarge
-            && let Some(present) = self.front.memory.get(key.as_str())
-        {
-            // It lives behind memory alone, and what it takes the place of must not outlive it here.
-            for other in present.iter().filter(|other| other.selecting == response.selecting) {
-                self.front.memory.remove(key, other);
+        let present = self.front.memory.get(key.as_str()).unwrap_or_default();
+        // What was recalled is not the very same as what is in memory of it.
+        let is_old = |other: &&Arc<StoredResponse>| {
+            Arc::ptr_eq(other, old) || place.is_some() && other.place().number() == place
+        };
+        let put = match present.iter().find(is_old) {
+            Some(old) => self.front.memory.replace(key, old, Arc::clone(&new), begun),
+            None if !begun.admits(&new) => Put::Cleared,
+            None if place.is_none() || present.iter().any(|other| displaces(&new, other, 1)) => {
+                Put::Replaced
             }
-        }
-        let key = key.clone();
-        self.queue.send(Change::Put { key, response, begun: begun.behind() }, None);
-        Put::Stored
+            // Memory has no room for it. Whether it is still behind memory is known there.
+            None => Put::TooLarge,
+        };
+        if put == Put::Replaced { put } else { self.put_behind(key, new, begun, put) }
     }
 
     fn remove(&self, key: &CacheKey, response: &Arc<StoredResponse>) {

@@ -140,6 +140,11 @@ impl Begun {
         self.fetch.underway.begin(&self.fetch.key).with(self.behind)
     }
 
+    /// Is it the same fetch, with the same marks?
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.fetch, &other.fetch)
+    }
+
     /// The state of the store behind memory.
     pub fn behind(&self) -> Stamp {
         self.behind

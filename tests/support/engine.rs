@@ -14,7 +14,7 @@ use caching_proxy::origin::gate::{self, Gated};
 use caching_proxy::origin::{
     Content, Origin, OriginBody, OriginError, OriginRequest, OriginResponse,
 };
-use caching_proxy::proxy::{Admission, Answer, Attempt, Proxy, Settings};
+use caching_proxy::proxy::{Admission, Answer, Attempt, Forward, Proxy, Settings};
 use caching_proxy::stats::Stats;
 use caching_proxy::store::Store;
 use caching_proxy::store::memory::{Eviction, Limits, store};
@@ -162,15 +162,39 @@ impl Bench {
         self.ask("GET", target, fields)
     }
 
-    pub fn ask(&self, method: &str, target: &str, fields: &str) -> Response {
+    /// A request that is about to ask the origin server.
+    pub fn set_out(&self, method: &str, target: &str, fields: &str) -> Box<Forward> {
+        let Answer::Forward(forward) = self.look_up(method, target, fields) else {
+            panic!("it is not forwarded")
+        };
+        let Admission::Lead(forward) = self.proxy.join(forward) else { panic!("nobody else asks") };
+        forward
+    }
+
+    /// It asks.
+    pub fn arrive(&self, forward: Box<Forward>) -> Fetched {
+        let mut response = self.proxy.forward(forward, Content::None, None).into_response();
+        let content = content(&mut response);
+        Fetched { status: response.status.as_u16(), content, fields: response.fields }
+    }
+
+    fn look_up(&self, method: &str, target: &str, fields: &str) -> Answer {
         let fields = to_fields(&format!("Host: h; {fields}"));
         let method = Method::from_bytes(method.as_bytes()).expect("a method");
         let request = Request::new(method, target, Version::HTTP_11, fields, None);
-        self.send(request.expect("a request"))
+        self.proxy.lookup(&Arc::new(request.expect("a request")), Attempt::default())
     }
 
     pub fn send(&self, request: Request) -> Response {
-        match self.proxy.lookup(&Arc::new(request), Attempt::default()) {
+        self.finish(self.proxy.lookup(&Arc::new(request), Attempt::default()))
+    }
+
+    pub fn ask(&self, method: &str, target: &str, fields: &str) -> Response {
+        self.finish(self.look_up(method, target, fields))
+    }
+
+    fn finish(&self, answer: Answer) -> Response {
+        match answer {
             Answer::Ready(response) => response,
             Answer::Stale(response, forward) => {
                 if let Admission::Lead(forward) = self.proxy.join(forward) {

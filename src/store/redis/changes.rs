@@ -31,13 +31,17 @@ const ASKED_MAX_MS: u64 = INVALIDATION_MS - 300_000;
 const ARRIVING_MS: u64 = 3_600_000;
 const LEAVING_MS: u64 = 60_000;
 
-/// Stores a response: unless the key was invalidated since; in the place of others; for at least so long;
-/// and says so. 1 if it is stored.
+/// Stores a response: unless the key was invalidated since, or what it was made from is gone; in the place
+/// of others; for at least so long; and says so. 1 if it is stored.
 const PUT: &str = "
 local invalidations = redis.call('GET', KEYS[2]) or '0'
 if redis.call('GET', KEYS[3]) == ARGV[2] then redis.call('DEL', KEYS[3]) end
 if invalidations ~= ARGV[1] then return 0 end
-for index = 8, #ARGV do redis.call('HDEL', KEYS[1], ARGV[index]) end
+if ARGV[8] ~= '' then
+    local own = redis.call('HGET', KEYS[1], ARGV[8])
+    if not own or string.sub(own, 1, 16) ~= ARGV[9] then return 0 end
+end
+for index = 10, #ARGV do redis.call('HDEL', KEYS[1], ARGV[index]) end
 redis.call('HSET', KEYS[1], ARGV[6], ARGV[7])
 if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[5]) then redis.call('PEXPIRE', KEYS[1], ARGV[5]) end
 redis.call('PUBLISH', ARGV[3], ARGV[4])
@@ -105,6 +109,15 @@ pub(super) fn apply(shared: &Arc<Shared>, changes: &[&Change]) -> Result<Vec<u64
 fn state_now(shared: &Shared, link: &mut Link) -> RedisResult<State> {
     let told = link.one(&shared.read_state())?;
     shared.update_state(link, &told)
+}
+
+/// What makes room for a response.
+#[derive(Default)]
+struct Displaced {
+    /// Its fields, each with the number and the length of the pieces that go with it.
+    gone: Vec<(Vec<u8>, (u64, u64))>,
+    /// The field of what the response was made from, if that is still there.
+    made_from: Option<Vec<u8>>,
 }
 
 struct Batch<'a> {
@@ -209,12 +222,22 @@ impl Batch<'_> {
     ) -> RedisResult<u64> {
         let shared = self.shared;
         let entry = shared.entry(self.state.generation, key);
-        let displaced =
-            if begun.was_empty { Vec::new() } else { self.displaced(&entry, response, number)? };
+        let Displaced { gone: displaced, made_from } = if begun.was_empty {
+            Displaced::default()
+        } else {
+            self.displaced(&entry, response, number)?
+        };
+        let made_of = response.place().number();
+        if made_of.is_some() && made_from.is_none() {
+            // What it was made from is not there any more, and something newer may be.
+            return Ok(0);
+        }
         let mut put = script(PUT, &[entry, shared.invalidations(key), shared.claim(key)]);
         put.arg(invalidations).arg(&shared.id).arg(shared.channel());
         put.arg(news::changed(shared, key, number)).arg(self.life_ms(response.head()));
         put.arg(field(response)).arg(value);
+        put.arg(made_from.as_deref().unwrap_or_default());
+        put.arg(format!("{:016x}", made_of.unwrap_or(0)));
         for (name, _) in &displaced {
             put.arg(name.as_slice());
         }
@@ -228,16 +251,15 @@ impl Batch<'_> {
     /// The fields that `response` displaces, and the pieces of content that go with them. Its own field
     /// is overwritten; a field that it had before, under fewer selecting header fields, goes without the
     /// pieces, which it has still.
-    #[allow(clippy::type_complexity, reason = "a name, and a number with a length")]
     fn displaced(
         &mut self,
         entry: &str,
         response: &StoredResponse,
         number: u64,
-    ) -> RedisResult<Vec<(Vec<u8>, (u64, u64))>> {
+    ) -> RedisResult<Displaced> {
         let found = self.link.one(cmd("HGETALL").arg(entry))?;
-        let mut gone = Vec::new();
-        let mut kept = Vec::new();
+        let (mut gone, mut kept, mut made_from) = (Vec::new(), Vec::new(), None);
+        let made_of = response.place().number();
         for (name, value) in values::fields(&found) {
             match self.shared.response(value) {
                 Some((read, _)) => kept.push((name, read)),
@@ -251,6 +273,9 @@ impl Batch<'_> {
         let own_name = field(response);
         for (name, Kept { is_inline, response: old, .. }) in kept {
             let own = old.place().number() == Some(number);
+            if made_of.is_some() && old.place().number() == made_of {
+                made_from = Some(name.to_vec());
+            }
             let goes = count >= VARIANTS_MAX || displaces(response, &old, newer_parts);
             if own && name != own_name.as_bytes() {
                 gone.push((name.to_vec(), (0, 0)));
@@ -263,7 +288,7 @@ impl Batch<'_> {
                     usize::from(old.part.is_some() && old.selecting == response.selecting);
             }
         }
-        Ok(gone)
+        Ok(Displaced { gone, made_from })
     }
 
     fn remove(&mut self, key: &CacheKey, response: &StoredResponse) -> RedisResult<u64> {

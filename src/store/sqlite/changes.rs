@@ -208,6 +208,10 @@ impl Batch<'_> {
             Standing::KeyOutdated => return Ok(0),
             Standing::Outdated => return self.forget_replaced(key, response, place),
         }
+        if place.is_none() && response.place().number().is_some() {
+            // What it was made from is not there any more, and something newer may be.
+            return Ok(0);
+        }
         self.displace(key, response, place)?;
         let length = response.content.len();
         let number = match (place, &response.content) {
