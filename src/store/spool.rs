@@ -18,7 +18,7 @@ use crate::store::behind::{CHUNK_BYTES, Change, Stamp};
 use crate::store::queue::Queue;
 
 /// For how long the last word about a body is waited for.
-const COMMIT_MAX: Duration = Duration::from_secs(10);
+const COMMIT_MAX: Duration = Duration::from_millis(if cfg!(test) { 5 } else { 10_000 });
 
 /// What is known of such a body, to who writes it, to the store, and to who reads it.
 pub struct Spooled {
@@ -100,7 +100,8 @@ impl Spooled {
         self.moved.notify_all();
     }
 
-    fn has_failed(&self) -> bool {
+    /// Was some of it not written, so that nothing may be made of the rest?
+    pub fn has_failed(&self) -> bool {
         self.state.lock().end == Some(End::Cut)
     }
 
@@ -116,6 +117,8 @@ pub struct Spool {
     spooled: Arc<Spooled>,
     /// What does not fill a piece yet.
     rest: Vec<u8>,
+    /// So many bytes were handed in.
+    handed_in: u64,
     committed: bool,
 }
 
@@ -123,7 +126,8 @@ impl Spool {
     pub(super) fn new(queue: &Arc<Queue>, key: CacheKey, length: Option<u64>) -> Self {
         let (state, moved) = (Mutex::default(), Condvar::new());
         let spooled = Arc::new(Spooled { key, length, state, moved });
-        Self { queue: Arc::clone(queue), spooled, rest: Vec::new(), committed: false }
+        let (queue, rest) = (Arc::clone(queue), Vec::new());
+        Self { queue, spooled, rest, handed_in: 0, committed: false }
     }
 
     /// What others read it by.
@@ -133,6 +137,7 @@ impl Spool {
 
     /// Adds bytes; waits while the store has too much before it. `false` if it cannot be stored any more.
     pub fn write(&mut self, mut bytes: &[u8]) -> bool {
+        self.handed_in += bytes.len() as u64;
         while !bytes.is_empty() {
             if self.rest.capacity() == 0 {
                 // A short body needs no more than its length.
@@ -159,7 +164,7 @@ impl Spool {
 
     /// Hands in what is left; waits as [`Spool::write`] does.
     pub(super) fn flush(&mut self) -> bool {
-        self.rest.is_empty() || self.send()
+        !self.spooled.has_failed() && (self.rest.is_empty() || self.send())
     }
 
     /// All of it has come: a stored response is to be made of it, unless it was invalidated, and `begun`
@@ -179,8 +184,10 @@ impl Spool {
             Ok(_) => Put::Stored,
             Err(_) => Put::TooLarge,
         };
-        // Whoever has read along has had all of it, stored or not.
-        self.spooled.end(if self.spooled.has_failed() { End::Cut } else { End::Whole });
+        // Whoever reads along may have all of it, stored or not; but what is not there cannot be read, and
+        // only its length would tell a client that it is missing.
+        let is_there = self.spooled.bytes() == self.handed_in;
+        self.spooled.end(if is_there { End::Whole } else { End::Cut });
         put
     }
 }
@@ -226,5 +233,151 @@ impl Arriving for Follower {
         }
         self.at += count as u64;
         Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::StatusCode;
+
+    use super::*;
+    use crate::clock::{DeltaSeconds, Timestamp};
+    use crate::message::fields::Fields;
+    use crate::policy::cache_control::ResponseDirectives;
+    use crate::policy::freshness::Lifetime;
+    use crate::policy::vary::Selecting;
+    use crate::store::queue::{Next, Work};
+
+    /// Content as the store would have it.
+    struct Written(Mutex<Vec<u8>>);
+
+    impl Distant for Written {
+        fn length(&self) -> u64 {
+            self.0.lock().len() as u64
+        }
+
+        fn read_at(&self, at: u64, buffer: &mut [u8]) -> io::Result<usize> {
+            let there = self.0.lock();
+            let there = &there[at as usize..];
+            let count = buffer.len().min(there.len());
+            buffer[..count].copy_from_slice(&there[..count]);
+            Ok(count)
+        }
+    }
+
+    fn head() -> StoredHead {
+        StoredHead {
+            status: StatusCode::OK,
+            part: None,
+            fields: Fields::new(),
+            directives: ResponseDirectives::default(),
+            selecting: Selecting::default(),
+            lifetime: Lifetime::Unknown,
+            age_on_arrival: DeltaSeconds::ZERO,
+            response_time: Timestamp(0),
+            fresh_until: Timestamp::MAX,
+            useful_until: Timestamp::MAX,
+        }
+    }
+
+    fn work(queue: &Queue) -> Option<Work> {
+        match queue.next(1, Duration::ZERO, true) {
+            Next::Work(work) => Some(work),
+            _ => None,
+        }
+    }
+
+    /// Carries out one piece, or all that is there.
+    fn write(queue: &Queue, written: &Arc<Written>, most: usize, stores: u64) {
+        for _ in 0..most {
+            let Some(work) = work(queue) else { return };
+            for order in &work.orders {
+                if let Change::Chunk { spooled, bytes } = &order.change {
+                    written.0.lock().extend_from_slice(bytes);
+                    spooled.begun(1, 1, Arc::clone(written) as Arc<dyn Distant>);
+                    spooled.grown(bytes.len() as u64);
+                }
+            }
+            let counts = vec![stores; work.orders.len()];
+            queue.done(work, &counts);
+        }
+    }
+
+    /// Reads to the end, proven or not.
+    fn read(mut follower: Follower) -> Result<usize, usize> {
+        let (mut total, mut piece) = (0, vec![0; 10_000]);
+        loop {
+            match follower.read(&mut piece) {
+                Ok(0) => return Ok(total),
+                Ok(count) => total += count,
+                Err(_) => return Err(total),
+            }
+        }
+    }
+
+    /// What becomes of the last word about a body, and what who reads it is told.
+    #[test]
+    fn a_body_ends_well_only_if_all_of_it_can_be_read() {
+        const BODY: usize = CHUNK_BYTES * 2 + 1000;
+        const PIECES: usize = 3;
+        #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+        enum Fate {
+            Stored,
+            Cleared,
+            /// Nobody carries anything out in time, or so many pieces.
+            Late(usize),
+            Closed(usize),
+            /// The store fails on what comes after so many pieces.
+            Fails(usize),
+        }
+        use Fate::{Cleared, Closed, Fails, Late, Stored};
+        #[rustfmt::skip]
+        let table = [
+            (Stored, Put::Stored, Ok(BODY)),
+            (Cleared, Put::Cleared, Ok(BODY)),
+            (Late(0), Put::TooLarge, Err(0)),
+            (Late(1), Put::TooLarge, Err(CHUNK_BYTES)),
+            (Late(PIECES), Put::TooLarge, Ok(BODY)),
+            (Closed(1), Put::TooLarge, Err(CHUNK_BYTES)),
+            (Fails(0), Put::TooLarge, Err(0)),
+            (Fails(2), Put::TooLarge, Err(CHUNK_BYTES * 2)),
+        ];
+        for (fate, expected, expected_read) in table {
+            for length in [None, Some(BODY as u64)] {
+                let queue = Arc::new(Queue::new(1 << 20));
+                let written = Arc::new(Written(Mutex::default()));
+                let mut spool = Spool::new(&queue, CacheKey::from("a"), length);
+                assert!(spool.write(&vec![1; BODY]) && spool.flush());
+                let follower = spool.spooled().reader().expect("it has not failed");
+                if let Closed(pieces) = fate {
+                    write(&queue, &written, pieces, 1);
+                    queue.close();
+                }
+                let told = spool.send_whole(head(), None);
+                match fate {
+                    Stored => write(&queue, &written, PIECES + 1, 1),
+                    Cleared => write(&queue, &written, PIECES + 1, 0),
+                    Late(pieces) => write(&queue, &written, pieces, 1),
+                    Closed(_) => {}
+                    Fails(pieces) => {
+                        write(&queue, &written, pieces, 1);
+                        while let Some(work) = work(&queue) {
+                            queue.failed(&work);
+                        }
+                    }
+                }
+                assert_eq!(spool.settle(&told), expected, "{fate:?} {length:?}");
+                assert_eq!(read(follower), expected_read, "{fate:?} {length:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_has_failed_on_its_way_is_not_handed_in() {
+        let queue = Arc::new(Queue::new(1 << 20));
+        let mut spool = Spool::new(&queue, CacheKey::from("a"), None);
+        assert!(spool.write(&[1; CHUNK_BYTES]), "nothing is left to be flushed");
+        queue.failed(&work(&queue).expect("a piece"));
+        assert!(!spool.flush());
     }
 }

@@ -186,7 +186,12 @@ impl Writer {
                 let key = order.change.key();
                 work.owed.iter().any(|(owed, number)| Some(owed) == key && order.number < *number)
             };
-            matches!(order.change, Change::Put { .. } | Change::Whole { .. }) && (all || own())
+            match &order.change {
+                // Some of it was not written: the rest must not pass for the whole.
+                Change::Whole { spooled, .. } if spooled.has_failed() => true,
+                Change::Put { .. } | Change::Whole { .. } => all || own(),
+                _ => false,
+            }
         };
         let (mut changes, mut kept) = (Vec::with_capacity(work.orders.len()), Vec::new());
         for (index, order) in work.orders.iter().enumerate() {
