@@ -261,6 +261,16 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// Of a fetch that failed so. A 429 is about whose request it was (RFC 6585 §4), and those who wait may
+    /// have other credentials; what else there is would be the same for them.
+    pub fn failed(failed: Failed) -> Self {
+        if failed.status == StatusCode::TOO_MANY_REQUESTS {
+            Self::NotNow
+        } else {
+            Self::Failed(Arc::new(failed))
+        }
+    }
+
     /// Of a fetch whose response was not stored for this reason; of one that was, if there is none.
     pub fn of(refusal: Option<Detail>) -> Self {
         match refusal {
@@ -353,7 +363,7 @@ impl Leader {
         let tried = state.in_the_air.get(&self.key).is_none_or(|flight| flight.handed_over);
         drop(state);
         if tried {
-            self.land(&Outcome::Failed(Arc::new(failed)));
+            self.land(&Outcome::failed(failed));
         }
     }
 

@@ -115,6 +115,53 @@ fn a_429_holds_back_the_same_credentials_and_a_503_the_same_uri() {
     assert!(bench.is_finished());
 }
 
+/// Several credentials, one key, one flight: whose quota is used up is nobody else's business, but that the
+/// origin server does not work is everybody's.
+#[test]
+fn one_clients_429_is_not_told_to_those_who_wait_for_its_answer() {
+    const STALE: &str = "Cache-Control: max-age=60; Age: 100";
+    let credentials = ["X-Api-Key: one", "X-Api-Key: two", "Cookie: a=b", ""];
+    for status in [429, 503, 500] {
+        for (has_stale, is_held) in [(false, true), (true, false), (true, true)] {
+            let bench = bench(|_| ());
+            if has_stale {
+                bench.answers(200, STALE, "stale").get("/a");
+            }
+            if is_held && status != 500 {
+                // A 429 holds back the credentials, a 503 the URI; the target is the same all the same.
+                let held = if status == 429 { "/b" } else { "/a" };
+                bench.answers(status, "Retry-After: 30", "later");
+                // It leads nobody, so that nothing is remembered of it.
+                bench.get_with(held, &format!("{}; Cache-Control: no-store", credentials[0]));
+            } else if !has_stale {
+                continue;
+            } else {
+                bench.answers(status, "", "later");
+            }
+            let case = format!("{status} {has_stale} {is_held}");
+            let first = bench.set_out("GET", "/a", credentials[0]);
+            let others: Vec<_> =
+                credentials[1..].iter().map(|fields| bench.wait("GET", "/a", fields)).collect();
+            let first = bench.arrive(first);
+            assert_eq!(first.content == "stale", has_stale, "{case}");
+            for other in &others {
+                if status == 429 {
+                    bench.answers(200, "Cache-Control: max-age=0, private", "own");
+                }
+                let other = bench.resume(other);
+                let expected = match (status, has_stale) {
+                    (429, _) => (200, "own"),
+                    (_, true) => (200, "stale"),
+                    (status, false) => (status, other.content.as_str()),
+                };
+                assert_eq!((other.status, other.content.as_str()), expected, "{case}");
+            }
+            let asked = 1 + usize::from(has_stale) + if status == 429 { others.len() } else { 0 };
+            assert_eq!(bench.asked().len(), asked, "{case}");
+        }
+    }
+}
+
 #[test]
 fn hits_are_never_held_back() {
     let bench = bench(|_| ());

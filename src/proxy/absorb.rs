@@ -378,12 +378,12 @@ impl Forward {
     }
 }
 
-/// Those who wait for a response that has failed need not ask themselves.
+/// Those who wait for a response that has failed need not ask themselves, unless it is about credentials.
 fn tell_of_failure(forward: &mut Forward, status: StatusCode) {
     if let Some(leader) = forward.leader.take() {
         let text = format!("the origin server answered {} to another request", status.as_u16());
         let failed = Failed { status, detail: Detail::StaleIfError, text };
-        leader.land(&Outcome::Failed(Arc::new(failed)));
+        leader.land(&Outcome::failed(failed));
     }
 }
 

@@ -1,7 +1,5 @@
 //! What the proxy answers by itself when there is nothing else to answer: short, and with a reason.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
 
@@ -67,7 +65,7 @@ impl Proxy {
             match error {
                 OriginError::Closed { .. } | OriginError::Cut { .. } => leader.died(failed),
                 // Nobody else need try.
-                _ => leader.land(&Outcome::Failed(Arc::new(failed))),
+                _ => leader.land(&Outcome::failed(failed)),
             }
         }
         let told = error.spared_it().then_some(detail);

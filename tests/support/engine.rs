@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use caching_proxy::clock::{Clock, DeltaSeconds, Timestamp};
@@ -171,6 +172,33 @@ impl Bench {
         forward
     }
 
+    /// A request that waits for another; what it does then is given by [`Bench::resume`].
+    pub fn wait(&self, method: &str, target: &str, fields: &str) -> Waiter {
+        let request = Arc::new(self.request(method, target, fields));
+        let Answer::Forward(forward) = self.proxy.lookup(&request, Attempt::default()) else {
+            panic!("it is not forwarded")
+        };
+        let Admission::Wait(waiting) = self.proxy.join(forward) else { panic!("nobody asks") };
+        let (sender, attempt) = channel();
+        waiting.park(Box::new(move |attempt| drop(sender.send(attempt))));
+        Waiter { request, attempt }
+    }
+
+    /// What it waited for is over.
+    pub fn resume(&self, waiter: &Waiter) -> Fetched {
+        let attempt = waiter.attempt.try_recv().expect("the wait is over");
+        let mut response = match self.proxy.lookup(&waiter.request, attempt) {
+            Answer::Ready(response) | Answer::Stale(response, _) => response,
+            Answer::Forward(forward) => match self.proxy.join(forward) {
+                Admission::Lead(forward) => return self.arrive(forward),
+                Admission::Ready(response) => response,
+                Admission::Wait(_) => panic!("nobody else asks"),
+            },
+        };
+        let content = content(&mut response);
+        Fetched { status: response.status.as_u16(), content, fields: response.fields }
+    }
+
     /// It asks.
     pub fn arrive(&self, forward: Box<Forward>) -> Fetched {
         let mut response = self.proxy.forward(forward, Content::None, None).into_response();
@@ -178,11 +206,15 @@ impl Bench {
         Fetched { status: response.status.as_u16(), content, fields: response.fields }
     }
 
-    fn look_up(&self, method: &str, target: &str, fields: &str) -> Answer {
+    fn request(&self, method: &str, target: &str, fields: &str) -> Request {
         let fields = to_fields(&format!("Host: h; {fields}"));
         let method = Method::from_bytes(method.as_bytes()).expect("a method");
-        let request = Request::new(method, target, Version::HTTP_11, fields, None);
-        self.proxy.lookup(&Arc::new(request.expect("a request")), Attempt::default())
+        Request::new(method, target, Version::HTTP_11, fields, None).expect("a request")
+    }
+
+    fn look_up(&self, method: &str, target: &str, fields: &str) -> Answer {
+        let request = self.request(method, target, fields);
+        self.proxy.lookup(&Arc::new(request), Attempt::default())
     }
 
     pub fn send(&self, request: Request) -> Response {
@@ -232,6 +264,12 @@ impl Bench {
     pub fn is_finished(&self) -> bool {
         self.script.answers.lock().is_empty()
     }
+}
+
+/// A request that is parked.
+pub struct Waiter {
+    request: Arc<Request>,
+    attempt: Receiver<Attempt>,
 }
 
 /// A response to a client.
