@@ -88,7 +88,10 @@ pub struct Flights {
 #[derive(Default)]
 struct State {
     in_the_air: HashMap<FlightKey, Flight>,
+    /// Keys whose responses could not be shared, and until when that is remembered; and those where it was
+    /// because of the request's credentials.
     hit_for_miss: HashMap<CacheKey, Instant>,
+    personal: HashMap<CacheKey, Instant>,
     next_number: u64,
 }
 
@@ -183,6 +186,12 @@ impl Flights {
         Turn::Lead(Leader { flights: Arc::clone(self), key, number, landed: false })
     }
 
+    /// Was a response for `key` lately not shared because of the request's credentials? Then it is in vain
+    /// for others who have some to wait.
+    pub fn is_personal(&self, key: &CacheKey) -> bool {
+        self.state.lock().personal.get(key).is_some_and(|until| *until > Instant::now())
+    }
+
     /// Sends all who have waited longer than `most` to the origin server, and forgets which keys
     /// could not be shared once their time is over.
     pub fn expire(&self, most: Duration) {
@@ -190,6 +199,7 @@ impl Flights {
         let mut released = Vec::new();
         let mut state = self.state.lock();
         state.hit_for_miss.retain(|_, until| *until > now);
+        state.personal.retain(|_, until| *until > now);
         for flight in state.in_the_air.values_mut() {
             if now.duration_since(flight.since) > most {
                 released.append(&mut flight.parked);
@@ -209,11 +219,16 @@ impl Flights {
         let mut state = self.state.lock();
         let ours = state.in_the_air.get(key).is_some_and(|flight| flight.number == number);
         let flight = if ours { state.in_the_air.remove(key) } else { None };
-        if outcome.is_remembered() {
-            if state.hit_for_miss.len() >= HIT_FOR_MISS_MAX {
-                state.hit_for_miss.clear();
+        let remembered = match outcome {
+            Outcome::Personal => Some(&mut state.personal),
+            outcome if outcome.is_remembered() => Some(&mut state.hit_for_miss),
+            _ => None,
+        };
+        if let Some(remembered) = remembered {
+            if remembered.len() >= HIT_FOR_MISS_MAX {
+                remembered.clear();
             }
-            state.hit_for_miss.insert(key.key.clone(), Instant::now() + HIT_FOR_MISS);
+            remembered.insert(key.key.clone(), Instant::now() + HIT_FOR_MISS);
         }
         drop(state);
         release(flight.map(|flight| flight.parked).unwrap_or_default(), || outcome.landing());
@@ -254,6 +269,8 @@ pub enum Outcome {
     TooLarge,
     /// It may not be stored.
     Unshareable,
+    /// It may not be stored because of the request's credentials.
+    Personal,
     /// It is stored, or would have been, but must not be reused as it is.
     NotNow,
     /// The origin server failed, and so it would for the others.
@@ -288,14 +305,14 @@ impl Outcome {
             Self::Cleared => Landing::Cleared,
             Self::Failed(failed) => Landing::Failed(Arc::clone(failed)),
             // Each asks for itself: the store behind memory first, where there is one.
-            Self::Behind | Self::TooLarge | Self::Unshareable | Self::NotNow => {
+            Self::Behind | Self::TooLarge | Self::Unshareable | Self::Personal | Self::NotNow => {
                 Landing::Unshareable
             }
         }
     }
 
-    /// Will the next responses under this key probably be no better to share?
-    fn is_remembered(&self) -> bool {
+    /// Will the next responses under this key probably be no better to share, whoever asks?
+    pub fn is_remembered(&self) -> bool {
         matches!(self, Self::TooLarge | Self::Unshareable)
     }
 }

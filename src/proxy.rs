@@ -371,6 +371,10 @@ impl Proxy {
         if !waits {
             return Admission::Lead(forward);
         }
+        if forward.presented.personal().is_some() && self.flights.is_personal(&forward.key) {
+            forward.detail.get_or_insert(Detail::HitForMiss);
+            return Admission::Lead(forward);
+        }
         let mut selecting = std::mem::take(&mut forward.selecting);
         if let Some(range) = forward.request.fields.get("range").filter(|_| forward.presented.range)
         {

@@ -168,6 +168,56 @@ fn an_answer_that_cannot_be_shared_releases_all_and_is_remembered() {
     origin.assert_finished();
 }
 
+/// What is not stored because of one request, or at one moment, says nothing about what others would get.
+#[test]
+fn one_clients_refusal_does_not_keep_the_others_from_collapsing() {
+    #[rustfmt::skip]
+    let table = [
+        // One client's request, what it gets, and what is special about it.
+        ("Cookie: a=b\r\n", 200, "X: y", "cookie"),
+        ("X-Api-Key: a\r\n", 200, "X: y", "credentials"),
+        ("Authorization: Basic a\r\n", 200, "X: y", "authorization"),
+        ("Cache-Control: no-store\r\n", 200, "X: y", "no-store"),
+        ("Range: bytes=9-\r\n", 416, "Content-Range: bytes */3", "status"),
+        ("", 429, "Cache-Control: no-store", "no-store"),
+        ("", 408, "Cache-Control: no-store", "no-store"),
+    ];
+    for (fields, status, answer, detail) in table {
+        let gate = Gate::new();
+        let origin = Origin::script([
+            on("GET /a").send(status, answer, "own"),
+            on("GET /a").wait(&gate).send(200, "X: y", "all"),
+        ]);
+        let proxy = Proxy::before(&origin, &["--workers", "16"]);
+        let own = proxy.get_with("/a", fields);
+        assert_eq!(own.status, status);
+        assert!(own.cache_status().ends_with(&format!("detail={detail}")), "{own:?}");
+        let clients = ask(&proxy, 8, "/a", "");
+        origin.wait_for(2);
+        gate.open();
+        assert!(replies(clients).iter().all(|reply| reply.body() == "all"), "{fields}");
+        origin.assert_finished();
+    }
+}
+
+/// But those with credentials do not wait for each other in vain.
+#[test]
+fn what_is_made_for_one_user_is_not_waited_for_by_other_users() {
+    let gate = Gate::new();
+    let origin = Origin::script([
+        on("GET /a").send(200, "X: y", "own"),
+        on("GET /a").wait(&gate).send(200, "X: y", "own").times(5),
+    ]);
+    let proxy = Proxy::before(&origin, &["--workers", "16"]);
+    proxy.get_with("/a", "Cookie: a=b\r\n");
+    let clients = ask(&proxy, 5, "/a", "Cookie: c=d\r\n");
+    // All of them are under way at once.
+    origin.wait_for(6);
+    gate.open();
+    assert!(replies(clients).iter().all(|reply| reply.body() == "own"));
+    origin.assert_finished();
+}
+
 /// The connection to the origin server dies before an answer: one of the others tries, once.
 #[test]
 fn a_leader_that_gets_no_answer_hands_over_once() {

@@ -125,8 +125,11 @@ fn the_memory_of_what_cannot_be_shared_is_bounded() {
     let flights = Arc::new(Flights::default());
     for number in 0..=HIT_FOR_MISS_MAX {
         lead(&flights, &number.to_string()).land(&Outcome::Unshareable);
+        lead(&flights, &format!("own {number}")).land(&Outcome::Personal);
     }
-    assert!(flights.state.lock().hit_for_miss.len() <= HIT_FOR_MISS_MAX);
+    let state = flights.state.lock();
+    assert!(state.hit_for_miss.len() <= HIT_FOR_MISS_MAX);
+    assert!(state.personal.len() <= HIT_FOR_MISS_MAX);
 }
 
 #[test]
@@ -286,7 +289,7 @@ fn each_outcome_has_its_landing() {
         (Outcome::Stored, "stored", false), (Outcome::Freshened, "stored", false),
         (Outcome::Behind, "unshareable", false), (Outcome::Cleared, "cleared", false),
         (Outcome::TooLarge, "unshareable", true), (Outcome::Unshareable, "unshareable", true),
-        (Outcome::NotNow, "unshareable", false),
+        (Outcome::NotNow, "unshareable", false), (Outcome::Personal, "unshareable", false),
         (Outcome::Failed(failed().into()), "failed", false),
     ];
     for (outcome, expected, is_remembered) in table {
@@ -297,6 +300,8 @@ fn each_outcome_has_its_landing() {
         leader.land(&outcome);
         assert_eq!(told(&landings), [expected], "{outcome:?}");
         assert_eq!(matches!(join(&flights, "a"), Turn::Alone), is_remembered, "{outcome:?}");
+        let is_personal = flights.is_personal(&CacheKey::from("a"));
+        assert_eq!(is_personal, matches!(outcome, Outcome::Personal), "{outcome:?}");
     }
 }
 

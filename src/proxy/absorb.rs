@@ -200,7 +200,7 @@ impl Proxy {
             Err(detail) => {
                 let refusal = Some(detail);
                 if let Some(leader) = leader {
-                    leader.land(&Outcome::of(refusal));
+                    leader.land(&forward.outcome(received.status, detail));
                 }
                 self.drop_replaced(forward, received.status, detail);
                 let body = Relayed::body(received.body.take(), length, &self.stats);
@@ -351,9 +351,8 @@ impl Proxy {
     /// A response that may not be stored takes away the one it was to replace, unless it was the
     /// request that forbade it, its credentials among it, or the response is an error.
     fn drop_replaced(&self, forward: &Forward, status: StatusCode, forbids: Detail) {
-        let passing = matches!(status.as_u16(), 206 | 304 | 408 | 412 | 416 | 429);
         if forward.is_about_the_target(forbids)
-            && !passing
+            && !is_passing(status)
             && !status.is_server_error()
             && let Some(stored) = &forward.selected
         {
@@ -363,6 +362,17 @@ impl Proxy {
 }
 
 impl Forward {
+    /// What a response with this status that may not be stored means for those who wait for it, and for
+    /// those who come next: what is about this one request says nothing about theirs.
+    pub(super) fn outcome(&self, status: StatusCode, forbids: Detail) -> Outcome {
+        match (Outcome::of(Some(forbids)), forbids) {
+            (outcome, _) if !outcome.is_remembered() => outcome,
+            (_, Detail::Cookie | Detail::Authorization | Detail::Credentials) => Outcome::Personal,
+            (outcome, _) if self.is_about_the_target(forbids) && !is_passing(status) => outcome,
+            _ => Outcome::NotNow,
+        }
+    }
+
     /// Does a refusal to store say something about the target, not only about this request?
     pub(super) fn is_about_the_target(&self, forbids: Detail) -> bool {
         let personal = matches!(
@@ -385,6 +395,11 @@ fn tell_of_failure(forward: &mut Forward, status: StatusCode) {
         let failed = Failed { status, detail: Detail::StaleIfError, text };
         leader.land(&Outcome::failed(failed));
     }
+}
+
+/// Statuses that are about one request, or one moment, more than about the target.
+fn is_passing(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 206 | 304 | 408 | 412 | 416 | 429)
 }
 
 /// Statuses that say that the origin server cannot answer now.

@@ -82,7 +82,8 @@ impl Proxy {
         complete_received(&mut received.fields, received.version, response_time);
         let (freshened, refusal) = self.merge(&forward, stored, &received, response_time);
         if let Some(leader) = forward.leader.take() {
-            leader.land(&refusal.map_or(Outcome::Freshened, |refusal| Outcome::of(Some(refusal))));
+            let outcome = |refusal| forward.outcome(stored.status, refusal);
+            leader.land(&refusal.map_or(Outcome::Freshened, outcome));
         }
         self.stats.count(Event::Hit);
         self.stats.count(Event::Freshened);
