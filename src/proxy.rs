@@ -368,11 +368,7 @@ impl Proxy {
             && !own_condition
             && !self.settings.reuse.disabled
             && forward.attempt.waits < WAITS_MAX;
-        if !waits {
-            return Admission::Lead(forward);
-        }
-        if forward.presented.personal().is_some() && self.flights.is_personal(&forward.key) {
-            forward.detail.get_or_insert(Detail::HitForMiss);
+        if !waits || self.waits_in_vain(&mut forward) {
             return Admission::Lead(forward);
         }
         let mut selecting = std::mem::take(&mut forward.selecting);

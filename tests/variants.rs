@@ -148,3 +148,46 @@ fn a_304_with_vary_star_takes_the_stored_response_away() {
     assert_eq!(bench.after(2).get("/a").1, "x");
     assert_eq!(bench.store.usage().responses, 0);
 }
+
+/// So many fields select at most; an origin server that names more, at once or one by one, gets as much as if
+/// it had said `*`.
+#[test]
+fn the_number_of_selecting_fields_is_bounded() {
+    let names = |range: std::ops::Range<usize>| {
+        range.map(|number| format!("X-{number}")).collect::<Vec<_>>().join(", ")
+    };
+    let fresh = "Cache-Control: max-age=60";
+    #[rustfmt::skip]
+    let table = [
+        (names(0..64), true), (names(0..65), false), (names(0..5000), false),
+        // The same name again is no other.
+        (format!("{}, x-0, X-1", names(0..64)), true),
+        (["A"; 500].join(", "), true),
+    ];
+    for (vary, is_stored) in table {
+        let bench = bench(|_| ());
+        bench.answers(200, &format!("{fresh}; Vary: {vary}"), "x");
+        let told = bench.get("/a").2;
+        let detail = if is_stored { "stored" } else { "detail=vary-star" };
+        assert_eq!(told, format!("fwd=uri-miss; fwd-status=200; {detail}"), "{vary}");
+    }
+    // One more with each 304, in a field that is kept or in one that is not.
+    for connection in ["", "Connection: Vary; "] {
+        let bench = bench(|_| ());
+        let mut freshened = 0;
+        bench.answers(200, "Cache-Control: max-age=0; ETag: \"a\"; Vary: X", "x").get("/a");
+        for number in 0..200 {
+            let vary = format!("{connection}Cache-Control: max-age=0; Vary: X-{number}");
+            bench.answers(304, &vary, "");
+            let told = bench.get("/a").2;
+            let Some(stored) = bench.store.get("http://o.test/a") else {
+                assert!(!told.contains("stored"), "{told}");
+                break;
+            };
+            freshened += 1;
+            let listed = stored[0].fields.members("vary").count();
+            assert!(listed <= 64 && stored[0].selecting.iter().count() <= 64, "{connection}");
+        }
+        assert_eq!(freshened, 63, "{connection}: and then it is not stored any more");
+    }
+}

@@ -15,6 +15,7 @@ use crate::message::fields::{Fields, text_value};
 use crate::policy::partial::{Strong, strong_validator};
 use crate::policy::precondition::{opaque, strong_modification};
 use crate::policy::stored::{StoredHead, StoredResponse};
+use crate::policy::vary::names_too_many;
 
 /// Has it a validator that can be offered to the origin server?
 pub fn has_validator(fields: &Fields) -> bool {
@@ -101,7 +102,7 @@ fn same_modification(stored: &StoredHead, received: &Fields, now: Timestamp) -> 
 /// A stored response's fields after a 304, or a 200 to HEAD, brought others (§3.2): each name that
 /// came replaces the stored lines of that name. The length stays what it is, and an age that did not
 /// come is not kept. `Vary` grows and never shrinks: what has selected the stored response still does,
-/// whatever one 304 leaves out (§4.1).
+/// whatever one 304 leaves out (§4.1); grown too long, it is `*`.
 pub fn merged(stored: &StoredHead, received: &Fields) -> Fields {
     let stays = |name: &HeaderName| {
         // These are about the content of one message, and this one has none (RFC 9530 §2).
@@ -120,6 +121,9 @@ pub fn merged(stored: &StoredHead, received: &Fields) -> Fields {
     if received.contains(VARY.as_str()) {
         for member in stored.fields.members(VARY.as_str()).filter(|member| !has(member)) {
             fields.append(VARY, HeaderValue::from_bytes(member).expect("a piece of a field value"));
+        }
+        if names_too_many(&fields) {
+            fields.set(VARY, HeaderValue::from_static("*"));
         }
     }
     fields

@@ -12,6 +12,10 @@ use crate::policy::credentials::is_credential;
 use crate::policy::digest::Salt;
 use crate::policy::stored::StoredHead;
 
+/// The most selecting header fields of one response. Every 304 may name more (§3.2), each is kept with a
+/// value, and each lookup compares them all; an origin server that names more means none in particular.
+pub const NAMES_MAX: usize = 64;
+
 /// A request as the origin server gets it, and what the digests of its credentials are keyed with.
 #[derive(Clone, Copy, Debug)]
 pub struct Sent<'a> {
@@ -26,13 +30,16 @@ pub struct Sent<'a> {
 pub struct Selecting(Vec<(HeaderName, Option<Vec<u8>>)>);
 
 impl Selecting {
-    /// The values in `request` of the fields that `response` names in `Vary`. `None` if it names
-    /// `*`, or something that is no field name: such a response matches no request.
+    /// The values in `request` of the fields that `response` names in `Vary`. `None` if it names `*`,
+    /// something that is no field name, or more than [`NAMES_MAX`]: such a response matches no request.
     pub fn read(response: &Fields, request: Sent<'_>) -> Option<Self> {
         let mut values: Vec<(HeaderName, Option<Vec<u8>>)> = Vec::new();
         for member in response.members("vary") {
             let name = selecting_name(member)?;
             if !values.iter().any(|(known, _)| *known == name) {
+                if values.len() == NAMES_MAX {
+                    return None;
+                }
                 let value = selecting_value(&name, request);
                 values.push((name, value));
             }
@@ -62,11 +69,13 @@ impl Selecting {
         other.0.iter().all(|selecting| self.0.contains(selecting))
     }
 
-    /// The same fields and values, and those of `other` whose names are not among them.
+    /// The same fields and values, and those of `other` whose names are not among them; `None` if these are
+    /// too many.
     #[must_use]
-    pub fn with(&self, other: &Self) -> Self {
+    pub fn with(&self, other: &Self) -> Option<Self> {
         let is_new = |(name, _): &&(HeaderName, _)| !self.0.iter().any(|(known, _)| known == name);
-        Self(self.0.iter().chain(other.0.iter().filter(is_new)).cloned().collect())
+        let all: Vec<_> = self.0.iter().chain(other.0.iter().filter(is_new)).cloned().collect();
+        (all.len() <= NAMES_MAX).then_some(Self(all))
     }
 
     /// One text for all the values: requests that differ in none of them have the same.
@@ -113,6 +122,21 @@ pub fn matches(stored: &StoredHead, request: Sent<'_>) -> bool {
 /// Does `response` name something in `Vary` that no request can have the same of?
 pub fn matches_none(response: &Fields) -> bool {
     response.members("vary").any(|member| selecting_name(member).is_none())
+        || names_too_many(response)
+}
+
+/// Does `response` name more than [`NAMES_MAX`] fields in `Vary`?
+pub fn names_too_many(response: &Fields) -> bool {
+    let mut names: Vec<&[u8]> = Vec::new();
+    for member in response.members("vary") {
+        if !names.iter().any(|known| known.eq_ignore_ascii_case(member)) {
+            names.push(member);
+        }
+        if names.len() > NAMES_MAX {
+            return true;
+        }
+    }
+    false
 }
 
 /// The name of a selecting field; `None` for `*`, and for what is no field name.

@@ -117,11 +117,14 @@ impl Proxy {
             ..facts(forward, received, response_time)
         };
         let presented = forward.presented.as_get();
-        match self.storable(&presented, &forward.sent, facts) {
-            Ok(mut head) => {
-                // What the content was made for stays; what the 304 names besides comes from the request
-                // that it answers (§4.1).
-                head.selecting = stored.selecting.with(&head.selecting);
+        let verdict = self.storable(&presented, &forward.sent, facts).and_then(|head| {
+            // What the content was made for stays; what the 304 names besides comes from the request
+            // that it answers (§4.1).
+            let selecting = stored.selecting.with(&head.selecting).ok_or(Detail::VaryStar)?;
+            Ok(StoredHead { selecting, ..head })
+        });
+        match verdict {
+            Ok(head) => {
                 let freshened = Arc::new(stored.with(head, stored.content.clone()));
                 let (key, begun) = (&forward.key, &forward.begun);
                 let put = self.store.replace(key, stored, Arc::clone(&freshened), begun);

@@ -41,6 +41,16 @@ impl Proxy {
         self.error(StatusCode::BAD_GATEWAY, request, text, status)
     }
 
+    /// Has it credentials, and was a response for it lately not shared because of such?
+    pub(super) fn waits_in_vain(&self, forward: &mut Forward) -> bool {
+        let in_vain =
+            forward.presented.personal().is_some() && self.flights.is_personal(&forward.key);
+        if in_vain {
+            forward.detail.get_or_insert(Detail::HitForMiss);
+        }
+        in_vain
+    }
+
     /// An answer for a request that is not acceptable.
     pub fn refuse(&self, request: &Request, error: &RequestError) -> Response {
         self.refuse_unread(error, request.prefers_json())
