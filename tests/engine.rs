@@ -3,8 +3,9 @@
 mod support;
 
 use caching_proxy::clock::DeltaSeconds;
+use caching_proxy::policy::purging::Selector;
 use http::HeaderValue;
-use support::engine::{bench, content};
+use support::engine::{Bench, bench, content};
 
 #[test]
 fn a_response_is_fresh_for_as_long_as_it_says() {
@@ -203,6 +204,41 @@ fn a_slow_validation_does_not_bring_back_what_was_replaced() {
         if expected.is_some() {
             assert_eq!(bench.get("/a").2, "hit; ttl=60", "{method} {late}");
         }
+    }
+}
+
+/// RFC 9110 §9.3.3, RFC 9111 §4.4: the answer to a POST may be stored for a GET. Its own invalidation does not
+/// keep it out; those of others do, whatever they select by.
+#[test]
+fn what_is_invalidated_while_a_post_is_answered_is_not_stored() {
+    type Deed = fn(&Bench);
+    #[rustfmt::skip]
+    let table: [(&str, Deed, bool); 10] = [
+        ("nothing", |_| (), true),
+        ("another tag", |bench| _ = bench.store.purge(&Selector::Tag("green".into()), bench.clock.now()), true),
+        ("another key", |bench| _ = bench.store.remove_all(&"http://o.test/b".into()), true),
+        ("what is stale", |bench| _ = bench.store.purge(&Selector::Stale, bench.clock.now()), true),
+        ("its tag", |bench| _ = bench.store.purge(&Selector::Tag("red".into()), bench.clock.now()), false),
+        ("its prefix", |bench| _ = bench.store.purge(&Selector::Prefix("http://o.test/".into()), bench.clock.now()), false),
+        ("its key", |bench| _ = bench.store.remove_all(&"http://o.test/a".into()), false),
+        ("all", |bench| _ = bench.store.clear(), false),
+        ("both tags", |bench| for tag in ["green", "red"] {
+            bench.store.purge(&Selector::Tag(tag.into()), bench.clock.now());
+        }, false),
+        ("another POST", |bench| {
+            let other = bench.set_out("POST", "/a", "");
+            bench.answers(204, "", "");
+            bench.arrive(other);
+        }, false),
+    ];
+    for (what, deed, expected) in table {
+        let bench = bench(|_| ());
+        let slow = bench.set_out("POST", "/a", "");
+        deed(&bench);
+        let fields = "Cache-Control: max-age=60; Content-Location: /a; Surrogate-Key: red";
+        bench.answers(200, fields, "posted");
+        assert_eq!(bench.arrive(slow).content, "posted");
+        assert_eq!(bench.store.get("http://o.test/a").is_some(), expected, "{what}");
     }
 }
 

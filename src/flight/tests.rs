@@ -192,7 +192,7 @@ fn after_an_invalidation_the_next_one_leads_and_takes_over_who_waits() {
     let (sender, landings) = channel();
     let mut old = noted(&flights, &underway, false, &sender).expect("nobody leads yet");
     assert!(noted(&flights, &underway, false, &sender).is_none());
-    underway.invalidate(&"a".into());
+    underway.invalidate(&"a".into(), None);
     let mut new = noted(&flights, &underway, false, &sender).expect("it leads anew");
     assert!(noted(&flights, &underway, false, &sender).is_none(), "the others join it");
     old.share(&growing());
@@ -200,7 +200,7 @@ fn after_an_invalidation_the_next_one_leads_and_takes_over_who_waits() {
     assert!(told(&landings).is_empty(), "the old one has nobody left to tell");
     new.share(&growing());
     assert_eq!(told(&landings), ["growing"; 2]);
-    underway.invalidate(&"a".into());
+    underway.invalidate(&"a".into(), None);
     assert!(noted(&flights, &underway, false, &sender).is_some(), "while it grows, too");
     new.land(&Outcome::Cleared);
     assert!(!matches!(join(&flights, "a"), Turn::Alone), "nothing is remembered");
@@ -270,7 +270,7 @@ fn an_heir_begins_anew() {
     let (sender, landings) = channel();
     let leader = noted(&flights, &underway, false, &sender).expect("nobody leads yet");
     assert!(noted(&flights, &underway, false, &sender).is_none());
-    underway.invalidate(&"a".into());
+    underway.invalidate(&"a".into(), None);
     drop(leader);
     let Ok(Landing::Lead(mut heir)) = landings.try_recv() else { panic!("one leads on") };
     heir.renew(&underway.begin(&"a".into()));

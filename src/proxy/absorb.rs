@@ -165,19 +165,17 @@ impl Proxy {
         if !invalidates(&forward.method, received.status) {
             return;
         }
-        // Its own invalidation is not what keeps its response out, but those of others are.
-        let is_cleared = forward.begun.is_cleared();
+        // Its own invalidation is not what keeps its response out, but those of others are, also where only
+        // its head tells whether they mean it.
+        let own = Some(&forward.begun);
         let shaped = self.settings.key.key_of(forward.key.as_str());
         let named = named(&forward.key, &received.fields, &self.settings.key);
         for key in named.into_iter().chain(self.destination_key(&forward.request)) {
-            self.store.remove_all(&key);
+            self.store.remove_all_but(&key, own);
         }
-        self.store.remove_all(&shaped);
-        self.store.remove_all(&forward.key);
+        self.store.remove_all_but(&shaped, own);
+        self.store.remove_all_but(&forward.key, own);
         forward.key = shaped;
-        if !is_cleared {
-            forward.begun = self.store.begin(&forward.key);
-        }
     }
 
     /// Stores the response, or begins to; or says which rule forbids it, and sends away those who wait

@@ -203,8 +203,8 @@ impl Store for Exact {
         drop(gone);
     }
 
-    fn remove_all(&self, key: &CacheKey) -> usize {
-        self.underway.invalidate(key);
+    fn remove_all_but(&self, key: &CacheKey, own: Option<&Begun>) -> usize {
+        self.underway.invalidate(key, own);
         let mut index = self.index.lock();
         let numbers = index.by_key.get(key).map(|(_, numbers)| numbers.clone()).unwrap_or_default();
         let gone: Vec<_> = numbers.iter().filter_map(|number| index.take_out(*number)).collect();

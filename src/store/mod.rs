@@ -103,7 +103,13 @@ pub trait Store: Send + Sync {
 
     /// Removes all responses stored for `key`, and lets none in that was asked for before; how many
     /// there were.
-    fn remove_all(&self, key: &CacheKey) -> usize;
+    fn remove_all(&self, key: &CacheKey) -> usize {
+        self.remove_all_but(key, None)
+    }
+
+    /// The same, but `own` may come in all the same: it is the fetch whose response invalidates the others
+    /// (§4.4).
+    fn remove_all_but(&self, key: &CacheKey, own: Option<&Begun>) -> usize;
 
     /// Removes what is of no use at `now`; how many there were. Never holds up a request for long.
     fn sweep(&self, now: Timestamp) -> usize;

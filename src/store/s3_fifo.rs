@@ -211,8 +211,8 @@ impl Store for S3Fifo {
         self.remove_where(key, |other| Arc::ptr_eq(other, response));
     }
 
-    fn remove_all(&self, key: &CacheKey) -> usize {
-        self.underway.invalidate(key);
+    fn remove_all_but(&self, key: &CacheKey, own: Option<&Begun>) -> usize {
+        self.underway.invalidate(key, own);
         self.remove_where(key, |_| true)
     }
 

@@ -411,10 +411,10 @@ impl Store for Tiers {
         self.queue.send(Change::Remove { key, response }, None);
     }
 
-    fn remove_all(&self, key: &CacheKey) -> usize {
+    fn remove_all_but(&self, key: &CacheKey, own: Option<&Begun>) -> usize {
         let _purging = self.front.purging.read();
         let _changing = self.front.stripe(key).lock();
-        let removed = self.front.memory.remove_all(key);
+        let removed = self.front.memory.remove_all_but(key, own);
         self.queue.send(Change::Forget { key: key.clone(), invalidates: true }, None);
         removed
     }

@@ -67,13 +67,16 @@ impl Underway {
         Begun { fetch: Arc::new(fetch), behind: Stamp::default() }
     }
 
-    /// All responses for `key` are invalidated. To be called before they are removed.
-    pub fn invalidate(&self, key: &CacheKey) {
+    /// All responses for `key` are invalidated, but for the one that `own` will bring. To be called before
+    /// they are removed.
+    pub fn invalidate(&self, key: &CacheKey, own: Option<&Begun>) {
         let by_key = self.by_key.lock();
         let Some(fetches) = by_key.get(key) else { return };
         let selector = Selector::Uri(key.to_string());
         let mark = Arc::new(Mark { selector, now: Timestamp::MAX });
-        for (_, marks) in fetches {
+        let is_own =
+            |marks: &Arc<Marks>| own.is_some_and(|own| Arc::ptr_eq(&own.fetch.marks, marks));
+        for (_, marks) in fetches.iter().filter(|(_, marks)| !is_own(marks)) {
             marks.add(key, &mark);
         }
     }
@@ -81,7 +84,7 @@ impl Underway {
     /// What `selector` selects at `now` is purged. To be called before it is removed.
     pub fn purge(&self, selector: &Selector, now: Timestamp) {
         if let Selector::Uri(uri) = selector {
-            return self.invalidate(&CacheKey::from(uri.as_str()));
+            return self.invalidate(&CacheKey::from(uri.as_str()), None);
         }
         let mark = Arc::new(Mark { selector: selector.clone(), now });
         for (key, fetches) in self.by_key.lock().iter() {
@@ -186,7 +189,7 @@ mod tests {
         let copy = one.clone();
         drop(one);
         assert_eq!(underway.count(), 2);
-        underway.invalidate(&"a".into());
+        underway.invalidate(&"a".into(), None);
         let late = underway.begin(&"a".into());
         let cleared = [&copy, &other, &late].map(Begun::is_cleared);
         assert_eq!(cleared, [true, true, false], "what begins after it is not meant");
