@@ -37,6 +37,12 @@ impl Cache {
             return the_one(config).map(Self::Running);
         }
         let (proxy, _) = start::for_one_request(config).map_err(|error| error.to_string())?;
+        // A proxy goes on with memory alone; a command has nothing else to do.
+        if let Some(tiers) = proxy.store().tiers()
+            && let Some(error) = tiers.trouble()
+        {
+            return Err(format!("{}: {error}", tiers.name()));
+        }
         Ok(Self::Own(proxy))
     }
 

@@ -23,6 +23,7 @@ use caching_proxy::origin::{Origin, Unreachable};
 use caching_proxy::policy::reuse::Mode;
 use caching_proxy::proxy::{Proxy, Settings};
 use caching_proxy::stats::{AccessLog, Stats};
+use caching_proxy::store::Store;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -133,12 +134,14 @@ pub fn run(config: &Config) -> Result<(), StartError> {
         return Err(StartError::UnsafeFront(config.host));
     }
     let origin = origin_url(config)?;
+    // Before the port opens: a client must not be accepted by a proxy that then does not start.
+    let store = stores::open(config).map_err(StartError::Store)?;
     let (listener, predecessor) = listener(config)?;
     let local =
         listener.local_addr().map_err(|source| StartError::System("own address", source))?;
     refuse_ourselves(&origin, local)?;
     let stats = Arc::new(Stats::default());
-    let proxy = engine(config, &origin, local, &stats)?;
+    let proxy = engine(config, store, &origin, local, &stats)?;
     let spare = if plain { None } else { listener.try_clone().ok() };
     let front = front(config, listener, &proxy, &stats)?;
     if let Some(interval) = config.clean_interval {
@@ -191,7 +194,8 @@ fn offer_handover(local: SocketAddr, listener: TcpListener) -> Option<(Handover,
 pub fn for_one_request(config: &Config) -> Result<(Arc<Proxy>, String), StartError> {
     let origin = origin_url(config)?;
     let local = SocketAddr::new(config.host, config.port);
-    let proxy = engine(config, &origin, local, &Arc::default())?;
+    let store = stores::open(config).map_err(StartError::Store)?;
+    let proxy = engine(config, store, &origin, local, &Arc::default())?;
     Ok((proxy, local.to_string()))
 }
 
@@ -251,11 +255,11 @@ fn refuse_ourselves(origin: &OriginUrl, local: SocketAddr) -> Result<(), StartEr
 
 fn engine(
     config: &Config,
+    store: Arc<dyn Store>,
     origin_url: &OriginUrl,
     local: SocketAddr,
     stats: &Arc<Stats>,
 ) -> Result<Arc<Proxy>, StartError> {
-    let store = stores::open(config).map_err(StartError::Store)?;
     match config.reuse.mode {
         Mode::Standard => {}
         Mode::Force => log::warn!("--cache-mode force: HTTP's rules are off; for development only"),

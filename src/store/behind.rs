@@ -196,6 +196,12 @@ pub trait Behind: Send + Sync {
         true
     }
 
+    /// Why nothing can be written to it since it was opened, or since it was last asked; `None` if it can.
+    /// [`Behind::apply`] and [`Behind::tidy`] try to mend that. Does not wait.
+    fn trouble(&self) -> Option<BehindError> {
+        None
+    }
+
     /// Tells `audience` from now on what others do to the store.
     fn listen(&self, _audience: Arc<dyn Audience>) {}
 

@@ -22,7 +22,7 @@ use crate::policy::partial::displaces;
 use crate::policy::purging::Selector;
 use crate::policy::stored::{StoredHead, StoredResponse};
 use crate::store::behind::{
-    Audience, Behind, BehindUsage, CHUNK_BYTES, Change, Fetcher, Listed, Recalled,
+    Audience, Behind, BehindError, BehindUsage, CHUNK_BYTES, Change, Fetcher, Listed, Recalled,
 };
 use crate::store::codec;
 use crate::store::queue::Queue;
@@ -311,6 +311,11 @@ impl Tiers {
     /// Changes that the store behind memory did not take.
     pub fn dropped(&self) -> u64 {
         self.queue.dropped()
+    }
+
+    /// Why nothing can be written behind memory just now, as far as that is known.
+    pub fn trouble(&self) -> Option<BehindError> {
+        self.behind.trouble()
     }
 
     /// Is the store behind memory left alone, because it has failed?

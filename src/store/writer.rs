@@ -128,6 +128,7 @@ impl Writer {
         let mut resting_until: Option<Instant> = None;
         let mut idle = Duration::from_secs(1);
         let mut period_began = Instant::now();
+        let mut is_troubled = self.notice_trouble(false);
         loop {
             if period_began.elapsed() >= PERIOD {
                 period_began = Instant::now();
@@ -141,6 +142,7 @@ impl Writer {
                 Next::Idle => {
                     if !resting {
                         idle = self.behind.tidy();
+                        is_troubled = self.notice_trouble(is_troubled);
                     }
                     continue;
                 }
@@ -166,6 +168,16 @@ impl Writer {
                 }
             }
         }
+    }
+
+    /// Tells the log when the store gets into trouble by itself, and out of it; is it in any now?
+    fn notice_trouble(&self, before: bool) -> bool {
+        match self.behind.trouble() {
+            Some(error) if !before => self.breaker.failed(&error),
+            None if before => self.breaker.worked(),
+            _ => {}
+        }
+        self.behind.trouble().is_some()
     }
 
     /// What is owed comes first; what came before it is not written any more.

@@ -80,6 +80,25 @@ struct Database {
     salt: Mutex<Option<Arc<Salt>>>,
     /// The file's number on its file system: it is another one if somebody has taken the file away.
     inode: AtomicU64,
+    /// Why nothing can be written just now; `None` if it can, or never can.
+    trouble: Mutex<Option<Trouble>>,
+}
+
+/// The file cannot be opened for writing, and that may pass.
+struct Trouble {
+    why: String,
+    reading: Reading,
+}
+
+/// What is read of a file.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Reading {
+    /// All, and others may write meanwhile.
+    Shared,
+    /// All, as long as nobody writes.
+    Alone,
+    /// Nothing.
+    Nothing,
 }
 
 impl Sqlite {
@@ -105,6 +124,9 @@ impl Database {
             let connection = writer.as_ref().ok_or_else(Self::gone)?;
             return read(connection).map_err(|error| self.error(&error));
         }
+        if self.how_read() == Reading::Alone && !schema::has_log(&self.path) {
+            return self.reading_alone(read);
+        }
         let epoch = self.epoch.load(Ordering::Acquire);
         let kept = self.readers.lock().pop();
         let connection = match kept {
@@ -121,6 +143,26 @@ impl Database {
             readers.push(connection);
         }
         result
+    }
+
+    /// Runs `read` with a connection that takes no lock and knows no log: only while nobody writes. None is
+    /// kept, because it would never hear of what another process changes.
+    fn reading_alone<T>(
+        &self,
+        read: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, BehindError> {
+        // What looks like damage is another process that has just begun to write.
+        let told = |error: rusqlite::Error| BehindError(schema::explain(&error));
+        let connection = schema::open_reader(&self.path, true).map_err(told)?;
+        read(&connection).map_err(told)
+    }
+
+    fn how_read(&self) -> Reading {
+        self.trouble.lock().as_ref().map_or(Reading::Shared, |trouble| trouble.reading)
+    }
+
+    fn is_taken_away(&self) -> bool {
+        !self.is_read_only && schema::inode(&self.path) != self.inode.load(Ordering::Relaxed)
     }
 
     fn gone() -> BehindError {
@@ -227,7 +269,10 @@ impl Behind for Sqlite {
     fn recall(&self, key: &CacheKey, _: bool) -> Result<Recalled, BehindError> {
         type Row = (u64, u64, u64, Vec<u8>);
         let database = &self.0;
-        let (rows, numbers, only) = database.reading(|connection| {
+        if database.how_read() == Reading::Nothing {
+            return Ok(Recalled::default());
+        }
+        let read = database.reading(|connection| {
             // One transaction, and with it one lock, for all that a small response needs.
             let _reading = connection.unchecked_transaction()?;
             let mut select = connection.prepare_cached(
@@ -247,7 +292,12 @@ impl Behind for Sqlite {
             // What can only be read stores nothing, and may be from before there were invalidations in it.
             let numbers = (!database.is_read_only).then(|| State::read(connection)).transpose()?;
             Ok((rows, numbers.map(|state| state.stamp()), only))
-        })?;
+        });
+        let (rows, numbers, only) = match read {
+            // Somebody has taken the file away. Nothing is stored any more, and the writer makes another.
+            Err(_) if database.is_taken_away() => return Ok(Recalled::default()),
+            read => read?,
+        };
         let mut variants = Vec::with_capacity(rows.len());
         for (number, salt, reuses, head) in rows {
             match codec::decode_head(&Bytes::from(head)) {
@@ -269,6 +319,10 @@ impl Behind for Sqlite {
 
     fn apply(&self, changes: &[&Change]) -> Result<Vec<u64>, BehindError> {
         changes::apply(&self.0, changes)
+    }
+
+    fn trouble(&self) -> Option<BehindError> {
+        self.0.trouble.lock().as_ref().map(|trouble| BehindError(trouble.why.clone()))
     }
 
     fn salt(&self) -> Option<Arc<Salt>> {

@@ -5,7 +5,6 @@
 //! used again. The log is written back into the file, and cut to nothing, when it is long.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,7 +15,7 @@ use rusqlite::Connection;
 use crate::store::behind::BehindError;
 use crate::store::sqlite::changes::Batch;
 use crate::store::sqlite::schema::{self, PAGE_BYTES, Refused};
-use crate::store::sqlite::{Database, DiskLimits};
+use crate::store::sqlite::{Database, DiskLimits, Trouble};
 
 /// Pages that one response takes beside its content, at most, as a rule.
 const PAGES_EACH: u64 = 3;
@@ -108,12 +107,13 @@ pub(super) fn checkpoint(connection: &Connection) {
     let _ = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
 }
 
-/// Makes a file anew that has turned out to be damaged, and opens one again that was taken away.
+/// Makes a file anew that has turned out to be damaged, and opens one again that was taken away, or that
+/// could not be opened before.
 pub(super) fn mend(database: &Arc<Database>) -> Result<(), BehindError> {
     let is_damaged = database.is_damaged.load(Ordering::Acquire);
-    let found = fs::metadata(&database.path).map(|found| found.ino());
+    let found = schema::inode(&database.path);
     let opened = database.inode.load(Ordering::Relaxed);
-    let is_ours = found.as_ref().is_ok_and(|number| *number == opened);
+    let is_ours = found != 0 && found == opened;
     let mut writer = database.writer.lock();
     if is_ours && !is_damaged && writer.is_some() {
         return Ok(());
@@ -121,27 +121,34 @@ pub(super) fn mend(database: &Arc<Database>) -> Result<(), BehindError> {
     *writer = None;
     database.epoch.fetch_add(1, Ordering::Release);
     database.readers.lock().clear();
-    if is_damaged && is_ours {
-        schema::set_aside(&database.path).map_err(|error| BehindError(error.to_string()))?;
-    } else if found.is_err() {
-        log::info!("store {}: it was taken away; begun anew", database.path.display());
-        for ending in ["-wal", "-shm", "-journal"] {
-            let _ = fs::remove_file(beside(database, ending));
-        }
-    }
-    match schema::open_writer(&database.path, database.is_shared) {
-        Ok(opened) => {
-            *database.salt.lock() = schema::salt(&opened);
-            *writer = Some(opened);
-            let number = fs::metadata(&database.path).map_or(0, |found| found.ino());
-            database.inode.store(number, Ordering::Relaxed);
+    let damaged = (is_damaged && is_ours).then_some(opened);
+    let outcome = schema::open_or_make(&database.path, database.is_shared, damaged);
+    // What is read from now on is read from what is there now.
+    database.epoch.fetch_add(1, Ordering::Release);
+    database.readers.lock().clear();
+    match outcome {
+        Ok(connection) => {
+            if found == 0 && opened != 0 {
+                log::info!("store {}: it was taken away; begun anew", database.path.display());
+            }
+            *database.salt.lock() = schema::salt(&connection);
+            *writer = Some(connection);
+            database.inode.store(schema::inode(&database.path), Ordering::Relaxed);
             database.is_damaged.store(false, Ordering::Release);
+            *database.trouble.lock() = None;
             Ok(())
         }
         Err(refused) => {
-            let is_damaged = matches!(refused, Refused::Damaged);
-            database.is_damaged.store(is_damaged, Ordering::Release);
-            Err(BehindError(refused.told(&database.path).to_string()))
+            if matches!(refused, Refused::Damaged) {
+                database.is_damaged.store(true, Ordering::Release);
+            }
+            let (reading, salt) = schema::readable(&database.path, database.is_shared);
+            if salt.is_some() {
+                *database.salt.lock() = salt;
+            }
+            let why = refused.why();
+            *database.trouble.lock() = Some(Trouble { why: why.clone(), reading });
+            Err(BehindError(why))
         }
     }
 }

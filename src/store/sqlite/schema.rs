@@ -4,18 +4,20 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::fs;
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
 use crate::policy::digest::Salt;
 use crate::store::salt::random;
-use crate::store::sqlite::{Database, DiskLimits, invalidations};
+use crate::store::sqlite::{Database, DiskLimits, Reading, Trouble, invalidations};
 
 /// The schema's version, in `user_version`.
 const VERSION: i64 = 2;
@@ -27,6 +29,8 @@ const APPLICATION: i64 = 0x6370_7831;
 pub(super) const PAGE_BYTES: u64 = 4096;
 /// For how long a connection waits for another process.
 const BUSY_MAX: Duration = Duration::from_secs(5);
+/// Where nobody says when a lock is free, it is tried again after this.
+const RETRY_AFTER: Duration = Duration::from_millis(10);
 
 /// Times are Unix seconds; NULL is never. `state` is 1 for what may be used, 0 for what is on its way in,
 /// 2 for what is on its way out. What the program itself reads is `head` (see `codec.rs`); the columns
@@ -96,14 +100,9 @@ pub fn default_path(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathB
     Some(base.join("caching-proxy").join("cache.db"))
 }
 
-/// Opens or makes the file.
+/// Opens or makes the file. What may pass is no error: a full disk, a lock that another process holds. Then
+/// the file is read, if it can be, and opened for writing later (`room.rs`).
 pub(super) fn open(path: &Path, limits: DiskLimits) -> Result<Database, OpenError> {
-    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
-        made.map_err(|error| {
-            OpenError(format!("{}: {error}; choose another path", folder.display()))
-        })?;
-    }
     let is_shared = !is_on_a_network(path);
     let database = |writer: Option<Connection>, salt, is_read_only| Database {
         path: path.to_path_buf(),
@@ -118,31 +117,117 @@ pub(super) fn open(path: &Path, limits: DiskLimits) -> Result<Database, OpenErro
         doomed: Mutex::default(),
         evicted: AtomicU64::new(0),
         salt: Mutex::new(salt),
-        inode: AtomicU64::new(fs::metadata(path).map_or(0, |found| found.ino())),
+        inode: AtomicU64::new(inode(path)),
+        trouble: Mutex::default(),
     };
-    match open_writer(path, is_shared) {
+    let refused = match open_or_make(path, is_shared, None) {
         Ok(writer) => {
             let salt = salt(&writer);
-            Ok(database(Some(writer), salt, false))
+            return Ok(database(Some(writer), salt, false));
         }
-        Err(Refused::Damaged) => {
-            set_aside(path)?;
-            let writer = open_writer(path, is_shared).map_err(|refused| refused.told(path))?;
-            let salt = salt(&writer);
-            Ok(database(Some(writer), salt, false))
-        }
-        Err(refused @ Refused::ReadOnly(_)) => match open_reader(path, true) {
-            Ok(reader) if matches!(check(&reader), Ok(Tables::Current | Tables::Previous)) => {
-                log::warn!(
-                    "store {}: cannot be written; what is in it is used as it is",
-                    path.display()
-                );
-                Ok(database(None, salt(&reader), true))
-            }
-            _ => Err(refused.told(path)),
-        },
-        Err(refused) => Err(refused.told(path)),
+        Err(refused) => refused,
+    };
+    if matches!(refused, Refused::ReadOnly(_))
+        && let Ok(reader) = open_reader(path, true)
+        && matches!(check(&reader), Ok(Tables::Current | Tables::Previous))
+    {
+        log::warn!("store {}: cannot be written; what is in it is used as it is", path.display());
+        return Ok(database(None, salt(&reader), true));
     }
+    if !refused.may_pass(path) {
+        return Err(refused.told(path));
+    }
+    let (reading, salt) = readable(path, is_shared);
+    let database = database(None, salt, false);
+    *database.trouble.lock() = Some(Trouble { why: refused.why(), reading });
+    Ok(database)
+}
+
+/// Opens the file for writing; makes it, and its folder, if it is not there, and makes it anew if it is
+/// damaged. `damaged` is the number of a file that is known to be.
+///
+/// One process at a time: else one would move away, as damaged, what another has just made anew.
+pub(super) fn open_or_make(
+    path: &Path,
+    is_shared: bool,
+    damaged: Option<u64>,
+) -> Result<Connection, Refused> {
+    let folder = folder_of(path);
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(Refused::Folder)?;
+    let locked = lock_folder(folder);
+    if inode(path) == 0 && locked.is_ok() {
+        // What a file that was taken away has left behind is no part of the new one.
+        for ending in ["-wal", "-shm", "-journal"] {
+            let _ = fs::remove_file(beside(path, ending));
+        }
+    }
+    if damaged.is_none_or(|number| number != inode(path)) {
+        match open_writer(path, is_shared) {
+            Err(Refused::Damaged) => {}
+            opened => return opened,
+        }
+    }
+    let _locked = locked?;
+    set_aside(path)?;
+    open_writer(path, is_shared)
+}
+
+/// The folder of the file.
+fn folder_of(path: &Path) -> &Path {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    folder.unwrap_or(Path::new("."))
+}
+
+/// Locks the folder until it is dropped, where the file system can do that; an error if it takes too long.
+fn lock_folder(folder: &Path) -> Result<Option<fs::File>, Refused> {
+    let Ok(file) = fs::File::open(folder) else { return Ok(None) };
+    let deadline = Instant::now() + BUSY_MAX;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(Some(file)),
+            Err(fs::TryLockError::Error(_)) => return Ok(None),
+            Err(fs::TryLockError::WouldBlock) if Instant::now() >= deadline => {
+                return Err(Refused::Other(busy()));
+            }
+            Err(fs::TryLockError::WouldBlock) => thread::sleep(RETRY_AFTER),
+        }
+    }
+}
+
+/// The file's number on its file system; 0 if it is not there.
+pub(super) fn inode(path: &Path) -> u64 {
+    fs::metadata(path).map_or(0, |found| found.ino())
+}
+
+/// What can be read of a file that cannot be opened for writing now, and its salt.
+pub(super) fn readable(path: &Path, is_shared: bool) -> (Reading, Option<Arc<Salt>>) {
+    let read = |is_alone| {
+        let reader = open_reader(path, is_alone).ok()?;
+        reader.busy_timeout(RETRY_AFTER).ok()?;
+        matches!(check(&reader), Ok(Tables::Current)).then(|| salt(&reader))
+    };
+    // Where there is but one connection, nobody reads before it is there.
+    if !is_shared {
+        return (Reading::Nothing, None);
+    }
+    if let Some(salt) = read(false) {
+        return (Reading::Shared, salt);
+    }
+    // Readers share an index of the log. On a full disk there is no room for it; but if there is no log
+    // either, nobody writes.
+    if has_log(path) {
+        return (Reading::Nothing, None);
+    }
+    read(true).map_or((Reading::Nothing, None), |salt| (Reading::Alone, salt))
+}
+
+/// Is there anything in the write-ahead log?
+pub(super) fn has_log(path: &Path) -> bool {
+    fs::metadata(beside(path, "-wal")).is_ok_and(|found| found.len() > 0)
+}
+
+fn busy() -> rusqlite::Error {
+    rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY), None)
 }
 
 /// What digests of credentials in the file are keyed with.
@@ -161,27 +246,57 @@ pub(super) enum Refused {
     Foreign,
     /// Its schema is newer than this program.
     Newer(i64),
-    /// Anything else.
+    /// Its folder is not there, and cannot be made.
+    Folder(io::Error),
+    /// It is damaged, and cannot be moved out of the way.
+    InTheWay(io::Error),
+    /// Anything else: it may pass.
     Other(rusqlite::Error),
 }
 
 impl Refused {
-    pub(super) fn told(self, path: &Path) -> OpenError {
-        let path_text = path.display();
-        OpenError(match self {
-            Self::Damaged => format!("{path_text}: damaged, and cannot be made anew"),
-            Self::ReadOnly(error) | Self::Other(error) => {
-                format!("{path_text}: {}", explain(&error))
+    /// Is it something that may pass by itself, as a full disk or another process's lock?
+    fn may_pass(&self, path: &Path) -> bool {
+        match self {
+            Self::Other(_) => true,
+            Self::Folder(error) | Self::InTheWay(error) => passes(error),
+            // SQLite does not tell a file that may not be opened from one that cannot be just now.
+            Self::ReadOnly(_) => {
+                let mut options = fs::OpenOptions::new();
+                let opened = options.read(true).write(true).create(true).truncate(false).open(path);
+                opened.is_err_and(|error| passes(&error))
             }
-            Self::Foreign => {
-                format!("{path_text}: a database of another program; choose another path")
-            }
-            Self::Newer(version) => format!(
-                "{path_text}: written by a newer version of this program (schema {version}, this one \
-                 knows {VERSION}); use that version, or another path"
-            ),
-        })
+            Self::Damaged | Self::Foreign | Self::Newer(_) => false,
+        }
     }
+
+    /// The same as [`Refused::told`], without the path.
+    pub(super) fn why(&self) -> String {
+        match self {
+            Self::Damaged => "damaged, and cannot be made anew".to_string(),
+            Self::ReadOnly(error) | Self::Other(error) => explain(error),
+            Self::Foreign => "a database of another program; choose another path".to_string(),
+            Self::Newer(version) => format!(
+                "written by a newer version of this program (schema {version}, this one knows {VERSION}); \
+                 use that version, or another path"
+            ),
+            Self::Folder(error) => {
+                format!("its folder cannot be made: {error}; choose another path")
+            }
+            Self::InTheWay(error) => format!("damaged, and {error}"),
+        }
+    }
+
+    /// One line.
+    pub(super) fn told(&self, path: &Path) -> OpenError {
+        OpenError(format!("{}: {}", path.display(), self.why()))
+    }
+}
+
+/// Does an error of the file system pass by itself?
+fn passes(error: &io::Error) -> bool {
+    use io::ErrorKind::{QuotaExceeded, ResourceBusy, StorageFull, TimedOut};
+    matches!(error.kind(), StorageFull | QuotaExceeded | ResourceBusy | TimedOut)
 }
 
 impl From<rusqlite::Error> for Refused {
@@ -199,7 +314,24 @@ impl From<rusqlite::Error> for Refused {
 /// Opens the file for the writer, and makes its tables, or brings them up to date. What a file holds from before
 /// there were digests cannot be read any more, and may be credentials in clear: it is wiped, in the
 /// transaction in which the new tables are made, so that of several processes one does it.
-pub(super) fn open_writer(path: &Path, is_shared: bool) -> Result<Connection, Refused> {
+fn open_writer(path: &Path, is_shared: bool) -> Result<Connection, Refused> {
+    let deadline = Instant::now() + BUSY_MAX;
+    loop {
+        match try_writer(path, is_shared) {
+            // SQLite itself waits for a lock, but not for the one that changes the kind of journal.
+            Err(Refused::Other(error)) if is_busy(&error) && Instant::now() < deadline => {
+                thread::sleep(RETRY_AFTER);
+            }
+            opened => return opened,
+        }
+    }
+}
+
+fn is_busy(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
+}
+
+fn try_writer(path: &Path, is_shared: bool) -> Result<Connection, Refused> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_CREATE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -275,6 +407,10 @@ enum Tables {
 
 /// Does the file have our tables? It may have none at all, but no others.
 fn check(connection: &Connection) -> Result<Tables, Refused> {
+    // One transaction: what another process does between two questions would look like another program's
+    // file, or a damaged one.
+    let _reading =
+        if connection.is_autocommit() { Some(connection.unchecked_transaction()?) } else { None };
     let number = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     let (version, application) = (number("user_version")?, number("application_id")?);
     let tables: i64 =
@@ -325,13 +461,13 @@ pub(super) fn open_reader(path: &Path, is_alone: bool) -> rusqlite::Result<Conne
 }
 
 /// Moves a file that cannot be used out of the way; it may not have been ours.
-pub(super) fn set_aside(path: &Path) -> Result<(), OpenError> {
+fn set_aside(path: &Path) -> Result<(), Refused> {
     let aside = beside(path, ".damaged");
     let moved = fs::rename(path, &aside);
     for ending in ["-wal", "-shm", "-journal"] {
         let _ = fs::remove_file(beside(path, ending));
     }
-    moved.map_err(|error| OpenError(format!("{}: damaged, and {error}", path.display())))?;
+    moved.map_err(Refused::InTheWay)?;
     log::warn!(
         "store {}: damaged or of an older version; begun anew, the old file is {}",
         path.display(),
@@ -358,8 +494,9 @@ fn is_on_a_network(path: &Path) -> bool {
         0x6573_5546, // FUSE, virtiofs
         0x5346_414F, // AFS
     ];
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let Ok(found) = nix::sys::statfs::statfs(folder.unwrap_or(Path::new("."))) else {
+    // The folder may have to be made first.
+    let mut folders = folder_of(path).ancestors();
+    let Some(found) = folders.find_map(|folder| nix::sys::statfs::statfs(folder).ok()) else {
         return false;
     };
     #[allow(clippy::useless_conversion, clippy::unnecessary_cast, reason = "it differs by target")]
@@ -382,6 +519,7 @@ pub(super) fn explain(error: &rusqlite::Error) -> String {
             "cannot be opened or written; check its folder's permissions, or choose another path"
                 .to_string()
         }
+        Some(ErrorCode::SystemIoFailure) => format!("{error}; is the disk full?"),
         _ => error.to_string(),
     }
 }
