@@ -34,7 +34,7 @@ pub fn open(config: &Config) -> Result<Arc<dyn Store>, String> {
     let tells_each_use = config.reuse.reuses_max.is_some();
     let tiers = Tiers::new(memory, behind, queued, tells_each_use)
         .map_err(|error| format!("the thread that writes to the store: {error}"))?;
-    Ok(Arc::new(tiers))
+    Ok(Arc::new(tiers.capped(config.storing.freshness.cache_ttl)))
 }
 
 /// The store behind memory, if there is to be one.

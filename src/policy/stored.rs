@@ -68,6 +68,12 @@ impl Deref for StoredResponse {
 }
 
 impl StoredHead {
+    /// Makes it stale no later than `most` after it came. The program that stored it, or another one that
+    /// shares the store, may have gone by another `--cache-ttl`.
+    pub fn cap_freshness(&mut self, most: DeltaSeconds) {
+        self.fresh_until = self.fresh_until.min(self.response_time.plus(most));
+    }
+
     /// Its age at `now`, in whole seconds (§4.2.3).
     pub fn current_age(&self, now: Timestamp) -> DeltaSeconds {
         self.age_on_arrival.plus(now.seconds_since(self.response_time))
@@ -123,6 +129,14 @@ impl StoredResponse {
         self.place = Place::at(Some(place));
         self.reuses = AtomicU64::new(reuses);
         self
+    }
+
+    /// The same response, stale no later than `most` after it came.
+    #[must_use]
+    pub fn capped(&self, most: DeltaSeconds) -> Self {
+        let mut head = self.head.clone();
+        head.cap_freshness(most);
+        Self { reuses: AtomicU64::new(self.reuses()), ..self.with(head, self.content.clone()) }
     }
 
     /// Where the store behind memory keeps it.

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 
-use crate::clock::Timestamp;
+use crate::clock::{DeltaSeconds, Timestamp};
 use crate::message::buffer::Buffer;
 use crate::message::content::Content;
 use crate::policy::digest::Salt;
@@ -47,6 +47,8 @@ pub struct Tiers {
     period: Arc<AtomicU32>,
     /// Each reuse is told, because the number of reuses is limited (`--hit-ttl`).
     tells_each_use: bool,
+    /// `--cache-ttl`, for what was stored without it.
+    cache_ttl: Option<DeltaSeconds>,
     ended: Mutex<Receiver<()>>,
 }
 
@@ -135,7 +137,14 @@ impl Tiers {
         let front = Arc::new(Front { memory, changing, purging: RwLock::default() });
         behind.listen(Arc::clone(&front) as Arc<dyn Audience>);
         let ended = Mutex::new(ended);
-        Ok(Self { front, behind, queue, reads, period, tells_each_use, ended })
+        Ok(Self { front, behind, queue, reads, period, tells_each_use, cache_ttl: None, ended })
+    }
+
+    /// The same, where nothing is reused later than `cache_ttl` after it came, whoever stored it.
+    #[must_use]
+    pub fn capped(mut self, cache_ttl: Option<DeltaSeconds>) -> Self {
+        self.cache_ttl = cache_ttl;
+        self
     }
 
     /// What the store behind memory has for `key`; waits. `None` if it has nothing that may be used, or
@@ -163,8 +172,13 @@ impl Tiers {
             return None;
         }
         match self.behind.recall(key, claims) {
-            Ok(recalled) => {
+            Ok(mut recalled) => {
                 self.reads.worked();
+                if let Some(most) = self.cache_ttl {
+                    for response in &mut recalled.variants {
+                        *response = Arc::new(response.capped(most));
+                    }
+                }
                 Some(recalled)
             }
             Err(error) => {
@@ -442,7 +456,12 @@ impl Store for Tiers {
     fn list(&self, after: &str, most: usize) -> Vec<Listed> {
         self.queue.flush(Duration::from_secs(1));
         match self.behind.list(after, most) {
-            Ok(listed) => listed,
+            Ok(mut listed) => {
+                if let Some(most) = self.cache_ttl {
+                    listed.iter_mut().for_each(|listed| listed.head.cap_freshness(most));
+                }
+                listed
+            }
             Err(error) => {
                 log::info!("{}: {error}; what is in memory is listed", self.behind.name());
                 self.front.memory.list(after, most)
