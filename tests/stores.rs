@@ -338,6 +338,35 @@ fn all_that_is_stored_is_listed_page_by_page_in_order() {
     }
 }
 
+/// Lists are read from an index of their own; it says at the end what lookups say.
+#[test]
+fn what_comes_and_goes_while_it_is_listed_is_listed_if_it_stays() {
+    for policy in POLICIES {
+        let store = &store(policy, Limits { bytes: 200_000, ..ROOMY });
+        let key = |number: usize| format!("k{:03}", number % 400);
+        thread::scope(|scope| {
+            for first in 0..4_usize {
+                scope.spawn(move || {
+                    for number in (0..6_000).map(|number| number * 7 + first * 100) {
+                        put(store, &key(number), response(None, &[1; 500], number as u64 % 3));
+                        match number % 1_000 {
+                            10 => _ = store.remove_all(&CacheKey::from(key(number / 3).as_str())),
+                            20 => _ = store.sweep(at(1)),
+                            30 => _ = store.purge(&Selector::Prefix("k1".to_string()), at(0)),
+                            40 => _ = store.clear(),
+                            _ => {}
+                        }
+                    }
+                });
+            }
+            scope.spawn(move || (0..300).for_each(|number| drop(store.list(&key(number), 20))));
+        });
+        let there = (0..400).map(key).filter(|key| store.get(key).is_some());
+        let listed = store.list("", 1_000).into_iter().map(|listed| listed.key.to_string());
+        assert_eq!(listed.collect::<Vec<_>>(), there.collect::<Vec<_>>(), "{policy:?}");
+    }
+}
+
 #[test]
 fn a_sweep_removes_what_is_of_no_more_use_and_nothing_else() {
     // A shared server expires by itself, and by its own clock.

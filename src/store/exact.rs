@@ -17,9 +17,10 @@ use crate::policy::purging::Selector;
 use crate::policy::stored::StoredResponse;
 use crate::store::behind::Listed;
 use crate::store::memory::{Eviction, Limits};
+use crate::store::names::Names;
 use crate::store::underway::{Begun, Underway};
 use crate::store::{
-    Arrivals, Put, Room, Store, Usage, Variants, fits, listed, listed_of, with_variant,
+    Arrivals, Put, Room, Store, Usage, Variants, fits, with_variant,
 };
 
 /// How many useless responses a sweep removes before it lets go of the lock.
@@ -35,6 +36,7 @@ pub(super) struct Exact {
     underway: Arc<Underway>,
     /// Everything that is stored.
     index: Mutex<Index>,
+    names: Arc<Names>,
 }
 
 /// Guarded by [`Exact::index`].
@@ -43,6 +45,8 @@ struct Index {
     /// By number, the most recently used first. Its own capacity is not used.
     by_use: LruCache<u64, (CacheKey, Arc<StoredResponse>)>,
     by_uselessness: BTreeSet<(Timestamp, u64)>,
+    /// The same keys in order, for lists.
+    names: Arc<Names>,
     bytes: u64,
     next_number: u64,
     evicted: u64,
@@ -55,7 +59,9 @@ impl Exact {
             _ => limits,
         };
         let (stored_bytes_max, content_bytes_max, arriving) = limits.parts();
+        let names = Arc::new(Names::default());
         let index = Index {
+            names: Arc::clone(&names),
             by_key: HashMap::new(),
             by_use: LruCache::unbounded(),
             by_uselessness: BTreeSet::new(),
@@ -71,6 +77,7 @@ impl Exact {
             arriving,
             underway: Arc::default(),
             index: Mutex::new(index),
+            names,
         }
     }
 
@@ -126,6 +133,9 @@ impl Exact {
         let (variants, numbers) = index.by_key.entry(key.clone()).or_default();
         *variants = Arc::new(with_variant(variants, response).0);
         numbers.push(number);
+        if numbers.len() == 1 {
+            index.names.add(key);
+        }
         drop(index);
         drop(gone);
         Put::Stored
@@ -144,6 +154,7 @@ impl Index {
             numbers.retain(|other| *other != number);
             if variants.is_empty() {
                 self.by_key.remove(&key);
+                self.names.remove(&key);
             }
         }
         Some((key, response))
@@ -160,6 +171,7 @@ impl Index {
     /// Empties the index; how many responses there were. What it held is dropped by the caller.
     fn empty(&mut self) -> Vec<Arc<StoredResponse>> {
         self.by_key = HashMap::new();
+        self.names.clear();
         self.by_uselessness = BTreeSet::new();
         self.bytes = 0;
         let held = std::mem::replace(&mut self.by_use, LruCache::unbounded());
@@ -255,11 +267,7 @@ impl Store for Exact {
     }
 
     fn list(&self, after: &str, most: usize) -> Vec<Listed> {
-        let index = self.index.lock();
-        let all = index.by_use.iter().map(|(_, (key, response))| listed_of(key, response));
-        let all = all.collect();
-        drop(index);
-        listed(all, after, most)
+        self.names.page(after, most, |key| self.get(key.as_str()))
     }
 
     fn begin(&self, key: &CacheKey) -> Begun {

@@ -22,6 +22,7 @@ pub mod behind;
 pub mod codec;
 mod exact;
 pub mod memory;
+mod names;
 mod queue;
 pub mod redis;
 mod s3_fifo;
@@ -187,19 +188,6 @@ struct Arrivals {
 /// Is the content in memory, and no larger than this?
 fn fits(response: &StoredResponse, content_bytes_max: u64) -> bool {
     response.content.here().is_some_and(|content| content.len() as u64 <= content_bytes_max)
-}
-
-/// Those of `responses` that come after `after`, in order; about `most` of them, but all of one key.
-fn listed(mut responses: Vec<Listed>, after: &str, most: usize) -> Vec<Listed> {
-    responses.retain(|listed| listed.key.as_str() > after);
-    responses.sort_by(|one, other| one.key.cmp(&other.key));
-    if let Some(last) = responses.get(most).map(|listed| listed.key.clone()) {
-        let whole = responses.partition_point(|listed| listed.key < last);
-        // One key with very many variants is better told whole than not at all.
-        let end = responses.partition_point(|listed| listed.key <= last);
-        responses.truncate(if whole > 0 { whole } else { end });
-    }
-    responses
 }
 
 fn listed_of(key: &CacheKey, response: &StoredResponse) -> Listed {

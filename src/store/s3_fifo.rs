@@ -19,9 +19,10 @@ use crate::policy::purging::Selector;
 use crate::policy::stored::StoredResponse;
 use crate::store::behind::Listed;
 use crate::store::memory::Limits;
+use crate::store::names::Names;
 use crate::store::underway::{Begun, Underway};
 use crate::store::{
-    Arrivals, Put, Room, Store, Usage, Variants, fits, listed, listed_of, with_variant,
+    Arrivals, Put, Room, Store, Usage, Variants, fits, with_variant,
 };
 
 /// quick_cache's own share of a shard for what has proven useful.
@@ -46,6 +47,8 @@ pub(super) struct S3Fifo {
     /// variants do not overwrite each other.
     changes: Vec<Mutex<()>>,
     underway: Arc<Underway>,
+    /// The keys in order, for lists.
+    names: Arc<Names>,
 }
 
 /// The variants of one target URI and their weight.
@@ -69,12 +72,14 @@ impl Weighter<CacheKey, Entry> for Weight {
 #[derive(Clone)]
 struct Counting {
     evicted: Arc<AtomicU64>,
+    names: Arc<Names>,
 }
 
 impl Lifecycle<CacheKey, Entry> for Counting {
     type RequestState = Vec<Entry>;
 
-    fn on_evict(&self, gone: &mut Vec<Entry>, _: CacheKey, entry: Entry) {
+    fn on_evict(&self, gone: &mut Vec<Entry>, key: CacheKey, entry: Entry) {
+        self.names.remove(&key);
         self.evicted.fetch_add(entry.variants.len() as u64, Ordering::Relaxed);
         gone.push(entry);
     }
@@ -104,7 +109,8 @@ impl S3Fifo {
             .estimated_items_capacity(items.min(1 << 20) as usize)
             .build()
             .expect("capacity and item count are given");
-        let lifecycle = Counting { evicted: Arc::clone(&evicted) };
+        let names = Arc::new(Names::default());
+        let lifecycle = Counting { evicted: Arc::clone(&evicted), names: Arc::clone(&names) };
         let hash_builder = DefaultHashBuilder::default();
         let cache = Cache::with_options(options, Weight, hash_builder, lifecycle);
         // The share is less than one, so the product is no larger than the capacity.
@@ -120,6 +126,7 @@ impl S3Fifo {
             hasher: RandomState::new(),
             changes: (0..STRIPES).map(|_| Mutex::default()).collect(),
             underway: Arc::default(),
+            names,
         }
     }
 
@@ -160,13 +167,23 @@ impl S3Fifo {
         }
         let (variants, _) = with_variant(&present, response);
         let Some(entry) = self.entry(key, variants) else { return Put::TooLarge };
-        self.cache.insert(key.clone(), entry);
+        self.insert(key, entry);
         drop(changing);
         Put::Stored
     }
 
     fn change_lock(&self, key: &CacheKey) -> &Mutex<()> {
         &self.changes[self.hasher.hash_one(key) as usize % STRIPES]
+    }
+
+    /// Writes an entry, whose change lock is held.
+    fn insert(&self, key: &CacheKey, entry: Entry) {
+        self.cache.insert(key.clone(), entry);
+        self.names.add(key);
+        // It may have been evicted between the two; what is evicted from now on takes its name along.
+        if self.cache.peek(key).is_none() {
+            self.names.remove(key);
+        }
     }
 
     /// Removes the responses that `drops` says yes to; how many there were.
@@ -178,8 +195,11 @@ impl S3Fifo {
         let gone = entry.variants.len() - kept.len();
         match self.entry(key, kept) {
             _ if gone == 0 => {}
-            Some(entry) => self.cache.insert(key.clone(), entry),
-            None => drop(self.cache.remove(key)),
+            Some(entry) => self.insert(key, entry),
+            None => {
+                drop(self.cache.remove(key));
+                self.names.remove(key);
+            }
         }
         gone
     }
@@ -239,6 +259,7 @@ impl Store for S3Fifo {
         }
         if *selector == Selector::All {
             let held = self.usage().responses as usize;
+            self.names.clear();
             self.cache.clear();
             return held;
         }
@@ -254,11 +275,18 @@ impl Store for S3Fifo {
     }
 
     fn list(&self, after: &str, most: usize) -> Vec<Listed> {
-        let entries = self.cache.iter();
-        let all = entries.flat_map(|(key, entry)| {
-            entry.variants.iter().map(|response| listed_of(&key, response)).collect::<Vec<_>>()
-        });
-        listed(all.collect(), after, most)
+        self.names.page(after, most, |key| {
+            if let Some(entry) = self.cache.peek(key) {
+                return Some(entry.variants);
+            }
+            // What came in while everything was cleared may have left its name.
+            let _changing = self.change_lock(key).lock();
+            let entry = self.cache.peek(key);
+            if entry.is_none() {
+                self.names.remove(key);
+            }
+            entry.map(|entry| entry.variants)
+        })
     }
 
     fn begin(&self, key: &CacheKey) -> Begun {
