@@ -11,6 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use pico_args::Arguments;
 
 mod commands;
+mod environment;
 
 pub use commands::Task;
 
@@ -126,13 +127,15 @@ pub struct Args {
     values: BTreeMap<&'static str, (OsString, Source)>,
     switches: BTreeMap<&'static str, bool>,
     lists: BTreeMap<&'static str, Vec<String>>,
+    notes: Vec<String>,
 }
 
 /// Where a value comes from.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 enum Source {
     CommandLine,
-    Environment,
+    /// The variable of this name.
+    Environment(String),
 }
 
 impl Args {
@@ -141,7 +144,7 @@ impl Args {
         let (value, source) = self.values.get(name)?;
         let called = match source {
             Source::CommandLine => name.to_string(),
-            Source::Environment => variable_name(name),
+            Source::Environment(variable) => variable.clone(),
         };
         Some((value, called))
     }
@@ -155,11 +158,11 @@ impl Args {
     pub fn is_on(&self, name: &'static str) -> bool {
         self.switches.get(name).copied().unwrap_or(false)
     }
-}
 
-/// The environment variable that sets a flag's default: `PROXY_CACHE_TTL` for `--cache-ttl`.
-fn variable_name(flag: &str) -> String {
-    format!("PROXY_{}", flag.trim_start_matches('-').replace('-', "_").to_ascii_uppercase())
+    /// What the user is to know of the environment: a line each.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
 }
 
 /// Reads the command line and, through `variable`, the environment.
@@ -196,11 +199,12 @@ fn flags(
 ) -> Result<Args, UsageError> {
     let mut args = Args::default();
     for flag in GROUPS.iter().flat_map(|(_, flags)| flags.iter()) {
-        let from_environment =
-            variable(&variable_name(flag.name)).filter(|value| !value.is_empty());
+        let found = environment::find(flag.name, &variable);
+        args.notes.extend(found.note);
+        let from_environment = found.value;
         if flag.value.is_empty() {
             let on = match from_environment {
-                Some(value) => switch_value(flag.name, &value)?,
+                Some((value, variable)) => switch_value(variable, &value)?,
                 None => false,
             };
             args.switches.insert(flag.name, words.contains(flag.name) || on);
@@ -212,6 +216,7 @@ fn flags(
             if given.iter().any(|word| word.is_empty()) {
                 return Err(UsageError::NoValue(flag.name, flag.value));
             }
+            let from_environment = from_environment.map(|(value, _)| value);
             let given =
                 if given.is_empty() { from_environment.into_iter().collect() } else { given };
             let parts = given.iter().flat_map(|word| {
@@ -226,8 +231,8 @@ fn flags(
             .map_err(|_| UsageError::NoValue(flag.name, flag.value))?;
         if let Some(word) = given {
             args.values.insert(flag.name, (word, Source::CommandLine));
-        } else if let Some(word) = from_environment {
-            args.values.insert(flag.name, (word, Source::Environment));
+        } else if let Some((word, variable)) = from_environment {
+            args.values.insert(flag.name, (word, Source::Environment(variable)));
         }
     }
     Ok(args)
@@ -262,12 +267,12 @@ fn apart(word: OsString) -> Vec<OsString> {
     vec![word]
 }
 
-fn switch_value(name: &'static str, value: &OsStr) -> Result<bool, UsageError> {
+fn switch_value(variable: String, value: &OsStr) -> Result<bool, UsageError> {
     match value.to_string_lossy().to_ascii_lowercase().as_str() {
         "1" | "true" | "yes" | "on" => Ok(true),
         "0" | "false" | "no" | "off" => Ok(false),
         other => Err(UsageError::Value {
-            flag: variable_name(name),
+            flag: variable,
             seen: other.to_string(),
             accepted: "1 or 0 (true, false; on, off)".to_string(),
         }),
@@ -281,6 +286,9 @@ fn positional(args: &mut Args, words: Vec<OsString>) -> Result<(), UsageError> {
     }
     let names: &[&'static str] = match words.len() {
         0 => &[],
+        1 if !words[0].to_string_lossy().starts_with(|first: char| first.is_ascii_digit()) => {
+            return Err(UsageError::Command(words[0].to_string_lossy().into_owned()));
+        }
         1 => &["--port"],
         3 => &["--host", "--port", "--origin"],
         count => return Err(UsageError::Positional(count)),
@@ -299,7 +307,14 @@ fn unknown(word: &str) -> UsageError {
     let name = word.split('=').next().unwrap_or(word);
     let names = || GROUPS.iter().flat_map(|(_, flags)| flags.iter()).map(|flag| flag.name);
     if let Some(known) = names().find(|known| *known == name) {
-        return UsageError::Twice(known);
+        return match word.split_once('=') {
+            Some((_, seen)) => UsageError::Value {
+                flag: known.to_string(),
+                seen: seen.to_string(),
+                accepted: "the flag alone, for it has no value".to_string(),
+            },
+            None => UsageError::Twice(known),
+        };
     }
     let likeness = |known: &str| (distance(name, known), name.len().abs_diff(known.len()));
     let closest = names().map(|known| (likeness(known), known)).min();
@@ -345,7 +360,8 @@ pub fn help() -> String {
     }
     text.push_str(
         "\nD is a duration: seconds, or a number with ms, s, m, h or d. SIZE is in bytes, or with K, M, G.\n\
-         A flag may be written --flag=value. PROXY_FLAG_NAME in the environment sets a default.\n\
+         A flag may be written --flag=value. CACHING_PROXY_FLAG_NAME in the environment sets a\n\
+         default.\n\
          Exit codes: 0 stopped by a signal, 1 could not start, 2 wrong usage.\n",
     );
     text
@@ -362,6 +378,8 @@ pub enum UsageError {
     Twice(&'static str),
     /// So many words that are no flags.
     Positional(usize),
+    /// A word that is neither a command nor a port.
+    Command(String),
     /// A command, so many of whose words are no flags, and how it is used.
     Words(&'static str, usize, &'static str),
     /// A value that is not accepted.
@@ -386,6 +404,17 @@ impl fmt::Display for UsageError {
             Self::Twice(flag) => write!(f, "{flag}: given twice; once is enough"),
             Self::Positional(count) => {
                 write!(f, "{count} words that are no flags; expected PORT, or HOST PORT ORIGIN")
+            }
+            Self::Command(word) => {
+                let names: Vec<&str> = commands::names().collect();
+                let names = names.join(", ");
+                write!(f, "{word}: neither a command nor a port; commands are {names}")
+            }
+            Self::Words(name, 0, usage) => {
+                write!(f, "{name}: it is not said of what; expected {usage}")
+            }
+            Self::Words(name, 1, usage) => {
+                write!(f, "{name}: one word too many; expected {usage}")
             }
             Self::Words(name, count, usage) => {
                 write!(f, "{name}: {count} words that are no flags; expected {usage}")
@@ -433,18 +462,22 @@ mod tests {
 
     #[test]
     fn the_environment_sets_defaults_that_the_command_line_overrides() {
-        let environment =
-            [("PROXY_PORT", "1"), ("PROXY_CACHE_TTL", "2"), ("PROXY_INSECURE", "true")];
+        let environment = [
+            ("CACHING_PROXY_PORT", "1"),
+            ("PROXY_CACHE_TTL", "2"),
+            ("CACHING_PROXY_INSECURE", "true"),
+        ];
         let args = parse_words(&["--port", "3"], &environment).expect("flags");
         assert_eq!((value(&args, "--port"), value(&args, "--cache-ttl")), ("3".into(), "2".into()));
         assert!(args.is_on("--insecure"));
         let called = args.value("--cache-ttl").map(|(_, called)| called);
         assert_eq!(called.as_deref(), Some("PROXY_CACHE_TTL"));
+        assert_eq!(args.notes().len(), 1, "{:?}", args.notes());
     }
 
     #[test]
     fn a_wrong_word_is_named() {
-        let table: [(&[&str], &str); 7] = [
+        let table: [(&[&str], &str); 10] = [
             (&["--prot", "1"], "--prot: unknown flag; did you mean --port?"),
             (&["--front-end", "x"], "--front-end: unknown flag; see proxy --help"),
             (&["--port"], "--port: no value; expected --port N"),
@@ -452,12 +485,21 @@ mod tests {
             (&["1", "--port", "2"], "--port: given twice; once is enough"),
             (&["a", "b"], "2 words that are no flags; expected PORT, or HOST PORT ORIGIN"),
             (&["-x"], "-x: unknown flag; see proxy --help"),
+            (&["--insecure=1"], "--insecure: \"1\"; expected the flag alone, for it has no value"),
+            (
+                &["bogus"],
+                "bogus: neither a command nor a port; commands are explain, purge, list, show, stats, warm, export, import",
+            ),
+            (
+                &["purge"],
+                "purge: it is not said of what; expected proxy purge URL | --prefix P | --match GLOB | --tag T | --stale | --all [--port N]",
+            ),
         ];
         for (words, expected) in table {
             assert_eq!(parse_words(words, &[]).err().as_deref(), Some(expected), "{words:?}");
         }
-        let wrong = parse_words(&[], &[("PROXY_INSECURE", "maybe")]).err();
-        assert!(wrong.is_some_and(|error| error.starts_with("PROXY_INSECURE: \"maybe\"")));
+        let wrong = parse_words(&[], &[("CACHING_PROXY_INSECURE", "maybe")]).err();
+        assert!(wrong.is_some_and(|error| error.starts_with("CACHING_PROXY_INSECURE: \"maybe\"")));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use caching_proxy::cli::{Command, Task, UsageError, help, parse};
+use caching_proxy::cli::{Args, Command, Task, UsageError, help, parse};
 use caching_proxy::config::Config;
 
 mod admin;
@@ -27,12 +27,16 @@ fn main() -> ExitCode {
             return say(concat!("proxy ", env!("CARGO_PKG_VERSION"), "\n"));
         }
         Ok(Command::Do(args, task)) => {
+            note(&args);
             return match Config::new(&args) {
                 Ok(config) => run(&config, &task),
                 Err(error) => usage(&error),
             };
         }
-        Ok(Command::Serve(args)) => Config::new(&args),
+        Ok(Command::Serve(args)) => {
+            note(&args);
+            Config::new(&args)
+        }
         Err(error) => Err(error),
     };
     let config = match config {
@@ -45,6 +49,13 @@ fn main() -> ExitCode {
             eprintln!("proxy: {error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Says what the user is to know of the environment.
+fn note(args: &Args) {
+    for note in args.notes() {
+        eprintln!("proxy: {note}");
     }
 }
 

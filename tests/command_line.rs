@@ -85,14 +85,23 @@ fn the_environment_sets_defaults() {
     let origin =
         Origin::script([on("GET /a").send(200, "Cache-Control: max-age=60", "x").times(2)]);
     let mut with_environment = command();
-    with_environment.env("PROXY_ORIGIN", origin.url()).env("PROXY_CACHE_SIZE_LIMIT", "0");
+    with_environment
+        .env("CACHING_PROXY_ORIGIN", origin.url())
+        .env("CACHING_PROXY_CACHE_SIZE_LIMIT", "0")
+        // What Kubernetes sets beside a Service named proxy, and base images set.
+        .env("PROXY_PORT", "tcp://10.0.0.1:3000")
+        .env("PROXY_HOST", "proxy.internal")
+        .env("PROXY_VERSION", "1.27.3")
+        .env("PROXY_CACHE_TTL", "60");
     let proxy = Proxy::start_as(with_environment);
     assert!(!proxy.get("/a").is_hit() && !proxy.get("/a").is_hit());
     origin.assert_finished();
-    let output = command().env("PROXY_PORT", "x").output().expect("it runs");
-    assert!(
-        String::from_utf8_lossy(&output.stderr).starts_with("proxy: PROXY_PORT: \"x\"; expected")
-    );
+    for word in ["PROXY_PORT: ignored", "PROXY_HOST: ignored", "use CACHING_PROXY_CACHE_TTL"] {
+        assert!(proxy.log().contains(word), "{word}: {}", proxy.log());
+    }
+    let output = command().env("CACHING_PROXY_PORT", "x").output().expect("it runs");
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(told.starts_with("proxy: CACHING_PROXY_PORT: \"x\"; expected"), "{told}");
 }
 
 #[test]

@@ -72,6 +72,11 @@ pub(super) const USAGE: [(&str, &str); 9] = [
     ("clear", "proxy --clear-cache [--store S] [--port N]"),
 ];
 
+/// The names of the commands.
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
+    USAGE.iter().map(|(name, _)| *name).filter(|name| *name != "clear")
+}
+
 /// Reads the words after the name of a command; `None` if it is none.
 pub(super) fn read(
     name: &str,

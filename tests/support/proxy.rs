@@ -38,7 +38,10 @@ pub fn command() -> Command {
 pub fn command_of(program: &str) -> Command {
     let mut command = Command::new(program);
     for (name, _) in std::env::vars() {
-        if name.to_ascii_lowercase().ends_with("_proxy") || name.starts_with("PROXY_") {
+        if name.to_ascii_lowercase().ends_with("_proxy")
+            || name.starts_with("PROXY_")
+            || name.starts_with("CACHING_PROXY_")
+        {
             command.env_remove(name);
         }
     }

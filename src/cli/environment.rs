@@ -1,0 +1,98 @@
+//! The environment: which variable sets the default of which flag.
+//!
+//! The names begin with `CACHING_PROXY_`, for `PROXY_` is not the program's own: Kubernetes sets
+//! `PROXY_PORT=tcp://10.0.0.1:3000` in every container beside a Service that is named proxy, and base
+//! images set `PROXY_HOST`.
+
+use std::ffi::{OsStr, OsString};
+
+/// What the names of all variables begin with.
+const BEGINNING: &str = "CACHING_PROXY_";
+/// What they began with before; read for one more release.
+const OLD_BEGINNING: &str = "PROXY_";
+/// Flags whose old variables others set for purposes of their own.
+const OTHERS: [&str; 3] = ["--host", "--port", "--origin"];
+/// Flags that say what to do, not how; images set `CACHING_PROXY_VERSION`, say.
+const WITHOUT_VARIABLE: [&str; 3] = ["--help", "--version", "--clear-cache"];
+
+/// What the environment says of a flag.
+#[derive(Debug, Default, Eq, PartialEq)]
+pub(super) struct Found {
+    /// The value, and the name of the variable.
+    pub value: Option<(OsString, String)>,
+    /// What the user is to know of it, in one line.
+    pub note: Option<String>,
+}
+
+/// The environment variable that sets a flag's default: `CACHING_PROXY_CACHE_TTL` for `--cache-ttl`.
+fn variable_name(beginning: &str, flag: &str) -> String {
+    let name = flag.trim_start_matches('-').replace('-', "_");
+    format!("{beginning}{}", name.to_ascii_uppercase())
+}
+
+/// Looks for the default of a flag. An empty variable is none.
+pub(super) fn find(flag: &'static str, variable: impl Fn(&str) -> Option<OsString>) -> Found {
+    if WITHOUT_VARIABLE.contains(&flag) {
+        return Found::default();
+    }
+    let (name, old) = (variable_name(BEGINNING, flag), variable_name(OLD_BEGINNING, flag));
+    let read = |name: &str| variable(name).filter(|value| !value.is_empty());
+    if let Some(value) = read(&name) {
+        if flag == "--port" && is_a_services(&value) {
+            let note =
+                format!("{name}: ignored; it is the address of a Kubernetes Service, not a port");
+            return Found { value: None, note: Some(note) };
+        }
+        return Found { value: Some((value, name)), note: None };
+    }
+    let Some(value) = read(&old) else { return Found::default() };
+    if OTHERS.contains(&flag) {
+        let note = format!("{old}: ignored, for other programs set it too; use {name} or {flag}");
+        return Found { value: None, note: Some(note) };
+    }
+    let note = format!("{old}: is read for one more release; use {name}");
+    Found { value: Some((value, old)), note: Some(note) }
+}
+
+/// Kubernetes gives a Service that is named caching-proxy the very variable that is ours.
+fn is_a_services(value: &OsStr) -> bool {
+    let value = value.to_string_lossy();
+    ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_variable_counts_under_its_own_name_and_for_a_while_under_the_old_one() {
+        // The flag, the variables, what is read from which, and how the note begins.
+        type Row<'a> =
+            (&'static str, &'a [(&'a str, &'a str)], Option<(&'a str, &'a str)>, &'a str);
+        #[rustfmt::skip]
+        let table: [Row<'_>; 12] = [
+            ("--port",        &[("CACHING_PROXY_PORT", "1")],                  Some(("1", "CACHING_PROXY_PORT")), ""),
+            ("--port",        &[("PROXY_PORT", "tcp://10.0.0.1:3000")],        None, "PROXY_PORT: ignored"),
+            ("--port",        &[("PROXY_PORT", "3000")],                       None, "PROXY_PORT: ignored"),
+            ("--port",        &[("CACHING_PROXY_PORT", "tcp://10.0.0.1:80")],  None, "CACHING_PROXY_PORT: ignored"),
+            ("--port",        &[("CACHING_PROXY_PORT", "1"), ("PROXY_PORT", "2")], Some(("1", "CACHING_PROXY_PORT")), ""),
+            ("--host",        &[("PROXY_HOST", "squid.internal")],             None, "PROXY_HOST: ignored"),
+            ("--origin",      &[("PROXY_ORIGIN", "x")],                        None, "PROXY_ORIGIN: ignored"),
+            ("--cache-ttl",   &[("PROXY_CACHE_TTL", "2")],                     Some(("2", "PROXY_CACHE_TTL")), "PROXY_CACHE_TTL: is read for one more"),
+            ("--cache-ttl",   &[("CACHING_PROXY_CACHE_TTL", ""), ("PROXY_CACHE_TTL", "2")], Some(("2", "PROXY_CACHE_TTL")), "PROXY_CACHE_TTL: is"),
+            ("--cache-ttl",   &[("PROXY_CACHE_TTL", "")],                      None, ""),
+            ("--version",     &[("PROXY_VERSION", "1.27"), ("CACHING_PROXY_VERSION", "1.0")], None, ""),
+            ("--clear-cache", &[("CACHING_PROXY_CLEAR_CACHE", "1")],           None, ""),
+        ];
+        for (flag, variables, value, note) in table {
+            let found = find(flag, |name| {
+                let found = variables.iter().find(|(known, _)| *known == name);
+                found.map(|(_, value)| OsString::from(value))
+            });
+            let value = value.map(|(value, name)| (OsString::from(value), name.to_string()));
+            assert_eq!(found.value, value, "{flag} {variables:?}");
+            let told = found.note.unwrap_or_default();
+            assert!(told.starts_with(note) && told.is_empty() == note.is_empty(), "{told}");
+        }
+    }
+}
