@@ -17,6 +17,7 @@ use caching_proxy::store::tiers::Tiers;
 
 use crate::instances::{self, OwnSocket, Purpose};
 use crate::start::{StartError, listen};
+use crate::stores;
 
 /// Clients of the control interface over TCP at a time.
 const CLIENTS_MAX: usize = 64;
@@ -37,6 +38,7 @@ pub fn start(config: &Config, proxy: &Arc<Proxy>, local: SocketAddr) -> Result<S
         address: local.to_string(),
         origin: config.origin.clone(),
         store: proxy.store().tiers().map(Tiers::name).unwrap_or_default(),
+        cache: stores::identity(config).map_err(StartError::Store)?,
         since: proxy.now(),
     };
     let front = match config.admin {

@@ -52,6 +52,8 @@ pub struct About {
     pub origin: String,
     /// What is behind memory; empty for nothing.
     pub store: String,
+    /// Which store that is, wherever the command that asks was started; empty for none.
+    pub cache: String,
     /// When it started.
     pub since: Timestamp,
 }
@@ -131,6 +133,7 @@ impl Control {
             "address": self.about.address,
             "origin": self.about.origin,
             "store": self.about.store,
+            "cache": self.about.cache,
             "since": self.about.since.seconds(),
         })
     }
@@ -196,7 +199,8 @@ impl Control {
 
     fn purge(&self, query: &Query) -> Result<Response, Wrong> {
         let mut all = 0;
-        for selector in self.selectors(query)? {
+        let (what, value) = query.0.first().map_or(("", ""), |(what, value)| (what, value));
+        for selector in selectors(&self.proxy, what, value).map_err(bad)? {
             let purged = self.proxy.purge(&selector);
             let told = selector.to_string();
             log::info!("control: purged {}: {purged} stored responses", redacted(&told));
@@ -222,34 +226,28 @@ impl Control {
         let entries = serde_json::from_slice(content).map_err(|error| bad(error.to_string()))?;
         Ok(json_response(&import(&self.proxy, &entries)))
     }
+}
 
-    /// What is to be purged: several selectors where one URL has several keys.
-    fn selectors(&self, query: &Query) -> Result<Vec<Selector>, Wrong> {
-        let beginnings = |text| self.proxy.beginnings_of(text).into_iter();
-        let selector = match query.0.first().map(|(name, value)| (name.as_str(), value.as_str())) {
-            Some(("url", url)) => {
-                let keys = self.proxy.keys_for(url).map_err(bad)?;
-                return Ok(keys.iter().map(|key| Selector::Uri(key.to_string())).collect());
-            }
-            Some(("prefix", prefix)) => {
-                return Ok(beginnings(prefix).map(Selector::Prefix).collect());
-            }
-            Some(("match", glob)) => {
-                return Ok(beginnings(glob)
-                    .map(|glob| Selector::Match(Glob::new(&glob)))
-                    .collect());
-            }
-            Some(("tag", tag)) if !tag.is_empty() => Selector::Tag(tag.to_string()),
-            Some(("stale", _)) => Selector::Stale,
-            Some(("all", _)) => Selector::All,
-            _ => {
-                return Err(bad(
-                    "purge: expected one of url, prefix, match, tag, stale, all".to_string()
-                ));
-            }
-        };
-        Ok(vec![selector])
-    }
+/// Reads what is to be purged: several selectors where one URL has several keys.
+pub fn selectors(proxy: &Proxy, what: &str, value: &str) -> Result<Vec<Selector>, String> {
+    let beginnings = || proxy.beginnings_of(value).into_iter();
+    let selector = match what {
+        "url" => {
+            let keys = proxy.keys_for(value)?;
+            return Ok(keys.iter().map(|key| Selector::Uri(key.to_string())).collect());
+        }
+        "prefix" => return Ok(beginnings().map(Selector::Prefix).collect()),
+        "match" => {
+            return Ok(beginnings().map(|glob| Selector::Match(Glob::new(&glob))).collect());
+        }
+        "tag" if !value.is_empty() => Selector::Tag(value.to_string()),
+        "stale" => Selector::Stale,
+        "all" => Selector::All,
+        _ => {
+            return Err("purge: expected one of url, prefix, match, tag, stale, all".to_string());
+        }
+    };
+    Ok(vec![selector])
 }
 
 /// Stores recorded responses; how many are stored, and how many are not for which reason.

@@ -137,10 +137,7 @@ impl Instance {
 
     /// Asks, and gives the content of the answer; anything but success is the error.
     pub fn ask(&self, method: &str, path: &str, query: &[(&str, &str)]) -> Result<String, String> {
-        let query: String =
-            form_urlencoded::Serializer::new(String::new()).extend_pairs(query).finish();
-        let target = if query.is_empty() { path.to_string() } else { format!("{path}?{query}") };
-        self.success(exchange(&self.path, method, &target, b""))
+        self.success(exchange(&self.path, method, &with_query(path, query), b""))
     }
 
     /// The same, with content.
@@ -153,6 +150,12 @@ impl Instance {
             answer.map_err(|error| format!("the proxy on port {}: {error}", self.port))?;
         if status == 200 { Ok(content) } else { Err(content.trim_end().to_string()) }
     }
+}
+
+/// The target of a request.
+pub fn with_query(path: &str, query: &[(&str, &str)]) -> String {
+    let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(query).finish();
+    if query.is_empty() { path.to_string() } else { format!("{path}?{query}") }
 }
 
 /// One request over a Unix socket: its status and content.

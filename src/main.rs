@@ -11,9 +11,11 @@ mod admin;
 mod commands;
 mod handover;
 mod instances;
+mod own_engine;
 mod recordings;
 mod start;
 mod stores;
+mod target;
 mod warm;
 
 fn main() -> ExitCode {

@@ -5,103 +5,38 @@ use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
 
-use caching_proxy::config::{Config, StoreKind};
+use caching_proxy::config::Config;
 use caching_proxy::har::{self, Secrets};
-use caching_proxy::proxy::Proxy;
 use serde_json::Value;
 
-use crate::commands::the_one;
-use crate::instances::Instance;
-use crate::start;
+use crate::target::Cache;
 
 /// About so many bytes of entries are handed in at a time.
 const BATCH_BYTES: usize = 4 << 20;
-/// For how long the store may take to write what is still to be written.
-const FLUSH_MAX: Duration = Duration::from_secs(60);
 
-/// Whose cache it is.
-enum Cache {
-    /// That of a running proxy.
-    Running(Instance),
-    /// A store that lasts, and that nobody need be running for.
-    Own(Arc<Proxy>),
+/// A page of entries, how many responses were left out of it, and where to go on.
+fn page(
+    cache: &Cache,
+    after: &str,
+    secrets: Secrets,
+) -> Result<(Vec<Value>, u64, Option<String>), String> {
+    let kept = if secrets == Secrets::Kept { "1" } else { "0" };
+    let page = cache.ask("GET", "/export", &[("after", after), ("with_secrets", kept)])?;
+    let mut page: Value = serde_json::from_str(&page).map_err(|error| error.to_string())?;
+    let Value::Array(entries) = page["entries"].take() else {
+        return Err("an answer without entries".to_string());
+    };
+    let next = page["next"].as_str().map(str::to_string);
+    Ok((entries, page["left_out"].as_u64().unwrap_or(0), next))
 }
 
-impl Cache {
-    /// A store that is named is used itself; else the running proxy is asked.
-    fn of(config: &Config) -> Result<Self, String> {
-        if config.store == StoreKind::Memory {
-            return the_one(config).map(Self::Running);
-        }
-        let (proxy, _) = start::for_one_request(config).map_err(|error| error.to_string())?;
-        // A proxy goes on with memory alone; a command has nothing else to do.
-        if let Some(tiers) = proxy.store().tiers()
-            && let Some(error) = tiers.trouble()
-        {
-            return Err(format!("{}: {error}", tiers.name()));
-        }
-        Ok(Self::Own(proxy))
-    }
-
-    /// A page of entries, how many responses were left out of it, and where to go on.
-    fn page(
-        &self,
-        after: &str,
-        secrets: Secrets,
-    ) -> Result<(Vec<Value>, u64, Option<String>), String> {
-        match self {
-            Self::Own(proxy) => {
-                let page = proxy.recorded(after, secrets);
-                Ok((page.entries, page.left_out, page.next))
-            }
-            Self::Running(instance) => {
-                let kept = if secrets == Secrets::Kept { "1" } else { "0" };
-                let query = [("after", after), ("with_secrets", kept)];
-                let page = instance.ask("GET", "/export", &query)?;
-                let mut page: Value =
-                    serde_json::from_str(&page).map_err(|error| error.to_string())?;
-                let Value::Array(entries) = page["entries"].take() else {
-                    return Err("an answer without entries".to_string());
-                };
-                let next = page["next"].as_str().map(str::to_string);
-                Ok((entries, page["left_out"].as_u64().unwrap_or(0), next))
-            }
-        }
-    }
-
-    /// Hands entries in; what became of them, by word.
-    fn take(&self, entries: Vec<Value>) -> Result<BTreeMap<String, u64>, String> {
-        let outcomes = match self {
-            Self::Own(proxy) => caching_proxy::control::import(proxy, &Value::Array(entries)),
-            Self::Running(instance) => {
-                let content = Value::Array(entries).to_string();
-                let answer = instance.send("/import", content.as_bytes())?;
-                serde_json::from_str(&answer).map_err(|error| error.to_string())?
-            }
-        };
-        let outcomes = outcomes.as_object().ok_or("an answer that is no object")?;
-        Ok(outcomes
-            .iter()
-            .map(|(word, count)| (word.clone(), count.as_u64().unwrap_or(0)))
-            .collect())
-    }
-
-    fn close(&self) -> Result<(), String> {
-        let Self::Own(proxy) = self else { return Ok(()) };
-        match proxy.store().tiers() {
-            Some(tiers) if !tiers.flush(FLUSH_MAX) || tiers.dropped() > 0 => {
-                Err(format!("{}: not everything was written", tiers.name()))
-            }
-            Some(tiers) => {
-                tiers.close(FLUSH_MAX);
-                Ok(())
-            }
-            None => Ok(()),
-        }
-    }
+/// Hands entries in; what became of them, by word.
+fn take(cache: &Cache, entries: Vec<Value>) -> Result<BTreeMap<String, u64>, String> {
+    let answer = cache.send("/import", Value::Array(entries).to_string().as_bytes())?;
+    let outcomes: Value = serde_json::from_str(&answer).map_err(|error| error.to_string())?;
+    let outcomes = outcomes.as_object().ok_or("an answer that is no object")?;
+    Ok(outcomes.iter().map(|(word, count)| (word.clone(), count.as_u64().unwrap_or(0))).collect())
 }
 
 /// `proxy export FILE`: writes the recording all at once; `-` is the standard output.
@@ -134,7 +69,7 @@ fn write(cache: &Cache, out: &mut impl Write, secrets: Secrets) -> Result<(u64, 
     let (mut count, mut left_out, mut redacted) = (0, 0, 0);
     let mut after = String::new();
     loop {
-        let (entries, missing, next) = cache.page(&after, secrets)?;
+        let (entries, missing, next) = page(cache, &after, secrets)?;
         for entry in &entries {
             let separator = if count > 0 { ",\n" } else { "\n" };
             write!(out, "{separator}{entry}").map_err(told)?;
@@ -177,7 +112,7 @@ pub fn import(config: &Config, file: &str) -> Result<String, String> {
     let (mut batch, mut bytes) = (Vec::new(), 0);
     let mut hand_in = |batch: Vec<Value>| -> Result<(), String> {
         if !batch.is_empty() {
-            for (word, count) in cache.take(batch)? {
+            for (word, count) in take(&cache, batch)? {
                 *outcomes.entry(word).or_default() += count;
             }
         }

@@ -133,7 +133,7 @@ pub fn run(config: &Config) -> Result<(), StartError> {
     if plain && !is_loopback(&config.host.to_string()) && !config.allow_unsafe_front {
         return Err(StartError::UnsafeFront(config.host));
     }
-    let origin = origin_url(config)?;
+    let origin = origin_url(&config.origin)?;
     // Before the port opens: a client must not be accepted by a proxy that then does not start.
     let store = stores::open(config).map_err(StartError::Store)?;
     let (listener, predecessor) = listener(config)?;
@@ -155,8 +155,7 @@ pub fn run(config: &Config) -> Result<(), StartError> {
         predecessor.retire();
     }
     let handover = handover.as_ref().map(|(handover, _)| handover);
-    wait(&mut signals, &front, handover);
-    drop(control);
+    wait(&mut signals, &front, handover, control);
     let is_handed_over = handover.is_some_and(Handover::is_done);
     if let Some(path) = config.ready_file.as_ref().filter(|_| !is_handed_over) {
         let _ = std::fs::remove_file(path);
@@ -190,18 +189,8 @@ fn offer_handover(local: SocketAddr, listener: TcpListener) -> Option<(Handover,
     Some((Handover::offer(handovers, listener).ok()?, socket))
 }
 
-/// An engine that listens nowhere, for one request, and the host that it is asked as.
-pub fn for_one_request(config: &Config) -> Result<(Arc<Proxy>, String), StartError> {
-    let origin = origin_url(config)?;
-    let local = SocketAddr::new(config.host, config.port);
-    let store = stores::open(config).map_err(StartError::Store)?;
-    let proxy = engine(config, store, &origin, local, &Arc::default())?;
-    Ok((proxy, local.to_string()))
-}
-
-fn origin_url(config: &Config) -> Result<OriginUrl, StartError> {
-    OriginUrl::parse(&config.origin).map_err(|what| {
-        let seen = &config.origin;
+pub fn origin_url(seen: &str) -> Result<OriginUrl, StartError> {
+    OriginUrl::parse(seen).map_err(|what| {
         StartError::Origin(format!(
             "--origin {seen}: {what}; expected http://HOST[:PORT][/PATH] or https://…"
         ))
@@ -253,7 +242,7 @@ fn refuse_ourselves(origin: &OriginUrl, local: SocketAddr) -> Result<(), StartEr
     Ok(())
 }
 
-fn engine(
+pub fn engine(
     config: &Config,
     store: Arc<dyn Store>,
     origin_url: &OriginUrl,
@@ -290,8 +279,13 @@ fn engine(
         };
         Arc::new(Gated::new(client, Clock::System, limits))
     };
-    let settings = Settings {
-        origin: origin_url.clone(),
+    let settings = settings(config, origin_url, local);
+    Ok(Arc::new(Proxy::new(settings, store, origin, Clock::System, Arc::clone(stats))))
+}
+
+pub fn settings(config: &Config, origin: &OriginUrl, local: SocketAddr) -> Settings {
+    Settings {
+        origin: origin.clone(),
         own_authority: local.to_string(),
         reuse: config.reuse,
         storing: config.storing,
@@ -303,8 +297,7 @@ fn engine(
         trusted: config.trusted.clone(),
         limits: config.request,
         purgers: config.purgers.clone(),
-    };
-    Ok(Arc::new(Proxy::new(settings, store, origin, Clock::System, Arc::clone(stats))))
+    }
 }
 
 fn origin_client(
@@ -455,7 +448,7 @@ fn announce(local: SocketAddr, ready_file: Option<&Path>) -> Result<(), StartErr
 
 /// Waits for a signal to end, then for what is under way; a second signal ends at once. SIGHUP opens
 /// the access log again.
-fn wait(signals: &mut Signals, front: &Front, handover: Option<&Handover>) {
+fn wait(signals: &mut Signals, front: &Front, handover: Option<&Handover>, control: admin::Served) {
     let name = loop {
         match signals.forever().next() {
             Some(SIGHUP) => {
@@ -469,6 +462,8 @@ fn wait(signals: &mut Signals, front: &Front, handover: Option<&Handover>) {
     };
     // When somebody else serves on, there is no hurry.
     let is_handed_over = handover.is_some_and(Handover::is_done);
+    // Commands are for the proxy that accepts.
+    let _control = (!is_handed_over).then_some(control);
     let limit = if is_handed_over { HANDOVER_DRAIN_MAX } else { DRAIN_MAX };
     if let Some(handover) = handover {
         handover.withdraw();

@@ -66,6 +66,20 @@ fn redis(config: &Config, address: &Address) -> Result<Arc<dyn Behind>, String> 
     Ok(Arc::new(opened))
 }
 
+/// Which store the flags name, so that two who mean the same one say the same; empty for none.
+pub fn identity(config: &Config) -> Result<String, String> {
+    match &config.store {
+        StoreKind::Memory => Ok(String::new()),
+        StoreKind::Sqlite(path) => {
+            let path = sqlite_path(path.clone())?;
+            // A file that is not there yet, or not any more, has no other name.
+            let path = path.canonicalize().or_else(|_| std::path::absolute(&path)).unwrap_or(path);
+            Ok(format!("sqlite:{}", path.display()))
+        }
+        StoreKind::Redis(address) => Ok(format!("{address} {}", config.redis_prefix)),
+    }
+}
+
 /// The store that `--clear-cache` is to empty: the one that is given, or the default one, if it is there.
 pub fn existing(config: &Config) -> Result<Option<Arc<dyn Behind>>, String> {
     let sqlite = |path: &Option<PathBuf>| match path {

@@ -10,17 +10,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use caching_proxy::config::{Config, StoreKind};
+use caching_proxy::config::Config;
 use caching_proxy::control::explanation;
 use caching_proxy::message::body::Body;
 use caching_proxy::message::response::Response;
 use caching_proxy::origin::Content;
-use caching_proxy::proxy::{Admission, Answer, Attempt, Proxy, field_text};
+use caching_proxy::proxy::{Admission, Answer, Attempt, field_text};
 use parking_lot::Mutex;
 use serde_json::Value;
 
-use crate::commands::the_one;
-use crate::start;
+use crate::own_engine::OwnEngine;
+use crate::target::Cache;
 
 /// The largest list or sitemap that is read.
 const LIST_BYTES_MAX: u64 = 64 << 20;
@@ -30,13 +30,11 @@ const DEPTH_MAX: usize = 2;
 const SHOWN_EVERY: Duration = Duration::from_millis(100);
 /// For how long a response may be silent.
 const SILENCE_MAX: Duration = Duration::from_secs(120);
-/// For how long the store may take to write what is still to be written.
-const FLUSH_MAX: Duration = Duration::from_secs(60);
 
 /// What fetches: a running proxy, or an engine of our own with a store that lasts.
 enum Fetcher {
     Running { base: String, origin: String, agent: ureq::Agent },
-    Own { proxy: Arc<Proxy>, host: String, origin: String },
+    Own { engine: Box<OwnEngine>, origin: String },
 }
 
 /// How fetching went.
@@ -125,13 +123,16 @@ fn show(tally: &Tally, all: usize, begun: Instant) {
 
 impl Fetcher {
     fn of(config: &Config) -> Result<Self, String> {
-        // A store that is named, with an origin, needs no running proxy.
-        if config.store != StoreKind::Memory && config.origin_given {
-            let (proxy, host) =
-                start::for_one_request(config).map_err(|error| error.to_string())?;
-            return Ok(Self::Own { proxy, host, origin: config.origin.clone() });
-        }
-        let info = the_one(config)?.ask("GET", "/info", &[])?;
+        let instance = match Cache::of(config)? {
+            Cache::Running(instance) => instance,
+            Cache::Own(_) if !config.origin_given => {
+                return Err("of which server? give --origin, or start a proxy".to_string());
+            }
+            Cache::Own(engine) => {
+                return Ok(Self::Own { engine, origin: config.origin.clone() });
+            }
+        };
+        let info = instance.ask("GET", "/info", &[])?;
         let info: Value = serde_json::from_str(&info).map_err(|error| error.to_string())?;
         let text = |name: &str| info[name].as_str().unwrap_or_default().to_string();
         let agent = ureq::Agent::config_builder()
@@ -220,7 +221,8 @@ impl Fetcher {
                 read.map_err(|error| format!("cut short: {error}"))?;
                 Ok((response.status().as_u16(), is_hit, content))
             }
-            Self::Own { proxy, host, .. } => {
+            Self::Own { engine, .. } => {
+                let OwnEngine { proxy, host, .. } = &**engine;
                 let request = Arc::new(explanation::request(target, &[], host)?);
                 let response = match proxy.lookup(&request, Attempt::default()) {
                     Answer::Ready(response) | Answer::Stale(response, _) => response,
@@ -239,12 +241,9 @@ impl Fetcher {
     }
 
     fn close(&self) -> Result<(), String> {
-        let Self::Own { proxy, .. } = self else { return Ok(()) };
-        match proxy.store().tiers() {
-            Some(tiers) if !tiers.close(FLUSH_MAX) => {
-                Err(format!("{}: not everything was written", tiers.name()))
-            }
-            _ => Ok(()),
+        match self {
+            Self::Running { .. } => Ok(()),
+            Self::Own { engine, .. } => engine.close(),
         }
     }
 }

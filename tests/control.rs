@@ -124,6 +124,63 @@ fn a_store_is_purged_without_a_running_proxy() {
     assert!(refused(&proxy.tell(&["purge", "/a"])).contains("no proxy of yours runs"));
 }
 
+/// A store that is named is meant, in the running proxies that use it or by itself, and nothing else is.
+#[test]
+fn one_rule_says_for_all_commands_which_cache_is_meant() {
+    let folder = TemporaryFolder::new();
+    let store = format!("sqlite:{}", folder.file("cache.db").display());
+    let origin = names(&["a", "b"]);
+    let url = origin.url();
+    let start = |flags: &[&str]| {
+        let mut with_runtime = command();
+        with_runtime.env("XDG_RUNTIME_DIR", folder.path()).args(["--origin", &url]).args(flags);
+        Proxy::start_as(with_runtime)
+    };
+    let tell = |words: &[&str]| {
+        let mut told = command();
+        // The file has another name from here.
+        told.env("XDG_RUNTIME_DIR", folder.path()).current_dir(folder.path());
+        told.args(words).output().expect("it runs")
+    };
+    let store_port;
+    {
+        let mut filled = start(&["--store", &store]);
+        store_port = filled.address.port().to_string();
+        filled.get("/a");
+        filled.get("/b");
+        // The running proxy's memory is in front of the store.
+        let told = said(&tell(&["purge", "/b", "--store", "sqlite:cache.db"]));
+        assert_eq!(told, format!("port {store_port}: 1 purged\n"));
+        assert!(!filled.get("/b").is_hit());
+        filled.stop();
+    }
+    let memory = start(&[]);
+    memory.get("/a");
+    let port = memory.address.port().to_string();
+    // The store is not the running proxy's.
+    let list = |words: &[&str]| said(&tell(words)).lines().skip(1).count();
+    assert_eq!(list(&["list", "--store", &store]), 2);
+    assert_eq!(list(&["list"]), 1);
+    assert!(
+        said(&tell(&["show", &format!("{url}/a"), "--store", &store, "--origin", &url]))
+            .contains("200 OK")
+    );
+    let told = refused(&tell(&["purge", "--all", "--store", &store, "--port", &port]));
+    assert!(told.contains("uses memory alone"), "{told}");
+    assert!(refused(&tell(&["stats", "--store", &store])).contains("no proxy of yours runs with"));
+    let own = format!("http://127.0.0.1:{store_port}/a");
+    for (words, expected) in [
+        (&["purge", "/a", "--origin", &url][..], 1),
+        (&["purge", &own, "--origin", &url], 0),
+        (&["purge", "--all"], 1),
+    ] {
+        let told = said(&tell(&[words, &["--store", &store]].concat()));
+        assert!(told.ends_with(&format!("cache.db: {expected} purged\n")), "{words:?}: {told}");
+    }
+    assert_eq!(list(&["list", "--store", &store]), 0);
+    assert!(memory.get("/a").is_hit());
+}
+
 /// What is on its way in when something is purged is not stored after it.
 #[test]
 fn a_purge_is_not_undone_by_a_fill_in_flight() {
@@ -211,6 +268,11 @@ fn what_is_stored_is_listed_and_shown() {
         table.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(lines.len(), 3, "{table}");
     assert_eq!((lines[1][0], lines[1][1], lines[1][4]), ("200", "5", "1"), "{table}");
+    let columns = |line: &str| {
+        line.find("/a").or(line.find("/old")).map_or(0, |_| line.find("http").unwrap_or(0))
+    };
+    let expected = table.lines().next().and_then(|head| head.find("URL"));
+    assert!(table.lines().skip(1).all(|line| Some(columns(line)) == expected), "{table}");
     assert!(lines[1][5].ends_with("/a") && lines[2][5].ends_with("/old"), "{table}");
     let json = said(&proxy.tell(&["list", "--json"]));
     let listed: Vec<Value> =

@@ -76,6 +76,16 @@ fn what_is_under_way_is_finished_by_the_old_process() {
     assert!(slow.head().is_some());
     let new = Proxy::start_on(in_folder(&folder, &origin, &["--take-over"]), old.address.port());
     assert_eq!(new.get("/a").body(), "a");
+    // Meanwhile commands find the proxy that accepts, and it alone.
+    old.wait_for_log("finishing what is under way");
+    let port = old.address.port().to_string();
+    let told = command()
+        .env("XDG_RUNTIME_DIR", folder.path())
+        .args(["purge", "--all", "--port", &port])
+        .output()
+        .expect("it runs");
+    let told = String::from_utf8_lossy(&told.stdout).into_owned();
+    assert!(told.starts_with(&format!("port {port}: ")) && told.lines().count() == 1, "{told}");
     gate.open();
     let mut content = [0; 6];
     slow.stream.read_exact(&mut content).expect("all of it");

@@ -19,9 +19,7 @@ use crate::store::behind::Listed;
 use crate::store::memory::{Eviction, Limits};
 use crate::store::names::Names;
 use crate::store::underway::{Begun, Underway};
-use crate::store::{
-    Arrivals, Put, Room, Store, Usage, Variants, fits, with_variant,
-};
+use crate::store::{Arrivals, Put, Room, Store, Usage, Variants, fits, with_variant};
 
 /// How many useless responses a sweep removes before it lets go of the lock.
 const SWEEP_BATCH: usize = 256;

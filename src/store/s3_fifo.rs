@@ -21,9 +21,7 @@ use crate::store::behind::Listed;
 use crate::store::memory::Limits;
 use crate::store::names::Names;
 use crate::store::underway::{Begun, Underway};
-use crate::store::{
-    Arrivals, Put, Room, Store, Usage, Variants, fits, with_variant,
-};
+use crate::store::{Arrivals, Put, Room, Store, Usage, Variants, fits, with_variant};
 
 /// quick_cache's own share of a shard for what has proven useful.
 const HOT_SHARE: f64 = 0.97;
