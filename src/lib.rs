@@ -30,13 +30,13 @@
 //! - [`proxy`]: the engine, where these meet. [`front`]: the server side, twice: event loops, which answer
 //!   what is fresh in memory on the spot, and the plain one.
 //! - [`control`]: what a running proxy can be asked, and told.
-//! - [`clock`], [`stats`]: the time, and what is counted. [`cli`], [`config`]: what we are told.
+//! - [`clock`], [`stats`]: the time, and what is counted. [`vital`]: threads that must not end. [`cli`], [`config`]: what we are told.
 //!
 //! # Who may import whom
 //!
 //! Left may import right, never back: `front`, `control` > `proxy` > `recording` >
 //! `flight`, `store`, `origin` > `growing` > `policy` > `message` > `clock`.
-//! `stats` is open to `front`, `control`, `proxy` and `recording`.
+//! `stats` is open to `front`, `control`, `proxy` and `recording`; `vital` to all.
 
 pub mod cli;
 pub mod clock;
@@ -53,3 +53,4 @@ pub mod proxy;
 pub mod recording;
 pub mod stats;
 pub mod store;
+pub mod vital;

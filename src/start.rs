@@ -24,6 +24,7 @@ use caching_proxy::policy::reuse::Mode;
 use caching_proxy::proxy::{Proxy, Settings};
 use caching_proxy::stats::{AccessLog, Stats};
 use caching_proxy::store::Store;
+use caching_proxy::vital;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -425,8 +426,7 @@ fn clean_on_time(proxy: Arc<Proxy>, interval: Duration) -> Result<(), StartError
             proxy.sweep();
         }
     };
-    let spawned = thread::Builder::new().name("timer".to_string()).spawn(clean);
-    spawned.map(drop).map_err(|source| StartError::System("the timer thread", source))
+    vital::spawn("timer", clean).map_err(|source| StartError::System("the timer thread", source))
 }
 
 /// Tells whoever started us that connections are accepted: a line on stdout, and a file that appears

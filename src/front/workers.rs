@@ -10,11 +10,11 @@
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use crate::stats::{Event, Gauge, Stats};
+use crate::vital;
 
 /// New requests for the origin server that can wait in line for each worker.
 const FORWARDS_PER_WORKER: usize = 16;
@@ -70,9 +70,11 @@ impl Pool {
             let role = if number < reserved { Role::Reserved } else { Role::Any };
             let (arriving, forwarding) = (arriving.clone(), forwarding.clone());
             let stats = Arc::clone(stats);
-            thread::Builder::new()
-                .name(format!("worker-{number}"))
-                .spawn(move || work(role, &arriving, &forwarding, &stats))?;
+            let run = move || {
+                work(role, &arriving, &forwarding, &stats);
+                Ok(())
+            };
+            vital::spawn(&format!("worker-{number}"), run)?;
         }
         Ok(Self { arrivals, forwards, forwards_max, stats: Arc::clone(stats) })
     }

@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::thread;
 use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::message::date;
 use crate::message::response::json_string;
 use crate::policy::credentials::redacted;
+use crate::vital;
 
 /// The shape of the access log.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -93,9 +93,11 @@ impl AccessLog {
         let (lines, waiting) = sync_channel(LINES_MAX);
         let left_out = Arc::new(AtomicU64::new(0));
         let counted = Arc::clone(&left_out);
-        thread::Builder::new()
-            .name("access-log".to_string())
-            .spawn(move || write_lines(&waiting, out, path.as_deref(), &counted))?;
+        let write = move || {
+            write_lines(&waiting, out, path.as_deref(), &counted);
+            Ok(())
+        };
+        vital::spawn("access-log", write)?;
         Ok(Self { format, lines, left_out })
     }
 

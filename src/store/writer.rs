@@ -4,7 +4,6 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::SyncSender;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -13,6 +12,7 @@ use crate::clock::Timestamp;
 use crate::policy::purging::Selector;
 use crate::store::behind::{Behind, BehindError, Change};
 use crate::store::queue::{Next, Order, Queue, Work};
+use crate::vital;
 
 /// A store that has failed is left alone for so long, and twice as long each further time, up to
 /// [`PAUSE_MAX`].
@@ -112,15 +112,15 @@ pub(super) struct Writer {
 impl Writer {
     /// Starts the thread; it ends when the queue is closed and empty.
     pub(super) fn start(self) -> io::Result<()> {
-        let thread = thread::Builder::new().name("store-writer".to_string());
         let run = move || {
             // Where there are not cores enough, those who wait for an answer come first. (On Linux this
             // is about the thread alone.)
             #[cfg(target_os = "linux")]
             let _ = rustix::process::nice(NICENESS);
             self.run();
+            Ok(())
         };
-        thread.spawn(run).map(drop)
+        vital::spawn("store-writer", run)
     }
 
     fn run(self) {

@@ -84,16 +84,15 @@ impl EventLoop {
         })
     }
 
-    /// Runs until the proxy ends.
-    pub(super) fn run(mut self) {
+    /// Runs until the proxy ends; the error is that it cannot wait for clients any more.
+    pub(super) fn run(mut self) -> Result<(), String> {
         self.clients.room.inbox.own();
         let mut events = Events::with_capacity(EVENTS);
         while !self.clients.room.draining || self.shared.open.load(Ordering::Acquire) > 0 {
             if let Err(error) = self.poll.poll(&mut events, self.patience())
                 && error.kind() != io::ErrorKind::Interrupted
             {
-                log::error!("waiting for clients: {error}");
-                return;
+                return Err(format!("waiting for clients: {error}"));
             }
             let room = &mut self.clients.room;
             (room.now, room.woke) = (room.desk.proxy.now(), Instant::now());
@@ -123,6 +122,7 @@ impl EventLoop {
             }
             self.clients.room.count();
         }
+        Ok(())
     }
 
     /// Does what a client's turn leaves to be done.

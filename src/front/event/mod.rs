@@ -31,6 +31,7 @@ use crate::front::event::timeouts::Timeouts;
 use crate::front::event::tunnelling::Tunnelling;
 use crate::front::workers::Pool;
 use crate::proxy::Proxy;
+use crate::vital;
 
 mod accept;
 mod clients;
@@ -88,9 +89,7 @@ impl Front {
             let (desk, log) = (Arc::clone(&desk), Arc::clone(&log));
             let room = Room::new(desk, inbox, log, settings.limits, timeouts, held_max);
             let event_loop = EventLoop::new(poll, room, Arc::clone(&shared), acceptor.take())?;
-            thread::Builder::new()
-                .name(format!("loop-{number}"))
-                .spawn(move || event_loop.run())?;
+            vital::spawn(&format!("loop-{number}"), move || event_loop.run())?;
         }
         Ok(Self { shared, log })
     }

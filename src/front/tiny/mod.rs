@@ -43,6 +43,7 @@ use crate::message::fields::Fields;
 use crate::message::request::{Framing, Request, RequestError, RequestLimits};
 use crate::proxy::{Attempt, Proxy};
 use crate::stats::Event;
+use crate::vital;
 
 mod connections;
 mod exchange;
@@ -101,7 +102,11 @@ impl Front {
         });
         inner.accept()?;
         let watched = Arc::clone(&inner);
-        thread::Builder::new().name("watch".to_string()).spawn(move || watched.watch())?;
+        let watch = move || {
+            watched.watch();
+            Ok(())
+        };
+        vital::spawn("watch", watch)?;
         Ok(Self { inner })
     }
 
@@ -159,14 +164,13 @@ impl Inner {
                             inner.shared.proxy.stats().count(Event::Panic);
                         }
                     }
-                    Err(_) if inner.stopping.load(Ordering::Acquire) => return,
+                    Err(_) if inner.stopping.load(Ordering::Acquire) => return Ok(()),
                     // The server says so once; those who are connected are served on.
                     Err(error) => log::warn!("accepting connections: {error}"),
                 }
             }
         };
-        thread::Builder::new().name("dispatch".to_string()).spawn(dispatch)?;
-        Ok(())
+        vital::spawn("dispatch", dispatch)
     }
 
     /// Looks at the connections now and then, until the front stops.

@@ -5,7 +5,6 @@ use std::io::{self, Read};
 use std::os::unix::net::UnixListener;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::thread;
 
 use http::{HeaderName, HeaderValue, Method, StatusCode, Version};
 
@@ -13,6 +12,7 @@ use crate::message::body::Body;
 use crate::message::fields::Fields;
 use crate::message::request::Request;
 use crate::message::response::Response;
+use crate::vital;
 
 /// The most content that a request may have.
 const CONTENT_BYTES_MAX: u64 = 256 * 1024 * 1024;
@@ -33,8 +33,9 @@ pub fn serve(listener: UnixListener, handler: Handler) -> io::Result<()> {
                 Err(_) => log::error!("control: a request panicked"),
             }
         }
+        Ok(())
     };
-    thread::Builder::new().name("control".to_string()).spawn(answer).map(drop)
+    vital::spawn("control", answer)
 }
 
 fn respond(mut request: tiny_http::Request, handler: &Handler) -> io::Result<()> {

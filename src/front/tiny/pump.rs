@@ -17,6 +17,7 @@ use crate::front::outgoing::{Halt, SCRATCH_BYTES};
 use crate::front::tiny::sending::Sending;
 use crate::recording::{Filler, PIECE_BYTES};
 use crate::stats::{Event, Stats};
+use crate::vital;
 
 /// Stands for the inbox among the clients' numbers.
 const INBOX: Token = Token(usize::MAX);
@@ -69,9 +70,9 @@ impl Pump {
         let work = move || {
             let sendings = HashMap::new();
             let scratch = vec![0; SCRATCH_BYTES];
-            Pumping { poll, inbox: thread_inbox, sendings, next: 0, scratch, stats }.run();
+            Pumping { poll, inbox: thread_inbox, sendings, next: 0, scratch, stats }.run()
         };
-        thread::Builder::new().name("pump".to_string()).spawn(work)?;
+        vital::spawn("pump", work)?;
         Ok(Self { inbox })
     }
 
@@ -130,14 +131,13 @@ struct Pumping {
 }
 
 impl Pumping {
-    fn run(mut self) {
+    fn run(mut self) -> Result<(), String> {
         let mut events = Events::with_capacity(256);
         loop {
             if let Err(error) = self.poll.poll(&mut events, None)
                 && error.kind() != io::ErrorKind::Interrupted
             {
-                log::error!("waiting for clients: {error}");
-                return;
+                return Err(format!("waiting for clients: {error}"));
             }
             let Letters { new, mut grown } = std::mem::take(&mut *self.inbox.letters.lock());
             grown.extend(events.iter().map(|event| event.token().0));

@@ -19,6 +19,7 @@ use crate::store::behind::BehindError;
 use crate::store::redis::link::CONNECT_MAX;
 use crate::store::redis::{Shared, read_selector, selector_text, values};
 use crate::store::writer::Breaker;
+use crate::vital;
 
 /// How often a quiet connection is asked whether it is still there.
 const QUIET_MAX: Duration = Duration::from_millis(500);
@@ -50,9 +51,12 @@ pub(super) fn start(shared: &Arc<Shared>) -> Result<(), BehindError> {
     let breaker = Breaker::new(name, "memory alone is used until it works again");
     let (tried, has_tried) = sync_channel(1);
     let listener = Listener { shared: Arc::downgrade(shared), breaker, tried: Some(tried) };
-    let thread = thread::Builder::new().name("store-news".to_string());
-    let listen = move || listener.run();
-    thread.spawn(listen).map_err(|error| BehindError(format!("a thread: {error}")))?;
+    let listen = move || {
+        listener.run();
+        Ok(())
+    };
+    vital::spawn("store-news", listen)
+        .map_err(|error| BehindError(format!("a thread: {error}")))?;
     // Whether it has worked or not.
     let _ = has_tried.recv_timeout(CONNECT_MAX * 2);
     Ok(())
