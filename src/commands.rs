@@ -65,12 +65,15 @@ fn purged(answer: &str) -> u64 {
 
 /// Purges running proxies; a line for each.
 fn purge_running(all: &[Instance], what: &str, value: &str) -> Result<String, String> {
-    let mut out = String::new();
+    let (mut out, mut wrong) = (String::new(), Vec::new());
     for instance in all {
-        let count = purged(&instance.ask("POST", "/purge", &[(what, value)])?);
-        let _ = writeln!(out, "port {}: {count} purged", instance.port);
+        // One that cannot do it does not keep the others from it.
+        match instance.ask("POST", "/purge", &[(what, value)]) {
+            Ok(answer) => _ = writeln!(out, "port {}: {} purged", instance.port, purged(&answer)),
+            Err(error) => wrong.push(format!("port {}: {error}", instance.port)),
+        }
     }
-    Ok(out)
+    if wrong.is_empty() { Ok(out) } else { Err(out + &wrong.join("\n")) }
 }
 
 fn purge(config: &Config, what: &str, value: &str) -> Result<String, String> {

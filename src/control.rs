@@ -22,6 +22,7 @@ use crate::policy::credentials::redacted;
 use crate::policy::key::Glob;
 use crate::policy::purging::Selector;
 use crate::proxy::Proxy;
+use crate::store::Purged;
 
 pub mod explanation;
 mod listing;
@@ -198,15 +199,18 @@ impl Control {
     }
 
     fn purge(&self, query: &Query) -> Result<Response, Wrong> {
-        let mut all = 0;
+        let mut all = Purged::default();
         let (what, value) = query.0.first().map_or(("", ""), |(what, value)| (what, value));
         for selector in selectors(&self.proxy, what, value).map_err(bad)? {
             let purged = self.proxy.purge(&selector);
-            let told = selector.to_string();
-            log::info!("control: purged {}: {purged} stored responses", redacted(&told));
-            all += purged;
+            let (told, count) = (selector.to_string(), purged.count);
+            log::info!("control: purged {}: {count} stored responses", redacted(&told));
+            all.add(purged);
         }
-        Ok(json_response(&json!({ "purged": all })))
+        match all.shortfall() {
+            Some(text) => Err((StatusCode::SERVICE_UNAVAILABLE, text)),
+            None => Ok(json_response(&json!({ "purged": all.count }))),
+        }
     }
 
     fn export(&self, query: &Query) -> Response {

@@ -16,13 +16,14 @@ use crate::policy::key::{CacheKey, PassedOn, marked, unmarked};
 use crate::policy::purging::Selector;
 use crate::policy::reason::CacheStatus;
 use crate::proxy::Proxy;
+use crate::store::Purged;
 use crate::store::behind::Listed;
 
 impl Proxy {
-    /// Removes what is selected, here and behind memory; how many there were. Nothing that is on its way
+    /// Removes what is selected, here and behind memory; what became of it. Nothing that is on its way
     /// in undoes it. May wait.
-    pub fn purge(&self, selector: &Selector) -> usize {
-        self.store.purge(selector, self.clock.now())
+    pub fn purge(&self, selector: &Selector) -> Purged {
+        self.store.purge_all_tiers(selector, self.clock.now())
     }
 
     /// The cache key of what a request for `url` asks for: a path, or a URL of the origin server or the
@@ -85,9 +86,13 @@ impl Proxy {
         keys
     }
 
-    /// Removes what is stored under these keys; how many there were. May wait.
-    pub fn purge_all(&self, keys: &[CacheKey]) -> usize {
-        keys.iter().map(|key| self.purge(&Selector::Uri(key.to_string()))).sum()
+    /// Removes what is stored under these keys; what became of it. May wait.
+    pub fn purge_all(&self, keys: &[CacheKey]) -> Purged {
+        let mut all = Purged::default();
+        for key in keys {
+            all.add(self.purge(&Selector::Uri(key.to_string())));
+        }
+        all
     }
 
     /// What keys begin with that stand for targets that begin with `path`; anything else is a beginning
@@ -150,7 +155,13 @@ impl Proxy {
         let key = CacheKey::new(&self.settings.origin, &self.passed_on_url(request), &target);
         let named = host.as_deref().or_else(|| request.authority());
         let purged = self.purge_all(&self.keys_beside(key.clone(), request, named, &target));
+        let shortfall = purged.shortfall();
+        let purged = purged.count;
         log::info!("purged {}: {purged} stored responses", key.redacted());
+        if let Some(text) = shortfall {
+            let status = CacheStatus::default();
+            return self.error(StatusCode::SERVICE_UNAVAILABLE, request, &text, status);
+        }
         let mut response = Response::error(StatusCode::OK, &format!("purged {purged}"), as_json);
         if as_json {
             response.body =

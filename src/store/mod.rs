@@ -64,6 +64,32 @@ impl Put {
     }
 }
 
+/// What became of a purge.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Purged {
+    /// Stored responses that it has removed.
+    pub count: usize,
+    /// The name of the store behind memory, if that has not carried it out. It is owed then: nothing
+    /// that it may concern is used from there until it is done.
+    pub owed_by: Option<String>,
+}
+
+impl Purged {
+    /// Adds what became of another one.
+    pub fn add(&mut self, other: Self) {
+        self.count += other.count;
+        self.owed_by = self.owed_by.take().or(other.owed_by);
+    }
+
+    /// What is to be said if it is not done everywhere.
+    pub fn shortfall(&self) -> Option<String> {
+        let (store, count) = (self.owed_by.as_ref()?, self.count);
+        Some(format!(
+            "{store}: not purged yet, only {count} here; nothing is taken from it until it is done"
+        ))
+    }
+}
+
 /// How much a store holds, and what it has dropped since the start.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Usage {
@@ -123,6 +149,11 @@ pub trait Store: Send + Sync {
     /// Removes what is selected at `now`, and lets nothing of it in that was asked for before; how many
     /// there were. May wait for a store behind memory.
     fn purge(&self, selector: &Selector, now: Timestamp) -> usize;
+
+    /// The same, and whether the store behind memory has done it, too.
+    fn purge_all_tiers(&self, selector: &Selector, now: Timestamp) -> Purged {
+        Purged { count: self.purge(selector, now), owed_by: None }
+    }
 
     /// At most `most` stored responses in the order of their keys, those whose key comes after `after`;
     /// all variants of a key together. May wait.

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::policy::key::CacheKey;
+use crate::policy::purging::Selector;
 use crate::store::behind::Change;
 
 /// The most changes that wait.
@@ -296,17 +297,24 @@ impl State {
     fn owe(&mut self, change: &Change, number: u64) {
         match change {
             Change::Remove { key, .. } | Change::Forget { key, .. } => {
-                if self.owed.len() < OWED_MAX {
-                    self.owed.insert(key.clone(), number);
-                } else {
-                    self.owed_all = Some(number);
-                }
+                self.owe_key(key.clone(), number);
+            }
+            Change::Purge { selector: Selector::Uri(uri), .. } => {
+                self.owe_key(CacheKey::from(uri.as_str()), number);
             }
             Change::Purge { .. } => self.owed_all = Some(number),
             _ => {}
         }
         if self.owed_all.is_some() {
             self.owed.clear();
+        }
+    }
+
+    fn owe_key(&mut self, key: CacheKey, number: u64) {
+        if self.owed.len() < OWED_MAX {
+            self.owed.insert(key, number);
+        } else {
+            self.owed_all = Some(number);
         }
     }
 }
@@ -324,7 +332,6 @@ mod tests {
     use crate::message::fields::Fields;
     use crate::policy::cache_control::ResponseDirectives;
     use crate::policy::freshness::Lifetime;
-    use crate::policy::purging::Selector;
     use crate::policy::stored::{StoredHead, StoredResponse};
     use crate::policy::vary::Selecting;
     use crate::store::behind::Stamp;
@@ -440,6 +447,10 @@ mod tests {
         assert!(matches!(queue.next(1, Duration::ZERO, true), Next::Idle));
         carry_out_all(&queue);
         assert!(queue.settle(&key("b")));
+        let selector = Selector::Uri("c".to_string());
+        queue.send(Change::Purge { selector, now: Timestamp(0) }, None);
+        queue.failed(&work(&queue));
+        assert!(queue.settle(&key("a")) && !queue.settle(&key("c")), "one key is meant");
         queue.send(Change::Purge { selector: Selector::Stale, now: Timestamp(0) }, None);
         queue.failed(&work(&queue));
         assert!(!queue.settle(&key("a")), "nobody knows what was meant");

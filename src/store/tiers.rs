@@ -29,7 +29,7 @@ use crate::store::queue::Queue;
 use crate::store::spool::Spool;
 use crate::store::underway::Begun;
 use crate::store::writer::{Breaker, Writer};
-use crate::store::{Put, Room, Store, Usage, Variants};
+use crate::store::{Purged, Put, Room, Store, Usage, Variants};
 
 /// For how long a purge waits for the store behind memory to carry it out.
 const PURGE_MAX: Duration = Duration::from_secs(60);
@@ -44,6 +44,7 @@ pub struct Tiers {
     behind: Arc<dyn Behind>,
     queue: Arc<Queue>,
     reads: Breaker,
+    writes: Arc<Breaker>,
     period: Arc<AtomicU32>,
     /// Each reuse is told, because the number of reuses is limited (`--hit-ttl`).
     tells_each_use: bool,
@@ -123,11 +124,12 @@ impl Tiers {
         let queue = Arc::new(Queue::new(queued_bytes));
         let period = Arc::new(AtomicU32::new(1));
         let (end, ended) = sync_channel(1);
-        let breaker = Breaker::new(behind.name(), "nothing is written to it until it works again");
+        let writes = Breaker::new(behind.name(), "nothing is written to it until it works again");
+        let writes = Arc::new(writes);
         Writer {
             behind: Arc::clone(&behind),
             queue: Arc::clone(&queue),
-            breaker,
+            breaker: Arc::clone(&writes),
             period: Arc::clone(&period),
             _end: end,
         }
@@ -137,7 +139,8 @@ impl Tiers {
         let front = Arc::new(Front { memory, changing, purging: RwLock::default() });
         behind.listen(Arc::clone(&front) as Arc<dyn Audience>);
         let ended = Mutex::new(ended);
-        Ok(Self { front, behind, queue, reads, period, tells_each_use, cache_ttl: None, ended })
+        let cache_ttl = None;
+        Ok(Self { front, behind, queue, reads, writes, period, tells_each_use, cache_ttl, ended })
     }
 
     /// The same, where nothing is reused later than `cache_ttl` after it came, whoever stored it.
@@ -334,7 +337,7 @@ impl Tiers {
 
     /// Is the store behind memory left alone, because it has failed?
     pub fn is_failing(&self) -> bool {
-        self.reads.is_open() || !self.behind.is_ready()
+        self.reads.is_open() || self.writes.is_open() || !self.behind.is_ready()
     }
 
     /// Waits until all that was stored so far is in the store behind memory, but no longer than `most`;
@@ -444,13 +447,20 @@ impl Store for Tiers {
     }
 
     fn purge(&self, selector: &Selector, now: Timestamp) -> usize {
+        self.purge_all_tiers(selector, now).count
+    }
+
+    fn purge_all_tiers(&self, selector: &Selector, now: Timestamp) -> Purged {
         let (reply, told) = sync_channel(1);
         let purging = self.front.purging.write();
         let here = self.front.memory.purge(selector, now);
         self.queue.send(Change::Purge { selector: selector.clone(), now }, Some(reply));
         drop(purging);
-        let behind = told.recv_timeout(PURGE_MAX).unwrap_or(0) as usize;
-        here.max(behind)
+        // Nobody answers if it has failed.
+        match told.recv_timeout(PURGE_MAX) {
+            Ok(behind) => Purged { count: here.max(behind as usize), owed_by: None },
+            Err(_) => Purged { count: here, owed_by: Some(self.behind.name()) },
+        }
     }
 
     fn list(&self, after: &str, most: usize) -> Vec<Listed> {

@@ -102,7 +102,7 @@ impl Breaker {
 pub(super) struct Writer {
     pub behind: Arc<dyn Behind>,
     pub queue: Arc<Queue>,
-    pub breaker: Breaker,
+    pub breaker: Arc<Breaker>,
     /// Counts the periods in which the use of a response is told once; never 0.
     pub period: Arc<AtomicU32>,
     /// Dropped when the thread ends.

@@ -39,13 +39,17 @@ impl Server {
         Self::start_with(program, &[])
     }
 
-    /// Starts it with more flags; `PORT` among them is its port.
+    /// Starts it with more flags; `PORT` among them is its port, `BUS` another one that is free.
     pub fn start_with(program: &str, flags: &[&str]) -> Self {
         for _ in 0..10 {
             let folder = TemporaryFolder::new();
             let port = free_port();
-            let flags: Vec<String> =
-                flags.iter().map(|flag| flag.replace("PORT", &port.to_string())).collect();
+            let flags: Vec<String> = flags
+                .iter()
+                .map(|flag| {
+                    flag.replace("PORT", &port.to_string()).replace("BUS", &free_port().to_string())
+                })
+                .collect();
             let mut child = spawn(program, port, &folder, &flags);
             if is_up(&mut child, port) {
                 return Self { child, program: program.to_string(), flags, port, folder };
@@ -84,15 +88,25 @@ impl Server {
         }
     }
 
+    /// Where it writes its files.
+    pub fn folder(&self) -> &std::path::Path {
+        self.folder.path()
+    }
+
     /// What the server answers to a command.
     pub fn ask(&self, words: &[&str]) -> redis::Value {
+        self.try_ask(words).expect("an answer")
+    }
+
+    /// The same, or the error that it answers.
+    pub fn try_ask(&self, words: &[&str]) -> redis::RedisResult<redis::Value> {
         let client = redis::Client::open(self.url()).expect("a URL");
         let mut connection = client.get_connection().expect("it runs");
         let mut command = redis::cmd(words[0]);
         for word in &words[1..] {
             command.arg(word);
         }
-        command.query(&mut connection).expect("an answer")
+        command.query(&mut connection)
     }
 }
 

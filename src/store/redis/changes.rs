@@ -98,9 +98,15 @@ pub(super) fn apply(shared: &Arc<Shared>, changes: &[&Change]) -> Result<Vec<u64
         Ok(counts)
     });
     let mut counts = counts?;
-    // From here on it is only about room: what was purged is not used any more.
+    // From here on it is only about room: what was purged is not used any more. A purge that has been
+    // carried out must not be owed because its remains could not be found and counted.
     for (index, selector, now) in purges {
-        counts[index] = listing::delete(shared, selector, now)?;
+        match listing::delete(shared, selector, now) {
+            Ok(count) => counts[index] = count,
+            Err(error) => {
+                log::warn!("store {}: {error}; purged, but not freed yet", shared.address);
+            }
+        }
     }
     Ok(counts)
 }

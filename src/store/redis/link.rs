@@ -72,7 +72,9 @@ pub(super) enum Link {
 }
 
 impl Link {
-    /// Sends commands and gives their answers, in their order.
+    /// Sends commands and gives their answers, in their order. An answer that is an error (a replica that
+    /// takes no writes, a user without rights, no memory) is an error here, too: no caller can take it
+    /// for success.
     pub(super) fn ask(&mut self, commands: &[Cmd]) -> RedisResult<Vec<Value>> {
         match self {
             Self::Server(connection) => {
@@ -84,17 +86,19 @@ impl Link {
             }
             // Their keys may live on several nodes.
             Self::Cluster(connection) => {
-                commands.iter().map(|command| connection.req_command(command)).collect()
+                let mut ask = |command| connection.req_command(command)?.extract_error();
+                commands.iter().map(&mut ask).collect()
             }
         }
     }
 
-    /// Sends one command.
+    /// The same for one command. (`req_command` alone gives an error of the server as a value.)
     pub(super) fn one(&mut self, command: &Cmd) -> RedisResult<Value> {
-        match self {
+        let answer = match self {
             Self::Server(connection) => connection.req_command(command),
             Self::Cluster(connection) => connection.req_command(command),
-        }
+        };
+        answer?.extract_error()
     }
 }
 

@@ -1,0 +1,220 @@
+//! A Redis that answers with errors: what could not be told to it is owed, said, and done later.
+
+mod support;
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::time::Instant;
+
+use redis::Value;
+
+use support::PATIENCE;
+use support::origin::{Origin, on};
+use support::proxy::Proxy;
+use support::redis::{Server, programs};
+
+const FRESH: &str = "Cache-Control: max-age=600; Surrogate-Key: tagged";
+/// Keys that are read slowly, one by one.
+const FILLERS: usize = 400;
+
+fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !done() {
+        assert!(Instant::now() < deadline, "it does not happen: {what}");
+        std::thread::yield_now();
+    }
+}
+
+/// A way in which Redis answers, but does not do as it is asked.
+struct Failure {
+    code: &'static str,
+    flags: &'static [&'static str],
+    begin: fn(&Server),
+    end: fn(&Server),
+}
+
+fn config(server: &Server, name: &str, value: &str) {
+    server.ask(&["CONFIG", "SET", name, value]);
+}
+
+fn cannot_save(server: &Server) {
+    // What is written in its place cannot take the place of a folder.
+    let folder = server.folder().join("dump.rdb");
+    std::fs::create_dir(&folder).expect("a folder");
+    std::fs::write(folder.join("file"), "x").expect("a file");
+    config(server, "save", "3600 1");
+    server.ask(&["BGSAVE"]);
+    wait_until("it cannot save", || {
+        let Value::BulkString(info) = server.ask(&["INFO", "persistence"]) else { return false };
+        String::from_utf8_lossy(&info).contains("rdb_last_bgsave_status:err")
+    });
+}
+
+fn is_loading(server: &Server) -> bool {
+    server.try_ask(&["GET", "x"]).is_err_and(|error| error.code() == Some("LOADING"))
+}
+
+fn load_slowly(server: &Server) {
+    for number in 0..FILLERS {
+        server.ask(&["SET", &format!("filler:{number}"), &"x".repeat(3000)]);
+    }
+    config(server, "rdbcompression", "no");
+    config(server, "loading-process-events-interval-bytes", "1024");
+    config(server, "key-load-delay", "50000");
+    // It answers when it is through.
+    let mut connection = TcpStream::connect(("127.0.0.1", server.port)).expect("it runs");
+    connection.write_all(b"DEBUG RELOAD\r\n").expect("it reads");
+    wait_until("it loads", || is_loading(server));
+    // Were the connection closed, nothing would be different.
+}
+
+fn failures() -> [Failure; 7] {
+    [
+        Failure {
+            code: "OOM",
+            flags: &[],
+            begin: |server| config(server, "maxmemory", "1"),
+            end: |server| config(server, "maxmemory", "0"),
+        },
+        Failure {
+            code: "READONLY",
+            flags: &[],
+            begin: |server| _ = server.ask(&["REPLICAOF", "127.0.0.1", "1"]),
+            end: |server| _ = server.ask(&["REPLICAOF", "NO", "ONE"]),
+        },
+        Failure {
+            code: "MISCONF",
+            flags: &[],
+            begin: cannot_save,
+            end: |server| config(server, "stop-writes-on-bgsave-error", "no"),
+        },
+        Failure {
+            code: "NOREPLICAS",
+            flags: &[],
+            begin: |server| config(server, "min-replicas-to-write", "1"),
+            end: |server| config(server, "min-replicas-to-write", "0"),
+        },
+        Failure {
+            code: "NOPERM",
+            flags: &[],
+            begin: |server| {
+                server.ask(&["ACL", "SETUSER", "default", "-@write", "-@scripting"]);
+            },
+            end: |server| _ = server.ask(&["ACL", "SETUSER", "default", "+@all"]),
+        },
+        Failure {
+            code: "CLUSTERDOWN",
+            // A cluster of one, which a client may take for a single server.
+            flags: &["--cluster-enabled", "yes", "--cluster-port", "BUS"],
+            begin: |server| _ = server.ask(&["CLUSTER", "DELSLOTSRANGE", "0", "16383"]),
+            end: |server| _ = server.ask(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]),
+        },
+        Failure {
+            code: "LOADING",
+            flags: &["--enable-debug-command", "yes"],
+            begin: load_slowly,
+            end: |server| {
+                config(server, "key-load-delay", "0");
+                wait_until("it is through", || !is_loading(server));
+            },
+        },
+    ]
+}
+
+/// What is removed: by a write, by the method PURGE, and by each command that purges. The words are those of
+/// `proxy purge`.
+const REMOVALS: [(&str, &[&str]); 6] = [
+    ("/post", &[]),
+    ("/url", &["/url"]),
+    ("/method", &["PURGE"]),
+    ("/prefix/x", &["--prefix", "/prefix/"]),
+    ("/tag", &["--tag", "tagged"]),
+    ("/all", &["--all"]),
+];
+
+fn before(origin: &Origin, server: &Server, prefix: &str) -> Proxy {
+    let flags = ["--store", &server.url(), "--redis-prefix", prefix, "--allow-purge", "127.0.0.1"];
+    Proxy::before(origin, &flags)
+}
+
+fn prefix_of(path: &str) -> String {
+    format!("{}:", path.replace('/', "-"))
+}
+
+fn origin() -> Origin {
+    let mut rules = vec![on("POST /post").send(200, "", "")];
+    for (path, _) in REMOVALS {
+        rules.push(on(&format!("GET {path}")).send(200, FRESH, "old"));
+        rules.push(on(&format!("GET {path}")).send(200, FRESH, "new").always());
+    }
+    Origin::script(rules)
+}
+
+/// With every error: what is removed is used no more, by the proxy that was told, from then on, and by
+/// any other as soon as Redis is well again; and the command says that it is not done.
+#[test]
+fn what_redis_refuses_to_remove_is_owed() {
+    let Some(program) = programs().into_iter().next() else { return };
+    for Failure { code, flags, begin, end } in failures() {
+        let server = Server::start_with(program, flags);
+        if code == "CLUSTERDOWN" {
+            end(&server);
+            wait_until("the cluster is up", || server.try_ask(&["GET", "x"]).is_ok());
+        }
+        let origin = origin();
+        let proxies = REMOVALS.map(|(path, _)| before(&origin, &server, &prefix_of(path)));
+        for (proxy, (path, _)) in proxies.iter().zip(REMOVALS) {
+            assert_eq!(proxy.get(path).body(), "old", "{code} {path}");
+            let pattern = format!("{}*{{{}{path}}}", prefix_of(path), origin.url());
+            wait_until(
+                "it is stored",
+                || matches!(server.ask(&["KEYS", &pattern]), Value::Array(names) if names.len() == 1),
+            );
+        }
+        begin(&server);
+        for (proxy, (path, words)) in proxies.iter().zip(REMOVALS) {
+            if words.is_empty() {
+                assert_eq!(proxy.ask("POST", path, "", "").status, 200);
+            } else if words == ["PURGE"] {
+                let status = if code == "OOM" { 200 } else { 503 };
+                assert_eq!(proxy.ask("PURGE", path, "", "").status, status, "{code}");
+            } else {
+                let told = proxy.tell(&[&["purge"], words].concat());
+                let error = String::from_utf8_lossy(&told.stderr);
+                // What needs no memory is done without it.
+                let is_done = (code, path) == ("OOM", "/url");
+                assert_eq!(told.status.success(), is_done, "{code} {path}: {told:?}");
+                let says_so = error.contains("not purged yet, only 1 here");
+                assert!(is_done || says_so, "{code} {path}: {error}");
+            }
+            for _ in 0..3 {
+                assert_eq!(proxy.get(path).body(), "new", "{code} {path}");
+            }
+            proxy.wait_for_log(code_in_log(code));
+        }
+        end(&server);
+        for (proxy, (path, _)) in proxies.iter().zip(REMOVALS) {
+            wait_until(&format!("{code} {path}: it is done"), || {
+                assert_eq!(proxy.get(path).body(), "new", "{code} {path}");
+                let other = before(&origin, &server, &prefix_of(path));
+                other.get_with(path, "Cache-Control: only-if-cached\r\n").body() != "old"
+            });
+            for _ in 0..3 {
+                assert_eq!(proxy.get(path).body(), "new", "{code} {path}: it is well again");
+            }
+        }
+    }
+}
+
+/// How Redis names the error, to a script where it does not use the code.
+fn code_in_log(code: &'static str) -> &'static str {
+    match code {
+        "LOADING" => "oading",
+        "CLUSTERDOWN" => "luster",
+        "NOPERM" => "permission",
+        "NOREPLICAS" => "replicas",
+        "READONLY" => "read only",
+        "MISCONF" => "RDB",
+        _ => "maxmemory",
+    }
+}
