@@ -4,26 +4,17 @@ mod support;
 
 use std::io::Write;
 use std::net::TcpStream;
-use std::time::Instant;
 
 use redis::Value;
 
-use support::PATIENCE;
 use support::origin::{Origin, on};
 use support::proxy::Proxy;
 use support::redis::{Server, programs};
+use support::shared::wait_until;
 
 const FRESH: &str = "Cache-Control: max-age=600; Surrogate-Key: tagged";
 /// Keys that are read slowly, one by one.
 const FILLERS: usize = 400;
-
-fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !done() {
-        assert!(Instant::now() < deadline, "it does not happen: {what}");
-        std::thread::yield_now();
-    }
-}
 
 /// A way in which Redis answers, but does not do as it is asked.
 struct Failure {

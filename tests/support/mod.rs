@@ -8,6 +8,7 @@ pub mod origin;
 pub mod proxy;
 pub mod redis;
 pub mod seeded;
+pub mod shared;
 pub mod stored;
 pub mod wire;
 

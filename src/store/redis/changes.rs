@@ -58,8 +58,7 @@ const FORGET: &str = "
 local count = redis.call('HLEN', KEYS[1])
 redis.call('UNLINK', KEYS[1])
 if ARGV[3] ~= '0' then
-    redis.call('INCR', KEYS[2])
-    redis.call('PEXPIRE', KEYS[2], ARGV[3])
+    redis.call('SET', KEYS[2], ARGV[4], 'PX', ARGV[3])
 end
 redis.call('PUBLISH', ARGV[1], ARGV[2])
 return count";
@@ -75,6 +74,13 @@ local number = redis.call('HINCRBY', KEYS[1], 'purges', 1)
 redis.call('HSET', KEYS[1], 'p' .. number, ARGV[1])
 redis.call('HDEL', KEYS[1], 'p' .. (number - tonumber(ARGV[2])))
 return number";
+
+/// Puts one generation in the place of another; all of the state.
+pub(super) const RENEW: &str = "
+if (redis.call('HGET', KEYS[1], 'generation') or '') == ARGV[1] then
+    redis.call('HSET', KEYS[1], 'generation', ARGV[2])
+end
+return redis.call('HGETALL', KEYS[1])";
 
 /// Carries out changes.
 pub(super) fn apply(shared: &Arc<Shared>, changes: &[&Change]) -> Result<Vec<u64>, BehindError> {
@@ -316,6 +322,8 @@ impl Batch<'_> {
         let mut forget = script(FORGET, &[entry, shared.invalidations(key)]);
         forget.arg(shared.channel()).arg(news::changed(shared, key, 0));
         forget.arg(if invalidates { INVALIDATION_MS } else { 0 });
+        // Not a count: where that was evicted, it would come to the same again.
+        forget.arg(shared.new_number());
         self.link.one(&forget).map(|count| values::number(&count))
     }
 
@@ -385,7 +393,8 @@ impl Batch<'_> {
         let shared = self.shared;
         match selector {
             Selector::All => {
-                self.link.one(cmd("HINCRBY").arg(shared.state_key()).arg("generation").arg(1))?;
+                let new = shared.new_generation(self.state.generation);
+                self.link.one(cmd("HSET").arg(shared.state_key()).arg("generation").arg(new))?;
             }
             selector => {
                 let mut purge = script(PURGE, &[shared.state_key()]);
@@ -401,7 +410,7 @@ impl Batch<'_> {
     }
 }
 
-fn script(text: &str, keys: &[String]) -> Cmd {
+pub(super) fn script(text: &str, keys: &[String]) -> Cmd {
     let mut eval = cmd("EVAL");
     eval.arg(text).arg(keys.len());
     for key in keys {

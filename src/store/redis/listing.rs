@@ -69,8 +69,8 @@ pub(super) fn delete(
     each_key(shared, |connection, names| {
         for name in names {
             let Some((generation, uri)) = parts(shared, &name) else { continue };
-            if generation < current {
-                // Cleared; nobody reads it any more.
+            if generation != current {
+                // Cleared, or lost; nobody reads it any more.
                 let length: u64 = cmd("HLEN").arg(&name).query(connection)?;
                 let () = cmd("UNLINK").arg(&name).query(connection)?;
                 gone += length;
@@ -114,7 +114,7 @@ fn each_key(
     shared: &Shared,
     mut look: impl FnMut(&mut Connection, Vec<String>) -> RedisResult<()>,
 ) -> Result<(), BehindError> {
-    let pattern = format!("{}e*", escaped(&shared.limits.prefix));
+    let pattern = format!("{}e*", escaped(&shared.beginning()));
     let mut scan_all = || -> RedisResult<()> {
         for mut connection in shared.links.each()? {
             let mut cursor = 0;
@@ -141,9 +141,9 @@ fn scan(pattern: &str, cursor: u64) -> Cmd {
 
 /// The generation and the URI of the name of a hash.
 fn parts(shared: &Shared, name: &str) -> Option<(u64, String)> {
-    let rest = name.strip_prefix(&shared.limits.prefix)?.strip_prefix('e')?;
+    let rest = name.strip_prefix(&shared.beginning())?.strip_prefix('e')?;
     let (generation, rest) = rest.split_once(":{")?;
-    Some((generation.parse().ok()?, rest.strip_suffix('}')?.to_string()))
+    Some((u64::from_str_radix(generation, 16).ok()?, rest.strip_suffix('}')?.to_string()))
 }
 
 /// Text that a pattern of Redis takes as it is.

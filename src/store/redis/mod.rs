@@ -1,7 +1,9 @@
 //! The shared store: Redis or Valkey, on one server or a cluster.
 //!
-//! All responses for a target URI are fields of one hash, whose name is the prefix, the generation and the
-//! URI in braces; so everything about one URI is on one node, and a clear is a new generation. Each field
+//! All responses for a target URI are fields of one hash, whose name is the prefix, the version of this
+//! format, the generation and the URI in braces; so everything about one URI is on one node, and a clear is
+//! a new generation. Generations are not counted but made from the clock: Redis may evict what says which
+//! one it is, and the next must be none that was there before. Each field
 //! has the response's number, how many purges it has stood, and a frame (`codec.rs`), with its content if
 //! that is small; larger content is in keys of its own, piece by piece, each with a checksum. Redis
 //! expires it all.
@@ -45,6 +47,8 @@ mod values;
 
 pub use link::Address;
 
+/// The version of the format. Proxies of different versions share nothing, and disturb nothing, in one Redis.
+const FORMAT: &str = "2:";
 /// How many purges are remembered; what is older than all of them is as good as purged.
 const PURGES_MAX: u64 = 256;
 /// For how long a proxy's word that it is fetching something holds.
@@ -100,12 +104,12 @@ impl State {
         if since >= self.purges {
             return true;
         }
-        let oldest = self.remembered.keys().next().copied().unwrap_or(u64::MAX);
-        since.saturating_add(1) >= oldest
-            && self
-                .remembered
-                .range(since + 1..)
-                .all(|(_, (selector, at))| !selector.selects(key.as_str(), head, *at))
+        // One that is not remembered may have selected anything.
+        (since + 1..=self.purges).all(|number| {
+            self.remembered
+                .get(&number)
+                .is_some_and(|(selector, at)| !selector.selects(key.as_str(), head, *at))
+        })
     }
 }
 
@@ -133,33 +137,38 @@ impl Redis {
 }
 
 impl Shared {
-    /// The hash of what is stored for a target URI.
-    fn entry(&self, generation: u64, key: &CacheKey) -> String {
-        format!("{}e{generation}:{{{key}}}", self.limits.prefix)
+    /// What the names of all keys begin with.
+    fn beginning(&self) -> String {
+        format!("{}{FORMAT}", self.limits.prefix)
     }
 
-    /// The number of its invalidations.
+    /// The hash of what is stored for a target URI.
+    fn entry(&self, generation: u64, key: &CacheKey) -> String {
+        format!("{}e{generation:016x}:{{{key}}}", self.beginning())
+    }
+
+    /// The number of its last invalidation.
     fn invalidations(&self, key: &CacheKey) -> String {
-        format!("{}i:{{{key}}}", self.limits.prefix)
+        format!("{}i:{{{key}}}", self.beginning())
     }
 
     /// Who fetches it.
     fn claim(&self, key: &CacheKey) -> String {
-        format!("{}f:{{{key}}}", self.limits.prefix)
+        format!("{}f:{{{key}}}", self.beginning())
     }
 
     /// A piece of content.
     fn piece(&self, number: u64, piece: u64) -> String {
-        format!("{}c:{{{number:016x}}}:{piece}", self.limits.prefix)
+        format!("{}c:{{{number:016x}}}:{piece}", self.beginning())
     }
 
     /// What has been cleared and purged.
     fn state_key(&self) -> String {
-        format!("{}state", self.limits.prefix)
+        format!("{}state", self.beginning())
     }
 
     fn channel(&self) -> String {
-        format!("{}news", self.limits.prefix)
+        format!("{}news", self.beginning())
     }
 
     /// A number that nobody else has, as good as certainly; later ones are larger.
@@ -210,13 +219,32 @@ impl Shared {
         self.update_salt(link, values::members(told).get(2))?;
         let (generation, purges) = values::two_numbers(told);
         let known = self.state();
-        if (known.generation, known.purges) == (generation, purges) {
+        if generation > 0 && (known.generation, known.purges) == (generation, purges) {
             return Ok(known);
         }
-        let all = link.one(cmd("HGETALL").arg(self.state_key()))?;
+        let all = if generation > 0 {
+            link.one(cmd("HGETALL").arg(self.state_key()))?
+        } else {
+            // It has never been there, or was evicted or deleted, and the purges with it.
+            self.renew_generation(link, told)?
+        };
         let state = values::state(&all);
         *self.state.lock() = state.clone();
         Ok(state)
+    }
+
+    /// Begins a new generation in the place of the one that was `told`, if no other proxy has done so
+    /// meanwhile; all that is known of clears and purges then.
+    fn renew_generation(&self, link: &mut link::Link, told: &Value) -> redis::RedisResult<Value> {
+        let seen = values::members(told).first().and_then(values::bytes).unwrap_or_default();
+        let mut renew = changes::script(changes::RENEW, &[self.state_key()]);
+        renew.arg(seen).arg(self.new_generation(self.state().generation));
+        link.one(&renew)
+    }
+
+    /// A generation that has never been, and comes after `last`.
+    fn new_generation(&self, last: u64) -> u64 {
+        self.new_number().max(last.saturating_add(1))
     }
 
     fn is_over(&self, key: &CacheKey) {
@@ -426,18 +454,28 @@ fn selector_text(selector: &Selector) -> Vec<u8> {
     }
 }
 
-fn read_selector(text: &[u8]) -> Option<Selector> {
-    let (kind, rest) = text.split_first()?;
+/// One that makes no sense, of a newer proxy perhaps, may mean anything.
+fn read_selector(text: &[u8]) -> Selector {
+    let Some((kind, rest)) = text.split_first() else { return Selector::All };
     let rest = String::from_utf8_lossy(rest).into_owned();
-    Some(match kind {
-        b'a' => Selector::All,
+    match kind {
         b'u' => Selector::Uri(rest),
         b'p' => Selector::Prefix(rest),
         b'm' => Selector::Match(Glob::new(&rest)),
         b't' => Selector::Tag(rest),
         b's' => Selector::Stale,
-        _ => return None,
-    })
+        _ => Selector::All,
+    }
+}
+
+/// A purge as it is written down: when, in milliseconds, and what. If it makes no sense, it is of everything.
+fn read_purge(text: &[u8]) -> (Selector, Timestamp) {
+    let mut words = text.splitn(2, |byte| *byte == b' ');
+    let at = words.next().and_then(|at| std::str::from_utf8(at).ok()?.parse().ok());
+    match at.zip(words.next()) {
+        Some((at, selector)) => (read_selector(selector), Timestamp(at)),
+        None => (Selector::All, Timestamp::MAX),
+    }
 }
 
 impl fmt::Debug for Redis {

@@ -10,14 +10,14 @@ use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use redis::{Connection, cmd};
+use redis::Connection;
 
 use crate::clock::Timestamp;
 use crate::policy::key::CacheKey;
 use crate::policy::purging::Selector;
 use crate::store::behind::BehindError;
 use crate::store::redis::link::CONNECT_MAX;
-use crate::store::redis::{Shared, read_selector, selector_text, values};
+use crate::store::redis::{Shared, read_purge, selector_text, values};
 use crate::store::writer::Breaker;
 use crate::vital;
 
@@ -26,12 +26,6 @@ const QUIET_MAX: Duration = Duration::from_millis(500);
 /// Between two attempts to connect.
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
-
-/// The generation is at least this: a Redis that was emptied must not come back to an old one.
-const AT_LEAST: &str = "
-local generation = tonumber(redis.call('HGET', KEYS[1], 'generation') or '0')
-if generation < tonumber(ARGV[1]) then redis.call('HSET', KEYS[1], 'generation', ARGV[1]) end
-return redis.call('HMGET', KEYS[1], 'generation', 'purges', 'salt')";
 
 /// A message that what is stored for a key has changed; `number` is that of what is stored now, or 0.
 pub(super) fn changed(shared: &Shared, key: &CacheKey, number: u64) -> Vec<u8> {
@@ -159,10 +153,13 @@ impl Shared {
     fn greet(&self) -> Result<Greeted, BehindError> {
         let known = self.state().generation;
         self.links.with(|link| {
-            let before = values::two_numbers(&link.one(&self.read_state())?).0;
-            let mut at_least = cmd("EVAL");
-            at_least.arg(AT_LEAST).arg(1).arg(self.state_key()).arg(known.max(1));
-            let told = link.one(&at_least)?;
+            let mut told = link.one(&self.read_state())?;
+            let before = values::two_numbers(&told).0;
+            // One of a backup, say: it has not heard of what was cleared since.
+            if before > 0 && before < known {
+                self.renew_generation(link, &told)?;
+                told = link.one(&self.read_state())?;
+            }
             self.update_state(link, &told)?;
             let has_lost_all = before == 0 || before < known;
             Ok(if has_lost_all { Greeted::HasLostAll } else { Greeted::StillThere })
@@ -191,11 +188,8 @@ impl Shared {
                 self.is_over(&key);
             }
             b"p" if !is_own => {
-                let Some(space) = rest.iter().position(|byte| *byte == b' ') else { return };
-                let at = String::from_utf8_lossy(&rest[..space]).parse().map(Timestamp);
-                if let (Ok(at), Some(selector), Some(audience)) =
-                    (at, read_selector(&rest[space + 1..]), audience)
-                {
+                if let Some(audience) = audience {
+                    let (selector, at) = read_purge(rest);
                     audience.purged(&selector, at);
                 }
             }

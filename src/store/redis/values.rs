@@ -2,9 +2,8 @@
 
 use redis::Value;
 
-use crate::clock::Timestamp;
 use crate::store::codec;
-use crate::store::redis::{State, read_selector};
+use crate::store::redis::{State, read_purge};
 
 /// The number of a response, how many purges it has stood, where its content is, and a checksum of these.
 const HEAD_BYTES: usize = 16 + 16 + 1 + 8;
@@ -110,14 +109,8 @@ pub(super) fn state(value: &Value) -> State {
             // "p7" is the seventh purge: when, and what.
             name => {
                 let number = name.strip_prefix(b"p").and_then(|number| text(number).parse().ok());
-                let (Some(number), Some(space)) =
-                    (number, value.iter().position(|byte| *byte == b' '))
-                else {
-                    continue;
-                };
-                let at = text(&value[..space]).parse().map(Timestamp);
-                if let (Ok(at), Some(selector)) = (at, read_selector(&value[space + 1..])) {
-                    state.remembered.insert(number, (selector, at));
+                if let Some(number) = number {
+                    state.remembered.insert(number, read_purge(value));
                 }
             }
         }
@@ -128,9 +121,10 @@ pub(super) fn state(value: &Value) -> State {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Timestamp;
     use crate::policy::key::Glob;
     use crate::policy::purging::Selector;
-    use crate::store::redis::selector_text;
+    use crate::store::redis::{read_selector, selector_text};
 
     #[test]
     fn what_is_written_is_read_and_what_is_damaged_is_not() {
@@ -160,8 +154,17 @@ mod tests {
             Selector::Match(Glob::new("*.png")),
             Selector::Tag("t".into()),
         ] {
-            assert_eq!(read_selector(&selector_text(&selector)), Some(selector));
+            let text = selector_text(&selector);
+            assert_eq!(read_selector(&text), selector);
+            let written = [b"7 ", &text[..]].concat();
+            assert_eq!(read_purge(&written), (selector, Timestamp(7)));
         }
-        assert_eq!((read_selector(b""), read_selector(b"x")), (None, None));
+    }
+
+    #[test]
+    fn a_purge_that_makes_no_sense_is_of_everything() {
+        for text in ["7 ", "7 x", "7 xhttp://o/", "7", "", " ", "u", "later uhttp://o/", "-1 s"] {
+            assert_eq!(read_purge(text.as_bytes()).0, Selector::All, "{text:?}");
+        }
     }
 }

@@ -1,0 +1,47 @@
+//! Stores that share a Redis, without a proxy around them.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use caching_proxy::policy::key::CacheKey;
+use caching_proxy::store::Store;
+use caching_proxy::store::memory::{Eviction, Limits, store};
+use caching_proxy::store::redis::{Address, Redis, SharedLimits};
+use caching_proxy::store::tiers::Tiers;
+
+use super::PATIENCE;
+
+pub const MEMORY: Limits = Limits { bytes: 16 << 20, responses: None, content_bytes: 4 << 20 };
+
+pub fn open(url: &str) -> Arc<dyn Store> {
+    open_with(url, MEMORY)
+}
+
+pub fn open_with(url: &str, limits: Limits) -> Arc<dyn Store> {
+    let wanted = SharedLimits { prefix: "test:".to_string(), content_bytes: 64 << 20 };
+    let behind = Redis::open(Address::read(url).expect("an address"), wanted).expect("a store");
+    let memory = store(Eviction::Lru, limits);
+    Arc::new(Tiers::new(memory, Arc::new(behind), 4 << 20, false).expect("a thread"))
+}
+
+pub fn flush(store: &Arc<dyn Store>) {
+    assert!(store.tiers().expect("tiers").flush(PATIENCE));
+}
+
+pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !done() {
+        assert!(Instant::now() < deadline, "it does not happen: {what}");
+        std::thread::yield_now();
+    }
+}
+
+/// Brings what is behind memory into it, unless news of it come just then.
+pub fn promote(store: &Arc<dyn Store>, key: &str) {
+    let key = CacheKey::from(key);
+    let begun = store.begin(&key);
+    let tiers = store.tiers().expect("tiers");
+    for found in tiers.recall(&key, false).unwrap_or_default().variants {
+        tiers.promote(&key, &found, &begun).expect("it is whole");
+    }
+}
