@@ -493,3 +493,58 @@ fn a_large_body_is_shared() {
     assert!(hit.is_hit() && hit.content == expected, "{}", hit.cache_status());
     origin.assert_finished();
 }
+
+/// A large body that has lost a piece is never begun: it is fetched anew. One that turns out damaged while it
+/// is sent is cut for one client, and for no other.
+#[test]
+fn a_large_body_that_has_lost_a_piece_is_dropped_at_once() {
+    let Some(program) = programs().into_iter().next() else { return };
+    let server = Server::start(program);
+    let piece: Vec<u8> = (0..10_000_u32).map(|number| (number % 253) as u8).collect();
+    let origin = Origin::script([on("GET /large")
+        .head(200, &format!("{FRESH}; Content-Length: 10000000"))
+        .then(Step::Repeat(piece.clone(), 1000))
+        .times(7)]);
+    let flags = ["--cache-memory", "4M"];
+    let (first, second) = (before(&origin, &server, &flags), before(&origin, &server, &flags));
+    let expected = piece.repeat(1000);
+    let piece_names = |number: u32| {
+        let redis::Value::Array(names) = server.ask(&["KEYS", &format!("proxy:2:c:*:{number}")])
+        else {
+            panic!("a list")
+        };
+        let text = |name| match name {
+            redis::Value::BulkString(name) => String::from_utf8_lossy(&name).into_owned(),
+            other => panic!("{other:?}"),
+        };
+        names.into_iter().map(text).collect::<Vec<String>>()
+    };
+    assert!(first.get("/large").content == expected);
+    for lost in [0, 1, 77, 152] {
+        assert!(second.get("/large").is_hit(), "{lost}");
+        for name in piece_names(lost) {
+            server.ask(&["DEL", &name]);
+        }
+        let reply = second.get("/large");
+        assert!(reply.complete && reply.content == expected, "{lost}: {}", reply.cache_status());
+        assert!(!reply.is_hit(), "{lost}: it is fetched anew");
+        wait_until("it is stored again", || first.get("/large").is_hit());
+    }
+    for damaged in [0, 152] {
+        for name in piece_names(damaged) {
+            server.ask(&["SETRANGE", &name, "1000", "xxx"]);
+        }
+        let cut = second.get("/large");
+        assert!(
+            !cut.complete && expected.starts_with(&cut.content),
+            "{damaged}: not one wrong byte"
+        );
+        for proxy in [&first, &second] {
+            let reply = proxy.get("/large");
+            assert!(reply.complete && reply.content == expected, "{damaged}: {}", reply.status);
+        }
+    }
+    let log = second.log();
+    assert_eq!(log.matches("missing content; it is dropped").count(), 1, "{log}");
+    origin.assert_finished();
+}

@@ -28,7 +28,7 @@ use crate::store::codec;
 use crate::store::queue::Queue;
 use crate::store::spool::Spool;
 use crate::store::underway::Begun;
-use crate::store::writer::{Breaker, Writer};
+use crate::store::writer::{Breaker, Remark, Writer};
 use crate::store::{Purged, Put, Room, Store, Usage, Variants};
 
 /// For how long a purge waits for the store behind memory to carry it out.
@@ -45,6 +45,8 @@ pub struct Tiers {
     queue: Arc<Queue>,
     reads: Breaker,
     writes: Arc<Breaker>,
+    /// What is said of lost content.
+    lost: Remark,
     period: Arc<AtomicU32>,
     /// Each reuse is told, because the number of reuses is limited (`--hit-ttl`).
     tells_each_use: bool,
@@ -139,8 +141,18 @@ impl Tiers {
         let front = Arc::new(Front { memory, changing, purging: RwLock::default() });
         behind.listen(Arc::clone(&front) as Arc<dyn Audience>);
         let ended = Mutex::new(ended);
-        let cache_ttl = None;
-        Ok(Self { front, behind, queue, reads, writes, period, tells_each_use, cache_ttl, ended })
+        Ok(Self {
+            front,
+            behind,
+            queue,
+            reads,
+            writes,
+            period,
+            tells_each_use,
+            cache_ttl: None,
+            ended,
+            lost: Remark::default(),
+        })
     }
 
     /// The same, where nothing is reused later than `cache_ttl` after it came, whoever stored it.
@@ -204,11 +216,16 @@ impl Tiers {
         };
         let length = distant.length();
         let mut room = self.front.memory.room();
+        // What is read while it is sent must be there before the head is.
+        let left_behind = || {
+            let there = distant.is_whole()?.then(|| Arc::clone(response));
+            there.ok_or_else(|| io::ErrorKind::InvalidData.into())
+        };
         if length > self.front.memory.content_bytes_max() || !room.grow(length) {
-            return Ok(Arc::clone(response));
+            return left_behind();
         }
         let Some(mut buffer) = Buffer::with_capacity(length as usize) else {
-            return Ok(Arc::clone(response));
+            return left_behind();
         };
         let mut piece = vec![0; CHUNK_BYTES.min(length as usize)];
         while (buffer.len() as u64) < length {
@@ -248,8 +265,10 @@ impl Tiers {
 
     /// Takes a recalled response out: its content is lost.
     pub fn drop_lost(&self, key: &CacheKey, response: &Arc<StoredResponse>) {
-        let (store, key_text) = (self.behind.name(), key.redacted());
-        log::info!("{store}: {key_text}: its content is damaged or gone; it is dropped");
+        if let Some(more) = self.lost.due() {
+            let (store, key) = (self.behind.name(), key.redacted());
+            log::info!("{store}: {key}: its content is damaged or gone; it is dropped{more}");
+        }
         self.remove(key, response);
     }
 

@@ -26,6 +26,27 @@ const PERIOD: Duration = Duration::from_secs(30);
 /// The log is told of failures once in so long.
 const GRUMBLE_EVERY: Duration = Duration::from_secs(60);
 
+/// Something that the log is told once in [`GRUMBLE_EVERY`], however often it happens.
+#[derive(Debug, Default)]
+pub(super) struct Remark(Mutex<(Option<Instant>, u64)>);
+
+impl Remark {
+    /// It has happened: is it to be told? Then, how often it has gone untold, to be added.
+    pub(super) fn due(&self) -> Option<String> {
+        let mut state = self.0.lock();
+        let (told, untold) = &mut *state;
+        if told.is_some_and(|told| told.elapsed() < GRUMBLE_EVERY) {
+            *untold += 1;
+            return None;
+        }
+        *told = Some(Instant::now());
+        match std::mem::take(untold) {
+            0 => Some(String::new()),
+            more => Some(format!(" ({more} more before)")),
+        }
+    }
+}
+
 /// Who may ask a store that fails now and then: nobody for a while after a failure, then one.
 #[derive(Debug)]
 pub(super) struct Breaker {
@@ -233,6 +254,15 @@ mod tests {
         assert!(!breaker.lets_through() && breaker.is_open());
         breaker.worked();
         assert!(breaker.lets_through() && !breaker.is_open());
+    }
+
+    #[test]
+    fn what_happens_often_is_told_once_in_a_while() {
+        let remark = Remark::default();
+        assert_eq!(remark.due().as_deref(), Some(""));
+        assert!(remark.due().is_none() && remark.due().is_none());
+        remark.0.lock().0 = Instant::now().checked_sub(GRUMBLE_EVERY);
+        assert_eq!(remark.due().as_deref(), Some(" (2 more before)"));
     }
 
     #[test]

@@ -47,7 +47,7 @@ if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[5]) then redis.call('PEXPIRE', KE
 redis.call('PUBLISH', ARGV[3], ARGV[4])
 return 1";
 /// Removes one response if it is still the same; 1 if it was.
-const REMOVE: &str = "
+pub(super) const REMOVE: &str = "
 local value = redis.call('HGET', KEYS[1], ARGV[1])
 if not value or string.sub(value, 1, 16) ~= ARGV[2] then return 0 end
 redis.call('HDEL', KEYS[1], ARGV[1])
@@ -361,7 +361,7 @@ impl Batch<'_> {
     fn piece(&mut self, spooled: &Arc<Spooled>, bytes: &[u8]) -> RedisResult<u64> {
         let number = spooled.number().unwrap_or_else(|| {
             let number = self.shared.new_number();
-            let content = Pieces::new(self.shared, spooled.key(), number, u64::MAX);
+            let content = Pieces::new(self.shared, spooled.key(), number, u64::MAX, None);
             spooled.begun(number, 0, Arc::new(content));
             number
         });

@@ -38,6 +38,7 @@ use crate::store::behind::{
 use crate::store::codec;
 use crate::store::redis::link::Links;
 use crate::store::salt::{from_text, random, to_text};
+use crate::store::writer::Remark;
 
 mod changes;
 mod link;
@@ -51,6 +52,8 @@ pub use link::Address;
 const FORMAT: &str = "2:";
 /// How many purges are remembered; what is older than all of them is as good as purged.
 const PURGES_MAX: u64 = 256;
+/// Pieces that one command looks for.
+const PIECES_MAX: usize = 1024;
 /// For how long a proxy's word that it is fetching something holds.
 const CLAIM: Duration = Duration::from_secs(10);
 
@@ -80,6 +83,8 @@ struct Shared {
     waiting: Mutex<HashMap<CacheKey, Arc<Waiting>>>,
     audience: Mutex<Option<Arc<dyn Audience>>>,
     last_number: AtomicU64,
+    /// What is said of lost content.
+    losses: Remark,
     hasher: RandomState,
 }
 
@@ -129,6 +134,7 @@ impl Redis {
             waiting: Mutex::default(),
             audience: Mutex::default(),
             last_number: AtomicU64::new(0),
+            losses: Remark::default(),
             hasher,
         });
         news::start(&shared)?;
@@ -383,7 +389,8 @@ impl Shared {
             codec::decode(&frame).ok()?
         } else {
             let (key, head, length) = codec::decode_head(&frame).ok()?;
-            let content = Pieces::new(self, &key, read.number, length);
+            let field = changes::field(&head);
+            let content = Pieces::new(self, &key, read.number, length, Some(field));
             (key, StoredResponse::new(head, Content::Distant(Arc::new(content))))
         };
         let (number, purges) = (read.number, read.purges);
@@ -407,11 +414,40 @@ struct Pieces {
     /// Makes its checksums its own, even if another response should have the same number.
     salt: u64,
     length: u64,
+    key: CacheKey,
+    /// Where the response is; `None` while it arrives.
+    field: Option<String>,
 }
 
 impl Pieces {
-    fn new(shared: &Arc<Shared>, key: &CacheKey, number: u64, length: u64) -> Self {
-        Self { shared: Arc::clone(shared), number, salt: salt(number, key), length }
+    fn new(
+        shared: &Arc<Shared>,
+        key: &CacheKey,
+        number: u64,
+        length: u64,
+        field: Option<String>,
+    ) -> Self {
+        let (shared, salt, key) = (Arc::clone(shared), salt(number, key), key.clone());
+        Self { shared, number, salt, length, key, field }
+    }
+
+    /// A piece is not there, or is not what it was. The response goes at once: whoever asks next is
+    /// not to find the same.
+    fn lost(&self, what: &str) -> io::Error {
+        if let Some(field) = &self.field {
+            let shared = &self.shared;
+            let entry = shared.entry(shared.state().generation, &self.key);
+            let mut remove = changes::script(changes::REMOVE, &[entry]);
+            remove.arg(field).arg(format!("{:016x}", self.number));
+            remove.arg(shared.channel()).arg(news::changed(shared, &self.key, 0));
+            // If it cannot be removed, it is found once more, and dropped then.
+            let _ = shared.links.with(|link| link.one(&remove));
+            if let Some(more) = shared.losses.due() {
+                let key = self.key.redacted();
+                log::warn!("store {}: {key}: {what} content; it is dropped{more}", shared.address);
+            }
+        }
+        io::Error::new(io::ErrorKind::InvalidData, format!("{what} content"))
     }
 }
 
@@ -425,15 +461,31 @@ impl Distant for Pieces {
         self.length
     }
 
+    fn is_whole(&self) -> io::Result<bool> {
+        let pieces: Vec<u64> = (0..self.length.div_ceil(CHUNK_BYTES as u64)).collect();
+        for some in pieces.chunks(PIECES_MAX) {
+            // They are looked at as if they were read, so that none of them is evicted before the others.
+            let mut touch = cmd("TOUCH");
+            for piece in some {
+                touch.arg(self.shared.piece(self.number, *piece));
+            }
+            let there = self.shared.links.with(|link| link.one(&touch));
+            let there = there.map_err(|error| io::Error::other(error.0))?;
+            if values::number(&there) != some.len() as u64 {
+                return Err(self.lost("missing"));
+            }
+        }
+        Ok(true)
+    }
+
     fn read_at(&self, at: u64, buffer: &mut [u8]) -> io::Result<usize> {
         let (piece, skip) = (at / CHUNK_BYTES as u64, (at % CHUNK_BYTES as u64) as usize);
         let command = cmd("GET").arg(self.shared.piece(self.number, piece)).clone();
         let value = self.shared.links.with(|link| link.one(&command));
         let value = value.map_err(|error| io::Error::other(error.0))?;
-        let lost =
-            |what: &str| io::Error::new(io::ErrorKind::InvalidData, format!("{what} content"));
-        let Value::BulkString(bytes) = value else { return Err(lost("missing")) };
-        let bytes = values::checked(self.salt, piece, &bytes).ok_or_else(|| lost("damaged"))?;
+        let Value::BulkString(bytes) = value else { return Err(self.lost("missing")) };
+        let bytes =
+            values::checked(self.salt, piece, &bytes).ok_or_else(|| self.lost("damaged"))?;
         let rest = bytes.get(skip..).unwrap_or_default();
         let count = rest.len().min(buffer.len());
         buffer[..count].copy_from_slice(&rest[..count]);
