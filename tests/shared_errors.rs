@@ -209,3 +209,90 @@ fn code_in_log(code: &'static str) -> &'static str {
         _ => "maxmemory",
     }
 }
+
+fn as_user(server: &Server, name: &str) -> String {
+    format!("redis://{name}:secret@127.0.0.1:{}", server.port)
+}
+
+fn user(server: &Server, name: &str, rules: &[&str]) {
+    server.ask(&[&["ACL", "SETUSER", name], rules].concat());
+}
+
+fn stored(server: &Server) -> usize {
+    match server.ask(&["KEYS", "proxy:2:e*"]) {
+        Value::Array(names) => names.len(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Who cannot hear or send the news does not use Redis, says so at the start and counts as failing; once it
+/// may, it does.
+#[test]
+fn a_user_without_rights_to_the_news_does_not_share() {
+    let Some(program) = programs().into_iter().next() else { return };
+    let server = Server::start(program);
+    let origin = Origin::script([
+        on("GET /a").send(200, FRESH, "a").always(),
+        on("GET *any*").send(200, FRESH, "b").always(),
+    ]);
+    // These rights are enough.
+    let rights = "on >secret ~proxy:* &proxy:* +@read +@write +@scripting +@pubsub +@connection";
+    let rights: Vec<&str> = rights.split(' ').collect();
+    for (name, lacks, grant) in [
+        ("channels", "resetchannels", "&proxy:*"),
+        ("publish", "-publish", "+publish"),
+        ("subscribe", "-subscribe", "+subscribe"),
+    ] {
+        user(&server, name, &[&rights[..], &[lacks]].concat());
+        server.ask(&["FLUSHALL"]);
+        let proxy = Proxy::before(&origin, &["--store", &as_user(&server, name)]);
+        assert!(proxy.log().contains("may the user publish and subscribe there?"), "{name}");
+        proxy.get("/a");
+        assert!(proxy.get("/a").is_hit() && stored(&server) == 0, "{name}: memory alone is used");
+        let stats = proxy.tell(&["stats", "--json"]);
+        let stats = String::from_utf8_lossy(&stats.stdout).replace(' ', "");
+        assert!(stats.contains("\"store_failing\":1"), "{name}: {stats}");
+        user(&server, name, &[grant]);
+        proxy.wait_for_log(": works again");
+        let mut number = 0;
+        wait_until("it is used", || {
+            number += 1;
+            proxy.get(&format!("/b?{number}"));
+            stored(&server) > 0
+        });
+        let told = proxy.tell(&["purge", "--prefix", "/b"]);
+        assert!(told.status.success() && stored(&server) == 0, "{name}: {told:?}");
+        assert!(!proxy.log().contains("secret"), "{}", proxy.log());
+    }
+}
+
+/// What is removed by a proxy that is not heard any more is soon gone from the memory of the others.
+#[test]
+fn what_is_removed_without_a_word_is_found_out() {
+    let Some(program) = programs().into_iter().next() else { return };
+    let server = Server::start(program);
+    let mut rules = vec![on("POST /post").send(200, "", "")];
+    for path in ["/post", "/url"] {
+        rules.push(on(&format!("GET {path}")).send(200, FRESH, "old"));
+        rules.push(on(&format!("GET {path}")).send(200, FRESH, "new").always());
+    }
+    let origin = Origin::script(rules);
+    user(&server, "one", &["on", ">secret", "~*", "+@all", "allchannels"]);
+    for path in ["/post", "/url"] {
+        let one = Proxy::before(&origin, &["--store", &as_user(&server, "one")]);
+        let other = Proxy::before(&origin, &["--store", &server.url()]);
+        assert_eq!(one.get(path).body(), "old");
+        wait_until("the other one has it", || {
+            other.get_with(path, "Cache-Control: only-if-cached\r\n").is_hit()
+        });
+        user(&server, "one", &["-publish"]);
+        if path == "/post" {
+            one.ask("POST", path, "", "");
+        } else {
+            assert_eq!(one.tell(&["purge", path]).status.code(), Some(1));
+        }
+        wait_until("it has heard of it", || other.get(path).body() == "new");
+        assert_eq!(one.get(path).body(), "new");
+        user(&server, "one", &["+publish"]);
+    }
+}

@@ -103,7 +103,7 @@ pub(super) fn apply(shared: &Arc<Shared>, changes: &[&Change]) -> Result<Vec<u64
         }
         Ok(counts)
     });
-    let mut counts = counts?;
+    let mut counts = counts.inspect_err(|_| shared.leave_word())?;
     // From here on it is only about room: what was purged is not used any more. A purge that has been
     // carried out must not be owed because its remains could not be found and counted.
     for (index, selector, now) in purges {

@@ -16,7 +16,7 @@ use crate::store::behind::BehindError;
 /// To connect, and to be let in.
 pub(super) const CONNECT_MAX: Duration = Duration::from_millis(500);
 /// For an answer.
-const ANSWER_MAX: Duration = Duration::from_millis(500);
+pub(super) const ANSWER_MAX: Duration = Duration::from_millis(500);
 /// Connections that are kept open.
 const IDLE_MAX: usize = 64;
 

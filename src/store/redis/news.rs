@@ -10,19 +10,22 @@ use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use redis::Connection;
+use redis::{Connection, PubSub, cmd};
 
 use crate::clock::Timestamp;
 use crate::policy::key::CacheKey;
 use crate::policy::purging::Selector;
 use crate::store::behind::BehindError;
-use crate::store::redis::link::CONNECT_MAX;
+use crate::store::redis::link::{ANSWER_MAX, CONNECT_MAX};
 use crate::store::redis::{Shared, read_purge, selector_text, values};
 use crate::store::writer::Breaker;
 use crate::vital;
 
-/// How often a quiet connection is asked whether it is still there.
+/// How often a quiet connection is asked whether it is still there, and any whether there is more than news
+/// have told.
 const QUIET_MAX: Duration = Duration::from_millis(500);
+/// The field of the state that counts what could not be told.
+const UNHEARD: &str = "unheard";
 /// Between two attempts to connect.
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
@@ -100,17 +103,21 @@ impl Listener {
         if let Err(error) = pubsub.subscribe(&channel) {
             return told(error);
         }
+        if let Err(error) = self.hear_ourselves(&mut pubsub) {
+            return Some(error);
+        }
         // What happens from now on is heard; what happened before may have been missed.
         let shared = self.shared.upgrade()?;
+        let unheard = match shared.unheard() {
+            Ok(unheard) => unheard,
+            Err(error) => return Some(error),
+        };
         match shared.greet() {
             Ok(Greeted::HasLostAll) => {}
             // There was nothing that it could have been missed for.
             Ok(Greeted::StillThere) if self.tried.is_some() => {}
             Ok(Greeted::StillThere) => {
-                let audience = shared.audience.lock().clone();
-                if let Some(audience) = audience {
-                    audience.missed();
-                }
+                shared.has_missed();
             }
             Err(error) => return Some(error),
         }
@@ -121,7 +128,51 @@ impl Listener {
         if let Err(error) = pubsub.set_read_timeout(Some(QUIET_MAX)) {
             return told(error);
         }
+        self.go_on(&mut pubsub, unheard)
+    }
+
+    /// Waits for a message of our own: the server says neither to who may not publish nor to who may not
+    /// subscribe that nobody hears of what is stored and removed. Without news, Redis is not used.
+    fn hear_ourselves(&self, pubsub: &mut PubSub<'_>) -> Result<(), BehindError> {
+        let shared = self.shared.upgrade().ok_or_else(|| BehindError("not used".to_string()))?;
+        let channel = shared.channel();
+        let deaf = |error: &str| {
+            BehindError(format!(
+                "{error}: no news on channel {channel}; may the user publish and subscribe there?"
+            ))
+        };
+        let own = format!("{} h {}", shared.id, shared.new_number());
+        let publish = cmd("PUBLISH").arg(&channel).arg(&own).clone();
+        shared.links.with(|link| link.one(&publish)).map_err(|error| deaf(&error.0))?;
+        let deadline = Instant::now() + ANSWER_MAX;
+        pubsub.set_read_timeout(Some(ANSWER_MAX)).map_err(|error| deaf(&error.to_string()))?;
+        while Instant::now() < deadline {
+            let message = pubsub.get_message().map_err(|error| deaf(&error.to_string()))?;
+            if message.get_payload_bytes() == own.as_bytes() {
+                return Ok(());
+            }
+            shared.hear(message.get_payload_bytes());
+        }
+        Err(deaf("too late"))
+    }
+
+    /// Hears of what others do, until the connection is lost.
+    fn go_on(&self, pubsub: &mut PubSub<'_>, mut unheard: u64) -> Option<BehindError> {
+        let told = |error: redis::RedisError| Some(BehindError(error.to_string()));
+        let mut looked = Instant::now();
         loop {
+            if looked.elapsed() >= QUIET_MAX {
+                looked = Instant::now();
+                let shared = self.shared.upgrade()?;
+                match shared.unheard() {
+                    Ok(now) if now == unheard => {}
+                    Ok(now) => {
+                        unheard = now;
+                        shared.has_missed();
+                    }
+                    Err(error) => return Some(error),
+                }
+            }
             match pubsub.get_message() {
                 Ok(message) => self.shared.upgrade()?.hear(message.get_payload_bytes()),
                 Err(error) if error.is_timeout() => {
@@ -148,6 +199,29 @@ enum Greeted {
 }
 
 impl Shared {
+    /// How often a proxy has done something that it could not tell the others.
+    fn unheard(&self) -> Result<u64, BehindError> {
+        let get = cmd("HGET").arg(self.state_key()).arg(UNHEARD).clone();
+        self.links.with(|link| link.one(&get)).map(|count| values::number(&count))
+    }
+
+    /// Changes have failed, perhaps halfway: done, but not told. Those who look find out.
+    pub(super) fn leave_word(&self) {
+        if self.links.is_up() {
+            let raise = cmd("HINCRBY").arg(self.state_key()).arg(UNHEARD).arg(1).clone();
+            // Where nothing can be written, nothing was.
+            let _ = self.links.with(|link| link.one(&raise));
+        }
+    }
+
+    /// Something may have been missed: nothing is kept that may be outdated by it.
+    fn has_missed(&self) {
+        let audience = self.audience.lock().clone();
+        if let Some(audience) = audience {
+            audience.missed();
+        }
+    }
+
     /// Learns what has been cleared and purged, and sees to it that a Redis that was emptied does not
     /// come back to an old generation.
     fn greet(&self) -> Result<Greeted, BehindError> {
