@@ -352,6 +352,23 @@ fn requests_collapse_across_proxies() {
     origin.assert_finished();
 }
 
+/// A claim that its proxy never gives up, because it hangs or is gone: it is waited for once, and what is
+/// fetched then is in memory and in Redis like any other response.
+#[test]
+fn a_claim_that_never_ends_keeps_nothing_from_being_stored() {
+    let Some(program) = programs().into_iter().next() else { return };
+    let server = Server::start(program);
+    let origin = Origin::script([on("GET /a").send(200, FRESH, "a")]);
+    let (first, second) = (before(&origin, &server, &[]), before(&origin, &server, &[]));
+    server.ask(&["SET", &format!("proxy:2:f:{{{}/a}}", origin.url()), "somebody"]);
+    assert_eq!(first.get("/a").body(), "a");
+    assert!(first.get("/a").is_hit());
+    wait_until("the other one has it", || {
+        second.get_with("/a", "Cache-Control: only-if-cached\r\n").is_hit()
+    });
+    origin.assert_finished();
+}
+
 /// Redis goes, comes back, hangs and never was: requests are answered all the while, and the log is not
 /// flooded.
 #[test]

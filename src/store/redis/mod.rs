@@ -13,7 +13,7 @@
 //! let in (`changes.rs`). What one proxy does, the others hear (`news.rs`). When Redis does not answer, it
 //! is not asked any more until it is heard of again.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 use redis::{Value, cmd};
 
 use crate::clock::{Clock, Timestamp};
@@ -37,6 +37,7 @@ use crate::store::behind::{
 };
 use crate::store::codec;
 use crate::store::redis::link::Links;
+use crate::store::redis::waits::Waits;
 use crate::store::salt::{from_text, random, to_text};
 use crate::store::writer::Remark;
 
@@ -45,6 +46,7 @@ mod link;
 mod listing;
 mod news;
 mod values;
+mod waits;
 
 pub use link::Address;
 
@@ -80,7 +82,7 @@ struct Shared {
     /// What digests of credentials are keyed with, once Redis has said.
     salt: Mutex<Option<Arc<Salt>>>,
     /// Who waits for another proxy's answer.
-    waiting: Mutex<HashMap<CacheKey, Arc<Waiting>>>,
+    waits: Waits,
     audience: Mutex<Option<Arc<dyn Audience>>>,
     last_number: AtomicU64,
     /// What is said of lost content.
@@ -95,12 +97,6 @@ struct State {
     purges: u64,
     /// The last of them by number: what, and when.
     remembered: BTreeMap<u64, (Selector, Timestamp)>,
-}
-
-#[derive(Default)]
-struct Waiting {
-    is_over: Mutex<bool>,
-    over: Condvar,
 }
 
 impl State {
@@ -131,7 +127,7 @@ impl Redis {
             id,
             state: Mutex::default(),
             salt: Mutex::default(),
-            waiting: Mutex::default(),
+            waits: Waits::default(),
             audience: Mutex::default(),
             last_number: AtomicU64::new(0),
             losses: Remark::default(),
@@ -252,13 +248,6 @@ impl Shared {
     fn new_generation(&self, last: u64) -> u64 {
         self.new_number().max(last.saturating_add(1))
     }
-
-    fn is_over(&self, key: &CacheKey) {
-        if let Some(waiting) = self.waiting.lock().remove(key) {
-            *waiting.is_over.lock() = true;
-            waiting.over.notify_all();
-        }
-    }
 }
 
 impl Behind for Redis {
@@ -320,18 +309,13 @@ impl Behind for Redis {
 
     fn wait(&self, key: &CacheKey, most: Duration) {
         let shared = &self.0;
-        let waiting = Arc::clone(shared.waiting.lock().entry(key.clone()).or_default());
+        let deadline = Instant::now() + most;
+        let wait = shared.waits.begin(key);
         // It may have been over before we began to listen.
         let claim = shared.links.with(|link| link.one(cmd("GET").arg(shared.claim(key))));
-        if matches!(claim, Ok(Value::Nil) | Err(_)) {
-            return shared.is_over(key);
+        if !matches!(claim, Ok(Value::Nil) | Err(_)) {
+            wait.until(deadline);
         }
-        let deadline = Instant::now() + most;
-        let mut is_over = waiting.is_over.lock();
-        while !*is_over && !waiting.over.wait_until(&mut is_over, deadline).timed_out() {}
-        drop(is_over);
-        // Nobody is left waiting for what does not come.
-        shared.is_over(key);
     }
 
     fn apply(&self, changes: &[&Change]) -> Result<Vec<u64>, BehindError> {

@@ -259,7 +259,7 @@ impl Shared {
                 if let Some(audience) = audience.filter(|_| !is_own) {
                     audience.changed(&key, place);
                 }
-                self.is_over(&key);
+                self.waits.end(&key);
             }
             b"p" if !is_own => {
                 if let Some(audience) = audience {
