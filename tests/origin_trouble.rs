@@ -29,30 +29,71 @@ fn connections_to_the_origin_server_are_reused() {
     origin.assert_finished();
 }
 
-/// A pooled connection that was reset costs a second try, on a fresh one, for a request that may be
-/// repeated; one that ends in order after the request was read, or was fresh, does not (RFC 9110
-/// §9.2.2, RFC 9112 §9.3.1).
+/// What meets the end of a pooled connection before any byte of a response costs a second try, on a
+/// fresh one, if it may be repeated (RFC 9110 §9.2.2, RFC 9112 §9.3.1).
 #[test]
-fn a_request_is_repeated_only_if_nobody_has_read_it() {
+fn a_request_that_meets_the_end_of_a_reused_connection_is_repeated_once() {
+    #[rustfmt::skip]
+    let table = [
+        // Method, content, how the connection ends, and whether the request is repeated.
+        ("GET", "", Step::Close, true), ("GET", "", Step::Reset, true),
+        ("HEAD", "", Step::Close, true), ("HEAD", "", Step::Reset, true),
+        ("OPTIONS", "", Step::Close, true), ("OPTIONS", "", Step::Reset, true),
+        ("DELETE", "", Step::Close, false), ("DELETE", "", Step::Reset, true),
+        ("POST", "", Step::Close, false), ("POST", "", Step::Reset, false),
+        ("POST", "x", Step::Close, false), ("POST", "x", Step::Reset, false),
+        ("PUT", "x", Step::Close, false), ("PUT", "x", Step::Reset, false),
+        ("GET", "x", Step::Close, false), ("GET", "x", Step::Reset, false),
+        ("BREW", "", Step::Close, false), ("BREW", "", Step::Reset, false),
+    ];
+    for (method, content, end, repeated) in table {
+        let case = format!("{method} {content:?}, reset: {}", matches!(end, Step::Reset));
+        let again = on(&format!("{method} /a")).head(200, "Content-Length: 0");
+        let mut script = vec![
+            on("GET /first").send(200, "Cache-Control: no-store", "x"),
+            on(&format!("{method} /a")).then(end),
+        ];
+        script.extend(repeated.then_some(again));
+        let origin = Origin::script(script);
+        let proxy = Proxy::before(&origin, &[]);
+        proxy.get("/first");
+        let reply = proxy.ask(method, "/a", "", content);
+        assert_eq!(reply.status, if repeated { 200 } else { 502 }, "{case}");
+        let asked = 2 + usize::from(repeated);
+        assert_eq!((origin.asked().len(), origin.connections()), (asked, asked - 1), "{case}");
+        origin.assert_finished();
+    }
+}
+
+/// Once: neither a fresh connection nor the second try is followed by another, and nothing is repeated
+/// of which a byte has come.
+#[test]
+fn a_request_is_not_repeated_on_end() {
+    let first = || on("GET /first").send(200, "Cache-Control: no-store", "x");
     let origin = Origin::script([
-        on("GET /first").send(200, "Cache-Control: no-store", "x").times(4),
-        on("GET /reset").then(Step::Reset),
-        on("GET /reset").send(200, "Cache-Control: no-store", "alive"),
-        on("POST /reset").then(Step::Reset),
-        on("GET /ends").close(),
         on("GET /fresh").close(),
+        first(),
+        on("GET /twice").close().times(2),
+        first(),
+        on("GET /begun").bytes("HTTP/1.1 200 OK\r\nContent-").close(),
+        first(),
+        on("GET /interim").bytes("HTTP/1.1 103 Early Hints\r\n\r\n").close(),
+        first(),
+        on("GET /cut").head(200, "Content-Length: 5").bytes("abc").close(),
     ]);
     let proxy = Proxy::before(&origin, &[]);
-    proxy.get("/first");
-    assert_eq!(proxy.get("/reset").body(), "alive");
-    assert_eq!(proxy.ask("POST", "/reset", "", "x").status, 502, "content is not sent twice");
-    proxy.get("/first");
-    for target in ["/ends", "/fresh"] {
+    for target in ["/fresh", "/twice", "/begun", "/interim"] {
+        if target != "/fresh" {
+            proxy.get("/first");
+        }
         let reply = proxy.get(target);
         let told = "closed the connection without a response";
-        assert_eq!((reply.status, reply.body().contains(told)), (502, true), "{}", reply.body());
+        assert_eq!((reply.status, reply.body().contains(told)), (502, true), "{target}");
     }
-    assert_eq!(origin.asked().len(), 7, "one request each, and one repeated");
+    proxy.get("/first");
+    assert!(!proxy.get("/cut").complete, "what was passed on in part stays cut");
+    assert_eq!(origin.asked().len(), 10, "one request each, and one repeated");
+    origin.assert_finished();
 }
 
 /// The end of an idle connection is found out before it is used.
@@ -144,15 +185,15 @@ fn a_stale_response_stands_in_for_a_failed_origin_server() {
     };
     let origin = Origin::script([
         stale("/closed", ""),
-        on("GET /closed").close(),
+        on("GET /closed").close().times(2),
         stale("/503", ""),
         on("GET /503").send(503, "", "busy"),
         stale("/404", ""),
         on("GET /404").send(404, "", "gone"),
         stale("/must", ", must-revalidate"),
-        on("GET /must").close(),
+        on("GET /must").close().times(2),
         stale("/shared", ", s-maxage=60"),
-        on("GET /shared").close(),
+        on("GET /shared").close().times(2),
         stale("/over", ", stale-if-error=0"),
         on("GET /over").send(503, "", "busy"),
     ]);

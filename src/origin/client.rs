@@ -183,12 +183,21 @@ fn egress_proxy(url: &str) -> Result<Proxy, String> {
     Proxy::new(url).map_err(|error| format!("proxy {url} from the environment: {error}"))
 }
 
-/// Does the error say that nobody has read the request? What comes to a closed socket is answered with
-/// a reset; an orderly end is the origin server's word about this very request, which is then not
-/// repeated. (A connection that was ended while it was idle is found out before it is used.)
-fn was_not_read(error: &io::Error) -> bool {
-    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
-    matches!(error.kind(), ConnectionReset | ConnectionAborted | BrokenPipe)
+/// May the request go out once more, on a fresh connection (RFC 9112 §9.3.1)? Only what has no content,
+/// and only where the connection was one from the pool that brought no byte: such a connection had
+/// its end on the way when the request went out, orderly (an idle timeout) or by a reset. A GET, HEAD or
+/// OPTIONS asks for nothing to be changed, so it does not matter if it has been read after all.
+/// A DELETE does matter then: it is repeated after a reset alone, which says that nobody has read it.
+fn may_be_repeated(method: &Method, error: &Error, outcome: &Outcome) -> bool {
+    let Error::Io(error) = error else { return false };
+    let ended = match *method {
+        Method::GET | Method::HEAD | Method::OPTIONS => is_end_of_connection(error),
+        Method::DELETE => {
+            is_end_of_connection(error) && error.kind() != io::ErrorKind::UnexpectedEof
+        }
+        _ => false,
+    };
+    ended && !outcome.opened && !outcome.received
 }
 
 fn explain_io(origin: String, error: io::Error) -> OriginError {
@@ -206,8 +215,7 @@ impl Origin for Client {
     fn send(&self, mut request: OriginRequest<'_, '_>) -> Result<OriginResponse, OriginError> {
         let content = std::mem::replace(&mut request.content, Content::None);
         let OriginRequest { method, url, .. } = request;
-        let repeatable = matches!(content, Content::None)
-            && matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::DELETE);
+        let has_content = !matches!(content, Content::None);
         let framing = framing_of(method, &content);
         let asked = Asked::new(&request, framing)?;
         let mut content = ContentReader::new(content, framing);
@@ -218,13 +226,9 @@ impl Origin for Client {
         } else {
             self.send_once(&asked, SendBody::none(), exchange(), false)
         };
-        // A connection from the pool that is reset and brought no byte was dead before the request was
-        // read, or at least nothing shows otherwise (RFC 9112 §9.3.1).
-        if let Err(Error::Io(error)) = &result
-            && was_not_read(error)
-            && repeatable
-            && !outcome.opened
-            && !outcome.received
+        if let Err(error) = &result
+            && !has_content
+            && may_be_repeated(method, error, &outcome)
         {
             (result, outcome) = self.send_once(&asked, SendBody::none(), exchange(), true);
         }
