@@ -3,17 +3,19 @@
 
 mod support;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use caching_proxy::clock::{Clock, DeltaSeconds, Timestamp};
 use caching_proxy::message::fields::Fields;
+use caching_proxy::message::request::Request;
 use caching_proxy::origin::gate::{Gated, Limits, Rate};
 use caching_proxy::origin::{Content, Origin, OriginError, OriginRequest, OriginResponse};
 use http::{Method, StatusCode, Version};
 use parking_lot::Mutex;
-use support::engine::bench;
+use support::engine::{Bench, bench, content, to_fields};
 use support::origin::{Gate, Origin as Scripted, on};
 use support::proxy::Proxy;
 
@@ -95,24 +97,129 @@ fn retry_after_is_heeded_while_stale_is_served() {
     }
 }
 
+/// A GET from this address, or from nowhere in particular.
+fn get_from(bench: &Bench, client: &str, target: &str, fields: &str) -> (u16, String) {
+    let fields = to_fields(&format!("Host: h; {fields}"));
+    let client = Some(SocketAddr::new(client.parse().expect("an address"), 5000));
+    let request = Request::new(Method::GET, target, Version::HTTP_11, fields, client);
+    let mut response = bench.send(request.expect("a request"));
+    (response.status.as_u16(), content(&mut response))
+}
+
 #[test]
-fn a_429_holds_back_the_same_credentials_and_a_503_the_same_uri() {
+fn a_limit_holds_back_what_was_limited_and_no_more() {
+    const SPENT: &str = "Retry-After: 30; X-RateLimit-Remaining: 0";
+    #[rustfmt::skip]
+    let table = [
+        // What the limited request has, the status and fields that it gets, what another request is and
+        // has, and whether that is held back.
+        ("", 429, "Retry-After: 30", "192.0.2.1", "/a", "", true),
+        ("", 503, "Retry-After: 30", "192.0.2.1", "/a?x=y", "", true),
+        ("", 403, "Retry-After: 30", "192.0.2.1", "/a", "", true),
+        ("", 429, "Retry-After: 30", "192.0.2.1", "/b", "", false),
+        ("", 503, "Retry-After: 30", "192.0.2.1", "/b", "", false),
+        ("", 429, "Retry-After: 30", "192.0.2.2", "/a", "", false),
+        ("", 503, "Retry-After: 30", "192.0.2.2", "/a", "", false),
+        ("", 429, "Retry-After: 30", "192.0.2.1", "/a", "Authorization: one", false),
+        ("Authorization: one", 429, "Retry-After: 30", "192.0.2.2", "/a", "Authorization: one", true),
+        ("Authorization: one", 503, "Retry-After: 30", "192.0.2.2", "/a", "Authorization: one", true),
+        ("Authorization: one", 429, "Retry-After: 30", "192.0.2.1", "/a", "Authorization: two", false),
+        ("Authorization: one", 503, "Retry-After: 30", "192.0.2.1", "/a", "Authorization: two", false),
+        ("Authorization: one", 429, "Retry-After: 30", "192.0.2.1", "/a", "", false),
+        ("Authorization: one", 429, "Retry-After: 30", "192.0.2.1", "/b", "Authorization: one", false),
+        ("Cookie: a=1", 429, "Retry-After: 30", "192.0.2.1", "/a", "Cookie: a=2", false),
+        ("X-API-Key: k", 429, SPENT, "192.0.2.2", "/b", "X-API-Key: k", true),
+        ("X-API-Key: k", 503, SPENT, "192.0.2.2", "/b", "X-API-Key: k", true),
+        ("X-API-Key: k", 403, SPENT, "192.0.2.2", "/b", "X-API-Key: k", true),
+        ("X-API-Key: k", 429, SPENT, "192.0.2.1", "/b", "X-API-Key: l", false),
+        ("", 429, SPENT, "192.0.2.1", "/b", "", true),
+        ("", 429, SPENT, "192.0.2.2", "/b", "", false),
+        ("", 429, "Retry-After: 30; RateLimit: \"h\"", "192.0.2.1", "/b", "", false),
+        ("", 403, "X: y", "192.0.2.1", "/a", "", false),
+    ];
+    for (who, status, limits, client, target, other, is_held) in table {
+        let case = format!("{who:?} {status} {limits}: {client} {target} {other:?}");
+        let bench = bench(|_| ());
+        let limits = format!("Cache-Control: max-age=0; {limits}");
+        bench.answers(status, &limits, "busy").answers(200, "Cache-Control: no-store", "free");
+        assert_eq!(get_from(&bench, "192.0.2.1", "/a", who), (status, "busy".into()), "{case}");
+        let expected = if is_held { (status, "busy".into()) } else { (200, "free".into()) };
+        assert_eq!(get_from(&bench, client, target, other), expected, "{case}");
+        assert_eq!(bench.asked().len(), if is_held { 1 } else { 2 }, "{case}");
+    }
+}
+
+#[test]
+fn only_get_and_head_are_held_back_and_hold_back() {
+    let spent = "Retry-After: 30; X-RateLimit-Remaining: 0";
+    for (first, second, is_held) in [
+        ("GET", "HEAD", true),
+        ("HEAD", "GET", true),
+        ("GET", "POST", false),
+        ("GET", "DELETE", false),
+        ("GET", "OPTIONS", false),
+        ("POST", "GET", false),
+        ("POST", "POST", false),
+    ] {
+        let bench = bench(|_| ());
+        bench.answers(429, spent, "busy").answers(200, "X: y", "free");
+        bench.fetch(first, "/a", "");
+        let status = bench.fetch(second, "/a", "").status;
+        assert_eq!(status, if is_held { 429 } else { 200 }, "{first}, {second}");
+    }
+}
+
+#[test]
+fn whoever_is_held_back_is_told_what_the_origin_server_has_said() {
+    let long: &'static str = "x".repeat(16 * 1024).leak();
+    let too_long: &'static str = "x".repeat(16 * 1024 + 1).leak();
+    let ours = "the origin server answered 429 and wants to be left alone for";
+    #[rustfmt::skip]
+    let table = [
+        // Fields, content, what the second client accepts, and whether it gets that content.
+        ("Content-Type: a/b", "busy", "", true),
+        ("Content-Type: a/b", "", "", true),
+        ("Content-Type: a/b", long, "", true),
+        ("Content-Type: a/b", too_long, "", false),
+        ("Content-Type: a/b; Content-Encoding: gzip", "busy", "Accept-Encoding: gzip", true),
+        ("Content-Type: a/b; Content-Encoding: gzip", "busy", "Accept-Encoding: br", false),
+        ("Content-Type: a/b; Cache-Control: private", "busy", "", false),
+        ("Content-Type: a/b; Cache-Control: no-store", "busy", "", false),
+    ];
+    for (fields, text, accepts, is_given) in table {
+        let bench = bench(|_| ());
+        let fields = format!("{fields}; Retry-After: 90; RateLimit: \"h\"; Set-Cookie: a=b");
+        bench.answers(429, &fields, text);
+        assert_eq!(bench.fetch("GET", "/a", "").field("set-cookie"), "a=b");
+        let held = bench.after(10).fetch("GET", "/a", accepts);
+        let told = (held.status, held.told(), held.field("retry-after"));
+        assert_eq!(told, (429, "fwd=uri-miss; detail=retry-after".into(), "80".into()), "{fields}");
+        assert_eq!(held.field("set-cookie"), "", "{fields}");
+        if is_given {
+            assert_eq!(held.content, text, "{fields}");
+            assert_eq!(held.field("content-type"), "a/b", "{fields}");
+        } else {
+            assert!(held.content.starts_with(ours), "{fields}: {}", held.content);
+            assert_eq!(held.field("content-type"), "text/plain; charset=utf-8", "{fields}");
+            assert_eq!(held.field("content-encoding"), "", "{fields}");
+        }
+        let kept = !fields.contains("Cache-Control");
+        assert_eq!(held.field("ratelimit"), if kept { "\"h\"" } else { "" }, "{fields}");
+    }
+}
+
+/// A 403 that limits is no word about the target: what is stale stands in, and stays.
+#[test]
+fn a_403_that_limits_lets_the_stale_stand_in() {
     let bench = bench(|_| ());
-    bench.answers(429, "Retry-After: 30", "slow down");
-    assert_eq!(bench.get_with("/a", "Authorization: one").0, 429);
-    let other = bench.fetch("GET", "/b", "Authorization: one");
-    assert_eq!(
-        (other.status, other.told().as_str(), other.field("retry-after").as_str()),
-        (429, "fwd=uri-miss; detail=retry-after", "30")
-    );
-    assert!(other.content.contains("left alone for 30 s"), "{}", other.content);
-    bench.answers(200, "X: y", "two");
-    assert_eq!(bench.get_with("/b", "Authorization: two").1, "two", "others have their own quota");
-    bench.answers(503, "Retry-After: 30", "maintenance").answers(200, "X: y", "c");
-    assert_eq!(bench.get("/b?x").0, 503);
-    assert_eq!(bench.get("/b?x").2, "fwd=uri-miss; detail=retry-after");
-    assert_eq!(bench.get("/c").1, "c");
-    assert!(bench.is_finished());
+    bench.answers(200, "Cache-Control: max-age=1", "x");
+    bench.answers(403, "X-RateLimit-Remaining: 0; X-RateLimit-Reset: 20", "slow down");
+    bench.get("/a");
+    let told = bench.after(5).get("/a");
+    assert_eq!((told.0, told.1.as_str()), (200, "x"));
+    assert_eq!(bench.after(19).get("/a").2, "fwd=stale; ttl=-23; detail=retry-after");
+    bench.answers(200, "Cache-Control: max-age=1", "y");
+    assert_eq!(bench.after(1).get("/a").1, "y");
 }
 
 /// Several credentials, one key, one flight: whose quota is used up is nobody else's business, but that the

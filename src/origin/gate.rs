@@ -2,8 +2,9 @@
 //! and beyond what the operator allows.
 //!
 //! An origin server that cannot be reached is asked once a second; everyone else learns at once what
-//! the last one learned. `Retry-After` is heeded, for a minute at most: with 429 for all requests with
-//! the same credentials, with 503 for the URI that was asked for. `--origin-rate` and
+//! the last one learned. A 429 or 503 that says for how long is heeded, for a minute at most: a GET or
+//! HEAD for the same path is held back, from the same client; for any path if its quota is spent. Clients
+//! are told apart by their credentials, those without any by their addresses. `--origin-rate` and
 //! `--origin-concurrency` let requests wait for their turn, but never longer than `wait_max`.
 //! What is answered from the cache never comes here.
 
@@ -13,14 +14,14 @@ use std::io::{self, Read};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::StatusCode;
+use http::{Method, StatusCode};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::clock::{Clock, DeltaSeconds, Timestamp};
-use crate::message::fields::Fields;
+use crate::origin::held::HeldAnswer;
 use crate::origin::{Origin, OriginBody, OriginError, OriginRequest, OriginResponse, Upgrade};
-use crate::policy::cache_control::read_seconds;
 use crate::policy::credentials::presented;
+use crate::policy::limited::limit;
 use crate::policy::reason::Detail;
 
 /// How often an origin server that is down is asked.
@@ -77,7 +78,7 @@ struct State {
     last_answer: Option<Timestamp>,
     /// How many requests have timed out since.
     silences: u32,
-    /// Until when requests are held back, by the hash of their URI or credentials.
+    /// Until when requests are held back, by the hash of who asks, or of who asks for what.
     held: HashMap<u64, Held>,
     under_way: usize,
     /// When the last requests were let through, or will be; as many as the rate counts.
@@ -91,18 +92,22 @@ struct Down {
     text: String,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Held {
     until: Timestamp,
-    status: StatusCode,
+    /// What the origin server has said: it may be later than what is heeded.
+    until_told: Timestamp,
+    answer: Arc<HeldAnswer>,
 }
 
 /// What a request is remembered by, as hashes.
 #[derive(Clone, Copy)]
 struct Whom {
     authority: u64,
-    credentials: u64,
-    uri: u64,
+    /// Who asks: what a spent quota holds back.
+    client: u64,
+    /// Who asks for which path: what any other limit holds back. `None` for what is never held back.
+    path: Option<u64>,
 }
 
 impl Gated {
@@ -112,46 +117,41 @@ impl Gated {
         Self { inner, clock, limits, hasher: RandomState::new(), shared: Arc::new(shared) }
     }
 
-    /// What a 429 holds back: requests with the same credentials.
-    fn credentials(&self, request: &OriginRequest<'_, '_>) -> u64 {
-        let all: Vec<_> = presented(request.fields, request.url).collect();
-        self.hasher.hash_one(("credentials", all))
-    }
-
     /// Who cannot be reached when this request fails.
     fn authority(&self, request: &OriginRequest<'_, '_>) -> u64 {
         self.hasher.hash_one(("authority", request.url.split('/').nth(2)))
     }
 
-    /// What a 503 holds back: requests for the same URI.
-    fn uri(&self, request: &OriginRequest<'_, '_>) -> u64 {
-        self.hasher.hash_one(("uri", request.url))
-    }
-
     fn whom(&self, request: &OriginRequest<'_, '_>) -> Whom {
-        Whom {
-            authority: self.authority(request),
-            credentials: self.credentials(request),
-            uri: self.uri(request),
-        }
+        let OriginRequest { method, url, fields, .. } = request;
+        let authority = self.authority(request);
+        let credentials: Vec<_> = presented(fields, url).collect();
+        // The proxy itself has written this field; the client's address comes first.
+        let address = fields.members("x-forwarded-for").next();
+        let address = address.filter(|_| credentials.is_empty());
+        let client = self.hasher.hash_one(("client", authority, credentials, address));
+        let path = url.split('?').next();
+        let is_held = matches!(**method, Method::GET | Method::HEAD);
+        let path = is_held.then(|| self.hasher.hash_one(("path", client, path)));
+        Whom { authority, client, path }
     }
 
     /// Lets a request through, now or when it is its turn, or says why not.
-    fn admit(&self, request: &OriginRequest<'_, '_>) -> Result<Pass, OriginError> {
+    fn admit(&self, request: &OriginRequest<'_, '_>, whom: Whom) -> Result<Pass, OriginError> {
         let now = self.clock.now();
         let wait_max = if request.waits { self.limits.wait_max } else { Duration::ZERO };
         let deadline = Instant::now() + wait_max;
         let mut state = self.shared.state.lock();
-        for hash in [self.credentials(request), self.uri(request)] {
-            if let Some(Held { until, status }) = state.held.get(&hash).copied()
+        for hash in whom.path.iter().flat_map(|path| [whom.client, *path]) {
+            if let Some(Held { until, until_told, answer }) = state.held.get(&hash).cloned()
                 && now < until
                 && !is_set_back(now, until, RETRY_AFTER_MAX)
             {
-                let seconds = until.seconds_since(now).0.max(1);
-                return Err(OriginError::HeldBack { status, seconds });
+                let seconds = until_told.seconds_since(now).0.max(1);
+                return Err(OriginError::HeldBack { answer, seconds });
             }
         }
-        if let Some(down) = state.down.get_mut(&self.authority(request)) {
+        if let Some(down) = state.down.get_mut(&whom.authority) {
             if now < down.next_probe && !is_set_back(now, down.next_probe, PROBE_INTERVAL) {
                 let (status, text) = (down.status, down.text.clone());
                 return Err(OriginError::Down { status, text });
@@ -197,23 +197,23 @@ impl Gated {
     }
 
     /// Notes what an answer says about the origin server.
-    fn note_answer(&self, whom: Whom, response: &OriginResponse) {
+    fn note_answer(&self, whom: Whom, response: &mut OriginResponse) {
         let now = self.clock.now();
         let mut state = self.shared.state.lock();
         state.down.remove(&whom.authority);
         state.last_answer = Some(now);
         state.silences = 0;
-        let hash = match response.status {
-            StatusCode::TOO_MANY_REQUESTS => whom.credentials,
-            StatusCode::SERVICE_UNAVAILABLE => whom.uri,
-            _ => return,
-        };
-        let Some(wait) = retry_after(&response.fields, now) else { return };
+        // A limit on what changes something says nothing of what only reads.
+        let Some(path) = whom.path else { return };
+        let Some(limit) = limit(response.status, &response.fields, now) else { return };
         if state.held.len() >= HELD_MAX {
             state.held.clear();
         }
-        let until = now.plus(wait.min(RETRY_AFTER_MAX));
-        state.held.insert(hash, Held { until, status: response.status });
+        let until = now.plus(limit.wait.min(RETRY_AFTER_MAX));
+        let until_told = now.plus(limit.wait);
+        let hash = if limit.is_spent { whom.client } else { path };
+        let answer = HeldAnswer::of(response);
+        state.held.insert(hash, Held { until, until_told, answer });
     }
 
     /// Notes that the origin server could not be reached, where the error says so: no connection, or
@@ -245,11 +245,12 @@ impl Gated {
 
 impl Origin for Gated {
     fn send(&self, request: OriginRequest<'_, '_>) -> Result<OriginResponse, OriginError> {
-        let pass = self.admit(&request)?;
-        let (whom, asked_at) = (self.whom(&request), self.clock.now());
+        let whom = self.whom(&request);
+        let pass = self.admit(&request, whom)?;
+        let asked_at = self.clock.now();
         match self.inner.send(request) {
-            Ok(response) => {
-                self.note_answer(whom, &response);
+            Ok(mut response) => {
+                self.note_answer(whom, &mut response);
                 Ok(held_by(response, pass))
             }
             Err(error) => {
@@ -260,11 +261,12 @@ impl Origin for Gated {
     }
 
     fn upgrade(&self, request: OriginRequest<'_, '_>) -> Result<Upgrade, OriginError> {
-        let pass = self.admit(&request)?;
-        let (whom, asked_at) = (self.whom(&request), self.clock.now());
+        let whom = self.whom(&request);
+        let pass = self.admit(&request, whom)?;
+        let asked_at = self.clock.now();
         match self.inner.upgrade(request) {
-            Ok(Upgrade::Declined(response)) => {
-                self.note_answer(whom, &response);
+            Ok(Upgrade::Declined(mut response)) => {
+                self.note_answer(whom, &mut response);
                 Ok(Upgrade::Declined(held_by(response, pass)))
             }
             Ok(Upgrade::Agreed(fields, mut tunnel)) => {
@@ -284,16 +286,6 @@ impl Origin for Gated {
 /// have looked at it a moment later.
 fn is_set_back(now: Timestamp, until: Timestamp, most: DeltaSeconds) -> bool {
     until > now.plus(most).plus(DeltaSeconds(1))
-}
-
-/// `Retry-After`: seconds, or a date (RFC 9110 §10.2.3).
-fn retry_after(fields: &Fields, now: Timestamp) -> Option<DeltaSeconds> {
-    let value = fields.get("retry-after")?.as_bytes().trim_ascii();
-    let wait = match read_seconds(value) {
-        Some(seconds) => seconds,
-        None => fields.date("retry-after", now)?.seconds_since(now),
-    };
-    (wait > DeltaSeconds::ZERO).then_some(wait)
 }
 
 /// Leave to have one request under way.
@@ -334,9 +326,10 @@ impl Read for Holding<dyn Read + Send> {
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderValue, Method, Version};
+    use http::{HeaderValue, Version};
 
     use super::*;
+    use crate::message::fields::Fields;
     use crate::origin::Content;
 
     /// Asks for patience, whatever it is asked for.

@@ -10,11 +10,13 @@ use http::{Method, StatusCode, Version};
 use crate::message::fields::Fields;
 use crate::message::framing::{ResponseFraming, content_length};
 use crate::message::head::ResponseHead;
+use crate::origin::held::HeldAnswer;
 use crate::policy::reason::Detail;
 
 pub mod client;
 pub mod egress;
 pub mod gate;
+pub mod held;
 pub mod redirects;
 pub mod resolver;
 mod shown;
@@ -206,8 +208,8 @@ pub enum OriginError {
     },
     /// It has asked to be left alone.
     HeldBack {
-        /// The status that it has answered.
-        status: StatusCode,
+        /// What it has answered.
+        answer: Arc<HeldAnswer>,
         /// For how many seconds more.
         seconds: u32,
     },
@@ -228,7 +230,8 @@ impl OriginError {
             Self::Timeout { .. } | Self::ConnectTimeout { .. } => StatusCode::GATEWAY_TIMEOUT,
             Self::Content(_) => StatusCode::BAD_REQUEST,
             Self::Unsent { .. } => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::Down { status, .. } | Self::HeldBack { status, .. } => *status,
+            Self::Down { status, .. } => *status,
+            Self::HeldBack { answer, .. } => answer.status,
             Self::Busy { .. } => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::BAD_GATEWAY,
         }
@@ -299,10 +302,10 @@ impl fmt::Display for OriginError {
                 write!(f, "redirects: {followed} followed and no end; see --follow-redirects")
             }
             Self::Down { text, .. } => write!(f, "{text}; asked once a second until it answers"),
-            Self::HeldBack { status, seconds } => write!(
+            Self::HeldBack { answer, seconds } => write!(
                 f,
                 "the origin server answered {} and wants to be left alone for {seconds} s more",
-                status.as_u16()
+                answer.status.as_u16()
             ),
             Self::Busy { seconds } => write!(
                 f,

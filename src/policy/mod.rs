@@ -15,6 +15,7 @@ pub mod forwarding;
 pub mod freshness;
 pub mod invalidation;
 pub mod key;
+pub mod limited;
 pub mod partial;
 pub mod precondition;
 pub mod purging;

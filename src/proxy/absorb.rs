@@ -20,6 +20,7 @@ use crate::origin::{OriginBody, OriginError, OriginResponse};
 use crate::policy::age::age_value;
 use crate::policy::forwarding::{complete_received, strip_received};
 use crate::policy::invalidation::{describes_target, invalidates, named};
+use crate::policy::limited::counts_as;
 use crate::policy::partial::without_digests;
 use crate::policy::precondition::{holds_for, keep_for_304};
 use crate::policy::range::Part;
@@ -60,10 +61,11 @@ impl Proxy {
             let stored = Arc::clone(stored);
             return self.freshen(forward, &stored, received).into();
         }
-        if is_failure(received.status)
+        let counted = counts_as(received.status, &received.fields);
+        if is_failure(counted)
             && let Some(response) = self.stand_in(&mut forward, Some(received.status), None)
         {
-            tell_of_failure(&mut forward, received.status);
+            tell_of_failure(&mut forward, counted);
             return response.into();
         }
         complete_received(&mut received.fields, received.version, response_time);
@@ -200,7 +202,8 @@ impl Proxy {
                 if let Some(leader) = leader {
                     leader.land(&forward.outcome(received.status, detail));
                 }
-                self.drop_replaced(forward, received.status, detail);
+                let counted = counts_as(received.status, &received.fields);
+                self.drop_replaced(forward, counted, detail);
                 let body = Relayed::body(received.body.take(), length, &self.stats);
                 let body = body.map_err(|error| self.cut(&error))?;
                 return Ok(Kept { body, filler: None, refusal });
@@ -386,7 +389,8 @@ impl Forward {
     }
 }
 
-/// Those who wait for a response that has failed need not ask themselves, unless it is about credentials.
+/// Those who wait for a response that has failed need not ask themselves, unless it is about the credentials
+/// of the client that asked: its quota, say.
 fn tell_of_failure(forward: &mut Forward, status: StatusCode) {
     if let Some(leader) = forward.leader.take() {
         let text = format!("the origin server answered {} to another request", status.as_u16());

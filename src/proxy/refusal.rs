@@ -74,6 +74,8 @@ impl Proxy {
             let failed = Failed { status, detail, text: error.to_string() };
             match error {
                 OriginError::Closed { .. } | OriginError::Cut { .. } => leader.died(failed),
+                // The limit may not be that of the clients who wait.
+                OriginError::HeldBack { .. } => leader.land(&Outcome::Unshareable),
                 // Nobody else need try.
                 _ => leader.land(&Outcome::failed(failed)),
             }
@@ -83,9 +85,7 @@ impl Proxy {
             return response;
         }
         let mut response = self.forwarding_error(&forward, status, detail, &error.to_string());
-        if let Some(seconds) = error.retry_after() {
-            response.fields.set_text("retry-after", seconds.to_string());
-        }
+        say_when_to_come_back(&mut response, error, &forward.request);
         response
     }
 
@@ -164,5 +164,19 @@ impl Proxy {
         };
         let status = CacheStatus { detail: Some(detail), ..CacheStatus::default() };
         self.error(StatusCode::GATEWAY_TIMEOUT, request, &text, status)
+    }
+}
+
+/// When the client may try again, and in the origin server's own words, if it is that which holds back.
+pub(super) fn say_when_to_come_back(
+    response: &mut Response,
+    error: &OriginError,
+    request: &Request,
+) {
+    if let OriginError::HeldBack { answer, .. } = error {
+        answer.put_into(response, &request.fields);
+    }
+    if let Some(seconds) = error.retry_after() {
+        response.fields.set_text("retry-after", seconds.to_string());
     }
 }

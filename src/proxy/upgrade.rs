@@ -15,6 +15,7 @@ use crate::policy::key::CacheKey;
 use crate::policy::reason::{CacheStatus, Detail, Why};
 use crate::policy::reuse::Mode;
 use crate::proxy::Proxy;
+use crate::proxy::refusal::say_when_to_come_back;
 use crate::recording::Relayed;
 use crate::stats::Event;
 
@@ -125,6 +126,8 @@ impl Proxy {
         log::warn!("{} {}: {error}", request.method, key.redacted());
         let (why, detail) = (Some(Why::Bypass), Some(error.detail()));
         let status = CacheStatus { why, detail, ..CacheStatus::default() };
-        Upgraded::Declined(self.error(error.status(), request, &error.to_string(), status))
+        let mut response = self.error(error.status(), request, &error.to_string(), status);
+        say_when_to_come_back(&mut response, error, request);
+        Upgraded::Declined(response)
     }
 }

@@ -1,0 +1,95 @@
+//! What those are told who are held back: what the origin server has told the one whom it limited.
+
+use std::io;
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use http::StatusCode;
+
+use crate::message::body::Body;
+use crate::message::fields::Fields;
+use crate::message::response::Response;
+use crate::origin::{OriginBody, OriginResponse};
+use crate::policy::limited::told_to_all;
+
+/// The longest content that is kept for others.
+const CONTENT_MAX: usize = 16 * 1024;
+/// The most that fields may take up beside it.
+const FIELDS_MAX: usize = 4 * 1024;
+
+/// A response that limits requests, as it is given to those who are held back.
+#[derive(Debug)]
+pub struct HeldAnswer {
+    /// The status code.
+    pub status: StatusCode,
+    /// `None` if nothing of it may be given to anybody else.
+    fields: Option<Fields>,
+    /// When all of it has come, and is not too long.
+    content: OnceLock<Bytes>,
+}
+
+impl HeldAnswer {
+    /// What of this response others may have. Its content is kept on its way to the client that asked.
+    pub(super) fn of(response: &mut OriginResponse) -> Arc<Self> {
+        let fields = told_to_all(&response.fields).filter(|it| it.memory_bytes() <= FIELDS_MAX);
+        let is_kept = fields.is_some();
+        let answer = Arc::new(Self { status: response.status, fields, content: OnceLock::new() });
+        let fits = response.length.is_none_or(|length| length <= CONTENT_MAX as u64);
+        if is_kept
+            && fits
+            && let Some(inner) = response.body.take()
+        {
+            let (length, seen) = (response.length, Some(Vec::new()));
+            let answer = Arc::clone(&answer);
+            response.body = Some(Box::new(Kept { inner, length, seen, answer }));
+        }
+        answer
+    }
+
+    /// Puts it in the place of the proxy's own words, where this client understands its coding.
+    pub fn put_into(&self, response: &mut Response, request_fields: &Fields) {
+        let Some(fields) = &self.fields else { return };
+        let is_readable = fields.members("content-encoding").all(|coding| {
+            let coding = String::from_utf8_lossy(coding);
+            request_fields.has_member("accept-encoding", &coding)
+        });
+        let content = self.content.get().filter(|_| is_readable);
+        if let Some(content) = content {
+            response.fields.remove("content-type");
+            response.body = Body::Whole(content.clone());
+        }
+        for (name, value) in fields.iter() {
+            if content.is_some() || !name.as_str().starts_with("content-") {
+                response.fields.append(name.clone(), value.clone());
+            }
+        }
+    }
+}
+
+/// Content that is kept while it is passed on.
+struct Kept {
+    inner: Box<dyn OriginBody>,
+    length: Option<u64>,
+    /// What has come; `None` once it is too long, or has been handed over.
+    seen: Option<Vec<u8>>,
+    answer: Arc<HeldAnswer>,
+}
+
+impl OriginBody for Kept {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        let Some(mut seen) = self.seen.take() else { return Ok(count) };
+        if seen.len() + count > CONTENT_MAX {
+            return Ok(count);
+        }
+        seen.extend_from_slice(&buffer[..count]);
+        // Whoever knows the length need not read on to the end.
+        let is_whole = self.length.is_some_and(|length| length == seen.len() as u64);
+        if is_whole || count == 0 && !buffer.is_empty() {
+            let _ = self.answer.content.set(seen.into());
+        } else {
+            self.seen = Some(seen);
+        }
+        Ok(count)
+    }
+}
