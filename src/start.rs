@@ -18,6 +18,7 @@ use caching_proxy::message::target::{OriginUrl, is_loopback};
 use caching_proxy::origin::client::{Client, Reach};
 use caching_proxy::origin::egress::proxy_for;
 use caching_proxy::origin::gate::{self, Gated};
+use caching_proxy::origin::resolver::Names;
 use caching_proxy::origin::trust::roots;
 use caching_proxy::origin::{Origin, Unreachable};
 use caching_proxy::policy::reuse::Mode;
@@ -331,6 +332,7 @@ fn origin_client(
         connect_timeout: config.connect_timeout,
         origin_timeout: config.origin_timeout,
         roots: trusted,
+        names: Names::default(),
         idle_connections_max: config.workers,
         egress: (egress(false), egress(true)),
     };

@@ -3,9 +3,16 @@
 mod support;
 
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
+use std::time::Duration;
 
+use caching_proxy::message::fields::Fields;
+use caching_proxy::origin::client::{Client, Reach};
+use caching_proxy::origin::resolver::Names;
+use caching_proxy::origin::{Content, Origin as _, OriginRequest, Upgrade};
+use http::Method;
 use support::TemporaryFolder;
 use support::origin::{Gate, Origin, Step, on};
 use support::proxy::{Proxy, command};
@@ -153,6 +160,58 @@ fn a_name_without_an_address_is_a_502_that_helps() {
     let reply = proxy.get("/a");
     assert_eq!(reply.status, 502);
     assert!(reply.body().contains("the name has no address; see --origin"), "{}", reply.body());
+}
+
+/// A name that was good, and whose addresses connect no more, is looked up again at once: for any
+/// method, because nothing has been sent.
+#[test]
+fn a_name_that_has_moved_is_looked_up_again() {
+    let closed = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("a port");
+    for method in [Method::GET, Method::POST, Method::CONNECT] {
+        let origin = Origin::script([
+            on("GET /a").send(200, "", "moved"),
+            on("POST /a").send(200, "", "moved"),
+        ]);
+        let (port, count) = (origin.port(), AtomicUsize::new(0));
+        let names = Names::new(move |_, _| match count.fetch_add(1, Ordering::Relaxed) {
+            0 => Ok(vec![closed]),
+            _ => Ok(vec![SocketAddr::from(([127, 0, 0, 1], port))]),
+        });
+        let second = Duration::from_secs(20);
+        let client = Client::new(Reach {
+            connect_timeout: second,
+            origin_timeout: second,
+            roots: None,
+            names,
+            idle_connections_max: 1,
+            egress: (None, None),
+        })
+        .expect("a client");
+        let upgrades = method == Method::CONNECT;
+        let mut content = "content".as_bytes();
+        let length = content.len() as u64;
+        let request = OriginRequest {
+            method: if method == Method::POST { &Method::POST } else { &Method::GET },
+            url: "http://moves.test/a",
+            host: None,
+            fields: &Fields::new(),
+            content: match method {
+                Method::POST => Content::Length(length, &mut content),
+                _ => Content::None,
+            },
+            waits: false,
+            interim: None,
+        };
+        let response = if upgrades {
+            match client.upgrade(request).expect("a connection") {
+                Upgrade::Declined(response) => response,
+                Upgrade::Agreed(..) => panic!("it is no 101"),
+            }
+        } else {
+            client.send(request).expect("a response")
+        };
+        assert_eq!((response.status.as_u16(), origin.connections()), (200, 1), "{method}");
+    }
 }
 
 #[test]

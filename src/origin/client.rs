@@ -53,6 +53,8 @@ pub struct Reach {
     pub origin_timeout: Duration,
     /// The trusted roots; `None` for no verification at all.
     pub roots: Option<Roots>,
+    /// How names are looked up.
+    pub names: Names,
     /// The most idle connections: as many as there are workers.
     pub idle_connections_max: usize,
     /// The proxies that lead out, for http and for https.
@@ -71,7 +73,7 @@ pub struct Client {
 impl Client {
     /// Sets the client up; the error is one line that names the proxy that cannot be used.
     pub fn new(reach: Reach) -> Result<Self, String> {
-        let names = Names::default();
+        let names = reach.names;
         let timeouts = (reach.connect_timeout, reach.origin_timeout);
         let dialer =
             Dialer::new(names.clone(), timeouts, reach.roots.clone(), reach.egress.clone());
@@ -144,6 +146,20 @@ impl Client {
         })
     }
 
+    /// Sends a request with its content, of which nothing has been read.
+    fn send_with(
+        &self,
+        asked: &Asked,
+        content: &mut ContentReader<'_>,
+        exchange: Exchange,
+    ) -> (Result<http::Response<ureq::Body>, Error>, Outcome) {
+        if content.reader.is_some() {
+            self.send_once(asked, SendBody::from_reader(content), exchange, false)
+        } else {
+            self.send_once(asked, SendBody::none(), exchange, false)
+        }
+    }
+
     /// What ureq's error means to a user of this program.
     fn explain(&self, url: &str, error: Error) -> OriginError {
         let origin = split_url(url).map_or_else(
@@ -183,6 +199,21 @@ fn egress_proxy(url: &str) -> Result<Proxy, String> {
     Proxy::new(url).map_err(|error| format!("proxy {url} from the environment: {error}"))
 }
 
+/// Could no address be connected to?
+fn is_no_connection(error: &Error) -> bool {
+    use io::ErrorKind::{
+        AddrNotAvailable, ConnectionRefused, HostUnreachable, NetworkUnreachable, TimedOut,
+    };
+    match error {
+        Error::Timeout(Timeout::Connect) | Error::ConnectionFailed => true,
+        Error::Io(error) => matches!(
+            error.kind(),
+            AddrNotAvailable | ConnectionRefused | HostUnreachable | NetworkUnreachable | TimedOut
+        ),
+        _ => false,
+    }
+}
+
 /// May the request go out once more, on a fresh connection (RFC 9112 §9.3.1)? Only what has no content,
 /// and only where the connection was one from the pool that brought no byte: such a connection had
 /// its end on the way when the request went out, orderly (an idle timeout) or by a reset. A GET, HEAD or
@@ -220,12 +251,15 @@ impl Origin for Client {
         let asked = Asked::new(&request, framing)?;
         let mut content = ContentReader::new(content, framing);
         let exchange = || asked.exchange(request.interim.as_ref());
-        let (mut result, mut outcome) = if content.reader.is_some() {
-            let body = SendBody::from_reader(&mut content);
-            self.send_once(&asked, body, exchange(), false)
-        } else {
-            self.send_once(&asked, SendBody::none(), exchange(), false)
-        };
+        let (mut result, mut outcome) = self.send_with(&asked, &mut content, exchange());
+        // Nothing has been sent, so this is no repetition.
+        if let Err(error) = &result
+            && !outcome.sent
+            && is_no_connection(error)
+            && self.dialer.has_moved(url)
+        {
+            (result, outcome) = self.send_with(&asked, &mut content, exchange());
+        }
         if let Err(error) = &result
             && !has_content
             && may_be_repeated(method, error, &outcome)

@@ -2,7 +2,8 @@
 //!
 //! A name is looked up by one thread at a time, however many requests need it, and nobody waits
 //! longer than his own limit: the system's resolver cannot be interrupted, so it runs on a thread of
-//! its own. When a look-up fails, the addresses that were good last are used.
+//! its own. When a look-up fails, the addresses that were good last are used. When none of a name's
+//! addresses can be connected to, it is looked up again: the name may have moved.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -44,6 +45,8 @@ struct Name {
     valid_until: Option<Instant>,
     /// A thread is looking it up.
     under_way: bool,
+    /// Until when no other look-up is made because of addresses that do not connect.
+    renewed_until: Option<Instant>,
 }
 
 impl Default for Names {
@@ -88,6 +91,27 @@ impl Names {
                 return last_good.unwrap_or_default();
             }
         }
+    }
+
+    /// None of the host's addresses can be connected to: has it moved meanwhile? It is looked up again,
+    /// at most once a second, within `limit`.
+    pub fn has_moved(&self, host: &str, port: u16, limit: Duration) -> bool {
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        let mut names = self.shared.names.lock();
+        let Some(name) = names.get_mut(&(bare.to_string(), port)) else { return false };
+        let now = Instant::now();
+        if name.renewed_until.is_some_and(|until| until > now) {
+            return false;
+        }
+        name.renewed_until = Some(now + FAILURE_REMEMBERED);
+        name.valid_until = None;
+        let mut before = name.addresses.clone();
+        drop(names);
+        let mut after = self.addresses(host, port, limit);
+        before.sort_unstable();
+        // The order of addresses changes with each look-up.
+        after.sort_unstable();
+        before != after
     }
 
     /// Looks a name up on a thread of its own; `false` if there is no thread to be had.
@@ -151,6 +175,31 @@ mod tests {
         let key = ("a.test".to_string(), 80);
         names.shared.names.lock().get_mut(&key).expect("it is remembered").valid_until = None;
         assert_eq!(names.addresses("a.test", 80, LIMIT), first);
+    }
+
+    #[test]
+    fn a_name_whose_addresses_do_not_connect_is_looked_up_again_once_a_second() {
+        let count = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&count);
+        let names = Names::new(move |host, port| {
+            let number = counted.fetch_add(1, Ordering::Relaxed);
+            let address = |last: u8| SocketAddr::from(([127, 0, 0, last], port));
+            match host {
+                "moves" => Ok(vec![address(number as u8 + 1)]),
+                "turns" if number % 2 == 1 => Ok(vec![address(2), address(1)]),
+                "dies" if number > 0 => Err(io::Error::other("no such name")),
+                _ => Ok(vec![address(1), address(2)]),
+            }
+        });
+        for (host, expected) in [("moves", true), ("turns", false), ("dies", false)] {
+            count.store(0, Ordering::Relaxed);
+            assert!(!names.has_moved(host, 80, LIMIT), "{host}: nobody has asked for it");
+            let before = names.addresses(host, 80, LIMIT);
+            assert_eq!(names.has_moved(host, 80, LIMIT), expected, "{host}");
+            assert_eq!(names.addresses(host, 80, LIMIT) != before, host != "dies", "{host}");
+            assert!(!names.has_moved(host, 80, LIMIT), "{host}: it has just been looked up");
+            assert_eq!(count.load(Ordering::Relaxed), 2, "{host}");
+        }
     }
 
     #[test]

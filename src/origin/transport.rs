@@ -67,6 +67,8 @@ pub(super) struct Exchange {
 pub(super) struct Outcome {
     /// A connection was opened for it.
     pub opened: bool,
+    /// The head of the request has gone out, or part of it.
+    pub sent: bool,
     /// Something came back.
     pub received: bool,
     /// Interim responses.
@@ -354,7 +356,11 @@ impl<T: Transport> Transport for WireTransport<T> {
         self.stage = Stage::Head;
         let written = &self.inner.buffers().output()[..amount];
         assert!(written.ends_with(b"\r\n\r\n"), "ureq's own head is short, and goes out at once");
-        let head = exchange(|exchange| std::mem::take(&mut exchange.head)).unwrap_or_default();
+        let head = exchange(|exchange| {
+            exchange.outcome.sent = true;
+            std::mem::take(&mut exchange.head)
+        });
+        let head = head.unwrap_or_default();
         self.send_head(&head, timeout)
     }
 

@@ -122,19 +122,37 @@ impl Dialer {
         }
     }
 
+    /// The proxy that leads out to an origin server, if any: its host and port.
+    fn way_out(&self, origin: &OriginUrl) -> io::Result<Option<(String, u16)>> {
+        let egress = if origin.secure { &self.egress.1 } else { &self.egress.0 };
+        let Some(rest) = egress.as_deref().and_then(|url| url.split("://").nth(1)) else {
+            return Ok(None);
+        };
+        let authority = rest.split('/').next().unwrap_or_default();
+        let authority = authority.rsplit('@').next().unwrap_or_default();
+        let unreadable = || io::Error::other("the proxy that leads out");
+        let (host, port) = split_authority(authority).ok_or_else(unreadable)?;
+        Ok(Some((host, port.unwrap_or(80))))
+    }
+
+    /// No connection could be made for this URL: has the name moved, of the origin server or of the
+    /// proxy that leads out to it?
+    pub fn has_moved(&self, url: &str) -> bool {
+        let Ok((origin, _)) = split_url(url) else { return false };
+        let way_out = self.way_out(&origin).ok().flatten();
+        let (host, port) = way_out.unwrap_or((origin.host, origin.port));
+        self.names.has_moved(&host, port, self.connect_timeout)
+    }
+
     /// A connection to the origin server: through a proxy that leads out and with TLS, where needed.
     fn connect(&self, origin: &OriginUrl) -> Result<Line, OriginError> {
-        let egress = if origin.secure { &self.egress.1 } else { &self.egress.0 };
         let shown = format!("{}://{}", origin.scheme(), origin.authority());
         let refused = |source| OriginError::Connect { origin: shown.clone(), source };
-        let stream = match egress.as_deref().and_then(|url| url.split("://").nth(1)) {
+        let way_out = self.way_out(origin).map_err(refused)?;
+        let stream = match way_out {
             None => self.dial(&shown, &origin.host, origin.port)?,
-            Some(rest) => {
-                let authority = rest.split('/').next().unwrap_or_default();
-                let authority = authority.rsplit('@').next().unwrap_or_default();
-                let (host, port) = split_authority(authority)
-                    .ok_or_else(|| refused(io::Error::other("the proxy that leads out")))?;
-                let mut stream = self.dial(&shown, &host, port.unwrap_or(80))?;
+            Some((host, port)) => {
+                let mut stream = self.dial(&shown, &host, port)?;
                 ask_for_connection(&mut stream, &origin.host, origin.port).map_err(refused)?;
                 stream
             }
@@ -149,8 +167,19 @@ impl Dialer {
         Line::secure(stream, connection).map_err(|error| self.explain(&shown, &error))
     }
 
-    /// Connects to the first address that answers.
+    /// Connects to the first address that answers; again, if the name has moved meanwhile.
     fn dial(&self, shown: &str, host: &str, port: u16) -> Result<TcpStream, OriginError> {
+        match self.dial_once(shown, host, port) {
+            Err(OriginError::Connect { .. } | OriginError::ConnectTimeout { .. })
+                if self.names.has_moved(host, port, self.connect_timeout) =>
+            {
+                self.dial_once(shown, host, port)
+            }
+            result => result,
+        }
+    }
+
+    fn dial_once(&self, shown: &str, host: &str, port: u16) -> Result<TcpStream, OriginError> {
         let deadline = Instant::now() + self.connect_timeout;
         let addresses: Vec<SocketAddr> = self.names.addresses(host, port, self.connect_timeout);
         if addresses.is_empty() {
