@@ -15,6 +15,8 @@ mod environment;
 
 pub use commands::Task;
 
+use crate::message::target::without_password;
+
 /// A flag: its name, what stands for its value in the help text (empty for a switch), its default,
 /// and what it means.
 struct Flag {
@@ -420,7 +422,7 @@ impl fmt::Display for UsageError {
                 write!(f, "{name}: {count} words that are no flags; expected {usage}")
             }
             Self::Value { flag, seen, accepted } => {
-                write!(f, "{flag}: {seen:?}; expected {accepted}")
+                write!(f, "{flag}: {:?}; expected {accepted}", without_password(seen))
             }
         }
     }

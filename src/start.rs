@@ -14,7 +14,7 @@ use caching_proxy::config::{Config, FrontKind};
 use caching_proxy::front::ConnectionLimits;
 use caching_proxy::front::workers::Pool;
 use caching_proxy::front::{FrontSettings, event, tiny};
-use caching_proxy::message::target::{OriginUrl, is_loopback};
+use caching_proxy::message::target::{OriginUrl, is_loopback, without_password};
 use caching_proxy::origin::client::{Client, Reach};
 use caching_proxy::origin::egress::proxy_for;
 use caching_proxy::origin::gate::{self, Gated};
@@ -191,8 +191,9 @@ fn offer_handover(local: SocketAddr, listener: TcpListener) -> Option<(Handover,
     Some((Handover::offer(handovers, listener).ok()?, socket))
 }
 
-pub fn origin_url(seen: &str) -> Result<OriginUrl, StartError> {
-    OriginUrl::parse(seen).map_err(|what| {
+pub fn origin_url(url: &str) -> Result<OriginUrl, StartError> {
+    OriginUrl::parse(url).map_err(|what| {
+        let seen = without_password(url);
         StartError::Origin(format!(
             "--origin {seen}: {what}; expected http://HOST[:PORT][/PATH] or https://…"
         ))
@@ -323,8 +324,13 @@ fn origin_client(
         let leads_back = OriginUrl::parse(url.trim_end_matches('/'))
             .is_ok_and(|proxy| is_loopback(&proxy.host) && proxy.port == local.port());
         if leads_back {
-            log::warn!("proxy {url} from the environment is this one; it is not used");
+            let shown = without_password(&url);
+            log::warn!("proxy {shown} from the environment is this one; it is not used");
             return None;
+        }
+        if secure == origin.secure {
+            let shown = without_password(&url);
+            log::info!("the origin server is reached through proxy {shown} from the environment");
         }
         Some(url)
     };

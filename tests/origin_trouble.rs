@@ -325,13 +325,11 @@ fn close_delimited_content_over_tls_needs_close_notify() {
     origin.assert_finished();
 }
 
-/// A proxy that leads out: it sees a CONNECT and passes bytes on.
+/// A proxy that leads out: it sees a CONNECT and passes bytes on. What is on this machine is reached
+/// directly.
 #[test]
 fn https_proxy_and_no_proxy_are_honoured() {
-    let folder = TemporaryFolder::new();
-    let (origin, pem) = Origin::script_tls([on("GET /a").send(200, "", "x").times(2)]);
-    let file = folder.file("ca.pem");
-    std::fs::write(&file, pem).expect("a file");
+    let (origin, _) = Origin::script_tls([on("GET /a").send(200, "", "x").times(3)]);
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let egress = listener.local_addr().expect("an address");
     let target = origin.url().replace("https://", "");
@@ -349,21 +347,34 @@ fn https_proxy_and_no_proxy_are_honoured() {
         let _ = std::io::copy(&mut server, &mut client);
         head.first
     });
-    let start = |environment: &[(&str, String)]| {
+    let start = |url: &str, environment: &[(&str, String)]| {
         let mut command = command();
         command.envs(environment.iter().cloned());
-        command.args(["--origin", &origin.url(), "--ca-cert", file.to_str().expect("a path")]);
+        command.args(["--origin", url, "--insecure"]);
         Proxy::start_as(command)
     };
-    let through = ("https_proxy", format!("http://{egress}"));
-    let proxy = start(std::slice::from_ref(&through));
+    let through = ("https_proxy", format!("http://user:secret@{egress}"));
+    let proxy = start("https://origin.test:4430", std::slice::from_ref(&through));
     assert_eq!(proxy.get("/a").body(), "x");
+    let said = format!("reached through proxy http://***@{egress} from the environment");
+    assert!(proxy.log().contains(&said), "{}", proxy.log());
     drop(proxy);
-    let expected = format!("CONNECT {} HTTP/1.1", origin.url().replace("https://", ""));
-    assert_eq!(tunnel.join().expect("a tunnel"), expected);
+    assert_eq!(tunnel.join().expect("a tunnel"), "CONNECT origin.test:4430 HTTP/1.1");
     // Nobody listens there any more: the origin server must be reached directly.
-    let proxy = start(&[through, ("no_proxy", "127.0.0.1".to_string())]);
-    assert_eq!(proxy.get("/a").body(), "x");
+    let proxy = start(&origin.url(), std::slice::from_ref(&through));
+    assert_eq!(proxy.get("/a").body(), "x", "loopback");
+    assert!(!proxy.log().contains("through proxy"), "{}", proxy.log());
+    for (url, is_direct) in [("https://192.0.2.1:9", true), ("https://198.51.100.1:9", false)] {
+        let environment = [through.clone(), ("no_proxy", "192.0.2.0/24".to_string())];
+        let mut command = command();
+        command.envs(environment);
+        command.args(["--origin", url, "--connect-timeout", "200ms"]);
+        let reply = Proxy::start_as(command).get("/a");
+        assert!(matches!(reply.status, 502 | 504), "{}", reply.status);
+        let said = format!("{url} through proxy http://***@{egress}: ");
+        assert_eq!(reply.body().starts_with(&said), !is_direct, "{}", reply.body());
+        assert!(!reply.body().contains("secret"), "{}", reply.body());
+    }
 }
 
 #[test]

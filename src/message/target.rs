@@ -153,6 +153,21 @@ impl fmt::Display for OriginUrl {
     }
 }
 
+/// A URL as it may be shown: without user information, which holds a password or is one. The URL may be
+/// any text, also one that was refused.
+pub fn without_password(url: &str) -> Cow<'_, str> {
+    let start = url.find("://").map_or(0, |at| at + 3);
+    let rest = &url[start..];
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    // A password with a slash in it, which ought to have been encoded, ends the authority early.
+    let is_whole = rest[..end].contains('@') || split_authority(&rest[..end]).is_some();
+    let end = if is_whole { end } else { rest.len() };
+    match rest[..end].rfind('@') {
+        Some(at) => format!("{}***{}", &url[..start], &rest[at..]).into(),
+        None => url.into(),
+    }
+}
+
 /// An authority without the user information in front of it (RFC 3986 §3.2.1); `None` if that holds
 /// bytes which it may not hold. Browsers end an authority at a backslash, for one: what stands behind
 /// the `@` is then not the host that they ask.
@@ -408,6 +423,23 @@ pub fn is_loopback(host: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_url_is_shown_without_its_password() {
+        #[rustfmt::skip]
+        let table = [
+            ("http://h", "http://h"), ("http://h/a@b", "http://h/a@b"), ("http://h:8/a@b", "http://h:8/a@b"),
+            ("http://u:secret@h:1/p", "http://***@h:1/p"), ("http://secret@h", "http://***@h"),
+            ("http://u:sec@ret@h", "http://***@h"), ("http://u:sec/ret@h", "http://***@h"),
+            ("http://u:sec?ret@h/p", "http://***@h/p"), ("u:secret@h", "***@h"),
+            ("redis://:secret@h/0", "redis://***@h/0"), ("ftp://u:s@h", "ftp://***@h"),
+            ("redis+cluster://u:secret@a:1,b:2", "redis+cluster://***@a:1,b:2"),
+            ("", ""), ("@", "***@"), ("://", "://"), ("plain", "plain"),
+        ];
+        for (url, expected) in table {
+            assert_eq!(without_password(url), expected, "{url}");
+        }
+    }
 
     #[test]
     fn an_origin_url_is_read_whole_or_refused() {

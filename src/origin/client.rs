@@ -26,7 +26,7 @@ use crate::message::fields::Fields;
 use crate::message::framing::ResponseFraming;
 use crate::message::head::{ResponseHead, write_request};
 use crate::message::request::Framing;
-use crate::message::target::split_url;
+use crate::message::target::{split_url, without_password};
 use crate::origin::resolver::Names;
 use crate::origin::transport::{
     Exchange, HEAD_BYTES_MAX, OUTPUT_BUFFER_BYTES, Outcome, Violation, WireConnector,
@@ -162,10 +162,8 @@ impl Client {
 
     /// What ureq's error means to a user of this program.
     fn explain(&self, url: &str, error: Error) -> OriginError {
-        let origin = split_url(url).map_or_else(
-            |_| url.to_string(),
-            |(origin, _)| format!("{}://{}", origin.scheme(), origin.authority()),
-        );
+        let origin = split_url(url)
+            .map_or_else(|_| url.to_string(), |(origin, _)| self.dialer.shown(&origin));
         match error {
             Error::HostNotFound => OriginError::Resolve { origin },
             Error::Timeout(Timeout::Connect | Timeout::Resolve) => {
@@ -192,11 +190,12 @@ impl Client {
 }
 
 fn egress_proxy(url: &str) -> Result<Proxy, String> {
+    let shown = without_password(url);
     let scheme = url.split("://").next().unwrap_or_default();
     if !["http", "https"].contains(&scheme) {
-        return Err(format!("proxy {url} from the environment: {scheme} is not spoken; http is"));
+        return Err(format!("proxy {shown} from the environment: {scheme} is not spoken; http is"));
     }
-    Proxy::new(url).map_err(|error| format!("proxy {url} from the environment: {error}"))
+    Proxy::new(url).map_err(|error| format!("proxy {shown} from the environment: {error}"))
 }
 
 /// Could no address be connected to?

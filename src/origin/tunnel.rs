@@ -18,7 +18,7 @@ use crate::message::fields::Fields;
 use crate::message::framing::{ResponseFraming, response_framing};
 use crate::message::head::{ResponseHead, read_response, write_request};
 use crate::message::request::RequestLimits;
-use crate::message::target::{OriginUrl, split_authority, split_url};
+use crate::message::target::{OriginUrl, split_authority, split_url, without_password};
 use crate::origin::resolver::Names;
 use crate::origin::transport::{HEAD_BYTES_MAX, INTERIM_MAX};
 use crate::origin::trust::{Roots, TlsSettings};
@@ -58,7 +58,7 @@ impl Dialer {
     pub fn upgrade(&self, request: &OriginRequest<'_, '_>) -> Result<Upgrade, OriginError> {
         let unsent = |what: String| OriginError::Unsent { what: format!("request URL: {what}") };
         let (origin, path) = split_url(request.url).map_err(unsent)?;
-        let base = &format!("{}://{}", origin.scheme(), origin.authority());
+        let base = &self.shown(&origin);
         let mut line = self.connect(&origin)?;
         let authority = origin.authority();
         let host = request.host.unwrap_or(&authority);
@@ -135,6 +135,15 @@ impl Dialer {
         Ok(Some((host, port.unwrap_or(80))))
     }
 
+    /// An origin server as errors name it, with the proxy that leads out to it.
+    pub fn shown(&self, origin: &OriginUrl) -> String {
+        let shown = format!("{}://{}", origin.scheme(), origin.authority());
+        match if origin.secure { &self.egress.1 } else { &self.egress.0 } {
+            Some(egress) => format!("{shown} through proxy {}", without_password(egress)),
+            None => shown,
+        }
+    }
+
     /// No connection could be made for this URL: has the name moved, of the origin server or of the
     /// proxy that leads out to it?
     pub fn has_moved(&self, url: &str) -> bool {
@@ -146,7 +155,7 @@ impl Dialer {
 
     /// A connection to the origin server: through a proxy that leads out and with TLS, where needed.
     fn connect(&self, origin: &OriginUrl) -> Result<Line, OriginError> {
-        let shown = format!("{}://{}", origin.scheme(), origin.authority());
+        let shown = self.shown(origin);
         let refused = |source| OriginError::Connect { origin: shown.clone(), source };
         let way_out = self.way_out(origin).map_err(refused)?;
         let stream = match way_out {
