@@ -174,6 +174,7 @@ fn engine(stats: &Arc<Stats>, origin: Arc<dyn Origin>, reuses_max: Option<u64>) 
     let day = DeltaSeconds(86_400);
     let settings = Settings {
         origin: OriginUrl::parse("http://o.test").expect("a URL"),
+        origin_authorization: None,
         own_authority: "127.0.0.1:3000".to_string(),
         reuse: ReuseRules {
             mode: Mode::Standard,

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use http::HeaderValue;
 use log::LevelFilter;
 
 use crate::cli::{Args, UsageError};
@@ -13,6 +14,7 @@ use crate::message::network::Network;
 use crate::message::request::RequestLimits;
 use crate::message::target::PublicUrl;
 use crate::origin::gate::Rate;
+use crate::policy::credentials::take_userinfo;
 use crate::policy::freshness::FreshnessRules;
 use crate::policy::key::{Glob, KeyRules};
 use crate::policy::reuse::{Mode, ReuseRules};
@@ -41,8 +43,10 @@ pub struct Config {
     pub host: IpAddr,
     /// `--port`
     pub port: u16,
-    /// `--origin`, as it was written: what is wrong with it is found out at the start.
+    /// `--origin`, without user information, else as it was written: what is wrong with it is found out at the start.
     pub origin: String,
+    /// What stood in front of its host, as an `Authorization` field.
+    pub origin_authorization: Option<HeaderValue>,
     /// Rules of reuse.
     pub reuse: ReuseRules,
     /// Rules of storing.
@@ -161,10 +165,12 @@ impl Config {
         let store = read.store()?;
         let storing = read.storing(mode, store.object_bytes_usual())?;
         let content_bytes = storing.object_bytes_max;
+        let (origin, origin_authorization) = read.origin();
         Ok(Self {
             host: read.host()?,
             port: read.number("--port", 0..=65_535)?.map_or(3000, |port| port as u16),
-            origin: read.origin(),
+            origin,
+            origin_authorization,
             reuse: ReuseRules {
                 mode,
                 disabled: responses == Some(0),
@@ -323,9 +329,9 @@ impl Values<'_> {
         Ok(self.read("--store", STORES, read)?.unwrap_or(StoreKind::Memory))
     }
 
-    fn origin(&self) -> String {
+    fn origin(&self) -> (String, Option<HeaderValue>) {
         let given = self.text("--origin");
-        given.map_or_else(|| ORIGIN_DEFAULT.to_string(), |(text, _)| text.trim().to_string())
+        take_userinfo(given.as_ref().map_or(ORIGIN_DEFAULT, |(text, _)| text.trim()))
     }
 
     fn access_format(&self) -> Result<AccessFormat, UsageError> {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use http::Method;
+use http::{HeaderValue, Method};
 
 use crate::clock::{Clock, Timestamp};
 use crate::flight::{FlightKey, Flights, Landing, Turn};
@@ -66,6 +66,8 @@ const WAITS_MAX: u8 = 2;
 pub struct Settings {
     /// `--origin`
     pub origin: OriginUrl,
+    /// `user:password@` of `--origin`: the `Authorization` of every request, in place of the client's.
+    pub origin_authorization: Option<HeaderValue>,
     /// Host and port that the proxy listens on.
     pub own_authority: String,
     /// Who may reuse what.
@@ -248,26 +250,6 @@ impl Proxy {
             return Some(self.refuse_circles(request));
         }
         (max_forwards(request) == Some(0)).then(|| self.answer_as_last())
-    }
-
-    /// What a request asks for.
-    fn asked<'a>(&self, request: &'a Arc<Request>) -> Asked<'a> {
-        let mut presented = Presented::read(request);
-        let target = request.target.as_str();
-        // A request that changes something goes to the origin server as it is.
-        let target = if presented.get || presented.head {
-            self.settings.key.shape(target)
-        } else {
-            target.into()
-        };
-        presented = if self.settings.reuse.share_credentials {
-            presented.without_credentials()
-        } else {
-            // What `--ignore-param` leaves out does not reach the origin server.
-            presented.at(&target)
-        };
-        let key = CacheKey::new(&self.settings.origin, &self.passed_on_url(request), &target);
-        Asked { request, presented, key, target, now: self.clock.now() }
     }
 
     /// Decides, and counts the reuse where these are limited (`--hit-ttl`).

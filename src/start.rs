@@ -289,6 +289,7 @@ pub fn engine(
 pub fn settings(config: &Config, origin: &OriginUrl, local: SocketAddr) -> Settings {
     Settings {
         origin: origin.clone(),
+        origin_authorization: config.origin_authorization.clone(),
         own_authority: local.to_string(),
         reuse: config.reuse,
         storing: config.storing,

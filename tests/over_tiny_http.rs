@@ -23,6 +23,8 @@ mod keys;
 mod next_hop;
 #[path = "odd_origins.rs"]
 mod odd_origins;
+#[path = "origin_credentials.rs"]
+mod origin_credentials;
 #[path = "origin_trouble.rs"]
 mod origin_trouble;
 #[path = "secrets.rs"]

@@ -6,6 +6,10 @@
 
 use std::borrow::Cow;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::HeaderValue;
+
 use crate::message::fields::Fields;
 use crate::message::percent::decoded;
 
@@ -103,6 +107,34 @@ pub fn presented<'a>(
         .chain(parameters.map(|parameter| ("", parameter.as_bytes())))
 }
 
+/// A URL without its user information, and that as an `Authorization` field (RFC 7617 §2): nobody but
+/// the origin server gets to see it. A URL that has none, or none that can be sent so, stays as it is.
+pub fn take_userinfo(url: &str) -> (String, Option<HeaderValue>) {
+    let taken = || {
+        let (scheme, rest) = url.split_once("://")?;
+        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        let (userinfo, host) = rest[..end].rsplit_once('@')?;
+        Some((format!("{scheme}://{host}{}", &rest[end..]), basic(userinfo)?))
+    };
+    taken().map_or_else(|| (url.to_string(), None), |(url, value)| (url, Some(value)))
+}
+
+/// User and password, as they stand in a URL, as a value of `Authorization`.
+fn basic(userinfo: &str) -> Option<HeaderValue> {
+    let (user, password) = userinfo.split_once(':').unwrap_or((userinfo, ""));
+    // A plus sign is one here, and no space as in a form.
+    let plain = |text: &str| decoded(&text.replace('+', "%2B")).into_owned();
+    let (user, password) = (plain(user), plain(password));
+    let readable = |text: &[u8]| !text.iter().any(u8::is_ascii_control);
+    if user.contains(&b':') || !readable(&user) || !readable(&password) {
+        return None;
+    }
+    let pair = STANDARD.encode([&user[..], b":", &password[..]].concat());
+    let mut value = HeaderValue::try_from(format!("Basic {pair}")).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
 /// A target or URI in which the values of parameters that usually are secrets are left out.
 pub fn redacted(uri: &str) -> Cow<'_, str> {
     let is_secret = |parameter: &str| {
@@ -125,6 +157,32 @@ pub fn redacted(uri: &str) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn user_information_becomes_basic_authorization() {
+        #[rustfmt::skip]
+        let table = [
+            ("http://user:password@h:1/p", Some(("http://h:1/p", "Basic dXNlcjpwYXNzd29yZA=="))),
+            ("https://user@h", Some(("https://h", "Basic dXNlcjo="))),
+            ("http://:secret@h", Some(("http://h", "Basic OnNlY3JldA=="))),
+            // RFC 7617 §2: the example, and what a URL cannot hold as it is.
+            ("http://Aladdin:open%20sesame@h", Some(("http://h", "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ=="))),
+            ("http://a:b+c@h", Some(("http://h", "Basic YTpiK2M="))),
+            ("http://a:b%40c@h", Some(("http://h", "Basic YTpiQGM="))),
+            ("http://a:b@c@h", Some(("http://h", "Basic YTpiQGM="))),
+            ("http://a:b:c@h", Some(("http://h", "Basic YTpiOmM="))),
+            ("http://h", None), ("http://h/a@b", None), ("a:b@h", None), ("http://a%3Ab:c@h", None),
+            ("http://a:b%0D%0Ac@h", None),
+        ];
+        for (url, expected) in table {
+            let (left, value) = take_userinfo(url);
+            let value = value.as_ref().map(|value| value.to_str().expect("text"));
+            let (expected, field) = expected.map_or((url, None), |(url, it)| (url, Some(it)));
+            assert_eq!((left.as_str(), value), (expected, field), "{url}");
+        }
+        let (_, value) = take_userinfo("http://user:password@h");
+        assert_eq!(format!("{value:?}"), "Some(Sensitive)");
+    }
 
     #[test]
     fn credentials_are_known_by_their_names() {

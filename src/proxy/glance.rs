@@ -79,6 +79,7 @@ impl Proxy {
     /// cache key together. Counts nothing.
     pub fn glance(&self, plain: Plain<'_>, now: Timestamp, key: &mut String) -> Option<Glance> {
         let Plain { target, credentials } = plain;
+        let credentials = credentials || self.settings.origin_authorization.is_some();
         let prefix = &self.settings.origin.prefix;
         // Dot segments, which could lead out of the prefix, are for the longer way.
         let dots = || ["..", "%2e", "%2E"].iter().any(|dots| target.contains(dots));

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::StatusCode;
+use http::header::AUTHORIZATION;
 
 use crate::message::fields::Fields;
 use crate::message::request::Request;
@@ -16,12 +17,35 @@ use crate::message::target::{Scheme, is_loopback, split_authority};
 use crate::origin::Interim;
 use crate::policy::forwarded::{Believed, believe};
 use crate::policy::forwarding::{Told, request_fields};
-use crate::policy::key::PassedOn;
+use crate::policy::key::{CacheKey, PassedOn};
 use crate::policy::redirect::{OwnUrl, leads_nowhere};
+use crate::policy::reuse::Presented;
 use crate::policy::rewriting::{Site, rewrite};
-use crate::proxy::Proxy;
+use crate::proxy::{Asked, Proxy};
 
 impl Proxy {
+    /// What a request asks for.
+    pub(super) fn asked<'a>(&self, request: &'a Arc<Request>) -> Asked<'a> {
+        let mut presented = Presented::read(request);
+        // What it gets is judged as if the client had sent what the origin server is sent.
+        presented.authorization |= self.settings.origin_authorization.is_some();
+        let target = request.target.as_str();
+        // A request that changes something goes to the origin server as it is.
+        let target = if presented.get || presented.head {
+            self.settings.key.shape(target)
+        } else {
+            target.into()
+        };
+        presented = if self.settings.reuse.share_credentials {
+            presented.without_credentials()
+        } else {
+            // What `--ignore-param` leaves out does not reach the origin server.
+            presented.at(&target)
+        };
+        let key = CacheKey::new(&self.settings.origin, &self.passed_on_url(request), &target);
+        Asked { request, presented, key, target, now: self.clock.now() }
+    }
+
     /// What is believed of a request (`--trust-forwarded`). An operator who says what clients see
     /// (`--public-url`) is believed before any peer.
     pub(super) fn believed(&self, request: &Request) -> Believed {
@@ -77,6 +101,9 @@ impl Proxy {
             host: self.told_host(request, &believed),
         };
         let mut fields = request_fields(request, told);
+        if let Some(authorization) = &self.settings.origin_authorization {
+            fields.set(AUTHORIZATION, authorization.clone());
+        }
         self.name_destination(request, &mut fields);
         fields
     }

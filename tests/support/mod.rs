@@ -30,6 +30,7 @@ pub fn settings() -> Settings {
     let window = DeltaSeconds(86_400);
     Settings {
         origin: OriginUrl::parse("http://o.test").expect("a URL"),
+        origin_authorization: None,
         own_authority: "127.0.0.1:3000".to_string(),
         reuse: ReuseRules {
             mode: Mode::Standard,
