@@ -191,14 +191,14 @@ fn one_credential_is_held_back_and_others_are_not() {
         let bench = bench(|_| ());
         bench.answers(429, "Retry-After: 30", "slow down").answers(200, "", "bob's");
         bench.get_with("/a", &format!("{name}: alice"));
-        assert_eq!(bench.get_with("/b", &format!("{name}: bob")).1, "bob's", "{name}");
-        assert_eq!(bench.get_with("/b", &format!("{name}: alice")).0, 429, "{name}");
+        assert_eq!(bench.get_with("/a", &format!("{name}: bob")).1, "bob's", "{name}");
+        assert_eq!(bench.get_with("/a", &format!("{name}: alice")).0, 429, "{name}");
     }
     let bench = bench(|_| ());
     bench.answers(429, "Retry-After: 30", "slow down").answers(200, "", "bob's");
     bench.get("/a?token=alice");
-    assert_eq!(bench.get("/b?token=bob").1, "bob's");
-    assert_eq!(bench.get("/b?page=1&token=alice").0, 429);
+    assert_eq!(bench.get("/a?token=bob").1, "bob's");
+    assert_eq!(bench.get("/a?page=1&token=alice").0, 429);
 }
 
 #[test]
