@@ -43,6 +43,7 @@ pub struct Relayed {
     first: Bytes,
     /// Counts bodies that are cut short.
     stats: Arc<Stats>,
+    key: CacheKey,
 }
 
 impl Relayed {
@@ -51,14 +52,15 @@ impl Relayed {
     pub fn body(
         body: Option<Box<dyn OriginBody>>,
         length: Option<u64>,
+        key: &CacheKey,
         stats: &Arc<Stats>,
     ) -> io::Result<Body> {
         let Some(body) = body else { return Ok(Body::None { length }) };
-        let mut relayed =
-            Self { body, length, received: 0, first: Bytes::new(), stats: Arc::clone(stats) };
+        let (first, stats, key) = (Bytes::new(), Arc::clone(stats), key.clone());
+        let mut relayed = Self { body, length, received: 0, first, stats, key };
         if let Some(length) = length.filter(|length| *length <= PIECE_BYTES as u64) {
             let mut piece = vec![0; length.max(1) as usize];
-            let count = relayed.read(&mut piece)?;
+            let count = relayed.receive(&mut piece)?;
             piece.truncate(count);
             if count as u64 == length {
                 return Ok(Body::Whole(piece.into()));
@@ -67,6 +69,30 @@ impl Relayed {
         }
         Ok(Body::Arriving(Box::new(relayed)))
     }
+
+    /// Reads what comes from the origin server.
+    fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut result = self.body.read(buffer);
+        if let Ok(count) = &result {
+            self.received += *count as u64;
+            // Who knows the length may ask again as soon as the last byte is here; the connection to
+            // the origin server, which goes back to its pool at the end, is to be there by then.
+            if *count > 0 && self.length == Some(self.received) {
+                result = self.body.read(&mut [0]).map(|_| *count);
+            }
+        }
+        result.inspect_err(|_| self.stats.count(Event::Truncated))
+    }
+}
+
+/// Tells the operator of a body that the origin server has cut after its head was passed on: the client
+/// can be told no more than by an end that is none.
+fn tell_of_cut(key: &CacheKey) {
+    log::warn!(
+        "{}: the origin server closed the connection in the middle of the response; it is cut for its \
+         client, and not stored",
+        key.redacted()
+    );
 }
 
 impl Arriving for Relayed {
@@ -80,16 +106,7 @@ impl Arriving for Relayed {
             buffer[..count].copy_from_slice(&self.first.split_to(count));
             return Ok(count);
         }
-        let mut result = self.body.read(buffer);
-        if let Ok(count) = &result {
-            self.received += *count as u64;
-            // Who knows the length may ask again as soon as the last byte is here; the connection to
-            // the origin server, which goes back to its pool at the end, is to be there by then.
-            if *count > 0 && self.length == Some(self.received) {
-                result = self.body.read(&mut [0]).map(|_| *count);
-            }
-        }
-        result.inspect_err(|_| self.stats.count(Event::Truncated))
+        self.receive(buffer).inspect_err(|_| tell_of_cut(&self.key))
     }
 }
 

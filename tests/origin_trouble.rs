@@ -392,3 +392,43 @@ fn an_origin_server_that_dies_while_it_sends_is_noticed() {
     let reply = proxy.get("/a");
     assert_eq!((reply.status, reply.complete), (502, true));
 }
+
+/// The client sees it by the framing; the operator reads it in both logs, whatever is done with the body.
+#[test]
+fn a_body_that_the_origin_server_cuts_is_in_the_logs() {
+    const HALF: usize = 100_000;
+    let folder = TemporaryFolder::new();
+    let part = "x".repeat(HALF);
+    let chunk = format!("{HALF:x}\r\n{part}\r\n");
+    let framings =
+        [("Content-Length: 200000", part.as_str()), ("Transfer-Encoding: chunked", chunk.as_str())];
+    for (number, (framing, sent)) in framings.into_iter().enumerate() {
+        for (kept, fields) in
+            [("kept", "Cache-Control: max-age=60"), ("not", "Cache-Control: no-store")]
+        {
+            let file = folder.file(&format!("{kept}{number}"));
+            let path = file.to_str().expect("a path");
+            let origin = Origin::script([
+                on("GET *any*").head(200, &format!("{fields}; {framing}")).bytes(sent).close(),
+                on("GET *any*").send(200, "Cache-Control: max-age=60", "whole"),
+            ]);
+            let mut proxy = Proxy::before(&origin, &["--access-log", path]);
+            let reply = proxy.get("/a?token=secret&b=1");
+            assert!(!reply.complete && reply.content.len() <= HALF, "{framing} {fields}");
+            assert_eq!(proxy.get("/b").body(), "whole");
+            let (_, _, log) = proxy.stop();
+            let warned: Vec<&str> =
+                log.lines().filter(|line| line.contains("in the middle of the response")).collect();
+            assert_eq!(warned.len(), 1, "{log}");
+            assert!(warned[0].contains("WARN") && warned[0].contains("/a?"), "{log}");
+            assert!(!log.contains("secret"), "{log}");
+            let lines = std::fs::read_to_string(&file).expect("a log");
+            let cut = lines.lines().find(|line| line.contains("/a?")).expect("a line");
+            assert!(cut.contains("; detail=truncated\""), "{lines}");
+            assert!(!cut.contains("stored"), "{lines}");
+            let whole = lines.lines().find(|line| line.contains("/b")).expect("a line");
+            assert!(whole.contains("; stored\""), "{lines}");
+            origin.assert_finished();
+        }
+    }
+}

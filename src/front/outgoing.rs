@@ -27,6 +27,8 @@ pub struct Outgoing {
     piece_left: usize,
     ended: bool,
     begun: bool,
+    /// The rest of the body will not come.
+    truncated: bool,
     sent: u64,
 }
 
@@ -62,8 +64,8 @@ impl Outgoing {
         };
         let head = Response { status, fields, body: Body::None { length: None } };
         let pending = reader.head(&head, delimiting);
-        let (piece_left, ended, begun, sent) = (0, false, false, 0);
-        Ok(Self { body, delimiting, pending, piece_left, ended, begun, sent })
+        let (piece_left, ended, begun, truncated, sent) = (0, false, false, false, 0);
+        Ok(Self { body, delimiting, pending, piece_left, ended, begun, truncated, sent })
     }
 
     /// Does the connection have to end with it?
@@ -74,6 +76,11 @@ impl Outgoing {
     /// Has anything been sent?
     pub fn has_begun(&self) -> bool {
         self.begun
+    }
+
+    /// Was the body cut on its way here?
+    pub fn is_truncated(&self) -> bool {
+        self.truncated
     }
 
     /// Bytes of content that were sent.
@@ -123,6 +130,8 @@ impl Outgoing {
             Ok(Some(count)) => count,
             Ok(None) => return Ok(Some(Halt::Starved)),
             Err(error) => {
+                // A client that has fallen too far behind has itself to blame.
+                self.truncated = error.kind() != io::ErrorKind::TimedOut;
                 log::debug!("body cut short: {error}");
                 return Ok(Some(Halt::Cut));
             }

@@ -8,6 +8,7 @@ use http::Version;
 use crate::clock::Timestamp;
 use crate::message::request::Request;
 use crate::message::response::Response;
+use crate::policy::reason::Detail;
 use crate::proxy::{Proxy, field_text};
 use crate::stats::{AccessLog, Served};
 
@@ -27,6 +28,18 @@ impl Told {
         };
         let from_cache = field_text(&response.fields, "x-cache") == "HIT";
         Self { status: response.status.as_u16(), from_cache, cache_status }
+    }
+
+    /// The same of a response whose body was cut: it is not stored, whatever its head says.
+    pub(super) fn truncated(&mut self) {
+        let status = &mut self.cache_status;
+        if !status.is_empty() {
+            *status = status.replace("; stored", "");
+            // The detail is the last member.
+            status.truncate(status.find("; detail=").unwrap_or(status.len()));
+            status.push_str("; detail=");
+            status.push_str(Detail::Truncated.as_str());
+        }
     }
 
     /// Of a connection that has become a tunnel.

@@ -204,7 +204,8 @@ impl Proxy {
                 }
                 let counted = counts_as(received.status, &received.fields);
                 self.drop_replaced(forward, counted, detail);
-                let body = Relayed::body(received.body.take(), length, &self.stats);
+                let key = &forward.key;
+                let body = Relayed::body(received.body.take(), length, key, &self.stats);
                 let body = body.map_err(|error| self.cut(&error))?;
                 return Ok(Kept { body, filler: None, refusal });
             }
@@ -282,6 +283,7 @@ impl Proxy {
             }
         }
         filler.share();
+        filler.begin_to_pass_on();
         let refusal = filler.refusal();
         let Fetched { filler, reader } = fetched;
         Ok(Kept { body: Body::Growing(reader), filler: Some(filler), refusal })

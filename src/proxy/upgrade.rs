@@ -110,7 +110,7 @@ impl Proxy {
                 received_fields(&mut fields, received.version, self.clock.now());
                 status.forward_status = Some(received.status.as_u16());
                 self.finish(request, &mut fields, None, false, &status);
-                match Relayed::body(received.body, received.length, &self.stats) {
+                match Relayed::body(received.body, received.length, &key, &self.stats) {
                     Ok(body) => {
                         Upgraded::Declined(Response { status: received.status, fields, body })
                     }

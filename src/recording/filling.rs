@@ -14,9 +14,10 @@ use crate::growing::Writer;
 use crate::message::body::{Arriving, Body, Growing, Grown};
 use crate::message::buffer::Buffer;
 use crate::origin::OriginBody;
+use crate::policy::key::CacheKey;
 use crate::policy::reason::Detail;
 use crate::recording::again::Again;
-use crate::recording::{PIECE_BYTES, Recording};
+use crate::recording::{PIECE_BYTES, Recording, tell_of_cut};
 use crate::stats::{Event, Stats};
 use crate::store::spool::Spool;
 use crate::store::{Put, Room};
@@ -39,6 +40,10 @@ pub struct Filler {
     whole: Option<Bytes>,
     /// Whether it is stored, once that is known.
     put: Option<Put>,
+    /// What it is, for the log.
+    key: CacheKey,
+    /// Its head is passed on, so that the client cannot be told any more that the rest did not come.
+    is_begun: bool,
 }
 
 /// How far a body has come.
@@ -67,6 +72,7 @@ impl Filler {
         if recording.spool.is_some() {
             writer.let_go();
         }
+        let key = recording.key.clone();
         let (writer, recording, stats) = (Some(writer), Some(recording), Arc::clone(stats));
         let filler = Self {
             body,
@@ -80,6 +86,8 @@ impl Filler {
             shareable: None,
             whole: None,
             put: None,
+            key,
+            is_begun: false,
         };
         Fetched { filler: Box::new(filler), reader: Box::new(reader) }
     }
@@ -106,6 +114,11 @@ impl Filler {
     /// Gives back the lead of a fetch that has failed.
     pub fn leader(&mut self) -> Option<Leader> {
         self.leader.take()
+    }
+
+    /// Its head is passed on from here on.
+    pub fn begin_to_pass_on(&mut self) {
+        self.is_begun = true;
     }
 
     /// What others who ask the same may be given, while it grows.
@@ -293,6 +306,9 @@ impl Filler {
 
     fn cut(&mut self) -> Progress {
         self.stats.count(Event::Truncated);
+        if self.is_begun {
+            tell_of_cut(&self.key);
+        }
         self.recording = None;
         if self.shareable.is_some() {
             // Whoever comes now begins anew.

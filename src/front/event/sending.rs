@@ -143,12 +143,15 @@ impl Connection {
     }
 
     pub(super) fn write_down(&mut self, room: &Room) {
-        let Some(current) = self.current.take() else { return };
+        let Some(mut current) = self.current.take() else { return };
         if room.desk.has_handler() {
             // It is not the proxy's clients that were answered.
             return;
         }
-        if let (Some(told), Some(outgoing)) = (&current.told, &current.outgoing) {
+        if let (Some(told), Some(outgoing)) = (&mut current.told, &current.outgoing) {
+            if outgoing.is_truncated() {
+                told.truncated();
+            }
             let (proxy, log) = (&room.desk.proxy, Option::as_ref(&room.log));
             write_down(proxy, log, &current.request, current.arrival, told, outgoing.sent());
         }

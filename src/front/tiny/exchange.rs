@@ -172,9 +172,12 @@ impl Exchange {
 
     fn answer_by(&mut self, response: Response, through: bool) {
         self.answered = true;
-        let told = self.tell(&response);
-        let bytes =
-            if through { self.answer_through(response) } else { self.answer_past(response) };
+        let mut told = self.tell(&response);
+        let bytes = if through {
+            self.answer_through(response, &mut told)
+        } else {
+            self.answer_past(response)
+        };
         self.write_down(&told, bytes);
     }
 
@@ -193,10 +196,11 @@ impl Exchange {
     }
 
     /// Sends the response through tiny_http's writer; how many bytes of content.
-    fn answer_through(&mut self, response: Response) -> u64 {
+    fn answer_through(&mut self, response: Response, told: &mut Told) -> u64 {
         let Some(inner) = self.inner.take() else { return 0 };
         let note = |waiting| self.shared.connections.note_waiting(&self.activity, waiting);
-        let mut sender = Sender { out: inner.into_writer(), sent: 0, note: &note };
+        let mut sender =
+            Sender { out: inner.into_writer(), sent: 0, truncated: false, note: &note };
         match sender.send(self.reader, &self.request.method, response) {
             // tiny_http closes when it has read `Connection: close`, and knows no other reason.
             Ok(Delimiting::Close) => self.shared.connections.cut(self.peer),
@@ -205,6 +209,9 @@ impl Exchange {
                 log::debug!("{}: response cut short: {error}", self.peer);
                 self.shared.connections.cut(self.peer);
             }
+        }
+        if sender.truncated {
+            told.truncated();
         }
         sender.sent
     }
@@ -222,7 +229,12 @@ impl Exchange {
         }
         let reader = Reader { keeps_alive: false, ..self.reader };
         let mut head_and_content = Vec::new();
-        let mut sender = Sender { out: Box::new(&mut head_and_content), sent: 0, note: &|_| () };
+        let mut sender = Sender {
+            out: Box::new(&mut head_and_content),
+            sent: 0,
+            truncated: false,
+            note: &|_| (),
+        };
         let sent = match sender.send(reader, &self.request.method, response) {
             Ok(_) => sender.sent,
             Err(_) => 0,
@@ -429,6 +441,8 @@ struct Sender<'a> {
     out: Box<dyn Write + 'a>,
     /// Bytes of content that were sent.
     sent: u64,
+    /// The rest of the body will not come.
+    truncated: bool,
     /// Is told when the client is waited for, and when no longer.
     note: &'a dyn Fn(bool),
 }
@@ -480,7 +494,9 @@ impl Sender<'_> {
         let mut piece = vec![0; PIECE_BYTES + CHUNK_HEAD_BYTES + 2];
         while result.is_ok() {
             let room = CHUNK_HEAD_BYTES..CHUNK_HEAD_BYTES + PIECE_BYTES;
-            let count = body.read(&mut piece[room])?;
+            let count = body.read(&mut piece[room]).inspect_err(|error| {
+                self.truncated = error.kind() != io::ErrorKind::TimedOut;
+            })?;
             if count == 0 {
                 let last: &[u8] = if delimiting == Delimiting::Chunked { LAST_CHUNK } else { &[] };
                 if !last.is_empty() {

@@ -45,9 +45,12 @@ impl Sending {
     }
 
     /// Ends the exchange.
-    pub(super) fn finish(self, halt: Halt) {
+    pub(super) fn finish(mut self, halt: Halt) {
         if halt == Halt::Cut && !self.outgoing.has_begun() {
             return self.exchange.refuse_cut();
+        }
+        if self.outgoing.is_truncated() {
+            self.told.truncated();
         }
         let well = halt == Halt::Done && !self.outgoing.ends_by_closing();
         self.exchange.conclude(&self.told, self.outgoing.sent(), well);
