@@ -376,7 +376,7 @@ mod tests {
     fn what_has_failed_on_its_way_is_not_handed_in() {
         let queue = Arc::new(Queue::new(1 << 20));
         let mut spool = Spool::new(&queue, CacheKey::from("a"), None);
-        assert!(spool.write(&[1; CHUNK_BYTES]), "nothing is left to be flushed");
+        assert!(spool.write(&vec![1; CHUNK_BYTES]), "nothing is left to be flushed");
         queue.failed(&work(&queue).expect("a piece"));
         assert!(!spool.flush());
     }

@@ -174,7 +174,7 @@ impl Bench {
 
     /// A request that waits for another; what it does then is given by [`Bench::resume`].
     pub fn wait(&self, method: &str, target: &str, fields: &str) -> Waiter {
-        let request = Arc::new(self.request(method, target, fields));
+        let request = Arc::new(request(method, target, fields));
         let Answer::Forward(forward) = self.proxy.lookup(&request, Attempt::default()) else {
             panic!("it is not forwarded")
         };
@@ -206,14 +206,8 @@ impl Bench {
         Fetched { status: response.status.as_u16(), content, fields: response.fields }
     }
 
-    fn request(&self, method: &str, target: &str, fields: &str) -> Request {
-        let fields = to_fields(&format!("Host: h; {fields}"));
-        let method = Method::from_bytes(method.as_bytes()).expect("a method");
-        Request::new(method, target, Version::HTTP_11, fields, None).expect("a request")
-    }
-
     fn look_up(&self, method: &str, target: &str, fields: &str) -> Answer {
-        let request = self.request(method, target, fields);
+        let request = request(method, target, fields);
         self.proxy.lookup(&Arc::new(request), Attempt::default())
     }
 
@@ -264,6 +258,12 @@ impl Bench {
     pub fn is_finished(&self) -> bool {
         self.script.answers.lock().is_empty()
     }
+}
+
+fn request(method: &str, target: &str, fields: &str) -> Request {
+    let fields = to_fields(&format!("Host: h; {fields}"));
+    let method = Method::from_bytes(method.as_bytes()).expect("a method");
+    Request::new(method, target, Version::HTTP_11, fields, None).expect("a request")
 }
 
 /// A request that is parked.
