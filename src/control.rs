@@ -22,6 +22,7 @@ use crate::policy::credentials::redacted;
 use crate::policy::key::Glob;
 use crate::policy::purging::Selector;
 use crate::proxy::Proxy;
+use crate::proxy::recorded::Whose;
 use crate::store::Purged;
 
 pub mod explanation;
@@ -228,7 +229,7 @@ impl Control {
         let content =
             content.ok_or_else(|| bad("import: over the Unix socket only".to_string()))?;
         let entries = serde_json::from_slice(content).map_err(|error| bad(error.to_string()))?;
-        Ok(json_response(&import(&self.proxy, &entries)))
+        Ok(json_response(&import(&self.proxy, &entries, Whose::OwnOrigin)))
     }
 }
 
@@ -255,13 +256,13 @@ pub fn selectors(proxy: &Proxy, what: &str, value: &str) -> Result<Vec<Selector>
 }
 
 /// Stores recorded responses; how many are stored, and how many are not for which reason.
-pub fn import(proxy: &Proxy, entries: &Value) -> Value {
+pub fn import(proxy: &Proxy, entries: &Value, whose: Whose) -> Value {
     let mut outcomes: BTreeMap<String, u64> = BTreeMap::new();
     for entry in entries.as_array().into_iter().flatten() {
         let outcome = match har::read(entry, proxy.now()) {
-            Ok(recorded) => match proxy.record(recorded) {
+            Ok(recorded) => match proxy.record(recorded, whose) {
                 Ok(()) => "stored".to_string(),
-                Err(detail) => detail.as_str().to_string(),
+                Err(why) => why.to_string(),
             },
             Err(error) => {
                 error.rsplit_once(": ").map_or(error.clone(), |(_, what)| what.to_string())

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use caching_proxy::clock::Clock;
 use caching_proxy::config::Config;
-use caching_proxy::control::{About, Control};
+use caching_proxy::control::{About, Control, import};
 use caching_proxy::message::body::Body;
 use caching_proxy::message::network::Network;
 use caching_proxy::message::request::Request;
 use caching_proxy::origin::Unreachable;
+use caching_proxy::proxy::recorded::Whose;
 use caching_proxy::proxy::{Proxy, Settings};
 use caching_proxy::store::memory;
 use http::{HeaderValue, Method, StatusCode, Version};
@@ -28,6 +29,8 @@ pub struct OwnEngine {
     /// The host that it is asked as.
     pub host: String,
     control: Control,
+    /// Whose responses are imported: those of any origin server, if none is named.
+    whose: Whose,
 }
 
 impl OwnEngine {
@@ -51,7 +54,8 @@ impl OwnEngine {
             since: proxy.now(),
         };
         let control = Control::new(Arc::clone(&proxy), about, None);
-        Ok(Self { proxy, host: local.to_string(), control })
+        let whose = if config.origin_given { Whose::OwnOrigin } else { Whose::AnyOrigin };
+        Ok(Self { proxy, host: local.to_string(), control, whose })
     }
 
     /// Answers as the control interface does: the content; anything but success is the error.
@@ -66,6 +70,12 @@ impl OwnEngine {
         } else {
             Err(content.trim_end().to_string())
         }
+    }
+
+    /// Stores recorded responses; what became of them.
+    pub fn import(&self, content: &[u8]) -> Result<String, String> {
+        let entries = serde_json::from_slice(content).map_err(|error| error.to_string())?;
+        Ok(import(&self.proxy, &entries, self.whose).to_string())
     }
 
     /// Waits until the store has written everything.

@@ -33,7 +33,7 @@ fn page(
 
 /// Hands entries in; what became of them, by word.
 fn take(cache: &Cache, entries: Vec<Value>) -> Result<BTreeMap<String, u64>, String> {
-    let answer = cache.send("/import", Value::Array(entries).to_string().as_bytes())?;
+    let answer = cache.import(Value::Array(entries).to_string().as_bytes())?;
     let outcomes: Value = serde_json::from_str(&answer).map_err(|error| error.to_string())?;
     let outcomes = outcomes.as_object().ok_or("an answer that is no object")?;
     Ok(outcomes.iter().map(|(word, count)| (word.clone(), count.as_u64().unwrap_or(0))).collect())

@@ -153,6 +153,11 @@ fn a_recording_is_replayed_offline() {
     let store = format!("sqlite:{}", folder.file("replay.db").display());
     let told =
         said(&tool(&folder, &["import", &har, "--store", &store]).output().expect("it runs"));
+    assert!(told.contains("3 of 4 responses stored"), "{told}");
+    assert!(told.contains("1 not: a secret in its URL was left out; see --ignore-param"), "{told}");
+    // Without the parameter it can be reached.
+    let import = ["import", &har, "--store", &store, "--ignore-param", "api_key"];
+    let told = said(&tool(&folder, &import).output().expect("it runs"));
     assert!(told.contains("4 of 4 responses stored"), "{told}");
     let flags = ["--store", &store, "--cache-mode", "offline", "--ignore-param", "api_key"];
     let replayed = in_folder(&folder, &origin, &flags);
@@ -169,6 +174,7 @@ fn a_recording_is_replayed_offline() {
     assert_eq!(replayed.get_with("/b", "Accept: text/b\r\n").body(), bytes);
     assert_eq!(replayed.get_with("/b", "Accept: text/c\r\n").status, 504, "another variant");
     assert_eq!(replayed.get("/gone").status, 404);
+    assert_eq!(replayed.get("/key?page=2&api_key=another").body(), "keyed");
     origin.assert_finished();
 }
 
@@ -218,6 +224,64 @@ fn a_recording_goes_into_a_running_proxy_and_says_what_it_left_out() {
     // An export that cannot be written leaves what was there.
     let unwritable = tool(&folder, &["export", "/nowhere/x.har"]).output().expect("it runs");
     assert_eq!(unwritable.status.code(), Some(1));
+}
+
+/// What no request can reach would take room for nothing; it is said what that was.
+#[test]
+fn what_no_request_can_reach_is_left_out_of_an_import() {
+    let folder = TemporaryFolder::new();
+    let origin = Origin::script([]);
+    let mut command = tool(&folder, &["--origin", &format!("{}/api", origin.url())]);
+    command.args(["--default-ttl", "1h"]);
+    let proxy = Proxy::start_as(command);
+    let (host, port) = (origin.url(), proxy.address.port());
+    let own = host.trim_start_matches("http://");
+    let table = [
+        (format!("{host}/api/a"), "stored", "/a"),
+        (format!("{host}/api/b?x=1#part"), "stored", "/b?x=1"),
+        (format!("HTTP://{own}/api/%7Ec"), "stored", "/~c"),
+        (format!("http://localhost:{port}/d"), "stored", "/d"),
+        (format!("http://{}/e", proxy.address), "stored", "/e"),
+        (format!("{host}/other"), "not below the path of --origin", ""),
+        (format!("{host}/apiary"), "not below the path of --origin", ""),
+        (format!("https://{own}/api/a"), "of another origin server", ""),
+        ("http://elsewhere.test/api/a".to_string(), "of another origin server", ""),
+        ("data:text/plain,hello".to_string(), "no http URL that a request can name", ""),
+        ("blob:http://o/1".to_string(), "no http URL that a request can name", ""),
+        ("ftp://o/a".to_string(), "no http URL that a request can name", ""),
+        (format!("http://me@{own}/api/a"), "no http URL that a request can name", ""),
+        (format!("{host}/api/a b"), "no http URL that a request can name", ""),
+        (format!("{host}/api/k?token=REDACTED"), "a secret in its URL was left out", ""),
+    ];
+    for (url, expected, target) in &table {
+        let recording = serde_json::json!({ "log": { "entries": [{
+            "request": { "method": "GET", "url": url, "headers": [] },
+            "response": { "status": 200, "headers": [], "content": { "size": 1, "text": "x" } },
+        }]}});
+        let told = said(&with_input(tool(&folder, &["import", "-"]), &recording.to_string()));
+        if *expected == "stored" {
+            assert!(told.contains("1 of 1 responses stored"), "{url}: {told}");
+            assert!(proxy.get(target).is_hit(), "{url}");
+        } else {
+            let line = format!("1 not: {expected}");
+            assert!(told.contains("0 of 1 responses") && told.contains(&line), "{url}: {told}");
+        }
+    }
+    // A store that is filled for nobody in particular takes what any proxy could give.
+    let recording = serde_json::json!({ "log": { "entries": [
+        { "request": { "method": "GET", "url": "HTTP://One.test:80" },
+          "response": { "status": 200, "headers": [], "content": { "size": 1, "text": "x" } } },
+        { "request": { "method": "GET", "url": "data:,x" },
+          "response": { "status": 200, "headers": [], "content": { "size": 1, "text": "x" } } },
+    ]}});
+    let store = format!("sqlite:{}", folder.file("cache.db").display());
+    let told = said(&with_input(
+        tool(&folder, &["import", "-", "--store", &store]),
+        &recording.to_string(),
+    ));
+    assert!(told.contains("1 of 2 responses stored"), "{told}");
+    let flags = ["--origin", "http://one.test", "--store", &store, "--cache-mode", "offline"];
+    assert_eq!(Proxy::start(&flags).get("/").body(), "x");
 }
 
 #[test]

@@ -52,6 +52,7 @@ const FENCES: [(&str, &[&str]); 22] = [
             "control/metrics.rs",
             "commands.rs",
             "har.rs",
+            "own_engine.rs",
             "proxy/recorded.rs",
             "recordings.rs",
             "target.rs",

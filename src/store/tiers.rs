@@ -487,7 +487,9 @@ impl Store for Tiers {
         match self.behind.list(after, most) {
             Ok(mut listed) => {
                 if let Some(most) = self.cache_ttl {
-                    listed.iter_mut().for_each(|listed| listed.head.cap_freshness(most));
+                    for listed in &mut listed {
+                        listed.head.cap_freshness(most);
+                    }
                 }
                 listed
             }
