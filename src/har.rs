@@ -153,6 +153,8 @@ pub fn read(entry: &Value, now: Timestamp) -> Result<Recorded, String> {
     let body = &response["content"];
     if body["_encoded"] != true {
         fields.remove("content-encoding");
+        // Decoded, it is the same for every client, whatever that can decode.
+        take_out_of_vary(&mut fields, b"accept-encoding");
     }
     let text = body["text"].as_str().unwrap_or_default();
     let content = if body["encoding"] == "base64" {
@@ -181,6 +183,18 @@ fn headers(list: &Value) -> Fields {
         Some((name, HeaderValue::from_str(line["value"].as_str()?.trim()).ok()?))
     });
     lines.collect()
+}
+
+fn take_out_of_vary(fields: &mut Fields, name: &[u8]) {
+    let kept: Vec<String> = fields
+        .members("vary")
+        .filter(|member| !member.eq_ignore_ascii_case(name))
+        .map(|member| String::from_utf8_lossy(member).into_owned())
+        .collect();
+    fields.remove("vary");
+    if !kept.is_empty() {
+        fields.set_text("vary", kept.join(", "));
+    }
 }
 
 /// The response begins its life now.
@@ -299,6 +313,7 @@ mod tests {
                     { "name": "Date", "value": "Sun, 06 Nov 1994 08:00:00 GMT" },
                     { "name": "Expires", "value": "Sun, 06 Nov 1994 09:00:00 GMT" },
                     { "name": "Content-Encoding", "value": "gzip" },
+                    { "name": "Vary", "value": "Accept-Encoding" },
                     { "name": "Transfer-Encoding", "value": "chunked" },
                     { "name": ":status", "value": "200" },
                     { "name": "Age", "value": "77" },

@@ -25,7 +25,7 @@ use crate::policy::digest::Salt;
 use crate::policy::forwarding::{goes_in_circles, max_forwards};
 use crate::policy::key::{CacheKey, KeyRules};
 use crate::policy::reason::{Detail, Why};
-use crate::policy::reuse::{Decision, Mode, Presented, ReuseRules, decide};
+use crate::policy::reuse::{Decision, Mode, Presented, ReuseRules};
 use crate::policy::selection::{Lacking, Sought, select};
 use crate::policy::stored::StoredResponse;
 use crate::policy::storing::StoringRules;
@@ -42,6 +42,7 @@ use crate::store::{Store, Variants, salt};
 
 mod absorb;
 mod answer;
+mod decision;
 mod destination;
 pub mod explain;
 mod freshen;
@@ -203,7 +204,7 @@ impl Proxy {
             stored.selecting.is_empty() && !stored.status.is_redirection()
                 || self.fits(request, stored, sent.get_or_insert_with(|| self.sent_fields(request)))
         });
-        let decision = self.decide(&asked, selection.selected);
+        let decision = self.decide(&asked, selection.selected, variants, recalls);
         match decision {
             Decision::Reuse(stored) => {
                 let response = self.reuse(&asked, &stored, &attempt, None);
@@ -237,7 +238,9 @@ impl Proxy {
                 forward.refused = Some(detail);
                 Answer::Forward(forward)
             }
-            Decision::Refuse(detail) => Answer::Ready(self.refuse_forwarding(&asked, detail)),
+            Decision::Refuse(detail) => {
+                Answer::Ready(self.refuse_variants(&asked, detail, variants))
+            }
         }
     }
 
@@ -250,21 +253,6 @@ impl Proxy {
             return Some(self.refuse_circles(request));
         }
         (max_forwards(request) == Some(0)).then(|| self.answer_as_last())
-    }
-
-    /// Decides, and counts the reuse where these are limited (`--hit-ttl`).
-    fn decide(&self, asked: &Asked<'_>, selected: Result<Arc<StoredResponse>, Why>) -> Decision {
-        let rules = &self.settings.reuse;
-        match decide(&asked.presented, selected, asked.now, rules) {
-            // Somebody else has just had the last of them.
-            Decision::Reuse(stored)
-                if rules.reuses_max.is_some_and(|most| !stored.count_reuse(most)) =>
-            {
-                let (why, detail) = (Why::Stale, Some(Detail::HitTtl));
-                Decision::Forward { why, detail, selected: Some(stored), validate: false }
-            }
-            decision => decision,
-        }
     }
 
     /// What fetches a new response in the background, with those fields of the request that found the

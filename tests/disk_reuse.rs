@@ -31,7 +31,7 @@ fn nothing_is_reused_later_than_cache_ttl_after_it_came() {
         Arc::new(tiers.capped(cache_ttl))
     };
     let first = open(None);
-    put(&first, "long", response(None, &[1; 100_000], 9));
+    put(&first, "long", response(None, &vec![1; 100_000], 9));
     assert_eq!(variants(&first, "long")[0].fresh_until, at(9));
     drop(first);
     let second = open(Some(DeltaSeconds(60)));

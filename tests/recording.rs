@@ -172,7 +172,8 @@ fn a_recording_is_replayed_offline() {
         a.cache_status()
     );
     assert_eq!(replayed.get_with("/b", "Accept: text/b\r\n").body(), bytes);
-    assert_eq!(replayed.get_with("/b", "Accept: text/c\r\n").status, 504, "another variant");
+    let other = replayed.get_with("/b", "Accept: text/c\r\n");
+    assert_eq!((other.body(), other.cache_status().contains("variant")), (bytes, true));
     assert_eq!(replayed.get("/gone").status, 404);
     assert_eq!(replayed.get("/key?page=2&api_key=another").body(), "keyed");
     origin.assert_finished();

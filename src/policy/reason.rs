@@ -123,6 +123,8 @@ pub enum Detail {
     StaleWhileRevalidate,
     /// Served from the cache because the origin server may not be asked.
     Offline,
+    /// Made for a request with other selecting fields, and served because the origin server may not be asked.
+    Variant,
     /// The request said `only-if-cached`, and nothing usable is stored.
     OnlyIfCached,
     /// No connection to the origin server.
@@ -189,6 +191,7 @@ impl Detail {
             Self::MaxStale => "max-stale",
             Self::StaleWhileRevalidate => "stale-while-revalidate",
             Self::Offline => "offline",
+            Self::Variant => "variant",
             Self::OnlyIfCached => "only-if-cached",
             Self::Connect => "connect",
             Self::Down => "down",
@@ -242,7 +245,7 @@ impl Detail {
             }
             Self::StaleIfError => Some("--stale-if-error"),
             Self::StaleWhileRevalidate => Some("--stale-while-revalidate"),
-            Self::Offline => Some("--cache-mode standard"),
+            Self::Offline | Self::Variant => Some("--cache-mode standard"),
             Self::Connect | Self::Timeout | Self::Down => {
                 Some("--origin, --connect-timeout, --origin-timeout")
             }

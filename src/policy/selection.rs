@@ -105,3 +105,88 @@ pub fn select(
     };
     Selection { selected: part.cloned().ok_or(why), lacking }
 }
+
+/// Can the client decode a response of these fields, by the request's `Accept-Encoding` (RFC 9110 §12.5.3)?
+/// What has no content coding every client takes.
+///
+/// Without the field any coding is acceptable, says §12.5.3; but a client that does not send it, such as curl,
+/// does not decode either.
+pub fn takes_coding(request: &Fields, response: &Fields) -> bool {
+    let takes = |coding: &[u8]| {
+        let coding = usual_coding(coding);
+        let mut by_any = false;
+        for member in request.members("accept-encoding") {
+            let mut parts = member.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
+            let name = usual_coding(parts.next().unwrap_or_default());
+            let is_refused = parts.any(is_weight_of_zero);
+            if name.eq_ignore_ascii_case(coding) {
+                return !is_refused;
+            }
+            by_any |= name == b"*" && !is_refused;
+        }
+        by_any || coding.eq_ignore_ascii_case(b"identity")
+    };
+    response.members("content-encoding").all(takes)
+}
+
+/// `x-gzip` and `x-compress` are old names (RFC 9110 §8.4.1).
+fn usual_coding(coding: &[u8]) -> &[u8] {
+    if coding.eq_ignore_ascii_case(b"x-gzip") || coding.eq_ignore_ascii_case(b"x-compress") {
+        return &coding[2..];
+    }
+    coding
+}
+
+/// `q=0`, with up to three zeros behind the point (RFC 9110 §12.4.2).
+fn is_weight_of_zero(parameter: &[u8]) -> bool {
+    let mut halves = parameter.splitn(2, |byte| *byte == b'=').map(<[u8]>::trim_ascii);
+    let is_weight = halves.next().is_some_and(|name| name.eq_ignore_ascii_case(b"q"));
+    let is_zero = |value: &[u8]| {
+        value.first() == Some(&b'0') && value[1..].iter().all(|byte| matches!(byte, b'.' | b'0'))
+    };
+    is_weight && halves.next().is_some_and(is_zero)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderName, HeaderValue};
+
+    use super::*;
+
+    fn fields(name: &'static str, lines: &[&'static str]) -> Fields {
+        let line =
+            |value: &&'static str| (HeaderName::from_static(name), HeaderValue::from_static(value));
+        lines.iter().map(line).collect()
+    }
+
+    #[test]
+    fn a_client_takes_the_codings_that_it_names() {
+        #[rustfmt::skip]
+        let table: [(&[&str], &[&str], bool); 17] = [
+            (&[], &[], true),
+            (&[], &["gzip"], false),
+            (&[""], &["gzip"], false),
+            (&["br"], &[], true),
+            (&["identity;q=0"], &[], true),
+            (&[], &["identity"], true),
+            (&["gzip, deflate, br, zstd"], &["zstd"], true),
+            (&["gzip, deflate"], &["br"], false),
+            (&["gzip", "br"], &["br"], true),
+            (&["GZIP"], &["x-gzip"], true),
+            (&["gzip;q=0"], &["gzip"], false),
+            (&["gzip; Q=0.000"], &["gzip"], false),
+            (&["gzip;q=0.001"], &["gzip"], true),
+            (&["*"], &["br"], true),
+            (&["br;q=0, *"], &["br"], false),
+            (&["*;q=0, gzip"], &["gzip"], true),
+            (&["gzip"], &["gzip, br"], false),
+        ];
+        for (accepted, coded, expected) in table {
+            let taken = takes_coding(
+                &fields("accept-encoding", accepted),
+                &fields("content-encoding", coded),
+            );
+            assert_eq!(taken, expected, "{accepted:?} {coded:?}");
+        }
+    }
+}

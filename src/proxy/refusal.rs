@@ -153,6 +153,13 @@ impl Proxy {
         response
     }
 
+    /// `--cache-mode offline`, and what is stored is for requests that have what `wanted` says.
+    pub(super) fn refuse_offline(&self, asked: &Asked<'_>, wanted: &str) -> Response {
+        let text = format!("{}: stored for {wanted}; --cache-mode is offline", asked.key);
+        let status = CacheStatus { detail: Some(Detail::Offline), ..CacheStatus::default() };
+        self.error(StatusCode::GATEWAY_TIMEOUT, asked.request, &text, status)
+    }
+
     /// RFC 9111 §5.2.1.7, or `--cache-mode offline`.
     pub(super) fn refuse_forwarding(&self, asked: &Asked<'_>, detail: Detail) -> Response {
         let Asked { request, key, .. } = asked;
