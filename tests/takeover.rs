@@ -101,7 +101,7 @@ fn a_take_over_that_fails_leaves_the_old_process_as_it_was() {
     let origin = Origin::script([on("GET /a").send(200, FRESH, "a").always()]);
     let mut old = Proxy::start_as(in_folder(&folder, &origin, &[]));
     let port = old.address.port().to_string();
-    let flags = ["--take-over", "--port", &port, "--store", "sqlite:/dev/null/x"];
+    let flags = ["--take-over", "--port", &port, "--access-log", "/dev/null/x"];
     let failed = in_folder(&folder, &origin, &flags).output().expect("it runs");
     assert_eq!(failed.status.code(), Some(1), "{failed:?}");
     old.wait_for_log("the new process did not come to serve");
