@@ -238,6 +238,7 @@ fn simulation() -> Simulation {
         limits: super::LIMITS,
         access_log: None,
         handler: None,
+        health_path: None,
     };
     let stats = Arc::new(Stats::default());
     let pool = Pool::start(8, 64, &stats).expect("threads");

@@ -162,6 +162,7 @@ fn simulation(reuses_max: Option<u64>) -> Simulation {
         limits: LIMITS,
         access_log: None,
         handler: None,
+        health_path: None,
     };
     let stats = Arc::new(Stats::default());
     let pool = Pool::start(1, 4, &stats).expect("threads");

@@ -16,7 +16,8 @@ use caching_proxy::proxy::Proxy;
 use caching_proxy::store::tiers::Tiers;
 
 use crate::instances::{self, OwnSocket, Purpose};
-use crate::start::{StartError, listen};
+use crate::listen::listen;
+use crate::start::StartError;
 use crate::stores;
 
 /// Clients of the control interface over TCP at a time.
@@ -81,11 +82,12 @@ fn over_tcp(
         wait_max: Duration::from_secs(60),
         limits: RequestLimits::default(),
         access_log: None,
+        health_path: None,
         handler: Some(Arc::new(move |request| control.answer(request, None))),
     };
     // Its clients and workers are not counted among the proxy's.
     let started = Pool::start(WORKERS, CLIENTS_MAX, &Arc::default())
-        .and_then(|pool| event::Front::start(listener, Arc::clone(proxy), pool, 1, settings));
+        .and_then(|pool| event::Front::start(vec![listener], Arc::clone(proxy), pool, 1, settings));
     started.map_err(|source| StartError::System("threads for --admin", source))
 }
 

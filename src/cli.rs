@@ -40,7 +40,7 @@ const fn flag(
 const GROUPS: [(&str, &[Flag]); 7] = [
     ("Where to listen and whom to ask", &[
         flag("--port", "N", "3000", "port to listen on; 0 picks a free one"),
-        flag("--host", "ADDR", "127.0.0.1", "address to listen on, IPv4 or IPv6"),
+        flag("--host", "ADDR", "localhost", "address to listen on, IPv4 or IPv6; localhost is 127.0.0.1 and ::1"),
         flag("--origin", "URL", "http://127.0.0.1:8000", "the origin server: http or https, with a path prefix if need be"),
         flag("--preserve-host", "", "off", "the client's Host goes to the origin server, and into the cache key"),
         flag("--public-url", "URL", "none", "where clients find the proxy (https://shop.example), if something stands in front of it"),
@@ -92,6 +92,7 @@ const GROUPS: [(&str, &[Flag]); 7] = [
         flag("--access-log", "FILE", "off", "one line a request; - is the standard output"),
         flag("--access-log-format", "F", "combined", "combined or json"),
         flag("--log-level", "L", "info", "off, error, warn, info, debug or trace; the log goes to stderr"),
+        flag("--health-path", "PATH", "none", "answer ok to a GET of this path, without asking the origin server"),
         flag("--ready-file", "FILE", "none", "written, with the address, once connections are accepted"),
     ]),
     ("Control", &[

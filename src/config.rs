@@ -10,6 +10,7 @@ use log::LevelFilter;
 
 use crate::cli::{Args, UsageError};
 use crate::clock::DeltaSeconds;
+use crate::config::units::{read_bytes, read_duration, whole_seconds};
 use crate::message::network::Network;
 use crate::message::request::RequestLimits;
 use crate::message::target::PublicUrl;
@@ -22,6 +23,8 @@ use crate::policy::storing::StoringRules;
 use crate::stats::AccessFormat;
 use crate::store::memory::{Eviction, Limits};
 use crate::store::redis::Address;
+
+mod units;
 
 /// The least `--cache-memory`.
 const CACHE_MEMORY_MIN: u64 = 64 * 1024;
@@ -41,6 +44,8 @@ const WORKERS_MAX: u64 = 4096;
 pub struct Config {
     /// `--host`
     pub host: IpAddr,
+    /// `--host localhost`, and the default: on both loopback addresses.
+    pub both_loopbacks: bool,
     /// `--port`
     pub port: u16,
     /// `--origin`, without user information, else as it was written: what is wrong with it is found out at the start.
@@ -121,6 +126,8 @@ pub struct Config {
     pub access_format: AccessFormat,
     /// `--log-level`
     pub log_level: LevelFilter,
+    /// `--health-path`
+    pub health_path: Option<String>,
     /// `--ready-file`
     pub ready_file: Option<PathBuf>,
 }
@@ -168,6 +175,7 @@ impl Config {
         let (origin, origin_authorization) = read.origin();
         Ok(Self {
             host: read.host()?,
+            both_loopbacks: read.text("--host").is_none_or(|(host, _)| host.trim() == "localhost"),
             port: read.number("--port", 0..=65_535)?.map_or(3000, |port| port as u16),
             origin,
             origin_authorization,
@@ -225,6 +233,7 @@ impl Config {
             access_log: read.path("--access-log"),
             access_format: read.access_format()?,
             log_level: read.one_of("--log-level", &LEVELS)?.unwrap_or(LevelFilter::Info),
+            health_path: read.health_path()?,
             ready_file: read.path("--ready-file"),
         })
     }
@@ -386,6 +395,14 @@ impl Values<'_> {
         Ok(self.read("--redis-prefix", accepted, read)?.unwrap_or_else(|| "proxy:".to_string()))
     }
 
+    fn health_path(&self) -> Result<Option<String>, UsageError> {
+        let read = |word: &str| {
+            let is_path = word.starts_with('/') && !word.contains(['?', '#', ' ']);
+            is_path.then(|| word.to_string())
+        };
+        self.read("--health-path", "a path, such as /healthz", read)
+    }
+
     /// `None` for never.
     fn clean_interval(&self) -> Result<Option<Duration>, UsageError> {
         let interval = self.duration("--cache-clean-interval")?.unwrap_or(Duration::from_secs(60));
@@ -476,44 +493,6 @@ impl Values<'_> {
     }
 }
 
-fn whole_seconds(duration: Duration) -> Option<DeltaSeconds> {
-    (duration.subsec_nanos() == 0).then(|| DeltaSeconds::saturating_from(duration.as_secs()))
-}
-
-/// A duration: seconds, or a number with a unit.
-fn read_duration(word: &str) -> Option<Duration> {
-    let (digits, unit) =
-        word.split_at(word.find(|c: char| !c.is_ascii_digit()).unwrap_or(word.len()));
-    let number: u64 = digits.parse().ok()?;
-    let seconds = |factor: u64| number.checked_mul(factor).map(Duration::from_secs);
-    let duration = match unit {
-        "ms" => Some(Duration::from_millis(number)),
-        "" | "s" => seconds(1),
-        "m" => seconds(60),
-        "h" => seconds(3600),
-        "d" => seconds(86_400),
-        _ => None,
-    }?;
-    // Beyond a century the clock's arithmetic has no use for it.
-    (duration <= Duration::from_secs(100 * 366 * 86_400)).then_some(duration)
-}
-
-/// A size: bytes, or a number with a binary unit.
-fn read_bytes(word: &str) -> Option<u64> {
-    let (digits, unit) =
-        word.split_at(word.find(|c: char| !c.is_ascii_digit()).unwrap_or(word.len()));
-    let number: u64 = digits.parse().ok()?;
-    let factor: u64 = match unit.to_ascii_uppercase().as_str() {
-        "" | "B" => 1,
-        "K" | "KB" | "KIB" => 1 << 10,
-        "M" | "MB" | "MIB" => 1 << 20,
-        "G" | "GB" | "GIB" => 1 << 30,
-        _ => return None,
-    };
-    // Sums of sizes must not overflow.
-    number.checked_mul(factor).filter(|bytes| *bytes <= 1 << 50)
-}
-
 #[cfg(test)]
 mod tests {
     use std::ffi::OsString;
@@ -526,27 +505,6 @@ mod tests {
         match parse(words, |_| None) {
             Ok(Command::Serve(args)) => Config::new(&args).map_err(|error| error.to_string()),
             other => Err(format!("{other:?}")),
-        }
-    }
-
-    #[test]
-    fn durations_and_sizes_take_units() {
-        let seconds = |word| read_duration(word).map(|duration| duration.as_secs_f64());
-        assert_eq!(seconds("500ms"), Some(0.5));
-        assert_eq!(
-            (seconds("30"), seconds("10m"), seconds("2h")),
-            (Some(30.0), Some(600.0), Some(7200.0))
-        );
-        assert_eq!(seconds("7d"), Some(604_800.0));
-        for word in ["", "m", "1.5s", "-1", "10 m", "1w", "99999999999999999999", "9999999999d"] {
-            assert_eq!(seconds(word), None, "{word}");
-        }
-        assert_eq!(
-            (read_bytes("1K"), read_bytes("64M"), read_bytes("2g")),
-            (Some(1024), Some(64 << 20), Some(2 << 30))
-        );
-        for word in ["", "K", "1T", "-1", "99999999999G"] {
-            assert_eq!(read_bytes(word), None, "{word}");
         }
     }
 

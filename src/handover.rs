@@ -7,7 +7,7 @@
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::net::TcpListener;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,13 +26,24 @@ use signal_hook::consts::SIGTERM;
 const START_MAX: Duration = Duration::from_secs(60);
 /// For how long the old one may take to answer.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
+/// The most listening sockets that are handed over.
+const SOCKETS_MAX: usize = 16;
 /// What the new process says first, and when it serves.
 const WANTED: u8 = b'T';
 const SERVING: u8 = b'R';
 
-/// The socket that systemd has opened for us, if it has.
-pub fn from_systemd() -> Option<TcpListener> {
-    ListenFd::from_env().take_tcp_listener(0).ok().flatten()
+/// The sockets that systemd has opened for us.
+pub fn from_systemd() -> Vec<TcpListener> {
+    let mut given = ListenFd::from_env();
+    let count = given.len();
+    let take = |index| match given.take_tcp_listener(index) {
+        Ok(listener) => listener,
+        Err(error) => {
+            log::warn!("socket {index} from systemd: {error}; expected a TCP listener");
+            None
+        }
+    };
+    (0..count).filter_map(take).collect()
 }
 
 /// Tells systemd, if it wants to know, that the proxy serves.
@@ -61,44 +72,47 @@ impl Predecessor {
     }
 }
 
-/// Takes over the listening socket of the process that serves handovers at `stream`.
-pub fn take(stream: UnixStream) -> io::Result<(TcpListener, Predecessor)> {
+/// Takes over the listening sockets of the process that serves handovers at `stream`.
+pub fn take(stream: UnixStream) -> io::Result<(Vec<TcpListener>, Predecessor)> {
     stream.set_read_timeout(Some(ANSWER_MAX))?;
     (&stream).write_all(&[WANTED])?;
-    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(SOCKETS_MAX))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let mut byte = [0];
     recvmsg(&stream, &mut [IoSliceMut::new(&mut byte)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
-    let descriptor: Option<OwnedFd> = ancillary.drain().find_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+    let descriptors = ancillary.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
         _ => None,
     });
-    let descriptor = descriptor.ok_or(io::ErrorKind::InvalidData)?;
-    Ok((TcpListener::from(descriptor), Predecessor(stream)))
+    let listeners: Vec<TcpListener> = descriptors.flatten().map(TcpListener::from).collect();
+    if listeners.is_empty() {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    Ok((listeners, Predecessor(stream)))
 }
 
 /// The process stands ready to hand over its listening socket.
 pub struct Handover {
-    listener: Arc<Mutex<Option<TcpListener>>>,
+    listeners: Arc<Mutex<Option<Vec<TcpListener>>>>,
     is_done: Arc<AtomicBool>,
 }
 
 impl Handover {
-    /// Hands `listener` to whoever asks at `handovers`; ends the process in an orderly way once somebody
+    /// Hands `listeners` to whoever asks at `handovers`; ends the process in an orderly way once somebody
     /// serves.
-    pub fn offer(handovers: UnixListener, listener: TcpListener) -> io::Result<Self> {
+    pub fn offer(handovers: UnixListener, listeners: Vec<TcpListener>) -> io::Result<Self> {
         let offered = Self {
-            listener: Arc::new(Mutex::new(Some(listener))),
+            listeners: Arc::new(Mutex::new(Some(listeners))),
             is_done: Arc::new(AtomicBool::new(false)),
         };
-        let (listener, is_done) = (Arc::clone(&offered.listener), Arc::clone(&offered.is_done));
+        let (listeners, is_done) = (Arc::clone(&offered.listeners), Arc::clone(&offered.is_done));
         let hand_over = move || {
             while let Ok((stream, _)) = handovers.accept() {
-                let Some(Ok(listener)) = listener.lock().as_ref().map(TcpListener::try_clone)
-                else {
-                    return;
-                };
-                match hand_out(stream, listener) {
+                let copies = listeners.lock().as_ref().map(|listeners| {
+                    listeners.iter().map(TcpListener::try_clone).collect::<io::Result<Vec<_>>>()
+                });
+                let Some(Ok(copies)) = copies else { return };
+                match hand_out(stream, copies) {
                     Ok(true) => {
                         log::info!("another process has taken over");
                         is_done.store(true, Ordering::Release);
@@ -121,12 +135,12 @@ impl Handover {
 
     /// There is nothing to hand over any more: who connects now is refused, unless somebody has taken over.
     pub fn withdraw(&self) {
-        *self.listener.lock() = None;
+        *self.listeners.lock() = None;
     }
 }
 
-/// Gives the socket to one who asks; does it come to serve?
-fn hand_out(mut stream: UnixStream, listener: TcpListener) -> io::Result<bool> {
+/// Gives the sockets to one who asks; does it come to serve?
+fn hand_out(mut stream: UnixStream, listeners: Vec<TcpListener>) -> io::Result<bool> {
     stream.set_read_timeout(Some(ANSWER_MAX))?;
     stream.set_write_timeout(Some(ANSWER_MAX))?;
     let mut byte = [0];
@@ -134,13 +148,13 @@ fn hand_out(mut stream: UnixStream, listener: TcpListener) -> io::Result<bool> {
     if byte != [WANTED] {
         return Err(io::ErrorKind::InvalidData.into());
     }
-    let descriptors = [listener.as_fd()];
-    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let descriptors: Vec<_> = listeners.iter().take(SOCKETS_MAX).map(AsFd::as_fd).collect();
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(SOCKETS_MAX))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
     sendmsg(&stream, &[IoSlice::new(&byte)], &mut ancillary, SendFlags::empty())?;
     // The other one has its own now.
-    drop(listener);
+    drop(listeners);
     stream.set_read_timeout(Some(START_MAX))?;
     Ok(stream.read_exact(&mut byte).is_ok() && byte == [SERVING])
 }

@@ -11,6 +11,7 @@ mod admin;
 mod commands;
 mod handover;
 mod instances;
+mod listen;
 mod own_engine;
 mod recordings;
 mod start;

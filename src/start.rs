@@ -30,11 +30,10 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use simplelog::{ConfigBuilder, WriteLogger};
-use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
-use crate::handover::{Handover, Predecessor};
+use crate::handover::Handover;
 use crate::instances::{OwnSocket, Purpose};
-use crate::{admin, handover, instances, stores};
+use crate::{admin, handover, instances, listen, stores};
 
 /// How long what is under way may take after the first signal.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
@@ -42,10 +41,6 @@ const DRAIN_MAX: Duration = Duration::from_secs(10);
 const FLUSH_MAX: Duration = Duration::from_secs(5);
 /// The same where another process has taken over.
 const HANDOVER_DRAIN_MAX: Duration = Duration::from_secs(600);
-/// How long a client may take none of the bytes that are sent to it.
-const CLIENT_WRITE_TIMEOUT: Duration = Duration::from_secs(60);
-/// How many new connections may wait to be accepted.
-const BACKLOG: i32 = 1024;
 /// Descriptors that are not for clients: log, listeners, origin connections beside the workers'.
 const DESCRIPTORS_KEPT: u64 = 64;
 
@@ -138,14 +133,15 @@ pub fn run(config: &Config) -> Result<(), StartError> {
     let origin = origin_url(&config.origin)?;
     // Before the port opens: a client must not be accepted by a proxy that then does not start.
     let store = stores::open(config).map_err(StartError::Store)?;
-    let (listener, predecessor) = listener(config)?;
+    let (listeners, predecessor) = listen::open(config)?;
     let local =
-        listener.local_addr().map_err(|source| StartError::System("own address", source))?;
+        listeners[0].local_addr().map_err(|source| StartError::System("own address", source))?;
     refuse_ourselves(&origin, local)?;
     let stats = Arc::new(Stats::default());
     let proxy = engine(config, store, &origin, local, &stats)?;
-    let spare = if plain { None } else { listener.try_clone().ok() };
-    let front = front(config, listener, &proxy, &stats)?;
+    let spare: Option<Vec<TcpListener>> =
+        listeners.iter().map(|listener| listener.try_clone().ok().filter(|_| !plain)).collect();
+    let front = front(config, listeners, &proxy, &stats)?;
     if let Some(interval) = config.clean_interval {
         clean_on_time(Arc::clone(&proxy), interval)?;
     }
@@ -169,26 +165,10 @@ pub fn run(config: &Config) -> Result<(), StartError> {
     Ok(())
 }
 
-/// The listening socket: from systemd, from the process that is to be taken over, or a new one.
-fn listener(config: &Config) -> Result<(TcpListener, Option<Predecessor>), StartError> {
-    if let Some(listener) = handover::from_systemd() {
-        return Ok((listener, None));
-    }
-    if config.take_over
-        && let Some(stream) = instances::handover(config.port)
-    {
-        match handover::take(stream) {
-            Ok((listener, predecessor)) => return Ok((listener, Some(predecessor))),
-            Err(error) => log::warn!("--take-over: port {}: {error}", config.port),
-        }
-    }
-    Ok((listen(SocketAddr::new(config.host, config.port))?, None))
-}
-
-/// Stands ready to hand `listener` over; it is no reason not to start if that cannot be.
-fn offer_handover(local: SocketAddr, listener: TcpListener) -> Option<(Handover, OwnSocket)> {
+/// Stands ready to hand `listeners` over; it is no reason not to start if that cannot be.
+fn offer_handover(local: SocketAddr, listeners: Vec<TcpListener>) -> Option<(Handover, OwnSocket)> {
     let (handovers, socket) = instances::listen(local.port(), Purpose::Handover).ok()?;
-    Some((Handover::offer(handovers, listener).ok()?, socket))
+    Some((Handover::offer(handovers, listeners).ok()?, socket))
 }
 
 pub fn origin_url(url: &str) -> Result<OriginUrl, StartError> {
@@ -211,24 +191,6 @@ pub fn log_to_stderr(level: log::LevelFilter) {
         .build();
     // It fails only if there is a logger already.
     let _ = WriteLogger::init(level, format, io::stderr());
-}
-
-/// Opens the listening socket. Accepted connections inherit what is set on it.
-pub fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
-    let open = || -> io::Result<TcpListener> {
-        let domain = Domain::for_address(address);
-        let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_reuse_address(true)?;
-        socket.set_tcp_nodelay(true)?;
-        socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(Duration::from_secs(60)))?;
-        // The front cuts a client that reads nothing; this is for when it cannot. (A timeout for
-        // reading would end accept itself.)
-        socket.set_write_timeout(Some(CLIENT_WRITE_TIMEOUT))?;
-        socket.bind(&address.into())?;
-        socket.listen(BACKLOG)?;
-        Ok(socket.into())
-    };
-    open().map_err(|source| StartError::Listen { address, source })
 }
 
 /// An origin server that is the proxy itself would be asked for ever.
@@ -348,7 +310,7 @@ fn origin_client(
 
 fn front(
     config: &Config,
-    listener: TcpListener,
+    mut listeners: Vec<TcpListener>,
     proxy: &Arc<Proxy>,
     stats: &Arc<Stats>,
 ) -> Result<Front, StartError> {
@@ -371,16 +333,19 @@ fn front(
         limits: config.request,
         access_log,
         handler: None,
+        health_path: config.health_path.clone(),
     };
     let pool = Pool::start(config.workers, connections_max, stats)
         .map_err(|source| StartError::System("worker threads; see --workers", source))?;
     let proxy = Arc::clone(proxy);
     let started = match config.front {
-        FrontKind::TinyHttp => tiny::Front::start(listener, proxy, pool, settings).map(Front::Tiny),
+        FrontKind::TinyHttp => {
+            tiny::Front::start(listeners.swap_remove(0), proxy, pool, settings).map(Front::Tiny)
+        }
         FrontKind::Event => {
             let cores = || thread::available_parallelism().map_or(1, NonZero::get);
             let threads = config.threads.unwrap_or_else(cores);
-            event::Front::start(listener, proxy, pool, threads, settings).map(Front::Event)
+            event::Front::start(listeners, proxy, pool, threads, settings).map(Front::Event)
         }
     };
     started.map_err(|source| StartError::System("threads; see --threads", source))

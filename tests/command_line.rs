@@ -104,6 +104,48 @@ fn the_environment_sets_defaults() {
     assert!(told.starts_with("proxy: CACHING_PROXY_PORT: \"x\"; expected"), "{told}");
 }
 
+/// Names such as localhost lead to either loopback address; an address that is given is the only one.
+#[test]
+fn the_default_and_localhost_are_both_loopback_addresses() {
+    let can_have = TcpListener::bind("[::1]:0").is_ok();
+    let is_event = support::proxy::FRONT == "event";
+    let origin =
+        Origin::script([on("GET /a").send(200, "Cache-Control: max-age=60", "a").always()]);
+    for (flags, both) in
+        [(&[][..], true), (&["--host", "localhost"], true), (&["--host", "127.0.0.1"], false)]
+    {
+        let proxy = Proxy::before(&origin, flags);
+        assert!(proxy.address.is_ipv4(), "the ready line stays");
+        let second =
+            std::net::SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, proxy.address.port()));
+        let reached = std::net::TcpStream::connect(second).is_ok();
+        assert_eq!(reached, both && can_have && is_event, "{flags:?}");
+        assert_eq!(proxy.get("/a").body(), "a");
+        if reached {
+            // One after the other and at once.
+            let mut clients = [second, proxy.address, second].map(support::wire::Connection::open);
+            for client in &mut clients {
+                client.request("GET", "/a", "", "");
+            }
+            assert!(clients.iter_mut().all(|client| client.reply().is_hit()));
+        }
+    }
+}
+
+#[test]
+fn health_checks_are_answered_here() {
+    let origin = Origin::script([on("GET /healthz/deep").send(200, "", "origin")]);
+    let proxy = Proxy::before(&origin, &["--health-path", "/healthz"]);
+    for (method, target) in [("GET", "/healthz"), ("HEAD", "/healthz"), ("GET", "/healthz?probe=1")]
+    {
+        let reply = proxy.ask(method, target, "", "");
+        assert_eq!(reply.status, 200, "{method} {target}");
+        assert_eq!(reply.body(), if method == "GET" { "ok\n" } else { "" });
+    }
+    assert_eq!(proxy.get("/healthz/deep").body(), "origin");
+    origin.assert_finished();
+}
+
 #[test]
 fn positional_words_are_taken() {
     let origin = Origin::script([on("GET /a").send(200, "", "x")]);

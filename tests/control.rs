@@ -387,6 +387,9 @@ fn over_tcp_the_control_interface_is_for_this_machine_or_who_has_the_token() {
         connection.reply().status
     };
     assert_eq!(ask(""), 401);
+    let mut check = Connection::open(([127, 0, 0, 1], port).into());
+    check.send("GET /health HTTP/1.1\r\nHost: any\r\n\r\n");
+    assert_eq!(check.reply().status, 200, "a health check has no token");
     assert_eq!(ask("Authorization: Bearer 0123456789abcdeF\r\n"), 401);
     assert_eq!(ask("Authorization: Bearer 0123456789abcdef\r\n"), 200);
     let output = support::proxy::run(&["--admin", "0.0.0.0:3001"]);

@@ -40,7 +40,7 @@ impl Origin for Panicking {
 #[test]
 fn a_panic_costs_one_exchange() {
     over(|listener, proxy, pool, settings| {
-        let front = event::Front::start(listener, proxy, pool, 2, settings).expect("threads");
+        let front = event::Front::start(vec![listener], proxy, pool, 2, settings).expect("threads");
         Box::new(move |limit| front.drain(limit))
     });
     over(|listener, proxy, pool, settings| {
@@ -70,6 +70,7 @@ fn over(start: impl Fn(TcpListener, Arc<Proxy>, Pool, FrontSettings) -> Drain) {
         wait_max: second,
         limits: RequestLimits::default(),
         access_log: None,
+        health_path: None,
         handler: None,
     };
     let drain = start(listener, proxy, pool, settings);

@@ -76,6 +76,12 @@ fn what_is_under_way_is_finished_by_the_old_process() {
     assert!(slow.head().is_some());
     let new = Proxy::start_on(in_folder(&folder, &origin, &["--take-over"]), old.address.port());
     assert_eq!(new.get("/a").body(), "a");
+    // All sockets are taken over.
+    let second = (std::net::Ipv6Addr::LOCALHOST, old.address.port());
+    if TcpListener::bind("[::1]:0").is_ok() {
+        assert!(new.log().lines().all(|line| !line.contains("in use")), "{}", new.log());
+        drop(TcpStream::connect(second).expect("the other loopback address"));
+    }
     // Meanwhile commands find the proxy that accepts, and it alone.
     old.wait_for_log("finishing what is under way");
     let port = old.address.port().to_string();
@@ -126,13 +132,18 @@ fn a_socket_from_systemd_is_served_and_it_is_told() {
     let origin = Origin::script([on("GET /a").send(200, FRESH, "a")]);
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address");
+    let other = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let second = other.local_addr().expect("an address");
     let notified = std::os::unix::net::UnixDatagram::bind(folder.file("notify")).expect("a socket");
     notified.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-    rustix::io::fcntl_setfd(&listener, rustix::io::FdFlags::empty()).expect("a descriptor");
-    let number = std::os::fd::AsRawFd::as_raw_fd(&listener);
+    let number = |listener: &TcpListener| {
+        rustix::io::fcntl_setfd(listener, rustix::io::FdFlags::empty()).expect("a descriptor");
+        std::os::fd::AsRawFd::as_raw_fd(listener)
+    };
+    let (number, other_number) = (number(&listener), number(&other));
     let mut shell = command_of("sh");
     let script = format!(
-        "exec 3<&{number}; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" \"$@\" --origin {}",
+        "exec 9<&{number} 8<&{other_number}; exec 3<&9 4<&8; LISTEN_PID=$$ LISTEN_FDS=2 exec \"$0\" \"$@\" --origin {}",
         origin.url()
     );
     shell
@@ -144,6 +155,8 @@ fn a_socket_from_systemd_is_served_and_it_is_told() {
     let proxy = Proxy::start_on(shell, 1);
     assert_eq!(proxy.address, address);
     assert_eq!(early.reply().body(), "a");
+    let mut late = Connection { ..Connection::open(second) };
+    assert!(late.request("GET", "/a", "", "").reply().is_hit(), "over the second socket");
     let mut told = [0; 100];
     let count = notified.recv(&mut told).expect("a message");
     assert!(String::from_utf8_lossy(&told[..count]).starts_with("READY=1\n"));

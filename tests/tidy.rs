@@ -117,13 +117,14 @@ fn sources() -> Vec<(String, String)> {
 }
 
 /// The files of the program; all others are the library's.
-const PROGRAM: [&str; 11] = [
+const PROGRAM: [&str; 12] = [
     "main",
     "start",
     "admin",
     "commands",
     "handover",
     "instances",
+    "listen",
     "own_engine",
     "recordings",
     "stores",

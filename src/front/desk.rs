@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use http::{Method, StatusCode};
 use parking_lot::Mutex;
 
 use crate::front::tunnels::{Place, Tunnels};
@@ -44,14 +45,29 @@ pub(super) struct Desk {
     pool: Pool,
     /// Answers instead of the proxy.
     handler: Option<Handler>,
+    /// The path of health checks.
+    health_path: Option<String>,
 }
 
 /// What answers requests instead of the proxy; may wait.
 pub type Handler = Arc<dyn Fn(&Request) -> Response + Send + Sync>;
 
 impl Desk {
-    pub(super) fn new(proxy: Arc<Proxy>, pool: Pool, handler: Option<Handler>) -> Self {
-        Self { proxy, pool, handler, tunnels: Tunnels::default() }
+    pub(super) fn new(
+        proxy: Arc<Proxy>,
+        pool: Pool,
+        handler: Option<Handler>,
+        health_path: Option<String>,
+    ) -> Self {
+        Self { proxy, pool, handler, health_path, tunnels: Tunnels::default() }
+    }
+
+    /// The answer to a health check: the front serves, whatever the origin server does.
+    fn health(&self, request: &Request) -> Option<Response> {
+        let path = request.target.as_str().split('?').next();
+        let is_check = self.health_path.as_deref() == path
+            && (request.method == Method::GET || request.method == Method::HEAD);
+        is_check.then(|| Response::error(StatusCode::OK, "ok", false))
     }
 
     /// Is there somebody else than the proxy who answers?
@@ -78,6 +94,9 @@ impl Desk {
         attempt: Attempt,
         role: Role,
     ) -> Option<(E, Response)> {
+        if let Some(response) = self.health(exchange.request()) {
+            return Some((exchange, response));
+        }
         if self.handler.is_some() || self.proxy.is_purge(exchange.request()) {
             self.handle_soon(exchange);
             return None;

@@ -47,4 +47,6 @@ pub struct FrontSettings {
     pub access_log: Option<AccessLog>,
     /// What answers instead of the proxy, on a listener that is not for its clients.
     pub handler: Option<Handler>,
+    /// `--health-path`: a path of which the front says that it serves.
+    pub health_path: Option<String>,
 }

@@ -22,7 +22,9 @@ const NO_DESCRIPTOR: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type:
 
 /// Accepts clients.
 pub(super) struct Acceptor {
-    listener: TcpListener,
+    listeners: Vec<TcpListener>,
+    /// Whose turn it is.
+    next: usize,
     reserve: Option<File>,
     told: Option<Instant>,
 }
@@ -37,27 +39,39 @@ pub(super) enum Accepted {
 }
 
 impl Acceptor {
-    pub(super) fn new(listener: std::net::TcpListener) -> io::Result<Self> {
-        listener.set_nonblocking(true)?;
-        let listener = TcpListener::from_std(listener);
-        Ok(Self { listener, reserve: reserve(), told: None })
+    pub(super) fn new(listeners: Vec<std::net::TcpListener>) -> io::Result<Self> {
+        let mio = |listener: std::net::TcpListener| {
+            listener.set_nonblocking(true).map(|()| TcpListener::from_std(listener))
+        };
+        let listeners = listeners.into_iter().map(mio).collect::<io::Result<Vec<_>>>()?;
+        assert!(!listeners.is_empty(), "a front listens somewhere");
+        Ok(Self { listeners, next: 0, reserve: reserve(), told: None })
     }
 
-    pub(super) fn listener(&mut self) -> &mut TcpListener {
-        &mut self.listener
+    pub(super) fn listeners(&mut self) -> &mut [TcpListener] {
+        &mut self.listeners
     }
 
     /// The next client.
     pub(super) fn next(&mut self) -> Accepted {
+        // Those at which nobody waits, one after the other.
+        let mut quiet = 0;
         loop {
-            match self.listener.accept() {
+            match self.listeners[self.next].accept() {
                 Ok((stream, peer)) => {
+                    self.next = (self.next + 1) % self.listeners.len();
                     if self.reserve.is_none() {
                         self.reserve = reserve();
                     }
                     return Accepted::Client(stream, peer);
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Accepted::Nobody,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    quiet += 1;
+                    self.next = (self.next + 1) % self.listeners.len();
+                    if quiet == self.listeners.len() {
+                        return Accepted::Nobody;
+                    }
+                }
                 Err(error) if is_the_clients(&error) => {}
                 Err(error) => {
                     self.tell(&error);
@@ -73,7 +87,7 @@ impl Acceptor {
     /// Answers one client by means of the descriptor in reserve.
     fn turn_away(&mut self) {
         drop(self.reserve.take());
-        if let Ok((mut stream, _)) = self.listener.accept() {
+        if let Ok((mut stream, _)) = self.listeners[self.next].accept() {
             // It fits into the socket's buffer, or the client is not there any more.
             let _ = stream.write(NO_DESCRIPTOR);
         }

@@ -20,7 +20,7 @@ use crate::stats::{Gauge, Stats};
 
 /// Stands for the bell among the clients' slots.
 pub(super) const BELL: Token = Token(usize::MAX);
-/// Stands for the listener.
+/// Stands for the listeners.
 const LISTENER: Token = Token(usize::MAX - 1);
 /// How many sockets' news are heard at a time.
 const EVENTS: usize = 1024;
@@ -67,7 +67,9 @@ impl EventLoop {
         mut acceptor: Option<Acceptor>,
     ) -> io::Result<Self> {
         if let Some(acceptor) = &mut acceptor {
-            poll.registry().register(acceptor.listener(), LISTENER, Interest::READABLE)?;
+            for listener in acceptor.listeners() {
+                poll.registry().register(listener, LISTENER, Interest::READABLE)?;
+            }
         }
         let ticker = Ticker::new(room.timeouts.tick(), room.now);
         Ok(Self {
@@ -257,7 +259,9 @@ impl EventLoop {
     fn stop_accepting(&mut self) {
         self.clients.room.draining = true;
         if let Some(mut acceptor) = self.acceptor.take() {
-            let _ = self.poll.registry().deregister(acceptor.listener());
+            for listener in acceptor.listeners() {
+                let _ = self.poll.registry().deregister(listener);
+            }
             drop(acceptor);
             self.shared.accepts.store(false, Ordering::Release);
         }

@@ -60,15 +60,15 @@ pub struct Front {
 }
 
 impl Front {
-    /// Begins to serve the clients of `listener`, with so many event loops, at least one.
+    /// Begins to serve the clients of `listeners`, at least one, with so many event loops, at least one.
     pub fn start(
-        listener: TcpListener,
+        listeners: Vec<TcpListener>,
         proxy: Arc<Proxy>,
         pool: Pool,
         threads: usize,
         settings: FrontSettings,
     ) -> io::Result<Self> {
-        let desk = Arc::new(Desk::new(proxy, pool, settings.handler));
+        let desk = Arc::new(Desk::new(proxy, pool, settings.handler, settings.health_path));
         let log = Arc::new(settings.access_log);
         let timeouts = Timeouts::new(&settings.connections);
         let polls = (0..threads.max(1)).map(|_| Poll::new()).collect::<io::Result<Vec<_>>>()?;
@@ -82,7 +82,7 @@ impl Front {
             stats: Arc::clone(desk.proxy.stats()),
             accepts: AtomicBool::new(true),
         });
-        let mut acceptor = Some(Acceptor::new(listener)?);
+        let mut acceptor = Some(Acceptor::new(listeners)?);
         let held_max = HELD_MAX / polls.len();
         for (number, poll) in polls.into_iter().enumerate() {
             let inbox = Arc::clone(&shared.inboxes[number]);

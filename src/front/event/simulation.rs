@@ -89,7 +89,7 @@ impl Simulation {
     pub fn new(proxy: Arc<Proxy>, pool: Pool, settings: &FrontSettings) -> Self {
         let (rings, bell) = channel();
         let inbox = Inbox::new(Box::new(move || _ = rings.send(())));
-        let desk = Arc::new(Desk::new(proxy, pool, None));
+        let desk = Arc::new(Desk::new(proxy, pool, None, None));
         let timeouts = Timeouts::new(&settings.connections);
         let held_max = 1 << 20;
         let room = Room::new(desk, inbox, Arc::new(None), settings.limits, timeouts, held_max);

@@ -88,7 +88,8 @@ impl Front {
         let local = listener.local_addr()?;
         let connections = Connections::new(local, settings.connections);
         let pumps = Pumps::start(proxy.stats())?;
-        let desk = Arc::new(Desk::new(Arc::clone(&proxy), pool, settings.handler));
+        let desk =
+            Arc::new(Desk::new(Arc::clone(&proxy), pool, settings.handler, settings.health_path));
         let shared = Shared { proxy, connections, pumps, access_log: settings.access_log };
         let inner = Arc::new(Inner {
             listener: Mutex::new(Some(listener)),
