@@ -100,6 +100,7 @@ const GROUPS: [(&str, &[Flag]); 7] = [
         flag("--admin-token", "FILE", "none", "who comes over TCP must have what is in this file; needed beyond loopback"),
         flag("--allow-purge", "ADDR", "none", "take PURGE requests from this address or network (10.0.0.0/8); may be repeated"),
         flag("--take-over", "", "off", "take the listening socket over from the proxy on this port, which then ends; none is refused meanwhile"),
+        flag("--drain-timeout", "D", "8", "after a signal, for what is under way and for the store; then the process ends"),
         flag("--clear-cache", "", "", "forget all that running proxies and the store hold, and exit"),
     ]),
     ("Other", &[

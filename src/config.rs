@@ -102,6 +102,8 @@ pub struct Config {
     pub idle_timeout: Duration,
     /// `--max-header-fields`, `--max-header-size`, `--max-request-size`
     pub request: RequestLimits,
+    /// `--drain-timeout`
+    pub drain_timeout: Duration,
     /// `--take-over`
     pub take_over: bool,
     /// `--admin`
@@ -179,14 +181,7 @@ impl Config {
             port: read.number("--port", 0..=65_535)?.map_or(3000, |port| port as u16),
             origin,
             origin_authorization,
-            reuse: ReuseRules {
-                mode,
-                disabled: responses == Some(0),
-                share_credentials: args.is_on("--share-credentials"),
-                reuses_max: read.hit_ttl()?,
-                stale_while_revalidate: storing.stale_while_revalidate,
-                stale_if_error: storing.stale_if_error,
-            },
+            reuse: read.reuse(mode, responses == Some(0), &storing)?,
             storing,
             key: KeyRules {
                 ignored: args.all("--ignore-param").iter().map(|glob| Glob::new(glob)).collect(),
@@ -221,6 +216,7 @@ impl Config {
             header_timeout: read.limit("--header-timeout", 10)?,
             idle_timeout: read.limit("--idle-timeout", 60)?,
             request: read.request_limits()?,
+            drain_timeout: read.limit("--drain-timeout", 8)?,
             take_over: read.take_over()?,
             admin: read.admin()?,
             admin_token: read.path("--admin-token"),
@@ -427,6 +423,22 @@ impl Values<'_> {
             stale_if_error: self.seconds("--stale-if-error")?.unwrap_or(day),
             stale_while_revalidate: self.seconds("--stale-while-revalidate")?.unwrap_or_default(),
             object_bytes_max: self.bytes("--max-object-size")?.unwrap_or(object_bytes_usual),
+        })
+    }
+
+    fn reuse(
+        &self,
+        mode: Mode,
+        disabled: bool,
+        storing: &StoringRules,
+    ) -> Result<ReuseRules, UsageError> {
+        Ok(ReuseRules {
+            mode,
+            disabled,
+            share_credentials: self.0.is_on("--share-credentials"),
+            reuses_max: self.hit_ttl()?,
+            stale_while_revalidate: storing.stale_while_revalidate,
+            stale_if_error: storing.stale_if_error,
         })
     }
 

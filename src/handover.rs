@@ -5,10 +5,14 @@
 //! The old process hands out its socket, goes on as before, and ends in an orderly way once the new one
 //! says that it serves. If the new one fails before that, nothing has happened.
 
+use std::ffi::OsStr;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::net::TcpListener;
 use std::os::fd::AsFd;
-use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+#[cfg(target_os = "linux")]
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -53,11 +57,20 @@ pub fn tell_systemd() {
     };
     let sent = UnixDatagram::unbound().and_then(|socket| {
         let text = format!("READY=1\nMAINPID={}\n", std::process::id());
-        socket.send_to(text.as_bytes(), path)
+        socket.send_to_addr(text.as_bytes(), &notified(&path)?)
     });
     if let Err(error) = sent {
         log::debug!("NOTIFY_SOCKET: {error}");
     }
+}
+
+/// The address that systemd gives: a path, or, behind an `@`, a name that is in no folder (Linux).
+fn notified(given: &OsStr) -> io::Result<SocketAddr> {
+    #[cfg(target_os = "linux")]
+    if let Some(name) = given.as_bytes().strip_prefix(b"@") {
+        return SocketAddr::from_abstract_name(name);
+    }
+    SocketAddr::from_pathname(given)
 }
 
 /// A process whose socket has been taken over; it is told when this one serves.

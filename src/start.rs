@@ -7,7 +7,7 @@ use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use caching_proxy::clock::Clock;
 use caching_proxy::config::{Config, FrontKind};
@@ -35,11 +35,9 @@ use crate::handover::Handover;
 use crate::instances::{OwnSocket, Purpose};
 use crate::{admin, handover, instances, listen, stores};
 
-/// How long what is under way may take after the first signal.
-const DRAIN_MAX: Duration = Duration::from_secs(10);
-/// How long the store may take, at the end, to write what is still to be written.
+/// How long the store may take, at the end of a take-over, to write what is still to be written.
 const FLUSH_MAX: Duration = Duration::from_secs(5);
-/// The same where another process has taken over.
+/// How long what is under way may take where another process has taken over.
 const HANDOVER_DRAIN_MAX: Duration = Duration::from_secs(600);
 /// Descriptors that are not for clients: log, listeners, origin connections beside the workers'.
 const DESCRIPTORS_KEPT: u64 = 64;
@@ -130,6 +128,11 @@ pub fn run(config: &Config) -> Result<(), StartError> {
     if plain && !is_loopback(&config.host.to_string()) && !config.allow_unsafe_front {
         return Err(StartError::UnsafeFront(config.host));
     }
+    // One that a killed process left would say that this one serves. That of a proxy which is to be taken
+    // over is true.
+    if let Some(path) = config.ready_file.as_ref().filter(|_| !config.take_over) {
+        let _ = std::fs::remove_file(path);
+    }
     let origin = origin_url(&config.origin)?;
     // Before the port opens: a client must not be accepted by a proxy that then does not start.
     let store = stores::open(config).map_err(StartError::Store)?;
@@ -153,12 +156,16 @@ pub fn run(config: &Config) -> Result<(), StartError> {
         predecessor.retire();
     }
     let handover = handover.as_ref().map(|(handover, _)| handover);
-    wait(&mut signals, &front, handover, control);
+    let ends_by = wait(&mut signals, &front, handover, control, config.drain_timeout);
     let is_handed_over = handover.is_some_and(Handover::is_done);
     if let Some(path) = config.ready_file.as_ref().filter(|_| !is_handed_over) {
         let _ = std::fs::remove_file(path);
     }
-    if proxy.store().tiers().is_some_and(|tiers| !tiers.close(FLUSH_MAX)) {
+    if proxy
+        .store()
+        .tiers()
+        .is_some_and(|tiers| !tiers.close(ends_by.saturating_duration_since(Instant::now())))
+    {
         log::warn!("the store did not take all that was to be written in time");
     }
     log::info!("{}", stats.summary());
@@ -421,8 +428,14 @@ fn announce(local: SocketAddr, ready_file: Option<&Path>) -> Result<(), StartErr
 }
 
 /// Waits for a signal to end, then for what is under way; a second signal ends at once. SIGHUP opens
-/// the access log again.
-fn wait(signals: &mut Signals, front: &Front, handover: Option<&Handover>, control: admin::Served) {
+/// the access log again. Gives the moment by which the process is to end.
+fn wait(
+    signals: &mut Signals,
+    front: &Front,
+    handover: Option<&Handover>,
+    control: admin::Served,
+    drain_timeout: Duration,
+) -> Instant {
     let name = loop {
         match signals.forever().next() {
             Some(SIGHUP) => {
@@ -431,14 +444,16 @@ fn wait(signals: &mut Signals, front: &Front, handover: Option<&Handover>, contr
             }
             Some(SIGTERM) => break "SIGTERM",
             Some(_) => break "SIGINT",
-            None => return,
+            None => return Instant::now() + FLUSH_MAX,
         }
     };
     // When somebody else serves on, there is no hurry.
     let is_handed_over = handover.is_some_and(Handover::is_done);
     // Commands are for the proxy that accepts.
     let _control = (!is_handed_over).then_some(control);
-    let limit = if is_handed_over { HANDOVER_DRAIN_MAX } else { DRAIN_MAX };
+    // The store has a quarter of the time, at least.
+    let limit = if is_handed_over { HANDOVER_DRAIN_MAX } else { drain_timeout * 3 / 4 };
+    let begun = Instant::now();
     if let Some(handover) = handover {
         handover.withdraw();
     }
@@ -446,8 +461,11 @@ fn wait(signals: &mut Signals, front: &Front, handover: Option<&Handover>, contr
     thread::scope(|scope| {
         let handle = signals.handle();
         let second = scope.spawn(|| {
-            if signals.forever().any(|signal| signal != SIGHUP) {
-                std::process::exit(130);
+            for signal in signals.forever() {
+                if signal != SIGHUP {
+                    std::process::exit(130);
+                }
+                front.reopen_log();
             }
         });
         if !front.drain(limit, is_handed_over) {
@@ -456,6 +474,7 @@ fn wait(signals: &mut Signals, front: &Front, handover: Option<&Handover>, contr
         handle.close();
         let _ = second.join();
     });
+    if is_handed_over { Instant::now() + FLUSH_MAX } else { begun + drain_timeout }
 }
 
 #[cfg(test)]

@@ -219,6 +219,55 @@ fn a_signal_lets_what_is_under_way_finish_and_sums_up() {
     }
 }
 
+/// What does not come to an end is not waited for longer than is said.
+#[test]
+fn the_time_to_end_is_bounded() {
+    let gate = Gate::new();
+    let origin = Origin::script([on("GET /slow").wait(&gate).send(200, "", "slow")]);
+    let mut proxy = Proxy::before(&origin, &["--drain-timeout", "400ms"]);
+    let mut client = proxy.connect();
+    client.request("GET", "/slow", "", "");
+    origin.wait_for(1);
+    proxy.signal("-TERM");
+    let begun = std::time::Instant::now();
+    let (status, _, log) = proxy.wait();
+    assert_eq!(status.code(), Some(0), "{log}");
+    assert!(begun.elapsed() < std::time::Duration::from_secs(8), "{log}");
+    assert!(log.contains("not finished in time"), "{log}");
+    gate.open();
+}
+
+#[test]
+fn an_old_ready_file_goes_first_thing() {
+    let folder = TemporaryFolder::new();
+    let file = folder.file("ready");
+    std::fs::write(&file, "http://127.0.0.1:1\n").expect("a file");
+    let ready = file.to_str().expect("a path");
+    let (code, _, err) = outcome(&["--origin", "nowhere", "--ready-file", ready]);
+    assert_eq!(code, Some(1), "{err}");
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = taken.local_addr().expect("an address").port().to_string();
+    std::fs::write(&file, "http://127.0.0.1:1\n").expect("a file");
+    let (code, _, err) = outcome(&["--port", &port, "--ready-file", ready]);
+    assert_eq!(code, Some(1), "{err}");
+    assert!(!file.exists(), "it did not start");
+}
+
+/// Whatever becomes of the log, requests are answered, and the operator is told.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_under_the_access_log_is_told_once() {
+    let origin = Origin::script([on("GET /a").send(200, "Cache-Control: max-age=60", "a")]);
+    let mut proxy = Proxy::before(&origin, &["--access-log", "/dev/full"]);
+    for _ in 0..5 {
+        assert_eq!(proxy.get("/a").body(), "a");
+    }
+    proxy.wait_for_log("--access-log /dev/full: ");
+    let (status, _, log) = proxy.stop();
+    assert_eq!(status.code(), Some(0));
+    assert_eq!(log.matches("lines are lost").count(), 1, "{log}");
+}
+
 #[test]
 fn a_second_signal_ends_at_once() {
     let gate = Gate::new();

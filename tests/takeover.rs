@@ -141,9 +141,10 @@ fn a_socket_from_systemd_is_served_and_it_is_told() {
         std::os::fd::AsRawFd::as_raw_fd(listener)
     };
     let (number, other_number) = (number(&listener), number(&other));
-    let mut shell = command_of("sh");
+    // Other shells take descriptors of one digit only.
+    let mut shell = command_of("bash");
     let script = format!(
-        "exec 9<&{number} 8<&{other_number}; exec 3<&9 4<&8; LISTEN_PID=$$ LISTEN_FDS=2 exec \"$0\" \"$@\" --origin {}",
+        "exec 200<&{number} 201<&{other_number}; exec 3<&200 4<&201; LISTEN_PID=$$ LISTEN_FDS=2 exec \"$0\" \"$@\" --origin {}",
         origin.url()
     );
     shell
@@ -161,6 +162,24 @@ fn a_socket_from_systemd_is_served_and_it_is_told() {
     let count = notified.recv(&mut told).expect("a message");
     assert!(String::from_utf8_lossy(&told[..count]).starts_with("READY=1\n"));
     drop(TcpStream::connect(address));
+}
+
+/// systemd's socket may be in no folder; its name then begins with an `@`.
+#[cfg(target_os = "linux")]
+#[test]
+fn an_abstract_socket_is_told_too() {
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::{SocketAddr, UnixDatagram};
+    let name = format!("caching-proxy-test-{}", std::process::id());
+    let address = SocketAddr::from_abstract_name(&name).expect("an address");
+    let notified = UnixDatagram::bind_addr(&address).expect("a socket");
+    notified.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    let mut with_socket = command();
+    with_socket.env("NOTIFY_SOCKET", format!("@{name}"));
+    let _proxy = Proxy::start_as(with_socket);
+    let mut told = [0; 100];
+    let count = notified.recv(&mut told).expect("a message");
+    assert!(String::from_utf8_lossy(&told[..count]).starts_with("READY=1\n"));
 }
 
 #[test]

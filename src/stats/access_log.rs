@@ -6,9 +6,9 @@ use std::io::{self, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::clock::Timestamp;
 use crate::message::date;
@@ -65,12 +65,15 @@ pub struct AccessLog {
     format: AccessFormat,
     lines: SyncSender<Line>,
     left_out: Arc<AtomicU64>,
+    /// The file is to be opened again: it may have been moved away. Not a line, for which there may be no
+    /// room.
+    reopens: Arc<AtomicBool>,
 }
 
 enum Line {
     Text(String),
-    /// Open the file again: it may have been moved away.
-    Reopen,
+    /// Look whether the file is to be opened again.
+    Look,
     /// All before it is written: say so.
     Flush(SyncSender<()>),
 }
@@ -92,13 +95,14 @@ impl AccessLog {
     ) -> io::Result<Self> {
         let (lines, waiting) = sync_channel(LINES_MAX);
         let left_out = Arc::new(AtomicU64::new(0));
-        let counted = Arc::clone(&left_out);
+        let reopens = Arc::new(AtomicBool::new(false));
+        let (counted, asked) = (Arc::clone(&left_out), Arc::clone(&reopens));
         let write = move || {
-            write_lines(&waiting, out, path.as_deref(), &counted);
+            write_lines(&waiting, out, path.as_deref(), &counted, &asked);
             Ok(())
         };
         vital::spawn("access-log", write)?;
-        Ok(Self { format, lines, left_out })
+        Ok(Self { format, lines, left_out, reopens })
     }
 
     /// Adds one line, which is written soon; waits for nothing.
@@ -114,7 +118,9 @@ impl AccessLog {
 
     /// Opens the file again, after all lines so far: whoever rotates logs has moved it away.
     pub fn reopen(&self) {
-        let _ = self.lines.try_send(Line::Reopen);
+        self.reopens.store(true, Ordering::Release);
+        // If there is no room, the writer has lines enough to wake up for.
+        let _ = self.lines.try_send(Line::Look);
     }
 
     /// Waits until all lines so far are written, but not for long.
@@ -132,29 +138,35 @@ fn open(path: &Path) -> io::Result<File> {
 }
 
 /// Writes lines as they come, several at a time where they do. A log that cannot be written must not
-/// stop the proxy: errors are ignored.
+/// stop the proxy: what is lost is counted, and told once a minute.
 fn write_lines(
     waiting: &Receiver<Line>,
     mut out: Box<dyn Write + Send>,
     path: Option<&Path>,
     left_out: &AtomicU64,
+    reopens: &AtomicBool,
 ) {
     let mut text = String::new();
+    let mut lost = Lost::default();
     while let Ok(first) = waiting.recv() {
         let mut next = Some(first);
-        let (mut done, mut reopens) = (None, false);
+        let (mut done, mut looks) = (None, false);
         while let Some(line) = next.take() {
             match line {
                 Line::Text(line) => text.push_str(&line),
                 Line::Flush(sender) => done = Some(sender),
-                Line::Reopen => reopens = true,
+                Line::Look => looks = true,
             }
-            if text.len() < WRITE_BYTES && done.is_none() && !reopens {
+            if text.len() < WRITE_BYTES && done.is_none() && !looks {
                 next = waiting.try_recv().ok();
             }
         }
-        let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+        if let Err(error) = out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+            let lines = text.bytes().filter(|byte| *byte == b'\n').count() as u64;
+            lost.add(lines, &error, path);
+        }
         text.clear();
+        let reopens = reopens.swap(false, Ordering::AcqRel);
         if let Some(path) = path.filter(|_| reopens) {
             match open(path) {
                 Ok(file) => out = Box::new(file),
@@ -169,6 +181,25 @@ fn write_lines(
         }
         if let Some(done) = done {
             let _ = done.send(());
+        }
+    }
+}
+
+/// Lines that could not be written.
+#[derive(Default)]
+struct Lost {
+    all: u64,
+    told: Option<Instant>,
+}
+
+impl Lost {
+    fn add(&mut self, lines: u64, error: &io::Error, path: Option<&Path>) {
+        const TOLD_EVERY: Duration = Duration::from_secs(60);
+        self.all += lines;
+        if self.told.is_none_or(|told| told.elapsed() >= TOLD_EVERY) {
+            self.told = Some(Instant::now());
+            let (path, all) = (path.unwrap_or(Path::new("-")).display(), self.all);
+            log::warn!("--access-log {path}: {error}; {all} lines are lost since the start");
         }
     }
 }
@@ -283,6 +314,8 @@ mod tests {
         for _ in 0..many {
             log.write(&served("/a"));
         }
+        log.reopen();
+        assert!(log.reopens.load(Ordering::Relaxed), "it is not lost for want of room");
         let left_out = log.left_out.load(Ordering::Relaxed) as usize;
         assert!(left_out >= LINES_MAX, "{left_out}");
         drop(go);
