@@ -97,7 +97,7 @@ fn explain_says_what_stands_in_the_way() {
         (code, error.as_str()),
         (
             2,
-            "proxy: explain: 0 words that are no flags; expected proxy explain [-H 'Name: value']... [flags] PATH\n"
+            "proxy: explain: it is not said of what; expected proxy explain [-H 'Name: value']... [flags] PATH\n"
         )
     );
     let (code, _, error) = explain(&origin, &["-H", "nonsense", "/a"]);

@@ -151,7 +151,7 @@ fn proxies_agree_on_the_digests_when_redis_was_emptied() {
         let flags = ["--store", &url];
         let one = Proxy::before(&origin, &flags);
         one.get("/none");
-        let salt = || text(&server.ask(&["HGET", "proxy:state", "salt"]));
+        let salt = || text(&server.ask(&["HGET", "proxy:2:state", "salt"]));
         let before = salt();
         assert_eq!(before.len(), 64, "{before}");
         server.ask(&["FLUSHALL"]);
@@ -171,7 +171,7 @@ fn keys(server: &Server) -> Vec<String> {
 fn entries(server: &Server) -> Vec<String> {
     let mut keys = keys(server);
     keys.retain(|key| {
-        key.starts_with("proxy:e") && server.ask(&["HLEN", key]) == redis::Value::Int(2)
+        key.starts_with("proxy:2:e") && server.ask(&["HLEN", key]) == redis::Value::Int(2)
     });
     keys
 }

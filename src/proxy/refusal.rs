@@ -75,7 +75,7 @@ impl Proxy {
             match error {
                 OriginError::Closed { .. } | OriginError::Cut { .. } => leader.died(failed),
                 // The limit may not be that of the clients who wait.
-                OriginError::HeldBack { .. } => leader.land(&Outcome::Unshareable),
+                OriginError::HeldBack { .. } => leader.land(&Outcome::NotNow),
                 // Nobody else need try.
                 _ => leader.land(&Outcome::failed(failed)),
             }

@@ -87,9 +87,16 @@ impl Acceptor {
     /// Answers one client by means of the descriptor in reserve.
     fn turn_away(&mut self) {
         drop(self.reserve.take());
-        if let Ok((mut stream, _)) = self.listeners[self.next].accept() {
-            // It fits into the socket's buffer, or the client is not there any more.
-            let _ = stream.write(NO_DESCRIPTOR);
+        // The system says that there is no descriptor before it looks whether anybody waits: it may be at
+        // another listener.
+        for _ in 0..self.listeners.len() {
+            let accepted = self.listeners[self.next].accept();
+            self.next = (self.next + 1) % self.listeners.len();
+            if let Ok((mut stream, _)) = accepted {
+                // It fits into the socket's buffer, or the client is not there any more.
+                let _ = stream.write(NO_DESCRIPTOR);
+                break;
+            }
         }
         self.reserve = reserve();
     }
