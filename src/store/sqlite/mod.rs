@@ -131,8 +131,7 @@ impl Database {
         let kept = self.readers.lock().pop();
         let connection = match kept {
             Some(connection) => connection,
-            None => schema::open_reader(&self.path, self.is_read_only)
-                .map_err(|error| self.error(&error))?,
+            None => self.new_reader().map_err(|error| self.error(&error))?,
         };
         let result = read(&connection).map_err(|error| self.error(&error));
         let mut readers = self.readers.lock();
@@ -143,6 +142,16 @@ impl Database {
             readers.push(connection);
         }
         result
+    }
+
+    fn new_reader(&self) -> rusqlite::Result<Connection> {
+        let connection = schema::open_reader(&self.path, self.is_read_only)?;
+        if schema::has_table(&connection, "responses")? {
+            return Ok(connection);
+        }
+        // The writer is making the file anew at this moment, and holds its lock until the tables are there.
+        drop(self.writer.lock());
+        schema::open_reader(&self.path, self.is_read_only)
     }
 
     /// Runs `read` with a connection that takes no lock and knows no log: only while nobody writes. None is

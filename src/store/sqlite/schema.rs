@@ -426,7 +426,7 @@ fn check(connection: &Connection) -> Result<Tables, Refused> {
     }
 }
 
-fn has_table(connection: &Connection, name: &str) -> rusqlite::Result<bool> {
+pub(super) fn has_table(connection: &Connection, name: &str) -> rusqlite::Result<bool> {
     let count = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = ?1";
     connection.query_row(count, [name], |row| row.get(0))
 }
