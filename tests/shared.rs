@@ -521,7 +521,7 @@ fn a_large_body_that_has_lost_a_piece_is_dropped_at_once() {
     let origin = Origin::script([on("GET /large")
         .head(200, &format!("{FRESH}; Content-Length: 10000000"))
         .then(Step::Repeat(piece.clone(), 1000))
-        .times(7)]);
+        .always()]);
     let flags = ["--cache-memory", "4M"];
     let (first, second) = (before(&origin, &server, &flags), before(&origin, &server, &flags));
     let expected = piece.repeat(1000);
@@ -559,9 +559,13 @@ fn a_large_body_that_has_lost_a_piece_is_dropped_at_once() {
         for proxy in [&first, &second] {
             let reply = proxy.get("/large");
             assert!(reply.complete && reply.content == expected, "{damaged}: {}", reply.status);
+            // It is written behind the answer; the other one would fetch it once more.
+            wait_until("it is stored again", || proxy.get("/large").is_hit());
         }
     }
     let log = second.log();
     assert_eq!(log.matches("missing content; it is dropped").count(), 1, "{log}");
-    origin.assert_finished();
+    // Each loss costs a request; where a removal crosses the next fetch, one more.
+    let asked = origin.asked().len();
+    assert!((7..=9).contains(&asked), "{asked} requests");
 }
