@@ -101,6 +101,14 @@ impl Audience for Front {
         if place.is_some() && present.iter().any(|response| response.place().number() == place) {
             return;
         }
+        if place.is_some() {
+            // Something newer is stored: what was here goes, but nothing is wrong with what is on its way,
+            // which may be that very response, read a moment before its news came.
+            for other in present.iter() {
+                self.memory.remove(key, other);
+            }
+            return;
+        }
         self.memory.remove_all(key);
     }
 
