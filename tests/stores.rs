@@ -5,6 +5,7 @@ mod support;
 
 use std::sync::Arc;
 use std::thread;
+use std::time::Instant;
 
 use bytes::Bytes;
 use caching_proxy::clock::Timestamp;
@@ -19,9 +20,9 @@ use caching_proxy::store::tiers::Tiers;
 use caching_proxy::store::{Put, Store};
 use http::{HeaderName, HeaderValue};
 
-use support::TemporaryFolder;
 use support::redis::Server;
 use support::stored::{at, begun, content, contents, put, response, stored, variants};
+use support::{PATIENCE, TemporaryFolder};
 
 const POLICIES: [Eviction; 4] = [Eviction::S3Fifo, Eviction::Lru, Eviction::Entire, Eviction::None];
 const ROOMY: Limits = Limits { bytes: 64 << 20, responses: None, content_bytes: 8 << 20 };
@@ -54,7 +55,11 @@ fn shared(program: &str, limits: Limits) -> Kept {
     let address = Address::read(&server.url()).expect("an address");
     let wanted = SharedLimits { prefix: "test:".to_string(), content_bytes: 64 << 20 };
     let behind = Redis::open(address, wanted).expect("a store");
-    assert!(behind.is_ready(), "it is used at once if it is there");
+    let deadline = Instant::now() + PATIENCE;
+    while !behind.is_ready() {
+        assert!(Instant::now() < deadline, "Redis is there, and not used");
+        thread::yield_now();
+    }
     let memory = store(Eviction::Lru, limits);
     let tiers = Tiers::new(memory, Arc::new(behind), 1 << 20, false).expect("a thread");
     let name = format!("{program} {limits:?}");

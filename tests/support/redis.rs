@@ -1,6 +1,8 @@
 //! Real Redis and Valkey servers on free ports, ended by their process id.
 
-use std::net::{TcpListener, TcpStream};
+use std::fs::{self, File};
+use std::net::TcpListener;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
@@ -51,7 +53,7 @@ impl Server {
                 })
                 .collect();
             let mut child = spawn(program, port, &folder, &flags);
-            if is_up(&mut child, port) {
+            if is_up(&mut child, &folder) {
                 return Self { child, program: program.to_string(), flags, port, folder };
             }
             let _ = child.kill();
@@ -80,7 +82,7 @@ impl Server {
         let deadline = Instant::now() + PATIENCE;
         loop {
             self.child = spawn(&self.program, self.port, &self.folder, &self.flags);
-            if is_up(&mut self.child, self.port) {
+            if is_up(&mut self.child, &self.folder) {
                 return;
             }
             assert!(Instant::now() < deadline, "it does not start again");
@@ -116,18 +118,27 @@ fn spawn(program: &str, port: u16, folder: &TemporaryFolder, flags: &[String]) -
     let mut command = Command::new(program);
     // Flags may say that there is no port but one for TLS.
     command.args(usual).args(["--appendonly", "no"]).args(flags);
-    command.stdout(Stdio::null()).stderr(Stdio::null()).stdin(Stdio::null());
+    let log = File::create(log_of(folder)).expect("a file");
+    command.stdout(log).stderr(Stdio::null()).stdin(Stdio::null());
     command.spawn().expect("it is installed")
 }
 
-fn is_up(child: &mut Child, port: u16) -> bool {
+fn log_of(folder: &TemporaryFolder) -> PathBuf {
+    folder.file("server.log")
+}
+
+/// Waits until this very server listens; false if it has ended. A connection alone would prove nothing: the
+/// port was free a moment ago, and whoever has taken it meanwhile accepts connections, too.
+fn is_up(child: &mut Child, folder: &TemporaryFolder) -> bool {
     let deadline = Instant::now() + PATIENCE;
     while Instant::now() < deadline {
-        if child.try_wait().expect("a child").is_some() {
-            return false;
+        let has_ended = child.try_wait().expect("a child").is_some();
+        let log = fs::read(log_of(folder)).unwrap_or_default();
+        if String::from_utf8_lossy(&log).contains("Ready to accept connections") {
+            return !has_ended;
         }
-        if TcpStream::connect(("127.0.0.1", port)).is_ok() {
-            return true;
+        if has_ended {
+            return false;
         }
         std::thread::yield_now();
     }

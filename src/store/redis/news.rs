@@ -26,6 +26,10 @@ use crate::vital;
 const QUIET_MAX: Duration = Duration::from_millis(500);
 /// The field of the state that counts what could not be told.
 const UNHEARD: &str = "unheard";
+/// The first attempt, step by step: two connections (one to listen, one to ask), then to subscribe, to hear
+/// ourselves, to read what could not be told, and to read the state.
+const FIRST_ATTEMPT_MAX: Duration =
+    CONNECT_MAX.saturating_mul(2).saturating_add(ANSWER_MAX.saturating_mul(4));
 /// Between two attempts to connect.
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
@@ -54,8 +58,8 @@ pub(super) fn start(shared: &Arc<Shared>) -> Result<(), BehindError> {
     };
     vital::spawn("store-news", listen)
         .map_err(|error| BehindError(format!("a thread: {error}")))?;
-    // Whether it has worked or not.
-    let _ = has_tried.recv_timeout(CONNECT_MAX * 2);
+    // Whether it has worked or not; on a busy machine each step may take as long as it may.
+    let _ = has_tried.recv_timeout(FIRST_ATTEMPT_MAX);
     Ok(())
 }
 
