@@ -305,7 +305,7 @@ fn a_running_proxy_explains_what_it_has_and_does() {
     let origin = names(&["a"]);
     let proxy = Proxy::before(&origin, &[]);
     let told = said(&proxy.tell(&["explain", "/a"]));
-    assert!(told.contains("it is stored") && told.contains("This request:"), "{told}");
+    assert!(told.contains("it would be stored") && told.contains("This request:"), "{told}");
     proxy.get("/a");
     let told = said(&proxy.tell(&["explain", "/a"]));
     assert!(told.contains("Stored:") && told.contains("proxy; hit"), "{told}");

@@ -299,7 +299,7 @@ fn the_control_interface_knows_every_spelling() {
     let told = said(&["explain", "/%7Ea"]);
     assert!(told.contains("/%7Ea, shaped by one spelling"), "{told}");
     assert!(told.contains(&format!("Asked:      GET {}/~a", origin.url())), "{told}");
-    assert!(proxy.get("/~a").is_hit());
+    assert!(!proxy.get("/~a").is_hit(), "an explanation stores nothing");
 }
 
 /// What is warmed is found under every spelling.

@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use caching_proxy::store::memory::{Eviction, Limits, store};
 use caching_proxy::store::tiers::Tiers;
 use parking_lot::Mutex;
 
-use support::engine::{Bench, bench_over};
+use support::engine::{Bench, bench_over, request};
 use support::{PATIENCE, settings};
 
 const ROOMY: Limits = Limits { bytes: 64 << 20, responses: None, content_bytes: 8 << 20 };
@@ -35,6 +36,9 @@ type Deed = Box<dyn FnOnce() + Send>;
 struct Scripted {
     variants: Mutex<Vec<Arc<StoredResponse>>>,
     deed: Mutex<Option<Deed>>,
+    /// How often somebody was to fetch what it has not, and how many changes it was told.
+    claims: AtomicU64,
+    changes: AtomicU64,
 }
 
 impl Behind for Scripted {
@@ -42,7 +46,8 @@ impl Behind for Scripted {
         "script".to_string()
     }
 
-    fn recall(&self, _: &CacheKey, _: bool) -> Result<Recalled, BehindError> {
+    fn recall(&self, _: &CacheKey, claims: bool) -> Result<Recalled, BehindError> {
+        self.claims.fetch_add(u64::from(claims), Ordering::Relaxed);
         let variants = self.variants.lock().clone();
         let stamp = Stamp { numbers: Some([0; 4]), was_empty: variants.is_empty() };
         if let Some(deed) = self.deed.lock().take() {
@@ -52,6 +57,7 @@ impl Behind for Scripted {
     }
 
     fn apply(&self, changes: &[&Change]) -> Result<Vec<u64>, BehindError> {
+        self.changes.fetch_add(changes.len() as u64, Ordering::Relaxed);
         for change in changes {
             match change {
                 Change::Put { response, .. } => *self.variants.lock() = vec![Arc::clone(response)],
@@ -159,5 +165,24 @@ fn what_is_not_meant_by_a_purge_is_recalled_all_the_same() {
         assert_eq!(bench.get("/a").1, "old", "{number}");
         assert_eq!(bench.last_asked().field("if-none-match"), "\"v1\"");
         assert!(bench.get("/a").2.starts_with("hit"), "{number}: it is freshened");
+    }
+}
+
+/// What others share is not claimed by an explanation, and nothing is told to them; nor is it brought into memory,
+/// where it would take the place of something.
+#[test]
+fn an_explanation_claims_nothing_and_brings_nothing_into_memory() {
+    for (target, script) in [("/a", 304), ("/absent", 200)] {
+        let (bench, behind) = after_a_restart();
+        let counted =
+            || [&behind.claims, &behind.changes].map(|count| count.load(Ordering::Relaxed));
+        let before = counted();
+        bench.answers(script, "Cache-Control: max-age=60; ETag: \"v1\"", "");
+        let asked = Arc::new(request("GET", target, ""));
+        let explained = bench.proxy.explain(&asked).expect("the origin server is asked");
+        assert!(explained.received.expect("it answers").stored.is_some(), "{target}");
+        assert!(bench.store.tiers().expect("tiers").flush(PATIENCE));
+        assert_eq!(counted(), before, "{target}");
+        assert_eq!(bench.store.usage().responses, 0, "{target}");
     }
 }

@@ -70,10 +70,10 @@ pub fn explain(proxy: &Proxy, request: Request) -> Result<String, String> {
     storing(&mut text, &explained);
     freshness(&mut text, proxy, &explained);
     if let Some(stored) = &explained.stored {
-        let _ = write!(text, "\nStored fields:\n");
+        let _ = write!(text, "\nFields to store:\n");
         list(&mut text, &stored.fields);
     }
-    let _ = write!(text, "\nThis request:       {told}\nThe same one now:   {}\n", explained.again);
+    let _ = write!(text, "\nThis request:       {told}\nThe same one next:  {}\n", explained.again);
     Ok(text)
 }
 
@@ -105,7 +105,8 @@ fn remedy(text: &mut String, remedy: Option<&str>) {
 }
 
 fn storing(text: &mut String, explained: &Explained) {
-    let verdict = if explained.stored.is_some() { "it is stored" } else { "it is not stored" };
+    let verdict =
+        if explained.stored.is_some() { "it would be stored" } else { "it would not be stored" };
     let _ = write!(text, "\nStoring:    {verdict}\n");
     for check in &explained.checks {
         let mark = if check.verdict.is_ok() { "yes" } else { "NO " };

@@ -131,12 +131,19 @@ impl StoredResponse {
         self
     }
 
+    /// The same response, whose reuses count for nobody else.
+    #[must_use]
+    pub fn copied(&self) -> Self {
+        let copy = self.with(self.head.clone(), self.content.clone());
+        Self { reuses: AtomicU64::new(self.reuses()), ..copy }
+    }
+
     /// The same response, stale no later than `most` after it came.
     #[must_use]
     pub fn capped(&self, most: DeltaSeconds) -> Self {
         let mut head = self.head.clone();
         head.cap_freshness(most);
-        Self { reuses: AtomicU64::new(self.reuses()), ..self.with(head, self.content.clone()) }
+        Self { head, ..self.copied() }
     }
 
     /// Where the store behind memory keeps it.

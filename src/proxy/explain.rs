@@ -1,13 +1,21 @@
 //! `proxy explain`: one request, made as the proxy would make it, and everything that decided about
 //! its response.
+//!
+//! The origin server is asked, but nothing else is changed: the request is made by an engine of its own that has
+//! the proxy's settings and origin server, counters and collapsed requests of its own, and a store whose changes
+//! nobody else sees. So there is no way on which an explained request could count as a reuse, or be stored.
 
+use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use http::StatusCode;
 
 use crate::message::body::Body;
 use crate::message::fields::Fields;
 use crate::message::percent::normalised;
 use crate::message::request::Request;
-use crate::origin::{Content, OriginError};
+use crate::origin::{Content, OriginBody, OriginError, OriginResponse};
 use crate::policy::age::corrected_initial_age;
 use crate::policy::cache_control::ResponseDirectives;
 use crate::policy::forwarded::Believed;
@@ -19,6 +27,10 @@ use crate::policy::stored::StoredResponse;
 use crate::policy::storing::{Check, Received, checks};
 use crate::proxy::freshen::facts;
 use crate::proxy::{Admission, Answer, Attempt, Proxy, field_text};
+use crate::stats::Stats;
+use crate::store::Store;
+use crate::store::overlay::Overlay;
+use crate::store::tiers::Tiers;
 
 /// What became of one request.
 pub struct Explanation {
@@ -52,17 +64,58 @@ pub struct Explained {
     pub lifetime: (crate::policy::freshness::Lifetime, &'static str),
     /// Its age on arrival, in seconds.
     pub age: u32,
-    /// What is stored, if it is.
+    /// What would be stored, if it would be.
     pub stored: Option<Arc<StoredResponse>>,
-    /// What `Cache-Status` would say to the same request now.
+    /// What `Cache-Status` would say to the same request after this one.
     pub again: String,
 }
 
 impl Proxy {
-    /// Makes one request and tells what becomes of it. An answer that needs no origin server
-    /// (`only-if-cached`, `--cache-mode offline`) is the error.
+    /// Makes one request and tells what would become of it. An answer that needs no origin server
+    /// (`only-if-cached`, `--cache-mode offline`) is the error. Waits.
     pub fn explain(&self, request: &Arc<Request>) -> Result<Explanation, String> {
-        let forward = match self.lookup(request, Attempt::default()) {
+        let key = self.asked(request).key;
+        let overlay = Arc::new(Overlay::new(&self.store, &key));
+        let mut apart = self.apart(&overlay);
+        let mut answer = apart.lookup(request, Attempt::default());
+        // As on the way to the origin server: what memory cannot answer may be behind it.
+        if let Some(tiers) = self.store.tiers()
+            && !overlay.is_used()
+        {
+            let variants = tiers.recall(&key, false).unwrap_or_default().variants;
+            if !variants.is_empty() {
+                overlay.show(&key, &variants);
+                apart = self.apart(&overlay);
+                answer = apart.lookup(request, Attempt::default());
+            }
+        }
+        apart.go_on_explaining(request, answer, self.store.tiers())
+    }
+
+    /// An engine that goes on as this one does, over a store of its own.
+    fn apart(&self, overlay: &Arc<Overlay>) -> Self {
+        Self {
+            settings: self.settings.clone(),
+            store: Arc::clone(overlay) as Arc<dyn Store>,
+            origin: Arc::clone(&self.origin),
+            flights: Arc::default(),
+            clock: self.clock.clone(),
+            stats: Arc::<Stats>::default(),
+            key_prefix: self.key_prefix.clone(),
+            plain: self.plain,
+            // Whoever reads the explanation is told; it is no news for the log.
+            told_of_credentials: AtomicBool::new(true),
+            own_salt: Arc::clone(&self.own_salt),
+        }
+    }
+
+    fn go_on_explaining(
+        &self,
+        request: &Arc<Request>,
+        answer: Answer,
+        behind: Option<&Tiers>,
+    ) -> Result<Explanation, String> {
+        let forward = match answer {
             Answer::Forward(forward) => forward,
             Answer::Ready(response) | Answer::Stale(response, _) => {
                 let told = field_text(&response.fields, "cache-status");
@@ -74,7 +127,7 @@ impl Proxy {
         let target = request.target.as_str();
         let shaped_by = (self.settings.key.shape(target) != target)
             .then(|| format!("{target}, shaped by {}", shapers(target, &self.settings.key)));
-        let received = match self.ask(&forward, Content::None, None) {
+        let mut received = match self.ask(&forward, Content::None, None) {
             Ok(received) => received,
             Err(error) => {
                 let told = format!(
@@ -104,9 +157,10 @@ impl Proxy {
         let age = corrected_initial_age(&fields, forward.request_time, now).0;
         strip_received(&mut fields);
         let (cache_key, status) = (forward.key.clone(), received.status.as_u16());
+        let read = behind.and_then(|tiers| without_content(&mut received, tiers, &*self.store));
         let mut response = self.absorb(forward, received).into_response();
         let told = field_text(&response.fields, "cache-status").to_string();
-        let content = read_all(&mut response.body);
+        let content = read.unwrap_or_else(|| read_all(&mut response.body));
         let stored = self.store.get(cache_key.as_str()).and_then(|all| all.first().cloned());
         let explained = Explained {
             status,
@@ -122,7 +176,7 @@ impl Proxy {
         Ok(Explanation { key, believed, shaped_by, url, sent, received, told })
     }
 
-    /// What `Cache-Status` would say to the same request now. Nothing is asked for.
+    /// What `Cache-Status` would say to the same request next. Nothing is asked for.
     fn told_again(&self, request: &Arc<Request>) -> String {
         let forward = match self.lookup(request, Attempt::default()) {
             Answer::Ready(response) | Answer::Stale(response, _) => {
@@ -172,21 +226,56 @@ fn source_of(
     }
 }
 
+/// Content that memory has no room for would be stored behind it. There is nothing behind the store of an
+/// explanation, so the content is read here and let go of, and what is stored stands for it. The bytes that have
+/// come, or how reading them failed; `None` for content that goes the usual way.
+fn without_content(
+    received: &mut OriginResponse,
+    tiers: &Tiers,
+    store: &dyn Store,
+) -> Option<Result<u64, String>> {
+    let goes_behind = received.status != StatusCode::PARTIAL_CONTENT
+        && received.length.is_none_or(|length| length > tiers.memory_content_bytes_max());
+    let mut body = received.body.take_if(|_| goes_behind)?;
+    let read = count_all(|buffer| body.read(buffer));
+    match read {
+        Ok(bytes) => {
+            received.length = Some(if bytes > store.content_bytes_max() { bytes } else { 0 });
+        }
+        Err(_) => {
+            received.length = None;
+            received.body = Some(Box::new(CutShort));
+        }
+    }
+    Some(read)
+}
+
+/// The rest of content that was cut short.
+struct CutShort;
+
+impl OriginBody for CutShort {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::UnexpectedEof.into())
+    }
+}
+
 fn read_all(body: &mut Body) -> Result<u64, String> {
     match body {
         Body::None { .. } => Ok(0),
         Body::Whole(bytes) => Ok(bytes.len() as u64),
         Body::Growing(_) => Err("still growing".to_string()),
-        Body::Arriving(body) => {
-            let mut buffer = vec![0; 64 * 1024];
-            let mut total = 0;
-            loop {
-                match body.read(&mut buffer) {
-                    Ok(0) => return Ok(total),
-                    Ok(count) => total += count as u64,
-                    Err(error) => return Err(format!("cut short after {total} bytes: {error}")),
-                }
-            }
+        Body::Arriving(body) => count_all(|buffer| body.read(buffer)),
+    }
+}
+
+fn count_all(mut read: impl FnMut(&mut [u8]) -> io::Result<usize>) -> Result<u64, String> {
+    let mut buffer = vec![0; 64 * 1024];
+    let mut total = 0;
+    loop {
+        match read(&mut buffer) {
+            Ok(0) => return Ok(total),
+            Ok(count) => total += count as u64,
+            Err(error) => return Err(format!("cut short after {total} bytes: {error}")),
         }
     }
 }

@@ -23,6 +23,7 @@ pub mod codec;
 mod exact;
 pub mod memory;
 mod names;
+pub mod overlay;
 mod queue;
 pub mod redis;
 mod s3_fifo;

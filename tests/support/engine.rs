@@ -260,7 +260,7 @@ impl Bench {
     }
 }
 
-fn request(method: &str, target: &str, fields: &str) -> Request {
+pub fn request(method: &str, target: &str, fields: &str) -> Request {
     let fields = to_fields(&format!("Host: h; {fields}"));
     let method = Method::from_bytes(method.as_bytes()).expect("a method");
     Request::new(method, target, Version::HTTP_11, fields, None).expect("a request")

@@ -1,0 +1,158 @@
+//! A store over another one, for a single request: it reads what the other has for one key, and keeps its own
+//! changes to itself. With it, `proxy explain` goes every way that a request goes, and changes nothing.
+//!
+//! What it gives out are copies: to count a reuse of one is not to count a reuse of the original. It has no tiers,
+//! so that nothing is claimed, queued or brought into memory; who needs what is behind memory hands it in
+//! ([`Overlay::show`]). Content on its way in takes its room from the other store, and so has that store's bound.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+
+use crate::clock::Timestamp;
+use crate::policy::digest::Salt;
+use crate::policy::key::CacheKey;
+use crate::policy::purging::Selector;
+use crate::policy::stored::StoredResponse;
+use crate::store::behind::Listed;
+use crate::store::underway::{Begun, Underway};
+use crate::store::{Put, Room, Store, Usage, Variants, fits, with_variant};
+
+/// The store over `below`.
+pub struct Overlay {
+    below: Arc<dyn Store>,
+    /// All that is seen. Its lock is held for one look or change.
+    by_key: Mutex<HashMap<String, Variants>>,
+    underway: Arc<Underway>,
+    is_used: AtomicBool,
+}
+
+impl Overlay {
+    /// Over `below`; of what that has in memory, the responses for `key` are seen.
+    pub fn new(below: &Arc<dyn Store>, key: &CacheKey) -> Self {
+        let (by_key, underway, is_used) =
+            (Mutex::default(), Arc::default(), AtomicBool::new(false));
+        let overlay = Self { below: Arc::clone(below), by_key, underway, is_used };
+        if let Some(here) = below.get(key.as_str()) {
+            overlay.show(key, &here);
+        }
+        overlay
+    }
+
+    /// Lets these be seen for `key`, in the place of what was: copies of them.
+    pub fn show(&self, key: &CacheKey, variants: &[Arc<StoredResponse>]) {
+        let variants = variants.iter().map(|original| Arc::new(original.copied()));
+        self.by_key.lock().insert(key.to_string(), Arc::new(variants.collect()));
+    }
+
+    /// Has anything that is seen been reused?
+    pub fn is_used(&self) -> bool {
+        self.is_used.load(Ordering::Relaxed)
+    }
+
+    /// Puts `response` in, after `old` has gone; `false` if that was not there.
+    fn change(
+        &self,
+        key: &CacheKey,
+        old: Option<&Arc<StoredResponse>>,
+        response: Option<Arc<StoredResponse>>,
+    ) -> bool {
+        let mut by_key = self.by_key.lock();
+        let mut variants =
+            by_key.get(key.as_str()).map(|present| present.to_vec()).unwrap_or_default();
+        if let Some(old) = old {
+            let before = variants.len();
+            variants.retain(|other| !Arc::ptr_eq(other, old));
+            if variants.len() == before {
+                return false;
+            }
+        }
+        if let Some(response) = response {
+            variants = with_variant(&variants, response).0;
+        }
+        if variants.is_empty() {
+            by_key.remove(key.as_str());
+        } else {
+            by_key.insert(key.to_string(), Arc::new(variants));
+        }
+        true
+    }
+}
+
+impl Store for Overlay {
+    fn get(&self, key: &str) -> Option<Variants> {
+        self.by_key.lock().get(key).cloned()
+    }
+
+    fn touch(&self, _: &str, _: &Arc<StoredResponse>) {
+        self.is_used.store(true, Ordering::Relaxed);
+    }
+
+    fn put(&self, key: &CacheKey, response: Arc<StoredResponse>, begun: &Begun) -> Put {
+        if !begun.admits(&response) {
+            return Put::Cleared;
+        }
+        if !fits(&response, self.content_bytes_max()) {
+            return Put::TooLarge;
+        }
+        self.change(key, None, Some(response));
+        Put::Stored
+    }
+
+    fn replace(
+        &self,
+        key: &CacheKey,
+        old: &Arc<StoredResponse>,
+        new: Arc<StoredResponse>,
+        begun: &Begun,
+    ) -> Put {
+        if !begun.admits(&new) {
+            return Put::Cleared;
+        }
+        if self.change(key, Some(old), Some(new)) { Put::Stored } else { Put::Replaced }
+    }
+
+    fn remove(&self, key: &CacheKey, response: &Arc<StoredResponse>) {
+        self.change(key, Some(response), None);
+    }
+
+    fn remove_all_but(&self, key: &CacheKey, own: Option<&Begun>) -> usize {
+        self.underway.invalidate(key, own);
+        self.by_key.lock().remove(key.as_str()).map_or(0, |variants| variants.len())
+    }
+
+    fn sweep(&self, _: Timestamp) -> usize {
+        0
+    }
+
+    /// Nothing: who purges means the store below.
+    fn purge(&self, _: &Selector, _: Timestamp) -> usize {
+        0
+    }
+
+    fn list(&self, _: &str, _: usize) -> Vec<Listed> {
+        Vec::new()
+    }
+
+    fn begin(&self, key: &CacheKey) -> Begun {
+        self.underway.begin(key)
+    }
+
+    fn room(&self) -> Room {
+        self.below.room()
+    }
+
+    fn content_bytes_max(&self) -> u64 {
+        self.below.content_bytes_max()
+    }
+
+    fn usage(&self) -> Usage {
+        Usage::default()
+    }
+
+    fn salt(&self) -> Option<Arc<Salt>> {
+        self.below.salt()
+    }
+}
