@@ -1,21 +1,24 @@
 //! `proxy warm`: fetches a list of URLs, or what a sitemap names, so that they are stored before anybody
 //! asks.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, IsTerminal, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::sync_channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use caching_proxy::config::Config;
 use caching_proxy::control::explanation;
 use caching_proxy::message::body::Body;
+use caching_proxy::message::request::Request;
 use caching_proxy::message::response::Response;
 use caching_proxy::origin::Content;
-use caching_proxy::proxy::{Admission, Answer, Attempt, field_text};
+use caching_proxy::policy::reason::{ReadStatus, Why};
+use caching_proxy::proxy::{Admission, Answer, Attempt, Proxy};
 use parking_lot::Mutex;
 use serde_json::Value;
 
@@ -37,13 +40,70 @@ enum Fetcher {
     Own { engine: Box<OwnEngine>, origin: String },
 }
 
+/// What is asked of the cache: a response that is stale, or is so in a moment, is not given as it is but
+/// validated (RFC 9111 §5.2.1.3). Such requests still wait for each other.
+const ASKED: [&str; 2] = ["Cache-Control", "min-fresh=1"];
+
+/// What became of one URL.
+#[derive(Debug, Eq, PartialEq)]
+enum Outcome {
+    /// It was stored and fresh.
+    Hit,
+    /// Nothing that fits was stored; now there is.
+    Fetched,
+    /// What was stored was stale; now it is fresh.
+    Refreshed,
+    /// Somebody else was fetching it.
+    Waited,
+    /// It was answered, and is not stored or not refreshed: the word behind `detail=`.
+    NotStored(String),
+    Failed(String),
+}
+
+impl Outcome {
+    fn of(status: u16, told: &str) -> Self {
+        if status >= 400 {
+            return Self::Failed(format!("answered {status}"));
+        }
+        let Some(told) = ReadStatus::read(told) else {
+            return Self::Failed("what answers is no proxy like this one".to_string());
+        };
+        let is_stale = told.freshness_left.is_some_and(|left| left <= 0);
+        let detail = told.detail.unwrap_or_else(|| "not said".to_string());
+        match told.why {
+            _ if told.collapsed => Self::Waited,
+            // A stale one that stood in for an origin server that failed.
+            Some(_) if is_stale && !told.stored => {
+                Self::Failed(format!("what is stored could not be refreshed (detail={detail})"))
+            }
+            Some(Why::Stale | Why::Request) if told.stored => Self::Refreshed,
+            Some(_) if told.stored => Self::Fetched,
+            // Only where the cache does not do as clients say (`--cache-mode`).
+            None if is_stale => Self::NotStored(detail),
+            None if told.hit => Self::Hit,
+            _ => Self::NotStored(detail),
+        }
+    }
+}
+
+/// A response: its status, what `Cache-Status` says, and the beginning of its content.
+struct Got {
+    status: u16,
+    told: String,
+    content: Vec<u8>,
+}
+
 /// How fetching went.
 #[derive(Default)]
 struct Tally {
     hits: AtomicU64,
-    misses: AtomicU64,
+    fetched: AtomicU64,
+    refreshed: AtomicU64,
+    waited: AtomicU64,
     failures: AtomicU64,
     foreign: AtomicU64,
+    /// How many are not stored, by the reason.
+    not_stored: Mutex<BTreeMap<String, u64>>,
     /// The first failures, to be told.
     told: Mutex<Vec<String>>,
 }
@@ -93,20 +153,28 @@ pub fn warm(config: &Config, file: &str, jobs: usize) -> Result<String, String> 
 /// What to say in the end; failures are an error.
 fn finish(tally: &Tally, all: usize) -> Result<String, String> {
     let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-    let (hits, misses) = (get(&tally.hits), get(&tally.misses));
-    let (failures, foreign) = (get(&tally.failures), get(&tally.foreign));
-    let mut told =
-        format!("{all} URLs: {misses} fetched, {hits} stored already, {failures} failed");
+    let failures = get(&tally.failures);
+    let not_stored = tally.not_stored.lock();
+    let mut told = format!(
+        "{all} URLs: {} fetched, {} refreshed, {} stored already, {} waited for, {} not stored, \
+         {failures} failed",
+        get(&tally.fetched),
+        get(&tally.refreshed),
+        get(&tally.hits),
+        get(&tally.waited),
+        not_stored.values().sum::<u64>(),
+    );
+    let foreign = get(&tally.foreign);
     if foreign > 0 {
         let _ = write!(told, "; {foreign} more are not of this origin server");
     }
-    if failures == 0 {
-        return Ok(told + "\n");
+    for (detail, count) in not_stored.iter() {
+        let _ = write!(told, "\n  {count} not stored, or left stale: detail={detail}");
     }
     for failure in tally.told.lock().iter() {
         let _ = write!(told, "\n  {failure}");
     }
-    Err(told)
+    if failures == 0 { Ok(told + "\n") } else { Err(told) }
 }
 
 /// One line that is written over.
@@ -114,7 +182,7 @@ fn show(tally: &Tally, all: usize, begun: Instant) {
     const WIDTH: usize = 30;
     let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed) as usize;
     let failed = get(&tally.failures);
-    let done = get(&tally.hits) + get(&tally.misses) + failed;
+    let done = tally.done();
     let filled = WIDTH * done / all.max(1);
     let rate = done as f64 / begun.elapsed().as_secs_f64().max(0.001);
     let bar = format!("{}{}", "#".repeat(filled), ".".repeat(WIDTH - filled));
@@ -164,8 +232,8 @@ impl Fetcher {
                 continue;
             }
             match self.get(&target) {
-                Ok((_, _, content)) if depth > 0 => {
-                    let text = String::from_utf8_lossy(&content).into_owned();
+                Ok(got) if depth > 0 => {
+                    let text = String::from_utf8_lossy(&got.content).into_owned();
                     all.extend(self.all_urls(&text, depth - 1, tally));
                 }
                 Ok(_) => {}
@@ -196,46 +264,34 @@ impl Fetcher {
     }
 
     fn fetch(&self, target: &str, tally: &Tally) {
-        match self.get(target) {
-            Ok((status, is_hit, _)) if status < 400 => {
-                let counter = if is_hit { &tally.hits } else { &tally.misses };
-                counter.fetch_add(1, Ordering::Relaxed);
-            }
-            Ok((status, ..)) => tally.fail(format!("{target}: answered {status}")),
-            Err(error) => tally.fail(format!("{target}: {error}")),
-        }
+        let outcome = match self.get(target) {
+            Ok(got) => Outcome::of(got.status, &got.told),
+            Err(error) => Outcome::Failed(error),
+        };
+        tally.count(target, outcome);
     }
 
-    /// Fetches one response to its end: its status, whether it was stored, and the beginning of its
-    /// content.
-    fn get(&self, target: &str) -> Result<(u16, bool, Vec<u8>), String> {
+    /// Fetches one response to its end.
+    fn get(&self, target: &str) -> Result<Got, String> {
         match self {
             Self::Running { base, agent, .. } => {
-                let response = agent.get(format!("{base}{target}")).call();
+                let [name, value] = ASKED;
+                let response = agent.get(format!("{base}{target}")).header(name, value).call();
                 let mut response = response.map_err(|error| error.to_string())?;
-                let is_hit = response.headers().get("x-cache").is_some_and(|value| value == "HIT");
+                // RFC 9211 §2: the cache that is nearest to us comes last.
+                let told = response.headers().get_all("cache-status").iter().next_back();
+                let told = told.and_then(|line| line.to_str().ok()).unwrap_or_default().to_string();
                 let mut content = Vec::new();
                 let mut reader = response.body_mut().as_reader();
                 let read = (&mut reader).take(LIST_BYTES_MAX).read_to_end(&mut content);
                 let read = read.and_then(|_| io::copy(&mut reader, &mut io::sink()));
                 read.map_err(|error| format!("cut short: {error}"))?;
-                Ok((response.status().as_u16(), is_hit, content))
+                Ok(Got { status: response.status().as_u16(), told, content })
             }
             Self::Own { engine, .. } => {
-                let OwnEngine { proxy, host, .. } = &**engine;
-                let request = Arc::new(explanation::request(target, &[], host)?);
-                let response = match proxy.lookup(&request, Attempt::default()) {
-                    Answer::Ready(response) | Answer::Stale(response, _) => response,
-                    Answer::Forward(forward) => match proxy.join(forward) {
-                        Admission::Ready(response) => response,
-                        Admission::Lead(forward) => {
-                            proxy.forward(forward, Content::None, None).into_response()
-                        }
-                        // Another worker fetches the same.
-                        Admission::Wait(_) => return Ok((200, true, Vec::new())),
-                    },
-                };
-                drained(response)
+                let field = ASKED.join(": ");
+                let request = explanation::request(target, &[field], &engine.host)?;
+                drained(answer(&engine.proxy, &Arc::new(request))?)
             }
         }
     }
@@ -249,6 +305,28 @@ impl Fetcher {
 }
 
 impl Tally {
+    /// How many URLs are through.
+    fn done(&self) -> usize {
+        let counters = [&self.hits, &self.fetched, &self.refreshed, &self.waited, &self.failures];
+        let done: u64 = counters.iter().map(|counter| counter.load(Ordering::Relaxed)).sum();
+        (done + self.not_stored.lock().values().sum::<u64>()) as usize
+    }
+
+    fn count(&self, target: &str, outcome: Outcome) {
+        let counter = match outcome {
+            Outcome::Hit => &self.hits,
+            Outcome::Fetched => &self.fetched,
+            Outcome::Refreshed => &self.refreshed,
+            Outcome::Waited => &self.waited,
+            Outcome::NotStored(detail) => {
+                *self.not_stored.lock().entry(detail).or_default() += 1;
+                return;
+            }
+            Outcome::Failed(text) => return self.fail(format!("{target}: {text}")),
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
     fn fail(&self, text: String) {
         const TOLD_MAX: usize = 10;
         self.failures.fetch_add(1, Ordering::Relaxed);
@@ -259,22 +337,62 @@ impl Tally {
     }
 }
 
+/// The answer of an engine of our own, which may wait for another worker's.
+fn answer(proxy: &Proxy, request: &Arc<Request>) -> Result<Response, String> {
+    let refresh = |forward| {
+        if let Admission::Lead(forward) = proxy.join(forward) {
+            proxy.forward(forward, Content::None, None).finish();
+        }
+    };
+    let mut attempt = Attempt::default();
+    // The engine bounds how often one request waits.
+    loop {
+        let forward = match proxy.lookup(request, attempt) {
+            Answer::Ready(response) => return Ok(response),
+            Answer::Stale(response, forward) => {
+                refresh(forward);
+                return Ok(response);
+            }
+            Answer::Forward(forward) => forward,
+        };
+        match proxy.join(forward) {
+            Admission::Ready(response) => return Ok(response),
+            Admission::Lead(forward) => {
+                let mut forwarded = proxy.forward(forward, Content::None, None);
+                if let Some(forward) = forwarded.refresh.take() {
+                    refresh(forward);
+                }
+                return Ok(forwarded.into_response());
+            }
+            Admission::Wait(waiting) => {
+                let (over, wait) = sync_channel(1);
+                waiting.park(Box::new(move |attempt| drop(over.send(attempt))));
+                attempt = wait.recv().map_err(|error| error.to_string())?;
+            }
+        }
+    }
+}
+
 /// Reads a response to its end.
-fn drained(response: Response) -> Result<(u16, bool, Vec<u8>), String> {
-    let is_hit = field_text(&response.fields, "x-cache") == "HIT";
-    let mut content = Vec::new();
+fn drained(response: Response) -> Result<Got, String> {
+    let told = response.fields.get_all("cache-status").last();
+    let told = told.and_then(|line| line.to_str().ok()).unwrap_or_default().to_string();
+    let mut got = Got { status: response.status.as_u16(), told, content: Vec::new() };
     let mut body = match response.body {
-        Body::None { .. } => return Ok((response.status.as_u16(), is_hit, content)),
-        Body::Whole(bytes) => return Ok((response.status.as_u16(), is_hit, bytes.to_vec())),
+        Body::None { .. } => return Ok(got),
+        Body::Whole(bytes) => {
+            got.content = bytes.to_vec();
+            return Ok(got);
+        }
         Body::Arriving(body) => body,
         Body::Growing(body) => Box::new(caching_proxy::message::body::Awaited(body)),
     };
     let mut piece = vec![0; 64 * 1024];
     loop {
         match body.read(&mut piece) {
-            Ok(0) => return Ok((response.status.as_u16(), is_hit, content)),
-            Ok(count) if (content.len() as u64) < LIST_BYTES_MAX => {
-                content.extend_from_slice(&piece[..count]);
+            Ok(0) => return Ok(got),
+            Ok(count) if (got.content.len() as u64) < LIST_BYTES_MAX => {
+                got.content.extend_from_slice(&piece[..count]);
             }
             Ok(_) => {}
             Err(error) => return Err(format!("cut short: {error}")),
@@ -305,6 +423,40 @@ fn unescaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_answer_is_one_outcome() {
+        use Outcome::{Failed, Fetched, Hit, NotStored, Refreshed, Waited};
+        let word = str::to_string;
+        #[rustfmt::skip]
+        let table = [
+            (200, "proxy; hit; ttl=5", Hit),
+            (200, "proxy; hit", Hit),
+            (301, "proxy; hit; ttl=5", Hit),
+            (200, "proxy; fwd=uri-miss; fwd-status=200; stored", Fetched),
+            (200, "proxy; fwd=vary-miss; fwd-status=200; stored", Fetched),
+            (200, "proxy; fwd=partial; fwd-status=206; stored; detail=rest", Fetched),
+            (200, "proxy; fwd=request; fwd-status=304; ttl=60; stored; detail=min-fresh", Refreshed),
+            (200, "proxy; fwd=request; fwd-status=304; ttl=0; stored; detail=min-fresh", Refreshed),
+            (200, "proxy; fwd=stale; fwd-status=200; stored; detail=no-cache", Refreshed),
+            (200, "proxy; fwd=uri-miss; ttl=60; collapsed", Waited),
+            (200, "proxy; fwd=uri-miss; collapsed", Waited),
+            (200, "proxy; fwd=uri-miss; fwd-status=200; detail=private", NotStored(word("private"))),
+            (302, "proxy; fwd=uri-miss; fwd-status=302; detail=no-freshness", NotStored(word("no-freshness"))),
+            (200, "proxy; fwd=bypass; fwd-status=200; detail=disabled", NotStored(word("disabled"))),
+            (200, "proxy; fwd=uri-miss; fwd-status=200", NotStored(word("not said"))),
+            (200, "proxy; hit; ttl=-5; detail=stale-while-revalidate", NotStored(word("stale-while-revalidate"))),
+            (200, "proxy; hit; ttl=-5; detail=offline", NotStored(word("offline"))),
+            (200, "proxy; fwd=request; fwd-status=503; ttl=-5; detail=stale-if-error",
+                Failed(word("what is stored could not be refreshed (detail=stale-if-error)"))),
+            (404, "proxy; hit; ttl=5", Failed(word("answered 404"))),
+            (502, "proxy; fwd=uri-miss; detail=connect", Failed(word("answered 502"))),
+            (200, "other; hit", Failed(word("what answers is no proxy like this one"))),
+        ];
+        for (status, told, expected) in table {
+            assert_eq!(Outcome::of(status, told), expected, "{status}, {told}");
+        }
+    }
 
     #[test]
     fn lists_and_sitemaps_are_read() {

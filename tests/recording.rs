@@ -5,12 +5,13 @@ mod support;
 use std::fs;
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
+use std::time::Instant;
 
 use serde_json::Value;
 
-use support::TemporaryFolder;
-use support::origin::{Origin, on};
+use support::origin::{Gate, Origin, on};
 use support::proxy::{Proxy, command};
+use support::{PATIENCE, TemporaryFolder};
 
 const FRESH: &str = "Cache-Control: max-age=600";
 
@@ -56,7 +57,8 @@ fn a_list_is_fetched_and_stored_by_the_running_proxy() {
     let told = said(&with_input(tool(&folder, &["warm", "-", "-j", "2"]), &list));
     assert_eq!(
         told,
-        "2 URLs: 2 fetched, 0 stored already, 0 failed; 1 more are not of this origin server\n"
+        "2 URLs: 2 fetched, 0 refreshed, 0 stored already, 0 waited for, 0 not stored, 0 failed; \
+         1 more are not of this origin server\n"
     );
     assert!(proxy.get("/a").is_hit() && proxy.get("/b").is_hit());
     let file = folder.file("urls.txt");
@@ -64,9 +66,98 @@ fn a_list_is_fetched_and_stored_by_the_running_proxy() {
     let output = tool(&folder, &["warm", &file.display().to_string()]).output().expect("it runs");
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1));
-    assert!(told.contains("1 stored already, 1 failed\n  /none: answered 404"), "{told}");
+    assert!(
+        told.contains(
+            "1 stored already, 0 waited for, 0 not stored, 1 failed\n  /none: answered 404"
+        ),
+        "{told}"
+    );
     let empty = with_input(tool(&folder, &["warm", "-"]), "# nothing\n");
     assert!(String::from_utf8_lossy(&empty.stderr).contains("no URLs; expected one a line"));
+    origin.assert_finished();
+}
+
+/// What each URL was before, and what the origin server says now.
+#[test]
+fn warming_tells_what_became_of_each_url() {
+    const STALE: &str = "Cache-Control: max-age=9; Age: 10; ETag: \"1\"";
+    const BACKGROUND: &str =
+        "Cache-Control: max-age=9, stale-while-revalidate=90; Age: 10; ETag: \"1\"";
+    let ask = |target: &str| on(&format!("GET {target}"));
+    let confirmed = |target: &str| ask(target).having("If-None-Match: \"1\"").send(304, FRESH, "");
+    #[rustfmt::skip]
+    let table = [
+        ("fresh", vec![ask("/u").send(200, FRESH, "a")], true, "1 stored already"),
+        ("absent", vec![ask("/u").send(200, FRESH, "a")], false, "1 fetched"),
+        ("made for others", vec![
+            ask("/u").send(200, &format!("{FRESH}; Vary: X"), "a"), ask("/u").send(200, FRESH, "b"),
+        ], true, "1 fetched"),
+        ("stale, the same", vec![ask("/u").send(200, STALE, "a"), confirmed("/u")], true, "1 refreshed"),
+        ("stale, changed", vec![ask("/u").send(200, STALE, "a"), ask("/u").send(200, FRESH, "b")], true, "1 refreshed"),
+        ("stale, usable", vec![ask("/u").send(200, BACKGROUND, "a"), confirmed("/u")], true, "1 refreshed"),
+        ("stale, failing", vec![ask("/u").send(200, STALE, "a"), ask("/u").send(503, "", "")], true,
+            "1 failed\n  /u: what is stored could not be refreshed (detail=stale-if-error)"),
+        ("private", vec![ask("/u").send(200, "Cache-Control: private", "a")], false,
+            "1 not stored, 0 failed\n  1 not stored, or left stale: detail=private"),
+        ("an error", vec![ask("/u").send(500, "", "")], false, "1 failed\n  /u: answered 500"),
+        ("cut", vec![ask("/u").head(200, "Content-Length: 200000").bytes("a").close().always()], false, "1 failed\n  /u: "),
+    ];
+    for (name, rules, is_asked_before, expected) in table {
+        let folder = TemporaryFolder::new();
+        let origin = Origin::script(rules);
+        let proxy = in_folder(&folder, &origin, &[]);
+        if is_asked_before {
+            proxy.get_with("/u", "X: y\r\n");
+        }
+        let output = with_input(tool(&folder, &["warm", "-"]), "/u\n");
+        let told = [&output.stdout[..], &output.stderr].concat();
+        let told = String::from_utf8_lossy(&told).into_owned();
+        assert!(told.contains(expected), "{name}: {told}");
+        let fails = expected.contains("1 failed");
+        assert_eq!(output.status.code(), Some(i32::from(fails)), "{name}: {told}");
+        if expected == "1 refreshed" || expected == "1 fetched" {
+            let again = said(&with_input(tool(&folder, &["warm", "-"]), "/u\n"));
+            assert!(again.contains("1 stored already"), "{name}: {again}");
+        }
+        origin.assert_finished();
+    }
+}
+
+/// One of them fetches, the other gets that and says so.
+#[test]
+fn two_who_warm_at_once_ask_once() {
+    let (folder, held) = (TemporaryFolder::new(), Gate::new());
+    let origin = Origin::script([on("GET /a").wait(&held).send(200, FRESH, "a")]);
+    let _proxy = in_folder(&folder, &origin, &[]);
+    let file = folder.file("list");
+    fs::write(&file, "/a\n").expect("a file");
+    let file = file.display().to_string();
+    let warm = || {
+        let mut command = tool(&folder, &["warm", &file]);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs")
+    };
+    let both = [warm(), warm()];
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let stats = said(&tool(&folder, &["stats", "--json"]).output().expect("it runs"));
+        let stats: Value = serde_json::from_str(&stats).expect("JSON");
+        if stats["requests"] == 2 {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{stats}");
+    }
+    held.open();
+    let mut told = both.map(|child| said(&child.wait_with_output().expect("it ends")));
+    told.sort();
+    let zero = "0 refreshed, 0 stored already";
+    assert_eq!(
+        told[0],
+        format!("1 URLs: 0 fetched, {zero}, 1 waited for, 0 not stored, 0 failed\n")
+    );
+    assert_eq!(
+        told[1],
+        format!("1 URLs: 1 fetched, {zero}, 0 waited for, 0 not stored, 0 failed\n")
+    );
     origin.assert_finished();
 }
 
@@ -99,11 +190,22 @@ fn a_store_is_filled_without_a_running_proxy() {
     let origin = Origin::script([
         on("GET /a").send(200, FRESH, "a"),
         on("GET /large").send(200, FRESH, &large),
+        on("GET /twice").send(200, FRESH, "twice"),
+        on("GET /stale").send(200, "Cache-Control: max-age=9; Age: 10; ETag: \"1\"", "stale"),
+        on("GET /stale").having("If-None-Match: \"1\"").send(304, FRESH, ""),
     ]);
     let url = origin.url();
     let args = ["warm", "-", "--origin", &url, "--store", &store, "--cache-memory", "4M"];
     let told = said(&with_input(tool(&folder, &args), "/a\n/large\n"));
     assert!(told.starts_with("2 URLs: 2 fetched"), "{told}");
+    // Of those who ask the same one asks the origin server; what was born stale is refreshed.
+    let told = said(&with_input(tool(&folder, &args), "/twice\n/twice\n/twice\n/stale\n/a\n"));
+    assert!(told.starts_with("5 URLs: 2 fetched, 0 refreshed"), "{told}");
+    let told = said(&with_input(tool(&folder, &args), "/stale\n/a\n"));
+    assert!(
+        told.starts_with("2 URLs: 0 fetched, 1 refreshed, 1 stored already, 0 waited"),
+        "{told}"
+    );
     let proxy = in_folder(&folder, &origin, &["--store", &store, "--cache-mode", "offline"]);
     assert_eq!(proxy.get("/a").body(), "a");
     assert!(proxy.get("/large").body() == large);

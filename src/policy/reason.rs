@@ -304,9 +304,80 @@ impl fmt::Display for CacheStatus {
     }
 }
 
+/// What a `Cache-Status` line of this program says. The words for reasons stay words: the program that wrote
+/// them may be a newer one.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct ReadStatus {
+    /// Answered from the cache without asking the origin server.
+    pub hit: bool,
+    /// Why it was forwarded.
+    pub why: Option<Why>,
+    /// Seconds of freshness left; negative for a stale response.
+    pub freshness_left: Option<i64>,
+    /// The response is being stored.
+    pub stored: bool,
+    /// It waited for another request's answer, and got it.
+    pub collapsed: bool,
+    /// The particular rule.
+    pub detail: Option<String>,
+}
+
+impl ReadStatus {
+    /// Reads a line as [`CacheStatus`] writes it; `None` if it is another cache's.
+    pub fn read(line: &str) -> Option<Self> {
+        let mut members = line.split(';').map(str::trim);
+        if members.next() != Some("proxy") {
+            return None;
+        }
+        let mut status = Self::default();
+        for member in members {
+            match member.split_once('=').unwrap_or((member, "")) {
+                ("hit", _) => status.hit = true,
+                ("stored", _) => status.stored = true,
+                ("collapsed", _) => status.collapsed = true,
+                ("fwd", word) => {
+                    status.why = Why::ALL.into_iter().find(|why| why.as_str() == word);
+                }
+                ("ttl", seconds) => status.freshness_left = seconds.parse().ok(),
+                ("detail", word) => status.detail = Some(word.to_string()),
+                _ => {}
+            }
+        }
+        Some(status)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_status_is_read_as_it_is_written() {
+        for why in Why::ALL.into_iter().map(Some).chain([None]) {
+            for (hit, stored, collapsed) in
+                [(true, false, false), (false, true, false), (false, false, true)]
+            {
+                for (freshness_left, detail) in [(None, None), (Some(-7), Some(Detail::HitTtl))] {
+                    let forward_status = why.map(|_| 200);
+                    let written = CacheStatus {
+                        hit,
+                        why,
+                        forward_status,
+                        freshness_left,
+                        stored,
+                        collapsed,
+                        detail,
+                    };
+                    let detail = detail.map(|detail| detail.as_str().to_string());
+                    let read = ReadStatus { hit, why, freshness_left, stored, collapsed, detail };
+                    assert_eq!(ReadStatus::read(&written.to_string()), Some(read), "{written}");
+                }
+            }
+        }
+        for other in ["", "other; hit", "proxy2; hit", "\"proxy; hit\""] {
+            assert_eq!(ReadStatus::read(other), None, "{other:?}");
+        }
+    }
 
     #[test]
     fn the_status_is_written_as_rfc_9211_says() {
