@@ -3,10 +3,14 @@
 mod support;
 
 use std::io::Read;
+use std::time::Instant;
+
+use serde_json::Value;
 
 use support::origin::{Gate, Origin, Step, on};
 use support::proxy::Proxy;
 use support::wire::Connection;
+use support::{PATIENCE, TemporaryFolder};
 
 const ASK: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: k\r\n";
 
@@ -168,11 +172,96 @@ fn an_origin_server_may_decline_to_go_over() {
         );
         assert_eq!(
             reply.cache_status(),
-            format!("proxy; fwd=bypass; fwd-status={status}; detail=upgrade")
+            format!("proxy; fwd=bypass; fwd-status={status}; detail=upgrade-declined")
         );
     }
     assert_eq!(proxy.get("/close").body(), "anew", "nothing of it is stored");
     origin.assert_finished();
+}
+
+/// Only what has reached the origin server counts as forwarded, and only a tunnel as an upgrade: in the counters
+/// and in the access log alike.
+#[test]
+fn an_upgrade_that_is_refused_is_not_counted_as_forwarded() {
+    let agreed = "Upgrade: websocket; Connection: Upgrade";
+    let circles = "Via: 1.1 proxy\r\n".repeat(20);
+    let (own, nowhere) = (None, Some("http://127.0.0.1:1"));
+    #[rustfmt::skip]
+    let table: [(&str, Option<&str>, &[&str], &str, u16, &str, u64); 9] = [
+        // Target, another origin server, flags, fields, what the client is told, and how many were forwarded.
+        ("/agreed",   own,     &[], "", 101, "fwd=bypass; fwd-status=101; detail=upgrade", 1),
+        ("/declined", own,     &[], "", 426, "fwd=bypass; fwd-status=426; detail=upgrade-declined", 1),
+        ("/bad",      own,     &[], "", 502, "fwd=bypass; detail=invalid", 1),
+        ("/silent",   own,     &[], "", 502, "fwd=bypass; detail=truncated", 1),
+        ("/down",     nowhere, &[], "", 502, "detail=connect", 0),
+        ("/offline",  own,     &["--cache-mode", "offline"], "", 504, "detail=offline", 0),
+        ("/cached",   own,     &[], "Cache-Control: only-if-cached\r\n", 504, "detail=only-if-cached", 0),
+        ("/circles",  own,     &[], &circles, 502, "detail=loop", 0),
+        ("/rate",     own,     &["--origin-rate", "1/d"], "", 503, "detail=rate", 0),
+    ];
+    for (target, elsewhere, flags, fields, status, told, forwarded) in table {
+        let origin = Origin::script([
+            on("GET /first").send(200, "", ""),
+            on("GET /agreed").head(101, agreed).close(),
+            on("GET /declined").send(426, "Upgrade: x", "no"),
+            on("GET /bad").bytes("nonsense\r\n\r\n").close(),
+            on("GET /silent").close(),
+        ]);
+        let folder = TemporaryFolder::new();
+        let log = folder.file("log").display().to_string();
+        let url = elsewhere.map_or_else(|| origin.url(), str::to_string);
+        let proxy = Proxy::start(&[&["--origin", &url, "--access-log", &log], flags].concat());
+        let is_limited = told == "detail=rate";
+        if is_limited {
+            // It takes what there is of the rate.
+            assert_eq!(proxy.get("/first").status, 200);
+        }
+        let mut connection = proxy.connect();
+        connection.request("GET", target, &format!("{ASK}{fields}"), "");
+        assert_eq!(connection.head().expect("a head").word(1), status.to_string(), "{target}");
+        drop(connection);
+        let stats = proxy.tell(&["stats", "--json"]);
+        let stats: Value = serde_json::from_slice(&stats.stdout).expect("JSON");
+        assert_eq!(stats["requests"], 1 + u64::from(is_limited), "{target}");
+        assert_eq!(stats["forwarded"]["bypass"].as_u64().unwrap_or(0), forwarded, "{target}");
+        let (_, detail) = told.split_once("detail=").expect("a detail");
+        assert_eq!(stats["details"][detail], 1, "{target}: {stats}");
+        let upgrades = u64::from(status == 101);
+        assert_eq!(stats["details"]["upgrade"].as_u64().unwrap_or(0), upgrades, "{target}");
+        // The line is written when the last byte is sent.
+        let line = format!("proxy; {told}\"");
+        let deadline = Instant::now() + PATIENCE;
+        while !std::fs::read_to_string(&log).unwrap_or_default().contains(&line) {
+            assert!(Instant::now() < deadline, "{target}: {line} is not in the access log");
+            std::thread::yield_now();
+        }
+    }
+}
+
+/// There is a bound, and whoever comes beyond it is counted as a request that was refused.
+#[test]
+fn there_are_only_so_many_tunnels_at_a_time() {
+    const TUNNELS_MAX: usize = 256;
+    let agreed = "Upgrade: websocket; Connection: Upgrade";
+    let origin = Origin::script([on("GET /echo").head(101, agreed).then(Step::Echo).always()]);
+    let proxy = Proxy::before(&origin, &[]);
+    let open: Vec<Connection> = (0..TUNNELS_MAX)
+        .map(|_| {
+            let mut connection = proxy.connect();
+            connection.request("GET", "/echo", ASK, "");
+            assert_eq!(connection.head().expect("a head").word(1), "101");
+            connection
+        })
+        .collect();
+    let refused = proxy.get_with("/echo", ASK);
+    assert_eq!((refused.status, refused.cache_status().as_str()), (503, "proxy; detail=full"));
+    let stats = proxy.tell(&["stats", "--json"]);
+    let stats: Value = serde_json::from_slice(&stats.stdout).expect("JSON");
+    let number = |value: &Value| value.as_u64().unwrap_or(0);
+    let (all, forwarded) = (number(&stats["requests"]), number(&stats["forwarded"]["bypass"]));
+    assert_eq!((all, forwarded), (257, 256), "{stats}");
+    assert_eq!(number(&stats["details"]["upgrade"]), 256);
+    drop(open);
 }
 
 #[test]
@@ -242,10 +331,7 @@ fn a_tunnel_to_nowhere_is_an_error_that_helps() {
     );
     let nowhere = Proxy::start(&["--origin", "http://127.0.0.1:1"]);
     let reply = nowhere.get_with("/a", ASK);
-    assert_eq!(
-        (reply.status, reply.cache_status().as_str()),
-        (502, "proxy; fwd=bypass; detail=connect")
-    );
+    assert_eq!((reply.status, reply.cache_status().as_str()), (502, "proxy; detail=connect"));
     let offline = Proxy::before(&origin, &["--cache-mode", "offline"]);
     assert_eq!(offline.get_with("/a", ASK).status, 504);
 }
@@ -269,7 +355,7 @@ fn a_tunnel_goes_through_the_proxy_that_leads_out() {
     connection.send("through");
     assert_eq!(exactly(&mut connection, 7), "THROUGH");
     let refused = proxy.get_with("/echo", ASK);
-    assert_eq!(refused.cache_status(), "proxy; fwd=bypass; detail=connect");
+    assert_eq!(refused.cache_status(), "proxy; detail=connect");
     assert!(refused.body().contains("the proxy that leads out refused"), "{}", refused.body());
     way_out.assert_finished();
 }

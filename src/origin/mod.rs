@@ -258,6 +258,19 @@ impl OriginError {
         matches!(self, Self::Down { .. } | Self::HeldBack { .. } | Self::Busy { .. })
     }
 
+    /// Did nothing of the request reach the origin server?
+    pub fn undelivered(&self) -> bool {
+        self.spared_it()
+            || matches!(
+                self,
+                Self::Resolve { .. }
+                    | Self::Connect { .. }
+                    | Self::ConnectTimeout { .. }
+                    | Self::Tls { .. }
+                    | Self::Unsent { .. }
+            )
+    }
+
     /// When the client may try again, in seconds; `None` if nobody knows.
     pub fn retry_after(&self) -> Option<u32> {
         match self {

@@ -147,6 +147,8 @@ pub enum Detail {
     Full,
     /// The connection goes over to another protocol.
     Upgrade,
+    /// It was to, and the origin server has answered in HTTP.
+    UpgradeDeclined,
     /// The request has passed through this proxy too often.
     Loop,
 }
@@ -203,6 +205,7 @@ impl Detail {
             Self::Unsent => "unsent",
             Self::Full => "full",
             Self::Upgrade => "upgrade",
+            Self::UpgradeDeclined => "upgrade-declined",
             Self::Loop => "loop",
         }
     }

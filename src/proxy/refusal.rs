@@ -26,6 +26,7 @@ impl Proxy {
 
     /// An answer for a request that there is no tunnel left for (RFC 9110 §15.6.4).
     pub fn refuse_for_want_of_tunnels(&self, prefers_json: bool) -> Response {
+        self.stats.count(Event::Request);
         let text = "proxy: too many connections speak another protocol already";
         let status = CacheStatus { detail: Some(Detail::Full), ..CacheStatus::default() };
         let mut response = self.own(StatusCode::SERVICE_UNAVAILABLE, text, prefers_json, status);

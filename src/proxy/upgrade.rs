@@ -52,7 +52,6 @@ impl Proxy {
     /// Asks the origin server to go over to another of `protocols`, and waits for its answer.
     pub fn upgrade(&self, request: &Arc<Request>, protocols: &str) -> Upgraded {
         self.stats.count(Event::Request);
-        self.stats.count(Event::Forwarded(Why::Bypass));
         if request.target.escapes(&self.settings.origin) {
             return Upgraded::Declined(self.refuse(request, &RequestError::Escapes));
         }
@@ -89,6 +88,10 @@ impl Proxy {
         if !answer.as_ref().is_err_and(OriginError::spared_it) {
             self.stats.count(Event::OriginRequest);
         }
+        // What the proxy refused, or could not even deliver, has not gone on.
+        if !answer.as_ref().is_err_and(OriginError::undelivered) {
+            self.stats.count(Event::Forwarded(Why::Bypass));
+        }
         let mut status = CacheStatus {
             why: Some(Why::Bypass),
             detail: Some(Detail::Upgrade),
@@ -109,6 +112,7 @@ impl Proxy {
                 let mut fields = received.fields;
                 received_fields(&mut fields, received.version, self.clock.now());
                 status.forward_status = Some(received.status.as_u16());
+                status.detail = Some(Detail::UpgradeDeclined);
                 self.finish(request, &mut fields, None, false, &status);
                 match Relayed::body(received.body, received.length, &key, &self.stats) {
                     Ok(body) => {
@@ -124,7 +128,8 @@ impl Proxy {
     fn no_tunnel(&self, request: &Request, key: &CacheKey, error: &OriginError) -> Upgraded {
         self.stats.count(Event::OriginError);
         log::warn!("{} {}: {error}", request.method, key.redacted());
-        let (why, detail) = (Some(Why::Bypass), Some(error.detail()));
+        let why = Some(Why::Bypass).filter(|_| !error.undelivered());
+        let detail = Some(error.detail());
         let status = CacheStatus { why, detail, ..CacheStatus::default() };
         let mut response = self.error(error.status(), request, &error.to_string(), status);
         say_when_to_come_back(&mut response, error, request);
