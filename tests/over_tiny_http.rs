@@ -7,6 +7,8 @@ mod collapsed;
 mod credentials;
 #[path = "end_to_end.rs"]
 mod end_to_end;
+#[path = "ending.rs"]
+mod ending;
 #[path = "forwarded.rs"]
 mod forwarded;
 #[path = "framing.rs"]

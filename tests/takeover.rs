@@ -8,7 +8,7 @@ use std::net::{TcpListener, TcpStream};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use support::origin::{Gate, Origin, on};
+use support::origin::{Gate, Origin, Step, on};
 use support::proxy::{Proxy, command, command_of};
 use support::wire::Connection;
 use support::{PATIENCE, TemporaryFolder};
@@ -98,6 +98,46 @@ fn what_is_under_way_is_finished_by_the_old_process() {
     assert_eq!(&content, b"abcdef");
     assert!(old.wait().0.success());
     origin.assert_finished();
+}
+
+/// Nobody waits for the old process: streams without an end go on in it, as long as it may take.
+#[test]
+fn streams_go_on_in_the_old_process() {
+    let folder = TemporaryFolder::new();
+    let next = Gate::new();
+    let origin = Origin::script([
+        on("GET /events")
+            .head(200, "Content-Type: text/event-stream")
+            .bytes("one\n")
+            .wait(&next)
+            .bytes("two\n")
+            .close(),
+        on("GET /socket").head(101, "Upgrade: x; Connection: Upgrade").then(Step::Echo),
+        on("GET /idle").send(204, "", ""),
+    ]);
+    let mut old = Proxy::start_as(in_folder(&folder, &origin, &[]));
+    let mut idle = old.connect();
+    idle.request("GET", "/idle", "", "");
+    assert_eq!(idle.reply().status, 204);
+    let mut events = old.connect();
+    events.send("GET /events HTTP/1.0\r\n\r\n");
+    assert!(events.head().is_some());
+    let mut socket = old.connect();
+    socket.request("GET", "/socket", "Connection: Upgrade\r\nUpgrade: x\r\n", "");
+    assert!(socket.head().is_some());
+    let new = Proxy::start_on(in_folder(&folder, &origin, &["--take-over"]), old.address.port());
+    assert_eq!(new.address, old.address);
+    // An idle connection is closed only when the old one does no more than to finish what is under way.
+    old.wait_for_log("finishing what is under way");
+    assert!(idle.is_closed());
+    next.open();
+    assert_eq!(String::from_utf8_lossy(&events.rest()), "one\ntwo\n");
+    socket.send("echo");
+    let mut echo = [0; 4];
+    socket.stream.read_exact(&mut echo).expect("it is still a tunnel");
+    assert_eq!(&echo, b"ECHO");
+    drop(socket);
+    assert!(old.wait().0.success());
 }
 
 /// A new process that does not come to serve changes nothing; and one that finds nobody just starts.

@@ -25,11 +25,20 @@ pub struct Outgoing {
     pending: Vec<u8>,
     /// Bytes left of the piece that was announced last.
     piece_left: usize,
-    ended: bool,
+    rest: Rest,
     begun: bool,
-    /// The rest of the body will not come.
-    truncated: bool,
+    /// It does not end by itself.
+    endless: bool,
     sent: u64,
+}
+
+/// What is still to come of a body.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Rest {
+    More,
+    Nothing,
+    /// More, which will not come.
+    Lost,
 }
 
 /// Why sending stops for now, or for good.
@@ -54,6 +63,7 @@ impl Outgoing {
     /// can wait may read, is given back.
     pub fn new(reader: Reader, method: &Method, response: Response) -> Result<Self, Response> {
         let delimiting = reader.delimiting_of(method, &response);
+        let endless = response.is_endless() && !matches!(delimiting, Delimiting::Nothing(_));
         let Response { status, fields, body } = response;
         let body: Box<dyn Growing> = match body {
             body @ Body::Arriving(_) => return Err(Response { status, fields, body }),
@@ -64,8 +74,8 @@ impl Outgoing {
         };
         let head = Response { status, fields, body: Body::None { length: None } };
         let pending = reader.head(&head, delimiting);
-        let (piece_left, ended, begun, truncated, sent) = (0, false, false, false, 0);
-        Ok(Self { body, delimiting, pending, piece_left, ended, begun, truncated, sent })
+        let (piece_left, rest, begun, sent) = (0, Rest::More, false, 0);
+        Ok(Self { body, delimiting, pending, piece_left, rest, begun, endless, sent })
     }
 
     /// Does the connection have to end with it?
@@ -78,9 +88,14 @@ impl Outgoing {
         self.begun
     }
 
+    /// Is it a stream that does not end by itself?
+    pub fn is_endless(&self) -> bool {
+        self.endless
+    }
+
     /// Was the body cut on its way here?
     pub fn is_truncated(&self) -> bool {
-        self.truncated
+        self.rest == Rest::Lost
     }
 
     /// Bytes of content that were sent.
@@ -131,7 +146,9 @@ impl Outgoing {
             Ok(None) => return Ok(Some(Halt::Starved)),
             Err(error) => {
                 // A client that has fallen too far behind has itself to blame.
-                self.truncated = error.kind() != io::ErrorKind::TimedOut;
+                if error.kind() != io::ErrorKind::TimedOut {
+                    self.rest = Rest::Lost;
+                }
                 log::debug!("body cut short: {error}");
                 return Ok(Some(Halt::Cut));
             }
@@ -155,7 +172,7 @@ impl Outgoing {
     /// Copies what is to be sent next, and adds the framing that belongs before it; how many bytes.
     /// `None` if there is nothing to send at the moment.
     fn copy_piece(&mut self, piece: &mut [u8]) -> io::Result<Option<usize>> {
-        if self.ended {
+        if self.rest == Rest::Nothing {
             return Ok(Some(0));
         }
         let begun = self.piece_left > 0;
@@ -174,7 +191,7 @@ impl Outgoing {
             Grown::NotYet if self.pending.is_empty() => return Ok(None),
             Grown::NotYet => {}
             Grown::End => {
-                self.ended = true;
+                self.rest = Rest::Nothing;
                 if self.delimiting == Delimiting::Chunked {
                     self.pending.extend_from_slice(LAST_CHUNK);
                 }

@@ -7,6 +7,10 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use crate::message::body::Body;
 use crate::message::fields::Fields;
 
+/// Media types of streams to which a server adds for as long as the client listens: Server-Sent Events, and
+/// the pictures of a camera.
+const ENDLESS: [&str; 2] = ["text/event-stream", "multipart/x-mixed-replace"];
+
 /// A response for a client.
 ///
 /// `fields` holds no `Content-Length`, `Transfer-Encoding` or `Connection`: how a body is framed is
@@ -36,6 +40,22 @@ impl Response {
         fields.append(http::header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         fields.append(HeaderName::from_static("x-cache"), HeaderValue::from_static("MISS"));
         Self { status, fields, body: Body::Whole(content.into()) }
+    }
+
+    /// Is the content a stream that does not end by itself, as far as its head tells? Its end is then the
+    /// connection's.
+    pub fn is_endless(&self) -> bool {
+        if !matches!(self.body, Body::Arriving(_) | Body::Growing(_))
+            || self.body.length().is_some()
+        {
+            return false;
+        }
+        let content_type = self.fields.get("content-type").map(HeaderValue::as_bytes);
+        let media_type = content_type.and_then(|value| value.split(|byte| *byte == b';').next());
+        media_type.is_some_and(|media_type| {
+            let media_type = media_type.trim_ascii();
+            ENDLESS.iter().any(|endless| media_type.eq_ignore_ascii_case(endless.as_bytes()))
+        })
     }
 }
 
@@ -68,6 +88,53 @@ pub fn json_string(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::message::body::Arriving;
+
+    struct Comes(Option<u64>);
+
+    impl Arriving for Comes {
+        fn length(&self) -> Option<u64> {
+            self.0
+        }
+
+        fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
+            Ok(0)
+        }
+    }
+
+    #[test]
+    fn a_stream_without_an_end_is_known_by_its_type_unless_it_has_a_length() {
+        let endless = |content_type: &[u8], body: Body| {
+            let mut fields = Fields::new();
+            let value = HeaderValue::from_bytes(content_type).expect("a value");
+            fields.append(http::header::CONTENT_TYPE, value);
+            Response { status: StatusCode::OK, fields, body }.is_endless()
+        };
+        let unknown = || Body::Arriving(Box::new(Comes(None)));
+        let table: [(&[u8], bool); 8] = [
+            (b"text/event-stream", true),
+            (b"Text/Event-Stream ; charset=utf-8", true),
+            (b"multipart/x-mixed-replace;boundary=b", true),
+            (b"text/event-streams", false),
+            (b"text/plain; text/event-stream", false),
+            (b"application/x-ndjson", false),
+            (b"\xff", false),
+            (b"", false),
+        ];
+        for (content_type, expected) in table {
+            let shown = String::from_utf8_lossy(content_type);
+            assert_eq!(endless(content_type, unknown()), expected, "{shown}");
+            for ends in [
+                Body::Arriving(Box::new(Comes(Some(5)))),
+                Body::Whole("".into()),
+                Body::None { length: None },
+            ] {
+                assert!(!endless(content_type, ends), "{shown}");
+            }
+        }
+        let fields = Fields::new();
+        assert!(!Response { status: StatusCode::OK, fields, body: unknown() }.is_endless());
+    }
 
     #[test]
     fn json_strings_are_escaped() {

@@ -12,7 +12,7 @@ use mio::{Events, Interest, Poll, Token};
 
 use crate::front::event::accept::{Accepted, Acceptor, PAUSE};
 use crate::front::event::clients::{Client, Clients, Outcome, Ready, Socket};
-use crate::front::event::inbox::{Inbox, Letter};
+use crate::front::event::inbox::{Endless, Inbox, Letter};
 use crate::front::event::room::Room;
 use crate::front::event::timeouts::Ticker;
 use crate::front::event::tunnelling::{Tunnelling, tunnel};
@@ -171,7 +171,7 @@ impl EventLoop {
     fn read(&mut self, letter: Letter) {
         match letter {
             Letter::Client(stream, peer) => self.welcome(TcpStream::from_std(stream), peer),
-            Letter::Drain => self.drain(),
+            Letter::Drain(endless) => self.drain(endless),
             Letter::Retire => self.stop_accepting(),
             letter => {
                 let outcome = self.clients.deliver(letter);
@@ -270,8 +270,9 @@ impl EventLoop {
     }
 
     /// The proxy is about to end.
-    fn drain(&mut self) {
+    fn drain(&mut self, endless: Endless) {
         self.stop_accepting();
+        self.clients.room.endless = endless;
         self.lets_in = false;
         for slot in 0..self.clients.slots() {
             let outcome = self.clients.drain(slot);

@@ -42,7 +42,7 @@ pub(super) enum Letter {
     /// A worker panicked.
     Lost(Place),
     /// The proxy is to end.
-    Drain,
+    Drain(Endless),
     /// Somebody else accepts from now on; who is connected already is served once more.
     Retire,
 }
@@ -51,7 +51,7 @@ impl Letter {
     /// Which exchange it is about, if any.
     pub(super) fn place(&self) -> Option<Place> {
         match self {
-            Self::Client(..) | Self::Drain | Self::Retire => None,
+            Self::Client(..) | Self::Drain(_) | Self::Retire => None,
             Self::Response(place, _)
             | Self::Interim(place, _)
             | Self::ContentWanted(place)
@@ -61,6 +61,15 @@ impl Letter {
             Self::Resume(exchange, _) => Some(exchange.place()),
         }
     }
+}
+
+/// What becomes of streams without an end, and of tunnels, when the proxy is to end.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Endless {
+    /// They are cut: waiting for them would be in vain.
+    Cut,
+    /// They go on for as long as the process may take.
+    GoOn,
 }
 
 /// What becomes a tunnel.
@@ -125,7 +134,7 @@ mod tests {
         let mut letters = Vec::new();
         for _ in 0..2 {
             for _ in 0..1000 {
-                inbox.post(Letter::Drain);
+                inbox.post(Letter::Retire);
             }
             inbox.take(&mut letters);
             assert_eq!(letters.len(), 1000);
@@ -133,7 +142,7 @@ mod tests {
         }
         assert_eq!(rings.load(Ordering::Relaxed), 2);
         inbox.own();
-        inbox.post(Letter::Drain);
+        inbox.post(Letter::Retire);
         assert_eq!(rings.load(Ordering::Relaxed), 2, "who posts is about to look");
     }
 }

@@ -25,7 +25,7 @@ use crate::front::FrontSettings;
 use crate::front::desk::Desk;
 use crate::front::event::accept::Acceptor;
 use crate::front::event::event_loop::{BELL, EventLoop, Shared};
-use crate::front::event::inbox::{Inbox, Letter};
+use crate::front::event::inbox::{Endless, Inbox, Letter};
 use crate::front::event::room::Room;
 use crate::front::event::timeouts::Timeouts;
 use crate::front::event::tunnelling::Tunnelling;
@@ -103,7 +103,7 @@ impl Front {
 
     /// Somebody else accepts now. Who is connected here already may have sent a request that has not come
     /// yet, and is served once more if it comes soon; then what is under way is finished, as by
-    /// [`Front::drain`].
+    /// [`Front::drain`]. Nobody waits for this process: streams without an end go on as long as it may take.
     pub fn retire(&self, limit: Duration) -> bool {
         const GRACE: Duration = Duration::from_secs(1);
         const PAUSE: Duration = Duration::from_millis(2);
@@ -122,17 +122,24 @@ impl Front {
         while self.shared.open.load(Ordering::Acquire) > 0 && Instant::now() < grace {
             thread::sleep(PAUSE);
         }
-        self.drain(limit)
+        self.finish(limit, Endless::GoOn)
     }
 
-    /// Stops accepting, lets what is under way finish, at most `limit`; `false` if it did not.
+    /// Stops accepting, cuts streams without an end, lets what else is under way finish, at most `limit`;
+    /// `false` if it did not.
     pub fn drain(&self, limit: Duration) -> bool {
+        self.finish(limit, Endless::Cut)
+    }
+
+    fn finish(&self, limit: Duration, endless: Endless) -> bool {
         let deadline = Instant::now() + limit;
         for inbox in &self.shared.inboxes {
-            inbox.post(Letter::Drain);
+            inbox.post(Letter::Drain(endless));
         }
         let drained = loop {
-            self.shared.tunnelling.cut();
+            if endless == Endless::Cut {
+                self.shared.tunnelling.cut();
+            }
             if self.shared.open.load(Ordering::Acquire) == 0 {
                 break true;
             }

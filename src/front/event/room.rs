@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use crate::clock::Timestamp;
 use crate::front::desk::Desk;
-use crate::front::event::inbox::{Inbox, Place};
+use crate::front::event::inbox::{Endless, Inbox, Place};
 use crate::front::event::output::Spare;
 use crate::front::event::timeouts::{Moment, Timeouts};
 use crate::front::outgoing::SCRATCH_BYTES;
@@ -22,6 +22,8 @@ pub(super) struct Room {
     pub timeouts: Timeouts,
     /// The proxy is about to end: connections do not go on after their response.
     pub draining: bool,
+    /// What becomes of streams without an end.
+    pub endless: Endless,
     /// The time, read when the loop woke up.
     pub now: Timestamp,
     /// The moment, as of the last look at all connections.
@@ -62,6 +64,7 @@ impl Room {
             limits,
             timeouts,
             draining: false,
+            endless: Endless::GoOn,
             now,
             moment: Moment::default(),
             held: 0,

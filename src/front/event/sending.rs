@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::front::event::connection::{Connection, LINGERED_MAX, Phase};
-use crate::front::event::inbox::Letter;
+use crate::front::event::inbox::{Endless, Letter};
 use crate::front::event::room::Room;
 use crate::front::outgoing::{Halt, Outgoing, Take};
 use crate::front::served::{Told, write_down};
@@ -62,8 +62,19 @@ impl Connection {
         }
     }
 
-    /// Sends what there is, as far as the client takes it.
+    /// Sends what there is, as far as the client takes it. When the proxy is to end, a stream without an end
+    /// ends with that.
     pub(super) fn transmit(&mut self, room: &mut Room, take: &mut Take<'_>) -> Sent {
+        let sent = self.send_on(room, take);
+        let outgoing = self.current.as_ref().and_then(|current| current.outgoing.as_ref());
+        match outgoing.filter(|outgoing| outgoing.is_endless() && room.endless == Endless::Cut) {
+            Some(outgoing) if outgoing.ends_by_closing() => Sent::Cut,
+            Some(_) => Sent::Over,
+            None => sent,
+        }
+    }
+
+    fn send_on(&mut self, room: &mut Room, take: &mut Take<'_>) -> Sent {
         if self.phase == Phase::Over {
             return Sent::Over;
         }

@@ -44,6 +44,8 @@ struct State {
     descriptor: Option<RawFd>,
     /// It is a tunnel, which ends when either side ends it.
     tunnel: bool,
+    /// What is sent over it is a stream without an end.
+    endless: bool,
     /// Nothing that comes over it is listened to any more.
     cut: bool,
 }
@@ -112,6 +114,7 @@ impl Connections {
         let mut known = self.known.lock();
         let Some(state) = known.get_mut(&peer) else { return };
         state.under_way = state.under_way.saturating_sub(1);
+        state.endless = false;
         self.note(&state.activity);
         let next = state.waiting.pop_front();
         drop(known);
@@ -197,11 +200,21 @@ impl Connections {
         }
     }
 
-    /// Cuts all tunnels; for the end.
-    pub(super) fn cut_tunnels(&self) {
-        let is_tunnel = |(peer, state): (&SocketAddr, &State)| state.tunnel.then_some(*peer);
-        let tunnels: Vec<SocketAddr> = self.known.lock().iter().filter_map(is_tunnel).collect();
-        for peer in tunnels {
+    /// From now on a stream without an end is sent over it.
+    pub(super) fn note_endless(&self, peer: SocketAddr) {
+        if let Some(state) = self.known.lock().get_mut(&peer) {
+            state.endless = true;
+        }
+    }
+
+    /// Cuts all tunnels and all streams without an end; for the end.
+    pub(super) fn cut_endless(&self) {
+        let is_endless = |state: &State| (state.tunnel || state.endless) && !state.cut;
+        let to_cut: Vec<SocketAddr> = {
+            let known = self.known.lock();
+            known.iter().filter(|(_, state)| is_endless(state)).map(|(peer, _)| *peer).collect()
+        };
+        for peer in to_cut {
             self.cut(peer);
         }
     }
@@ -214,9 +227,12 @@ impl Connections {
         state.under_way
     }
 
-    /// How many requests are being answered.
+    /// How many requests are being answered. A stream that was cut does not count: the worker that reads it
+    /// from the origin server learns of the cut with the next byte only, if there is one.
     pub(super) fn under_way(&self) -> usize {
-        self.known.lock().values().map(|state| state.under_way).sum()
+        let known = self.known.lock();
+        let is_waited_for = |state: &&State| !(state.endless && state.cut);
+        known.values().filter(is_waited_for).map(|state| state.under_way).sum()
     }
 
     /// Cuts every connection on which nothing is under way; for the end.
@@ -301,6 +317,7 @@ impl State {
             pokes: 0,
             descriptor: None,
             tunnel: false,
+            endless: false,
             cut: false,
         }
     }

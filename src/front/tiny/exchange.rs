@@ -181,7 +181,11 @@ impl Exchange {
         self.write_down(&told, bytes);
     }
 
+    /// What is written down of a response that is about to be sent.
     fn tell(&self, response: &Response) -> Told {
+        if response.is_endless() && self.request.method != Method::HEAD {
+            self.shared.connections.note_endless(self.peer);
+        }
         Told::read(response, self.shared.access_log.as_ref())
     }
 

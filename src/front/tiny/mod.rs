@@ -118,7 +118,8 @@ impl Front {
         }
     }
 
-    /// Stops accepting, lets what is under way finish, at most `limit`; `false` if it did not.
+    /// Stops accepting, cuts streams without an end, lets what else is under way finish, at most `limit`;
+    /// `false` if it did not.
     pub fn drain(&self, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
         let inner = &self.inner;
@@ -128,8 +129,12 @@ impl Front {
         if let Some(server) = inner.server.lock().take() {
             server.unblock();
         }
-        inner.shared.connections.cut_tunnels();
-        while inner.shared.connections.under_way() > 0 {
+        loop {
+            // Some may have begun meanwhile.
+            inner.shared.connections.cut_endless();
+            if inner.shared.connections.under_way() == 0 {
+                break;
+            }
             if Instant::now() > deadline {
                 return false;
             }
