@@ -324,7 +324,7 @@ fn front(
     let access_log = match &config.access_log {
         Some(path) => {
             let flag = "--access-log";
-            let opened = AccessLog::open(path, config.access_format);
+            let opened = AccessLog::open(path, config.access_format, stats);
             Some(opened.map_err(|source| StartError::File { flag, path: path.clone(), source })?)
         }
         None => None,

@@ -33,6 +33,7 @@ pub struct Stats {
     truncated: AtomicU64,
     swept: AtomicU64,
     panics: AtomicU64,
+    access_log_lost: AtomicU64,
     /// How often each particular rule was told, by its word in `Cache-Status`.
     details: Mutex<BTreeMap<&'static str, u64>>,
     /// From a request's arrival to the last byte of its answer, where that came from the cache, and where
@@ -201,6 +202,11 @@ impl Stats {
             ),
             ("swept", "stored responses that the timer removed", get(&self.swept)),
             ("panics", "workers that panicked", get(&self.panics)),
+            (
+                "access_log_lines_lost",
+                "lines of the access log that could not be written, or too slowly",
+                get(&self.access_log_lost),
+            ),
         ];
         let level = |gauge: &AtomicI64| gauge.load(Ordering::Relaxed);
         let gauges = vec![
@@ -223,6 +229,11 @@ impl Stats {
     /// Counts responses that the timer removed.
     pub fn count_swept(&self, responses: usize) {
         self.swept.fetch_add(responses as u64, Ordering::Relaxed);
+    }
+
+    /// Counts lines of the access log that nobody will read.
+    fn count_lost_lines(&self, lines: u64) {
+        self.access_log_lost.fetch_add(lines, Ordering::Relaxed);
     }
 
     /// One line that sums everything up.
@@ -259,6 +270,7 @@ impl Stats {
             ("truncated", &self.truncated),
             ("removed by the timer", &self.swept),
             ("panics", &self.panics),
+            ("lines of the access log lost", &self.access_log_lost),
         ] {
             if get(counter) > 0 {
                 let _ = write!(line, "; {} {name}", get(counter));

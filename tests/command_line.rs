@@ -4,9 +4,10 @@ mod support;
 
 use std::net::TcpListener;
 
-use support::TemporaryFolder;
 use support::origin::{Gate, Origin, on};
 use support::proxy::{Proxy, command, run};
+use support::wire::Connection;
+use support::{PATIENCE, TemporaryFolder};
 
 fn outcome(args: &[&str]) -> (Option<i32>, String, String) {
     let output = run(args);
@@ -256,16 +257,33 @@ fn an_old_ready_file_goes_first_thing() {
 /// Whatever becomes of the log, requests are answered, and the operator is told.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_full_disk_under_the_access_log_is_told_once() {
+fn a_full_disk_under_the_access_log_is_told_once_and_its_lines_are_counted() {
     let origin = Origin::script([on("GET /a").send(200, "Cache-Control: max-age=60", "a")]);
-    let mut proxy = Proxy::before(&origin, &["--access-log", "/dev/full"]);
+    let flags = ["--access-log", "/dev/full", "--admin", "127.0.0.1:0"];
+    let mut proxy = Proxy::before(&origin, &flags);
+    let log = proxy.log();
+    let admin = log.split("control interface at http://").nth(1).expect("an address");
+    let admin = admin.lines().next().and_then(|line| line.trim().parse().ok()).expect("an address");
     for _ in 0..5 {
         assert_eq!(proxy.get("/a").body(), "a");
     }
     proxy.wait_for_log("--access-log /dev/full: ");
+    // A line is written when its client has the last byte already.
+    let deadline = std::time::Instant::now() + PATIENCE;
+    let counted = |text: &str| {
+        let told = String::from_utf8_lossy(&proxy.tell(&["stats"]).stdout).into_owned();
+        let line = told.lines().find(|line| line.contains("access log lines lost"));
+        line.is_some_and(|line| line.ends_with(text))
+    };
+    while !counted(" 5") {
+        assert!(std::time::Instant::now() < deadline, "5 lines are lost");
+    }
+    let metrics = Connection::open(admin).request("GET", "/metrics", "", "").reply().body();
+    assert!(metrics.contains("\nproxy_access_log_lines_lost_total 5\n"), "{metrics}");
     let (status, _, log) = proxy.stop();
     assert_eq!(status.code(), Some(0));
     assert_eq!(log.matches("lines are lost").count(), 1, "{log}");
+    assert!(log.contains("; 5 lines of the access log lost"), "{log}");
 }
 
 #[test]

@@ -14,6 +14,7 @@ use crate::clock::Timestamp;
 use crate::message::date;
 use crate::message::response::json_string;
 use crate::policy::credentials::redacted;
+use crate::stats::Stats;
 use crate::vital;
 
 /// The shape of the access log.
@@ -65,6 +66,7 @@ pub struct AccessLog {
     format: AccessFormat,
     lines: SyncSender<Line>,
     left_out: Arc<AtomicU64>,
+    stats: Arc<Stats>,
     /// The file is to be opened again: it may have been moved away. Not a line, for which there may be no
     /// room.
     reopens: Arc<AtomicBool>,
@@ -79,12 +81,12 @@ enum Line {
 }
 
 impl AccessLog {
-    /// Opens the log; `-` is the standard output.
-    pub fn open(path: &Path, format: AccessFormat) -> io::Result<Self> {
+    /// Opens the log; `-` is the standard output. Lost lines are counted in `stats`.
+    pub fn open(path: &Path, format: AccessFormat, stats: &Arc<Stats>) -> io::Result<Self> {
         if path == Path::new("-") {
-            return Self::to(Box::new(io::stdout()), None, format);
+            return Self::to(Box::new(io::stdout()), None, format, stats);
         }
-        Self::to(Box::new(open(path)?), Some(path.to_path_buf()), format)
+        Self::to(Box::new(open(path)?), Some(path.to_path_buf()), format, stats)
     }
 
     /// A log that is written to `out`, the file at `path`.
@@ -92,17 +94,26 @@ impl AccessLog {
         out: Box<dyn Write + Send>,
         path: Option<PathBuf>,
         format: AccessFormat,
+        stats: &Arc<Stats>,
     ) -> io::Result<Self> {
         let (lines, waiting) = sync_channel(LINES_MAX);
         let left_out = Arc::new(AtomicU64::new(0));
         let reopens = Arc::new(AtomicBool::new(false));
         let (counted, asked) = (Arc::clone(&left_out), Arc::clone(&reopens));
+        let lost = Lost { stats: Arc::clone(stats), all: 0, told: None };
         let write = move || {
-            write_lines(&waiting, out, path.as_deref(), &counted, &asked);
+            write_lines(
+                &waiting,
+                Output { out, is_torn: false },
+                lost,
+                path.as_deref(),
+                &counted,
+                &asked,
+            );
             Ok(())
         };
         vital::spawn("access-log", write)?;
-        Ok(Self { format, lines, left_out, reopens })
+        Ok(Self { format, lines, left_out, stats: Arc::clone(stats), reopens })
     }
 
     /// Adds one line, which is written soon; waits for nothing.
@@ -113,6 +124,7 @@ impl AccessLog {
         };
         if self.lines.try_send(Line::Text(line)).is_err() {
             self.left_out.fetch_add(1, Ordering::Relaxed);
+            self.stats.count_lost_lines(1);
         }
     }
 
@@ -141,13 +153,13 @@ fn open(path: &Path) -> io::Result<File> {
 /// stop the proxy: what is lost is counted, and told once a minute.
 fn write_lines(
     waiting: &Receiver<Line>,
-    mut out: Box<dyn Write + Send>,
+    mut output: Output,
+    mut lost: Lost,
     path: Option<&Path>,
     left_out: &AtomicU64,
     reopens: &AtomicBool,
 ) {
     let mut text = String::new();
-    let mut lost = Lost::default();
     while let Ok(first) = waiting.recv() {
         let mut next = Some(first);
         let (mut done, mut looks) = (None, false);
@@ -161,15 +173,14 @@ fn write_lines(
                 next = waiting.try_recv().ok();
             }
         }
-        if let Err(error) = out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-            let lines = text.bytes().filter(|byte| *byte == b'\n').count() as u64;
+        if let Err((lines, error)) = output.write(text.as_bytes()) {
             lost.add(lines, &error, path);
         }
         text.clear();
         let reopens = reopens.swap(false, Ordering::AcqRel);
         if let Some(path) = path.filter(|_| reopens) {
             match open(path) {
-                Ok(file) => out = Box::new(file),
+                Ok(file) => output = Output { out: Box::new(file), is_torn: false },
                 Err(error) => {
                     log::warn!("--access-log {}: {error}; the old one is kept", path.display());
                 }
@@ -185,9 +196,42 @@ fn write_lines(
     }
 }
 
+/// Where lines are written to.
+struct Output {
+    out: Box<dyn Write + Send>,
+    /// It ends with a part of a line.
+    is_torn: bool,
+}
+
+impl Output {
+    /// Writes whole lines. The error says how many of them are not written, or in part.
+    fn write(&mut self, mut lines: &[u8]) -> Result<(), (u64, io::Error)> {
+        let mut written = || -> io::Result<()> {
+            // A line that was torn when the disk was full must not spoil the next one.
+            if self.is_torn && !lines.is_empty() {
+                self.out.write_all(b"\n")?;
+                self.is_torn = false;
+            }
+            while !lines.is_empty() {
+                match self.out.write(lines) {
+                    Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                    Ok(count) => {
+                        self.is_torn = lines[count - 1] != b'\n';
+                        lines = &lines[count..];
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            self.out.flush()
+        };
+        written().map_err(|error| (lines.split(|byte| *byte == b'\n').count() as u64 - 1, error))
+    }
+}
+
 /// Lines that could not be written.
-#[derive(Default)]
 struct Lost {
+    stats: Arc<Stats>,
     all: u64,
     told: Option<Instant>,
 }
@@ -196,6 +240,7 @@ impl Lost {
     fn add(&mut self, lines: u64, error: &io::Error, path: Option<&Path>) {
         const TOLD_EVERY: Duration = Duration::from_secs(60);
         self.all += lines;
+        self.stats.count_lost_lines(lines);
         if self.told.is_none_or(|told| told.elapsed() >= TOLD_EVERY) {
             self.told = Some(Instant::now());
             let (path, all) = (path.unwrap_or(Path::new("-")).display(), self.all);
@@ -308,7 +353,8 @@ mod tests {
     fn lines_that_cannot_be_written_are_left_out_and_nobody_waits() {
         let ((go, stuck), (told, written)) = (sync_channel(0), sync_channel(LINES_MAX));
         let out = Box::new(Stuck(stuck, told));
-        let log = AccessLog::to(out, None, AccessFormat::Combined).expect("a thread");
+        let stats = Arc::new(Stats::default());
+        let log = AccessLog::to(out, None, AccessFormat::Combined, &stats).expect("a thread");
         // What the writer holds already is bounded as well.
         let many = 3 * LINES_MAX;
         for _ in 0..many {
@@ -318,8 +364,60 @@ mod tests {
         assert!(log.reopens.load(Ordering::Relaxed), "it is not lost for want of room");
         let left_out = log.left_out.load(Ordering::Relaxed) as usize;
         assert!(left_out >= LINES_MAX, "{left_out}");
+        assert_eq!(stats.access_log_lost.load(Ordering::Relaxed), left_out as u64);
         drop(go);
         drop(log);
         assert_eq!(written.iter().sum::<usize>() + left_out, many, "all others are written");
+    }
+
+    /// A disk with room for so many bytes; what is written to it.
+    struct Small(Arc<parking_lot::Mutex<(usize, Vec<u8>)>>);
+
+    impl Write for Small {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let mut disk = self.0.lock();
+            let count = bytes.len().min(disk.0);
+            if count == 0 {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            disk.0 -= count;
+            disk.1.extend_from_slice(&bytes[..count]);
+            Ok(count)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_line_counts_as_lost_unless_all_of_it_is_written() {
+        let line = combined(&served("/a"));
+        let length = line.len();
+        // Room on the disk, then how many of three lines are lost.
+        for (room, lost) in [
+            (0, 3),
+            (1, 3),
+            (length - 2, 3),
+            (length, 2),
+            (length + 1, 2),
+            (3 * length - 2, 1),
+            (3 * length, 0),
+        ] {
+            let disk = Arc::new(parking_lot::Mutex::new((room, Vec::new())));
+            let mut output = Output { out: Box::new(Small(Arc::clone(&disk))), is_torn: false };
+            let outcome = output.write(line.repeat(3).as_bytes());
+            assert_eq!(
+                outcome.map_err(|(lines, _)| lines),
+                if lost == 0 { Ok(()) } else { Err(lost) },
+                "{room}"
+            );
+            // The operator makes room.
+            disk.lock().0 = usize::MAX;
+            assert!(output.write(line.as_bytes()).is_ok());
+            let text = String::from_utf8(disk.lock().1.clone()).expect("text");
+            let whole = text.split_inclusive('\n').filter(|found| *found == line).count() as u64;
+            assert_eq!(whole, 3 - lost + 1, "{room}: {text}");
+        }
     }
 }
