@@ -24,7 +24,8 @@ impl Gate {
         self.0.1.notify_all();
     }
 
-    fn pass(&self) {
+    /// Waits until it is open.
+    pub fn pass(&self) {
         let open = self.0.0.lock().expect("no panic");
         drop(self.0.1.wait_timeout_while(open, PATIENCE, |open| !*open));
     }

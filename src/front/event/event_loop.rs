@@ -144,8 +144,8 @@ impl EventLoop {
         if self.pauses {
             return Some(PAUSE);
         }
-        // The loop that accepts also looks after those who wait for others' answers.
-        let anybody = if self.acceptor.is_some() || self.clients.room.draining {
+        // Those who wait for others' answers may be another loop's clients.
+        let anybody = if self.is_first() || self.clients.room.draining {
             self.shared.open.load(Ordering::Relaxed) > 0
         } else {
             !self.clients.is_empty()
@@ -243,9 +243,14 @@ impl EventLoop {
         tunnel(socket.into(), early, agreed, (request, arrival), (desk, log), &self.shared);
     }
 
+    /// The first loop looks after those who wait for others' answers, also when it does not accept any more.
+    fn is_first(&self) -> bool {
+        Arc::ptr_eq(&self.shared.inboxes[0], &self.clients.room.inbox)
+    }
+
     /// Looks at all connections.
     fn look(&mut self) {
-        if self.acceptor.is_some() {
+        if self.is_first() {
             self.clients.room.desk.proxy.release_the_patient(self.shared.wait_max);
         }
         let tick = self.ticker.tick();

@@ -72,7 +72,10 @@ struct Inner {
     limits: RequestLimits,
     shared: Arc<Shared>,
     desk: Arc<Desk>,
+    /// Nobody is accepted any more.
     stopping: AtomicBool,
+    /// Nobody is waited for any more.
+    ended: AtomicBool,
     /// The server that accepts at present.
     server: Mutex<Option<Arc<tiny_http::Server>>>,
 }
@@ -99,6 +102,7 @@ impl Front {
             shared: Arc::new(shared),
             desk,
             stopping: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
             server: Mutex::new(None),
         });
         inner.accept()?;
@@ -129,22 +133,25 @@ impl Front {
         if let Some(server) = inner.server.lock().take() {
             server.unblock();
         }
-        loop {
+        let drained = loop {
             // Some may have begun meanwhile.
             inner.shared.connections.cut_endless();
             if inner.shared.connections.under_way() == 0 {
-                break;
+                break true;
             }
             if Instant::now() > deadline {
-                return false;
+                break false;
             }
             thread::sleep(Duration::from_millis(5));
+        };
+        inner.ended.store(true, Ordering::Release);
+        if drained {
+            inner.shared.connections.cut_idle();
         }
-        inner.shared.connections.cut_idle();
         if let Some(log) = &inner.shared.access_log {
             log.flush();
         }
-        true
+        drained
     }
 }
 
@@ -179,17 +186,21 @@ impl Inner {
         vital::spawn("dispatch", dispatch)
     }
 
-    /// Looks at the connections now and then, until the front stops.
+    /// Looks at the connections now and then, until the front has ended: whoever waits for a client, or for
+    /// another request's answer, has the same bounds when the front is about to end.
     fn watch(self: &Arc<Self>) {
         let mut pause = WATCH_INTERVAL;
-        while !self.stopping.load(Ordering::Acquire) {
+        while !self.ended.load(Ordering::Acquire) {
             thread::sleep(pause);
             let begun = Instant::now();
             let watched = self.shared.connections.watch();
             pause = WATCH_INTERVAL.max(begun.elapsed() * WATCH_SHARE);
             self.shared.proxy.release_the_patient(self.wait_max);
+            if self.stopping.load(Ordering::Acquire) {
+                continue;
+            }
             // Our own copy of the listener is one; the accept thread of a server has the other.
-            if watched.listening == 1 && !self.stopping.load(Ordering::Acquire) {
+            if watched.listening == 1 {
                 log::warn!(
                     "{} connections, and accepting them has stopped; starting anew",
                     watched.open
