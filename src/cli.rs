@@ -49,7 +49,7 @@ const GROUPS: [(&str, &[Flag]); 7] = [
         flag("--origin-concurrency", "N", "none", "requests under way at the origin server at a time"),
         flag("--connect-timeout", "D", "5", "to find and reach the origin server"),
         flag("--origin-timeout", "D", "30", "between two bytes of a response"),
-        flag("--ca-cert", "FILE", "none", "more trusted roots (PEM), beside the system's and the built-in ones"),
+        flag("--ca-cert", "FILE", "none", "more trusted roots, or the origin server's own certificate (PEM)"),
         flag("--insecure", "", "off", "do not verify the origin server's certificate at all"),
     ]),
     ("What is stored, and for how long", &[

@@ -1,6 +1,8 @@
 //! The tests of the real binary once more, over the plain front.
 #![allow(clippy::duplicate_mod, reason = "each of them has its own copy of what supports it")]
 
+#[path = "certificates.rs"]
+mod certificates;
 #[path = "collapsed.rs"]
 mod collapsed;
 #[path = "credentials.rs"]

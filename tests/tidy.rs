@@ -76,13 +76,7 @@ const FENCES: [(&str, &[&str]); 22] = [
     ("memmap2::", &["message/buffer.rs"]),
     (
         "ureq::",
-        &[
-            "origin/client.rs",
-            "origin/shown.rs",
-            "origin/transport.rs",
-            "origin/trust.rs",
-            "warm.rs",
-        ],
+        &["origin/client.rs", "origin/shown.rs", "origin/tls.rs", "origin/transport.rs", "warm.rs"],
     ),
     ("tiny_http::", &["front/tiny/mod.rs", "front/tiny/exchange.rs", "front/tiny/private.rs"]),
     ("quick_cache::", &["store/s3_fifo.rs"]),

@@ -2,7 +2,7 @@
 //!
 //! ureq's defaults are for applications; here every status is an answer, no redirect is followed,
 //! nothing is decoded or added, and every wait has its limit. No type of ureq leaves this file,
-//! `transport.rs` and `trust.rs`.
+//! `transport.rs` and `tls.rs`.
 //!
 //! What goes over the wire is `transport.rs`'s: ureq is given a request that says where to connect and
 //! how much content there is.
@@ -15,11 +15,8 @@ use std::time::Duration;
 use http::header::{CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
 use http::{HeaderValue, Method, StatusCode, Uri};
 use ureq::config::Config;
-use ureq::tls::{RootCerts, TlsConfig};
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
-use ureq::unversioned::transport::{
-    ConnectProxyConnector, Connector, NextTimeout, RustlsConnector, TcpConnector,
-};
+use ureq::unversioned::transport::{ConnectProxyConnector, Connector, NextTimeout, TcpConnector};
 use ureq::{Agent, Error, Proxy, SendBody, Timeout};
 
 use crate::message::fields::Fields;
@@ -28,11 +25,12 @@ use crate::message::head::{ResponseHead, write_request};
 use crate::message::request::Framing;
 use crate::message::target::{split_url, without_password};
 use crate::origin::resolver::Names;
+use crate::origin::tls::TlsConnector;
 use crate::origin::transport::{
     Exchange, HEAD_BYTES_MAX, OUTPUT_BUFFER_BYTES, Outcome, Violation, WireConnector,
     is_end_of_connection,
 };
-use crate::origin::trust::Roots;
+use crate::origin::trust::{Roots, TlsSettings};
 use crate::origin::tunnel::Dialer;
 use crate::origin::{
     Content, Interim, Origin, OriginBody, OriginError, OriginRequest, OriginResponse, Upgrade,
@@ -75,15 +73,8 @@ impl Client {
     pub fn new(reach: Reach) -> Result<Self, String> {
         let names = reach.names;
         let timeouts = (reach.connect_timeout, reach.origin_timeout);
-        let dialer =
-            Dialer::new(names.clone(), timeouts, reach.roots.clone(), reach.egress.clone());
-        let tls = match reach.roots {
-            Some(roots) => {
-                let certificates = RootCerts::Specific(roots.certificates.into());
-                TlsConfig::builder().root_certs(certificates).build()
-            }
-            None => TlsConfig::builder().disable_verification(true).build(),
-        };
+        let tls = TlsSettings::new(reach.roots);
+        let dialer = Dialer::new(names.clone(), timeouts, tls.clone(), reach.egress.clone());
         let agent = |egress: Option<String>| -> Result<Agent, String> {
             let proxy = egress.map(|url| egress_proxy(&url)).transpose()?;
             let proxied = proxy.is_some();
@@ -96,7 +87,6 @@ impl Client {
                 .accept("")
                 .accept_encoding("")
                 .proxy(proxy)
-                .tls_config(tls.clone())
                 .timeout_resolve(Some(reach.connect_timeout))
                 .timeout_connect(Some(reach.connect_timeout))
                 .timeout_per_read(Some(reach.origin_timeout))
@@ -112,7 +102,7 @@ impl Client {
             let connector =
                 ().chain(ConnectProxyConnector::default())
                     .chain(TcpConnector::default())
-                    .chain(RustlsConnector::default())
+                    .chain(TlsConnector(tls.clone()))
                     .chain(WireConnector { egress: proxied });
             Ok(Agent::with_parts(config, connector, CachingResolver(names.clone())))
         };

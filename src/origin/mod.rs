@@ -20,6 +20,7 @@ pub mod held;
 pub mod redirects;
 pub mod resolver;
 mod shown;
+mod tls;
 mod transport;
 pub mod trust;
 pub mod tunnel;

@@ -1,22 +1,34 @@
-//! Which certificates are trusted as roots: the system's, the built-in ones, and `--ca-cert`.
+//! Which certificates are trusted: what the roots vouch for (the system's, the built-in ones, and
+//! `--ca-cert`), and a certificate of `--ca-cert` that is itself the server's.
 //!
-//! Both sets are trusted together, so that the binary works on a machine without any certificates
-//! and with a company's own roots alike. `SSL_CERT_FILE` and `SSL_CERT_DIR` replace the system's.
+//! Both sets of roots are trusted together, so that the binary works on a machine without any
+//! certificates and with a company's own roots alike. `SSL_CERT_FILE` and `SSL_CERT_DIR` replace the
+//! system's.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{DigitallySignedStruct, SignatureScheme};
-use ureq::tls::{Certificate, PemItem, parse_pem};
+use rustls::server::ParsedCertificate;
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
+
+/// The extension that says what a certificate is for (RFC 5280 §4.2.1.12), as DER has its name.
+const EXTENDED_KEY_USAGE: [u8; 5] = [0x06, 0x03, 0x55, 0x1d, 0x25];
+/// What it says of a server's certificate.
+const SERVER_AUTHENTICATION: [u8; 10] =
+    [0x06, 0x08, 0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03, 0x01];
 
 /// The trusted roots, and a warning for each place that could not be read.
 #[derive(Clone)]
 pub struct Roots {
-    /// DER-encoded certificates.
-    pub certificates: Vec<Certificate<'static>>,
+    /// All of them.
+    pub certificates: Vec<CertificateDer<'static>>,
+    /// Those of `--ca-cert`, each of which may be a server's own.
+    pub given: Vec<CertificateDer<'static>>,
     /// What went wrong on the way, one line each.
     pub warnings: Vec<String>,
 }
@@ -24,68 +36,162 @@ pub struct Roots {
 /// Collects the roots; an error if `extra`, the file of `--ca-cert`, holds none.
 pub fn roots(extra: Option<&Path>) -> Result<Roots, String> {
     let system = rustls_native_certs::load_native_certs();
-    let mut certificates: Vec<Certificate<'static>> =
-        system.certs.iter().map(|der| Certificate::from_der(der).to_owned()).collect();
+    let mut certificates = system.certs;
     let warnings = system.errors.iter().map(|error| format!("system's roots: {error}")).collect();
-    certificates.extend(
-        webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter().map(|der| Certificate::from_der(der)),
-    );
-    if let Some(path) = extra {
-        certificates.extend(read_file(path)?);
-    }
-    Ok(Roots { certificates, warnings })
+    certificates.extend(webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter().cloned());
+    let given = extra.map(read_file).transpose()?.unwrap_or_default();
+    certificates.extend(given.iter().cloned());
+    Ok(Roots { certificates, given, warnings })
 }
 
-fn read_file(path: &Path) -> Result<Vec<Certificate<'static>>, String> {
+fn read_file(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let shown = path.display();
     let pem = std::fs::read(path).map_err(|error| format!("--ca-cert {shown}: {error}"))?;
-    let certificates: Vec<_> = parse_pem(&pem)
-        .filter_map(|item| match item {
-            Ok(PemItem::Certificate(certificate)) => Some(certificate),
-            _ => None,
-        })
-        .collect();
+    let certificates: Vec<_> = CertificateDer::pem_slice_iter(&pem).flatten().collect();
     if certificates.is_empty() {
         return Err(format!("--ca-cert {shown}: no certificate in it; a PEM file is expected"));
     }
     Ok(certificates)
 }
 
-/// What a TLS connection to the origin server is made with, outside of ureq.
-pub struct TlsSettings(Arc<rustls::ClientConfig>);
+/// What TLS connections are made with, whoever makes them. The parts are made at the first use: reading
+/// all roots takes longer than a start may.
+#[derive(Clone)]
+pub struct TlsSettings(Arc<Settings>);
+
+struct Settings {
+    /// `None` for no verification at all.
+    roots: Option<Roots>,
+    config: OnceLock<Arc<ClientConfig>>,
+}
 
 impl TlsSettings {
     /// The settings for these roots; `None` for no verification at all (`--insecure`).
-    pub fn new(roots: Option<&Roots>) -> Self {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = rustls::ClientConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()
-            .expect("ring knows the versions that rustls has");
-        let mut config = if let Some(roots) = roots {
-            let mut store = rustls::RootCertStore::empty();
-            let certificates = roots.certificates.iter();
-            store.add_parsable_certificates(
-                certificates.map(|root| CertificateDer::from(root.der().to_vec())),
-            );
-            builder.with_root_certificates(store).with_no_client_auth()
-        } else {
-            let anything = Arc::new(Anything(provider));
-            builder.dangerous().with_custom_certificate_verifier(anything).with_no_client_auth()
-        };
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Self(Arc::new(config))
+    pub fn new(roots: Option<Roots>) -> Self {
+        Self(Arc::new(Settings { roots, config: OnceLock::new() }))
     }
 
-    /// A connection to `host`, before the handshake.
-    pub fn connection(&self, host: &str) -> Result<rustls::ClientConnection, String> {
-        let name = ServerName::try_from(host.to_string()).map_err(|error| error.to_string())?;
-        rustls::ClientConnection::new(Arc::clone(&self.0), name).map_err(|error| error.to_string())
+    /// A connection to `host`, before the handshake. An IPv6 address may stand in brackets.
+    pub fn connection(&self, host: &str) -> Result<rustls::ClientConnection, Error> {
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_string();
+        let name = ServerName::try_from(host).map_err(|error| Error::General(error.to_string()))?;
+        let config = self.0.config.get_or_init(|| Arc::new(client_config(self.0.roots.as_ref())));
+        rustls::ClientConnection::new(Arc::clone(config), name)
     }
+}
+
+fn client_config(roots: Option<&Roots>) -> ClientConfig {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier: Arc<dyn ServerCertVerifier> = match roots {
+        Some(roots) => Arc::new(Trusted::new(roots, &provider)),
+        None => Arc::new(Anything),
+    };
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("ring knows the versions that rustls has")
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config
+}
+
+/// Trusts what the roots vouch for; and a certificate that the operator has given, when the server shows
+/// just that. `openssl req -x509` makes such certificates: they say that they are an authority's, and
+/// the usual verifier refuses every authority's certificate as a server's.
+#[derive(Debug)]
+struct Trusted {
+    usual: Arc<WebPkiServerVerifier>,
+    given: Vec<CertificateDer<'static>>,
+}
+
+impl Trusted {
+    fn new(roots: &Roots, provider: &Arc<CryptoProvider>) -> Self {
+        let mut store = rustls::RootCertStore::empty();
+        store.add_parsable_certificates(roots.certificates.iter().cloned());
+        let usual =
+            WebPkiServerVerifier::builder_with_provider(Arc::new(store), Arc::clone(provider))
+                .build()
+                .expect("the built-in roots are among them");
+        Self { usual, given: roots.given.clone() }
+    }
+}
+
+impl ServerCertVerifier for Trusted {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let usual = self.usual.verify_server_cert(
+            end_entity,
+            intermediates,
+            server_name,
+            ocsp_response,
+            now,
+        );
+        match usual {
+            // An expired certificate has another error, for its time is looked at first. The server has
+            // to prove that it has the key, as always.
+            Err(error)
+                if is_authority_as_server(&error)
+                    && self.given.contains(end_entity)
+                    && may_be_a_servers(end_entity) =>
+            {
+                verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
+                Ok(ServerCertVerified::assertion())
+            }
+            result => result,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.usual.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.usual.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.usual.supported_verify_schemes()
+    }
+}
+
+/// Is an authority's certificate used as a server's all that is wrong? rustls passes this error of
+/// webpki on as it is, and does not show its type.
+fn is_authority_as_server(error: &Error) -> bool {
+    match error {
+        Error::InvalidCertificate(CertificateError::Other(other)) => {
+            other.0.to_string() == "CaUsedAsEndEntity"
+        }
+        _ => false,
+    }
+}
+
+/// Does a certificate leave open what it is for, or is it for servers? webpki has not come as far as
+/// that when it refuses an authority's.
+fn may_be_a_servers(certificate: &[u8]) -> bool {
+    let has = |name: &[u8]| certificate.windows(name.len()).any(|window| window == name);
+    !has(&EXTENDED_KEY_USAGE) || has(&SERVER_AUTHENTICATION)
 }
 
 /// Takes every certificate for a good one (`--insecure`).
 #[derive(Debug)]
-struct Anything(Arc<CryptoProvider>);
+struct Anything;
 
 impl ServerCertVerifier for Anything {
     fn verify_server_cert(
@@ -95,7 +201,7 @@ impl ServerCertVerifier for Anything {
         _: &ServerName<'_>,
         _: &[u8],
         _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
+    ) -> Result<ServerCertVerified, Error> {
         Ok(ServerCertVerified::assertion())
     }
 
@@ -104,7 +210,7 @@ impl ServerCertVerifier for Anything {
         _: &[u8],
         _: &CertificateDer<'_>,
         _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+    ) -> Result<HandshakeSignatureValid, Error> {
         Ok(HandshakeSignatureValid::assertion())
     }
 
@@ -113,11 +219,26 @@ impl ServerCertVerifier for Anything {
         _: &[u8],
         _: &CertificateDer<'_>,
         _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+    ) -> Result<HandshakeSignatureValid, Error> {
         Ok(HandshakeSignatureValid::assertion())
     }
 
+    /// All that there are: nothing is verified, so none has to be understood.
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+        use SignatureScheme as Scheme;
+        vec![
+            Scheme::ECDSA_NISTP256_SHA256,
+            Scheme::ECDSA_NISTP384_SHA384,
+            Scheme::ECDSA_NISTP521_SHA512,
+            Scheme::ED25519,
+            Scheme::ED448,
+            Scheme::RSA_PSS_SHA256,
+            Scheme::RSA_PSS_SHA384,
+            Scheme::RSA_PSS_SHA512,
+            Scheme::RSA_PKCS1_SHA256,
+            Scheme::RSA_PKCS1_SHA384,
+            Scheme::RSA_PKCS1_SHA512,
+            Scheme::RSA_PKCS1_SHA1,
+        ]
     }
 }

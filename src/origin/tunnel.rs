@@ -6,7 +6,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
@@ -21,7 +21,7 @@ use crate::message::request::RequestLimits;
 use crate::message::target::{OriginUrl, split_authority, split_url, without_password};
 use crate::origin::resolver::Names;
 use crate::origin::transport::{HEAD_BYTES_MAX, INTERIM_MAX};
-use crate::origin::trust::{Roots, TlsSettings};
+use crate::origin::trust::TlsSettings;
 use crate::origin::{OriginBody, OriginError, OriginRequest, OriginResponse, Tunnel, Upgrade};
 
 /// How much is read at a time.
@@ -34,10 +34,7 @@ pub struct Dialer {
     names: Names,
     connect_timeout: Duration,
     origin_timeout: Duration,
-    /// `None` for no verification at all.
-    roots: Option<Roots>,
-    /// Made at the first use: reading all roots takes longer than a start may.
-    tls: OnceLock<TlsSettings>,
+    tls: TlsSettings,
     /// The proxies that lead out, for http and for https.
     egress: (Option<String>, Option<String>),
 }
@@ -47,11 +44,11 @@ impl Dialer {
     pub fn new(
         names: Names,
         timeouts: (Duration, Duration),
-        roots: Option<Roots>,
+        tls: TlsSettings,
         egress: (Option<String>, Option<String>),
     ) -> Self {
         let (connect_timeout, origin_timeout) = timeouts;
-        Self { names, connect_timeout, origin_timeout, roots, tls: OnceLock::new(), egress }
+        Self { names, connect_timeout, origin_timeout, tls, egress }
     }
 
     /// Sends a request to go over to another protocol, and waits for the head of the answer.
@@ -169,10 +166,11 @@ impl Dialer {
         if !origin.secure {
             return Line::plain(stream).map_err(refused);
         }
-        let tls = self.tls.get_or_init(|| TlsSettings::new(self.roots.as_ref()));
-        let what = |what: String| OriginError::Tls { origin: shown.clone(), what };
-        let host = origin.host.trim_start_matches('[').trim_end_matches(']');
-        let connection = tls.connection(host).map_err(what)?;
+        let what = |error: rustls::Error| OriginError::Tls {
+            origin: shown.clone(),
+            what: error.to_string(),
+        };
+        let connection = self.tls.connection(&origin.host).map_err(what)?;
         Line::secure(stream, connection).map_err(|error| self.explain(&shown, &error))
     }
 

@@ -184,14 +184,24 @@ impl Origin {
         let made = rcgen::generate_simple_self_signed(names).expect("a certificate");
         let pem = made.cert.pem();
         let key = rustls::pki_types::PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
+        (Self::script_tls_as(rules, vec![made.cert.der().clone()], &key), pem)
+    }
+
+    /// The same with this certificate, the chain behind it, and a key that need not be the certificate's.
+    pub fn script_tls_as(
+        rules: impl IntoIterator<Item = Rule>,
+        chain: Vec<rustls::pki_types::CertificateDer<'static>>,
+        key: &rustls::pki_types::PrivateKeyDer<'static>,
+    ) -> Self {
+        let key = rustls::crypto::ring::sign::any_supported_type(key).expect("a key");
+        let shown = rustls::sign::CertifiedKey::new(chain, key);
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = rustls::ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .expect("versions")
             .with_no_client_auth()
-            .with_single_cert(vec![made.cert.der().clone()], key)
-            .expect("a certificate and its key");
-        (Self::start(rules, Some(Arc::new(config))), pem)
+            .with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(shown)));
+        Self::start(rules, Some(Arc::new(config)))
     }
 
     fn start(
