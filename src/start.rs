@@ -16,7 +16,7 @@ use caching_proxy::front::workers::Pool;
 use caching_proxy::front::{FrontSettings, event, tiny};
 use caching_proxy::message::target::{OriginUrl, is_loopback, without_password};
 use caching_proxy::origin::client::{Client, Reach};
-use caching_proxy::origin::egress::proxy_for;
+use caching_proxy::origin::egress::{Egress, WayOut};
 use caching_proxy::origin::gate::{self, Gated};
 use caching_proxy::origin::resolver::Names;
 use caching_proxy::origin::trust::roots;
@@ -288,31 +288,32 @@ fn origin_client(
         }
         Some(trusted)
     };
-    let OriginUrl { host, port, .. } = origin;
-    let egress = |secure| {
-        let url = proxy_for(secure, host, *port, |name| std::env::var(name).ok())?;
-        let leads_back = OriginUrl::parse(url.trim_end_matches('/'))
-            .is_ok_and(|proxy| is_loopback(&proxy.host) && proxy.port == local.port());
-        if leads_back {
-            let shown = without_password(&url);
-            log::warn!("proxy {shown} from the environment is this one; it is not used");
-            return None;
-        }
-        if secure == origin.secure {
-            let shown = without_password(&url);
-            log::info!("the origin server is reached through proxy {shown} from the environment");
-        }
-        Some(url)
-    };
     let reach = Reach {
         connect_timeout: config.connect_timeout,
         origin_timeout: config.origin_timeout,
         roots: trusted,
         names: Names::default(),
         idle_connections_max: config.workers,
-        egress: (egress(false), egress(true)),
+        egress: egress(origin, local).map_err(StartError::Origin)?,
     };
-    Client::new(reach).map_err(StartError::Origin)
+    Ok(Client::new(reach))
+}
+
+/// The proxies that lead out, by the environment; an error if the origin server's own cannot be used.
+fn egress(origin: &OriginUrl, local: SocketAddr) -> Result<Egress, String> {
+    let named = Egress::from_environment(|name| std::env::var(name).ok());
+    let mut egress = named.clone();
+    egress.leave_out(|proxy| is_loopback(&proxy.host) && proxy.port == local.port());
+    match (egress.way_out(origin)?, named.way_out(origin)?) {
+        (Some(WayOut { shown, .. }), _) => {
+            log::info!("the origin server is reached through proxy {shown} from the environment");
+        }
+        (None, Some(WayOut { shown, .. })) => {
+            log::warn!("proxy {shown} from the environment is this one; it is not used");
+        }
+        (None, None) => {}
+    }
+    Ok(egress)
 }
 
 fn front(

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use caching_proxy::message::fields::Fields;
 use caching_proxy::origin::client::{Client, Reach};
+use caching_proxy::origin::egress::Egress;
 use caching_proxy::origin::resolver::Names;
 use caching_proxy::origin::{Content, Origin as _, OriginRequest, Upgrade};
 use http::Method;
@@ -184,9 +185,8 @@ fn a_name_that_has_moved_is_looked_up_again() {
             roots: None,
             names,
             idle_connections_max: 1,
-            egress: (None, None),
-        })
-        .expect("a client");
+            egress: Egress::default(),
+        });
         let upgrades = method == Method::CONNECT;
         let mut content = "content".as_bytes();
         let length = content.len() as u64;

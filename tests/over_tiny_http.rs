@@ -37,3 +37,5 @@ mod secrets;
 mod spared;
 #[path = "upgrade.rs"]
 mod upgrade;
+#[path = "ways_out.rs"]
+mod ways_out;

@@ -23,7 +23,8 @@ use crate::message::fields::Fields;
 use crate::message::framing::ResponseFraming;
 use crate::message::head::{ResponseHead, write_request};
 use crate::message::request::Framing;
-use crate::message::target::{split_url, without_password};
+use crate::message::target::{OriginUrl, split_url};
+use crate::origin::egress::{Egress, WayOut};
 use crate::origin::resolver::Names;
 use crate::origin::tls::TlsConnector;
 use crate::origin::transport::{
@@ -55,28 +56,33 @@ pub struct Reach {
     pub names: Names,
     /// The most idle connections: as many as there are workers.
     pub idle_connections_max: usize,
-    /// The proxies that lead out, for http and for https.
-    pub egress: (Option<String>, Option<String>),
+    /// The proxies that lead out.
+    pub egress: Egress,
 }
 
-/// A client for any number of threads, with one pool of connections for http and one for https.
+/// A client for any number of threads, with its own pools of connections for http and for https.
 pub struct Client {
-    plain: Agent,
-    secure: Agent,
+    plain: Agents,
+    secure: Agents,
     dialer: Dialer,
     connect_timeout: Duration,
     origin_timeout: Duration,
 }
 
+/// For servers that are reached directly, and for those to which a proxy leads out, if there is one.
+struct Agents {
+    direct: Agent,
+    through: Option<Result<Agent, String>>,
+}
+
 impl Client {
-    /// Sets the client up; the error is one line that names the proxy that cannot be used.
-    pub fn new(reach: Reach) -> Result<Self, String> {
+    /// Sets the client up.
+    pub fn new(reach: Reach) -> Self {
         let names = reach.names;
         let timeouts = (reach.connect_timeout, reach.origin_timeout);
         let tls = TlsSettings::new(reach.roots);
         let dialer = Dialer::new(names.clone(), timeouts, tls.clone(), reach.egress.clone());
-        let agent = |egress: Option<String>| -> Result<Agent, String> {
-            let proxy = egress.map(|url| egress_proxy(&url)).transpose()?;
+        let agent = |proxy: Option<Proxy>| {
             let proxied = proxy.is_some();
             let config = Config::builder()
                 .http_status_as_error(false)
@@ -104,49 +110,34 @@ impl Client {
                     .chain(TcpConnector::default())
                     .chain(TlsConnector(tls.clone()))
                     .chain(WireConnector { egress: proxied });
-            Ok(Agent::with_parts(config, connector, CachingResolver(names.clone())))
+            Agent::with_parts(config, connector, CachingResolver(names.clone()))
         };
-        Ok(Self {
-            plain: agent(reach.egress.0)?,
-            secure: agent(reach.egress.1)?,
+        let agents = |secure| {
+            let through = reach.egress.of_scheme(secure).map(|way_out| {
+                let way_out = way_out.as_ref().map_err(Clone::clone)?;
+                Ok(agent(Some(egress_proxy(way_out)?)))
+            });
+            Agents { direct: agent(None), through }
+        };
+        Self {
+            plain: agents(false),
+            secure: agents(true),
             dialer,
             connect_timeout: reach.connect_timeout,
             origin_timeout: reach.origin_timeout,
-        })
+        }
     }
 
-    /// Sends a request once; on a fresh connection if `fresh`.
-    fn send_once(
-        &self,
-        asked: &Asked,
-        body: SendBody<'_>,
-        exchange: Exchange,
-        fresh: bool,
-    ) -> (Result<http::Response<ureq::Body>, Error>, Outcome) {
-        let secure = asked.shown.uri.scheme_str() == Some("https");
-        let agent = if secure { &self.secure } else { &self.plain };
-        let request = http::Request::from_parts(asked.shown.clone(), body);
-        exchange.during(|| {
-            if fresh {
-                let request = agent.configure_request(request).max_idle_age(Duration::ZERO).build();
-                agent.run(request)
-            } else {
-                agent.run(request)
-            }
-        })
-    }
-
-    /// Sends a request with its content, of which nothing has been read.
-    fn send_with(
-        &self,
-        asked: &Asked,
-        content: &mut ContentReader<'_>,
-        exchange: Exchange,
-    ) -> (Result<http::Response<ureq::Body>, Error>, Outcome) {
-        if content.reader.is_some() {
-            self.send_once(asked, SendBody::from_reader(content), exchange, false)
-        } else {
-            self.send_once(asked, SendBody::none(), exchange, false)
+    /// The agent that reaches this server.
+    fn agent(&self, to: &OriginUrl) -> Result<&Agent, OriginError> {
+        let agents = if to.secure { &self.secure } else { &self.plain };
+        let refused = |what: String| {
+            let source = io::Error::other(what);
+            OriginError::Connect { origin: self.dialer.shown(to), source }
+        };
+        match (self.dialer.way_out(to).map_err(refused)?, &agents.through) {
+            (Some(_), Some(through)) => through.as_ref().map_err(|what| refused(what.clone())),
+            _ => Ok(&agents.direct),
         }
     }
 
@@ -179,13 +170,9 @@ impl Client {
     }
 }
 
-fn egress_proxy(url: &str) -> Result<Proxy, String> {
-    let shown = without_password(url);
-    let scheme = url.split("://").next().unwrap_or_default();
-    if !["http", "https"].contains(&scheme) {
-        return Err(format!("proxy {shown} from the environment: {scheme} is not spoken; http is"));
-    }
-    Proxy::new(url).map_err(|error| format!("proxy {shown} from the environment: {error}"))
+fn egress_proxy(way_out: &WayOut) -> Result<Proxy, String> {
+    let unusable = |error| format!("proxy {} from the environment: {error}", way_out.shown);
+    Proxy::new(&way_out.url).map_err(unusable)
 }
 
 /// Could no address be connected to?
@@ -240,20 +227,21 @@ impl Origin for Client {
         let asked = Asked::new(&request, framing)?;
         let mut content = ContentReader::new(content, framing);
         let exchange = || asked.exchange(request.interim.as_ref());
-        let (mut result, mut outcome) = self.send_with(&asked, &mut content, exchange());
+        let agent = self.agent(&asked.to)?;
+        let (mut result, mut outcome) = asked.send_with(agent, &mut content, exchange());
         // Nothing has been sent, so this is no repetition.
         if let Err(error) = &result
             && !outcome.sent
             && is_no_connection(error)
             && self.dialer.has_moved(url)
         {
-            (result, outcome) = self.send_with(&asked, &mut content, exchange());
+            (result, outcome) = asked.send_with(agent, &mut content, exchange());
         }
         if let Err(error) = &result
             && !has_content
             && may_be_repeated(method, error, &outcome)
         {
-            (result, outcome) = self.send_once(&asked, SendBody::none(), exchange(), true);
+            (result, outcome) = asked.send_once(agent, SendBody::none(), exchange(), true);
         }
         match (result, outcome.response) {
             (Ok(response), Some((head, framing))) => {
@@ -274,6 +262,8 @@ impl Origin for Client {
 
 /// A request, ready to be sent.
 struct Asked {
+    /// The server that it is for.
+    to: OriginUrl,
     /// What goes over the wire.
     head: Vec<u8>,
     /// What ureq is given: where to connect, and how much content there is. Its target and its fields
@@ -287,9 +277,9 @@ impl Asked {
     fn new(request: &OriginRequest<'_, '_>, framing: Framing) -> Result<Self, OriginError> {
         let OriginRequest { method, url, host, fields, .. } = request;
         let unsent = |what: String| OriginError::Unsent { what: format!("request URL: {what}") };
-        let (origin, path) = split_url(url).map_err(unsent)?;
-        let authority = origin.authority();
-        let uri = format!("{}://{authority}/", origin.scheme());
+        let (to, path) = split_url(url).map_err(unsent)?;
+        let authority = to.authority();
+        let uri = format!("{}://{authority}/", to.scheme());
         let (mut shown, ()) = http::Request::new(()).into_parts();
         shown.uri = uri.parse::<Uri>().map_err(|error| unsent(error.to_string()))?;
         if **method == Method::HEAD {
@@ -316,7 +306,40 @@ impl Asked {
             framed.append(EXPECT, value.clone());
         }
         shown.headers.extend(framed.iter().cloned());
-        Ok(Self { head, shown, binds: binds_connection(&fields) })
+        Ok(Self { to, head, shown, binds: binds_connection(&fields) })
+    }
+
+    /// Sends it once; on a fresh connection if `fresh`.
+    fn send_once(
+        &self,
+        agent: &Agent,
+        body: SendBody<'_>,
+        exchange: Exchange,
+        fresh: bool,
+    ) -> (Result<http::Response<ureq::Body>, Error>, Outcome) {
+        let request = http::Request::from_parts(self.shown.clone(), body);
+        exchange.during(|| {
+            if fresh {
+                let request = agent.configure_request(request).max_idle_age(Duration::ZERO).build();
+                agent.run(request)
+            } else {
+                agent.run(request)
+            }
+        })
+    }
+
+    /// Sends it with its content, of which nothing has been read.
+    fn send_with(
+        &self,
+        agent: &Agent,
+        content: &mut ContentReader<'_>,
+        exchange: Exchange,
+    ) -> (Result<http::Response<ureq::Body>, Error>, Outcome) {
+        if content.reader.is_some() {
+            self.send_once(agent, SendBody::from_reader(content), exchange, false)
+        } else {
+            self.send_once(agent, SendBody::none(), exchange, false)
+        }
     }
 
     /// What happens on the wire when it is sent.

@@ -8,29 +8,84 @@
 use std::net::IpAddr;
 
 use crate::message::network::Network;
-use crate::message::target::is_loopback;
+use crate::message::target::{OriginUrl, is_loopback, without_password};
+use crate::policy::credentials::take_userinfo;
 
-/// Which proxy the environment names for an origin server, if any.
-///
-/// `variable` looks up one environment variable.
-pub fn proxy_for(
-    secure: bool,
-    host: &str,
-    port: u16,
-    variable: impl Fn(&str) -> Option<String>,
-) -> Option<String> {
-    if is_loopback(host) {
-        return None;
+/// The proxies that lead out. Which one it is, if any, is asked for each URL that is requested: a
+/// redirect may lead from a server that is reached directly to one that is not, and back.
+#[derive(Clone, Default)]
+pub struct Egress {
+    http: Option<Result<WayOut, String>>,
+    https: Option<Result<WayOut, String>>,
+    /// `no_proxy`.
+    exempt: String,
+}
+
+/// A proxy that leads out.
+#[derive(Clone)]
+pub struct WayOut {
+    /// Its URL, with its password.
+    pub(super) url: String,
+    /// Its URL as it may be shown.
+    pub shown: String,
+    /// Where it is.
+    pub at: OriginUrl,
+}
+
+impl WayOut {
+    fn read(url: String) -> Result<Self, String> {
+        let shown = without_password(&url).into_owned();
+        let (plain, _) = take_userinfo(&url);
+        let at = OriginUrl::parse(&plain).map_err(|_| {
+            let what = match url.split("://").next().unwrap_or_default() {
+                "http" | "https" => "it is no URL of a proxy".to_string(),
+                scheme => format!("{scheme} is not spoken; http is"),
+            };
+            format!("proxy {shown} from the environment: {what}")
+        })?;
+        Ok(Self { url, shown, at })
     }
-    let set = |names: &[&str]| {
-        names.iter().find_map(|name| variable(name).filter(|value| !value.is_empty()))
-    };
-    if set(&["no_proxy", "NO_PROXY"]).is_some_and(|list| is_exempt(&list, host, port)) {
-        return None;
+}
+
+impl Egress {
+    /// What the environment says; `variable` looks up one of its variables.
+    pub fn from_environment(variable: impl Fn(&str) -> Option<String>) -> Self {
+        let set = |names: &[&str]| {
+            names.iter().find_map(|name| variable(name).filter(|value| !value.is_empty()))
+        };
+        let read = |names: &[&str]| {
+            let url = set(names).or_else(|| set(&["all_proxy", "ALL_PROXY"]))?;
+            Some(WayOut::read(if url.contains("://") { url } else { format!("http://{url}") }))
+        };
+        Self {
+            http: read(&["http_proxy"]),
+            https: read(&["https_proxy", "HTTPS_PROXY"]),
+            exempt: set(&["no_proxy", "NO_PROXY"]).unwrap_or_default(),
+        }
     }
-    let own = if secure { set(&["https_proxy", "HTTPS_PROXY"]) } else { set(&["http_proxy"]) };
-    own.or_else(|| set(&["all_proxy", "ALL_PROXY"]))
-        .map(|url| if url.contains("://") { url } else { format!("http://{url}") })
+
+    /// The proxy that leads out to this server; `None` if it is reached directly. The error is one line
+    /// that names a proxy that cannot be used.
+    pub fn way_out(&self, to: &OriginUrl) -> Result<Option<&WayOut>, String> {
+        if is_loopback(&to.host) || is_exempt(&self.exempt, &to.host, to.port) {
+            return Ok(None);
+        }
+        self.of_scheme(to.secure).map(Result::as_ref).transpose().map_err(Clone::clone)
+    }
+
+    /// The proxy for all servers of this scheme that are not reached directly.
+    pub(super) fn of_scheme(&self, secure: bool) -> Option<&Result<WayOut, String>> {
+        if secure { self.https.as_ref() } else { self.http.as_ref() }
+    }
+
+    /// Leaves out the proxies that are at such a place.
+    pub fn leave_out(&mut self, is_left_out: impl Fn(&OriginUrl) -> bool) {
+        for proxy in [&mut self.http, &mut self.https] {
+            if matches!(proxy, Some(Ok(way_out)) if is_left_out(&way_out.at)) {
+                *proxy = None;
+            }
+        }
+    }
 }
 
 /// Is `host` in a `no_proxy` list: by name, by a domain it is in, by a network, or by `*`?
@@ -58,6 +113,18 @@ fn is_exempt(list: &str, host: &str, port: u16) -> bool {
 mod tests {
     use super::*;
 
+    fn chosen(
+        secure: bool,
+        host: &str,
+        port: u16,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Option<String> {
+        let scheme = if secure { "https" } else { "http" };
+        let to = OriginUrl::parse(&format!("{scheme}://{host}:{port}")).expect("a URL");
+        let egress = Egress::from_environment(variable);
+        egress.way_out(&to).expect("it can be used").map(|way_out| way_out.url.clone())
+    }
+
     #[test]
     fn the_proxy_is_chosen_by_scheme_and_host() {
         let environment = [
@@ -82,7 +149,7 @@ mod tests {
             ((false, "local", 80), Some("http://h:2")),
         ];
         for ((secure, host, port), expected) in table {
-            let chosen = proxy_for(secure, host, port, variable);
+            let chosen = chosen(secure, host, port, variable);
             assert_eq!(chosen.as_deref(), expected, "{host}:{port}");
         }
     }
@@ -109,9 +176,30 @@ mod tests {
                 _ => None,
             };
             for secure in [false, true] {
-                let chosen = proxy_for(secure, host, 80, variable);
+                let chosen = chosen(secure, host, 80, variable);
                 assert_eq!(chosen.is_none(), is_direct, "{list:?} {host}");
             }
+        }
+    }
+
+    #[test]
+    fn a_proxy_that_cannot_be_used_is_an_error_where_it_would_be_used() {
+        #[rustfmt::skip]
+        let table = [
+            ("socks5://u:s@cret@h:1", "proxy socks5://***@h:1 from the environment: socks5 is not spoken; http is"),
+            ("http://u:s@cret@h:port", "proxy http://***@h:port from the environment: it is no URL of a proxy"),
+            ("us%3Aer:s@cret@h", "proxy http://***@h from the environment: it is no URL of a proxy"),
+        ];
+        for (url, expected) in table {
+            let egress =
+                Egress::from_environment(|name| (name == "http_proxy").then(|| url.to_string()));
+            let way_out = |to: &str| {
+                let to = OriginUrl::parse(to).expect("a URL");
+                egress.way_out(&to).map(|way_out| way_out.is_some())
+            };
+            assert_eq!(way_out("http://h.test"), Err(expected.to_string()));
+            assert_eq!(way_out("http://localhost"), Ok(false));
+            assert_eq!(way_out("https://h.test"), Ok(false));
         }
     }
 }

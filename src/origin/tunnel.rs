@@ -18,7 +18,8 @@ use crate::message::fields::Fields;
 use crate::message::framing::{ResponseFraming, response_framing};
 use crate::message::head::{ResponseHead, read_response, write_request};
 use crate::message::request::RequestLimits;
-use crate::message::target::{OriginUrl, split_authority, split_url, without_password};
+use crate::message::target::{OriginUrl, split_url};
+use crate::origin::egress::{Egress, WayOut};
 use crate::origin::resolver::Names;
 use crate::origin::transport::{HEAD_BYTES_MAX, INTERIM_MAX};
 use crate::origin::trust::TlsSettings;
@@ -35,8 +36,7 @@ pub struct Dialer {
     connect_timeout: Duration,
     origin_timeout: Duration,
     tls: TlsSettings,
-    /// The proxies that lead out, for http and for https.
-    egress: (Option<String>, Option<String>),
+    egress: Egress,
 }
 
 impl Dialer {
@@ -45,7 +45,7 @@ impl Dialer {
         names: Names,
         timeouts: (Duration, Duration),
         tls: TlsSettings,
-        egress: (Option<String>, Option<String>),
+        egress: Egress,
     ) -> Self {
         let (connect_timeout, origin_timeout) = timeouts;
         Self { names, connect_timeout, origin_timeout, tls, egress }
@@ -119,25 +119,17 @@ impl Dialer {
         }
     }
 
-    /// The proxy that leads out to an origin server, if any: its host and port.
-    fn way_out(&self, origin: &OriginUrl) -> io::Result<Option<(String, u16)>> {
-        let egress = if origin.secure { &self.egress.1 } else { &self.egress.0 };
-        let Some(rest) = egress.as_deref().and_then(|url| url.split("://").nth(1)) else {
-            return Ok(None);
-        };
-        let authority = rest.split('/').next().unwrap_or_default();
-        let authority = authority.rsplit('@').next().unwrap_or_default();
-        let unreadable = || io::Error::other("the proxy that leads out");
-        let (host, port) = split_authority(authority).ok_or_else(unreadable)?;
-        Ok(Some((host, port.unwrap_or(80))))
+    /// The proxy that leads out to a server; `None` if it is reached directly.
+    pub fn way_out(&self, to: &OriginUrl) -> Result<Option<&WayOut>, String> {
+        self.egress.way_out(to)
     }
 
-    /// An origin server as errors name it, with the proxy that leads out to it.
-    pub fn shown(&self, origin: &OriginUrl) -> String {
-        let shown = format!("{}://{}", origin.scheme(), origin.authority());
-        match if origin.secure { &self.egress.1 } else { &self.egress.0 } {
-            Some(egress) => format!("{shown} through proxy {}", without_password(egress)),
-            None => shown,
+    /// A server as errors name it, with the proxy that leads out to it.
+    pub fn shown(&self, to: &OriginUrl) -> String {
+        let shown = format!("{}://{}", to.scheme(), to.authority());
+        match self.way_out(to) {
+            Ok(Some(way_out)) => format!("{shown} through proxy {}", way_out.shown),
+            _ => shown,
         }
     }
 
@@ -146,19 +138,19 @@ impl Dialer {
     pub fn has_moved(&self, url: &str) -> bool {
         let Ok((origin, _)) = split_url(url) else { return false };
         let way_out = self.way_out(&origin).ok().flatten();
-        let (host, port) = way_out.unwrap_or((origin.host, origin.port));
-        self.names.has_moved(&host, port, self.connect_timeout)
+        let OriginUrl { host, port, .. } = way_out.map_or(&origin, |way_out| &way_out.at);
+        self.names.has_moved(host, *port, self.connect_timeout)
     }
 
     /// A connection to the origin server: through a proxy that leads out and with TLS, where needed.
     fn connect(&self, origin: &OriginUrl) -> Result<Line, OriginError> {
         let shown = self.shown(origin);
         let refused = |source| OriginError::Connect { origin: shown.clone(), source };
-        let way_out = self.way_out(origin).map_err(refused)?;
+        let way_out = self.way_out(origin).map_err(|what| refused(io::Error::other(what)))?;
         let stream = match way_out {
             None => self.dial(&shown, &origin.host, origin.port)?,
-            Some((host, port)) => {
-                let mut stream = self.dial(&shown, &host, port)?;
+            Some(WayOut { at, .. }) => {
+                let mut stream = self.dial(&shown, &at.host, at.port)?;
                 ask_for_connection(&mut stream, &origin.host, origin.port).map_err(refused)?;
                 stream
             }
