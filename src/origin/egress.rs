@@ -7,6 +7,8 @@
 
 use std::net::IpAddr;
 
+use http::HeaderValue;
+
 use crate::message::network::Network;
 use crate::message::target::{OriginUrl, is_loopback, without_password};
 use crate::policy::credentials::take_userinfo;
@@ -30,12 +32,14 @@ pub struct WayOut {
     pub shown: String,
     /// Where it is.
     pub at: OriginUrl,
+    /// What it is told about who asks (RFC 9110 §11.7.1).
+    pub(super) authorization: Option<HeaderValue>,
 }
 
 impl WayOut {
     fn read(url: String) -> Result<Self, String> {
         let shown = without_password(&url).into_owned();
-        let (plain, _) = take_userinfo(&url);
+        let (plain, authorization) = take_userinfo(&url);
         let at = OriginUrl::parse(&plain).map_err(|_| {
             let what = match url.split("://").next().unwrap_or_default() {
                 "http" | "https" => "it is no URL of a proxy".to_string(),
@@ -43,7 +47,7 @@ impl WayOut {
             };
             format!("proxy {shown} from the environment: {what}")
         })?;
-        Ok(Self { url, shown, at })
+        Ok(Self { url, shown, at, authorization })
     }
 }
 

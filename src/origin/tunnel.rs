@@ -147,23 +147,28 @@ impl Dialer {
         let shown = self.shown(origin);
         let refused = |source| OriginError::Connect { origin: shown.clone(), source };
         let way_out = self.way_out(origin).map_err(|what| refused(io::Error::other(what)))?;
-        let stream = match way_out {
-            None => self.dial(&shown, &origin.host, origin.port)?,
-            Some(WayOut { at, .. }) => {
-                let mut stream = self.dial(&shown, &at.host, at.port)?;
-                ask_for_connection(&mut stream, &origin.host, origin.port).map_err(refused)?;
-                stream
-            }
-        };
-        if !origin.secure {
-            return Line::plain(stream).map_err(refused);
-        }
+        let Some(way_out) = way_out else { return self.line(&shown, origin) };
+        let mut line = self.line(&shown, &way_out.at)?;
+        ask_for_connection(&mut line, origin, way_out).map_err(refused)?;
+        if origin.secure { self.seal(&shown, line, &origin.host) } else { Ok(line) }
+    }
+
+    /// A connection to what is reached directly: the origin server, or the proxy that leads out.
+    fn line(&self, shown: &str, to: &OriginUrl) -> Result<Line, OriginError> {
+        let stream = self.dial(shown, &to.host, to.port)?;
+        let refused = |source| OriginError::Connect { origin: shown.to_string(), source };
+        let line = Line::plain(stream).map_err(refused)?;
+        if to.secure { self.seal(shown, line, &to.host) } else { Ok(line) }
+    }
+
+    /// The same connection with TLS.
+    fn seal(&self, shown: &str, line: Line, host: &str) -> Result<Line, OriginError> {
         let what = |error: rustls::Error| OriginError::Tls {
-            origin: shown.clone(),
+            origin: shown.to_string(),
             what: error.to_string(),
         };
-        let connection = self.tls.connection(&origin.host).map_err(what)?;
-        Line::secure(stream, connection).map_err(|error| self.explain(&shown, &error))
+        let connection = self.tls.connection(host).map_err(what)?;
+        line.secure(connection).map_err(|error| self.explain(shown, &error))
     }
 
     /// Connects to the first address that answers; again, if the name has moved meanwhile.
@@ -213,19 +218,32 @@ impl Dialer {
 }
 
 /// Asks a proxy that leads out for a connection (RFC 9110 §9.3.6).
-fn ask_for_connection(stream: &mut TcpStream, host: &str, port: u16) -> io::Result<()> {
-    write!(stream, "CONNECT {host}:{port} HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n")?;
+fn ask_for_connection(line: &mut Line, to: &OriginUrl, way_out: &WayOut) -> io::Result<()> {
+    let OriginUrl { host, port, .. } = to;
+    let mut request =
+        format!("CONNECT {host}:{port} HTTP/1.1\r\nHost: {host}:{port}\r\n").into_bytes();
+    if let Some(value) = &way_out.authorization {
+        request.extend_from_slice(b"Proxy-Authorization: ");
+        request.extend_from_slice(value.as_bytes());
+        request.extend_from_slice(b"\r\n");
+    }
+    request.extend_from_slice(b"\r\n");
+    line.write.write_all(&request)?;
     let mut head = Vec::new();
     let mut byte = [0];
     while !head.ends_with(b"\r\n\r\n") {
-        if head.len() > HEAD_BYTES_MAX || stream.read(&mut byte)? == 0 {
+        if head.len() > HEAD_BYTES_MAX || line.read.read(&mut byte)? == 0 {
             return Err(io::Error::other("the proxy that leads out gave no answer"));
         }
         head.push(byte[0]);
     }
     match read_response(&head) {
         Ok(Some(head)) if head.status.is_success() => Ok(()),
-        _ => Err(io::Error::other("the proxy that leads out refused")),
+        Ok(Some(head)) => {
+            let status = head.status.as_u16();
+            Err(io::Error::other(format!("the proxy that leads out refused with {status}")))
+        }
+        _ => Err(io::Error::other("the proxy that leads out gave no valid answer")),
     }
 }
 
@@ -358,15 +376,19 @@ impl Line {
         Ok(Self { stream, read, write })
     }
 
-    fn secure(stream: TcpStream, mut connection: rustls::ClientConnection) -> io::Result<Self> {
+    /// TLS over it; what is below may itself have TLS.
+    fn secure(self, mut connection: rustls::ClientConnection) -> io::Result<Self> {
+        let Self { stream, read, write } = self;
+        let mut below = Both(read, write);
         while connection.is_handshaking() {
-            connection.complete_io(&mut &stream)?;
+            connection.complete_io(&mut below)?;
         }
+        let Both(read, write) = below;
         let connection = Arc::new(Mutex::new(connection));
-        let out = Arc::new(Mutex::new(stream.try_clone()?));
+        let out = Arc::new(Mutex::new(write));
         let write = Sealed { connection: Arc::clone(&connection), out: Arc::clone(&out) };
         let pending = vec![0; PIECE_BYTES];
-        let read = Opened { connection, out, socket: stream.try_clone()?, pending };
+        let read = Opened { connection, out, below: read, pending };
         Ok(Self { stream, read: Box::new(read), write: Box::new(write) })
     }
 
@@ -380,10 +402,29 @@ impl Line {
     }
 }
 
+/// Both directions of a connection, for the handshake.
+struct Both(Box<dyn Read + Send>, Box<dyn Write + Send>);
+
+impl Read for Both {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer)
+    }
+}
+
+impl Write for Both {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.1.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.1.flush()
+    }
+}
+
 /// The writing half of a TLS connection. Locks are taken in this order: `out`, `connection`.
 struct Sealed {
     connection: Arc<Mutex<rustls::ClientConnection>>,
-    out: Arc<Mutex<TcpStream>>,
+    out: Arc<Mutex<Box<dyn Write + Send>>>,
 }
 
 impl Write for Sealed {
@@ -408,8 +449,8 @@ impl Write for Sealed {
 /// The reading half.
 struct Opened {
     connection: Arc<Mutex<rustls::ClientConnection>>,
-    out: Arc<Mutex<TcpStream>>,
-    socket: TcpStream,
+    out: Arc<Mutex<Box<dyn Write + Send>>>,
+    below: Box<dyn Read + Send>,
     pending: Vec<u8>,
 }
 
@@ -421,7 +462,7 @@ impl Read for Opened {
                 result => return result,
             }
             // The lock is not held while waiting, or nothing could be sent meanwhile.
-            let count = self.socket.read(&mut self.pending)?;
+            let count = self.below.read(&mut self.pending)?;
             let mut records = &self.pending[..count];
             let mut connection = self.connection.lock();
             loop {
