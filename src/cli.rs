@@ -3,6 +3,7 @@
 //! Shape only: no value is read here, no file opened, no name resolved, so that `--help` and a typing
 //! error answer at once. `config.rs` reads the values.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt::{self, Write as _};
@@ -49,8 +50,8 @@ const GROUPS: [(&str, &[Flag]); 7] = [
         flag("--origin-concurrency", "N", "none", "requests under way at the origin server at a time"),
         flag("--connect-timeout", "D", "5", "to find and reach the origin server"),
         flag("--origin-timeout", "D", "30", "between two bytes of a response"),
-        flag("--ca-cert", "FILE", "none", "more trusted roots, or the origin server's own certificate (PEM)"),
-        flag("--insecure", "", "off", "do not verify the origin server's certificate at all"),
+        flag("--ca-cert", "FILE", "none", "more trusted roots, or the server's own certificate (PEM); for the origin server and rediss://"),
+        flag("--insecure", "", "off", "do not verify the certificates of the origin server and of rediss:// at all"),
     ]),
     ("What is stored, and for how long", &[
         flag("--cache-mode", "MODE", "standard", "standard: HTTP's rules; force: store every 200 to a GET; offline: never contact the origin server"),
@@ -71,7 +72,7 @@ const GROUPS: [(&str, &[Flag]); 7] = [
         flag("--max-object-size", "SIZE", "8M; 1G with sqlite, 64M with redis", "larger bodies are passed on and not stored"),
         flag("--eviction-policy", "P", "s3-fifo", "what goes when there is no room: s3-fifo, lru, entire, none"),
         flag("--cache-clean-interval", "D", "60", "how often what is of no more use is removed; 0: never"),
-        flag("--store", "S", "memory", "memory alone, or memory in front of what lasts (sqlite, sqlite:PATH) or is shared (redis://HOST, rediss://HOST, redis+cluster://HOST:PORT,…)"),
+        flag("--store", "S", "memory", "memory alone, or memory in front of what lasts (sqlite, sqlite:PATH) or is shared (redis://HOST, rediss://HOST, redis+unix:/PATH, redis+cluster://HOST:PORT,…, redis+sentinel://HOST:PORT,…/NAME)"),
         flag("--redis-prefix", "TEXT", "proxy:", "what the names of all keys in Redis begin with; proxies with the same one share a cache"),
         flag("--cache-disk", "SIZE", "1G", "bytes of the sqlite file and its log"),
     ]),
@@ -424,10 +425,20 @@ impl fmt::Display for UsageError {
                 write!(f, "{name}: {count} words that are no flags; expected {usage}")
             }
             Self::Value { flag, seen, accepted } => {
-                write!(f, "{flag}: {:?}; expected {accepted}", without_password(seen))
+                write!(f, "{flag}: {:?}; expected {accepted}", without_secrets(seen))
             }
         }
     }
+}
+
+/// A value as it may be shown. The URL of a socket (`redis+unix:`) has its password in the query.
+fn without_secrets(value: &str) -> Cow<'_, str> {
+    let at = if value.starts_with("redis") { value.find("pass=") } else { None };
+    let Some((before, secret)) = at.map(|at| value.split_at(at + "pass=".len())) else {
+        return without_password(value);
+    };
+    let after = secret.find('&').map_or("", |end| &secret[end..]);
+    format!("{}***{after}", without_password(before)).into()
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use crate::policy::reuse::{Mode, ReuseRules};
 use crate::policy::storing::StoringRules;
 use crate::stats::AccessFormat;
 use crate::store::memory::{Eviction, Limits};
-use crate::store::redis::Address;
+use crate::store::redis::{Address, FORMS};
 
 mod units;
 
@@ -31,7 +31,6 @@ const CACHE_MEMORY_MIN: u64 = 64 * 1024;
 /// The least `--cache-disk`.
 const CACHE_DISK_MIN: u64 = 1 << 20;
 /// What `--store` takes.
-const STORES: &str = "memory, sqlite, sqlite:PATH, redis://HOST, rediss://HOST or redis+cluster://HOST:PORT,HOST:PORT";
 /// What `--public-url` takes.
 const PUBLIC_URLS: &str = "http or https and a host, without a path, such as https://shop.example or http://127.0.0.1:3000";
 const ORIGIN_DEFAULT: &str = "http://127.0.0.1:8000";
@@ -331,7 +330,8 @@ impl Values<'_> {
             }
             _ => Address::read(word).map(StoreKind::Redis),
         };
-        Ok(self.read("--store", STORES, read)?.unwrap_or(StoreKind::Memory))
+        let accepted = format!("memory, sqlite, sqlite:PATH, {FORMS}");
+        Ok(self.read("--store", &accepted, read)?.unwrap_or(StoreKind::Memory))
     }
 
     fn origin(&self) -> (String, Option<HeaderValue>) {
@@ -537,7 +537,7 @@ mod tests {
             ("--port", "70000", "--port: \"70000\"; expected a number from 0 to 65535"),
             ("--hit-ttl", "0", "--hit-ttl: \"0\"; expected a number: how often, or a negative one for no limit (0 would store in vain)"),
             ("--eviction-policy", "fifo", "--eviction-policy: \"fifo\"; expected s3-fifo, lru, entire, none"),
-            ("--store", "mysql", "--store: \"mysql\"; expected memory, sqlite, sqlite:PATH, redis://HOST, rediss://HOST or redis+cluster://HOST:PORT,HOST:PORT"),
+            ("--store", "mysql", "--store: \"mysql\"; expected memory, sqlite, sqlite:PATH, redis://HOST, rediss://HOST, redis+unix:/PATH, redis+cluster://HOST:PORT,HOST:PORT or redis+sentinel://HOST:PORT,HOST:PORT/NAME"),
             ("--cache-disk", "10K", "--cache-disk: \"10K\"; expected a size of at least 1M: bytes, or a number with K, M or G"),
             ("--front", "nginx", "--front: \"nginx\"; expected event, tiny-http"),
             ("--threads", "0", "--threads: \"0\"; expected a number from 1 to 4096"),

@@ -4,10 +4,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use caching_proxy::config::{Config, StoreKind};
+use caching_proxy::origin::trust::roots;
 use caching_proxy::store::Store;
 use caching_proxy::store::behind::Behind;
 use caching_proxy::store::memory;
-use caching_proxy::store::redis::{Address, Redis, SharedLimits};
+use caching_proxy::store::redis::{Address, Redis, SharedLimits, Trust};
 use caching_proxy::store::sqlite::{DiskLimits, Sqlite, default_path};
 use caching_proxy::store::tiers::Tiers;
 
@@ -61,9 +62,21 @@ fn redis(config: &Config, address: &Address) -> Result<Arc<dyn Behind>, String> 
         prefix: config.redis_prefix.clone(),
         content_bytes: config.limits.content_bytes,
     };
-    let opened = Redis::open(address.clone(), limits);
+    let opened = Redis::open(address.clone().trusting(trust(config, address)?), limits);
     let opened = opened.map_err(|error| format!("--store {address}: {error}"))?;
     Ok(Arc::new(opened))
+}
+
+/// Whose certificates are good for Redis: those that are good for the origin server.
+fn trust(config: &Config, address: &Address) -> Result<Trust, String> {
+    if !address.is_secure() {
+        return Ok(Trust::System);
+    }
+    if config.insecure {
+        log::warn!("--insecure: the certificate of {address} is not verified");
+        return Ok(Trust::Anything);
+    }
+    Ok(Trust::Roots(roots(config.ca_cert.as_deref())?.pem()))
 }
 
 /// Which store the flags name, so that two who mean the same one say the same; empty for none.

@@ -24,6 +24,8 @@ const FENCES: [(&str, &[&str]); 22] = [
         "redis::",
         &[
             "store/redis/mod.rs",
+            "store/redis/address.rs",
+            "store/redis/sentinel.rs",
             "store/redis/link.rs",
             "store/redis/changes.rs",
             "store/redis/listing.rs",
@@ -60,7 +62,7 @@ const FENCES: [(&str, &[&str]); 22] = [
         ],
     ),
     ("form_urlencoded::", &["control.rs", "har.rs", "instances.rs"]),
-    ("base64::", &["har.rs", "policy/credentials.rs"]),
+    ("base64::", &["har.rs", "origin/trust.rs", "policy/credentials.rs"]),
     ("serde::", &["har.rs"]),
     ("sfv::", &["policy/targeted.rs"]),
     (

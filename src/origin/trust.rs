@@ -8,6 +8,8 @@
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::CryptoProvider;
@@ -42,6 +44,27 @@ pub fn roots(extra: Option<&Path>) -> Result<Roots, String> {
     let given = extra.map(read_file).transpose()?.unwrap_or_default();
     certificates.extend(given.iter().cloned());
     Ok(Roots { certificates, given, warnings })
+}
+
+impl Roots {
+    /// As text (PEM, RFC 7468), for who reads no other; without those that can be nobody's roots.
+    pub fn pem(&self) -> Vec<u8> {
+        let mut store = rustls::RootCertStore::empty();
+        let mut text = String::new();
+        for root in &self.certificates {
+            if store.add(root.clone()).is_err() {
+                continue;
+            }
+            text.push_str("-----BEGIN CERTIFICATE-----\n");
+            // §2: lines of 64 letters.
+            for letters in STANDARD.encode(root).as_bytes().chunks(64) {
+                text.push_str(&String::from_utf8_lossy(letters));
+                text.push('\n');
+            }
+            text.push_str("-----END CERTIFICATE-----\n");
+        }
+        text.into_bytes()
+    }
 }
 
 fn read_file(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {

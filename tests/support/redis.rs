@@ -8,6 +8,9 @@ use std::time::Instant;
 
 use super::{PATIENCE, TemporaryFolder};
 
+/// What a server's log says when it listens.
+const READY: &str = "Ready to accept connections";
+
 /// A running server.
 pub struct Server {
     child: Child,
@@ -53,7 +56,7 @@ impl Server {
                 })
                 .collect();
             let mut child = spawn(program, port, &folder, &flags);
-            if is_up(&mut child, &folder) {
+            if is_up(&mut child, &folder, READY) {
                 return Self { child, program: program.to_string(), flags, port, folder };
             }
             let _ = child.kill();
@@ -82,7 +85,7 @@ impl Server {
         let deadline = Instant::now() + PATIENCE;
         loop {
             self.child = spawn(&self.program, self.port, &self.folder, &self.flags);
-            if is_up(&mut self.child, &self.folder) {
+            if is_up(&mut self.child, &self.folder, READY) {
                 return;
             }
             assert!(Instant::now() < deadline, "it does not start again");
@@ -129,12 +132,12 @@ fn log_of(folder: &TemporaryFolder) -> PathBuf {
 
 /// Waits until this very server listens; false if it has ended. A connection alone would prove nothing: the
 /// port was free a moment ago, and whoever has taken it meanwhile accepts connections, too.
-fn is_up(child: &mut Child, folder: &TemporaryFolder) -> bool {
+fn is_up(child: &mut Child, folder: &TemporaryFolder, sign: &str) -> bool {
     let deadline = Instant::now() + PATIENCE;
     while Instant::now() < deadline {
         let has_ended = child.try_wait().expect("a child").is_some();
         let log = fs::read(log_of(folder)).unwrap_or_default();
-        if String::from_utf8_lossy(&log).contains("Ready to accept connections") {
+        if String::from_utf8_lossy(&log).contains(sign) {
             return !has_ended;
         }
         if has_ended {
@@ -188,4 +191,33 @@ fn cluster_node(program: &str) -> Server {
     let flags =
         ["--cluster-enabled", "yes", "--cluster-port", &bus, "--cluster-node-timeout", "5000"];
     Server::start_with(program, &flags)
+}
+
+/// A Sentinel that watches over the primary on `port` by the name of `main`. It asks for the user `u` and the
+/// password `secret` if it `is_closed`.
+pub fn sentinel(program: &str, watched: u16, is_closed: bool) -> Server {
+    for _ in 0..10 {
+        let (folder, port) = (TemporaryFolder::new(), free_port());
+        let path = folder.path().display().to_string();
+        let users =
+            if is_closed { "user u on >secret ~* &* +@all\nuser default off\n" } else { "" };
+        let settings = format!(
+            "port {port}\nbind 127.0.0.1\ndir {path}\n{users}sentinel monitor main 127.0.0.1 {watched} 2\n\
+            sentinel down-after-milliseconds main 1000\nsentinel failover-timeout main 5000\n\
+            sentinel sentinel-user u\nsentinel sentinel-pass secret\n"
+        );
+        let file = folder.file("sentinel.conf");
+        fs::write(&file, settings).expect("a file");
+        let log = File::create(log_of(&folder)).expect("a file");
+        let mut command = Command::new(program);
+        command.arg(&file).arg("--sentinel").stdout(log).stderr(Stdio::null());
+        let mut child = command.stdin(Stdio::null()).spawn().expect("it is installed");
+        if is_up(&mut child, &folder, "+monitor master main") {
+            let (program, flags) = (program.to_string(), Vec::new());
+            return Server { child, program, flags, port, folder };
+        }
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+    panic!("{program} does not start as a Sentinel");
 }

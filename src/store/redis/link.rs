@@ -1,17 +1,16 @@
-//! Connections to Redis: to one server or to a cluster, one for each thread that asks, never used again
-//! after an error, and never waited for beyond a bound.
+//! Connections to Redis: to one server, to a cluster or to the primary that Sentinels know, one for each thread
+//! that asks, never used again after an error, and never waited for beyond a bound.
 
-use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use redis::cluster::{ClusterClient, ClusterConnection};
-use redis::{
-    Client, Cmd, Connection, ConnectionLike, IntoConnectionInfo, Pipeline, RedisResult, Value,
-};
+use redis::{Client, Cmd, Connection, ConnectionLike, Pipeline, RedisError, RedisResult, Value};
 
 use crate::store::behind::BehindError;
+use crate::store::redis::address::{Address, Kind};
+use crate::store::redis::sentinel::Sentinels;
 
 /// To connect, and to be let in.
 pub(super) const CONNECT_MAX: Duration = Duration::from_millis(500);
@@ -19,51 +18,6 @@ pub(super) const CONNECT_MAX: Duration = Duration::from_millis(500);
 pub(super) const ANSWER_MAX: Duration = Duration::from_millis(500);
 /// Connections that are kept open.
 const IDLE_MAX: usize = 64;
-
-/// Where Redis is.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Address {
-    /// URLs of one server, or of some nodes of a cluster.
-    urls: Vec<String>,
-    is_cluster: bool,
-}
-
-impl Address {
-    /// Reads `redis://…`, `rediss://…`, `redis+cluster://HOST:PORT,…` or `rediss+cluster://…`. `None` if it
-    /// is none of these.
-    pub fn read(text: &str) -> Option<Self> {
-        let (scheme, rest) = text.split_once("://")?;
-        let (scheme, is_cluster) = match scheme {
-            "redis" | "rediss" => (scheme, false),
-            "redis+cluster" => ("redis", true),
-            "rediss+cluster" => ("rediss", true),
-            _ => return None,
-        };
-        // A user and a password, if any, are those of every node.
-        let (user, hosts) = match rest.rsplit_once('@') {
-            Some((user, hosts)) => (format!("{user}@"), hosts),
-            None => (String::new(), rest),
-        };
-        let hosts: Vec<&str> = if is_cluster { hosts.split(',').collect() } else { vec![hosts] };
-        let url = |host: &str| format!("{scheme}://{user}{host}");
-        let urls: Vec<String> = hosts.iter().map(|host| url(host.trim())).collect();
-        let readable = |url: &String| url.as_str().into_connection_info().is_ok();
-        (urls.iter().all(readable) && !hosts.contains(&"")).then_some(Self { urls, is_cluster })
-    }
-}
-
-/// Without user and password.
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let host = |url: &String| {
-            let rest = url.split_once("://").map_or(url.as_str(), |(_, rest)| rest);
-            rest.rsplit_once('@').map_or(rest, |(_, host)| host).to_string()
-        };
-        let hosts: Vec<String> = self.urls.iter().map(host).collect();
-        let kind = if self.is_cluster { "redis+cluster" } else { "redis" };
-        write!(f, "{kind}://{}", hosts.join(","))
-    }
-}
 
 /// One connection.
 pub(super) enum Link {
@@ -105,6 +59,20 @@ impl Link {
 enum Target {
     Server(Client),
     Cluster(ClusterClient),
+    Sentinels(Sentinels),
+}
+
+/// An error as it is told.
+pub(super) fn told(error: &RedisError) -> BehindError {
+    let text = error.to_string();
+    let is_distrust = text.contains("invalid peer certificate");
+    BehindError(if is_distrust { format!("{text}; see --ca-cert, --insecure") } else { text })
+}
+
+/// Is this the answer of a replica to who wants to write?
+fn is_read_only(error: &RedisError) -> bool {
+    let text = error.to_string();
+    text.contains("READONLY") || text.contains("read only replica")
 }
 
 /// All connections.
@@ -122,26 +90,24 @@ pub(super) struct Links {
 impl Links {
     /// Connects to nobody yet.
     pub(super) fn new(address: &Address) -> RedisResult<Self> {
-        let mut places = Vec::new();
-        for url in &address.urls {
-            let info = url.as_str().into_connection_info()?;
-            // To say what library this is would be another answer to wait for.
-            let settings = info.redis_settings().clone().set_skip_set_lib_name();
-            places.push(info.set_redis_settings(settings));
-        }
+        let places = address.places()?;
         let nodes: Vec<Client> =
             places.iter().cloned().map(Client::open).collect::<RedisResult<_>>()?;
-        let target = if address.is_cluster {
-            let client = ClusterClient::builder(places)
-                .connection_timeout(CONNECT_MAX)
-                .response_timeout(ANSWER_MAX)
-                // Enough for a slot that has moved, and a node that has gone.
-                .retries(2)
-                .max_retry_wait(100)
-                .build()?;
-            Target::Cluster(client)
-        } else {
-            Target::Server(nodes[0].clone())
+        let target = match address.kind() {
+            Kind::Cluster => {
+                let mut builder = ClusterClient::builder(places)
+                    .connection_timeout(CONNECT_MAX)
+                    .response_timeout(ANSWER_MAX)
+                    // Enough for a slot that has moved, and a node that has gone.
+                    .retries(2)
+                    .max_retry_wait(100);
+                if let Some(certificates) = address.certificates() {
+                    builder = builder.certs(certificates);
+                }
+                Target::Cluster(builder.build()?)
+            }
+            Kind::Sentinel(name) => Target::Sentinels(Sentinels::new(name, places)?),
+            Kind::Server | Kind::Unix => Target::Server(nodes[0].clone()),
         };
         let (idle, is_up, epoch) = (Mutex::default(), AtomicBool::new(false), AtomicU64::new(0));
         Ok(Self { target, nodes, idle, is_up, epoch })
@@ -172,6 +138,9 @@ impl Links {
                 connection.set_write_timeout(Some(ANSWER_MAX))?;
                 Ok(Link::Cluster(Box::new(connection)))
             }
+            Target::Sentinels(sentinels) => {
+                open(&sentinels.known()?).map(|connection| Link::Server(Box::new(connection)))
+            }
         }
     }
 
@@ -194,23 +163,44 @@ impl Links {
                 Ok(done)
             }
             Err(error) => {
-                if error.is_io_error() || error.is_timeout() || error.is_connection_dropped() {
+                // Where Sentinels say who takes writes, they are asked again.
+                let is_demoted =
+                    matches!(self.target, Target::Sentinels(_)) && is_read_only(&error);
+                if error.is_io_error()
+                    || error.is_timeout()
+                    || error.is_connection_dropped()
+                    || is_demoted
+                {
                     self.set_up(false);
                 }
-                Err(BehindError(error.to_string()))
+                Err(told(&error))
             }
         }
     }
 
-    /// A connection of its own to the server, or to one node of the cluster after the other.
+    /// A connection of its own to the server, to the primary, or to one node of the cluster after the other.
+    /// The Sentinels are asked here and nowhere else, so that no request waits for them.
     pub(super) fn apart(&self, number: usize) -> RedisResult<Connection> {
-        open(&self.nodes[number % self.nodes.len()])
+        match &self.target {
+            Target::Sentinels(sentinels) => sentinels.find(number),
+            _ => open(&self.nodes[number % self.nodes.len()]),
+        }
+    }
+
+    /// Is the server that Sentinels have named still the primary? An error if it is not.
+    pub(super) fn still_leads(&self) -> Result<(), BehindError> {
+        if matches!(self.target, Target::Sentinels(_)) {
+            return self.with(Sentinels::leads);
+        }
+        Ok(())
     }
 
     /// A connection to each server that has keys of its own.
     pub(super) fn each(&self) -> RedisResult<Vec<Connection>> {
-        if let Target::Server(client) = &self.target {
-            return Ok(vec![open(client)?]);
+        match &self.target {
+            Target::Server(client) => return Ok(vec![open(client)?]),
+            Target::Sentinels(sentinels) => return Ok(vec![open(&sentinels.known()?)?]),
+            Target::Cluster(_) => {}
         }
         let mut last = None;
         for node in &self.nodes {
@@ -223,7 +213,9 @@ impl Links {
     }
 }
 
-fn open(client: &Client) -> RedisResult<Connection> {
+/// Connects. (Only to connect to a socket of this machine has no bound: it waits where a server that hangs has
+/// not accepted some hundred others. Who listens for news then waits alone, and Redis is not used.)
+pub(super) fn open(client: &Client) -> RedisResult<Connection> {
     let connection = client.get_connection_with_timeout(CONNECT_MAX)?;
     connection.set_read_timeout(Some(ANSWER_MAX))?;
     connection.set_write_timeout(Some(ANSWER_MAX))?;
@@ -251,35 +243,24 @@ fn masters(node: &Client) -> RedisResult<Vec<Client>> {
         };
         let Ok(port) = port.parse() else { continue };
         let own = info.addr().clone();
+        let host = match &own {
+            // A node that no other has met does not know where it is; we do.
+            redis::ConnectionAddr::Tcp(own, _)
+            | redis::ConnectionAddr::TcpTls { host: own, .. }
+                if host.is_empty() =>
+            {
+                own.as_str()
+            }
+            _ => host,
+        };
+        let host = host.to_string();
         let address = match own {
             redis::ConnectionAddr::TcpTls { insecure, tls_params, .. } => {
-                redis::ConnectionAddr::TcpTls { host: host.to_string(), port, insecure, tls_params }
+                redis::ConnectionAddr::TcpTls { host, port, insecure, tls_params }
             }
-            _ => redis::ConnectionAddr::Tcp(host.to_string(), port),
+            _ => redis::ConnectionAddr::Tcp(host, port),
         };
         masters.push(Client::open(info.clone().set_addr(address))?);
     }
     Ok(masters)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_are_read_and_told_without_secrets() {
-        #[rustfmt::skip]
-        let table = [
-            ("redis://127.0.0.1", Some("redis://127.0.0.1")),
-            ("redis://user:secret@h:6380/2", Some("redis://h:6380/2")),
-            ("rediss://h:6380", Some("redis://h:6380")),
-            ("redis+cluster://a:1,b:2", Some("redis+cluster://a:1,b:2")),
-            ("redis+cluster://:secret@a:1,b:2", Some("redis+cluster://a:1,b:2")),
-            ("redis+cluster://a:1,", None), ("redis://", None), ("http://h", None), ("redis", None),
-        ];
-        for (text, expected) in table {
-            let told = Address::read(text).map(|address| address.to_string());
-            assert_eq!(told.as_deref(), expected, "{text}");
-        }
-    }
 }

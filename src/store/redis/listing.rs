@@ -10,6 +10,7 @@ use crate::clock::Timestamp;
 use crate::policy::key::CacheKey;
 use crate::policy::purging::Selector;
 use crate::store::behind::{BehindError, Listed};
+use crate::store::redis::link::told;
 use crate::store::redis::{Shared, values};
 
 /// Keys that are looked at in one step.
@@ -130,7 +131,7 @@ fn each_key(
         }
         Ok(())
     };
-    scan_all().map_err(|error| BehindError(error.to_string()))
+    scan_all().map_err(|error| told(&error))
 }
 
 fn scan(pattern: &str, cursor: u64) -> Cmd {

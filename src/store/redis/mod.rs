@@ -1,4 +1,4 @@
-//! The shared store: Redis or Valkey, on one server or a cluster.
+//! The shared store: Redis or Valkey, on one server, a cluster or what Sentinels watch over.
 //!
 //! All responses for a target URI are fields of one hash, whose name is the prefix, the version of this
 //! format, the generation and the URI in braces; so everything about one URI is on one node, and a clear is
@@ -41,14 +41,16 @@ use crate::store::redis::waits::Waits;
 use crate::store::salt::{from_text, random, to_text};
 use crate::store::writer::Remark;
 
+mod address;
 mod changes;
 mod link;
 mod listing;
 mod news;
+mod sentinel;
 mod values;
 mod waits;
 
-pub use link::Address;
+pub use address::{Address, FORMS, Trust};
 
 /// The version of the format. Proxies of different versions share nothing, and disturb nothing, in one Redis.
 const FORMAT: &str = "2:";
@@ -117,7 +119,7 @@ impl State {
 impl Redis {
     /// Opens the store. That Redis cannot be reached now is no error: it is used as soon as it can.
     pub fn open(address: Address, limits: SharedLimits) -> Result<Self, BehindError> {
-        let links = Links::new(&address).map_err(|error| BehindError(error.to_string()))?;
+        let links = Links::new(&address).map_err(|error| link::told(&error))?;
         let hasher = RandomState::new();
         let id = format!("{:016x}", hasher.hash_one("proxy"));
         let shared = Arc::new(Shared {

@@ -16,7 +16,7 @@ use crate::clock::Timestamp;
 use crate::policy::key::CacheKey;
 use crate::policy::purging::Selector;
 use crate::store::behind::BehindError;
-use crate::store::redis::link::{ANSWER_MAX, CONNECT_MAX};
+use crate::store::redis::link::{ANSWER_MAX, CONNECT_MAX, told};
 use crate::store::redis::{Shared, read_purge, selector_text, values};
 use crate::store::writer::Breaker;
 use crate::vital;
@@ -87,7 +87,7 @@ impl Listener {
                     }
                     lost
                 }
-                Err(error) => Some(BehindError(error.to_string())),
+                Err(error) => Some(told(&error)),
             };
             let Some((shared, lost)) = self.shared.upgrade().zip(lost) else { return };
             shared.links.set_up(false);
@@ -102,7 +102,7 @@ impl Listener {
     /// Listens until the connection is lost, and gives the reason; `None` if nobody uses the store.
     fn listen(&mut self, mut connection: Connection) -> Option<BehindError> {
         let channel = self.shared.upgrade()?.channel();
-        let told = |error: redis::RedisError| Some(BehindError(error.to_string()));
+        let told = |error: redis::RedisError| Some(told(&error));
         let mut pubsub = connection.as_pubsub();
         if let Err(error) = pubsub.subscribe(&channel) {
             return told(error);
@@ -162,12 +162,19 @@ impl Listener {
 
     /// Hears of what others do, until the connection is lost.
     fn go_on(&self, pubsub: &mut PubSub<'_>, mut unheard: u64) -> Option<BehindError> {
-        let told = |error: redis::RedisError| Some(BehindError(error.to_string()));
+        let told = |error: redis::RedisError| Some(told(&error));
         let mut looked = Instant::now();
         loop {
             if looked.elapsed() >= QUIET_MAX {
+                // A worker may have found it dead, or a replica.
                 looked = Instant::now();
                 let shared = self.shared.upgrade()?;
+                if !shared.links.is_up() {
+                    return Some(BehindError("a request was not answered".to_string()));
+                }
+                if let Err(error) = shared.links.still_leads() {
+                    return Some(error);
+                }
                 match shared.unheard() {
                     Ok(now) if now == unheard => {}
                     Ok(now) => {
@@ -180,10 +187,6 @@ impl Listener {
             match pubsub.get_message() {
                 Ok(message) => self.shared.upgrade()?.hear(message.get_payload_bytes()),
                 Err(error) if error.is_timeout() => {
-                    if !self.shared.upgrade()?.links.is_up() {
-                        // A worker has found it dead.
-                        return told(error);
-                    }
                     if let Err(error) = pubsub.ping::<redis::Value>() {
                         return told(error);
                     }
