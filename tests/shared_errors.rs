@@ -2,8 +2,12 @@
 
 mod support;
 
-use std::io::Write;
-use std::net::TcpStream;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use redis::Value;
 
@@ -249,9 +253,7 @@ fn a_user_without_rights_to_the_news_does_not_share() {
         assert!(proxy.log().contains("may the user publish and subscribe there?"), "{name}");
         proxy.get("/a");
         assert!(proxy.get("/a").is_hit() && stored(&server) == 0, "{name}: memory alone is used");
-        let stats = proxy.tell(&["stats", "--json"]);
-        let stats = String::from_utf8_lossy(&stats.stdout).replace(' ', "");
-        assert!(stats.contains("\"store_failing\":1"), "{name}: {stats}");
+        assert!(is_failing(&proxy), "{name}");
         user(&server, name, &[grant]);
         proxy.wait_for_log(": works again");
         let mut number = 0;
@@ -264,6 +266,110 @@ fn a_user_without_rights_to_the_news_does_not_share() {
         assert!(told.status.success() && stored(&server) == 0, "{name}: {told:?}");
         assert!(!proxy.log().contains("secret"), "{}", proxy.log());
     }
+}
+
+/// The number of failing stores, as `proxy stats` tells it.
+fn is_failing(proxy: &Proxy) -> bool {
+    let stats = proxy.tell(&["stats", "--json"]);
+    String::from_utf8_lossy(&stats.stdout).replace(' ', "").contains("\"store_failing\":1")
+}
+
+/// The same for who loses its news while it runs, whether the server says so or not: within about a second it
+/// counts as failing, and Redis is not used until news come again. Then nothing is kept that was missed.
+#[test]
+fn who_loses_the_news_does_not_share_until_they_are_back() {
+    let Some(program) = programs().into_iter().next() else { return };
+    let server = Server::start(program);
+    let mut rules = vec![on("POST *any*").send(200, "", "").always()];
+    let losses = ["resetchannels", "-publish", "-subscribe", "deaf"];
+    for loss in losses {
+        rules.push(on(&format!("GET /{loss}")).send(200, FRESH, "old"));
+        rules.push(on(&format!("GET /{loss}")).send(200, FRESH, "new").always());
+    }
+    rules.push(on("GET *any*").send(200, FRESH, "b").always());
+    let origin = Origin::script(rules);
+    let other = Proxy::before(&origin, &["--store", &server.url()]);
+    for loss in losses {
+        let path = format!("/{loss}");
+        let relay = Relay::to(server.port);
+        user(&server, "u", &["reset", "on", ">secret", "~*", "+@all", "allchannels"]);
+        let address = format!("redis://u:secret@127.0.0.1:{}", relay.port);
+        let proxy = Proxy::before(&origin, &["--store", &address]);
+        assert_eq!(proxy.get(&path).body(), "old", "{loss}");
+        wait_until("the other one has it", || {
+            other.get_with(&path, "Cache-Control: only-if-cached\r\n").is_hit()
+        });
+        let begun = Instant::now();
+        match loss {
+            "deaf" => relay.is_deaf.store(true, Ordering::SeqCst),
+            // Who listens already goes on: Redis looks at this right when somebody subscribes.
+            "-subscribe" => {
+                user(&server, "u", &[loss]);
+                server.ask(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+            }
+            _ => user(&server, "u", &[loss]),
+        }
+        wait_until("it is noticed", || is_failing(&proxy));
+        // A second, and what a busy machine adds.
+        assert!(begun.elapsed() < Duration::from_secs(3), "{loss}: {:?}", begun.elapsed());
+        proxy.wait_for_log("no news on channel");
+        let before = stored(&server);
+        proxy.get(&format!("{path}/alone"));
+        assert!(proxy.get(&format!("{path}/alone")).is_hit(), "{loss}: memory alone is used");
+        assert_eq!(stored(&server), before, "{loss}: it is not stored in Redis");
+        wait_until("the other one is well", || !is_failing(&other));
+        other.ask("POST", &path, "", "");
+        assert_eq!(other.get(&path).body(), "new", "{loss}");
+        relay.is_deaf.store(false, Ordering::SeqCst);
+        user(&server, "u", &["+@all", "allchannels"]);
+        wait_until("it is well again", || !is_failing(&proxy));
+        wait_until("what was missed is not kept", || proxy.get(&path).body() == "new");
+        assert_eq!(proxy.log().matches("[WARN]").count(), 1, "{loss}: {}", proxy.log());
+        assert!(proxy.log().contains(": works again"), "{loss}: {}", proxy.log());
+    }
+}
+
+/// Stands between a proxy and Redis, and keeps what was published to itself while `is_deaf`: all else is answered.
+struct Relay {
+    port: u16,
+    is_deaf: Arc<AtomicBool>,
+}
+
+impl Relay {
+    fn to(port: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let own = listener.local_addr().expect("an address").port();
+        let is_deaf = Arc::new(AtomicBool::new(false));
+        let deaf = Arc::clone(&is_deaf);
+        thread::spawn(move || {
+            for client in listener.incoming() {
+                let client = client.expect("a connection");
+                let server = TcpStream::connect(("127.0.0.1", port)).expect("it runs");
+                let (client_too, server_too) = (client.try_clone(), server.try_clone());
+                let never = Arc::new(AtomicBool::new(false));
+                thread::spawn(move || relay(client, server, &never));
+                let deaf = Arc::clone(&deaf);
+                let (client, server) = (client_too.expect("a copy"), server_too.expect("a copy"));
+                thread::spawn(move || relay(server, client, &deaf));
+            }
+        });
+        Self { port: own, is_deaf }
+    }
+}
+
+fn relay(mut from: TcpStream, mut to: TcpStream, is_deaf: &AtomicBool) {
+    let mut buffer = vec![0; 64 * 1024];
+    while let Ok(count @ 1..) = from.read(&mut buffer) {
+        let bytes = &buffer[..count];
+        let is_news = bytes.windows(11).any(|window| window == b"$7\r\nmessage");
+        if is_news && is_deaf.load(Ordering::SeqCst) {
+            continue;
+        }
+        if to.write_all(bytes).is_err() {
+            break;
+        }
+    }
+    let _ = to.shutdown(Shutdown::Both);
 }
 
 /// What is removed by a proxy that is not heard any more is soon gone from the memory of the others.

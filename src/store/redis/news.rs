@@ -21,9 +21,13 @@ use crate::store::redis::{Shared, read_purge, selector_text, values};
 use crate::store::writer::Breaker;
 use crate::vital;
 
-/// How often a quiet connection is asked whether it is still there, and any whether there is more than news
-/// have told.
-const QUIET_MAX: Duration = Duration::from_millis(500);
+/// How often it is found out whether our own news still come back, and whether there is more than news have
+/// told. With [`ANSWER_MAX`] and [`TURN`] this is a second.
+const LOOK_EVERY: Duration = Duration::from_millis(400);
+/// For so long at most the thread does nothing but listen.
+const TURN: Duration = Duration::from_millis(100);
+/// Where news of others come all the while, our own may take longer to be read.
+const BUSY_MAX: Duration = Duration::from_secs(5);
 /// The field of the state that counts what could not be told.
 const UNHEARD: &str = "unheard";
 /// The first attempt, step by step: two connections (one to listen, one to ask), then to subscribe, to hear
@@ -51,7 +55,13 @@ pub(super) fn start(shared: &Arc<Shared>) -> Result<(), BehindError> {
     let name = format!("store {}", shared.address);
     let breaker = Breaker::new(name, "memory alone is used until it works again");
     let (tried, has_tried) = sync_channel(1);
-    let listener = Listener { shared: Arc::downgrade(shared), breaker, tried: Some(tried) };
+    let listener = Listener {
+        shared: Arc::downgrade(shared),
+        breaker,
+        tried: Some(tried),
+        has_listened: false,
+        lost: None,
+    };
     let listen = move || {
         listener.run();
         Ok(())
@@ -68,6 +78,11 @@ struct Listener {
     breaker: Breaker,
     /// Dropped once Redis is heard of for the first time, or is not.
     tried: Option<SyncSender<()>>,
+    /// Redis has been heard of since the last attempt to connect.
+    has_listened: bool,
+    /// Why it is not heard of any more, until the next attempt has shown more: a server that takes a right
+    /// away closes the connection without a word.
+    lost: Option<BehindError>,
 }
 
 impl Listener {
@@ -91,9 +106,16 @@ impl Listener {
             };
             let Some((shared, lost)) = self.shared.upgrade().zip(lost) else { return };
             shared.links.set_up(false);
-            self.breaker.failed(&lost);
-            self.tried = None;
             drop(shared);
+            if std::mem::take(&mut self.has_listened) {
+                self.lost = Some(lost);
+            } else {
+                self.breaker.failed(&match self.lost.take() {
+                    Some(before) => BehindError(format!("{before}, then {lost}")),
+                    None => lost,
+                });
+            }
+            self.tried = None;
             thread::sleep(pause);
             pause = (pause * 2).min(PAUSE_MAX);
         }
@@ -126,10 +148,14 @@ impl Listener {
             Err(error) => return Some(error),
         }
         shared.links.set_up(true);
+        self.has_listened = true;
+        if let Some(lost) = self.lost.take() {
+            self.breaker.failed(&lost);
+        }
         self.breaker.worked();
         self.tried = None;
         drop(shared);
-        if let Err(error) = pubsub.set_read_timeout(Some(QUIET_MAX)) {
+        if let Err(error) = pubsub.set_read_timeout(Some(TURN)) {
             return told(error);
         }
         self.go_on(&mut pubsub, unheard)
@@ -139,59 +165,50 @@ impl Listener {
     /// subscribe that nobody hears of what is stored and removed. Without news, Redis is not used.
     fn hear_ourselves(&self, pubsub: &mut PubSub<'_>) -> Result<(), BehindError> {
         let shared = self.shared.upgrade().ok_or_else(|| BehindError("not used".to_string()))?;
-        let channel = shared.channel();
-        let deaf = |error: &str| {
-            BehindError(format!(
-                "{error}: no news on channel {channel}; may the user publish and subscribe there?"
-            ))
-        };
-        let own = format!("{} h {}", shared.id, shared.new_number());
-        let publish = cmd("PUBLISH").arg(&channel).arg(&own).clone();
-        shared.links.with(|link| link.one(&publish)).map_err(|error| deaf(&error.0))?;
+        let own = shared.say()?;
+        let deaf = |error: &redis::RedisError| shared.deaf(&error.to_string());
         let deadline = Instant::now() + ANSWER_MAX;
-        pubsub.set_read_timeout(Some(ANSWER_MAX)).map_err(|error| deaf(&error.to_string()))?;
+        pubsub.set_read_timeout(Some(ANSWER_MAX)).map_err(|error| deaf(&error))?;
         while Instant::now() < deadline {
-            let message = pubsub.get_message().map_err(|error| deaf(&error.to_string()))?;
-            if message.get_payload_bytes() == own.as_bytes() {
+            let message = pubsub.get_message().map_err(|error| deaf(&error))?;
+            if message.get_payload_bytes() == own {
                 return Ok(());
             }
             shared.hear(message.get_payload_bytes());
         }
-        Err(deaf("too late"))
+        Err(shared.deaf("too late"))
     }
 
-    /// Hears of what others do, until the connection is lost.
+    /// Hears of what others do, until the connection is lost, or no news come over it any more: a server may
+    /// take the right to a channel away while a proxy runs, or forget who listens.
     fn go_on(&self, pubsub: &mut PubSub<'_>, mut unheard: u64) -> Option<BehindError> {
-        let told = |error: redis::RedisError| Some(told(&error));
         let mut looked = Instant::now();
+        // Our own message that has not come back yet, sent when we looked.
+        let mut own: Option<Vec<u8>> = None;
         loop {
-            if looked.elapsed() >= QUIET_MAX {
-                // A worker may have found it dead, or a replica.
+            if own.is_none() && looked.elapsed() >= LOOK_EVERY {
                 looked = Instant::now();
                 let shared = self.shared.upgrade()?;
-                if !shared.links.is_up() {
-                    return Some(BehindError("a request was not answered".to_string()));
-                }
-                if let Err(error) = shared.links.still_leads() {
-                    return Some(error);
-                }
-                match shared.unheard() {
-                    Ok(now) if now == unheard => {}
-                    Ok(now) => {
-                        unheard = now;
-                        shared.has_missed();
-                    }
+                match shared.look(&mut unheard).and_then(|()| shared.say()) {
+                    Ok(said) => own = Some(said),
                     Err(error) => return Some(error),
                 }
             }
-            match pubsub.get_message() {
-                Ok(message) => self.shared.upgrade()?.hear(message.get_payload_bytes()),
-                Err(error) if error.is_timeout() => {
-                    if let Err(error) = pubsub.ping::<redis::Value>() {
-                        return told(error);
-                    }
+            let is_quiet = match pubsub.get_message() {
+                Ok(message) if own.as_deref() == Some(message.get_payload_bytes()) => {
+                    own = None;
+                    false
                 }
-                Err(error) => return told(error),
+                Ok(message) => {
+                    self.shared.upgrade()?.hear(message.get_payload_bytes());
+                    false
+                }
+                Err(error) if error.is_timeout() => true,
+                Err(error) => return Some(told(&error)),
+            };
+            let patience = if is_quiet { ANSWER_MAX } else { BUSY_MAX };
+            if own.is_some() && looked.elapsed() >= patience {
+                return Some(self.shared.upgrade()?.deaf("our own message did not come back"));
             }
         }
     }
@@ -206,6 +223,36 @@ enum Greeted {
 }
 
 impl Shared {
+    /// Sends a message to ourselves; what it is.
+    fn say(&self) -> Result<Vec<u8>, BehindError> {
+        let own = format!("{} h {}", self.id, self.new_number()).into_bytes();
+        let publish = cmd("PUBLISH").arg(self.channel()).arg(&own).clone();
+        self.links.with(|link| link.one(&publish)).map_err(|error| self.deaf(&error.0))?;
+        Ok(own)
+    }
+
+    fn deaf(&self, error: &str) -> BehindError {
+        let channel = self.channel();
+        BehindError(format!(
+            "{error}: no news on channel {channel}; may the user publish and subscribe there?"
+        ))
+    }
+
+    /// Is Redis still what it was, and is there more than news have told?
+    fn look(&self, unheard: &mut u64) -> Result<(), BehindError> {
+        // A worker may have found it dead, or a replica.
+        if !self.links.is_up() {
+            return Err(BehindError("a request was not answered".to_string()));
+        }
+        self.links.still_leads()?;
+        let now = self.unheard()?;
+        if now != *unheard {
+            *unheard = now;
+            self.has_missed();
+        }
+        Ok(())
+    }
+
     /// How often a proxy has done something that it could not tell the others.
     fn unheard(&self) -> Result<u64, BehindError> {
         let get = cmd("HGET").arg(self.state_key()).arg(UNHEARD).clone();
