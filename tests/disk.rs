@@ -63,7 +63,7 @@ fn what_is_stored_is_there_after_a_restart_and_readable_for_people() {
     let shell = Connection::open(&path).expect("a database");
     let row: (String, String, u16, i64, i64, i64, String) = shell
         .query_row(
-            "SELECT method, url, status, stored, expires, size, selecting FROM responses WHERE id = 1",
+            "SELECT method, url, status, stored, expires, size, selecting FROM responses WHERE size = 5",
             [],
             |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?, row.get(6)?)),
         )

@@ -42,6 +42,7 @@ const FENCES: [(&str, &[&str]); 22] = [
             "store/sqlite/invalidations.rs",
             "store/sqlite/room.rs",
             "store/sqlite/row.rs",
+            "store/sqlite/spooled.rs",
         ],
     ),
     ("crc32fast::", &["store/codec.rs"]),

@@ -1,8 +1,8 @@
 //! A stored response: what all the other files of the policy are about. RFC 9111 §3.
 
 use std::ops::Deref;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use http::{HeaderName, HeaderValue, StatusCode};
 
@@ -52,8 +52,9 @@ pub struct StoredResponse {
     pub content: Content,
     /// How often it has been reused.
     reuses: AtomicU64,
-    /// Where the store behind memory keeps it, and when that store was last told of its use.
-    place: Place,
+    /// Where the store behind memory keeps it, and when that store was last told of its use. What is made
+    /// from it has the same place: it may be made before the store has given one.
+    place: Arc<Place>,
     /// Its head as plain requests get it, as bytes; made when the first one comes. `None` within if
     /// there is no one head for all.
     ready: OnceLock<Option<Vec<u8>>>,
@@ -111,7 +112,7 @@ impl StoredHead {
 impl StoredResponse {
     /// A stored response with its whole content.
     pub fn new(head: StoredHead, content: impl Into<Content>) -> Self {
-        let (content, place) = (content.into(), Place::default());
+        let (content, place) = (content.into(), Arc::default());
         Self { head, content, reuses: AtomicU64::new(0), place, ready: OnceLock::new() }
     }
 
@@ -119,14 +120,14 @@ impl StoredResponse {
     /// content has been fetched into memory.
     #[must_use]
     pub fn with(&self, head: StoredHead, content: Content) -> Self {
-        let place = Place::at(self.place.number());
+        let place = Arc::clone(&self.place);
         Self { head, content, reuses: AtomicU64::new(0), place, ready: OnceLock::new() }
     }
 
     /// A response that a store behind memory keeps at `place`, and that has been reused so often.
     #[must_use]
     pub fn found_at(mut self, place: u64, reuses: u64) -> Self {
-        self.place = Place::at(Some(place));
+        self.place = Arc::new(Place::at(place));
         self.reuses = AtomicU64::new(reuses);
         self
     }
@@ -147,7 +148,7 @@ impl StoredResponse {
     }
 
     /// Where the store behind memory keeps it.
-    pub fn place(&self) -> &Place {
+    pub fn place(&self) -> &Arc<Place> {
         &self.place
     }
 
@@ -220,8 +221,8 @@ pub struct Place {
 }
 
 impl Place {
-    fn at(number: Option<u64>) -> Self {
-        Self { number: AtomicU64::new(number.unwrap_or(0)), told: AtomicU32::new(0) }
+    fn at(number: u64) -> Self {
+        Self { number: AtomicU64::new(number), told: AtomicU32::new(0) }
     }
 
     /// The store's own number for it, if it is there.
@@ -229,9 +230,9 @@ impl Place {
         Some(self.number.load(Ordering::Acquire)).filter(|number| *number > 0)
     }
 
-    /// The store has put it there; `None` if it has it no more.
-    pub fn set(&self, number: Option<u64>) {
-        self.number.store(number.unwrap_or(0), Ordering::Release);
+    /// The store has put it there.
+    pub fn set(&self, number: u64) {
+        self.number.store(number, Ordering::Release);
     }
 
     /// Is a use in `period` the first one that the store hears of?

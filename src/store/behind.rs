@@ -13,7 +13,7 @@ use crate::clock::Timestamp;
 use crate::policy::digest::Salt;
 use crate::policy::key::CacheKey;
 use crate::policy::purging::Selector;
-use crate::policy::stored::{StoredHead, StoredResponse};
+use crate::policy::stored::{Place, StoredHead, StoredResponse};
 use crate::store::spool::Spooled;
 
 /// What is read and written of content at a time, in bytes.
@@ -91,8 +91,8 @@ pub enum Change {
     },
     /// A response was reused.
     Used {
-        /// Where it is.
-        place: u64,
+        /// Where it is, or will be once what comes before this is carried out.
+        place: Arc<Place>,
         /// How often, all in all.
         reuses: u64,
     },

@@ -401,8 +401,8 @@ impl Store for Tiers {
     fn touch(&self, key: &str, response: &Arc<StoredResponse>) {
         self.front.memory.touch(key, response);
         let place = response.place();
-        let is_news = self.tells_each_use || place.is_news(self.period.load(Ordering::Relaxed));
-        if is_news && let Some(place) = place.number() {
+        if self.tells_each_use || place.is_news(self.period.load(Ordering::Relaxed)) {
+            let place = Arc::clone(place);
             self.queue.send(Change::Used { place, reuses: response.reuses() }, None);
         }
     }
@@ -424,15 +424,8 @@ impl Store for Tiers {
         let _purging = self.front.purging.read();
         let _changing = self.front.stripe(key).lock();
         let place = old.place().number();
-        if place.is_some() {
-            // It may have got its place only after `new` was made from it.
-            new.place().set(place);
-        }
         let present = self.front.memory.get(key.as_str()).unwrap_or_default();
-        // What was recalled is not the very same as what is in memory of it.
-        let is_old = |other: &&Arc<StoredResponse>| {
-            Arc::ptr_eq(other, old) || place.is_some() && other.place().number() == place
-        };
+        let is_old = |other: &&Arc<StoredResponse>| Arc::ptr_eq(other, old) || is_twin(other, old);
         let put = match present.iter().find(is_old) {
             Some(old) => self.front.memory.replace(key, old, Arc::clone(&new), begun),
             None if !begun.admits(&new) => Put::Cleared,
@@ -447,14 +440,17 @@ impl Store for Tiers {
 
     fn remove(&self, key: &CacheKey, response: &Arc<StoredResponse>) {
         let _changing = self.front.stripe(key).lock();
+        let present = self.front.memory.get(key.as_str()).unwrap_or_default();
+        let is_successor = |other: &Arc<StoredResponse>| {
+            !Arc::ptr_eq(other, response) && Arc::ptr_eq(other.place(), response.place())
+        };
+        if present.iter().any(is_successor) {
+            // It has been freshened: its place behind memory is that of what was made from it.
+            return;
+        }
         self.front.memory.remove(key, response);
-        // What was recalled is not the very same as what is in memory of it.
-        if let Some(number) = response.place().number() {
-            let present = self.front.memory.get(key.as_str());
-            let same = |other: &&Arc<StoredResponse>| other.place().number() == Some(number);
-            for other in present.iter().flat_map(|variants| variants.iter()).filter(same) {
-                self.front.memory.remove(key, other);
-            }
+        for twin in present.iter().filter(|other| is_twin(other, response)) {
+            self.front.memory.remove(key, twin);
         }
         let (key, response) = (key.clone(), Arc::clone(response));
         self.queue.send(Change::Remove { key, response }, None);
@@ -531,4 +527,11 @@ impl Store for Tiers {
     fn tiers(&self) -> Option<&Tiers> {
         Some(self)
     }
+}
+
+/// Is one what was recalled, and the other what is in memory of it? They have one place, each found it by
+/// itself.
+fn is_twin(one: &StoredResponse, other: &StoredResponse) -> bool {
+    let (one, other) = (one.place(), other.place());
+    !Arc::ptr_eq(one, other) && one.number().is_some() && one.number() == other.number()
 }

@@ -207,7 +207,7 @@ impl Batch<'_> {
         };
         let stored = self.store(key, response, (number, &value), begun, invalidations)?;
         if stored > 0 {
-            response.place().set(Some(number));
+            response.place().set(number);
         }
         Ok(stored)
     }
@@ -234,12 +234,13 @@ impl Batch<'_> {
     ) -> RedisResult<u64> {
         let shared = self.shared;
         let entry = shared.entry(self.state.generation, key);
-        let Displaced { gone: displaced, made_from } = if begun.was_empty {
+        let made_of = response.place().number();
+        // What it was made from may have come since its request found nothing.
+        let Displaced { gone: displaced, made_from } = if begun.was_empty && made_of.is_none() {
             Displaced::default()
         } else {
             self.displaced(&entry, response, number)?
         };
-        let made_of = response.place().number();
         if made_of.is_some() && made_from.is_none() {
             // What it was made from is not there any more, and something newer may be.
             return Ok(0);

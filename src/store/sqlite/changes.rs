@@ -1,19 +1,20 @@
 //! What is written into the file: one transaction for a batch of changes, or several where much goes.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, params};
 
 use crate::clock::{Clock, Timestamp};
 use crate::message::content::Content;
 use crate::policy::key::{CacheKey, Glob};
 use crate::policy::partial::displaces;
 use crate::policy::purging::{Selector, tags};
-use crate::policy::stored::{StoredHead, StoredResponse};
+use crate::policy::stored::{Place, StoredHead, StoredResponse};
 use crate::store::VARIANTS_MAX;
 use crate::store::behind::{BehindError, CHUNK_BYTES, Change, Stamp};
 use crate::store::codec;
@@ -27,11 +28,13 @@ const DELETE_BATCH: usize = 1000;
 /// What is on its way in or out is left alone for so many seconds after it was last seen alive.
 const ORPHANED_AFTER: i64 = 300;
 
-/// What is true once the transaction is committed.
+/// What is true once the transaction is committed. What is changed after it within the transaction is to
+/// see it before.
 #[derive(Default)]
-struct Outcome {
-    places: Vec<(Arc<StoredResponse>, Option<u64>)>,
-    grown: Vec<(Arc<Spooled>, u64)>,
+pub(super) struct Outcome {
+    /// By address, which is a place's own for as long as it is in here.
+    places: HashMap<*const Place, (Arc<Place>, u64)>,
+    pub grown: Vec<(Arc<Spooled>, u64)>,
 }
 
 /// Carries out changes.
@@ -45,22 +48,8 @@ pub(super) fn apply(
     room::mend(database)?;
     let writer = database.writer.lock();
     let connection = writer.as_ref().ok_or_else(Database::gone)?;
-    let mut batch = Batch {
-        database,
-        connection,
-        now: Clock::System.now(),
-        outcome: Outcome::default(),
-        counted: Cell::new(0),
-    };
-    let done = batch.run(changes);
-    match done {
+    match Batch::of(database, connection).run(changes) {
         Ok(counts) => {
-            for (response, place) in &batch.outcome.places {
-                response.place().set(*place);
-            }
-            for (spooled, bytes) in batch.outcome.grown.drain(..) {
-                spooled.grown(bytes);
-            }
             room::checkpoint_if_long(database, connection);
             Ok(counts)
         }
@@ -105,8 +94,8 @@ pub(super) fn total(connection: &Connection) -> rusqlite::Result<u64> {
 pub(super) struct Batch<'a> {
     pub database: &'a Arc<Database>,
     pub connection: &'a Connection,
-    now: Timestamp,
-    outcome: Outcome,
+    pub now: Timestamp,
+    pub outcome: RefCell<Outcome>,
     /// How many more responses there are than the totals say.
     counted: Cell<isize>,
 }
@@ -140,7 +129,21 @@ impl Batch<'_> {
             let text = "UPDATE totals SET number = max(0, number + ?1) WHERE name = 'responses'";
             self.execute(text, [more as i64])?;
         }
-        self.connection.execute_batch("COMMIT")
+        self.connection.execute_batch("COMMIT")?;
+        let Outcome { places, grown } = self.outcome.take();
+        for (place, number) in places.values() {
+            place.set(*number);
+        }
+        for (spooled, bytes) in grown {
+            spooled.grown(bytes);
+        }
+        Ok(())
+    }
+
+    /// The row of what has this place, if it has got one, be it in this transaction.
+    fn number(&self, place: &Arc<Place>) -> Option<u64> {
+        let given = self.outcome.borrow().places.get(&Arc::as_ptr(place)).map(|given| given.1);
+        given.or_else(|| place.number())
     }
 
     /// Ends this transaction and begins another: what is deleted in one go must not fill the log.
@@ -162,12 +165,13 @@ impl Batch<'_> {
         match change {
             Change::Put { key, response, begun } => self.put(key, response, *begun),
             Change::Used { place, reuses } => {
+                let Some(number) = self.number(place) else { return Ok(0) };
                 let now = seconds(self.now);
                 let text = "UPDATE responses SET used = ?2, hits = max(hits, ?3) WHERE id = ?1";
-                self.execute(text, params![place.cast_signed(), now, reuses.cast_signed()])?;
+                self.execute(text, params![number.cast_signed(), now, reuses.cast_signed()])?;
                 Ok(0)
             }
-            Change::Remove { response, .. } => match response.place().number() {
+            Change::Remove { response, .. } => match self.number(response.place()) {
                 Some(number) => self.delete(number),
                 None => Ok(0),
             },
@@ -188,10 +192,7 @@ impl Batch<'_> {
             Change::Release { .. } => Ok(0),
             Change::Chunk { spooled, bytes } => self.chunk(spooled, bytes),
             Change::Whole { spooled, head, begun } => self.whole(spooled, head, *begun),
-            Change::Abandon { spooled } => match spooled.number() {
-                Some(number) => self.abandon(number),
-                None => Ok(0),
-            },
+            Change::Abandon { spooled } => self.abandon_spooled(spooled),
         }
     }
 
@@ -202,13 +203,14 @@ impl Batch<'_> {
         response: &Arc<StoredResponse>,
         begun: Stamp,
     ) -> rusqlite::Result<u64> {
-        let place = response.place().number().filter(|number| self.exists(*number));
+        let made_from = self.number(response.place());
+        let place = made_from.filter(|number| self.exists(*number));
         match self.standing(key, response, begun)? {
             Standing::Admitted => {}
             Standing::KeyOutdated => return Ok(0),
             Standing::Outdated => return self.forget_replaced(key, response, place),
         }
-        if place.is_none() && response.place().number().is_some() {
+        if place.is_none() && made_from.is_some() {
             // What it was made from is not there any more, and something newer may be.
             return Ok(0);
         }
@@ -229,7 +231,9 @@ impl Batch<'_> {
             }
             (None, Content::Distant(_)) => return Ok(0),
         };
-        self.outcome.places.push((Arc::clone(response), Some(number)));
+        let place = response.place();
+        let given = (Arc::clone(place), number);
+        self.outcome.borrow_mut().places.insert(Arc::as_ptr(place), given);
         Ok(1)
     }
 
@@ -240,7 +244,7 @@ impl Batch<'_> {
     }
 
     /// Deletes what `response` takes the place of, but for `place`, which is its own.
-    fn displace(
+    pub(super) fn displace(
         &mut self,
         key: &CacheKey,
         response: &StoredResponse,
@@ -296,20 +300,8 @@ impl Batch<'_> {
         Ok((number, salt))
     }
 
-    /// A row for what is on its way in.
-    fn insert_empty(&self, key: &CacheKey) -> rusqlite::Result<(u64, u64)> {
-        let salt = RandomState::new().hash_one(key);
-        let now = seconds(self.now);
-        self.execute(
-            "INSERT INTO responses (method, url, status, state, stored, used, hits, size, salt, fields, head) \
-             VALUES ('GET', ?1, 0, 0, ?2, ?2, 0, 0, ?3, '', x'')",
-            params![key.as_str(), now, salt.cast_signed()],
-        )?;
-        Ok((self.connection.last_insert_rowid().cast_unsigned(), salt))
-    }
-
     /// Writes down all that is known of a response but its content, over what was there.
-    fn set_head(
+    pub(super) fn set_head(
         &self,
         number: u64,
         key: &CacheKey,
@@ -334,7 +326,7 @@ impl Batch<'_> {
         Ok(())
     }
 
-    fn insert_chunk(
+    pub(super) fn insert_chunk(
         &self,
         number: u64,
         salt: u64,
@@ -346,64 +338,8 @@ impl Batch<'_> {
         self.execute(text, params![chunk_id(number, chunk), checksum, bytes]).map(drop)
     }
 
-    /// A piece of content that comes bit by bit.
-    fn chunk(&mut self, spooled: &Arc<Spooled>, bytes: &Bytes) -> rusqlite::Result<u64> {
-        let (number, salt) = if let Some(place) = spooled.place() {
-            place
-        } else {
-            let (number, salt) = self.insert_empty(spooled.key())?;
-            // Its length is not known yet; who reads it knows how far it has come.
-            spooled.begun(number, salt, self.database.content(number, salt, u64::MAX));
-            (number, salt)
-        };
-        let chunk = spooled.next_chunk();
-        if chunk >= CHUNKS_MAX {
-            return Ok(0);
-        }
-        self.insert_chunk(number, salt, chunk, bytes)?;
-        self.outcome.grown.push((Arc::clone(spooled), bytes.len() as u64));
-        Ok(1)
-    }
-
-    fn whole(
-        &mut self,
-        spooled: &Arc<Spooled>,
-        head: &StoredHead,
-        begun: Option<Stamp>,
-    ) -> rusqlite::Result<u64> {
-        let Some((number, _)) = spooled.place() else { return Ok(0) };
-        let key = spooled.key();
-        let standing = begun.map(|begun| self.standing(key, head, begun)).transpose()?;
-        if standing != Some(Standing::Admitted) {
-            // Whoever reads along reads to the end; it is deleted when nobody does any more.
-            self.database.doom(number);
-            return Ok(0);
-        }
-        let arriving = self.connection.query_row(
-            "SELECT 1 FROM responses WHERE id = ?1 AND state = 0",
-            [number.cast_signed()],
-            |_| Ok(()),
-        );
-        if arriving.optional()?.is_none() {
-            return Ok(0);
-        }
-        let coming: u64 = self
-            .outcome
-            .grown
-            .iter()
-            .filter(|(other, _)| Arc::ptr_eq(other, spooled))
-            .map(|(_, bytes)| bytes)
-            .sum();
-        let length = spooled.bytes() + coming;
-        let response = StoredResponse::new(head.clone(), Bytes::new());
-        self.displace(key, &response, Some(number))?;
-        self.set_head(number, key, head, length, 0)?;
-        self.count(1);
-        Ok(1)
-    }
-
     /// Deletes a row for what was on its way in.
-    fn abandon(&self, number: u64) -> rusqlite::Result<u64> {
+    pub(super) fn abandon(&self, number: u64) -> rusqlite::Result<u64> {
         let text = "DELETE FROM responses WHERE id = ?1 AND state <> 1";
         if self.execute(text, [number.cast_signed()])? > 0 {
             self.delete_contents(number)?;
@@ -448,7 +384,7 @@ impl Batch<'_> {
     }
 
     /// So many more responses are stored; written down at the end of the transaction.
-    fn count(&self, more: isize) {
+    pub(super) fn count(&self, more: isize) {
         self.counted.set(self.counted.get() + more);
     }
 
@@ -573,7 +509,7 @@ impl Batch<'_> {
             database,
             connection,
             now: Clock::System.now(),
-            outcome: Outcome::default(),
+            outcome: RefCell::default(),
             counted: Cell::new(0),
         }
     }

@@ -3,7 +3,7 @@
 //! One connection writes, from the writer thread; workers read, each with a connection from a small pool,
 //! and never for longer than one row takes. Content lies in rows of at most [`CHUNK_BYTES`], each with a
 //! checksum over what it is and whose it is: whatever happens to the file, what is given out is what was
-//! put in, or nothing. `schema.rs` opens and makes the file, `changes.rs` writes, `invalidations.rs` says
+//! put in, or nothing. `schema.rs` opens and makes the file, `changes.rs` and `spooled.rs` write, `invalidations.rs` says
 //! what is not let in, `room.rs` keeps to `--cache-disk`.
 
 use std::collections::HashMap;
@@ -34,6 +34,7 @@ mod invalidations;
 mod room;
 mod row;
 mod schema;
+mod spooled;
 
 pub use schema::{OpenError, default_path};
 

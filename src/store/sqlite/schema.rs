@@ -34,7 +34,8 @@ const RETRY_AFTER: Duration = Duration::from_millis(10);
 
 /// Times are Unix seconds; NULL is never. `state` is 1 for what may be used, 0 for what is on its way in,
 /// 2 for what is on its way out. What the program itself reads is `head` (see `codec.rs`); the columns
-/// before it say the same to people and to indexes.
+/// before it say the same to people and to indexes. Numbers of responses begin at the milliseconds of the
+/// clock: what is still known in memory by a row of an earlier file must not be taken for one of this.
 const TABLES: &str = "
 CREATE TABLE responses (
     id            INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -74,6 +75,7 @@ CREATE INDEX tags_by_response ON tags (response);
 CREATE TABLE salt (id INTEGER PRIMARY KEY CHECK (id = 1), value BLOB NOT NULL);
 CREATE TABLE totals (name TEXT PRIMARY KEY, number INTEGER NOT NULL) WITHOUT ROWID;
 INSERT INTO totals VALUES ('responses', 0);
+INSERT INTO sqlite_sequence VALUES ('responses', CAST(unixepoch('subsec') * 1000 AS INTEGER));
 ";
 
 /// The previous schema had counters instead of invalidations. A program that still goes by them gets an error
