@@ -84,15 +84,15 @@ impl Behind for Gated {
     }
 }
 
-fn sqlite(path: &Path) -> Arc<Gated> {
-    let inner = Box::new(Sqlite::open(path, DISK).expect("a store"));
+fn sqlite(path: &Path, content_bytes: u64) -> Arc<Gated> {
+    let limits = DiskLimits { content_bytes, ..DISK };
+    let inner = Box::new(Sqlite::open(path, limits).expect("a store"));
     Arc::new(Gated { inner, gate: RwLock::default() })
 }
 
-fn redis(server: &Server) -> Arc<Gated> {
-    server.ask(&["FLUSHALL"]);
+fn redis(server: &Server, content_bytes: u64) -> Arc<Gated> {
     let address = Address::read(&server.url()).expect("an address");
-    let wanted = SharedLimits { prefix: "test:".to_string(), content_bytes: 64 << 20 };
+    let wanted = SharedLimits { prefix: "test:".to_string(), content_bytes };
     let inner = Box::new(Redis::open(address, wanted).expect("a store"));
     let deadline = Instant::now() + PATIENCE;
     while !inner.is_ready() {
@@ -102,8 +102,7 @@ fn redis(server: &Server) -> Arc<Gated> {
     Arc::new(Gated { inner, gate: RwLock::default() })
 }
 
-fn tiers(behind: &Arc<Gated>) -> Arc<dyn Store> {
-    let memory = store(Eviction::None, ROOMY);
+fn tiers(behind: &Arc<Gated>, memory: Arc<dyn Store>) -> Arc<dyn Store> {
     let behind = Arc::clone(behind) as Arc<dyn Behind>;
     Arc::new(Tiers::new(memory, behind, 1 << 20, true).expect("a thread"))
 }
@@ -189,7 +188,7 @@ struct Trial {
 
 impl Trial {
     fn new(behind: Arc<Gated>, asks: bool) -> Self {
-        let store = tiers(&behind);
+        let store = tiers(&behind, store(Eviction::None, ROOMY));
         let (model, history, begun) = (Held::new(), BTreeMap::new(), Vec::new());
         let mut trial = Self { store, behind, asks, model, history, begun, count: 0 };
         trial.ask();
@@ -347,11 +346,11 @@ proptest! {
     fn a_file_holds_what_was_stored_last_and_not_removed(steps in vec(step(), 1..40)) {
         let folder = TemporaryFolder::new();
         let path = folder.file("cache.db");
-        let mut trial = Trial::new(sqlite(&path), false);
+        let mut trial = Trial::new(sqlite(&path, ROOMY.content_bytes), false);
         trial.run(&steps);
         prop_assert!(trial.store.tiers().expect("two tiers").close(PATIENCE));
         let Trial { model, .. } = trial;
-        let again = Trial::new(sqlite(&path), false);
+        let again = Trial::new(sqlite(&path, ROOMY.content_bytes), false);
         prop_assert_eq!(again.found(), model, "after a restart");
     }
 }
@@ -361,7 +360,8 @@ fn a_shared_store_holds_nothing_but_what_was_stored_last_and_not_removed() {
     for program in support::redis::programs() {
         let server = Server::start(program);
         proptest!(seeded(Some(15)), |(steps in vec(step(), 1..40))| {
-            Trial::new(redis(&server), true).run(&steps);
+            server.ask(&["FLUSHALL"]);
+            Trial::new(redis(&server, ROOMY.content_bytes), true).run(&steps);
         });
     }
 }
@@ -371,12 +371,12 @@ fn a_shared_store_holds_nothing_but_what_was_stored_last_and_not_removed() {
 fn uses_of_what_is_not_written_yet_are_counted() {
     let folder = TemporaryFolder::new();
     let path = folder.file("cache.db");
-    let mut trial = Trial::new(sqlite(&path), false);
+    let mut trial = Trial::new(sqlite(&path, ROOMY.content_bytes), false);
     let used = Step::Use { key: 0, language: 0 };
     trial.run(&[Step::Put { key: 0, language: 0 }, used.clone(), used.clone(), used]);
     assert!(trial.store.tiers().expect("two tiers").close(PATIENCE));
     drop(trial);
-    let again = Trial::new(sqlite(&path), false);
+    let again = Trial::new(sqlite(&path, ROOMY.content_bytes), false);
     assert_eq!(variants(&again.store, KEYS[0])[0].reuses(), 3);
 }
 
@@ -386,7 +386,7 @@ fn uses_of_what_is_not_written_yet_are_counted() {
 fn what_was_in_a_file_that_is_gone_changes_nothing_in_the_next() {
     let folder = TemporaryFolder::new();
     let path = folder.file("cache.db");
-    let mut trial = Trial::new(sqlite(&path), false);
+    let mut trial = Trial::new(sqlite(&path, ROOMY.content_bytes), false);
     trial.take(&Step::Put { key: 0, language: 0 });
     assert!(trial.store.tiers().expect("two tiers").flush(PATIENCE));
     for suffix in ["", "-wal", "-shm"] {
@@ -400,4 +400,92 @@ fn what_was_in_a_file_that_is_gone_changes_nothing_in_the_next() {
     let found = trial.found();
     assert_eq!(found.get(&(0, 1)), trial.model.get(&(0, 1)));
     assert_eq!(found.len(), 1, "what was not in this file is not freshened there");
+}
+
+/// A response for `KEYS[0]` that came at `time`.
+fn came_at(time: u64, content: &[u8]) -> Arc<StoredResponse> {
+    let made = response(None, content, 1_000);
+    let head = StoredHead { response_time: Timestamp(time), ..made.head().clone() };
+    Arc::new(StoredResponse::new(head, made.content.clone()))
+}
+
+/// How the new response does not get behind memory.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Refusal {
+    QueueFull,
+    TooLarge,
+}
+
+/// Memory has room for one response.
+fn old_response_is_not_found(behind: &Arc<Gated>, refusal: Refusal, is_freshened: bool) {
+    const FULL: usize = 6_000;
+    let case = format!("{} {refusal:?} {is_freshened}", behind.name());
+    let key = CacheKey::from(KEYS[0]);
+    let tiny = Limits { responses: Some(1), ..ROOMY };
+    let store = &tiers(behind, store(Eviction::Lru, tiny));
+    support::stored::put(store, KEYS[0], came_at(1, b"old"));
+    assert!(store.tiers().expect("two tiers").flush(PATIENCE));
+    let asked = begun(store, &key);
+    let old = store.get(KEYS[0]).expect("it is in memory")[0].clone();
+    let gate = behind.gate.write();
+    let dropped = store.tiers().expect("two tiers").dropped();
+    if refusal == Refusal::QueueFull {
+        for number in 0..FULL {
+            store.remove(&CacheKey::from(format!("f{number}").as_str()), &came_at(1, b""));
+        }
+        assert!(store.tiers().expect("two tiers").dropped() > dropped, "{case}: it is full");
+    }
+    let large = vec![b'x'; if refusal == Refusal::TooLarge { 5_000 } else { 5 }];
+    if is_freshened {
+        let head = StoredHead { response_time: Timestamp(2), ..old.head().clone() };
+        store.replace(&key, &old, Arc::new(old.with(head, old.content.clone())), &asked);
+    } else {
+        store.put(&key, came_at(2, &large), &asked);
+    }
+    drop(gate);
+    support::stored::put(store, KEYS[2], came_at(3, b"another"));
+    assert!(store.get(KEYS[0]).is_none(), "{case}: it is evicted");
+    let found = variants(store, KEYS[0]);
+    assert!(found.iter().all(|found| found.response_time > Timestamp(1)), "{case}");
+    // Nor by a program that starts again, or another one that shares the store.
+    assert!(store.tiers().expect("two tiers").close(PATIENCE));
+}
+
+#[test]
+fn what_was_replaced_in_memory_is_not_found_behind_it() {
+    let table =
+        [(Refusal::QueueFull, false), (Refusal::QueueFull, true), (Refusal::TooLarge, false)];
+    for (refusal, is_freshened) in table {
+        let folder = TemporaryFolder::new();
+        let path = folder.file("cache.db");
+        let again = |behind: Arc<Gated>| {
+            let found = behind.recall(&CacheKey::from(KEYS[0]), false).expect("it works").variants;
+            let is_new = |found: &Arc<StoredResponse>| found.response_time > Timestamp(1);
+            assert!(found.iter().all(is_new), "{}: {refusal:?} after a restart", behind.name());
+        };
+        old_response_is_not_found(&sqlite(&path, 1_000), refusal, is_freshened);
+        again(sqlite(&path, 1_000));
+        for program in support::redis::programs() {
+            let server = Server::start(program);
+            old_response_is_not_found(&redis(&server, 1_000), refusal, is_freshened);
+            again(redis(&server, 1_000));
+        }
+    }
+}
+
+/// Nothing is taken by a shared store from a proxy that could not ask it first; what that has in memory is
+/// newer all the same.
+#[test]
+fn what_a_shared_store_does_not_take_displaces_what_it_has() {
+    for program in support::redis::programs() {
+        let server = Server::start(program);
+        let store = &tiers(&redis(&server, 1_000), store(Eviction::None, ROOMY));
+        support::stored::put(store, KEYS[0], came_at(2, b"old"));
+        let unasked = store.begin(&CacheKey::from(KEYS[0]));
+        store.put(&CacheKey::from(KEYS[0]), came_at(1, b"older"), &unasked);
+        assert_eq!(variants(store, KEYS[0]).len(), 1, "what is there is newer");
+        let unasked = store.begin(&CacheKey::from(KEYS[0]));
+        store.put(&CacheKey::from(KEYS[0]), came_at(3, b"new"), &unasked);
+        assert!(variants(store, KEYS[0]).is_empty());
+    }
 }

@@ -49,7 +49,7 @@ impl Behind for Scripted {
     fn recall(&self, _: &CacheKey, claims: bool) -> Result<Recalled, BehindError> {
         self.claims.fetch_add(u64::from(claims), Ordering::Relaxed);
         let variants = self.variants.lock().clone();
-        let stamp = Stamp { numbers: Some([0; 4]), was_empty: variants.is_empty() };
+        let stamp = Stamp { numbers: Some([0; 4]), was_empty: variants.is_empty(), moment: 0 };
         if let Some(deed) = self.deed.lock().take() {
             deed();
         }

@@ -27,6 +27,8 @@ pub struct Stamp {
     pub numbers: Option<[u64; 4]>,
     /// It had nothing for the key.
     pub was_empty: bool,
+    /// How often what is stored for the key had changed, which is for the tiers to say.
+    pub moment: u64,
 }
 
 /// What a store behind memory has for a key.
@@ -96,6 +98,13 @@ pub enum Change {
         /// How often, all in all.
         reuses: u64,
     },
+    /// What a response takes the place of goes, because that response itself cannot be stored here.
+    Displace {
+        /// Its key.
+        key: CacheKey,
+        /// All of it but the content.
+        head: Box<StoredHead>,
+    },
     /// One response goes.
     Remove {
         /// Its key.
@@ -155,9 +164,10 @@ impl Change {
     /// The key that it is about, if it is about one, and what is stored for that.
     pub fn key(&self) -> Option<&CacheKey> {
         match self {
-            Self::Put { key, .. } | Self::Remove { key, .. } | Self::Forget { key, .. } => {
-                Some(key)
-            }
+            Self::Put { key, .. }
+            | Self::Displace { key, .. }
+            | Self::Remove { key, .. }
+            | Self::Forget { key, .. } => Some(key),
             Self::Whole { spooled, .. } => Some(spooled.key()),
             _ => None,
         }

@@ -24,6 +24,7 @@ mod exact;
 pub mod memory;
 mod names;
 pub mod overlay;
+mod overtaken;
 mod queue;
 pub mod redis;
 mod s3_fifo;

@@ -1,9 +1,10 @@
 //! The line of changes before a store that is slower than those who make them.
 //!
 //! Nobody waits for it but who writes a body that does not fit into memory. It is bounded in number and
-//! bytes. A response that finds it full is not written; but what is removed must not come back, so a
-//! key that could not be removed is owed: until the store has forgotten it, nothing that it has for it is
-//! used.
+//! bytes. A response that finds it full is not written; but what is removed, or was replaced by that
+//! response, must not come back, so its key is owed: until the store has forgotten it, nothing that it has
+//! for it is used. What was replaced is known to be overtaken besides: more such keys than can be owed must
+//! not cost all that is stored.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,6 +16,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use crate::policy::key::CacheKey;
 use crate::policy::purging::Selector;
 use crate::store::behind::Change;
+use crate::store::overtaken::Overtaken;
 
 /// The most changes that wait.
 const CHANGES_MAX: usize = 4096;
@@ -22,6 +24,8 @@ const CHANGES_MAX: usize = 4096;
 const BATCH_MAX: usize = 1024;
 /// The most keys that are owed; beyond it everything is.
 const OWED_MAX: usize = 10_000;
+/// The most of them that are owed for what was replaced; the rest is for what was removed.
+const OWED_REPLACED_MAX: usize = OWED_MAX / 2;
 /// For how long a lookup waits for a change of its key to be carried out.
 const SETTLE_MAX: Duration = Duration::from_millis(if cfg!(test) { 5 } else { 250 });
 /// For how long a piece of a large body waits for its place in the line.
@@ -45,6 +49,7 @@ pub(super) struct Queue {
     /// Something was carried out, or taken out of the line.
     settled: Condvar,
     dropped: AtomicU64,
+    overtaken: Overtaken,
 }
 
 /// Guarded by [`Queue::state`].
@@ -58,10 +63,19 @@ struct State {
     pending: HashMap<CacheKey, u32>,
     /// Those among them that may concern any key.
     pending_all: u32,
-    /// Keys that the store is to forget, and since which change.
-    owed: HashMap<CacheKey, u64>,
+    /// Keys that the store is to forget.
+    owed: HashMap<CacheKey, Owed>,
     owed_all: Option<u64>,
     closed: bool,
+}
+
+/// That the store is to forget a key.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Owed {
+    /// Since this change: what was handed in before it is not stored any more.
+    pub since: u64,
+    /// Nothing is let in that was asked for before.
+    pub invalidates: bool,
 }
 
 /// What the writer is to do next.
@@ -77,7 +91,7 @@ pub(super) enum Next {
 /// What is to be carried out.
 pub(super) struct Work {
     pub orders: Vec<Order>,
-    pub owed: Vec<(CacheKey, u64)>,
+    pub owed: Vec<(CacheKey, Owed)>,
     pub owed_all: Option<u64>,
 }
 
@@ -90,12 +104,18 @@ impl Queue {
             arrived: Condvar::new(),
             settled: Condvar::new(),
             dropped: AtomicU64::new(0),
+            overtaken: Overtaken::default(),
         }
     }
 
     /// Changes that were not carried out.
     pub(super) fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// What was stored later than what the store has.
+    pub(super) fn overtaken(&self) -> &Overtaken {
+        &self.overtaken
     }
 
     /// Hands in a change; waits for nothing. What finds no room is dropped, or owed.
@@ -110,6 +130,7 @@ impl Queue {
             change,
             Change::Put { .. }
                 | Change::Used { .. }
+                | Change::Displace { .. }
                 | Change::Remove { .. }
                 | Change::Forget { .. }
                 | Change::Sweep { .. }
@@ -120,7 +141,7 @@ impl Queue {
                 self.dropped.fetch_add(1, Ordering::Relaxed);
             }
             let number = state.number();
-            state.owe(&change, number);
+            state.owe(&change, number, &self.overtaken, Fate::Dropped);
         } else {
             state.push(change, reply);
         }
@@ -186,7 +207,7 @@ impl Queue {
         let deadline = Instant::now() + idle;
         let mut state = self.state.lock();
         loop {
-            let owes = !hold && (state.owed_all.is_some() || !state.owed.is_empty());
+            let owes = !hold && state.owes();
             if !state.line.is_empty() || owes {
                 return Next::Work(self.take(state, bytes_max, hold));
             }
@@ -208,8 +229,12 @@ impl Queue {
             orders.push(order);
         }
         state.bytes -= bytes;
-        let owed = if hold { Vec::new() } else { state.owed.clone().into_iter().collect() };
-        let owed_all = state.owed_all.filter(|_| !hold);
+        // Not before all that was handed in earlier: it would still be stored then.
+        let next = state.line.front().map_or(u64::MAX, |order| order.number);
+        let is_due = |since: u64| !hold && since < next;
+        let due = state.owed.iter().filter(|(_, owed)| is_due(owed.since));
+        let owed = due.map(|(key, owed)| (key.clone(), *owed)).collect();
+        let owed_all = state.owed_all.filter(|since| is_due(*since));
         drop(state);
         self.settled.notify_all();
         Work { orders, owed, owed_all }
@@ -218,8 +243,8 @@ impl Queue {
     /// These were carried out, and what was owed with them.
     pub(super) fn done(&self, work: Work, counts: &[u64]) {
         let mut state = self.state.lock();
-        for (key, number) in &work.owed {
-            if state.owed.get(key) == Some(number) {
+        for (key, owed) in &work.owed {
+            if state.owed.get(key) == Some(owed) {
                 state.owed.remove(key);
             }
         }
@@ -238,12 +263,13 @@ impl Queue {
         }
     }
 
-    /// These could not be carried out.
-    pub(super) fn failed(&self, work: &Work) {
+    /// These could not be carried out. If that was tried, nobody knows how far it came.
+    pub(super) fn failed(&self, work: &Work, was_tried: bool) {
+        let fate = if was_tried { Fate::Unknown } else { Fate::Dropped };
         let mut state = self.state.lock();
         for order in &work.orders {
             state.settle(&order.change);
-            state.owe(&order.change, order.number);
+            state.owe(&order.change, order.number, &self.overtaken, fate);
             match &order.change {
                 Change::Chunk { spooled, .. } | Change::Whole { spooled, .. } => spooled.fail(),
                 _ => {}
@@ -255,7 +281,18 @@ impl Queue {
     }
 }
 
+/// What became of a change that was not carried out.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Fate {
+    Dropped,
+    Unknown,
+}
+
 impl State {
+    fn owes(&self) -> bool {
+        self.owed_all.is_some() || !self.owed.is_empty()
+    }
+
     fn has_room(&self, bytes: u64, bytes_max: u64) -> bool {
         bytes == 0 || self.bytes == 0 || self.bytes + bytes <= bytes_max
     }
@@ -292,29 +329,51 @@ impl State {
         }
     }
 
-    /// A change was not carried out: what it was to remove must not be used. What was to be stored is not,
-    /// and what is stored in its place is as good as it was.
-    fn owe(&mut self, change: &Change, number: u64) {
+    /// A change was not carried out: what it was to remove, or to take the place of, must not be used.
+    fn owe(&mut self, change: &Change, number: u64, overtaken: &Overtaken, fate: Fate) {
         match change {
-            Change::Remove { key, .. } | Change::Forget { key, .. } => {
-                self.owe_key(key.clone(), number);
+            Change::Put { key, response, begun } => {
+                let has_nothing = begun.was_empty && !self.pending.contains_key(key);
+                if fate == Fate::Unknown || !has_nothing {
+                    overtaken.note(key, response.response_time);
+                    self.owe_replaced(key, number);
+                }
+            }
+            Change::Displace { key, head } => {
+                overtaken.note(key, head.response_time);
+                self.owe_replaced(key, number);
+            }
+            Change::Remove { key, .. } => self.owe_key(key.clone(), number, true),
+            Change::Forget { key, invalidates } => {
+                self.owe_key(key.clone(), number, *invalidates);
             }
             Change::Purge { selector: Selector::Uri(uri), .. } => {
-                self.owe_key(CacheKey::from(uri.as_str()), number);
+                self.owe_key(CacheKey::from(uri.as_str()), number, true);
             }
-            Change::Purge { .. } => self.owed_all = Some(number),
+            Change::Purge { .. } => self.owed_all = self.owed_all.max(Some(number)),
             _ => {}
         }
-        if self.owed_all.is_some() {
-            self.owed.clear();
+        if let Some(all) = &mut self.owed_all {
+            let last = self.owed.drain().map(|(_, owed)| owed.since).max();
+            *all = last.unwrap_or(0).max(*all);
         }
     }
 
-    fn owe_key(&mut self, key: CacheKey, number: u64) {
-        if self.owed.len() < OWED_MAX {
-            self.owed.insert(key, number);
+    fn owe_key(&mut self, key: CacheKey, number: u64, invalidates: bool) {
+        if let Some(owed) = self.owed.get_mut(&key) {
+            owed.since = owed.since.max(number);
+            owed.invalidates |= invalidates;
+        } else if self.owed.len() < OWED_MAX {
+            self.owed.insert(key, Owed { since: number, invalidates });
         } else {
-            self.owed_all = Some(number);
+            self.owed_all = self.owed_all.max(Some(number));
+        }
+    }
+
+    /// What was replaced is to go; if too much is owed already, it is at least not used.
+    fn owe_replaced(&mut self, key: &CacheKey, number: u64) {
+        if self.owed.len() < OWED_REPLACED_MAX || self.owed.contains_key(key) {
+            self.owe_key(key.clone(), number, false);
         }
     }
 }
@@ -358,7 +417,18 @@ mod tests {
             useful_until: Timestamp::MAX,
         };
         let response = Arc::new(StoredResponse::new(head, Bytes::from(vec![0; bytes])));
-        Change::Put { key: key(name), response, begun: Stamp::default() }
+        let begun = Stamp { was_empty: true, ..Stamp::default() };
+        Change::Put { key: key(name), response, begun }
+    }
+
+    impl Change {
+        /// A response for whose key there is another one.
+        fn replacing(mut self) -> Self {
+            if let Self::Put { begun, .. } = &mut self {
+                begun.was_empty = false;
+            }
+            self
+        }
     }
 
     fn work(queue: &Queue) -> Work {
@@ -392,16 +462,67 @@ mod tests {
         for number in 0..CHANGES_MAX {
             queue.send(forget(number), None);
         }
-        queue.send(put("stored", 0), None);
+        queue.send(put("new", 0), None);
+        queue.send(put("replaced", 0).replacing(), None);
         queue.send(forget("late"), None);
-        assert_eq!(queue.dropped(), 2);
+        assert_eq!(queue.dropped(), 3);
         let first = work(&queue);
-        assert_eq!((first.orders.len(), first.owed.len()), (BATCH_MAX, 1), "it is owed");
-        assert!(!queue.settle(&key("late")) && queue.settle(&key("stored")));
+        assert_eq!(first.orders.len(), BATCH_MAX);
+        assert!(first.owed.is_empty(), "what stands before it in the line may store it yet");
         queue.done(first, &[0; BATCH_MAX]);
-        assert!(queue.settle(&key("late")), "it is forgotten");
+        let is_settled = |name| queue.settle(&key(name));
+        assert_eq!(["late", "replaced", "new"].map(is_settled), [false, false, true]);
         carry_out_all(&queue);
+        assert_eq!(["late", "replaced", "new"].map(is_settled), [true; 3], "they are forgotten");
         assert!(queue.flush(Duration::ZERO));
+    }
+
+    /// More is replaced by what finds no place than can be owed: that must not cost all that is stored.
+    #[test]
+    fn what_is_replaced_and_not_owed_is_known_to_be_overtaken() {
+        let queue = Queue::new(1000);
+        for number in 0..CHANGES_MAX {
+            queue.send(forget(format!("first {number}")), None);
+        }
+        for number in 0..OWED_MAX * 2 {
+            queue.send(put(number, 0).replacing(), None);
+        }
+        let head = |change: Change| match change {
+            Change::Put { response, .. } => response.head().clone(),
+            _ => unreachable!("it is a response"),
+        };
+        let old = head(put("old", 0));
+        assert!(queue.overtaken().has(&key(OWED_MAX * 2 - 1), &old));
+        carry_out_all(&queue);
+        assert!(queue.settle(&key("other")), "not everything is owed");
+        let new = StoredHead { response_time: Timestamp(2), ..old };
+        assert!(!queue.overtaken().has(&key(OWED_MAX * 2 - 1), &new));
+    }
+
+    #[test]
+    fn what_is_owed_again_is_owed_since_the_later_change() {
+        let queue = Queue::new(1000);
+        for number in 0..CHANGES_MAX - 1 {
+            queue.send(forget(number), None);
+        }
+        queue.send(put("a", 0), None);
+        queue.send(forget("a"), None);
+        // An earlier one fails: the response that is still in the line came before the later one.
+        let mut first = work(&queue);
+        first.orders[0].change = forget("a");
+        queue.state.lock().pending.insert(key("a"), 2);
+        queue.failed(&first, true);
+        let mut outdated = 0;
+        while let Next::Work(work) = queue.next(u64::MAX, Duration::ZERO, false) {
+            let put = work.orders.iter().find(|order| matches!(order.change, Change::Put { .. }));
+            if let Some(put) = put {
+                let owed = work.owed.iter().find(|(owed, _)| *owed == key("a"));
+                outdated += usize::from(owed.is_some_and(|(_, owed)| put.number < owed.since));
+            }
+            let counts = vec![0; work.orders.len()];
+            queue.done(work, &counts);
+        }
+        assert_eq!(outdated, 1);
     }
 
     #[test]
@@ -413,7 +534,14 @@ mod tests {
         assert!(queue.settle(&key("other")));
         queue.send(forget("one more"), None);
         assert!(!queue.settle(&key("other")), "everything is owed");
-        assert!(work(&queue).owed_all.is_some());
+        let mut owed_all = None;
+        while owed_all.is_none() {
+            let work = work(&queue);
+            owed_all = work.owed_all;
+            let counts = vec![0; work.orders.len()];
+            queue.done(work, &counts);
+        }
+        assert!(queue.settle(&key("other")), "everything is forgotten");
     }
 
     #[test]
@@ -439,20 +567,21 @@ mod tests {
         queue.send(put("a", 1), None);
         queue.send(forget("b"), Some(reply));
         let failed = work(&queue);
-        queue.failed(&failed);
+        queue.failed(&failed, true);
         drop(failed);
         assert!(told.recv().is_err());
-        assert!(queue.settle(&key("a")) && !queue.settle(&key("b")));
+        assert!(!queue.settle(&key("a")), "nobody knows whether it is there, and what else");
+        assert!(!queue.settle(&key("b")));
         // While the store is left alone, what is owed waits.
         assert!(matches!(queue.next(1, Duration::ZERO, true), Next::Idle));
         carry_out_all(&queue);
         assert!(queue.settle(&key("b")));
         let selector = Selector::Uri("c".to_string());
         queue.send(Change::Purge { selector, now: Timestamp(0) }, None);
-        queue.failed(&work(&queue));
+        queue.failed(&work(&queue), true);
         assert!(queue.settle(&key("a")) && !queue.settle(&key("c")), "one key is meant");
         queue.send(Change::Purge { selector: Selector::Stale, now: Timestamp(0) }, None);
-        queue.failed(&work(&queue));
+        queue.failed(&work(&queue), true);
         assert!(!queue.settle(&key("a")), "nobody knows what was meant");
     }
 

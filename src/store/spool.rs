@@ -362,7 +362,7 @@ mod tests {
                     Fails(pieces) => {
                         write(&queue, &written, pieces, 1);
                         while let Some(work) = work(&queue) {
-                            queue.failed(&work);
+                            queue.failed(&work, true);
                         }
                     }
                 }
@@ -377,7 +377,7 @@ mod tests {
         let queue = Arc::new(Queue::new(1 << 20));
         let mut spool = Spool::new(&queue, CacheKey::from("a"), None);
         assert!(spool.write(&vec![1; CHUNK_BYTES]), "nothing is left to be flushed");
-        queue.failed(&work(&queue).expect("a piece"));
+        queue.failed(&work(&queue).expect("a piece"), true);
         assert!(!spool.flush());
     }
 }

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use crate::clock::{DeltaSeconds, Timestamp};
 use crate::message::buffer::Buffer;
@@ -23,8 +23,10 @@ use crate::policy::purging::Selector;
 use crate::policy::stored::{StoredHead, StoredResponse};
 use crate::store::behind::{
     Audience, Behind, BehindError, BehindUsage, CHUNK_BYTES, Change, Fetcher, Listed, Recalled,
+    Stamp,
 };
 use crate::store::codec;
+use crate::store::overtaken::Moments;
 use crate::store::queue::Queue;
 use crate::store::spool::Spool;
 use crate::store::underway::Begun;
@@ -84,6 +86,8 @@ struct Front {
     changing: Vec<Mutex<()>>,
     /// Held for writing while anything may go.
     purging: RwLock<()>,
+    /// Counted up under a key's lock whenever what is stored for it changes.
+    moments: Moments,
 }
 
 impl Front {
@@ -91,12 +95,19 @@ impl Front {
         let hash = codec::checksum(0, 0, key.as_str().as_bytes());
         &self.changing[hash as usize % STRIPES]
     }
+
+    /// What is stored for `key` changes, or is about to; nobody else changes it until the guard is dropped.
+    fn change(&self, key: &CacheKey) -> MutexGuard<'_, ()> {
+        let changing = self.stripe(key).lock();
+        self.moments.next(key);
+        changing
+    }
 }
 
 /// What other proxies have done to a shared store is done to memory, too.
 impl Audience for Front {
     fn changed(&self, key: &CacheKey, place: Option<u64>) {
-        let _changing = self.stripe(key).lock();
+        let _changing = self.change(key);
         let present = self.memory.get(key.as_str()).unwrap_or_default();
         if place.is_some() && present.iter().any(|response| response.place().number() == place) {
             return;
@@ -146,7 +157,12 @@ impl Tiers {
         .start()?;
         let reads = Breaker::new(behind.name(), "memory alone is used until it works again");
         let changing = (0..STRIPES).map(|_| Mutex::default()).collect();
-        let front = Arc::new(Front { memory, changing, purging: RwLock::default() });
+        let front = Arc::new(Front {
+            memory,
+            changing,
+            purging: RwLock::default(),
+            moments: Moments::default(),
+        });
         behind.listen(Arc::clone(&front) as Arc<dyn Audience>);
         let ended = Mutex::new(ended);
         Ok(Self {
@@ -194,9 +210,12 @@ impl Tiers {
         if !is_ready() || !self.queue.settle(key) || !is_ready() || !self.reads.lets_through() {
             return None;
         }
+        let moment = self.front.moments.now(key);
         match self.behind.recall(key, claims) {
             Ok(mut recalled) => {
                 self.reads.worked();
+                recalled.stamp.moment = moment;
+                recalled.variants.retain(|response| !self.queue.overtaken().has(key, response));
                 if let Some(most) = self.cache_ttl {
                     for response in &mut recalled.variants {
                         *response = Arc::new(response.capped(most));
@@ -267,7 +286,10 @@ impl Tiers {
         if let Some(newer) = present.iter().flat_map(|variants| variants.iter()).find(newer) {
             return Arc::clone(newer);
         }
-        self.front.memory.put(key, Arc::clone(&fetched), begun);
+        // Since it was found it may have been removed or replaced, and what has replaced it evicted.
+        if begun.behind().moment == self.front.moments.now(key) {
+            self.front.memory.put(key, Arc::clone(&fetched), begun);
+        }
         fetched
     }
 
@@ -282,7 +304,7 @@ impl Tiers {
 
     /// Something for `key` has been stored behind memory alone: what was in memory before is outdated.
     fn forget_in_memory(&self, key: &CacheKey) {
-        let _changing = self.front.stripe(key).lock();
+        let _changing = self.front.change(key);
         for other in self.front.memory.get(key.as_str()).unwrap_or_default().iter() {
             self.front.memory.remove(key, other);
         }
@@ -302,7 +324,7 @@ impl Tiers {
         }
         let key = spool.spooled().key().clone();
         let purging = self.front.purging.read();
-        let changing = self.front.stripe(&key).lock();
+        let changing = self.front.change(&key);
         let stamp = begun.admits(&head).then(|| begun.behind());
         let sent = spool.send_whole(head, stamp);
         drop((purging, changing));
@@ -313,15 +335,31 @@ impl Tiers {
         put
     }
 
+    /// Locks the key, and gives the state of the store behind memory when the fetch began. That it had nothing for the key says no
+    /// more once anything has been stored for it.
+    fn change(&self, key: &CacheKey, begun: &Begun) -> (MutexGuard<'_, ()>, Stamp) {
+        let changing = self.front.stripe(key).lock();
+        let mut stamp = begun.behind();
+        stamp.was_empty &= stamp.moment == self.front.moments.now(key);
+        self.front.moments.next(key);
+        (changing, stamp)
+    }
+
     /// What memory has done with a response, is done behind it. The key's lock is held.
     fn put_behind(
         &self,
         key: &CacheKey,
         response: Arc<StoredResponse>,
-        begun: &Begun,
+        begun: Stamp,
         put: Put,
     ) -> Put {
-        if put == Put::Cleared || response.content.len() > self.behind.content_bytes_max() {
+        if put == Put::Cleared {
+            return put;
+        }
+        if response.content.len() > self.behind.content_bytes_max() {
+            if put == Put::Stored && !begun.was_empty {
+                self.displace_behind(key, &response);
+            }
             return put;
         }
         if put == Put::TooLarge
@@ -333,8 +371,23 @@ impl Tiers {
             }
         }
         let key = key.clone();
-        self.queue.send(Change::Put { key, response, begun: begun.behind() }, None);
+        self.queue.send(Change::Put { key, response, begun }, None);
         Put::Stored
+    }
+
+    /// A response is in memory alone: it is too large for the store behind it. What it has replaced must not
+    /// outlive it there.
+    fn displace_behind(&self, key: &CacheKey, response: &StoredResponse) {
+        let is_read_only = self.behind.content_bytes_max() == 0;
+        if is_read_only && response.place().number().is_some() {
+            // The content is the same, and is all that there is when the origin server is away.
+            return;
+        }
+        self.queue.overtaken().note(key, response.response_time);
+        if !is_read_only {
+            let head = Box::new(response.head().clone());
+            self.queue.send(Change::Displace { key: key.clone(), head }, None);
+        }
     }
 
     /// What the store behind memory is called.
@@ -409,9 +462,9 @@ impl Store for Tiers {
 
     fn put(&self, key: &CacheKey, response: Arc<StoredResponse>, begun: &Begun) -> Put {
         let _purging = self.front.purging.read();
-        let _changing = self.front.stripe(key).lock();
+        let (_changing, stamp) = self.change(key, begun);
         let put = self.front.memory.put(key, Arc::clone(&response), begun);
-        self.put_behind(key, response, begun, put)
+        self.put_behind(key, response, stamp, put)
     }
 
     fn replace(
@@ -422,7 +475,7 @@ impl Store for Tiers {
         begun: &Begun,
     ) -> Put {
         let _purging = self.front.purging.read();
-        let _changing = self.front.stripe(key).lock();
+        let (_changing, stamp) = self.change(key, begun);
         let place = old.place().number();
         let present = self.front.memory.get(key.as_str()).unwrap_or_default();
         let is_old = |other: &&Arc<StoredResponse>| Arc::ptr_eq(other, old) || is_twin(other, old);
@@ -435,11 +488,11 @@ impl Store for Tiers {
             // Memory has no room for it. Whether it is still behind memory is known there.
             None => Put::TooLarge,
         };
-        if put == Put::Replaced { put } else { self.put_behind(key, new, begun, put) }
+        if put == Put::Replaced { put } else { self.put_behind(key, new, stamp, put) }
     }
 
     fn remove(&self, key: &CacheKey, response: &Arc<StoredResponse>) {
-        let _changing = self.front.stripe(key).lock();
+        let _changing = self.front.change(key);
         let present = self.front.memory.get(key.as_str()).unwrap_or_default();
         let is_successor = |other: &Arc<StoredResponse>| {
             !Arc::ptr_eq(other, response) && Arc::ptr_eq(other.place(), response.place())
@@ -458,7 +511,7 @@ impl Store for Tiers {
 
     fn remove_all_but(&self, key: &CacheKey, own: Option<&Begun>) -> usize {
         let _purging = self.front.purging.read();
-        let _changing = self.front.stripe(key).lock();
+        let _changing = self.front.change(key);
         let removed = self.front.memory.remove_all_but(key, own);
         self.queue.send(Change::Forget { key: key.clone(), invalidates: true }, None);
         removed

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use crate::clock::Timestamp;
 use crate::policy::purging::Selector;
 use crate::store::behind::{Behind, BehindError, Change};
-use crate::store::queue::{Next, Order, Queue, Work};
+use crate::store::queue::{Next, Order, Owed, Queue, Work};
 use crate::vital;
 
 /// A store that has failed is left alone for so long, and twice as long each further time, up to
@@ -170,7 +170,7 @@ impl Writer {
                 Next::Work(work) => work,
             };
             if resting || !self.behind.is_ready() {
-                self.queue.failed(&work);
+                self.queue.failed(&work, false);
                 continue;
             }
             match self.carry_out(&work) {
@@ -182,7 +182,7 @@ impl Writer {
                     pause = PAUSE_FIRST;
                 }
                 Err(error) => {
-                    self.queue.failed(&work);
+                    self.queue.failed(&work, true);
                     self.breaker.failed(&error);
                     resting_until = Some(Instant::now() + pause);
                     pause = (pause * 2).min(PAUSE_MAX);
@@ -207,8 +207,8 @@ impl Writer {
         if work.owed_all.is_some() {
             owed.push(Change::Purge { selector: Selector::All, now: Timestamp::MAX });
         }
-        for (key, _) in &work.owed {
-            owed.push(Change::Forget { key: key.clone(), invalidates: true });
+        for (key, Owed { invalidates, .. }) in &work.owed {
+            owed.push(Change::Forget { key: key.clone(), invalidates: *invalidates });
         }
         if !owed.is_empty() {
             self.behind.apply(&owed.iter().collect::<Vec<_>>())?;
@@ -217,7 +217,9 @@ impl Writer {
             let all = work.owed_all.is_some_and(|number| order.number < number);
             let own = || {
                 let key = order.change.key();
-                work.owed.iter().any(|(owed, number)| Some(owed) == key && order.number < *number)
+                work.owed
+                    .iter()
+                    .any(|(owed, Owed { since, .. })| Some(owed) == key && order.number < *since)
             };
             match &order.change {
                 // Some of it was not written: the rest must not pass for the whole.

@@ -41,7 +41,9 @@ pub fn promote(store: &Arc<dyn Store>, key: &str) {
     let key = CacheKey::from(key);
     let begun = store.begin(&key);
     let tiers = store.tiers().expect("tiers");
-    for found in tiers.recall(&key, false).unwrap_or_default().variants {
+    let recalled = tiers.recall(&key, false).unwrap_or_default();
+    let begun = begun.with(recalled.stamp);
+    for found in recalled.variants {
         tiers.promote(&key, &found, &begun).expect("it is whole");
     }
 }

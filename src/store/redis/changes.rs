@@ -143,6 +143,7 @@ impl Batch<'_> {
     fn carry_out(&mut self, change: &Change) -> RedisResult<u64> {
         match change {
             Change::Put { key, response, begun } => self.put(key, response, *begun),
+            Change::Displace { key, head } => self.displace(key, head),
             Change::Remove { key, response } => self.remove(key, response),
             Change::Forget { key, invalidates } => self.forget(key, *invalidates),
             Change::Release { key } => {
@@ -183,7 +184,9 @@ impl Batch<'_> {
         begun: Stamp,
     ) -> RedisResult<u64> {
         let head = response.head();
-        let Some(invalidations) = self.admits(key, head, begun) else { return Ok(0) };
+        let Some(invalidations) = self.admits(key, head, begun) else {
+            return self.displace(key, head);
+        };
         let length = response.content.len();
         let (number, value) = match &response.content {
             Content::Here(content) if length <= INLINE_MAX => {
@@ -259,6 +262,23 @@ impl Batch<'_> {
             self.let_go(number, length)?;
         }
         Ok(stored)
+    }
+
+    /// Removes what a response of this head has replaced in memory and cannot replace here.
+    fn displace(&mut self, key: &CacheKey, head: &StoredHead) -> RedisResult<u64> {
+        let entry = self.shared.entry(self.state.generation, key);
+        let found = self.link.one(cmd("HGETALL").arg(entry))?;
+        let newer = StoredResponse::new(head.clone(), bytes::Bytes::new());
+        for (_, value) in values::fields(&found) {
+            let Some((Kept { response: old, .. }, _)) = self.shared.response(value) else {
+                continue;
+            };
+            // What another proxy has stored meanwhile may be newer.
+            if old.response_time <= newer.response_time && displaces(&newer, &old, 1) {
+                self.remove(key, &old)?;
+            }
+        }
+        Ok(0)
     }
 
     /// The fields that `response` displaces, and the pieces of content that go with them. Its own field

@@ -305,7 +305,8 @@ impl Behind for Redis {
                 fetcher = if is_ours { Fetcher::Us } else { Fetcher::Another };
             }
             let was_empty = variants.is_empty();
-            Ok(Recalled { variants, stamp: Stamp { numbers, was_empty }, fetcher })
+            let stamp = Stamp { numbers, was_empty, ..Stamp::default() };
+            Ok(Recalled { variants, stamp, fetcher })
         })
     }
 

@@ -70,7 +70,8 @@ fn read_only(changes: &[&Change]) -> Result<Vec<u64>, BehindError> {
     let goes = |change: &&Change| {
         matches!(
             change,
-            Change::Remove { .. }
+            Change::Displace { .. }
+                | Change::Remove { .. }
                 | Change::Forget { .. }
                 | Change::Purge { .. }
                 | Change::Chunk { .. }
@@ -170,6 +171,10 @@ impl Batch<'_> {
                 let text = "UPDATE responses SET used = ?2, hits = max(hits, ?3) WHERE id = ?1";
                 self.execute(text, params![number.cast_signed(), now, reuses.cast_signed()])?;
                 Ok(0)
+            }
+            Change::Displace { key, head } => {
+                let response = StoredResponse::new((**head).clone(), Bytes::new());
+                self.forget_replaced(key, &response, None)
             }
             Change::Remove { response, .. } => match self.number(response.place()) {
                 Some(number) => self.delete(number),

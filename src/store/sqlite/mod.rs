@@ -323,7 +323,7 @@ impl Behind for Sqlite {
             }
         }
         let was_empty = variants.is_empty();
-        let stamp = Stamp { numbers, was_empty };
+        let stamp = Stamp { numbers, was_empty, ..Stamp::default() };
         Ok(Recalled { variants, stamp, ..Recalled::default() })
     }
 
