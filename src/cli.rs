@@ -412,7 +412,7 @@ impl fmt::Display for UsageError {
             }
             Self::Command(word) => {
                 let names: Vec<&str> = commands::names().collect();
-                let names = names.join(", ");
+                let (word, names) = (without_password(word), names.join(", "));
                 write!(f, "{word}: neither a command nor a port; commands are {names}")
             }
             Self::Words(name, 0, usage) => {

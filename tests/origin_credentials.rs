@@ -3,8 +3,14 @@
 
 mod support;
 
-use support::origin::{Origin, on};
+use std::net::SocketAddr;
+use std::process::Output;
+
+use support::TemporaryFolder;
+use support::origin::{Origin, Rule, on};
 use support::proxy::{Proxy, command};
+use support::redis::{Server, programs};
+use support::wire::Connection;
 
 const SENT: &str = "Authorization: Basic dXNlcjpzQGNyZXQ=";
 /// What must be seen nowhere.
@@ -106,4 +112,167 @@ fn refused_urls_are_printed_without_their_passwords() {
     let output = proxied.args(["--port", "0"]).output().expect("it runs");
     let told = String::from_utf8_lossy(&output.stderr);
     assert!(!told.contains("s@cret") && told.contains("ftp://***@h"), "{told}");
+}
+
+/// What an origin server with a password is asked for by [`all_that_is_told`].
+fn rules() -> Vec<Rule> {
+    let shared = "Cache-Control: max-age=60, public; Vary: Authorization";
+    let answers = ["/a", "/new", "/warm"]
+        .map(|target| on(&format!("GET {target}")).having(SENT).send(200, shared, "x").always());
+    let fails = on("GET /fails").having(SENT).close().always();
+    let declines = on("GET /upgrade").having(SENT).having("Upgrade: x").send(200, "", "x");
+    answers.into_iter().chain([fails, declines.always()]).collect()
+}
+
+/// Everything that a proxy tells: to clients, by its commands, by its control interface, and in its logs.
+/// `whole` is its origin server's URL with the password in it.
+fn all_that_is_told(mut command: std::process::Command, whole: &str) -> String {
+    let folder = TemporaryFolder::new();
+    let (access, urls) = (folder.file("access.log"), folder.file("urls"));
+    command.args(["--origin", whole, "--admin", "127.0.0.1:0", "--log-level", "trace"]);
+    command.arg("--access-log").arg(&access);
+    let mut proxy = Proxy::start_as(command);
+    let mut told = Vec::new();
+    for (target, fields) in [
+        ("/a", ""),
+        ("/a", "Referer: http://user:s%40cret@h/\r\n"),
+        ("http://user:s%40cret@h/a", ""),
+        ("/fails", ""),
+        ("/upgrade", "Connection: Upgrade\r\nUpgrade: x\r\n"),
+    ] {
+        let reply = proxy.get_with(target, fields);
+        told.push(format!("{}{}", reply.head.text, reply.body()));
+    }
+    std::fs::write(&urls, format!("/warm\n{whole}/warm\n/fails\n")).expect("a file");
+    let (urls, below) = (urls.to_str().expect("a path"), format!("{whole}/"));
+    let (one, elsewhere) = (format!("{whole}/a"), "http://user:s%40cret@h/a");
+    let commands: &[&[&str]] = &[
+        &["list"],
+        &["list", "--json"],
+        &["show", "/a"],
+        &["show", &one, "--json"],
+        &["show", elsewhere],
+        &["explain", "/a"],
+        &["explain", "/new"],
+        &["explain", "/fails"],
+        &["explain", elsewhere],
+        &["stats"],
+        &["stats", "--json"],
+        &["warm", urls],
+        &["export", "-"],
+        &["export", "-", "--with-secrets"],
+        &["purge", &one],
+        &["purge", elsewhere],
+        &["purge", "--prefix", &below],
+        &["purge", "--match", elsewhere],
+    ];
+    for words in commands {
+        told.push(format!("proxy {}:\n{}", words[0], said(&proxy.tell(words))));
+        if words[0] == "explain" {
+            // The command, without a running proxy.
+            let output = support::proxy::run(&[words, &["--origin", whole][..]].concat());
+            told.push(said(&output));
+        }
+    }
+    let log = proxy.log();
+    let admin = log.lines().find_map(|line| line.split_once("control interface at http://"));
+    let admin: SocketAddr = admin.expect("a line").1.trim().parse().expect("an address");
+    for target in ["/info", "/stats", "/metrics", "/list", "/show?url=/new", "/explain?url=/a"]
+        .map(str::to_string)
+        .into_iter()
+        .chain(["show", "explain"].map(|what| format!("/{what}?url={elsewhere}")))
+    {
+        let reply = Connection::open(admin).request("GET", &target, "", "").reply();
+        let path = target.split('?').next().unwrap_or_default();
+        told.push(format!("GET {path}:\n{}", reply.body()));
+    }
+    let (_, _, log) = proxy.stop();
+    told.extend([log, std::fs::read_to_string(access).expect("a log")]);
+    told.join("\n")
+}
+
+fn said(output: &Output) -> String {
+    [&output.stdout[..], &output.stderr[..]].map(String::from_utf8_lossy).concat()
+}
+
+fn assert_is_told_to_nobody(told: &str, expected: &[&str]) {
+    let mut leaks = told.lines().filter(|line| SECRETS.iter().any(|secret| line.contains(secret)));
+    assert_eq!(leaks.next(), None);
+    for text in expected {
+        assert!(told.contains(text), "{text:?} is not in:\n{told}");
+    }
+}
+
+#[test]
+fn no_command_log_recording_or_error_tells_the_origins_password() {
+    let origin = Origin::script(rules());
+    let told = all_that_is_told(command(), &with_password(&origin));
+    // The test has seen something.
+    let asked = format!("Asked:      GET {}/new", origin.url());
+    let expected = [
+        "Authorization: REDACTED",
+        &asked,
+        "proxy list:",
+        "digest:",
+        "\"log\":{\"version\"",
+        "http://***@h/a: request target",
+        "control: purged http://***@h/a",
+        "GET /explain:\nCache key:",
+    ];
+    assert_is_told_to_nobody(&told, &expected);
+}
+
+#[test]
+fn nor_those_of_redis_and_of_the_proxy_that_leads_out() {
+    let connects = on("CONNECT origin.test:80")
+        .having("Proxy-Authorization: Basic dXNlcjpzQGNyZXQ=")
+        .bytes("HTTP/1.1 200 OK\r\n\r\n")
+        .always();
+    let way_out = Origin::script(rules().into_iter().chain([connects]));
+    let mut proxied = command();
+    proxied.env("http_proxy", format!("http://user:s%40cret@localhost:{}", way_out.port()));
+    let told = all_that_is_told(proxied, "http://user:s%40cret@origin.test");
+    let shown = format!("through proxy http://***@localhost:{}", way_out.port());
+    assert_is_told_to_nobody(&told, &[&shown, "Asked:      GET http://origin.test/a"]);
+    for program in programs() {
+        let flags = ["--user", "user", "on", ">s@cret", "~*", "&*", "+@all"];
+        let server = Server::start_with(program, &flags);
+        let store = |user: &str| server.url().replace("redis://", &format!("redis://{user}@"));
+        // One that Redis takes, and one of nobody's.
+        for (user, is_taken) in [("user:s%40cret", true), ("other:s%40cret", false)] {
+            let origin = Origin::script(rules());
+            let mut shared = command();
+            shared.args(["--store", &store(user)]);
+            let told = all_that_is_told(shared, &with_password(&origin));
+            assert_is_told_to_nobody(&told, &[&format!("store {}", server.url())]);
+            assert_eq!(!told.contains("memory alone is used"), is_taken, "{told}");
+        }
+    }
+}
+
+#[test]
+fn commands_name_urls_without_their_passwords() {
+    let runtime = TemporaryFolder::new();
+    for arguments in [
+        &["http://user:s@cret@h"][..],
+        &["127.0.0.1", "0", "http://user:s@cret@h:port"],
+        &["--port", "http://user:s@cret@h"],
+        &["--orgin=http://user:s@cret@h"],
+        &["explain", "http://user:s@cret@h/a"],
+        &["explain", "ftp://user:s@cret@h/a"],
+        &["explain", "--origin", "http://127.0.0.1:1", "http://user:s@cret@h/a"],
+        &["show", "http://user:s@cret@h/a"],
+        &["purge", "http://user:s@cret@h/a"],
+        &["warm", "http://user:s@cret@h/a"],
+        &["purge", "--all", "--store", "redis://user:s@cret@127.0.0.1:1"],
+        &["list", "--store", "redis://user:s@cret@127.0.0.1:1"],
+        &["show", "http://user:s@cret@h/a", "--store", "redis://user:s@cret@127.0.0.1:1"],
+        &["export", "-", "--store", "redis+cluster://user:s@cret@127.0.0.1:1,127.0.0.1:2"],
+        &["--clear-cache", "--store", "rediss://user:s@cret@127.0.0.1:1"],
+    ] {
+        let mut told = command();
+        told.env("XDG_RUNTIME_DIR", runtime.path()).args(arguments);
+        let told = said(&told.output().expect("it runs"));
+        assert!(!told.is_empty() && !told.contains("s@cret"), "{arguments:?}: {told}");
+    }
 }

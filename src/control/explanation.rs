@@ -9,6 +9,7 @@ use crate::clock::{DeltaSeconds, Timestamp};
 use crate::message::date;
 use crate::message::fields::Fields;
 use crate::message::request::Request;
+use crate::policy::credentials::redacted;
 use crate::policy::forwarded::Believed;
 use crate::policy::freshness::Lifetime;
 use crate::policy::stored::StoredHead;
@@ -35,7 +36,7 @@ pub fn request(target: &str, fields: &[String], host: &str) -> Result<Request, S
         format!("/{target}")
     };
     Request::new(Method::GET, &path, Version::HTTP_11, lines, None)
-        .map_err(|error| format!("explain {target}: {error}"))
+        .map_err(|error| format!("explain {}: {error}", redacted(target)))
 }
 
 /// Makes the request and puts all that is known of it into words; the error is that the origin server

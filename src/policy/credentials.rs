@@ -12,6 +12,7 @@ use http::HeaderValue;
 
 use crate::message::fields::Fields;
 use crate::message::percent::decoded;
+use crate::message::target::without_password;
 
 /// What takes the place of a secret.
 pub const REDACTED: &str = "REDACTED";
@@ -135,14 +136,29 @@ fn basic(userinfo: &str) -> Option<HeaderValue> {
     Some(value)
 }
 
-/// A target or URI in which the values of parameters that usually are secrets are left out.
+/// A target or URI without user information, and in which the values of parameters that usually are
+/// secrets are left out.
 pub fn redacted(uri: &str) -> Cow<'_, str> {
+    // A target with a URI somewhere in it is no URI, and stays as it is.
+    let is_of_scheme = |byte: u8| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte);
+    let uri = match uri.split_once("://") {
+        Some((scheme, _)) if scheme.bytes().all(is_of_scheme) => without_password(uri),
+        _ => Cow::Borrowed(uri),
+    };
+    match without_secrets(&uri) {
+        Some(redacted) => redacted.into(),
+        None => uri,
+    }
+}
+
+/// `None` if there are none in it.
+fn without_secrets(uri: &str) -> Option<String> {
     let is_secret = |parameter: &str| {
         parameter.contains('=') && SECRETS.iter().any(|secret| is_named(parameter, secret))
     };
-    let Some((path, query)) = uri.split_once('?') else { return Cow::Borrowed(uri) };
+    let (path, query) = uri.split_once('?')?;
     if !query.split('&').any(is_secret) {
-        return Cow::Borrowed(uri);
+        return None;
     }
     let parameters: Vec<Cow<'_, str>> = query
         .split('&')
@@ -151,7 +167,7 @@ pub fn redacted(uri: &str) -> Cow<'_, str> {
             _ => parameter.into(),
         })
         .collect();
-    format!("{path}?{}", parameters.join("&")).into()
+    Some(format!("{path}?{}", parameters.join("&")))
 }
 
 #[cfg(test)]
@@ -252,6 +268,9 @@ mod tests {
             ("http://o/a?monkey=1&key", "http://o/a?monkey=1&key"),
             ("/a?X-Amz-Signature=1&t%6Fken=2", "/a?X-Amz-Signature=REDACTED&t%6Fken=REDACTED"),
             ("/a?", "/a?"),
+            ("http://user:s3cret@o/a@b", "http://***@o/a@b"),
+            ("http://user:s3cret@o/a?key=1", "http://***@o/a?key=REDACTED"),
+            ("/a?u=http://x@y", "/a?u=http://x@y"), ("/http://x:y/@z", "/http://x:y/@z"),
         ];
         for (uri, expected) in table {
             assert_eq!(redacted(uri), expected);

@@ -18,6 +18,7 @@ use crate::message::request::Request;
 use crate::origin::{Content, OriginBody, OriginError, OriginResponse};
 use crate::policy::age::corrected_initial_age;
 use crate::policy::cache_control::ResponseDirectives;
+use crate::policy::credentials::REDACTED;
 use crate::policy::forwarded::Believed;
 use crate::policy::forwarding::{complete_received, strip_received};
 use crate::policy::freshness::freshness_lifetime;
@@ -122,7 +123,12 @@ impl Proxy {
                 return Err(format!("answered {} without asking: {told}", response.status));
             }
         };
-        let (key, url, sent) = (forward.key.to_string(), forward.url.clone(), forward.sent.clone());
+        let (key, url) = (forward.key.to_string(), forward.url.clone());
+        let mut sent = forward.sent.clone();
+        if self.settings.origin_authorization.is_some() {
+            // The operator's own, from `--origin`: who asks for an explanation has not sent it.
+            sent.set_text("authorization", REDACTED.to_string());
+        }
         let believed = self.believed(request);
         let target = request.target.as_str();
         let shaped_by = (self.settings.key.shape(target) != target)

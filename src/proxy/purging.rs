@@ -11,6 +11,7 @@ use crate::message::percent::normalised;
 use crate::message::request::Request;
 use crate::message::response::Response;
 use crate::message::target::Scheme;
+use crate::policy::credentials::redacted;
 use crate::policy::forwarded::Believed;
 use crate::policy::key::{CacheKey, PassedOn, marked, unmarked};
 use crate::policy::purging::Selector;
@@ -44,7 +45,7 @@ impl Proxy {
         let mut fields = Fields::new();
         fields.set_text("host", self.settings.own_authority.clone());
         let request = Request::new(Method::GET, &path, Version::HTTP_11, fields, None);
-        Ok(Arc::new(request.map_err(|error| format!("{url}: {error}"))?))
+        Ok(Arc::new(request.map_err(|error| format!("{}: {error}", redacted(url)))?))
     }
 
     /// The cache keys of what requests for `url` ask for: [`Proxy::key_for`], and under
