@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::net::TcpListener;
 use std::process::{Command, Stdio};
 
 use rcgen::{
@@ -154,4 +155,16 @@ fn what_openssl_makes_is_trusted_for_its_names() {
     let address = made_by_openssl("IP:127.0.0.1").expect("it is installed");
     assert!(is_trusted(&address, Some(&address.certificate), "127.0.0.1"));
     assert!(!is_trusted(&address, Some(&address.certificate), "localhost"));
+}
+
+/// The time to connect is for the handshake, too.
+#[test]
+fn a_server_that_does_not_answer_the_handshake_is_given_up() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("https://{}", listener.local_addr().expect("an address"));
+    let limits = ["--connect-timeout", "200ms", "--origin-timeout", "1000"];
+    let proxy = Proxy::start(&[&["--origin", &url], &limits[..]].concat());
+    let reply = proxy.get("/a");
+    assert_eq!(reply.status, 504, "{}", reply.body());
+    assert!(reply.body().contains("no connection within 200ms"), "{}", reply.body());
 }

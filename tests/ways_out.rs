@@ -175,6 +175,22 @@ fn a_proxy_that_leads_out_and_wants_other_credentials_is_named_without_them() {
     }
 }
 
+#[test]
+fn the_certificate_of_a_proxy_that_leads_out_is_verified() {
+    let (way_out, _) = Origin::script_tls([]);
+    let url = format!("https://localhost:{}", way_out.port());
+    for fields in ["", UPGRADE] {
+        let mut command = command();
+        command.args(["--origin", "http://origin.test"]).env("http_proxy", &url);
+        let reply = Proxy::start_as(command).get_with("/a", fields);
+        assert_eq!(reply.status, 502, "{}", reply.body());
+        let shown = format!("http://origin.test through proxy {url}: no TLS (");
+        assert!(reply.body().starts_with(&shown), "{}", reply.body());
+        assert!(reply.body().contains("see --ca-cert, --insecure"), "{}", reply.body());
+    }
+    way_out.assert_finished();
+}
+
 /// TLS to the proxy that leads out, and in it TLS to the origin server; each with its own name.
 #[test]
 fn an_https_origin_is_reached_through_an_https_proxy() {
