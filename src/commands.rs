@@ -148,8 +148,11 @@ fn list(config: &Config, json: bool) -> Result<String, String> {
                 return Ok(String::new());
             }
         }
-        let last = page.last().and_then(|listed| listed["url"].as_str());
-        last.unwrap_or_default().clone_into(&mut after);
+        let told = |listed: &'_ Value| {
+            listed["after"].as_str().or(listed["url"].as_str()).map(str::to_string)
+        };
+        let last = page.last().and_then(told);
+        after = last.unwrap_or_default();
     }
 }
 

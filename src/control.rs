@@ -37,10 +37,10 @@ GET  /health
 GET  /info
 GET  /stats[?text=1]
 GET  /metrics
-GET  /list[?after=KEY][&most=N]
+GET  /list[?after=AFTER][&most=N], AFTER of the last one, or its URL
 GET  /show?url=URL[&text=1]
 GET  /explain?url=URL[&field=NAME:VALUE]
-GET  /export[?after=KEY][&with_secrets=1]
+GET  /export[?after=NEXT][&with_secrets=1]
 POST /purge?url=URL | prefix=P | match=GLOB | tag=T | stale=1 | all=1
 POST /import, with a list of HAR entries (over the Unix socket)
 ";

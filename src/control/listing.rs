@@ -14,10 +14,10 @@ use crate::proxy::Proxy;
 use crate::store::behind::Listed;
 
 /// A line of a list, for programs. `fresh_for` is in seconds, negative once it is stale, and null if it
-/// stays fresh until it is cleared.
+/// stays fresh until it is cleared. `after` is what the next page is asked for with, if that is not the key.
 pub(super) fn json(listed: &Listed, now: Timestamp) -> Value {
     let head = &listed.head;
-    json!({
+    let mut value = json!({
         "url": listed.key.as_str(),
         "status": head.status.as_u16(),
         "bytes": listed.bytes,
@@ -27,7 +27,11 @@ pub(super) fn json(listed: &Listed, now: Timestamp) -> Value {
         "fresh_for": head.freshness_left(now),
         "vary": head.fields.get("vary").map(|value| String::from_utf8_lossy(value.as_bytes())),
         "part": head.part.map(|part| (part.span.first, part.span.last)),
-    })
+    });
+    if let Some(cursor) = &listed.cursor {
+        value["after"] = json!(cursor);
+    }
+    value
 }
 
 /// The same with all fields, tags, and what the request had that selects it.

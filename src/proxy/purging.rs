@@ -129,6 +129,7 @@ impl Proxy {
                     head: response.head().clone(),
                     bytes: response.content.len(),
                     reuses: response.reuses(),
+                    cursor: None,
                 }),
             }
         }

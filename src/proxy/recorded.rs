@@ -39,29 +39,30 @@ pub struct Page {
     pub entries: Vec<serde_json::Value>,
     /// Parts, and content that is too large or cannot be read.
     pub left_out: u64,
-    /// The key to go on after; `None` at the end.
+    /// What to go on after; `None` at the end.
     pub next: Option<String>,
 }
 
 impl Proxy {
-    /// The stored responses after key `after`, as entries of a recording. Waits.
+    /// The stored responses after `after`, as entries of a recording. Waits.
     pub fn recorded(&self, after: &str, secrets: Secrets) -> Page {
         let listed = self.store.list(after, KEYS_MAX);
-        let mut keys: Vec<CacheKey> = listed.into_iter().map(|listed| listed.key).collect();
-        keys.dedup();
         let mut page = Page::default();
         let mut bytes = 0;
-        for key in keys {
-            for response in self.all_of(&key) {
+        // All variants of a key are told together.
+        for of_key in listed.chunk_by(|one, other| one.key == other.key) {
+            let [.., last] = of_key else { continue };
+            let key = &last.key;
+            for response in self.all_of(key) {
                 match content_of(&response) {
                     Some(content) => {
                         bytes += content.len() as u64;
-                        page.entries.push(entry(&key, response.head(), &content, secrets));
+                        page.entries.push(entry(key, response.head(), &content, secrets));
                     }
                     None => page.left_out += 1,
                 }
             }
-            page.next = Some(key.to_string());
+            page.next = Some(last.after().to_string());
             if bytes >= PAGE_BYTES {
                 break;
             }

@@ -78,6 +78,15 @@ pub struct Listed {
     pub bytes: u64,
     /// How often it has been reused, as far as is known.
     pub reuses: u64,
+    /// What a list goes on after, where that is not the key.
+    pub cursor: Option<String>,
+}
+
+impl Listed {
+    /// What the next page is asked for with.
+    pub fn after(&self) -> &str {
+        self.cursor.as_deref().unwrap_or(self.key.as_str())
+    }
 }
 
 /// Something that is to become of what is stored.
@@ -238,8 +247,8 @@ pub trait Behind: Send + Sync {
     /// What the store holds.
     fn usage(&self) -> Result<BehindUsage, BehindError>;
 
-    /// At most `most` stored responses in the order of their keys, those whose key comes after `after`;
-    /// all variants of a key together.
+    /// At most `most` stored responses, those that come after `after`: [`Listed::after`] of the last one that is
+    /// known, or its key. All variants of a key together; in the order of their keys, unless the store has none.
     fn list(&self, after: &str, most: usize) -> Result<Vec<Listed>, BehindError>;
 
     /// There is nothing to do: time for whatever can wait. Called at least about once a second by the

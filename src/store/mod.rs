@@ -157,8 +157,9 @@ pub trait Store: Send + Sync {
         Purged { count: self.purge(selector, now), owed_by: None }
     }
 
-    /// At most `most` stored responses in the order of their keys, those whose key comes after `after`;
-    /// all variants of a key together. May wait.
+    /// At most `most` stored responses, those that come after `after`: [`Listed::after`] of the last one that is
+    /// known, or its key. All variants of a key together; in the order of their keys, unless the store has none.
+    /// May wait.
     fn list(&self, after: &str, most: usize) -> Vec<Listed>;
 
     /// Notes that a request for `key` begins whose response may be stored.
@@ -225,7 +226,8 @@ fn fits(response: &StoredResponse, content_bytes_max: u64) -> bool {
 
 fn listed_of(key: &CacheKey, response: &StoredResponse) -> Listed {
     let head = response.head().clone();
-    Listed { key: key.clone(), head, bytes: response.content.len(), reuses: response.reuses() }
+    let (bytes, reuses) = (response.content.len(), response.reuses());
+    Listed { key: key.clone(), head, bytes, reuses, cursor: None }
 }
 
 /// Puts `response` among `variants` by the time it came, in the place of those that it displaces; gives

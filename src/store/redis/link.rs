@@ -195,17 +195,20 @@ impl Links {
         Ok(())
     }
 
-    /// A connection to each server that has keys of its own.
-    pub(super) fn each(&self) -> RedisResult<Vec<Connection>> {
+    /// The servers that have keys of their own, always in the same order.
+    pub(super) fn servers(&self) -> RedisResult<Vec<Client>> {
         match &self.target {
-            Target::Server(client) => return Ok(vec![open(client)?]),
-            Target::Sentinels(sentinels) => return Ok(vec![open(&sentinels.known()?)?]),
+            Target::Server(client) => return Ok(vec![client.clone()]),
+            Target::Sentinels(sentinels) => return Ok(vec![sentinels.known()?]),
             Target::Cluster(_) => {}
         }
         let mut last = None;
         for node in &self.nodes {
             match masters(node) {
-                Ok(masters) => return masters.iter().map(open).collect(),
+                Ok(mut masters) => {
+                    masters.sort_by_key(|client| client.get_connection_info().addr().to_string());
+                    return Ok(masters);
+                }
                 Err(error) => last = Some(error),
             }
         }

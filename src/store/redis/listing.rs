@@ -10,13 +10,75 @@ use crate::clock::Timestamp;
 use crate::policy::key::CacheKey;
 use crate::policy::purging::Selector;
 use crate::store::behind::{BehindError, Listed};
-use crate::store::redis::link::told;
+use crate::store::redis::link::{open, told};
 use crate::store::redis::{Shared, values};
 
-/// Keys that are looked at in one step.
+/// Names that Redis looks at in one step: to free them, and for a list. (The second is part of what a cursor
+/// means: it must not depend on the length of a page.)
 const SCAN_COUNT: u64 = 1000;
+const LIST_COUNT: u64 = 200;
+/// What a cursor begins with; no key does.
+const CURSOR: &str = "scan:";
 
-/// At most `most` responses whose key comes after `after`, and all variants of each key.
+/// Where a list goes on. Redis keeps no order of keys, but it has a place in its table that its own next step
+/// begins at; the list is in the order of these steps, and within each in the order of keys.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+struct Place {
+    /// Which server, where there are several.
+    server: usize,
+    /// What the step begins at, as the server has said.
+    step: u64,
+    /// The last key of it that was told.
+    last: Option<String>,
+    /// All is passed over until this key is found: what is given is a key alone.
+    sought: Option<String>,
+}
+
+impl Place {
+    fn read(after: &str) -> Self {
+        let words = || {
+            let mut words = after.strip_prefix(CURSOR)?.splitn(3, ':');
+            let (server, step) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+            let last = words.next().filter(|last| !last.is_empty()).map(str::to_string);
+            Some(Self { server, step, last, sought: None })
+        };
+        let sought = (!after.is_empty()).then(|| after.to_string());
+        words().unwrap_or(Self { sought, ..Self::default() })
+    }
+
+    fn text(&self) -> String {
+        let last = self.last.as_deref().unwrap_or_default();
+        format!("{CURSOR}{}:{}:{last}", self.server, self.step)
+    }
+
+    /// The step after this one, which `next` is the server's word for.
+    fn next(self, next: u64) -> Self {
+        let server = self.server + usize::from(next == 0);
+        Self { server, step: next, last: None, sought: self.sought }
+    }
+
+    /// What of a step is still to be told.
+    fn rest(&mut self, mut keys: BTreeSet<String>) -> BTreeSet<String> {
+        if let Some(sought) = &self.sought {
+            if !keys.contains(sought) {
+                return BTreeSet::new();
+            }
+            self.last = self.sought.take();
+        }
+        // If it is not there any more, the table may have grown, and the step with it: better twice than never.
+        match self.last.as_ref().filter(|last| keys.contains(*last)) {
+            Some(last) => {
+                let mut rest = keys.split_off(last);
+                rest.remove(last);
+                rest
+            }
+            None => keys,
+        }
+    }
+}
+
+/// At most `most` responses that come after `after`, and all variants of each key. Looks no further than it has
+/// to: at about as many names as a page has, where nobody else has keys there.
 pub(super) fn list(
     shared: &Arc<Shared>,
     after: &str,
@@ -25,38 +87,61 @@ pub(super) fn list(
     if !shared.links.is_up() {
         return Err(BehindError("not reachable".to_string()));
     }
-    let state = shared.state();
-    let mut first: BTreeSet<String> = BTreeSet::new();
-    each_key(shared, |_, names| {
-        for name in names {
-            let Some((generation, uri)) = parts(shared, &name) else { continue };
-            if generation == state.generation && uri.as_str() > after {
-                first.insert(uri);
-                if first.len() > most {
-                    first.pop_last();
-                }
+    let pattern = pattern(shared);
+    let servers = shared.links.servers().map_err(|error| told(&error))?;
+    let (mut listed, mut place) = (Vec::new(), Place::read(after));
+    while let Some(server) = servers.get(place.server) {
+        let mut connection = open(server).map_err(|error| told(&error))?;
+        let here = place.server;
+        while place.server == here {
+            let scan = scan(&pattern, place.step, LIST_COUNT);
+            let (next, names) =
+                scan.query::<(u64, Vec<String>)>(&mut connection).map_err(|error| told(&error))?;
+            if !list_step(shared, &names, &mut place, &mut listed, most)? {
+                return Ok(listed);
             }
-        }
-        Ok(())
-    })?;
-    let mut listed = Vec::new();
-    for uri in first {
-        let key = CacheKey::from(uri.as_str());
-        let read = cmd("HGETALL").arg(shared.entry(state.generation, &key)).clone();
-        let found = shared.links.with(|link| link.one(&read))?;
-        for response in shared.variants(&key, &found, &state) {
-            listed.push(Listed {
-                key: key.clone(),
-                head: response.head().clone(),
-                bytes: response.content.len(),
-                reuses: 0,
-            });
-        }
-        if listed.len() >= most {
-            break;
+            place = place.next(next);
+            if let Some(last) = listed.last_mut() {
+                last.cursor = Some(place.text());
+            }
+            if listed.len() >= most {
+                return Ok(listed);
+            }
         }
     }
     Ok(listed)
+}
+
+/// Tells what one step has found; false if there was more than fits.
+fn list_step(
+    shared: &Arc<Shared>,
+    names: &[String],
+    place: &mut Place,
+    listed: &mut Vec<Listed>,
+    most: usize,
+) -> Result<bool, BehindError> {
+    let state = shared.state();
+    let current = |name: &String| parts(shared, name).filter(|(at, _)| *at == state.generation);
+    let uris = names.iter().filter_map(current).map(|(_, uri)| uri).collect();
+    for uri in place.rest(uris) {
+        let key = CacheKey::from(uri.as_str());
+        let read = cmd("HGETALL").arg(shared.entry(state.generation, &key)).clone();
+        let found = shared.links.with(|link| link.one(&read))?;
+        let variants = shared.variants(&key, &found, &state);
+        // One key with very many variants is better told whole than not at all.
+        if !listed.is_empty() && listed.len() + variants.len() > most {
+            return Ok(false);
+        }
+        place.last = Some(uri);
+        listed.extend(variants.iter().map(|response| Listed {
+            key: key.clone(),
+            head: response.head().clone(),
+            bytes: response.content.len(),
+            reuses: 0,
+            cursor: Some(place.text()),
+        }));
+    }
+    Ok(true)
 }
 
 /// Deletes what a purge has selected; how many responses there were.
@@ -115,13 +200,14 @@ fn each_key(
     shared: &Shared,
     mut look: impl FnMut(&mut Connection, Vec<String>) -> RedisResult<()>,
 ) -> Result<(), BehindError> {
-    let pattern = format!("{}e*", escaped(&shared.beginning()));
+    let pattern = pattern(shared);
     let mut scan_all = || -> RedisResult<()> {
-        for mut connection in shared.links.each()? {
+        for server in shared.links.servers()? {
+            let mut connection = open(&server)?;
             let mut cursor = 0;
             loop {
-                let (next, names) =
-                    scan(&pattern, cursor).query::<(u64, Vec<String>)>(&mut connection)?;
+                let (next, names) = scan(&pattern, cursor, SCAN_COUNT)
+                    .query::<(u64, Vec<String>)>(&mut connection)?;
                 look(&mut connection, names)?;
                 if next == 0 {
                     break;
@@ -134,9 +220,14 @@ fn each_key(
     scan_all().map_err(|error| told(&error))
 }
 
-fn scan(pattern: &str, cursor: u64) -> Cmd {
+/// What the names of all stored responses match.
+fn pattern(shared: &Shared) -> String {
+    format!("{}e*", escaped(&shared.beginning()))
+}
+
+fn scan(pattern: &str, cursor: u64, count: u64) -> Cmd {
     let mut scan = cmd("SCAN");
-    scan.arg(cursor).arg("MATCH").arg(pattern).arg("COUNT").arg(SCAN_COUNT);
+    scan.arg(cursor).arg("MATCH").arg(pattern).arg("COUNT").arg(count);
     scan
 }
 
@@ -153,4 +244,32 @@ fn escaped(text: &str) -> String {
     text.chars()
         .flat_map(|letter| special(letter).then_some('\\').into_iter().chain([letter]))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_goes_on_where_it_was() {
+        let keys = || ["a", "b", "c"].map(str::to_string).into_iter().collect::<BTreeSet<_>>();
+        #[rustfmt::skip]
+        let table = [
+            ("", "abc"), ("scan:0:7:", "abc"), ("scan:0:7:a", "bc"), ("scan:1:7:c", ""),
+            // It has gone; and keys alone, one of this step and one of another.
+            ("scan:0:7:bb", "abc"), ("b", "c"), ("x", ""), ("scan:x", ""),
+        ];
+        for (after, expected) in table {
+            let mut place = Place::read(after);
+            let rest: String = place.rest(keys()).into_iter().collect();
+            assert_eq!(rest, expected, "{after}");
+            if place.sought.is_none() {
+                assert_eq!(Place::read(&place.text()), place, "{after}");
+            }
+        }
+        let place = Place::read("scan:2:7:http://o/a?b:c");
+        assert_eq!(place.last.as_deref(), Some("http://o/a?b:c"));
+        assert_eq!(place.clone().next(9).text(), "scan:2:9:");
+        assert_eq!(place.next(0).text(), "scan:3:0:");
+    }
 }

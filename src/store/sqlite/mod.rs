@@ -375,7 +375,7 @@ impl Behind for Sqlite {
         let listed = |rows: Vec<(u64, Vec<u8>)>| {
             let heads = rows.into_iter().filter_map(|(reuses, head)| {
                 let (key, head, bytes) = codec::decode_head(&Bytes::from(head)).ok()?;
-                Some(Listed { key, head, bytes, reuses })
+                Some(Listed { key, head, bytes, reuses, cursor: None })
             });
             heads.collect::<Vec<_>>()
         };
