@@ -65,6 +65,11 @@ impl OwnEngine {
             Body::Whole(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
             _ => String::new(),
         };
+        // Nothing is in memory that the store did not give.
+        let unread = self.proxy.store().tiers().filter(|tiers| !tiers.is_ready());
+        if let Some(tiers) = unread.filter(|_| method == "GET") {
+            return Err(format!("{}: it cannot be reached", tiers.name()));
+        }
         if response.status == StatusCode::OK {
             Ok(content)
         } else {

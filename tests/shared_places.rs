@@ -76,6 +76,7 @@ fn certificates_are_trusted_as_the_flags_say() {
     let told = run(&["list", "--store", &address]);
     let error = String::from_utf8_lossy(&told.stderr);
     assert!(error.contains("see --ca-cert, --insecure"), "{error}");
+    assert!(!told.status.success() && error.contains("it cannot be reached"), "{error}");
     let told = run(&["list", "--store", &address, "--ca-cert", &authority]);
     assert!(String::from_utf8_lossy(&told.stdout).contains("/a"), "{told:?}");
 }

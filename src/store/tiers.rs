@@ -415,6 +415,11 @@ impl Tiers {
         self.behind.trouble()
     }
 
+    /// Does the store behind memory answer, as far as that is known?
+    pub fn is_ready(&self) -> bool {
+        self.behind.is_ready()
+    }
+
     /// Is the store behind memory left alone, because it has failed?
     pub fn is_failing(&self) -> bool {
         self.reads.is_open() || self.writes.is_open() || !self.behind.is_ready()
