@@ -1,8 +1,9 @@
 //! Serves the control interface: on a Unix socket always, over TCP where that is wanted.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
+use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use caching_proxy::proxy::Proxy;
 use caching_proxy::store::tiers::Tiers;
 
 use crate::instances::{self, OwnSocket, Purpose};
-use crate::listen::listen;
+use crate::listen;
 use crate::start::StartError;
 use crate::stores;
 
@@ -30,10 +31,20 @@ const TOKEN_BYTES_MIN: usize = 16;
 /// The control interface while it is served.
 pub struct Served {
     _socket: Option<OwnSocket>,
-    _front: Option<event::Front>,
+    /// Over TCP, and its socket.
+    front: Option<(event::Front, TcpListener)>,
 }
 
-/// Begins to serve the control interface of the proxy at `local`.
+impl Served {
+    /// Lets clients connect over TCP.
+    pub fn open(&self) -> Result<(), StartError> {
+        let Some((front, listener)) = &self.front else { return Ok(()) };
+        listen::open(slice::from_ref(listener))?;
+        front.accept().map_err(|source| StartError::System("the control interface", source))
+    }
+}
+
+/// The control interface of the proxy at `local`: over its Unix socket it is served from now on.
 pub fn start(config: &Config, proxy: &Arc<Proxy>, local: SocketAddr) -> Result<Served, StartError> {
     let about = About {
         address: local.to_string(),
@@ -55,7 +66,7 @@ pub fn start(config: &Config, proxy: &Arc<Proxy>, local: SocketAddr) -> Result<S
     let socket = instances::listen(local.port(), Purpose::Control).and_then(serve);
     // It is good to have, and no reason not to start.
     let socket = socket.inspect_err(|error| log::warn!("no control socket: {error}")).ok();
-    Ok(Served { _socket: socket, _front: front })
+    Ok(Served { _socket: socket, front })
 }
 
 fn over_tcp(
@@ -63,12 +74,14 @@ fn over_tcp(
     address: SocketAddr,
     proxy: &Arc<Proxy>,
     about: About,
-) -> Result<event::Front, StartError> {
+) -> Result<(event::Front, TcpListener), StartError> {
     let token = match &config.admin_token {
         Some(path) => Some(token(path)?),
         None => None,
     };
-    let listener = listen(address)?;
+    let listener = listen::at(address)?;
+    let socket =
+        listener.try_clone().map_err(|source| StartError::System("descriptors", source))?;
     if let Ok(local) = listener.local_addr() {
         log::info!("control interface at http://{local}");
     }
@@ -87,8 +100,9 @@ fn over_tcp(
     };
     // Its clients and workers are not counted among the proxy's.
     let started = Pool::start(WORKERS, CLIENTS_MAX, &Arc::default())
-        .and_then(|pool| event::Front::start(vec![listener], Arc::clone(proxy), pool, 1, settings));
-    started.map_err(|source| StartError::System("threads for --admin", source))
+        .and_then(|pool| event::Front::new(vec![listener], Arc::clone(proxy), pool, 1, settings));
+    let front = started.map_err(|source| StartError::System("threads for --admin", source))?;
+    Ok((front, socket))
 }
 
 fn token(path: &Path) -> Result<String, StartError> {

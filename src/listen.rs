@@ -1,11 +1,14 @@
 //! The sockets that clients connect to: from systemd, from the process that is to be taken over, or new.
+//!
+//! A new one has its address from the beginning, and is opened to clients by [`open`] only, when nothing else
+//! can fail any more: no client is let in by a process that then does not start.
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
 use std::time::Duration;
 
 use caching_proxy::config::{Config, FrontKind};
-use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::handover::{self, Predecessor};
 use crate::instances;
@@ -18,8 +21,8 @@ const BACKLOG: i32 = 1024;
 /// How many free ports are tried until one is free on both loopback addresses.
 const PORTS_TRIED: usize = 32;
 
-/// The listening sockets, at least one, and the process that they are taken over from.
-pub fn open(config: &Config) -> Result<(Vec<TcpListener>, Option<Predecessor>), StartError> {
+/// The sockets, at least one, and the process that they are taken over from.
+pub fn sockets(config: &Config) -> Result<(Vec<TcpListener>, Option<Predecessor>), StartError> {
     let given = handover::from_systemd();
     if !given.is_empty() {
         return Ok((given, None));
@@ -42,17 +45,32 @@ pub fn open(config: &Config) -> Result<(Vec<TcpListener>, Option<Predecessor>), 
             Err(error) => log::warn!("--take-over: port {}: {error}", config.port),
         }
     }
-    if both { on_both(address) } else { listen(address).map(|one| vec![one]) }
+    if both { on_both(address) } else { at(address).map(|one| vec![one]) }
         .map(|listeners| (listeners, None))
 }
 
-/// Listens on this loopback address and on `::1`, where that can be had, on the same port: names such as
+/// Lets clients connect.
+pub fn open(listeners: &[TcpListener]) -> Result<(), StartError> {
+    for listener in listeners {
+        let socket = SockRef::from(listener);
+        // One that was given to us may have a queue of another length.
+        if socket.is_listener().is_ok_and(|listens| listens) {
+            continue;
+        }
+        let address =
+            listener.local_addr().map_err(|source| StartError::System("own address", source))?;
+        socket.listen(BACKLOG).map_err(|source| StartError::Listen { address, source })?;
+    }
+    Ok(())
+}
+
+/// This loopback address and `::1`, where that can be had, on the same port: names such as
 /// localhost lead to either.
 fn on_both(address: SocketAddr) -> Result<Vec<TcpListener>, StartError> {
     let is_free = address.port() == 0;
     let mut tried = Vec::new();
     loop {
-        let first = listen(address)?;
+        let first = at(address)?;
         let local =
             first.local_addr().map_err(|source| StartError::System("own address", source))?;
         match beside(local) {
@@ -92,8 +110,8 @@ fn told(address: SocketAddr, error: &io::Error) -> Option<TcpListener> {
     None
 }
 
-/// Opens a listening socket.
-pub fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
+/// A socket with this address, which is not open yet.
+pub fn at(address: SocketAddr) -> Result<TcpListener, StartError> {
     bind(address).map_err(|source| StartError::Listen { address, source })
 }
 
@@ -107,6 +125,5 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     // reading would end accept itself.)
     socket.set_write_timeout(Some(CLIENT_WRITE_TIMEOUT))?;
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
     Ok(socket.into())
 }

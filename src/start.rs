@@ -134,23 +134,35 @@ pub fn run(config: &Config) -> Result<(), StartError> {
         let _ = std::fs::remove_file(path);
     }
     let origin = origin_url(&config.origin)?;
-    // Before the port opens: a client must not be accepted by a proxy that then does not start.
     let store = stores::open(config).map_err(StartError::Store)?;
-    let (listeners, predecessor) = listen::open(config)?;
+    // They have their addresses, and open last of all: a client must not be accepted by a proxy that then does
+    // not start.
+    let (listeners, predecessor) = listen::sockets(config)?;
     let local =
         listeners[0].local_addr().map_err(|source| StartError::System("own address", source))?;
     refuse_ourselves(&origin, local)?;
     let stats = Arc::new(Stats::default());
     let proxy = engine(config, store, &origin, local, &stats)?;
-    let spare: Option<Vec<TcpListener>> =
-        listeners.iter().map(|listener| listener.try_clone().ok().filter(|_| !plain)).collect();
+    let copies: io::Result<Vec<_>> = listeners.iter().map(TcpListener::try_clone).collect();
+    let copies = copies.map_err(|source| StartError::System("descriptors", source))?;
     let front = front(config, listeners, &proxy, &stats)?;
     if let Some(interval) = config.clean_interval {
         clean_on_time(Arc::clone(&proxy), interval)?;
     }
+    let ready_file =
+        config.ready_file.as_deref().map(|path| ReadyFile::write(path, local)).transpose()?;
     let control = admin::start(config, &proxy, local)?;
-    let handover = spare.and_then(|spare| offer_handover(local, spare));
-    announce(local, config.ready_file.as_deref())?;
+    listen::open(&copies)?;
+    front.accept().map_err(|source| StartError::System("accepting connections", source))?;
+    control.open()?;
+    // The listener of tiny_http is not handed over: the process has one copy of it.
+    let handover = if plain {
+        drop(copies);
+        None
+    } else {
+        offer_handover(local, copies)
+    };
+    announce(local, ready_file)?;
     handover::tell_systemd();
     if let Some(predecessor) = predecessor {
         predecessor.retire();
@@ -348,12 +360,12 @@ fn front(
     let proxy = Arc::clone(proxy);
     let started = match config.front {
         FrontKind::TinyHttp => {
-            tiny::Front::start(listeners.swap_remove(0), proxy, pool, settings).map(Front::Tiny)
+            tiny::Front::new(listeners.swap_remove(0), proxy, pool, settings).map(Front::Tiny)
         }
         FrontKind::Event => {
             let cores = || thread::available_parallelism().map_or(1, NonZero::get);
             let threads = config.threads.unwrap_or_else(cores);
-            event::Front::start(listeners, proxy, pool, threads, settings).map(Front::Event)
+            event::Front::new(listeners, proxy, pool, threads, settings).map(Front::Event)
         }
     };
     started.map_err(|source| StartError::System("threads; see --threads", source))
@@ -366,6 +378,13 @@ enum Front {
 }
 
 impl Front {
+    fn accept(&self) -> io::Result<()> {
+        match self {
+            Self::Event(front) => front.accept(),
+            Self::Tiny(front) => front.accept(),
+        }
+    }
+
     fn reopen_log(&self) {
         match self {
             Self::Event(front) => front.reopen_log(),
@@ -411,21 +430,53 @@ fn clean_on_time(proxy: Arc<Proxy>, interval: Duration) -> Result<(), StartError
     vital::spawn("timer", clean).map_err(|source| StartError::System("the timer thread", source))
 }
 
-/// Tells whoever started us that connections are accepted: a line on stdout, and a file that appears
-/// all at once.
-fn announce(local: SocketAddr, ready_file: Option<&Path>) -> Result<(), StartError> {
+/// A file that says where clients are served. It appears all at once, and only when they are.
+struct ReadyFile {
+    path: PathBuf,
+    /// Where it is until it appears.
+    temporary: Option<PathBuf>,
+}
+
+impl ReadyFile {
+    /// Writes it, beside its place.
+    fn write(path: &Path, local: SocketAddr) -> Result<Self, StartError> {
+        let mut temporary = path.as_os_str().to_os_string();
+        temporary.push(".tmp");
+        let temporary = PathBuf::from(temporary);
+        let written = if path.is_dir() {
+            Err(io::ErrorKind::IsADirectory.into())
+        } else {
+            std::fs::write(&temporary, format!("http://{local}\n"))
+        };
+        let told = |source| Self::error(path, source);
+        written.map_err(told)?;
+        Ok(Self { path: path.to_path_buf(), temporary: Some(temporary) })
+    }
+
+    fn appear(mut self) -> Result<(), StartError> {
+        let Some(temporary) = self.temporary.take() else { return Ok(()) };
+        std::fs::rename(temporary, &self.path).map_err(|source| Self::error(&self.path, source))
+    }
+
+    fn error(path: &Path, source: io::Error) -> StartError {
+        StartError::File { flag: "--ready-file", path: path.to_path_buf(), source }
+    }
+}
+
+impl Drop for ReadyFile {
+    fn drop(&mut self) {
+        if let Some(temporary) = &self.temporary {
+            let _ = std::fs::remove_file(temporary);
+        }
+    }
+}
+
+/// Tells whoever started us that connections are accepted: a line on stdout, and a file.
+fn announce(local: SocketAddr, ready_file: Option<ReadyFile>) -> Result<(), StartError> {
     let line = format!("listening on http://{local}\n");
     // Nobody may be reading; that is no reason to stop.
     let _ = io::stdout().write_all(line.as_bytes()).and_then(|()| io::stdout().flush());
-    let Some(path) = ready_file else { return Ok(()) };
-    let write = || {
-        let mut temporary = path.as_os_str().to_os_string();
-        temporary.push(".tmp");
-        std::fs::write(&temporary, format!("http://{local}\n"))?;
-        std::fs::rename(&temporary, path)
-    };
-    let flag = "--ready-file";
-    write().map_err(|source| StartError::File { flag, path: path.to_path_buf(), source })
+    ready_file.map_or(Ok(()), ReadyFile::appear)
 }
 
 /// Waits for a signal to end, then for what is under way; a second signal ends at once. SIGHUP opens

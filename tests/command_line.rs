@@ -2,7 +2,11 @@
 
 mod support;
 
-use std::net::TcpListener;
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener};
+use std::process::Stdio;
+
+use socket2::{Domain, Socket, Type};
 
 use support::origin::{Gate, Origin, on};
 use support::proxy::{Proxy, command, run};
@@ -337,4 +341,103 @@ fn every_request_is_in_the_access_log() {
         }
     }
     origin.assert_finished();
+}
+
+/// Who connects to this port while a start goes on is refused, until it is sure to succeed.
+#[cfg(target_os = "linux")]
+#[test]
+fn nobody_is_let_in_before_the_start_is_sure_to_succeed() {
+    let host = "127.0.0.3";
+    let folder = TemporaryFolder::new();
+    let fifo = folder.file("fifo").display().to_string();
+    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().expect("mkfifo").success());
+    let tokens = ["--admin", "127.0.0.1:0", "--admin-token", &fifo];
+    // The start waits for what it reads there: one of the first things that can fail, and one of the last.
+    for flags in [&["--origin", "https://127.0.0.1:1", "--ca-cert", &fifo][..], &tokens] {
+        for front in ["event", "tiny-http"] {
+            let port = free_port(host);
+            let mut command = command();
+            command.env("XDG_RUNTIME_DIR", folder.path()).args(flags);
+            command.args(["--host", host, "--port", &port.to_string(), "--front", front]);
+            command.stdout(Stdio::null()).stderr(Stdio::piped());
+            let start = command.spawn().expect("it runs");
+            // This waits until the other side has opened it, too.
+            let mut rubbish = std::fs::OpenOptions::new().write(true).open(&fifo).expect("a pipe");
+            assert!(!is_let_in(host, port), "{flags:?} {front}");
+            rubbish.write_all(b"no").expect("it is read");
+            drop(rubbish);
+            let output = start.wait_with_output().expect("it ends");
+            let told = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(output.status.code(), Some(1), "{flags:?} {front}: {told}");
+            assert!(told.contains(&fifo), "{flags:?} {front}: {told}");
+        }
+    }
+}
+
+/// The same for whatever can fail: somebody who tries all the while never gets in, and nothing is left behind.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_start_that_fails_lets_nobody_in() {
+    let host = "127.0.0.4";
+    let folder = TemporaryFolder::new();
+    let file = |name: &str| folder.file(name).display().to_string();
+    let (there, ready) = (file("there"), file("ready"));
+    std::fs::create_dir(&there).expect("a folder");
+    let text = file("text");
+    std::fs::write(&text, "text").expect("a file");
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let taken = taken.local_addr().expect("an address").to_string();
+    let (ca, log, below) = (file("none.pem"), "/dev/null/x", format!("{text}/x"));
+    let admin = ["--admin", "127.0.0.1:0", "--admin-token"];
+    let table: [&[&str]; 13] = [
+        &["--origin", "https://127.0.0.1:1", "--ca-cert", &ca],
+        &["--origin", "https://127.0.0.1:1", "--ca-cert", &text],
+        &["--origin", "nowhere"],
+        &["--access-log", log],
+        &["--access-log", &there],
+        &["--admin", &taken],
+        &[admin[0], admin[1], admin[2], &ca],
+        &[admin[0], admin[1], admin[2], &text],
+        &["--ready-file", &below],
+        &["--ready-file", &there],
+        &["--ready-file", &ready, "--admin", &taken],
+        &["--store", "redis://127.0.0.1:1/nonsense"],
+        &["--store", "redis://", "--ready-file", &ready],
+    ];
+    for flags in table {
+        for front in ["event", "tiny-http"] {
+            let port = free_port(host);
+            let mut command = command();
+            command.env("XDG_RUNTIME_DIR", folder.path()).args(flags);
+            command.args(["--host", host, "--port", &port.to_string(), "--front", front]);
+            command.stdout(Stdio::piped()).stderr(Stdio::piped());
+            let mut start = command.spawn().expect("it runs");
+            while start.try_wait().expect("a child").is_none() {
+                assert!(!is_let_in(host, port), "{flags:?} {front}");
+            }
+            let output = start.wait_with_output().expect("it ends");
+            let told = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(matches!(output.status.code(), Some(1 | 2)), "{flags:?} {front}: {told}");
+            assert!(output.stdout.is_empty(), "{flags:?} {front}: it was said to listen");
+            let left = |name: &str| folder.file(name).exists();
+            assert!(
+                !left("ready") && !left("ready.tmp") && !left("there.tmp"),
+                "{flags:?} {front}"
+            );
+        }
+    }
+}
+
+/// A free port of an address that no other test uses.
+fn free_port(host: &str) -> u16 {
+    let listener = TcpListener::bind((host, 0)).expect("a port");
+    listener.local_addr().expect("an address").port()
+}
+
+/// Is somebody let in? From another address, so that nobody can happen to connect to itself.
+fn is_let_in(host: &str, port: u16) -> bool {
+    let address = |host: &str, port| SocketAddr::new(host.parse().expect("an address"), port);
+    let client = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    client.bind(&address("127.0.0.2", 0).into()).expect("an address");
+    client.connect(&address(host, port).into()).is_ok()
 }

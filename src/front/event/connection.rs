@@ -445,7 +445,7 @@ impl Connection {
                 self.output.extend(PANICKED);
                 self.hang_up();
             }
-            Letter::Client(..) | Letter::Drain(_) | Letter::Retire => {}
+            Letter::Client(..) | Letter::Accept(_) | Letter::Drain(_) | Letter::Retire => {}
         }
         true
     }

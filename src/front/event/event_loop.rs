@@ -21,7 +21,7 @@ use crate::stats::{Gauge, Stats};
 /// Stands for the bell among the clients' slots.
 pub(super) const BELL: Token = Token(usize::MAX);
 /// Stands for the listeners.
-const LISTENER: Token = Token(usize::MAX - 1);
+pub(super) const LISTENER: Token = Token(usize::MAX - 1);
 /// How many sockets' news are heard at a time.
 const EVENTS: usize = 1024;
 /// How many clients are accepted before others have their turn.
@@ -45,7 +45,7 @@ pub(super) struct EventLoop {
     poll: Poll,
     clients: Clients<TcpStream>,
     shared: Arc<Shared>,
-    /// One loop accepts for all.
+    /// One loop accepts for all, as soon as the listeners are open.
     acceptor: Option<Acceptor>,
     /// Somebody may be waiting to be accepted.
     accepts: bool,
@@ -60,30 +60,20 @@ pub(super) struct EventLoop {
 }
 
 impl EventLoop {
-    pub(super) fn new(
-        poll: Poll,
-        room: Room,
-        shared: Arc<Shared>,
-        mut acceptor: Option<Acceptor>,
-    ) -> io::Result<Self> {
-        if let Some(acceptor) = &mut acceptor {
-            for listener in acceptor.listeners() {
-                poll.registry().register(listener, LISTENER, Interest::READABLE)?;
-            }
-        }
+    pub(super) fn new(poll: Poll, room: Room, shared: Arc<Shared>) -> Self {
         let ticker = Ticker::new(room.timeouts.tick(), room.now);
-        Ok(Self {
+        Self {
             poll,
             clients: Clients::new(room),
             shared,
-            acceptor,
+            acceptor: None,
             accepts: false,
             pauses: false,
             lets_in: true,
             next: 0,
             ticker,
             letters: Vec::new(),
-        })
+        }
     }
 
     /// Runs until the proxy ends; the error is that it cannot wait for clients any more.
@@ -173,6 +163,11 @@ impl EventLoop {
             Letter::Client(stream, peer) => self.welcome(TcpStream::from_std(stream), peer),
             Letter::Drain(endless) => self.drain(endless),
             Letter::Retire => self.stop_accepting(),
+            Letter::Accept(acceptor) => {
+                self.acceptor = Some(*acceptor);
+                // Somebody may have come before it was here.
+                self.accepts = true;
+            }
             letter => {
                 let outcome = self.clients.deliver(letter);
                 self.settle(outcome);

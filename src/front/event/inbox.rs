@@ -7,6 +7,7 @@ use std::thread::{self, ThreadId};
 
 use parking_lot::Mutex;
 
+use crate::front::event::accept::Acceptor;
 use crate::front::event::exchange::Exchange;
 use crate::front::tunnels;
 use crate::message::fields::Fields;
@@ -41,6 +42,8 @@ pub(super) enum Letter {
     GoOver(Place, Box<Agreed>),
     /// A worker panicked.
     Lost(Place),
+    /// Clients are to be accepted.
+    Accept(Box<Acceptor>),
     /// The proxy is to end.
     Drain(Endless),
     /// Somebody else accepts from now on; who is connected already is served once more.
@@ -51,7 +54,7 @@ impl Letter {
     /// Which exchange it is about, if any.
     pub(super) fn place(&self) -> Option<Place> {
         match self {
-            Self::Client(..) | Self::Drain(_) | Self::Retire => None,
+            Self::Client(..) | Self::Accept(_) | Self::Drain(_) | Self::Retire => None,
             Self::Response(place, _)
             | Self::Interim(place, _)
             | Self::ContentWanted(place)

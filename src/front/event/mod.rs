@@ -19,12 +19,13 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use mio::{Poll, Waker};
+use mio::{Interest, Poll, Registry, Waker};
+use parking_lot::Mutex;
 
 use crate::front::FrontSettings;
 use crate::front::desk::Desk;
 use crate::front::event::accept::Acceptor;
-use crate::front::event::event_loop::{BELL, EventLoop, Shared};
+use crate::front::event::event_loop::{BELL, EventLoop, LISTENER, Shared};
 use crate::front::event::inbox::{Endless, Inbox, Letter};
 use crate::front::event::room::Room;
 use crate::front::event::timeouts::Timeouts;
@@ -57,11 +58,27 @@ const HELD_MAX: usize = 32 * 1024 * 1024;
 pub struct Front {
     shared: Arc<Shared>,
     log: Arc<Option<crate::stats::AccessLog>>,
+    /// What will accept clients, and where the first loop waits.
+    closed: Mutex<Option<(Acceptor, Registry)>>,
 }
 
 impl Front {
-    /// Begins to serve the clients of `listeners`, at least one, with so many event loops, at least one.
+    /// The same as [`Front::new`] and [`Front::accept`].
     pub fn start(
+        listeners: Vec<TcpListener>,
+        proxy: Arc<Proxy>,
+        pool: Pool,
+        threads: usize,
+        settings: FrontSettings,
+    ) -> io::Result<Self> {
+        let front = Self::new(listeners, proxy, pool, threads, settings)?;
+        front.accept()?;
+        Ok(front)
+    }
+
+    /// Makes all ready for the clients of `listeners`, at least one, with so many event loops, at least one.
+    /// The listeners need not be open yet.
+    pub fn new(
         listeners: Vec<TcpListener>,
         proxy: Arc<Proxy>,
         pool: Pool,
@@ -82,16 +99,27 @@ impl Front {
             stats: Arc::clone(desk.proxy.stats()),
             accepts: AtomicBool::new(true),
         });
-        let mut acceptor = Some(Acceptor::new(listeners)?);
+        let registry = polls[0].registry().try_clone()?;
+        let closed = Mutex::new(Some((Acceptor::new(listeners)?, registry)));
         let held_max = HELD_MAX / polls.len();
         for (number, poll) in polls.into_iter().enumerate() {
             let inbox = Arc::clone(&shared.inboxes[number]);
             let (desk, log) = (Arc::clone(&desk), Arc::clone(&log));
             let room = Room::new(desk, inbox, log, settings.limits, timeouts, held_max);
-            let event_loop = EventLoop::new(poll, room, Arc::clone(&shared), acceptor.take())?;
+            let event_loop = EventLoop::new(poll, room, Arc::clone(&shared));
             vital::spawn(&format!("loop-{number}"), move || event_loop.run())?;
         }
-        Ok(Self { shared, log })
+        Ok(Self { shared, log, closed })
+    }
+
+    /// Begins to serve clients; the listeners are open.
+    pub fn accept(&self) -> io::Result<()> {
+        let Some((mut acceptor, registry)) = self.closed.lock().take() else { return Ok(()) };
+        for listener in acceptor.listeners() {
+            registry.register(listener, LISTENER, Interest::READABLE)?;
+        }
+        self.shared.inboxes[0].post(Letter::Accept(Box::new(acceptor)));
+        Ok(())
     }
 
     /// Opens the access log again.

@@ -81,8 +81,20 @@ struct Inner {
 }
 
 impl Front {
-    /// Begins to serve the clients of `listener`.
+    /// The same as [`Front::new`] and [`Front::accept`].
     pub fn start(
+        listener: TcpListener,
+        proxy: Arc<Proxy>,
+        pool: Pool,
+        settings: FrontSettings,
+    ) -> io::Result<Self> {
+        let front = Self::new(listener, proxy, pool, settings)?;
+        front.accept()?;
+        Ok(front)
+    }
+
+    /// Makes all ready for the clients of `listener`, which need not be open yet.
+    pub fn new(
         listener: TcpListener,
         proxy: Arc<Proxy>,
         pool: Pool,
@@ -105,14 +117,18 @@ impl Front {
             ended: AtomicBool::new(false),
             server: Mutex::new(None),
         });
-        inner.accept()?;
-        let watched = Arc::clone(&inner);
+        Ok(Self { inner })
+    }
+
+    /// Begins to serve clients; the listener is open.
+    pub fn accept(&self) -> io::Result<()> {
+        self.inner.accept()?;
+        let watched = Arc::clone(&self.inner);
         let watch = move || {
             watched.watch();
             Ok(())
         };
-        vital::spawn("watch", watch)?;
-        Ok(Self { inner })
+        vital::spawn("watch", watch)
     }
 
     /// Opens the access log again.
