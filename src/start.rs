@@ -152,9 +152,9 @@ pub fn run(config: &Config) -> Result<(), StartError> {
     let ready_file =
         config.ready_file.as_deref().map(|path| ReadyFile::write(path, local)).transpose()?;
     let control = admin::start(config, &proxy, local)?;
+    control.open()?;
     listen::open(&copies)?;
     front.accept().map_err(|source| StartError::System("accepting connections", source))?;
-    control.open()?;
     // The listener of tiny_http is not handed over: the process has one copy of it.
     let handover = if plain {
         drop(copies);

@@ -134,3 +134,31 @@ fn sigterm_waits_for_what_ends_and_for_nothing_else() {
     assert!(next.get("/stored").is_hit(), "it was written before the end");
     never.open();
 }
+
+/// Somebody may take all the time that clients have: the store has its own share of it.
+#[test]
+fn what_was_stored_is_written_although_somebody_is_not_finished_in_time() {
+    let never = Gate::new();
+    let origin = Origin::script([
+        on("GET /slow").head(200, "Content-Length: 20").bytes(EVENT).wait(&never),
+        on("GET *any*").send(200, FRESH, "stored").times(100),
+    ]);
+    let folder = TemporaryFolder::new();
+    let store = format!("sqlite:{}", folder.file("cache.db").display());
+    let mut proxy = Proxy::before(&origin, &["--drain-timeout", "2s", "--store", &store]);
+    let mut slow = proxy.connect();
+    slow.send(get("/slow"));
+    assert!(slow.head().is_some());
+    for number in 0..100 {
+        assert_eq!(proxy.get(&format!("/{number}")).body(), "stored");
+    }
+    proxy.signal("-TERM");
+    let (status, _, log) = proxy.wait();
+    assert!(status.success() && log.contains("not finished in time"), "{log}");
+    assert!(!log.contains("did not take all"), "{log}");
+    let next = Proxy::before(&origin, &["--store", &store]);
+    for number in 0..100 {
+        assert!(next.get(&format!("/{number}")).is_hit(), "{number}");
+    }
+    never.open();
+}
