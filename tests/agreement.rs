@@ -289,10 +289,10 @@ impl Trial {
         let mut held = Held::new();
         for (key, name) in KEYS.iter().enumerate() {
             for response in variants(&self.store, name) {
-                let fits = |language: &Option<&str>| {
-                    support::stored::response(*language, b"", 0).selecting == response.selecting
+                let fits = |language| {
+                    support::stored::response(language, b"", 0).selecting == response.selecting
                 };
-                let language = LANGUAGES.iter().position(fits).expect("one of them");
+                let language = LANGUAGES.into_iter().position(fits).expect("one of them");
                 let twice = held.insert((key, language), facts(&response));
                 assert!(twice.is_none(), "two of {name} {:?}", LANGUAGES[language]);
             }

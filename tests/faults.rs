@@ -266,8 +266,8 @@ impl Trial {
             _ => Selector::Uri(KEYS[2].to_string()),
         };
         self.store.purge_all_tiers(&selector, at(0));
-        for key in 0..KEYS.len() {
-            if selector.selects_key(KEYS[key]) == Some(true) {
+        for (key, name) in KEYS.iter().enumerate() {
+            if selector.selects_key(name) == Some(true) {
                 self.gone(key);
             }
         }
