@@ -116,8 +116,8 @@ const REPEATED: [&str; 3] = ["--allow-purge", "--ignore-param", "--trust-forward
 /// What the command line asks for.
 #[derive(Debug)]
 pub enum Command {
-    /// `--help`
-    Help,
+    /// `--help`, or `--help` behind a command: the text.
+    Help(String),
     /// `--version`
     Version,
     /// Run the proxy.
@@ -177,12 +177,19 @@ pub fn parse(
 ) -> Result<Command, UsageError> {
     let mut words = Arguments::from_vec(words.into_iter().flat_map(apart).collect());
     if words.contains(["-h", "--help"]) {
-        return Ok(Command::Help);
+        let name = words.subcommand().ok().flatten();
+        return Ok(Command::Help(name.and_then(|name| commands::help(&name)).unwrap_or_else(help)));
     }
     if words.contains(["-V", "--version"]) {
         return Ok(Command::Version);
     }
     if let Ok(Some(name)) = words.clone().subcommand() {
+        if name == "help" {
+            let _ = words.subcommand();
+            let about = words.subcommand().ok().flatten();
+            let own = about.and_then(|name| commands::help(&name));
+            return Ok(Command::Help(own.unwrap_or_else(help)));
+        }
         let mut rest = words.clone();
         let _ = rest.subcommand();
         if let Some(read) = commands::read(&name, rest, &variable) {
@@ -387,6 +394,8 @@ pub enum UsageError {
     Command(String),
     /// A command, so many of whose words are no flags, and how it is used.
     Words(&'static str, usize, &'static str),
+    /// A command that is told several things of which it does one, and how it is used.
+    Several(&'static str, &'static str),
     /// A value that is not accepted.
     Value {
         /// The flag, or the environment variable.
@@ -424,6 +433,7 @@ impl fmt::Display for UsageError {
             Self::Words(name, count, usage) => {
                 write!(f, "{name}: {count} words that are no flags; expected {usage}")
             }
+            Self::Several(name, usage) => write!(f, "{name}: one at a time; expected {usage}"),
             Self::Value { flag, seen, accepted } => {
                 write!(f, "{flag}: {:?}; expected {accepted}", without_secrets(seen))
             }

@@ -27,7 +27,7 @@ pub fn run(config: &Config, task: &Task) -> Result<String, String> {
         Task::List { json } => list(config, *json),
         Task::Show { url, json } => {
             let text = if *json { ("json", "1") } else { ("text", "1") };
-            Cache::of(config)?.ask("GET", "/show", &[("url", url), text])
+            Cache::holding(config, url)?.ask("GET", "/show", &[("url", url), text])
         }
         Task::Warm { file, jobs } => warm::warm(config, file, *jobs),
         Task::Export { file, with_secrets } => {
@@ -80,6 +80,7 @@ fn purge(config: &Config, what: &str, value: &str) -> Result<String, String> {
     match Target::of(config)? {
         Target::Running(all) => purge_running(&all, what, value),
         Target::Store => {
+            stores::must_exist(config)?;
             let selectors = selectors(config, what, value)?;
             let behind = stores::open_behind(config)?.ok_or("no store to purge")?;
             purge_store(&*behind, &selectors, Clock::System.now())
@@ -125,7 +126,7 @@ fn clear(config: &Config) -> Result<String, String> {
 
 /// `proxy list`: printed page by page, for there may be millions.
 fn list(config: &Config, json: bool) -> Result<String, String> {
-    let cache = Cache::of(config)?;
+    let cache = Cache::existing(config)?;
     let mut after = String::new();
     let mut out = std::io::stdout().lock();
     if !json {

@@ -38,7 +38,7 @@ const ORIGIN_DEFAULT: &str = "http://127.0.0.1:8000";
 const WORKERS_MAX: u64 = 4096;
 
 /// Everything the program is told.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[allow(clippy::struct_excessive_bools, reason = "each is one switch of the command line")]
 pub struct Config {
     /// `--host`

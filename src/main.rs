@@ -4,7 +4,7 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use caching_proxy::cli::{Args, Command, Task, UsageError, help, parse};
+use caching_proxy::cli::{Args, Command, Task, UsageError, parse};
 use caching_proxy::config::Config;
 
 mod admin;
@@ -23,9 +23,7 @@ fn main() -> ExitCode {
     let words = std::env::args_os().skip(1).collect();
     let command = parse(words, |name| std::env::var_os(name));
     let config = match command {
-        Ok(Command::Help) => {
-            return say(&help());
-        }
+        Ok(Command::Help(text)) => return say(&text),
         Ok(Command::Version) => {
             return say(concat!("proxy ", env!("CARGO_PKG_VERSION"), "\n"));
         }

@@ -41,7 +41,7 @@ fn take(cache: &Cache, entries: Vec<Value>) -> Result<BTreeMap<String, u64>, Str
 
 /// `proxy export FILE`: writes the recording all at once; `-` is the standard output.
 pub fn export(config: &Config, file: &str, secrets: Secrets) -> Result<String, String> {
-    let cache = Cache::of(config)?;
+    let cache = Cache::existing(config)?;
     if file == "-" {
         let (_, told) = write(&cache, &mut io::stdout().lock(), secrets)?;
         eprint!("{told}");

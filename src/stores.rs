@@ -115,6 +115,19 @@ pub fn existing(config: &Config) -> Result<Option<Arc<dyn Behind>>, String> {
     Ok(Some(Arc::new(opened)))
 }
 
+/// Says so if the store that is named is a file that is not there, as after a slip of the pen.
+pub fn must_exist(config: &Config) -> Result<(), String> {
+    let StoreKind::Sqlite(path) = &config.store else { return Ok(()) };
+    let path = sqlite_path(path.clone())?;
+    if path.exists() {
+        return Ok(());
+    }
+    let path = path.display();
+    Err(format!(
+        "--store sqlite:{path}: no such file; a proxy makes it, and so do proxy warm and import"
+    ))
+}
+
 fn sqlite_path(given: Option<PathBuf>) -> Result<PathBuf, String> {
     given.or_else(|| default_path(|name| std::env::var_os(name))).ok_or_else(|| {
         "--store sqlite: neither XDG_CACHE_HOME nor HOME says where; give a path, sqlite:PATH"

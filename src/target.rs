@@ -89,6 +89,23 @@ impl Cache {
         }
     }
 
+    /// The same for a command that stores nothing: it does not make a store that is not there.
+    pub fn existing(config: &Config) -> Result<Self, String> {
+        stores::must_exist(config)?;
+        Self::of(config)
+    }
+
+    /// The same for a command about this URL, which says in a store by itself which server's it is.
+    pub fn holding(config: &Config, url: &str) -> Result<Self, String> {
+        match Target::of(config)? {
+            Target::Running(all) => only(all).map(Self::Running),
+            Target::Store => {
+                let origin = origin_of(config, "url", url)?;
+                Self::existing(&Config { origin, ..config.clone() })
+            }
+        }
+    }
+
     /// Asks, and gives the content of the answer; anything but success is the error.
     pub fn ask(&self, method: &str, path: &str, query: &[(&str, &str)]) -> Result<String, String> {
         match self {
@@ -116,19 +133,22 @@ impl Cache {
 
 /// What `proxy purge` selects in a store that nobody runs for, as a running proxy would read it.
 pub fn selectors(config: &Config, what: &str, value: &str) -> Result<Vec<Selector>, String> {
-    let is_whole = value.split_once("://");
-    let is_path = value.starts_with('/') || what == "url" && is_whole.is_none();
-    let origin = match is_whole {
-        _ if config.origin_given => config.origin.clone(),
-        Some((scheme @ ("http" | "https"), rest)) if what == "url" => {
-            let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-            format!("{scheme}://{authority}")
-        }
-        _ if is_path => {
-            return Err(format!("{value}: of which server? give the whole URL, or --origin"));
-        }
-        _ => config.origin.clone(),
-    };
+    let origin = origin_of(config, what, value)?;
     let reader = reader_of_urls(config, &origin).map_err(|error| error.to_string())?;
     control::selectors(&reader, what, value)
+}
+
+/// Whose responses are meant in a store that may have those of many origin servers.
+fn origin_of(config: &Config, what: &str, value: &str) -> Result<String, String> {
+    let is_whole = value.split_once("://");
+    let is_path = value.starts_with('/') || what == "url" && is_whole.is_none();
+    match is_whole {
+        _ if config.origin_given => Ok(config.origin.clone()),
+        Some((scheme @ ("http" | "https"), rest)) if what == "url" => {
+            let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+            Ok(format!("{scheme}://{authority}"))
+        }
+        _ if is_path => Err(format!("{value}: of which server? give the whole URL, or --origin")),
+        _ => Ok(config.origin.clone()),
+    }
 }

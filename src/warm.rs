@@ -23,7 +23,7 @@ use parking_lot::Mutex;
 use serde_json::Value;
 
 use crate::own_engine::OwnEngine;
-use crate::target::Cache;
+use crate::target::{Cache, Target};
 
 /// The largest list or sitemap that is read.
 const LIST_BYTES_MAX: u64 = 64 << 20;
@@ -191,11 +191,12 @@ fn show(tally: &Tally, all: usize, begun: Instant) {
 
 impl Fetcher {
     fn of(config: &Config) -> Result<Self, String> {
+        // That is to be said before a store is made.
+        if !config.origin_given && matches!(Target::of(config)?, Target::Store) {
+            return Err("of which server? give --origin, or start a proxy".to_string());
+        }
         let instance = match Cache::of(config)? {
             Cache::Running(instance) => instance,
-            Cache::Own(_) if !config.origin_given => {
-                return Err("of which server? give --origin, or start a proxy".to_string());
-            }
             Cache::Own(engine) => {
                 return Ok(Self::Own { engine, origin: config.origin.clone() });
             }

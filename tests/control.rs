@@ -444,3 +444,49 @@ fn a_stuck_client_of_the_socket_holds_up_nobody_for_long() {
         stats.env("XDG_RUNTIME_DIR", runtime.path()).arg("stats").output().expect("it runs");
     assert!(said(&output).contains("requests"));
 }
+
+/// Only what stores something makes a store: a slip of the pen in a path is said, and leaves no file.
+#[test]
+fn commands_that_store_nothing_make_no_store() {
+    let folder = TemporaryFolder::new();
+    let path = folder.file("none.db");
+    let store = format!("sqlite:{}", path.display());
+    let absent = format!("--store {store}: no such file");
+    let table: [(&[&str], &str); 7] = [
+        (&["list"], &absent),
+        (&["show", "http://o/a"], &absent),
+        (&["show", "/a"], "/a: of which server? give the whole URL, or --origin"),
+        (&["export", "-"], &absent),
+        (&["purge", "--all"], &absent),
+        (&["purge", "http://o/a"], &absent),
+        (&["warm", "-"], "of which server? give --origin, or start a proxy"),
+    ];
+    for (words, expected) in table {
+        let mut command = command();
+        command.env("XDG_RUNTIME_DIR", folder.path()).args(words).args(["--store", &store]);
+        let told = refused(&command.output().expect("the binary runs"));
+        assert!(told.contains(expected), "{words:?}: {told}");
+        assert!(!fs::exists(&path).expect("a folder"), "{words:?}");
+    }
+}
+
+/// A store by itself may have what is of many origin servers: a whole URL says which is meant.
+#[test]
+fn a_store_by_itself_is_shown_and_explained_without_a_running_proxy() {
+    let origin = names(&["a"]);
+    let (folder, url) = (TemporaryFolder::new(), format!("{}/a", origin.url()));
+    let store = format!("sqlite:{}", folder.file("x.db").display());
+    let mut filling = Proxy::before(&origin, &["--store", &store]);
+    filling.get("/a");
+    filling.stop();
+    let tell = |words: &[&str]| {
+        let mut command = command();
+        command.env("XDG_RUNTIME_DIR", folder.path()).args(words).args(["--store", &store]);
+        said(&command.output().expect("the binary runs"))
+    };
+    assert!(tell(&["show", &url]).contains(&url));
+    assert!(tell(&["show", "/a", "--origin", &origin.url()]).contains(&url));
+    let told = tell(&["explain", "/a", "--origin", &origin.url()]);
+    assert!(told.starts_with("answered 200 OK without asking: proxy; hit"), "{told}");
+    assert_eq!(origin.asked().len(), 1);
+}

@@ -72,6 +72,51 @@ pub(super) const USAGE: [(&str, &str); 9] = [
     ("clear", "proxy --clear-cache [--store S] [--port N]"),
 ];
 
+/// What each does, for its own help.
+const MEANING: [(&str, &str); 8] = [
+    (
+        "explain",
+        "Makes the request PATH and says what is stored, what was asked and answered, and which rules decide about\n\
+         storing and reusing it. Nothing is stored. The running proxy is asked; with --origin URL the flags\n\
+         describe another one. Exit code 1 if there was no answer.",
+    ),
+    (
+        "purge",
+        "Removes stored responses and says how many: those of one URL or path; of all that begin with P; that match\n\
+         GLOB (* and ?); that have the tag T (Surrogate-Key, Cache-Tag, xkey); that are stale; or all. One of these.",
+    ),
+    ("list", "Lists what is stored, in the order of URLs; with --json one object a line."),
+    (
+        "show",
+        "Shows all about what is stored for a URL or path: every variant, its fields and its freshness.",
+    ),
+    ("stats", "Shows the counters of a running proxy."),
+    (
+        "warm",
+        "Fetches the URLs of FILE (one a line, or a sitemap; - is the standard input), N at a time [4], so that they\n\
+         are stored; what is stale is validated. Says what became of them. Exit code 1 if one failed.",
+    ),
+    (
+        "export",
+        "Writes what is stored into FILE (- is the standard output) as an HTTP Archive. Cookies and keys of APIs are\n\
+         left out without --with-secrets.",
+    ),
+    (
+        "import",
+        "Stores what the HTTP Archive FILE (- is the standard input) has, and says what was left out.",
+    ),
+];
+
+/// The help for one command.
+pub(super) fn help(name: &str) -> Option<String> {
+    let (_, usage) = USAGE.iter().find(|(known, _)| *known == name)?;
+    let (_, meaning) = MEANING.iter().find(|(known, _)| *known == name)?;
+    Some(format!(
+        "Usage: {usage}\n\n{meaning}\n\nThe running proxy is meant, --port N says which; with --store S those that use \
+         that store, or the store itself.\nAll flags: proxy --help\n"
+    ))
+}
+
 /// The names of the commands.
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
     USAGE.iter().map(|(name, _)| *name).filter(|name| *name != "clear")
@@ -93,8 +138,12 @@ fn read_known(
     mut words: Arguments,
     variable: impl Fn(&str) -> Option<OsString>,
 ) -> Result<(Args, Task), UsageError> {
-    let fields = repeated(&mut words, "-H", "'Name: value'")?.into_iter().map(text).collect();
-    let json = words.contains("--json");
+    let fields = match name {
+        "explain" => repeated(&mut words, "-H", "'Name: value'")?,
+        _ => Vec::new(),
+    };
+    let fields = fields.into_iter().map(text).collect();
+    let json = matches!(name, "list" | "show" | "stats") && words.contains("--json");
     let with_secrets = name == "export" && words.contains("--with-secrets");
     let jobs = if name == "warm" { jobs(&mut words)? } else { 1 };
     let selected = if name == "purge" { selected(&mut words)? } else { Vec::new() };
@@ -120,6 +169,7 @@ fn read_known(
         _ => match (&selected[..], &rest[..]) {
             ([], [url]) => Task::Purge("url", url.clone()),
             ([(what, value)], []) => Task::Purge(what, value.clone()),
+            ([_, ..], _) => return Err(UsageError::Several(name, usage)),
             _ => return Err(wrong()),
         },
     };
@@ -161,7 +211,7 @@ fn text(word: impl AsRef<OsStr>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::{Command, parse};
+    use crate::cli::{self, Command, parse};
 
     fn task(line: &str) -> Result<Task, String> {
         let words = line.split(' ').map(OsString::from).collect();
@@ -169,6 +219,22 @@ mod tests {
             Ok(Command::Do(_, task)) => Ok(task),
             Ok(other) => Err(format!("{other:?}")),
             Err(error) => Err(error.to_string()),
+        }
+    }
+
+    #[test]
+    fn each_command_has_its_own_help() {
+        for name in super::names() {
+            let own = help(name).expect("it has one");
+            for line in [format!("{name} --help"), format!("{name} x y -h"), format!("help {name}")]
+            {
+                let read = parse(line.split(' ').map(OsString::from).collect(), |_| None);
+                assert!(matches!(read, Ok(Command::Help(text)) if text == own), "{line}");
+            }
+        }
+        for line in ["--help", "help", "-h --port 1", "help me", "frobnicate --help"] {
+            let read = parse(line.split(' ').map(OsString::from).collect(), |_| None);
+            assert!(matches!(read, Ok(Command::Help(text)) if text == cli::help()), "{line}");
         }
     }
 
@@ -197,6 +263,17 @@ mod tests {
         for line in ["purge", "purge /a /b", "purge /a --stale", "list x", "show", "explain"] {
             let told = task(line).expect_err(line);
             assert!(told.contains("expected proxy "), "{line}: {told}");
+        }
+        for line in ["purge /a --stale", "purge --tag t --all", "purge --tag a --tag b"] {
+            let told = task(line).expect_err(line);
+            assert!(told.starts_with("purge: one at a time; expected proxy "), "{line}: {told}");
+        }
+        // A flag of another command does nothing here, and who gives it expects something.
+        for line in
+            ["purge /a --json", "warm - --json", "list -H a:b", "show /a --all", "list -j 2"]
+        {
+            let told = task(line).expect_err(line);
+            assert!(told.contains(": unknown flag; "), "{line}: {told}");
         }
         assert_eq!(
             task("list --verbosely"),

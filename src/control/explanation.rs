@@ -39,10 +39,16 @@ pub fn request(target: &str, fields: &[String], host: &str) -> Result<Request, S
         .map_err(|error| format!("explain {}: {error}", redacted(target)))
 }
 
-/// Makes the request and puts all that is known of it into words; the error is that the origin server
-/// gave no response.
+/// Makes the request and puts all that is known of it into words; the error is that there is no response,
+/// neither the origin server's nor a stored one.
 pub fn explain(proxy: &Proxy, request: Request) -> Result<String, String> {
-    let explanation = proxy.explain(&Arc::new(request))?;
+    let explanation = match proxy.explain(&Arc::new(request)) {
+        Ok(explanation) => explanation,
+        Err((status, told)) => {
+            let text = format!("answered {status} without asking: {told}");
+            return if status.is_server_error() { Err(text) } else { Ok(text + "\n") };
+        }
+    };
     let mut text = String::new();
     let Explanation { key, believed, shaped_by, url, sent, received, told } = explanation;
     if let Some(believed) = what_is_believed(&believed) {

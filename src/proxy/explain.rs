@@ -71,10 +71,13 @@ pub struct Explained {
     pub again: String,
 }
 
+/// An answer for which the origin server was not asked: its status, and what `Cache-Status` says.
+pub type Unasked = (StatusCode, String);
+
 impl Proxy {
     /// Makes one request and tells what would become of it. An answer that needs no origin server
     /// (`only-if-cached`, `--cache-mode offline`) is the error. Waits.
-    pub fn explain(&self, request: &Arc<Request>) -> Result<Explanation, String> {
+    pub fn explain(&self, request: &Arc<Request>) -> Result<Explanation, Unasked> {
         let key = self.asked(request).key;
         let overlay = Arc::new(Overlay::new(&self.store, &key));
         let mut apart = self.apart(&overlay);
@@ -115,12 +118,12 @@ impl Proxy {
         request: &Arc<Request>,
         answer: Answer,
         behind: Option<&Tiers>,
-    ) -> Result<Explanation, String> {
+    ) -> Result<Explanation, Unasked> {
         let forward = match answer {
             Answer::Forward(forward) => forward,
             Answer::Ready(response) | Answer::Stale(response, _) => {
                 let told = field_text(&response.fields, "cache-status");
-                return Err(format!("answered {} without asking: {told}", response.status));
+                return Err((response.status, told.to_string()));
             }
         };
         let (key, url) = (forward.key.to_string(), forward.url.clone());

@@ -9,7 +9,7 @@ use crate::message::fields::{Fields, text_value};
 use crate::message::request::{Framing, Request, RequestError};
 use crate::message::response::Response;
 use crate::message::target::url_at;
-use crate::origin::{Content, OriginError, OriginRequest, Tunnel, Upgrade};
+use crate::origin::{Content, OriginError, OriginRequest, OriginResponse, Tunnel, Upgrade};
 use crate::policy::forwarding::{goes_in_circles, received_fields};
 use crate::policy::key::CacheKey;
 use crate::policy::reason::{CacheStatus, Detail, Why};
@@ -92,8 +92,9 @@ impl Proxy {
         if !answer.as_ref().is_err_and(OriginError::undelivered) {
             self.stats.count(Event::Forwarded(Why::Bypass));
         }
-        let mut status = CacheStatus {
+        let status = CacheStatus {
             why: Some(Why::Bypass),
+            forward_status: Some(StatusCode::SWITCHING_PROTOCOLS.as_u16()),
             detail: Some(Detail::Upgrade),
             ..CacheStatus::default()
         };
@@ -101,27 +102,31 @@ impl Proxy {
             Ok(Upgrade::Agreed(mut fields, tunnel)) => {
                 let protocol = fields.get(UPGRADE.as_str()).cloned();
                 received_fields(&mut fields, Version::HTTP_11, self.clock.now());
-                status.forward_status = Some(StatusCode::SWITCHING_PROTOCOLS.as_u16());
                 self.finish(request, &mut fields, None, false, &status);
                 fields.append(CONNECTION, HeaderValue::from_static("Upgrade"));
                 fields
                     .append(UPGRADE, protocol.unwrap_or_else(|| text_value(protocols.to_string())));
                 Upgraded::Agreed(fields, tunnel)
             }
-            Ok(Upgrade::Declined(received)) => {
-                let mut fields = received.fields;
-                received_fields(&mut fields, received.version, self.clock.now());
-                status.forward_status = Some(received.status.as_u16());
-                status.detail = Some(Detail::UpgradeDeclined);
-                self.finish(request, &mut fields, None, false, &status);
-                match Relayed::body(received.body, received.length, &key, &self.stats) {
-                    Ok(body) => {
-                        Upgraded::Declined(Response { status: received.status, fields, body })
-                    }
-                    Err(error) => self.no_tunnel(request, &key, &self.cut(&error)),
-                }
-            }
+            Ok(Upgrade::Declined(received)) => self.declined(request, &key, received),
             Err(error) => self.no_tunnel(request, &key, &error),
+        }
+    }
+
+    /// The origin server goes on in HTTP.
+    fn declined(&self, request: &Request, key: &CacheKey, received: OriginResponse) -> Upgraded {
+        let mut fields = received.fields;
+        received_fields(&mut fields, received.version, self.clock.now());
+        let told = CacheStatus {
+            why: Some(Why::Bypass),
+            forward_status: Some(received.status.as_u16()),
+            detail: Some(Detail::UpgradeDeclined),
+            ..CacheStatus::default()
+        };
+        self.finish(request, &mut fields, None, false, &told);
+        match Relayed::body(received.body, received.length, key, &self.stats) {
+            Ok(body) => Upgraded::Declined(Response { status: received.status, fields, body }),
+            Err(error) => self.no_tunnel(request, key, &self.cut(&error)),
         }
     }
 
