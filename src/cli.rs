@@ -75,6 +75,7 @@ const GROUPS: [(&str, &[Flag]); 7] = [
         flag("--store", "S", "memory", "memory alone, or memory in front of what lasts (sqlite, sqlite:PATH) or is shared (redis://HOST, rediss://HOST, redis+unix:/PATH, redis+cluster://HOST:PORT,…, redis+sentinel://HOST:PORT,…/NAME)"),
         flag("--redis-prefix", "TEXT", "proxy:", "what the names of all keys in Redis begin with; proxies with the same one share a cache"),
         flag("--cache-disk", "SIZE", "1G", "bytes of the sqlite file and its log"),
+        flag("--store-lock-timeout", "D", "5", "a lock of another process on the sqlite file is waited for so long"),
     ]),
     ("Clients", &[
         flag("--threads", "N", "cores", "event loops, which answer what is in memory"),

@@ -101,6 +101,8 @@ pub struct Config {
     pub idle_timeout: Duration,
     /// `--max-header-fields`, `--max-header-size`, `--max-request-size`
     pub request: RequestLimits,
+    /// `--store-lock-timeout`
+    pub store_lock_timeout: Duration,
     /// `--drain-timeout`
     pub drain_timeout: Duration,
     /// `--take-over`
@@ -215,6 +217,7 @@ impl Config {
             header_timeout: read.limit("--header-timeout", 10)?,
             idle_timeout: read.limit("--idle-timeout", 60)?,
             request: read.request_limits()?,
+            store_lock_timeout: read.store_lock_timeout()?,
             drain_timeout: read.limit("--drain-timeout", 8)?,
             take_over: read.take_over()?,
             admin: read.admin()?,
@@ -313,6 +316,14 @@ impl Values<'_> {
         let accepted = "a duration above 0: 30, 500ms, 30s, 10m, 2h or 7d";
         let read = |word: &str| read_duration(word).filter(|duration| !duration.is_zero());
         Ok(self.read(name, accepted, read)?.unwrap_or(Duration::from_secs(default)))
+    }
+
+    /// SQLite counts it in milliseconds.
+    fn store_lock_timeout(&self) -> Result<Duration, UsageError> {
+        let range = Duration::from_millis(1)..=Duration::from_secs(600);
+        let read = |word: &str| read_duration(word).filter(|duration| range.contains(duration));
+        let timeout = self.read("--store-lock-timeout", "a duration from 1ms to 10m", read)?;
+        Ok(timeout.unwrap_or(Duration::from_secs(5)))
     }
 
     /// A duration that HTTP counts in whole seconds.
@@ -538,6 +549,8 @@ mod tests {
             ("--hit-ttl", "0", "--hit-ttl: \"0\"; expected a number: how often, or a negative one for no limit (0 would store in vain)"),
             ("--eviction-policy", "fifo", "--eviction-policy: \"fifo\"; expected s3-fifo, lru, entire, none"),
             ("--store", "mysql", "--store: \"mysql\"; expected memory, sqlite, sqlite:PATH, redis://HOST, rediss://HOST, redis+unix:/PATH, redis+cluster://HOST:PORT,HOST:PORT or redis+sentinel://HOST:PORT,HOST:PORT/NAME"),
+            ("--store-lock-timeout", "1h", "--store-lock-timeout: \"1h\"; expected a duration from 1ms to 10m"),
+            ("--store-lock-timeout", "0", "--store-lock-timeout: \"0\"; expected a duration from 1ms to 10m"),
             ("--cache-disk", "10K", "--cache-disk: \"10K\"; expected a size of at least 1M: bytes, or a number with K, M or G"),
             ("--front", "nginx", "--front: \"nginx\"; expected event, tiny-http"),
             ("--threads", "0", "--threads: \"0\"; expected a number from 1 to 4096"),

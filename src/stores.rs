@@ -49,7 +49,7 @@ pub fn open_behind(config: &Config) -> Result<Option<Arc<dyn Behind>>, String> {
                 responses: config.limits.responses,
                 content_bytes: config.limits.content_bytes,
             };
-            let opened = Sqlite::open(&path, limits);
+            let opened = Sqlite::open_within(&path, limits, config.store_lock_timeout);
             let opened = opened.map_err(|error| format!("--store sqlite: {error}"))?;
             Ok(Some(Arc::new(opened)))
         }
@@ -110,7 +110,7 @@ pub fn existing(config: &Config) -> Result<Option<Arc<dyn Behind>>, String> {
         responses: None,
         content_bytes: config.limits.content_bytes,
     };
-    let opened = Sqlite::open(&path, limits);
+    let opened = Sqlite::open_within(&path, limits, config.store_lock_timeout);
     let opened = opened.map_err(|error| format!("--store sqlite: {error}"))?;
     Ok(Some(Arc::new(opened)))
 }

@@ -7,8 +7,9 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Barrier;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use caching_proxy::store::behind::Behind;
 use caching_proxy::store::sqlite::{DiskLimits, Sqlite};
 use rusqlite::{Connection, OpenFlags};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
@@ -16,6 +17,9 @@ use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use support::origin::{Origin, on};
 use support::proxy::{Proxy, command, command_of, run};
 use support::{PATIENCE, TemporaryFolder};
+
+/// For what waits for a lock that nobody gives back.
+const IMPATIENT: &[&str] = &["--store-lock-timeout", "100ms"];
 
 fn store_flag(path: &Path) -> String {
     format!("sqlite:{}", path.display())
@@ -112,7 +116,7 @@ fn a_proxy_starts_on_a_file_that_is_locked_and_stores_when_it_is_not() {
         }
         let shell = Connection::open(&path).expect("a database");
         shell.execute_batch("BEGIN EXCLUSIVE").expect("nobody else has it");
-        let proxy = Proxy::before(&origin, &["--store", &store_flag(&path)]);
+        let proxy = Proxy::before(&origin, &[&["--store", &store_flag(&path)], IMPATIENT].concat());
         assert_eq!(proxy.get("/0").is_hit(), !is_new, "what can be read is: {}", proxy.log());
         assert!(!proxy.get("/1").is_hit() && proxy.get("/1").is_hit(), "memory works");
         proxy.wait_for_log("another process holds it; nothing is written to it until it works");
@@ -144,6 +148,29 @@ fn a_folder_that_is_removed_is_made_again_when_it_can_be() {
     assert_told_once(&proxy);
 }
 
+/// Neither longer, nor shorter: a lock that is given back in time costs nothing but the wait.
+#[test]
+fn a_lock_is_waited_for_as_long_as_the_flag_says() {
+    let (folder, origin) = (TemporaryFolder::new(), origin());
+    let path = folder.file("cache.db");
+    let mut first = Proxy::before(&origin, &["--store", &store_flag(&path)]);
+    first.get("/0");
+    first.stop();
+    let shell = Connection::open(&path).expect("a database");
+    shell.execute_batch("BEGIN EXCLUSIVE").expect("nobody else has it");
+    let began = Instant::now();
+    let limits = DiskLimits { bytes: 8 << 20, responses: None, content_bytes: 1 << 20 };
+    let short = Duration::from_millis(50);
+    let opened = Sqlite::open_within(&path, limits, short).expect("it may pass");
+    assert!(began.elapsed() >= short && opened.trouble().is_some(), "{:?}", began.elapsed());
+    std::thread::scope(|scope| {
+        let patient = scope.spawn(|| Sqlite::open_within(&path, limits, PATIENCE));
+        shell.execute_batch("ROLLBACK").expect("it was begun");
+        let opened = patient.join().expect("no panic").expect("it is free");
+        assert!(opened.trouble().is_none());
+    });
+}
+
 /// A proxy goes on without its store; a command that is about nothing else says what is wrong.
 #[test]
 fn commands_do_not_take_a_store_that_cannot_be_opened_for_an_empty_one() {
@@ -156,6 +183,7 @@ fn commands_do_not_take_a_store_that_cannot_be_opened_for_an_empty_one() {
     for words in [&["export", &file][..], &["purge", "--all"]] {
         let mut command = command();
         command.env("XDG_RUNTIME_DIR", folder.path()).args(words).args(["--store", &store]);
+        command.args(IMPATIENT);
         let output = command.output().expect("the binary runs");
         let told = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(1), "{words:?}: {told}");

@@ -28,6 +28,7 @@ use crate::store::behind::{
 };
 use crate::store::codec;
 use crate::store::sqlite::invalidations::State;
+use crate::store::sqlite::schema::Opening;
 
 mod changes;
 mod invalidations;
@@ -63,7 +64,7 @@ struct Database {
     limits: DiskLimits,
     /// The file is opened by several connections; else the file system does not permit that, and there
     /// is but the writer's.
-    is_shared: bool,
+    opening: Opening,
     /// Nothing can be written: what there is is read, for good.
     is_read_only: bool,
     writer: Mutex<Option<Connection>>,
@@ -105,7 +106,16 @@ enum Reading {
 impl Sqlite {
     /// Opens the file, or makes it.
     pub fn open(path: &Path, limits: DiskLimits) -> Result<Self, OpenError> {
-        schema::open(path, limits).map(|database| Self(Arc::new(database)))
+        Self::open_within(path, limits, schema::BUSY_MAX)
+    }
+
+    /// The same, where no lock of another process is waited for longer than `busy_max`.
+    pub fn open_within(
+        path: &Path,
+        limits: DiskLimits,
+        busy_max: Duration,
+    ) -> Result<Self, OpenError> {
+        schema::open(path, limits, busy_max).map(|database| Self(Arc::new(database)))
     }
 
     /// Can nothing be written?
@@ -120,7 +130,7 @@ impl Database {
         &self,
         read: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T, BehindError> {
-        if !self.is_shared {
+        if !self.opening.is_shared {
             let writer = self.writer.lock();
             let connection = writer.as_ref().ok_or_else(Self::gone)?;
             return read(connection).map_err(|error| self.error(&error));
@@ -146,13 +156,14 @@ impl Database {
     }
 
     fn new_reader(&self) -> rusqlite::Result<Connection> {
-        let connection = schema::open_reader(&self.path, self.is_read_only)?;
+        let open = || schema::open_reader(&self.path, self.is_read_only, self.opening.busy_max);
+        let connection = open()?;
         if schema::has_table(&connection, "responses")? {
             return Ok(connection);
         }
         // The writer is making the file anew at this moment, and holds its lock until the tables are there.
         drop(self.writer.lock());
-        schema::open_reader(&self.path, self.is_read_only)
+        open()
     }
 
     /// Runs `read` with a connection that takes no lock and knows no log: only while nobody writes. None is
@@ -163,7 +174,8 @@ impl Database {
     ) -> Result<T, BehindError> {
         // What looks like damage is another process that has just begun to write.
         let told = |error: rusqlite::Error| BehindError(schema::explain(&error));
-        let connection = schema::open_reader(&self.path, true).map_err(told)?;
+        let connection =
+            schema::open_reader(&self.path, true, self.opening.busy_max).map_err(told)?;
         read(&connection).map_err(told)
     }
 

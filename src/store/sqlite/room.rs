@@ -122,7 +122,7 @@ pub(super) fn mend(database: &Arc<Database>) -> Result<(), BehindError> {
     database.epoch.fetch_add(1, Ordering::Release);
     database.readers.lock().clear();
     let damaged = (is_damaged && is_ours).then_some(opened);
-    let outcome = schema::open_or_make(&database.path, database.is_shared, damaged);
+    let outcome = schema::open_or_make(&database.path, database.opening, damaged);
     // What is read from now on is read from what is there now.
     database.epoch.fetch_add(1, Ordering::Release);
     database.readers.lock().clear();
@@ -142,7 +142,7 @@ pub(super) fn mend(database: &Arc<Database>) -> Result<(), BehindError> {
             if matches!(refused, Refused::Damaged) {
                 database.is_damaged.store(true, Ordering::Release);
             }
-            let (reading, salt) = schema::readable(&database.path, database.is_shared);
+            let (reading, salt) = schema::readable(&database.path, database.opening);
             if salt.is_some() {
                 *database.salt.lock() = salt;
             }

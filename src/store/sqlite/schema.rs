@@ -27,8 +27,8 @@ const PREVIOUS: i64 = 1;
 const APPLICATION: i64 = 0x6370_7831;
 /// A page of the file.
 pub(super) const PAGE_BYTES: u64 = 4096;
-/// For how long a connection waits for another process.
-const BUSY_MAX: Duration = Duration::from_secs(5);
+/// For how long a connection waits for another process, if nobody says otherwise.
+pub(super) const BUSY_MAX: Duration = Duration::from_secs(5);
 /// Where nobody says when a lock is free, it is tried again after this.
 const RETRY_AFTER: Duration = Duration::from_millis(10);
 
@@ -102,14 +102,28 @@ pub fn default_path(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathB
     Some(base.join("caching-proxy").join("cache.db"))
 }
 
+/// How a file is opened.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Opening {
+    /// By several connections, and several processes.
+    pub is_shared: bool,
+    /// For how long each of them waits for a lock that another one holds.
+    pub busy_max: Duration,
+}
+
 /// Opens or makes the file. What may pass is no error: a full disk, a lock that another process holds. Then
 /// the file is read, if it can be, and opened for writing later (`room.rs`).
-pub(super) fn open(path: &Path, limits: DiskLimits) -> Result<Database, OpenError> {
+pub(super) fn open(
+    path: &Path,
+    limits: DiskLimits,
+    busy_max: Duration,
+) -> Result<Database, OpenError> {
     let is_shared = !is_on_a_network(path);
+    let opening = Opening { is_shared, busy_max };
     let database = |writer: Option<Connection>, salt, is_read_only| Database {
         path: path.to_path_buf(),
         limits,
-        is_shared: is_shared || is_read_only,
+        opening: Opening { is_shared: is_shared || is_read_only, busy_max },
         is_read_only,
         writer: Mutex::new(writer),
         readers: Mutex::default(),
@@ -122,7 +136,7 @@ pub(super) fn open(path: &Path, limits: DiskLimits) -> Result<Database, OpenErro
         inode: AtomicU64::new(inode(path)),
         trouble: Mutex::default(),
     };
-    let refused = match open_or_make(path, is_shared, None) {
+    let refused = match open_or_make(path, opening, None) {
         Ok(writer) => {
             let salt = salt(&writer);
             return Ok(database(Some(writer), salt, false));
@@ -130,7 +144,7 @@ pub(super) fn open(path: &Path, limits: DiskLimits) -> Result<Database, OpenErro
         Err(refused) => refused,
     };
     if matches!(refused, Refused::ReadOnly(_))
-        && let Ok(reader) = open_reader(path, true)
+        && let Ok(reader) = open_reader(path, true, busy_max)
         && matches!(check(&reader), Ok(Tables::Current | Tables::Previous))
     {
         log::warn!("store {}: cannot be written; what is in it is used as it is", path.display());
@@ -139,7 +153,7 @@ pub(super) fn open(path: &Path, limits: DiskLimits) -> Result<Database, OpenErro
     if !refused.may_pass(path) {
         return Err(refused.told(path));
     }
-    let (reading, salt) = readable(path, is_shared);
+    let (reading, salt) = readable(path, opening);
     let database = database(None, salt, false);
     *database.trouble.lock() = Some(Trouble { why: refused.why(), reading });
     Ok(database)
@@ -151,12 +165,12 @@ pub(super) fn open(path: &Path, limits: DiskLimits) -> Result<Database, OpenErro
 /// One process at a time: else one would move away, as damaged, what another has just made anew.
 pub(super) fn open_or_make(
     path: &Path,
-    is_shared: bool,
+    opening: Opening,
     damaged: Option<u64>,
 ) -> Result<Connection, Refused> {
     let folder = folder_of(path);
     fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(Refused::Folder)?;
-    let locked = lock_folder(folder);
+    let locked = lock_folder(folder, opening.busy_max);
     if inode(path) == 0 && locked.is_ok() {
         // What a file that was taken away has left behind is no part of the new one.
         for ending in ["-wal", "-shm", "-journal"] {
@@ -164,14 +178,14 @@ pub(super) fn open_or_make(
         }
     }
     if damaged.is_none_or(|number| number != inode(path)) {
-        match open_writer(path, is_shared) {
+        match open_writer(path, opening) {
             Err(Refused::Damaged) => {}
             opened => return opened,
         }
     }
     let _locked = locked?;
     set_aside(path)?;
-    open_writer(path, is_shared)
+    open_writer(path, opening)
 }
 
 /// The folder of the file.
@@ -181,9 +195,9 @@ fn folder_of(path: &Path) -> &Path {
 }
 
 /// Locks the folder until it is dropped, where the file system can do that; an error if it takes too long.
-fn lock_folder(folder: &Path) -> Result<Option<fs::File>, Refused> {
+fn lock_folder(folder: &Path, busy_max: Duration) -> Result<Option<fs::File>, Refused> {
     let Ok(file) = fs::File::open(folder) else { return Ok(None) };
-    let deadline = Instant::now() + BUSY_MAX;
+    let deadline = Instant::now() + busy_max;
     loop {
         match file.try_lock() {
             Ok(()) => return Ok(Some(file)),
@@ -202,14 +216,13 @@ pub(super) fn inode(path: &Path) -> u64 {
 }
 
 /// What can be read of a file that cannot be opened for writing now, and its salt.
-pub(super) fn readable(path: &Path, is_shared: bool) -> (Reading, Option<Arc<Salt>>) {
+pub(super) fn readable(path: &Path, opening: Opening) -> (Reading, Option<Arc<Salt>>) {
     let read = |is_alone| {
-        let reader = open_reader(path, is_alone).ok()?;
-        reader.busy_timeout(RETRY_AFTER).ok()?;
+        let reader = open_reader(path, is_alone, RETRY_AFTER).ok()?;
         matches!(check(&reader), Ok(Tables::Current)).then(|| salt(&reader))
     };
     // Where there is but one connection, nobody reads before it is there.
-    if !is_shared {
+    if !opening.is_shared {
         return (Reading::Nothing, None);
     }
     if let Some(salt) = read(false) {
@@ -316,10 +329,10 @@ impl From<rusqlite::Error> for Refused {
 /// Opens the file for the writer, and makes its tables, or brings them up to date. What a file holds from before
 /// there were digests cannot be read any more, and may be credentials in clear: it is wiped, in the
 /// transaction in which the new tables are made, so that of several processes one does it.
-fn open_writer(path: &Path, is_shared: bool) -> Result<Connection, Refused> {
-    let deadline = Instant::now() + BUSY_MAX;
+fn open_writer(path: &Path, opening: Opening) -> Result<Connection, Refused> {
+    let deadline = Instant::now() + opening.busy_max;
     loop {
-        match try_writer(path, is_shared) {
+        match try_writer(path, opening) {
             // SQLite itself waits for a lock, but not for the one that changes the kind of journal.
             Err(Refused::Other(error)) if is_busy(&error) && Instant::now() < deadline => {
                 thread::sleep(RETRY_AFTER);
@@ -333,19 +346,19 @@ fn is_busy(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
 }
 
-fn try_writer(path: &Path, is_shared: bool) -> Result<Connection, Refused> {
+fn try_writer(path: &Path, opening: Opening) -> Result<Connection, Refused> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_CREATE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(path, flags)?;
-    connection.busy_timeout(BUSY_MAX)?;
+    connection.busy_timeout(opening.busy_max)?;
     // Before anything is changed.
     if check(&connection)? == Tables::Clear {
         connection.pragma_update(None, "secure_delete", true)?;
     }
     connection.pragma_update(None, "page_size", PAGE_BYTES.cast_signed())?;
     connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
-    if is_shared {
+    if opening.is_shared {
         connection.pragma_update(None, "journal_mode", "WAL")?;
     } else {
         connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
@@ -434,7 +447,11 @@ pub(super) fn has_table(connection: &Connection, name: &str) -> rusqlite::Result
 }
 
 /// A connection that reads. `is_alone` says that nobody can write, so that not even a lock is taken.
-pub(super) fn open_reader(path: &Path, is_alone: bool) -> rusqlite::Result<Connection> {
+pub(super) fn open_reader(
+    path: &Path,
+    is_alone: bool,
+    busy_max: Duration,
+) -> rusqlite::Result<Connection> {
     let connection = if is_alone {
         let escaped: String =
             path.to_string_lossy().chars().fold(String::new(), |mut text, letter| {
@@ -455,7 +472,7 @@ pub(super) fn open_reader(path: &Path, is_alone: bool) -> rusqlite::Result<Conne
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         Connection::open_with_flags(path, flags)?
     };
-    connection.busy_timeout(BUSY_MAX)?;
+    connection.busy_timeout(busy_max)?;
     connection.pragma_update(None, "cache_size", -256)?;
     connection.pragma_update(None, "query_only", true)?;
     connection.set_prepared_statement_cache_capacity(16);
