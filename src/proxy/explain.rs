@@ -247,14 +247,11 @@ fn without_content(
         && received.length.is_none_or(|length| length > tiers.memory_content_bytes_max());
     let mut body = received.body.take_if(|_| goes_behind)?;
     let read = count_all(|buffer| body.read(buffer));
-    match read {
-        Ok(bytes) => {
-            received.length = Some(if bytes > store.content_bytes_max() { bytes } else { 0 });
-        }
-        Err(_) => {
-            received.length = None;
-            received.body = Some(Box::new(CutShort));
-        }
+    if let Ok(bytes) = read {
+        received.length = Some(if bytes > store.content_bytes_max() { bytes } else { 0 });
+    } else {
+        received.length = None;
+        received.body = Some(Box::new(CutShort));
     }
     Some(read)
 }
