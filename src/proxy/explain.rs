@@ -27,7 +27,7 @@ use crate::policy::range::Part;
 use crate::policy::stored::StoredResponse;
 use crate::policy::storing::{Check, Received, checks};
 use crate::proxy::freshen::facts;
-use crate::proxy::{Admission, Answer, Attempt, Proxy, field_text};
+use crate::proxy::{Admission, Answer, Attempt, Forward, Proxy, field_text};
 use crate::stats::Stats;
 use crate::store::Store;
 use crate::store::overlay::Overlay;
@@ -136,18 +136,28 @@ impl Proxy {
         let target = request.target.as_str();
         let shaped_by = (self.settings.key.shape(target) != target)
             .then(|| format!("{target}, shaped by {}", shapers(target, &self.settings.key)));
-        let mut received = match self.ask(&forward, Content::None, None) {
-            Ok(received) => received,
+        let (received, told) = match self.ask(&forward, Content::None, None) {
+            Ok(received) => {
+                let (explained, told) = self.explained(request, forward, received, behind);
+                (Ok(explained), told)
+            }
             Err(error) => {
-                let told = format!(
-                    "proxy; fwd={}; detail={}",
-                    forward.why.as_str(),
-                    error.detail().as_str()
-                );
-                let received = Err(error);
-                return Ok(Explanation { key, believed, shaped_by, url, sent, received, told });
+                let (why, detail) = (forward.why.as_str(), error.detail().as_str());
+                let told = format!("proxy; fwd={why}; detail={detail}");
+                (Err(error), told)
             }
         };
+        Ok(Explanation { key, believed, shaped_by, url, sent, received, told })
+    }
+
+    /// What is made of a response, and what `Cache-Status` says of it.
+    fn explained(
+        &self,
+        request: &Arc<Request>,
+        forward: Box<Forward>,
+        mut received: OriginResponse,
+        behind: Option<&Tiers>,
+    ) -> (Explained, String) {
         let now = self.now();
         let mut fields = received.fields.clone();
         complete_received(&mut fields, received.version, now);
@@ -181,8 +191,7 @@ impl Proxy {
             stored,
             again: self.told_again(request),
         };
-        let received = Ok(explained);
-        Ok(Explanation { key, believed, shaped_by, url, sent, received, told })
+        (explained, told)
     }
 
     /// What `Cache-Status` would say to the same request next. Nothing is asked for.
