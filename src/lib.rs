@@ -40,17 +40,12 @@
 
 pub mod cli;
 pub mod clock;
-pub mod config;
 pub mod control;
-pub mod flight;
 pub mod front;
-pub mod growing;
-pub mod har;
 pub mod message;
 pub mod origin;
 pub mod policy;
 pub mod proxy;
-pub mod recording;
 pub mod stats;
 pub mod store;
 pub mod vital;

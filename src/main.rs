@@ -4,20 +4,11 @@
 use std::io::Write;
 use std::process::ExitCode;
 
+use caching_proxy::cli::config::Config;
 use caching_proxy::cli::{Args, Command, Task, UsageError, parse};
-use caching_proxy::config::Config;
 
-mod admin;
 mod commands;
-mod handover;
-mod instances;
-mod listen;
-mod own_engine;
-mod recordings;
-mod start;
-mod stores;
-mod target;
-mod warm;
+mod daemon;
 
 fn main() -> ExitCode {
     let words = std::env::args_os().skip(1).collect();
@@ -44,7 +35,7 @@ fn main() -> ExitCode {
         Ok(config) => config,
         Err(error) => return usage(&error),
     };
-    match start::run(&config) {
+    match daemon::run(&config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("proxy: {error}");
@@ -67,7 +58,7 @@ fn usage(error: &UsageError) -> ExitCode {
 
 /// Anything but running a proxy: 0 if it was done.
 fn run(config: &Config, task: &Task) -> ExitCode {
-    start::log_to_stderr(config.log_level.min(log::LevelFilter::Warn));
+    daemon::log_to_stderr(config.log_level.min(log::LevelFilter::Warn));
     match commands::run(config, task) {
         Ok(text) => say(&text),
         Err(text) => {

@@ -18,7 +18,7 @@ use caching_proxy::policy::key::CacheKey;
 use caching_proxy::policy::purging::Selector;
 use caching_proxy::policy::stored::{StoredHead, StoredResponse};
 use caching_proxy::store::Store;
-use caching_proxy::store::behind::{
+use caching_proxy::store::backing::{
     Audience, Behind, BehindError, BehindUsage, Change, Listed, Recalled,
 };
 use caching_proxy::store::memory::{Eviction, Limits, store};

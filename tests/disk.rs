@@ -12,7 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use caching_proxy::clock::Timestamp;
 use caching_proxy::policy::key::CacheKey;
-use caching_proxy::store::behind::Behind;
+use caching_proxy::store::backing::Behind;
 use caching_proxy::store::memory::{Eviction, Limits, store};
 use caching_proxy::store::sqlite::{DiskLimits, Sqlite};
 use caching_proxy::store::tiers::Tiers;

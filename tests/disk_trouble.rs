@@ -9,7 +9,7 @@ use std::process::Command;
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
-use caching_proxy::store::behind::Behind;
+use caching_proxy::store::backing::Behind;
 use caching_proxy::store::sqlite::{DiskLimits, Sqlite};
 use rusqlite::{Connection, OpenFlags};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};

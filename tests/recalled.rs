@@ -13,7 +13,7 @@ use caching_proxy::policy::key::{CacheKey, Glob};
 use caching_proxy::policy::purging::Selector;
 use caching_proxy::policy::stored::StoredResponse;
 use caching_proxy::store::Store;
-use caching_proxy::store::behind::{
+use caching_proxy::store::backing::{
     Behind, BehindError, BehindUsage, Change, Listed, Recalled, Stamp,
 };
 use caching_proxy::store::memory::{Eviction, Limits, store};

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use caching_proxy::clock::Timestamp;
 use caching_proxy::policy::key::CacheKey;
 use caching_proxy::policy::purging::Selector;
-use caching_proxy::store::behind::Fetcher;
+use caching_proxy::store::backing::Fetcher;
 use caching_proxy::store::memory::Limits;
 use caching_proxy::store::{Put, Store};
 

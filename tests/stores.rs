@@ -12,7 +12,7 @@ use caching_proxy::clock::Timestamp;
 use caching_proxy::policy::key::{CacheKey, Glob};
 use caching_proxy::policy::purging::Selector;
 use caching_proxy::policy::stored::{StoredHead, StoredResponse};
-use caching_proxy::store::behind::Behind;
+use caching_proxy::store::backing::Behind;
 use caching_proxy::store::memory::{Eviction, Limits, store};
 use caching_proxy::store::redis::{Address, Redis, SharedLimits};
 use caching_proxy::store::sqlite::{DiskLimits, Sqlite};

@@ -10,9 +10,9 @@ use std::thread;
 use std::time::Duration;
 
 use caching_proxy::message::fields::Fields;
-use caching_proxy::origin::client::{Client, Reach};
+use caching_proxy::origin::blocking::client::{Client, Reach};
+use caching_proxy::origin::blocking::redirects::send_and_follow;
 use caching_proxy::origin::egress::Egress;
-use caching_proxy::origin::redirects::send_and_follow;
 use caching_proxy::origin::resolver::Names;
 use caching_proxy::origin::{Content, Origin as _, OriginRequest};
 use http::Method;

@@ -11,7 +11,7 @@ use crate::message::fields::Fields;
 use crate::policy::key::CacheKey;
 use crate::policy::purging::tags;
 use crate::proxy::Proxy;
-use crate::store::behind::Listed;
+use crate::store::backing::Listed;
 
 /// A line of a list, for programs. `fresh_for` is in seconds, negative once it is stale, and null if it
 /// stays fresh until it is cleared. `after` is what the next page is asked for with, if that is not the key.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::message::request::RequestLimits;
 use crate::stats::AccessLog;
 
-mod desk;
+mod dispatch;
 pub mod event;
 pub mod outgoing;
 mod served;
@@ -20,7 +20,7 @@ mod tunnels;
 pub mod wire;
 pub mod workers;
 
-pub use desk::Handler;
+pub use dispatch::Handler;
 
 /// Bounds of connections.
 #[derive(Clone, Copy, Debug)]

@@ -9,7 +9,7 @@ use http::Method;
 use crate::front::wire::{Delimiting, LAST_CHUNK, Reader, chunk_head};
 use crate::message::body::{Body, Growing, Grown, InMemory};
 use crate::message::response::Response;
-use crate::recording::PIECE_BYTES;
+use crate::proxy::fill::PIECE_BYTES;
 
 /// Room for one piece and the framing before it; a longer head goes out by itself.
 pub const SCRATCH_BYTES: usize = 4 * 1024 + PIECE_BYTES;
@@ -228,9 +228,9 @@ mod tests {
     use http::{StatusCode, Version};
 
     use super::*;
-    use crate::growing::Writer;
     use crate::message::buffer::Buffer;
     use crate::message::fields::Fields;
+    use crate::message::growing::Writer;
 
     fn outgoing(body: Body) -> Outgoing {
         let response = Response { status: StatusCode::OK, fields: Fields::new(), body };

@@ -7,6 +7,7 @@ pub mod content;
 pub mod date;
 pub mod fields;
 pub mod framing;
+pub mod growing;
 pub mod head;
 pub mod network;
 pub mod percent;

@@ -13,15 +13,12 @@ use crate::message::head::ResponseHead;
 use crate::origin::held::HeldAnswer;
 use crate::policy::reason::Detail;
 
-pub mod client;
+pub mod blocking;
 pub mod egress;
 pub mod gate;
 pub mod held;
-pub mod redirects;
 pub mod resolver;
-mod shown;
 mod tls;
-mod transport;
 pub mod trust;
 pub mod tunnel;
 

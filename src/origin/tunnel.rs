@@ -19,9 +19,9 @@ use crate::message::framing::{ResponseFraming, response_framing};
 use crate::message::head::{ResponseHead, read_response, write_request};
 use crate::message::request::RequestLimits;
 use crate::message::target::{OriginUrl, split_url};
+use crate::origin::blocking::transport::{HEAD_BYTES_MAX, INTERIM_MAX};
 use crate::origin::egress::{Egress, WayOut};
 use crate::origin::resolver::Names;
-use crate::origin::transport::{HEAD_BYTES_MAX, INTERIM_MAX};
 use crate::origin::trust::TlsSettings;
 use crate::origin::{OriginBody, OriginError, OriginRequest, OriginResponse, Tunnel, Upgrade};
 

@@ -10,7 +10,6 @@ use bytes::{Buf, Bytes};
 use http::{Method, StatusCode};
 
 use crate::clock::Timestamp;
-use crate::flight::Shareable;
 use crate::message::body::{Arriving, Body, Growing, Grown};
 use crate::message::content::Slice;
 use crate::message::date;
@@ -27,6 +26,7 @@ use crate::policy::reuse::{Judgement, Presented, judge};
 use crate::policy::rewriting::rewrite;
 use crate::policy::stored::{StoredHead, StoredResponse};
 use crate::policy::vary::{self, Sent};
+use crate::proxy::collapse::Shareable;
 use crate::proxy::{Asked, Attempt, Proxy};
 use crate::stats::Event;
 

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use http::StatusCode;
 
 use crate::clock::Timestamp;
-use crate::flight::Outcome;
 use crate::message::fields::Fields;
 use crate::message::response::Response;
 use crate::origin::OriginResponse;
@@ -20,6 +19,7 @@ use crate::policy::stored::{StoredHead, StoredResponse};
 use crate::policy::storing::{Received, storable};
 use crate::policy::validation::{confirms, head_confirms, merged};
 use crate::policy::vary::Sent;
+use crate::proxy::collapse::Outcome;
 use crate::proxy::{Asking, Forward, Proxy};
 use crate::stats::Event;
 

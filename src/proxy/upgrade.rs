@@ -15,8 +15,8 @@ use crate::policy::key::CacheKey;
 use crate::policy::reason::{CacheStatus, Detail, Why};
 use crate::policy::reuse::Mode;
 use crate::proxy::Proxy;
-use crate::proxy::refusal::say_when_to_come_back;
-use crate::recording::Relayed;
+use crate::proxy::fill::Relayed;
+use crate::proxy::refuse::say_when_to_come_back;
 use crate::stats::Event;
 
 /// What came of a request to go over to another protocol.

@@ -14,26 +14,19 @@ use crate::policy::partial::displaces;
 use crate::policy::purging::Selector;
 use crate::policy::reason::Detail;
 use crate::policy::stored::StoredResponse;
-use crate::store::behind::Listed;
+use crate::store::backing::Listed;
 use crate::store::tiers::Tiers;
 use crate::store::underway::Begun;
 
-pub mod behind;
+pub mod backing;
 pub mod codec;
-mod exact;
 pub mod memory;
-mod names;
 pub mod overlay;
-mod overtaken;
-mod queue;
 pub mod redis;
-mod s3_fifo;
 pub mod salt;
-pub mod spool;
 pub mod sqlite;
 pub mod tiers;
 pub mod underway;
-mod writer;
 
 /// The most stored responses for one target URI; the oldest variant makes room for a new one.
 pub const VARIANTS_MAX: usize = 64;

@@ -16,7 +16,7 @@ use crate::policy::digest::Salt;
 use crate::policy::key::CacheKey;
 use crate::policy::purging::Selector;
 use crate::policy::stored::StoredResponse;
-use crate::store::behind::Listed;
+use crate::store::backing::Listed;
 use crate::store::underway::{Begun, Underway};
 use crate::store::{Put, Room, Store, Usage, Variants, fits, with_variant};
 

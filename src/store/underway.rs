@@ -17,7 +17,7 @@ use crate::clock::Timestamp;
 use crate::policy::key::CacheKey;
 use crate::policy::purging::Selector;
 use crate::policy::stored::StoredHead;
-use crate::store::behind::Stamp;
+use crate::store::backing::Stamp;
 
 /// The most invalidations that one fetch remembers; one more, and it is as if everything was cleared.
 const MARKS_MAX: usize = 64;

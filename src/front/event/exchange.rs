@@ -6,20 +6,20 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use http::Version;
 
-use crate::front::desk::{self, Desk};
+use crate::front::dispatch::{self, Desk};
 use crate::front::event::inbox::{Agreed, Inbox, Letter, Place};
 use crate::front::event::upload::{Upload, UploadReader};
 use crate::front::tunnels;
 use crate::front::wire::interim_head;
-use crate::growing::Writer;
 use crate::message::body::{Arriving, Body};
 use crate::message::buffer::Buffer;
 use crate::message::fields::Fields;
+use crate::message::growing::Writer;
 use crate::message::request::{Framing, Request};
 use crate::message::response::Response;
 use crate::origin::{Content, Interim, Tunnel};
+use crate::proxy::fill::PIECE_BYTES;
 use crate::proxy::{Attempt, Forwarded};
-use crate::recording::PIECE_BYTES;
 
 /// Interim responses that one request's client is sent.
 const INTERIMS_MAX: u32 = 64;
@@ -77,7 +77,7 @@ impl Exchange {
     }
 }
 
-impl desk::Exchange for Exchange {
+impl dispatch::Exchange for Exchange {
     fn request(&self) -> &Arc<Request> {
         &self.request
     }

@@ -23,7 +23,7 @@ use mio::{Interest, Poll, Registry, Waker};
 use parking_lot::Mutex;
 
 use crate::front::FrontSettings;
-use crate::front::desk::Desk;
+use crate::front::dispatch::Desk;
 use crate::front::event::accept::Acceptor;
 use crate::front::event::event_loop::{BELL, EventLoop, LISTENER, Shared};
 use crate::front::event::inbox::{Endless, Inbox, Letter};

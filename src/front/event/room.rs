@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::clock::Timestamp;
-use crate::front::desk::Desk;
+use crate::front::dispatch::Desk;
 use crate::front::event::inbox::{Endless, Inbox, Place};
 use crate::front::event::output::Spare;
 use crate::front::event::timeouts::{Moment, Timeouts};

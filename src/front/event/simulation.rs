@@ -11,7 +11,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::front::FrontSettings;
-use crate::front::desk::Desk;
+use crate::front::dispatch::Desk;
 use crate::front::event::clients::{Clients, Outcome, Ready, Socket};
 use crate::front::event::connection::Connection;
 use crate::front::event::inbox::{Inbox, Letter};

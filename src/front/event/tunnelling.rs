@@ -8,7 +8,7 @@ use std::sync::Arc;
 use http::StatusCode;
 use parking_lot::Mutex;
 
-use crate::front::desk::Desk;
+use crate::front::dispatch::Desk;
 use crate::front::event::event_loop::Shared;
 use crate::front::event::inbox::Agreed;
 use crate::front::served::{Arrival, Told, write_down};

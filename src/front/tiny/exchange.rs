@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http::{Method, StatusCode, Version};
 use parking_lot::Mutex;
 
-use crate::front::desk::{self, Desk};
+use crate::front::dispatch::{self, Desk};
 use crate::front::outgoing::Outgoing;
 use crate::front::served::{Arrival, Told, write_down};
 use crate::front::tiny::connections::{Activity, Connections};
@@ -270,7 +270,7 @@ impl Exchange {
     }
 }
 
-impl desk::Exchange for Exchange {
+impl dispatch::Exchange for Exchange {
     fn request(&self) -> &Arc<Request> {
         &self.request
     }

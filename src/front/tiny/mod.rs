@@ -32,7 +32,7 @@ use http::{HeaderName, HeaderValue, Method, Version};
 use parking_lot::Mutex;
 
 use crate::front::FrontSettings;
-use crate::front::desk::Desk;
+use crate::front::dispatch::Desk;
 use crate::front::tiny::connections::Connections;
 use crate::front::tiny::exchange::{Exchange, Shared, discard_unread};
 use crate::front::tiny::pump::Pumps;

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 
 use crate::front::outgoing::{Halt, SCRATCH_BYTES};
 use crate::front::tiny::sending::Sending;
-use crate::recording::{Filler, PIECE_BYTES};
+use crate::proxy::fill::{Filler, PIECE_BYTES};
 use crate::stats::{Event, Stats};
 use crate::vital;
 

@@ -12,13 +12,13 @@ use crate::policy::partial::displaces;
 use crate::policy::purging::Selector;
 use crate::policy::stored::{StoredHead, StoredResponse};
 use crate::store::VARIANTS_MAX;
-use crate::store::behind::{BehindError, CHUNK_BYTES, Change, Stamp};
+use crate::store::backing::{BehindError, CHUNK_BYTES, Change, Stamp};
 use crate::store::codec;
 use crate::store::redis::link::Link;
 use crate::store::redis::{
     Kept, PURGES_MAX, Pieces, Shared, State, listing, news, salt, selector_text, values,
 };
-use crate::store::spool::Spooled;
+use crate::store::tiers::spool::Spooled;
 
 /// Content up to this many bytes is in the field itself.
 const INLINE_MAX: u64 = CHUNK_BYTES as u64;

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use redis::cluster::{ClusterClient, ClusterConnection};
 use redis::{Client, Cmd, Connection, ConnectionLike, Pipeline, RedisError, RedisResult, Value};
 
-use crate::store::behind::BehindError;
+use crate::store::backing::BehindError;
 use crate::store::redis::address::{Address, Kind};
 use crate::store::redis::sentinel::Sentinels;
 

@@ -9,7 +9,7 @@ use redis::{Cmd, Connection, RedisResult, Value, cmd};
 use crate::clock::Timestamp;
 use crate::policy::key::CacheKey;
 use crate::policy::purging::Selector;
-use crate::store::behind::{BehindError, Listed};
+use crate::store::backing::{BehindError, Listed};
 use crate::store::redis::link::{open, told};
 use crate::store::redis::{Shared, values};
 

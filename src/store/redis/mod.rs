@@ -31,7 +31,7 @@ use crate::policy::digest::Salt;
 use crate::policy::key::{CacheKey, Glob};
 use crate::policy::purging::Selector;
 use crate::policy::stored::StoredResponse;
-use crate::store::behind::{
+use crate::store::backing::{
     Audience, Behind, BehindError, BehindUsage, CHUNK_BYTES, Change, Fetcher, Listed, Recalled,
     Stamp,
 };
@@ -39,7 +39,7 @@ use crate::store::codec;
 use crate::store::redis::link::Links;
 use crate::store::redis::waits::Waits;
 use crate::store::salt::{from_text, random, to_text};
-use crate::store::writer::Remark;
+use crate::store::tiers::writer::Remark;
 
 mod address;
 mod changes;

@@ -15,10 +15,10 @@ use redis::{Connection, PubSub, cmd};
 use crate::clock::Timestamp;
 use crate::policy::key::CacheKey;
 use crate::policy::purging::Selector;
-use crate::store::behind::BehindError;
+use crate::store::backing::BehindError;
 use crate::store::redis::link::{ANSWER_MAX, CONNECT_MAX, told};
 use crate::store::redis::{Shared, read_purge, selector_text, values};
-use crate::store::writer::Breaker;
+use crate::store::tiers::writer::Breaker;
 use crate::vital;
 
 /// How often it is found out whether our own news still come back, and whether there is more than news have

@@ -16,12 +16,12 @@ use crate::policy::partial::displaces;
 use crate::policy::purging::{Selector, tags};
 use crate::policy::stored::{Place, StoredHead, StoredResponse};
 use crate::store::VARIANTS_MAX;
-use crate::store::behind::{BehindError, CHUNK_BYTES, Change, Stamp};
+use crate::store::backing::{BehindError, CHUNK_BYTES, Change, Stamp};
 use crate::store::codec;
-use crate::store::spool::Spooled;
 use crate::store::sqlite::invalidations::Standing;
 use crate::store::sqlite::row::{Row, seconds};
 use crate::store::sqlite::{CHUNKS_MAX, Database, chunk_id, room};
+use crate::store::tiers::spool::Spooled;
 
 /// Rows that are deleted in one transaction.
 const DELETE_BATCH: usize = 1000;

@@ -14,7 +14,7 @@ use crate::policy::key::{CacheKey, Glob};
 use crate::policy::partial::displaces;
 use crate::policy::purging::Selector;
 use crate::policy::stored::{StoredHead, StoredResponse};
-use crate::store::behind::Stamp;
+use crate::store::backing::Stamp;
 use crate::store::sqlite::DiskLimits;
 use crate::store::sqlite::changes::Batch;
 

@@ -23,7 +23,7 @@ use crate::policy::digest::Salt;
 use crate::policy::key::CacheKey;
 use crate::policy::stored::StoredResponse;
 use crate::store::VARIANTS_MAX;
-use crate::store::behind::{
+use crate::store::backing::{
     Behind, BehindError, BehindUsage, CHUNK_BYTES, Change, Listed, Recalled, Stamp,
 };
 use crate::store::codec;

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-use crate::store::behind::BehindError;
+use crate::store::backing::BehindError;
 use crate::store::sqlite::changes::Batch;
 use crate::store::sqlite::schema::{self, PAGE_BYTES, Refused};
 use crate::store::sqlite::{Database, DiskLimits, Trouble};

@@ -8,12 +8,12 @@ use rusqlite::{OptionalExtension, params};
 
 use crate::policy::key::CacheKey;
 use crate::policy::stored::{StoredHead, StoredResponse};
-use crate::store::behind::Stamp;
-use crate::store::spool::Spooled;
+use crate::store::backing::Stamp;
 use crate::store::sqlite::CHUNKS_MAX;
 use crate::store::sqlite::changes::Batch;
 use crate::store::sqlite::invalidations::Standing;
 use crate::store::sqlite::row::seconds;
+use crate::store::tiers::spool::Spooled;
 
 impl Batch<'_> {
     /// A row for what is on its way in.

@@ -1,0 +1,177 @@
+//! What the command line asks of running proxies and of stores: one function a command, each gives what
+//! is to be printed or one line about what went wrong.
+
+use std::fmt::Write as _;
+use std::io::Write;
+
+use caching_proxy::cli::Task;
+use caching_proxy::cli::config::Config;
+use caching_proxy::clock::{Clock, Timestamp};
+use caching_proxy::control::explanation;
+use caching_proxy::policy::purging::Selector;
+use caching_proxy::proxy::archive::har::Secrets;
+use caching_proxy::store::backing::{Behind, Change};
+use serde_json::Value;
+
+use crate::commands::target::{Cache, Target, selectors, the_one};
+use crate::daemon::engine::OwnEngine;
+use crate::daemon::instances::{Instance, running};
+use crate::daemon::stores;
+
+mod archive;
+pub mod target;
+mod warm;
+
+/// Does what is asked for.
+pub fn run(config: &Config, task: &Task) -> Result<String, String> {
+    match task {
+        Task::Explain { target, fields } => explain(config, target, fields),
+        Task::Clear => clear(config),
+        Task::Purge(what, value) => purge(config, what, value),
+        Task::List { json } => list(config, *json),
+        Task::Show { url, json } => {
+            let text = if *json { ("json", "1") } else { ("text", "1") };
+            Cache::holding(config, url)?.ask("GET", "/show", &[("url", url), text])
+        }
+        Task::Warm { file, jobs } => warm::warm(config, file, *jobs),
+        Task::Export { file, with_secrets } => {
+            let secrets = if *with_secrets { Secrets::Kept } else { Secrets::Redacted };
+            archive::export(config, file, secrets)
+        }
+        Task::Import { file } => archive::import(config, file),
+        Task::Stats { json } => {
+            let query: &[(&str, &str)] = if *json { &[] } else { &[("text", "1")] };
+            the_one(config)?.ask("GET", "/stats", query)
+        }
+    }
+}
+
+/// `proxy explain`: by the running proxy, unless the flags describe another one.
+fn explain(config: &Config, target: &str, fields: &[String]) -> Result<String, String> {
+    if !config.origin_given
+        && let Ok(instance) = the_one(config)
+    {
+        let mut query = vec![("url", target)];
+        query.extend(fields.iter().map(|field| ("field", field.as_str())));
+        return instance.ask("GET", "/explain", &query);
+    }
+    let engine = OwnEngine::new(config).map_err(|error| error.to_string())?;
+    let request = explanation::request(target, fields, &engine.host)?;
+    explanation::explain(&engine.proxy, request)
+}
+
+fn purged(answer: &str) -> u64 {
+    serde_json::from_str::<Value>(answer)
+        .ok()
+        .and_then(|value| value["purged"].as_u64())
+        .unwrap_or(0)
+}
+
+/// Purges running proxies; a line for each.
+fn purge_running(all: &[Instance], what: &str, value: &str) -> Result<String, String> {
+    let (mut out, mut wrong) = (String::new(), Vec::new());
+    for instance in all {
+        // One that cannot do it does not keep the others from it.
+        match instance.ask("POST", "/purge", &[(what, value)]) {
+            Ok(answer) => _ = writeln!(out, "port {}: {} purged", instance.port, purged(&answer)),
+            Err(error) => wrong.push(format!("port {}: {error}", instance.port)),
+        }
+    }
+    if wrong.is_empty() { Ok(out) } else { Err(out + &wrong.join("\n")) }
+}
+
+fn purge(config: &Config, what: &str, value: &str) -> Result<String, String> {
+    match Target::of(config)? {
+        Target::Running(all) => purge_running(&all, what, value),
+        Target::Store => {
+            stores::must_exist(config)?;
+            let selectors = selectors(config, what, value)?;
+            let behind = stores::open_behind(config)?.ok_or("no store to purge")?;
+            purge_store(&*behind, &selectors, Clock::System.now())
+        }
+    }
+}
+
+fn purge_store(
+    behind: &dyn Behind,
+    selectors: &[Selector],
+    now: Timestamp,
+) -> Result<String, String> {
+    let name = behind.name();
+    let told = |error| format!("{name}: {error}");
+    let mut purged = 0;
+    for selector in selectors {
+        let counts = behind.apply(&[&Change::Purge { selector: selector.clone(), now }]);
+        purged += counts.map_err(told)?.iter().sum::<u64>();
+    }
+    // What was freed goes back to the disk.
+    for _ in 0..10_000 {
+        if behind.tidy() >= std::time::Duration::from_secs(1) {
+            break;
+        }
+    }
+    behind.close();
+    Ok(format!("{name}: {purged} purged\n"))
+}
+
+/// `--clear-cache`: running proxies and the store that is given, or the default one if it is there.
+/// Nothing to clear is no error.
+fn clear(config: &Config) -> Result<String, String> {
+    let all = running(config.port_given.then_some(config.port));
+    let mut out = purge_running(&all, "all", "1")?;
+    if let Some(behind) = stores::existing(config)? {
+        out += &purge_store(&*behind, &[Selector::All], Clock::System.now())?;
+    }
+    if out.is_empty() {
+        out.push_str("nothing runs, and nothing is stored\n");
+    }
+    Ok(out)
+}
+
+/// `proxy list`: printed page by page, for there may be millions.
+fn list(config: &Config, json: bool) -> Result<String, String> {
+    let cache = Cache::existing(config)?;
+    let mut after = String::new();
+    let mut out = std::io::stdout().lock();
+    if !json {
+        let _ = writeln!(
+            out,
+            "{:>3} {:>12} {:>10} {:>13} {:>8}  URL",
+            "", "bytes", "age", "fresh for", "hits"
+        );
+    }
+    loop {
+        let page = cache.ask("GET", "/list", &[("after", &after)])?;
+        let page: Value = serde_json::from_str(&page).map_err(|error| error.to_string())?;
+        let Some(page) = page.as_array().filter(|page| !page.is_empty()) else {
+            return Ok(String::new());
+        };
+        for listed in page {
+            let line = if json { listed.to_string() } else { line(listed) };
+            if writeln!(out, "{line}").is_err() {
+                // Whoever reads has had enough.
+                return Ok(String::new());
+            }
+        }
+        let told = |listed: &'_ Value| {
+            listed["after"].as_str().or(listed["url"].as_str()).map(str::to_string)
+        };
+        let last = page.last().and_then(told);
+        after = last.unwrap_or_default();
+    }
+}
+
+fn line(listed: &Value) -> String {
+    // A width does not reach a `Value`; it does reach text.
+    let text = |name: &str| listed[name].to_string();
+    let left = listed["fresh_for"].as_i64();
+    let fresh_for = left.map_or("until cleared".to_string(), |left| left.to_string());
+    format!(
+        "{:>3} {:>12} {:>10} {fresh_for:>13} {:>8}  {}",
+        text("status"),
+        text("bytes"),
+        text("age"),
+        text("hits"),
+        listed["url"].as_str().unwrap_or_default()
+    )
+}

@@ -1,0 +1,470 @@
+//! `proxy warm`: fetches a list of URLs, or what a sitemap names, so that they are stored before anybody
+//! asks.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{self, IsTerminal, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::sync_channel;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use caching_proxy::cli::config::Config;
+use caching_proxy::control::explanation;
+use caching_proxy::message::body::Body;
+use caching_proxy::message::request::Request;
+use caching_proxy::message::response::Response;
+use caching_proxy::origin::Content;
+use caching_proxy::policy::reason::{ReadStatus, Why};
+use caching_proxy::proxy::{Admission, Answer, Attempt, Proxy};
+use parking_lot::Mutex;
+use serde_json::Value;
+
+use crate::commands::target::{Cache, Target};
+use crate::daemon::engine::OwnEngine;
+
+/// The largest list or sitemap that is read.
+const LIST_BYTES_MAX: u64 = 64 << 20;
+/// Sitemaps that one names, and those that these name.
+const DEPTH_MAX: usize = 2;
+/// How often the progress is shown.
+const SHOWN_EVERY: Duration = Duration::from_millis(100);
+/// For how long a response may be silent.
+const SILENCE_MAX: Duration = Duration::from_secs(120);
+
+/// What fetches: a running proxy, or an engine of our own with a store that lasts.
+enum Fetcher {
+    Running { base: String, origin: String, agent: ureq::Agent },
+    Own { engine: Box<OwnEngine>, origin: String },
+}
+
+/// What is asked of the cache: a response that is stale, or is so in a moment, is not given as it is but
+/// validated (RFC 9111 §5.2.1.3). Such requests still wait for each other.
+const ASKED: [&str; 2] = ["Cache-Control", "min-fresh=1"];
+
+/// What became of one URL.
+#[derive(Debug, Eq, PartialEq)]
+enum Outcome {
+    /// It was stored and fresh.
+    Hit,
+    /// Nothing that fits was stored; now there is.
+    Fetched,
+    /// What was stored was stale; now it is fresh.
+    Refreshed,
+    /// Somebody else was fetching it.
+    Waited,
+    /// It was answered, and is not stored or not refreshed: the word behind `detail=`.
+    NotStored(String),
+    Failed(String),
+}
+
+impl Outcome {
+    fn of(status: u16, told: &str) -> Self {
+        if status >= 400 {
+            return Self::Failed(format!("answered {status}"));
+        }
+        let Some(told) = ReadStatus::read(told) else {
+            return Self::Failed("what answers is no proxy like this one".to_string());
+        };
+        let is_stale = told.freshness_left.is_some_and(|left| left <= 0);
+        let detail = told.detail.unwrap_or_else(|| "not said".to_string());
+        match told.why {
+            _ if told.collapsed => Self::Waited,
+            // A stale one that stood in for an origin server that failed.
+            Some(_) if is_stale && !told.stored => {
+                Self::Failed(format!("what is stored could not be refreshed (detail={detail})"))
+            }
+            Some(Why::Stale | Why::Request) if told.stored => Self::Refreshed,
+            Some(_) if told.stored => Self::Fetched,
+            // Only where the cache does not do as clients say (`--cache-mode`).
+            None if is_stale => Self::NotStored(detail),
+            None if told.hit => Self::Hit,
+            _ => Self::NotStored(detail),
+        }
+    }
+}
+
+/// A response: its status, what `Cache-Status` says, and the beginning of its content.
+struct Got {
+    status: u16,
+    told: String,
+    content: Vec<u8>,
+}
+
+/// How fetching went.
+#[derive(Default)]
+struct Tally {
+    hits: AtomicU64,
+    fetched: AtomicU64,
+    refreshed: AtomicU64,
+    waited: AtomicU64,
+    failures: AtomicU64,
+    foreign: AtomicU64,
+    /// How many are not stored, by the reason.
+    not_stored: Mutex<BTreeMap<String, u64>>,
+    /// The first failures, to be told.
+    told: Mutex<Vec<String>>,
+}
+
+/// Fetches what `file` names, so many at a time.
+pub fn warm(config: &Config, file: &str, jobs: usize) -> Result<String, String> {
+    let fetcher = Fetcher::of(config)?;
+    let mut text = String::new();
+    let reader: Box<dyn Read> = if file == "-" {
+        Box::new(io::stdin().lock())
+    } else {
+        Box::new(File::open(file).map_err(|error| format!("{file}: {error}"))?)
+    };
+    let read = reader.take(LIST_BYTES_MAX).read_to_string(&mut text);
+    read.map_err(|error| format!("{file}: {error}"))?;
+    let tally = Tally::default();
+    let begun = Instant::now();
+    let urls = fetcher.all_urls(&text, DEPTH_MAX, &tally);
+    if urls.is_empty() {
+        return Err(format!("{file}: no URLs; expected one a line, or a sitemap"));
+    }
+    let all = urls.len();
+    let waiting = Mutex::new(VecDeque::from(urls));
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..jobs.min(all))
+            .map(|_| {
+                scope.spawn(|| {
+                    while let Some(url) = { waiting.lock().pop_front() } {
+                        fetcher.fetch(&url, &tally);
+                    }
+                })
+            })
+            .collect();
+        if io::stderr().is_terminal() {
+            while workers.iter().any(|worker| !worker.is_finished()) {
+                show(&tally, all, begun);
+                thread::sleep(SHOWN_EVERY);
+            }
+            show(&tally, all, begun);
+            eprintln!();
+        }
+    });
+    fetcher.close()?;
+    finish(&tally, all)
+}
+
+/// What to say in the end; failures are an error.
+fn finish(tally: &Tally, all: usize) -> Result<String, String> {
+    let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let failures = get(&tally.failures);
+    let not_stored = tally.not_stored.lock();
+    let mut told = format!(
+        "{all} URLs: {} fetched, {} refreshed, {} stored already, {} waited for, {} not stored, \
+         {failures} failed",
+        get(&tally.fetched),
+        get(&tally.refreshed),
+        get(&tally.hits),
+        get(&tally.waited),
+        not_stored.values().sum::<u64>(),
+    );
+    let foreign = get(&tally.foreign);
+    if foreign > 0 {
+        let _ = write!(told, "; {foreign} more are not of this origin server");
+    }
+    for (detail, count) in not_stored.iter() {
+        let _ = write!(told, "\n  {count} not stored, or left stale: detail={detail}");
+    }
+    for failure in tally.told.lock().iter() {
+        let _ = write!(told, "\n  {failure}");
+    }
+    if failures == 0 { Ok(told + "\n") } else { Err(told) }
+}
+
+/// One line that is written over.
+fn show(tally: &Tally, all: usize, begun: Instant) {
+    const WIDTH: usize = 30;
+    let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed) as usize;
+    let failed = get(&tally.failures);
+    let done = tally.done();
+    let filled = WIDTH * done / all.max(1);
+    let rate = done as f64 / begun.elapsed().as_secs_f64().max(0.001);
+    let bar = format!("{}{}", "#".repeat(filled), ".".repeat(WIDTH - filled));
+    eprint!("\r[{bar}] {done}/{all}  {rate:.0}/s  {failed} failed ");
+}
+
+impl Fetcher {
+    fn of(config: &Config) -> Result<Self, String> {
+        // That is to be said before a store is made.
+        if !config.origin_given && matches!(Target::of(config)?, Target::Store) {
+            return Err("of which server? give --origin, or start a proxy".to_string());
+        }
+        let instance = match Cache::of(config)? {
+            Cache::Running(instance) => instance,
+            Cache::Own(engine) => {
+                return Ok(Self::Own { engine, origin: config.origin.clone() });
+            }
+        };
+        let info = instance.ask("GET", "/info", &[])?;
+        let info: Value = serde_json::from_str(&info).map_err(|error| error.to_string())?;
+        let text = |name: &str| info[name].as_str().unwrap_or_default().to_string();
+        let agent = ureq::Agent::config_builder()
+            .proxy(None)
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .timeout_connect(Some(Duration::from_secs(5)))
+            .timeout_recv_response(Some(SILENCE_MAX))
+            .timeout_recv_body(None)
+            .build()
+            .new_agent();
+        let address = text("address");
+        // Whoever listens on all addresses listens on this one.
+        let address = address.replace("0.0.0.0:", "127.0.0.1:").replace("[::]:", "[::1]:");
+        Ok(Self::Running { base: format!("http://{address}"), origin: text("origin"), agent })
+    }
+
+    /// The targets that a list or a sitemap names; sitemaps that it names are fetched.
+    fn all_urls(&self, text: &str, depth: usize, tally: &Tally) -> Vec<String> {
+        let mut all = Vec::new();
+        let is_index = text.contains("<sitemapindex");
+        for url in named(text) {
+            let Some(target) = self.target(&url) else {
+                tally.foreign.fetch_add(1, Ordering::Relaxed);
+                continue;
+            };
+            if !is_index {
+                all.push(target);
+                continue;
+            }
+            match self.get(&target) {
+                Ok(got) if depth > 0 => {
+                    let text = String::from_utf8_lossy(&got.content).into_owned();
+                    all.extend(self.all_urls(&text, depth - 1, tally));
+                }
+                Ok(_) => {}
+                Err(error) => tally.fail(format!("{url}: {error}")),
+            }
+        }
+        all
+    }
+
+    /// The target of a URL of the origin server or the proxy; `None` for others.
+    fn target(&self, url: &str) -> Option<String> {
+        let (base, origin) = match self {
+            Self::Running { base, origin, .. } => (base.as_str(), origin),
+            Self::Own { origin, .. } => ("", origin),
+        };
+        if url.starts_with('/') {
+            return Some(url.to_string());
+        }
+        let of = |prefix: &str| {
+            let rest = url.strip_prefix(prefix.trim_end_matches('/'))?;
+            match rest.chars().next() {
+                None => Some("/".to_string()),
+                Some('/' | '?') => Some(rest.to_string()),
+                Some(_) => None,
+            }
+        };
+        of(origin).or_else(|| if base.is_empty() { None } else { of(base) })
+    }
+
+    fn fetch(&self, target: &str, tally: &Tally) {
+        let outcome = match self.get(target) {
+            Ok(got) => Outcome::of(got.status, &got.told),
+            Err(error) => Outcome::Failed(error),
+        };
+        tally.count(target, outcome);
+    }
+
+    /// Fetches one response to its end.
+    fn get(&self, target: &str) -> Result<Got, String> {
+        match self {
+            Self::Running { base, agent, .. } => {
+                let [name, value] = ASKED;
+                let response = agent.get(format!("{base}{target}")).header(name, value).call();
+                let mut response = response.map_err(|error| error.to_string())?;
+                // RFC 9211 §2: the cache that is nearest to us comes last.
+                let told = response.headers().get_all("cache-status").iter().next_back();
+                let told = told.and_then(|line| line.to_str().ok()).unwrap_or_default().to_string();
+                let mut content = Vec::new();
+                let mut reader = response.body_mut().as_reader();
+                let read = (&mut reader).take(LIST_BYTES_MAX).read_to_end(&mut content);
+                let read = read.and_then(|_| io::copy(&mut reader, &mut io::sink()));
+                read.map_err(|error| format!("cut short: {error}"))?;
+                Ok(Got { status: response.status().as_u16(), told, content })
+            }
+            Self::Own { engine, .. } => {
+                let field = ASKED.join(": ");
+                let request = explanation::request(target, &[field], &engine.host)?;
+                drained(answer(&engine.proxy, &Arc::new(request))?)
+            }
+        }
+    }
+
+    fn close(&self) -> Result<(), String> {
+        match self {
+            Self::Running { .. } => Ok(()),
+            Self::Own { engine, .. } => engine.close(),
+        }
+    }
+}
+
+impl Tally {
+    /// How many URLs are through.
+    fn done(&self) -> usize {
+        let counters = [&self.hits, &self.fetched, &self.refreshed, &self.waited, &self.failures];
+        let done: u64 = counters.iter().map(|counter| counter.load(Ordering::Relaxed)).sum();
+        (done + self.not_stored.lock().values().sum::<u64>()) as usize
+    }
+
+    fn count(&self, target: &str, outcome: Outcome) {
+        let counter = match outcome {
+            Outcome::Hit => &self.hits,
+            Outcome::Fetched => &self.fetched,
+            Outcome::Refreshed => &self.refreshed,
+            Outcome::Waited => &self.waited,
+            Outcome::NotStored(detail) => {
+                *self.not_stored.lock().entry(detail).or_default() += 1;
+                return;
+            }
+            Outcome::Failed(text) => return self.fail(format!("{target}: {text}")),
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn fail(&self, text: String) {
+        const TOLD_MAX: usize = 10;
+        self.failures.fetch_add(1, Ordering::Relaxed);
+        let mut told = self.told.lock();
+        if told.len() < TOLD_MAX {
+            told.push(text);
+        }
+    }
+}
+
+/// The answer of an engine of our own, which may wait for another worker's.
+fn answer(proxy: &Proxy, request: &Arc<Request>) -> Result<Response, String> {
+    let refresh = |forward| {
+        if let Admission::Lead(forward) = proxy.join(forward) {
+            proxy.forward(forward, Content::None, None).finish();
+        }
+    };
+    let mut attempt = Attempt::default();
+    // The engine bounds how often one request waits.
+    loop {
+        let forward = match proxy.lookup(request, attempt) {
+            Answer::Ready(response) => return Ok(response),
+            Answer::Stale(response, forward) => {
+                refresh(forward);
+                return Ok(response);
+            }
+            Answer::Forward(forward) => forward,
+        };
+        match proxy.join(forward) {
+            Admission::Ready(response) => return Ok(response),
+            Admission::Lead(forward) => {
+                let mut forwarded = proxy.forward(forward, Content::None, None);
+                if let Some(forward) = forwarded.refresh.take() {
+                    refresh(forward);
+                }
+                return Ok(forwarded.into_response());
+            }
+            Admission::Wait(waiting) => {
+                let (over, wait) = sync_channel(1);
+                waiting.park(Box::new(move |attempt| drop(over.send(attempt))));
+                attempt = wait.recv().map_err(|error| error.to_string())?;
+            }
+        }
+    }
+}
+
+/// Reads a response to its end.
+fn drained(response: Response) -> Result<Got, String> {
+    let told = response.fields.get_all("cache-status").last();
+    let told = told.and_then(|line| line.to_str().ok()).unwrap_or_default().to_string();
+    let mut got = Got { status: response.status.as_u16(), told, content: Vec::new() };
+    let mut body = match response.body {
+        Body::None { .. } => return Ok(got),
+        Body::Whole(bytes) => {
+            got.content = bytes.to_vec();
+            return Ok(got);
+        }
+        Body::Arriving(body) => body,
+        Body::Growing(body) => Box::new(caching_proxy::message::body::Awaited(body)),
+    };
+    let mut piece = vec![0; 64 * 1024];
+    loop {
+        match body.read(&mut piece) {
+            Ok(0) => return Ok(got),
+            Ok(count) if (got.content.len() as u64) < LIST_BYTES_MAX => {
+                got.content.extend_from_slice(&piece[..count]);
+            }
+            Ok(_) => {}
+            Err(error) => return Err(format!("cut short: {error}")),
+        }
+    }
+}
+
+/// What a text names: the locations of a sitemap, or one URL a line.
+fn named(text: &str) -> Vec<String> {
+    if text.contains("<urlset") || text.contains("<sitemapindex") {
+        let locations = text.split("<loc>").skip(1);
+        return locations
+            .filter_map(|rest| rest.split_once("</loc>"))
+            .map(|(location, _)| unescaped(location.trim()))
+            .collect();
+    }
+    let lines = text.lines().map(str::trim);
+    lines.filter(|line| !line.is_empty() && !line.starts_with('#')).map(str::to_string).collect()
+}
+
+/// XML's five entities; a sitemap's locations have no others.
+fn unescaped(text: &str) -> String {
+    let entities =
+        [("&lt;", "<"), ("&gt;", ">"), ("&quot;", "\""), ("&apos;", "'"), ("&amp;", "&")];
+    entities.iter().fold(text.to_string(), |text, (entity, letter)| text.replace(entity, letter))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_answer_is_one_outcome() {
+        use Outcome::{Failed, Fetched, Hit, NotStored, Refreshed, Waited};
+        let word = str::to_string;
+        #[rustfmt::skip]
+        let table = [
+            (200, "proxy; hit; ttl=5", Hit),
+            (200, "proxy; hit", Hit),
+            (301, "proxy; hit; ttl=5", Hit),
+            (200, "proxy; fwd=uri-miss; fwd-status=200; stored", Fetched),
+            (200, "proxy; fwd=vary-miss; fwd-status=200; stored", Fetched),
+            (200, "proxy; fwd=partial; fwd-status=206; stored; detail=rest", Fetched),
+            (200, "proxy; fwd=request; fwd-status=304; ttl=60; stored; detail=min-fresh", Refreshed),
+            (200, "proxy; fwd=request; fwd-status=304; ttl=0; stored; detail=min-fresh", Refreshed),
+            (200, "proxy; fwd=stale; fwd-status=200; stored; detail=no-cache", Refreshed),
+            (200, "proxy; fwd=uri-miss; ttl=60; collapsed", Waited),
+            (200, "proxy; fwd=uri-miss; collapsed", Waited),
+            (200, "proxy; fwd=uri-miss; fwd-status=200; detail=private", NotStored(word("private"))),
+            (302, "proxy; fwd=uri-miss; fwd-status=302; detail=no-freshness", NotStored(word("no-freshness"))),
+            (200, "proxy; fwd=bypass; fwd-status=200; detail=disabled", NotStored(word("disabled"))),
+            (200, "proxy; fwd=uri-miss; fwd-status=200", NotStored(word("not said"))),
+            (200, "proxy; hit; ttl=-5; detail=stale-while-revalidate", NotStored(word("stale-while-revalidate"))),
+            (200, "proxy; hit; ttl=-5; detail=offline", NotStored(word("offline"))),
+            (200, "proxy; fwd=request; fwd-status=503; ttl=-5; detail=stale-if-error",
+                Failed(word("what is stored could not be refreshed (detail=stale-if-error)"))),
+            (404, "proxy; hit; ttl=5", Failed(word("answered 404"))),
+            (502, "proxy; fwd=uri-miss; detail=connect", Failed(word("answered 502"))),
+            (200, "other; hit", Failed(word("what answers is no proxy like this one"))),
+        ];
+        for (status, told, expected) in table {
+            assert_eq!(Outcome::of(status, told), expected, "{status}, {told}");
+        }
+    }
+
+    #[test]
+    fn lists_and_sitemaps_are_read() {
+        assert_eq!(named("# all\n\n/a\n http://o/b \n"), ["/a", "http://o/b"]);
+        let sitemap = "<?xml version=\"1.0\"?><urlset><url><loc>http://o/a?b=1&amp;c=2</loc></url>\n\
+                       <url>\n<loc>\n http://o/d\n</loc><lastmod>2024</lastmod></url></urlset>";
+        assert_eq!(named(sitemap), ["http://o/a?b=1&c=2", "http://o/d"]);
+        assert!(named("").is_empty() && named("<urlset></urlset>").is_empty());
+    }
+}

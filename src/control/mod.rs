@@ -1,0 +1,331 @@
+//! The control interface: a request in, a response out. What a running proxy can be asked, and told.
+//!
+//! It is served on a Unix socket that is its owner's alone, and on a TCP port only where the operator wants
+//! that: then to loopback addresses, or to who has the token. It never speaks for the origin server, and
+//! nothing here is reachable from the port that clients use.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use http::{HeaderValue, Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::clock::Timestamp;
+use crate::message::body::Body;
+use crate::message::fields::Fields;
+use crate::message::request::Request;
+use crate::message::response::Response;
+use crate::message::target::{is_loopback, split_authority};
+use crate::policy::credentials::redacted;
+use crate::policy::key::Glob;
+use crate::policy::purging::Selector;
+use crate::proxy::Proxy;
+use crate::proxy::archive::Whose;
+use crate::proxy::archive::har::{self, Secrets};
+use crate::store::Purged;
+
+pub mod explanation;
+mod listing;
+mod metrics;
+
+/// How many stored responses one page of a list has, at most.
+const PAGE_MAX: usize = 1000;
+
+const HELP: &str = "\
+GET  /health
+GET  /info
+GET  /stats[?text=1]
+GET  /metrics
+GET  /list[?after=AFTER][&most=N], AFTER of the last one, or its URL
+GET  /show?url=URL[&text=1]
+GET  /explain?url=URL[&field=NAME:VALUE]
+GET  /export[?after=NEXT][&with_secrets=1]
+POST /purge?url=URL | prefix=P | match=GLOB | tag=T | stale=1 | all=1
+POST /import, with a list of HAR entries (over the Unix socket)
+";
+
+/// What a proxy says of itself.
+#[derive(Clone, Debug)]
+pub struct About {
+    /// Where it listens.
+    pub address: String,
+    /// Whom it asks.
+    pub origin: String,
+    /// What is behind memory; empty for nothing.
+    pub store: String,
+    /// Which store that is, wherever the command that asks was started; empty for none.
+    pub cache: String,
+    /// When it started.
+    pub since: Timestamp,
+}
+
+/// The control interface of one proxy.
+pub struct Control {
+    proxy: Arc<Proxy>,
+    about: About,
+    /// Who comes over TCP must have it.
+    token: Option<String>,
+}
+
+impl Control {
+    /// For this proxy; `token` is asked of everybody who comes over TCP.
+    pub fn new(proxy: Arc<Proxy>, about: About, token: Option<String>) -> Self {
+        Self { proxy, about, token }
+    }
+
+    /// Answers a request, given its content if that is at hand; may wait.
+    pub fn answer(&self, request: &Request, content: Option<&[u8]>) -> Response {
+        if let Err((status, text)) = self.admit(request) {
+            return Response::error(status, text, request.prefers_json());
+        }
+        let (path, query) =
+            request.target.as_str().split_once('?').unwrap_or((request.target.as_str(), ""));
+        let query = Query::read(query);
+        let is_get = request.method == Method::GET || request.method == Method::HEAD;
+        let changes = path == "/purge" || path == "/import";
+        if changes && request.method != Method::POST || !changes && !is_get {
+            let text = if changes { "expected POST" } else { "expected GET" };
+            return Response::error(StatusCode::METHOD_NOT_ALLOWED, text, request.prefers_json());
+        }
+        let answer = match path {
+            "/" => Ok(text(HELP.to_string())),
+            "/health" => Ok(text("ok\n".to_string())),
+            "/info" => Ok(json_response(&self.info())),
+            "/stats" => Ok(self.stats(&query)),
+            "/metrics" => {
+                Ok(text_as("text/plain; version=0.0.4", metrics::text(&self.proxy, &self.about)))
+            }
+            "/list" => self.list(&query),
+            "/show" => self.show(&query),
+            "/explain" => self.explain(&query),
+            "/purge" => self.purge(&query),
+            "/export" => Ok(self.export(&query)),
+            "/import" => self.import(content),
+            _ => Err((StatusCode::NOT_FOUND, format!("{path}: not known; GET / lists what is"))),
+        };
+        answer
+            .unwrap_or_else(|(status, text)| Response::error(status, &text, request.prefers_json()))
+    }
+
+    /// Nobody comes in over TCP who may not, and no page of another site that a browser shows.
+    fn admit(&self, request: &Request) -> Result<(), (StatusCode, &'static str)> {
+        let Some(client) = request.client else { return Ok(()) };
+        if let Some(token) = &self.token {
+            // Whoever looks whether the proxy is well has no token, and learns nothing else.
+            if request.target.as_str() == "/health" {
+                return Ok(());
+            }
+            let given = request.fields.get("authorization").map(HeaderValue::as_bytes);
+            let expected = format!("Bearer {token}");
+            if !given.is_some_and(|given| is_same(given, expected.as_bytes())) {
+                let text = "expected Authorization: Bearer with the token of --admin-token";
+                return Err((StatusCode::UNAUTHORIZED, text));
+            }
+            return Ok(());
+        }
+        let host = request.authority().and_then(split_authority);
+        let names_us = host.is_some_and(|(host, _)| is_loopback(&host));
+        if !client.ip().is_loopback() || !names_us || request.fields.contains("origin") {
+            return Err((StatusCode::FORBIDDEN, "for this machine alone; see --admin-token"));
+        }
+        Ok(())
+    }
+
+    fn info(&self) -> Value {
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "pid": std::process::id(),
+            "address": self.about.address,
+            "origin": self.about.origin,
+            "store": self.about.store,
+            "cache": self.about.cache,
+            "since": self.about.since.seconds(),
+        })
+    }
+
+    fn stats(&self, query: &Query) -> Response {
+        if query.has("text") {
+            return text(metrics::summary(&self.proxy, &self.about));
+        }
+        json_response(&metrics::json(&self.proxy, &self.about))
+    }
+
+    fn list(&self, query: &Query) -> Result<Response, Wrong> {
+        let most = match query.get("most") {
+            Some(text) => {
+                text.parse().map_err(|_| bad(format!("most={text}: expected a number")))?
+            }
+            None => PAGE_MAX,
+        };
+        let page =
+            self.proxy.store().list(query.get("after").unwrap_or(""), most.clamp(1, PAGE_MAX));
+        let now = self.proxy.now();
+        Ok(json_response(&page.iter().map(|listed| listing::json(listed, now)).collect()))
+    }
+
+    fn show(&self, query: &Query) -> Result<Response, Wrong> {
+        let url = query.need("url")?;
+        let keys = self.proxy.keys_for(url).map_err(bad)?;
+        let found = keys.iter().map(|key| (key, self.proxy.stored_for(key)));
+        let found: Vec<_> = found.filter(|(_, found)| !found.is_empty()).collect();
+        if found.is_empty() {
+            return Err((StatusCode::NOT_FOUND, format!("{}: nothing is stored", keys[0])));
+        }
+        let now = self.proxy.now();
+        if query.has("text") {
+            let texts =
+                found.iter().map(|(key, found)| listing::text(&self.proxy, key, found, now));
+            return Ok(text(texts.collect::<Vec<_>>().join("\n")));
+        }
+        let shown = found.iter().flat_map(|(key, found)| {
+            found.iter().map(|found| listing::json_with_fields(key, found, now))
+        });
+        Ok(json_response(&shown.collect()))
+    }
+
+    fn explain(&self, query: &Query) -> Result<Response, Wrong> {
+        let url = query.need("url")?;
+        let fields: Vec<String> = query.all("field").map(str::to_string).collect();
+        let request = explanation::request(url, &fields, &self.about.address).map_err(bad)?;
+        let key = self.proxy.key_for(url).map_err(bad)?;
+        let found = self.proxy.stored_for(&key);
+        let mut told = String::new();
+        if !found.is_empty() {
+            told = listing::text(&self.proxy, &key, &found, self.proxy.now());
+            told.push('\n');
+        }
+        match explanation::explain(&self.proxy, request) {
+            Ok(more) | Err(more) => {
+                let _ = writeln!(told, "{}", more.trim_end());
+            }
+        }
+        Ok(text(told))
+    }
+
+    fn purge(&self, query: &Query) -> Result<Response, Wrong> {
+        let mut all = Purged::default();
+        let (what, value) = query.0.first().map_or(("", ""), |(what, value)| (what, value));
+        for selector in selectors(&self.proxy, what, value).map_err(bad)? {
+            let purged = self.proxy.purge(&selector);
+            let (told, count) = (selector.to_string(), purged.count);
+            log::info!("control: purged {}: {count} stored responses", redacted(&told));
+            all.add(purged);
+        }
+        match all.shortfall() {
+            Some(text) => Err((StatusCode::SERVICE_UNAVAILABLE, text)),
+            None => Ok(json_response(&json!({ "purged": all.count }))),
+        }
+    }
+
+    fn export(&self, query: &Query) -> Response {
+        let kept = query.get("with_secrets") == Some("1");
+        let secrets = if kept { Secrets::Kept } else { Secrets::Redacted };
+        let page = self.proxy.recorded(query.get("after").unwrap_or(""), secrets);
+        json_response(&json!({
+            "entries": page.entries,
+            "left_out": page.left_out,
+            "next": page.next,
+        }))
+    }
+
+    fn import(&self, content: Option<&[u8]>) -> Result<Response, Wrong> {
+        let content =
+            content.ok_or_else(|| bad("import: over the Unix socket only".to_string()))?;
+        let entries = serde_json::from_slice(content).map_err(|error| bad(error.to_string()))?;
+        Ok(json_response(&import(&self.proxy, &entries, Whose::OwnOrigin)))
+    }
+}
+
+/// Reads what is to be purged: several selectors where one URL has several keys.
+pub fn selectors(proxy: &Proxy, what: &str, value: &str) -> Result<Vec<Selector>, String> {
+    let beginnings = || proxy.beginnings_of(value).into_iter();
+    let selector = match what {
+        "url" => {
+            let keys = proxy.keys_for(value)?;
+            return Ok(keys.iter().map(|key| Selector::Uri(key.to_string())).collect());
+        }
+        "prefix" => return Ok(beginnings().map(Selector::Prefix).collect()),
+        "match" => {
+            return Ok(beginnings().map(|glob| Selector::Match(Glob::new(&glob))).collect());
+        }
+        "tag" if !value.is_empty() => Selector::Tag(value.to_string()),
+        "stale" => Selector::Stale,
+        "all" => Selector::All,
+        _ => {
+            return Err("purge: expected one of url, prefix, match, tag, stale, all".to_string());
+        }
+    };
+    Ok(vec![selector])
+}
+
+/// Stores recorded responses; how many are stored, and how many are not for which reason.
+pub fn import(proxy: &Proxy, entries: &Value, whose: Whose) -> Value {
+    let mut outcomes: BTreeMap<String, u64> = BTreeMap::new();
+    for entry in entries.as_array().into_iter().flatten() {
+        let outcome = match har::read(entry, proxy.now()) {
+            Ok(recorded) => match proxy.record(recorded, whose) {
+                Ok(()) => "stored".to_string(),
+                Err(why) => why.to_string(),
+            },
+            Err(error) => {
+                error.rsplit_once(": ").map_or(error.clone(), |(_, what)| what.to_string())
+            }
+        };
+        *outcomes.entry(outcome).or_default() += 1;
+    }
+    json!(outcomes)
+}
+
+/// What is wrong with a request.
+type Wrong = (StatusCode, String);
+
+fn bad(text: String) -> Wrong {
+    (StatusCode::BAD_REQUEST, text)
+}
+
+/// Compares without telling by the time it takes how much agrees.
+fn is_same(one: &[u8], other: &[u8]) -> bool {
+    let differing = one.iter().zip(other).fold(0, |all, (one, other)| all | (one ^ other));
+    one.len() == other.len() && differing == 0
+}
+
+/// The names and values of a query.
+struct Query(Vec<(String, String)>);
+
+impl Query {
+    fn read(text: &str) -> Self {
+        Self(form_urlencoded::parse(text.as_bytes()).into_owned().collect())
+    }
+
+    fn get(&self, name: &'static str) -> Option<&str> {
+        self.all(name).next()
+    }
+
+    fn need(&self, name: &'static str) -> Result<&str, Wrong> {
+        self.get(name).ok_or_else(|| bad(format!("expected ?{name}=…")))
+    }
+
+    fn all<'a>(&'a self, name: &'static str) -> impl Iterator<Item = &'a str> {
+        self.0.iter().filter(move |(other, _)| other == name).map(|(_, value)| value.as_str())
+    }
+
+    fn has(&self, name: &'static str) -> bool {
+        self.get(name).is_some()
+    }
+}
+
+fn text(text: String) -> Response {
+    text_as("text/plain; charset=utf-8", text)
+}
+
+fn text_as(content_type: &'static str, text: String) -> Response {
+    let mut fields = Fields::new();
+    fields.append(http::header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    fields.append(http::header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Response { status: StatusCode::OK, fields, body: Body::Whole(text.into()) }
+}
+
+fn json_response(value: &Value) -> Response {
+    text_as("application/json", format!("{value}\n"))
+}

@@ -1,0 +1,117 @@
+//! Serves the control interface: on a Unix socket always, over TCP where that is wanted.
+
+use std::fs;
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::slice;
+use std::sync::Arc;
+use std::time::Duration;
+
+use caching_proxy::cli::config::Config;
+use caching_proxy::control::{About, Control};
+use caching_proxy::front::tiny::private;
+use caching_proxy::front::workers::Pool;
+use caching_proxy::front::{ConnectionLimits, FrontSettings, event};
+use caching_proxy::message::request::RequestLimits;
+use caching_proxy::proxy::Proxy;
+use caching_proxy::store::tiers::Tiers;
+
+use crate::daemon::StartError;
+use crate::daemon::instances::{self, OwnSocket, Purpose};
+use crate::daemon::listen;
+use crate::daemon::stores;
+
+/// Clients of the control interface over TCP at a time.
+const CLIENTS_MAX: usize = 64;
+/// Threads that answer them.
+const WORKERS: usize = 2;
+/// The shortest token that is taken, in bytes.
+const TOKEN_BYTES_MIN: usize = 16;
+
+/// The control interface while it is served.
+pub struct Served {
+    _socket: Option<OwnSocket>,
+    /// Over TCP, and its socket.
+    front: Option<(event::Front, TcpListener)>,
+}
+
+impl Served {
+    /// Lets clients connect over TCP.
+    pub fn open(&self) -> Result<(), StartError> {
+        let Some((front, listener)) = &self.front else { return Ok(()) };
+        listen::open(slice::from_ref(listener))?;
+        front.accept().map_err(|source| StartError::System("the control interface", source))
+    }
+}
+
+/// The control interface of the proxy at `local`: over its Unix socket it is served from now on.
+pub fn start(config: &Config, proxy: &Arc<Proxy>, local: SocketAddr) -> Result<Served, StartError> {
+    let about = About {
+        address: local.to_string(),
+        origin: config.origin.clone(),
+        store: proxy.store().tiers().map(Tiers::name).unwrap_or_default(),
+        cache: stores::identity(config).map_err(StartError::Store)?,
+        since: proxy.now(),
+    };
+    let front = match config.admin {
+        Some(address) => Some(over_tcp(config, address, proxy, about.clone())?),
+        None => None,
+    };
+    let control = Control::new(Arc::clone(proxy), about, None);
+    let serve = |(listener, socket)| {
+        let handler =
+            Arc::new(move |request: &_, content: &[u8]| control.answer(request, Some(content)));
+        private::serve(listener, handler).map(|()| socket).map_err(|error| error.to_string())
+    };
+    let socket = instances::listen(local.port(), Purpose::Control).and_then(serve);
+    // It is good to have, and no reason not to start.
+    let socket = socket.inspect_err(|error| log::warn!("no control socket: {error}")).ok();
+    Ok(Served { _socket: socket, front })
+}
+
+fn over_tcp(
+    config: &Config,
+    address: SocketAddr,
+    proxy: &Arc<Proxy>,
+    about: About,
+) -> Result<(event::Front, TcpListener), StartError> {
+    let token = match &config.admin_token {
+        Some(path) => Some(token(path)?),
+        None => None,
+    };
+    let listener = listen::at(address)?;
+    let socket =
+        listener.try_clone().map_err(|source| StartError::System("descriptors", source))?;
+    if let Ok(local) = listener.local_addr() {
+        log::info!("control interface at http://{local}");
+    }
+    let control = Control::new(Arc::clone(proxy), about, token);
+    let settings = FrontSettings {
+        connections: ConnectionLimits {
+            header_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(60),
+            connections_max: CLIENTS_MAX,
+        },
+        wait_max: Duration::from_secs(60),
+        limits: RequestLimits::default(),
+        access_log: None,
+        health_path: None,
+        handler: Some(Arc::new(move |request| control.answer(request, None))),
+    };
+    // Its clients and workers are not counted among the proxy's.
+    let started = Pool::start(WORKERS, CLIENTS_MAX, &Arc::default())
+        .and_then(|pool| event::Front::new(vec![listener], Arc::clone(proxy), pool, 1, settings));
+    let front = started.map_err(|source| StartError::System("threads for --admin", source))?;
+    Ok((front, socket))
+}
+
+fn token(path: &Path) -> Result<String, StartError> {
+    let flag = "--admin-token";
+    let file = |source| StartError::File { flag, path: path.to_path_buf(), source };
+    let token = fs::read_to_string(path).map_err(file)?.trim().to_string();
+    if token.len() < TOKEN_BYTES_MIN || token.contains(char::is_whitespace) {
+        let what = format!("expected one word of at least {TOKEN_BYTES_MIN} bytes");
+        return Err(file(std::io::Error::other(what)));
+    }
+    Ok(token)
+}

@@ -1,0 +1,116 @@
+//! Engines that listen nowhere, for commands: one over the store that is named, and one that only reads
+//! URLs.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use caching_proxy::cli::config::Config;
+use caching_proxy::clock::Clock;
+use caching_proxy::control::{About, Control, import};
+use caching_proxy::message::body::Body;
+use caching_proxy::message::network::Network;
+use caching_proxy::message::request::Request;
+use caching_proxy::origin::Unreachable;
+use caching_proxy::proxy::archive::Whose;
+use caching_proxy::proxy::{Proxy, Settings};
+use caching_proxy::store::memory;
+use http::{HeaderValue, Method, StatusCode, Version};
+
+use crate::daemon::stores;
+use crate::daemon::{StartError, engine, origin_url, settings};
+
+/// For how long the store may take to write what is still to be written.
+const FLUSH_MAX: Duration = Duration::from_secs(60);
+
+/// An engine of this process alone.
+pub struct OwnEngine {
+    pub proxy: Arc<Proxy>,
+    /// The host that it is asked as.
+    pub host: String,
+    control: Control,
+    /// Whose responses are imported: those of any origin server, if none is named.
+    whose: Whose,
+}
+
+impl OwnEngine {
+    /// Opens the store that the flags name.
+    pub fn new(config: &Config) -> Result<Self, StartError> {
+        let origin = origin_url(&config.origin)?;
+        let local = SocketAddr::new(config.host, config.port);
+        let store = stores::open(config).map_err(StartError::Store)?;
+        // A proxy goes on with memory alone; a command has nothing else to do.
+        if let Some(tiers) = store.tiers()
+            && let Some(error) = tiers.trouble()
+        {
+            return Err(StartError::Store(format!("{}: {error}", tiers.name())));
+        }
+        let proxy = engine(config, store, &origin, local, &Arc::default())?;
+        let about = About {
+            address: local.to_string(),
+            origin: config.origin.clone(),
+            store: String::new(),
+            cache: stores::identity(config).map_err(StartError::Store)?,
+            since: proxy.now(),
+        };
+        let control = Control::new(Arc::clone(&proxy), about, None);
+        let whose = if config.origin_given { Whose::OwnOrigin } else { Whose::AnyOrigin };
+        Ok(Self { proxy, host: local.to_string(), control, whose })
+    }
+
+    /// Answers as the control interface does: the content; anything but success is the error.
+    pub fn answer(&self, method: &str, target: &str, content: &[u8]) -> Result<String, String> {
+        let response = self.control.answer(&request(method, target)?, Some(content));
+        let content = match response.body {
+            Body::Whole(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+            _ => String::new(),
+        };
+        // Nothing is in memory that the store did not give.
+        let unread = self.proxy.store().tiers().filter(|tiers| !tiers.is_ready());
+        if let Some(tiers) = unread.filter(|_| method == "GET") {
+            return Err(format!("{}: it cannot be reached", tiers.name()));
+        }
+        if response.status == StatusCode::OK {
+            Ok(content)
+        } else {
+            Err(content.trim_end().to_string())
+        }
+    }
+
+    /// Stores recorded responses; what became of them.
+    pub fn import(&self, content: &[u8]) -> Result<String, String> {
+        let entries = serde_json::from_slice(content).map_err(|error| error.to_string())?;
+        Ok(import(&self.proxy, &entries, self.whose).to_string())
+    }
+
+    /// Waits until the store has written everything.
+    pub fn close(&self) -> Result<(), String> {
+        let Some(tiers) = self.proxy.store().tiers() else { return Ok(()) };
+        let is_written = tiers.flush(FLUSH_MAX) && tiers.dropped() == 0;
+        if tiers.close(FLUSH_MAX) && is_written {
+            Ok(())
+        } else {
+            Err(format!("{}: not everything was written", tiers.name()))
+        }
+    }
+}
+
+/// An engine that knows how requests for the URLs of `origin` are stored, and nothing else.
+pub fn reader_of_urls(config: &Config, origin: &str) -> Result<Proxy, StartError> {
+    let local = SocketAddr::new(config.host, config.port);
+    // What trusted peers said of scheme and host is in keys, too; whom the proxy trusted is not known.
+    let everybody = [IpAddr::from([0; 4]), IpAddr::from([0; 16])];
+    let everybody = everybody.iter().filter_map(|all| Network::read(&format!("{all}/0")));
+    let settings =
+        Settings { trusted: everybody.collect(), ..settings(config, &origin_url(origin)?, local) };
+    let store = memory::store(config.eviction, config.limits);
+    Ok(Proxy::new(settings, store, Arc::new(Unreachable), Clock::System, Arc::default()))
+}
+
+/// A request of the control interface that comes over no socket.
+fn request(method: &str, target: &str) -> Result<Request, String> {
+    let method = Method::from_bytes(method.as_bytes()).map_err(|error| error.to_string())?;
+    let fields = [(http::header::HOST, HeaderValue::from_static("localhost"))];
+    let fields = fields.into_iter().collect();
+    Request::new(method, target, Version::HTTP_11, fields, None).map_err(|error| error.to_string())
+}

@@ -1,0 +1,553 @@
+//! From a configuration to a running proxy, and back to nothing: listening, signals, the timer.
+
+use std::fmt;
+use std::io::{self, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::num::NonZero;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use caching_proxy::cli::config::{Config, FrontKind};
+use caching_proxy::clock::Clock;
+use caching_proxy::front::ConnectionLimits;
+use caching_proxy::front::workers::Pool;
+use caching_proxy::front::{FrontSettings, event, tiny};
+use caching_proxy::message::target::{OriginUrl, is_loopback, without_password};
+use caching_proxy::origin::blocking::client::{Client, Reach};
+use caching_proxy::origin::egress::{Egress, WayOut};
+use caching_proxy::origin::gate::{self, Gated};
+use caching_proxy::origin::resolver::Names;
+use caching_proxy::origin::trust::roots;
+use caching_proxy::origin::{Origin, Unreachable};
+use caching_proxy::policy::reuse::Mode;
+use caching_proxy::proxy::{Proxy, Settings};
+use caching_proxy::stats::{AccessLog, Stats};
+use caching_proxy::store::Store;
+use caching_proxy::vital;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use simplelog::{ConfigBuilder, WriteLogger};
+
+use crate::daemon::instances::{OwnSocket, Purpose};
+use crate::daemon::takeover::Handover;
+
+pub mod admin;
+pub mod engine;
+pub mod instances;
+mod listen;
+pub mod stores;
+mod takeover;
+
+/// How long the store may take, at the end of a take-over, to write what is still to be written.
+const FLUSH_MAX: Duration = Duration::from_secs(5);
+/// How long what is under way may take where another process has taken over.
+const HANDOVER_DRAIN_MAX: Duration = Duration::from_secs(600);
+/// Descriptors that are not for clients: log, listeners, origin connections beside the workers'.
+const DESCRIPTORS_KEPT: u64 = 64;
+
+/// Why the proxy could not start: one line, exit code 1.
+#[derive(Debug)]
+pub enum StartError {
+    Listen { address: SocketAddr, source: io::Error },
+    UnsafeFront(IpAddr),
+    OriginIsUs(OriginUrl, SocketAddr),
+    Origin(String),
+    Store(String),
+    File { flag: &'static str, path: PathBuf, source: io::Error },
+    System(&'static str, io::Error),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Listen { address, source } => explain_listening(f, *address, source),
+            Self::UnsafeFront(host) => write!(
+                f,
+                "--host {host}: --front tiny-http is not safe on a network; use --front event, listen \
+                 on 127.0.0.1, or add --allow-unsafe-front"
+            ),
+            Self::OriginIsUs(origin, address) => {
+                write!(
+                    f,
+                    "--origin {origin}: this is the proxy itself ({address}); name another server"
+                )
+            }
+            Self::Origin(what) | Self::Store(what) => f.write_str(what),
+            Self::File { flag, path, source } => write!(f, "{flag} {}: {source}", path.display()),
+            Self::System(what, source) => write!(f, "{what}: {source}"),
+        }
+    }
+}
+
+fn explain_listening(
+    f: &mut fmt::Formatter<'_>,
+    address: SocketAddr,
+    source: &io::Error,
+) -> fmt::Result {
+    let port = address.port();
+    match source.kind() {
+        io::ErrorKind::AddrInUse if is_another_proxy(address) => {
+            write!(f, "port {port}: in use by another proxy; stop it, or choose another --port")
+        }
+        io::ErrorKind::AddrInUse => {
+            write!(f, "port {port}: in use by another program; choose another --port")
+        }
+        io::ErrorKind::PermissionDenied => write!(
+            f,
+            "port {port}: no permission; ports below 1024 are the system's, choose a higher --port"
+        ),
+        io::ErrorKind::AddrNotAvailable => {
+            let host = address.ip();
+            write!(f, "--host {host}: this machine has no such address; 0.0.0.0 is all of them")
+        }
+        _ => write!(f, "{address}: {source}"),
+    }
+}
+
+/// Asks who listens there; a proxy of ours names itself in `Via` or `Cache-Status`.
+fn is_another_proxy(address: SocketAddr) -> bool {
+    let ip =
+        if address.ip().is_unspecified() { IpAddr::from([127, 0, 0, 1]) } else { address.ip() };
+    let limit = Duration::from_millis(300);
+    let ask = || -> io::Result<bool> {
+        let mut stream = TcpStream::connect_timeout(&SocketAddr::new(ip, address.port()), limit)?;
+        stream.set_read_timeout(Some(limit))?;
+        stream.set_write_timeout(Some(limit))?;
+        // TRACE is refused without asking the origin server.
+        stream.write_all(b"TRACE / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+        let mut answer = [0; 1024];
+        let count = io::Read::read(&mut stream, &mut answer)?;
+        Ok(String::from_utf8_lossy(&answer[..count]).contains("Cache-Status: proxy"))
+    };
+    ask().unwrap_or(false)
+}
+
+/// Runs the proxy until a signal ends it.
+pub fn run(config: &Config) -> Result<(), StartError> {
+    log_to_stderr(config.log_level);
+    let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]);
+    let mut signals = signals.map_err(|source| StartError::System("signals", source))?;
+    let plain = config.front == FrontKind::TinyHttp;
+    if plain && !is_loopback(&config.host.to_string()) && !config.allow_unsafe_front {
+        return Err(StartError::UnsafeFront(config.host));
+    }
+    // One that a killed process left would say that this one serves. That of a proxy which is to be taken
+    // over is true.
+    if let Some(path) = config.ready_file.as_ref().filter(|_| !config.take_over) {
+        let _ = std::fs::remove_file(path);
+    }
+    let origin = origin_url(&config.origin)?;
+    let store = stores::open(config).map_err(StartError::Store)?;
+    // They have their addresses, and open last of all: a client must not be accepted by a proxy that then does
+    // not start.
+    let (listeners, predecessor) = listen::sockets(config)?;
+    let local =
+        listeners[0].local_addr().map_err(|source| StartError::System("own address", source))?;
+    refuse_ourselves(&origin, local)?;
+    let stats = Arc::new(Stats::default());
+    let proxy = engine(config, store, &origin, local, &stats)?;
+    let copies: io::Result<Vec<_>> = listeners.iter().map(TcpListener::try_clone).collect();
+    let copies = copies.map_err(|source| StartError::System("descriptors", source))?;
+    let front = front(config, listeners, &proxy, &stats)?;
+    if let Some(interval) = config.clean_interval {
+        clean_on_time(Arc::clone(&proxy), interval)?;
+    }
+    let ready_file =
+        config.ready_file.as_deref().map(|path| ReadyFile::write(path, local)).transpose()?;
+    let control = admin::start(config, &proxy, local)?;
+    control.open()?;
+    listen::open(&copies)?;
+    front.accept().map_err(|source| StartError::System("accepting connections", source))?;
+    // The listener of tiny_http is not handed over: the process has one copy of it.
+    let handover = if plain {
+        drop(copies);
+        None
+    } else {
+        offer_handover(local, copies)
+    };
+    announce(local, ready_file)?;
+    takeover::tell_systemd();
+    if let Some(predecessor) = predecessor {
+        predecessor.retire();
+    }
+    let handover = handover.as_ref().map(|(handover, _)| handover);
+    let ends_by = wait(&mut signals, &front, handover, control, config.drain_timeout);
+    let is_handed_over = handover.is_some_and(Handover::is_done);
+    if let Some(path) = config.ready_file.as_ref().filter(|_| !is_handed_over) {
+        let _ = std::fs::remove_file(path);
+    }
+    if proxy
+        .store()
+        .tiers()
+        .is_some_and(|tiers| !tiers.close(ends_by.saturating_duration_since(Instant::now())))
+    {
+        log::warn!("the store did not take all that was to be written in time");
+    }
+    log::info!("{}", stats.summary());
+    Ok(())
+}
+
+/// Stands ready to hand `listeners` over; it is no reason not to start if that cannot be.
+fn offer_handover(local: SocketAddr, listeners: Vec<TcpListener>) -> Option<(Handover, OwnSocket)> {
+    let (handovers, socket) = instances::listen(local.port(), Purpose::Handover).ok()?;
+    Some((Handover::offer(handovers, listeners).ok()?, socket))
+}
+
+pub fn origin_url(url: &str) -> Result<OriginUrl, StartError> {
+    OriginUrl::parse(url).map_err(|what| {
+        let seen = without_password(url);
+        StartError::Origin(format!(
+            "--origin {seen}: {what}; expected http://HOST[:PORT][/PATH] or https://…"
+        ))
+    })
+}
+
+pub fn log_to_stderr(level: log::LevelFilter) {
+    let format = ConfigBuilder::new()
+        .set_time_format_rfc3339()
+        .set_target_level(log::LevelFilter::Off)
+        .set_thread_level(log::LevelFilter::Off)
+        .set_location_level(log::LevelFilter::Off)
+        .add_filter_allow_str("caching_proxy")
+        .add_filter_allow_str("proxy")
+        .build();
+    // It fails only if there is a logger already.
+    let _ = WriteLogger::init(level, format, io::stderr());
+}
+
+/// An origin server that is the proxy itself would be asked for ever.
+fn refuse_ourselves(origin: &OriginUrl, local: SocketAddr) -> Result<(), StartError> {
+    let bare = origin.host.trim_start_matches('[').trim_end_matches(']');
+    let ip: Option<IpAddr> = bare.parse().ok();
+    let own = local.ip();
+    let same_host = ip == Some(own)
+        || ip.is_some_and(|ip| ip.is_unspecified())
+        || (is_loopback(&origin.host) && (own.is_loopback() || own.is_unspecified()));
+    if same_host && origin.port == local.port() {
+        return Err(StartError::OriginIsUs(origin.clone(), local));
+    }
+    Ok(())
+}
+
+pub fn engine(
+    config: &Config,
+    store: Arc<dyn Store>,
+    origin_url: &OriginUrl,
+    local: SocketAddr,
+    stats: &Arc<Stats>,
+) -> Result<Arc<Proxy>, StartError> {
+    match config.reuse.mode {
+        Mode::Standard => {}
+        Mode::Force => log::warn!("--cache-mode force: HTTP's rules are off; for development only"),
+        Mode::Offline => log::info!("--cache-mode offline: the origin server is never contacted"),
+    }
+    if config.reuse.share_credentials {
+        log::warn!(
+            "--share-credentials: what one client's credentials brought is given to all clients, with \
+             other credentials or none"
+        );
+    }
+    let secrets = config.key.ignored_secrets();
+    if !secrets.is_empty() {
+        log::warn!(
+            "--ignore-param: parameters such as {} do not matter; requests that differ in them share \
+             one answer",
+            secrets.join(", ")
+        );
+    }
+    let origin: Arc<dyn Origin> = if config.reuse.mode == Mode::Offline {
+        Arc::new(Unreachable)
+    } else {
+        let client: Arc<dyn Origin> = Arc::new(origin_client(config, origin_url, local)?);
+        let limits = gate::Limits {
+            rate: config.origin_rate,
+            concurrency: config.origin_concurrency,
+            wait_max: config.origin_timeout,
+        };
+        Arc::new(Gated::new(client, Clock::System, limits))
+    };
+    let settings = settings(config, origin_url, local);
+    Ok(Arc::new(Proxy::new(settings, store, origin, Clock::System, Arc::clone(stats))))
+}
+
+pub fn settings(config: &Config, origin: &OriginUrl, local: SocketAddr) -> Settings {
+    Settings {
+        origin: origin.clone(),
+        origin_authorization: config.origin_authorization.clone(),
+        own_authority: local.to_string(),
+        reuse: config.reuse,
+        storing: config.storing,
+        key: config.key.clone(),
+        follow_redirects: config.follow_redirects,
+        no_browser_cache: config.no_browser_cache,
+        preserve_host: config.preserve_host,
+        public_url: config.public_url.clone(),
+        trusted: config.trusted.clone(),
+        limits: config.request,
+        purgers: config.purgers.clone(),
+    }
+}
+
+fn origin_client(
+    config: &Config,
+    origin: &OriginUrl,
+    local: SocketAddr,
+) -> Result<Client, StartError> {
+    let trusted = if config.insecure {
+        log::warn!("--insecure: the origin server's certificate is not verified");
+        None
+    } else {
+        let trusted = roots(config.ca_cert.as_deref()).map_err(StartError::Origin)?;
+        for warning in &trusted.warnings {
+            log::warn!("{warning}");
+        }
+        Some(trusted)
+    };
+    let reach = Reach {
+        connect_timeout: config.connect_timeout,
+        origin_timeout: config.origin_timeout,
+        roots: trusted,
+        names: Names::default(),
+        idle_connections_max: config.workers,
+        egress: egress(origin, local).map_err(StartError::Origin)?,
+    };
+    Ok(Client::new(reach))
+}
+
+/// The proxies that lead out, by the environment; an error if the origin server's own cannot be used.
+fn egress(origin: &OriginUrl, local: SocketAddr) -> Result<Egress, String> {
+    let named = Egress::from_environment(|name| std::env::var(name).ok());
+    let mut egress = named.clone();
+    egress.leave_out(|proxy| is_loopback(&proxy.host) && proxy.port == local.port());
+    match (egress.way_out(origin)?, named.way_out(origin)?) {
+        (Some(WayOut { shown, .. }), _) => {
+            log::info!("the origin server is reached through proxy {shown} from the environment");
+        }
+        (None, Some(WayOut { shown, .. })) => {
+            log::warn!("proxy {shown} from the environment is this one; it is not used");
+        }
+        (None, None) => {}
+    }
+    Ok(egress)
+}
+
+fn front(
+    config: &Config,
+    mut listeners: Vec<TcpListener>,
+    proxy: &Arc<Proxy>,
+    stats: &Arc<Stats>,
+) -> Result<Front, StartError> {
+    let access_log = match &config.access_log {
+        Some(path) => {
+            let flag = "--access-log";
+            let opened = AccessLog::open(path, config.access_format, stats);
+            Some(opened.map_err(|source| StartError::File { flag, path: path.clone(), source })?)
+        }
+        None => None,
+    };
+    let connections_max = connections_max(config);
+    let settings = FrontSettings {
+        connections: ConnectionLimits {
+            header_timeout: config.header_timeout,
+            idle_timeout: config.idle_timeout,
+            connections_max,
+        },
+        wait_max: config.origin_timeout,
+        limits: config.request,
+        access_log,
+        handler: None,
+        health_path: config.health_path.clone(),
+    };
+    let pool = Pool::start(config.workers, connections_max, stats)
+        .map_err(|source| StartError::System("worker threads; see --workers", source))?;
+    let proxy = Arc::clone(proxy);
+    let started = match config.front {
+        FrontKind::TinyHttp => {
+            tiny::Front::new(listeners.swap_remove(0), proxy, pool, settings).map(Front::Tiny)
+        }
+        FrontKind::Event => {
+            let cores = || thread::available_parallelism().map_or(1, NonZero::get);
+            let threads = config.threads.unwrap_or_else(cores);
+            event::Front::new(listeners, proxy, pool, threads, settings).map(Front::Event)
+        }
+    };
+    started.map_err(|source| StartError::System("threads; see --threads", source))
+}
+
+/// The front that was asked for.
+enum Front {
+    Event(event::Front),
+    Tiny(tiny::Front),
+}
+
+impl Front {
+    fn accept(&self) -> io::Result<()> {
+        match self {
+            Self::Event(front) => front.accept(),
+            Self::Tiny(front) => front.accept(),
+        }
+    }
+
+    fn reopen_log(&self) {
+        match self {
+            Self::Event(front) => front.reopen_log(),
+            Self::Tiny(front) => front.reopen_log(),
+        }
+    }
+
+    fn drain(&self, limit: Duration, is_handed_over: bool) -> bool {
+        match self {
+            Self::Event(front) if is_handed_over => front.retire(limit),
+            Self::Event(front) => front.drain(limit),
+            Self::Tiny(front) => front.drain(limit),
+        }
+    }
+}
+
+/// `--max-connections`, or less under the descriptor limit, which is raised as far as it goes.
+///
+/// tiny_http needs two descriptors for each client, and each worker one for the origin server.
+fn connections_max(config: &Config) -> usize {
+    let each = if config.front == FrontKind::TinyHttp { 2 } else { 1 };
+    let kept = config.workers as u64 + DESCRIPTORS_KEPT;
+    let wanted = each * config.connections_max as u64 + kept;
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+        return config.connections_max;
+    };
+    if soft < wanted {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, wanted.min(hard).max(soft), hard);
+    }
+    let Ok((soft, _)) = getrlimit(Resource::RLIMIT_NOFILE) else { return config.connections_max };
+    let for_clients = soft.saturating_sub(kept) / each;
+    config.connections_max.min(for_clients.max(1) as usize)
+}
+
+/// The timer thread (`--cache-clean-interval`).
+fn clean_on_time(proxy: Arc<Proxy>, interval: Duration) -> Result<(), StartError> {
+    let clean = move || {
+        loop {
+            thread::sleep(interval);
+            proxy.sweep();
+        }
+    };
+    vital::spawn("timer", clean).map_err(|source| StartError::System("the timer thread", source))
+}
+
+/// A file that says where clients are served. It appears all at once, and only when they are.
+struct ReadyFile {
+    path: PathBuf,
+    /// Where it is until it appears.
+    temporary: Option<PathBuf>,
+}
+
+impl ReadyFile {
+    /// Writes it, beside its place.
+    fn write(path: &Path, local: SocketAddr) -> Result<Self, StartError> {
+        let mut temporary = path.as_os_str().to_os_string();
+        temporary.push(".tmp");
+        let temporary = PathBuf::from(temporary);
+        let written = if path.is_dir() {
+            Err(io::ErrorKind::IsADirectory.into())
+        } else {
+            std::fs::write(&temporary, format!("http://{local}\n"))
+        };
+        let told = |source| Self::error(path, source);
+        written.map_err(told)?;
+        Ok(Self { path: path.to_path_buf(), temporary: Some(temporary) })
+    }
+
+    fn appear(mut self) -> Result<(), StartError> {
+        let Some(temporary) = self.temporary.take() else { return Ok(()) };
+        std::fs::rename(temporary, &self.path).map_err(|source| Self::error(&self.path, source))
+    }
+
+    fn error(path: &Path, source: io::Error) -> StartError {
+        StartError::File { flag: "--ready-file", path: path.to_path_buf(), source }
+    }
+}
+
+impl Drop for ReadyFile {
+    fn drop(&mut self) {
+        if let Some(temporary) = &self.temporary {
+            let _ = std::fs::remove_file(temporary);
+        }
+    }
+}
+
+/// Tells whoever started us that connections are accepted: a line on stdout, and a file.
+fn announce(local: SocketAddr, ready_file: Option<ReadyFile>) -> Result<(), StartError> {
+    let line = format!("listening on http://{local}\n");
+    // Nobody may be reading; that is no reason to stop.
+    let _ = io::stdout().write_all(line.as_bytes()).and_then(|()| io::stdout().flush());
+    ready_file.map_or(Ok(()), ReadyFile::appear)
+}
+
+/// Waits for a signal to end, then for what is under way; a second signal ends at once. SIGHUP opens
+/// the access log again. Gives the moment by which the process is to end.
+fn wait(
+    signals: &mut Signals,
+    front: &Front,
+    handover: Option<&Handover>,
+    control: admin::Served,
+    drain_timeout: Duration,
+) -> Instant {
+    let name = loop {
+        match signals.forever().next() {
+            Some(SIGHUP) => {
+                log::info!("SIGHUP: the access log is opened again");
+                front.reopen_log();
+            }
+            Some(SIGTERM) => break "SIGTERM",
+            Some(_) => break "SIGINT",
+            None => return Instant::now() + FLUSH_MAX,
+        }
+    };
+    // When somebody else serves on, there is no hurry.
+    let is_handed_over = handover.is_some_and(Handover::is_done);
+    // Commands are for the proxy that accepts.
+    let _control = (!is_handed_over).then_some(control);
+    // The store has a quarter of the time, at least.
+    let limit = if is_handed_over { HANDOVER_DRAIN_MAX } else { drain_timeout * 3 / 4 };
+    let begun = Instant::now();
+    if let Some(handover) = handover {
+        handover.withdraw();
+    }
+    log::info!("{name}: finishing what is under way, at most {limit:?}; again to end at once");
+    thread::scope(|scope| {
+        let handle = signals.handle();
+        let second = scope.spawn(|| {
+            for signal in signals.forever() {
+                if signal != SIGHUP {
+                    std::process::exit(130);
+                }
+                front.reopen_log();
+            }
+        });
+        if !front.drain(limit, is_handed_over) {
+            log::warn!("some requests were not finished in time");
+        }
+        handle.close();
+        let _ = second.join();
+    });
+    if is_handed_over { Instant::now() + FLUSH_MAX } else { begun + drain_timeout }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_with_the_address_is_said_with_the_remedy() {
+        let address = SocketAddr::from(([127, 0, 0, 1], 80));
+        let told =
+            |kind: io::ErrorKind| StartError::Listen { address, source: kind.into() }.to_string();
+        let low =
+            "port 80: no permission; ports below 1024 are the system's, choose a higher --port";
+        assert_eq!(told(io::ErrorKind::PermissionDenied), low);
+        let none = "--host 127.0.0.1: this machine has no such address; 0.0.0.0 is all of them";
+        assert_eq!(told(io::ErrorKind::AddrNotAvailable), none);
+    }
+}

@@ -1,0 +1,136 @@
+//! Opens the store that the command line asks for.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use caching_proxy::cli::config::{Config, StoreKind};
+use caching_proxy::origin::trust::roots;
+use caching_proxy::store::Store;
+use caching_proxy::store::backing::Behind;
+use caching_proxy::store::memory;
+use caching_proxy::store::redis::{Address, Redis, SharedLimits, Trust};
+use caching_proxy::store::sqlite::{DiskLimits, Sqlite, default_path};
+use caching_proxy::store::tiers::Tiers;
+
+/// Content that waits to be written behind memory: a sixteenth of `--cache-memory`, at least this.
+const QUEUED_BYTES_MIN: u64 = 256 * 1024;
+
+/// Opens the store; the error is one line.
+pub fn open(config: &Config) -> Result<Arc<dyn Store>, String> {
+    let memory = memory::store(config.eviction, config.limits);
+    let Some(behind) = open_behind(config)? else {
+        if memory.content_bytes_max() < config.limits.content_bytes {
+            log::info!(
+                "bodies above {} bytes are not stored: a quarter of --cache-memory",
+                memory.content_bytes_max()
+            );
+        }
+        return Ok(memory);
+    };
+    log::info!("{}", behind.name());
+    if behind.content_bytes_max() < config.limits.content_bytes {
+        log::info!("bodies above {} bytes are not stored", behind.content_bytes_max());
+    }
+    let queued = (config.limits.bytes / 16).max(QUEUED_BYTES_MIN);
+    let tells_each_use = config.reuse.reuses_max.is_some();
+    let tiers = Tiers::new(memory, behind, queued, tells_each_use)
+        .map_err(|error| format!("the thread that writes to the store: {error}"))?;
+    Ok(Arc::new(tiers.capped(config.storing.freshness.cache_ttl)))
+}
+
+/// The store behind memory, if there is to be one.
+pub fn open_behind(config: &Config) -> Result<Option<Arc<dyn Behind>>, String> {
+    match &config.store {
+        StoreKind::Memory => Ok(None),
+        StoreKind::Sqlite(path) => {
+            let path = sqlite_path(path.clone())?;
+            let limits = DiskLimits {
+                bytes: config.cache_disk,
+                responses: config.limits.responses,
+                content_bytes: config.limits.content_bytes,
+            };
+            let opened = Sqlite::open_within(&path, limits, config.store_lock_timeout);
+            let opened = opened.map_err(|error| format!("--store sqlite: {error}"))?;
+            Ok(Some(Arc::new(opened)))
+        }
+        StoreKind::Redis(address) => redis(config, address).map(Some),
+    }
+}
+
+fn redis(config: &Config, address: &Address) -> Result<Arc<dyn Behind>, String> {
+    let limits = SharedLimits {
+        prefix: config.redis_prefix.clone(),
+        content_bytes: config.limits.content_bytes,
+    };
+    let opened = Redis::open(address.clone().trusting(trust(config, address)?), limits);
+    let opened = opened.map_err(|error| format!("--store {address}: {error}"))?;
+    Ok(Arc::new(opened))
+}
+
+/// Whose certificates are good for Redis: those that are good for the origin server.
+fn trust(config: &Config, address: &Address) -> Result<Trust, String> {
+    if !address.is_secure() {
+        return Ok(Trust::System);
+    }
+    if config.insecure {
+        log::warn!("--insecure: the certificate of {address} is not verified");
+        return Ok(Trust::Anything);
+    }
+    Ok(Trust::Roots(roots(config.ca_cert.as_deref())?.pem()))
+}
+
+/// Which store the flags name, so that two who mean the same one say the same; empty for none.
+pub fn identity(config: &Config) -> Result<String, String> {
+    match &config.store {
+        StoreKind::Memory => Ok(String::new()),
+        StoreKind::Sqlite(path) => {
+            let path = sqlite_path(path.clone())?;
+            // A file that is not there yet, or not any more, has no other name.
+            let path = path.canonicalize().or_else(|_| std::path::absolute(&path)).unwrap_or(path);
+            Ok(format!("sqlite:{}", path.display()))
+        }
+        StoreKind::Redis(address) => Ok(format!("{address} {}", config.redis_prefix)),
+    }
+}
+
+/// The store that `--clear-cache` is to empty: the one that is given, or the default one, if it is there.
+pub fn existing(config: &Config) -> Result<Option<Arc<dyn Behind>>, String> {
+    let sqlite = |path: &Option<PathBuf>| match path {
+        Some(path) => Some(path.clone()),
+        None => default_path(|name| std::env::var_os(name)),
+    };
+    let path = match &config.store {
+        StoreKind::Memory => sqlite(&None),
+        StoreKind::Sqlite(path) => sqlite(path),
+        StoreKind::Redis(address) => return redis(config, address).map(Some),
+    };
+    let Some(path) = path.filter(|path| path.exists()) else { return Ok(None) };
+    let limits = DiskLimits {
+        bytes: config.cache_disk,
+        responses: None,
+        content_bytes: config.limits.content_bytes,
+    };
+    let opened = Sqlite::open_within(&path, limits, config.store_lock_timeout);
+    let opened = opened.map_err(|error| format!("--store sqlite: {error}"))?;
+    Ok(Some(Arc::new(opened)))
+}
+
+/// Says so if the store that is named is a file that is not there, as after a slip of the pen.
+pub fn must_exist(config: &Config) -> Result<(), String> {
+    let StoreKind::Sqlite(path) = &config.store else { return Ok(()) };
+    let path = sqlite_path(path.clone())?;
+    if path.exists() {
+        return Ok(());
+    }
+    let path = path.display();
+    Err(format!(
+        "--store sqlite:{path}: no such file; a proxy makes it, and so do proxy warm and import"
+    ))
+}
+
+fn sqlite_path(given: Option<PathBuf>) -> Result<PathBuf, String> {
+    given.or_else(|| default_path(|name| std::env::var_os(name))).ok_or_else(|| {
+        "--store sqlite: neither XDG_CACHE_HOME nor HOME says where; give a path, sqlite:PATH"
+            .to_string()
+    })
+}

@@ -1,0 +1,454 @@
+//! The origin client: ureq, set up for a proxy. RFC 9110 §7.6, RFC 9112 §9.
+//!
+//! ureq's defaults are for applications; here every status is an answer, no redirect is followed,
+//! nothing is decoded or added, and every wait has its limit. No type of ureq leaves this file,
+//! `transport.rs` and `tls.rs`.
+//!
+//! What goes over the wire is `transport.rs`'s: ureq is given a request that says where to connect and
+//! how much content there is.
+
+use std::borrow::Cow;
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
+use http::{HeaderValue, Method, StatusCode, Uri};
+use ureq::config::Config;
+use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{ConnectProxyConnector, Connector, NextTimeout, TcpConnector};
+use ureq::{Agent, Error, Proxy, SendBody, Timeout};
+
+use crate::message::fields::Fields;
+use crate::message::framing::ResponseFraming;
+use crate::message::head::{ResponseHead, write_request};
+use crate::message::request::Framing;
+use crate::message::target::{OriginUrl, split_url};
+use crate::origin::blocking::transport::{
+    Exchange, HEAD_BYTES_MAX, OUTPUT_BUFFER_BYTES, Outcome, Violation, WireConnector,
+    is_end_of_connection,
+};
+use crate::origin::egress::{Egress, WayOut};
+use crate::origin::resolver::Names;
+use crate::origin::tls::TlsConnector;
+use crate::origin::trust::{Roots, TlsSettings};
+use crate::origin::tunnel::Dialer;
+use crate::origin::{
+    Content, Interim, Origin, OriginBody, OriginError, OriginRequest, OriginResponse, Upgrade,
+};
+use crate::policy::bound::binds_connection;
+
+/// Idle connections are closed after this: origin servers close theirs after 5 s, and a request
+/// that goes out on a connection which is being closed may be lost.
+const IDLE_MAX: Duration = Duration::from_secs(4);
+/// For how long content waits for a 100 (RFC 9110 §10.1.1): not every origin server sends one.
+const CONTINUE_MAX: Duration = Duration::from_secs(1);
+
+/// How the origin server is reached.
+pub struct Reach {
+    /// `--connect-timeout`: to resolve the name, and to connect.
+    pub connect_timeout: Duration,
+    /// `--origin-timeout`: between two bytes.
+    pub origin_timeout: Duration,
+    /// The trusted roots; `None` for no verification at all.
+    pub roots: Option<Roots>,
+    /// How names are looked up.
+    pub names: Names,
+    /// The most idle connections: as many as there are workers.
+    pub idle_connections_max: usize,
+    /// The proxies that lead out.
+    pub egress: Egress,
+}
+
+/// A client for any number of threads, with its own pools of connections for http and for https.
+pub struct Client {
+    plain: Agents,
+    secure: Agents,
+    dialer: Dialer,
+    connect_timeout: Duration,
+    origin_timeout: Duration,
+}
+
+/// For servers that are reached directly, and for those to which a proxy leads out, if there is one.
+struct Agents {
+    direct: Agent,
+    through: Option<Result<Agent, String>>,
+}
+
+impl Client {
+    /// Sets the client up.
+    pub fn new(reach: Reach) -> Self {
+        let names = reach.names;
+        let timeouts = (reach.connect_timeout, reach.origin_timeout);
+        let tls = TlsSettings::new(reach.roots);
+        let dialer = Dialer::new(names.clone(), timeouts, tls.clone(), reach.egress.clone());
+        let agent = |proxy: Option<Proxy>| {
+            let proxied = proxy.is_some();
+            let config = Config::builder()
+                .http_status_as_error(false)
+                .max_redirects(0)
+                .max_redirects_will_error(false)
+                .allow_non_standard_methods(true)
+                .user_agent("")
+                .accept("")
+                .accept_encoding("")
+                .proxy(proxy)
+                .timeout_resolve(Some(reach.connect_timeout))
+                .timeout_connect(Some(reach.connect_timeout))
+                .timeout_per_read(Some(reach.origin_timeout))
+                .timeout_per_write(Some(reach.origin_timeout))
+                .timeout_await_100(Some(CONTINUE_MAX.min(reach.origin_timeout)))
+                // A head that is too long must fit, or it would look like an end of the connection.
+                .input_buffer_size(HEAD_BYTES_MAX + 4096)
+                .output_buffer_size(OUTPUT_BUFFER_BYTES)
+                .max_idle_connections(reach.idle_connections_max)
+                .max_idle_connections_per_host(reach.idle_connections_max)
+                .max_idle_age(IDLE_MAX)
+                .build();
+            let connector =
+                ().chain(ConnectProxyConnector::default())
+                    .chain(TcpConnector::default())
+                    .chain(TlsConnector(tls.clone()))
+                    .chain(WireConnector { egress: proxied });
+            Agent::with_parts(config, connector, CachingResolver(names.clone()))
+        };
+        let agents = |secure| {
+            let through = reach.egress.of_scheme(secure).map(|way_out| {
+                let way_out = way_out.as_ref().map_err(Clone::clone)?;
+                Ok(agent(Some(egress_proxy(way_out)?)))
+            });
+            Agents { direct: agent(None), through }
+        };
+        Self {
+            plain: agents(false),
+            secure: agents(true),
+            dialer,
+            connect_timeout: reach.connect_timeout,
+            origin_timeout: reach.origin_timeout,
+        }
+    }
+
+    /// The agent that reaches this server.
+    fn agent(&self, to: &OriginUrl) -> Result<&Agent, OriginError> {
+        let agents = if to.secure { &self.secure } else { &self.plain };
+        let refused = |what: String| {
+            let source = io::Error::other(what);
+            OriginError::Connect { origin: self.dialer.shown(to), source }
+        };
+        match (self.dialer.way_out(to).map_err(refused)?, &agents.through) {
+            (Some(_), Some(through)) => through.as_ref().map_err(|what| refused(what.clone())),
+            _ => Ok(&agents.direct),
+        }
+    }
+
+    /// What ureq's error means to a user of this program.
+    fn explain(&self, url: &str, error: Error) -> OriginError {
+        let origin = split_url(url)
+            .map_or_else(|_| url.to_string(), |(origin, _)| self.dialer.shown(&origin));
+        match error {
+            Error::HostNotFound => OriginError::Resolve { origin },
+            Error::Timeout(Timeout::Connect | Timeout::Resolve) => {
+                OriginError::ConnectTimeout { origin, limit: self.connect_timeout }
+            }
+            Error::Timeout(_) => OriginError::Timeout { origin, limit: self.origin_timeout },
+            Error::Rustls(error) => OriginError::Tls { origin, what: error.to_string() },
+            Error::Tls(what) => OriginError::Tls { origin, what: what.to_string() },
+            Error::Io(error) => explain_io(origin, error),
+            Error::ConnectionFailed => {
+                OriginError::Connect { origin, source: io::Error::other("connection failed") }
+            }
+            Error::ConnectProxyFailed(what) => {
+                let what = format!("the proxy that leads out: {what}");
+                OriginError::Connect { origin, source: io::Error::other(what) }
+            }
+            Error::Other(error) if error.is::<Violation>() => {
+                OriginError::Invalid { origin, what: error.to_string() }
+            }
+            // ureq has seen nothing but what is made here.
+            other => OriginError::Unsent { what: other.to_string() },
+        }
+    }
+}
+
+fn egress_proxy(way_out: &WayOut) -> Result<Proxy, String> {
+    let unusable = |error| format!("proxy {} from the environment: {error}", way_out.shown);
+    Proxy::new(&way_out.url).map_err(unusable)
+}
+
+/// Could no address be connected to?
+fn is_no_connection(error: &Error) -> bool {
+    use io::ErrorKind::{
+        AddrNotAvailable, ConnectionRefused, HostUnreachable, NetworkUnreachable, TimedOut,
+    };
+    match error {
+        Error::Timeout(Timeout::Connect) | Error::ConnectionFailed => true,
+        Error::Io(error) => matches!(
+            error.kind(),
+            AddrNotAvailable | ConnectionRefused | HostUnreachable | NetworkUnreachable | TimedOut
+        ),
+        _ => false,
+    }
+}
+
+/// May the request go out once more, on a fresh connection (RFC 9112 §9.3.1)? Only what has no content,
+/// and only where the connection was one from the pool that brought no byte: such a connection had
+/// its end on the way when the request went out, orderly (an idle timeout) or by a reset. A GET, HEAD or
+/// OPTIONS asks for nothing to be changed, so it does not matter if it has been read after all.
+/// A DELETE does matter then: it is repeated after a reset alone, which says that nobody has read it.
+fn may_be_repeated(method: &Method, error: &Error, outcome: &Outcome) -> bool {
+    let Error::Io(error) = error else { return false };
+    let ended = match *method {
+        Method::GET | Method::HEAD | Method::OPTIONS => is_end_of_connection(error),
+        Method::DELETE => {
+            is_end_of_connection(error) && error.kind() != io::ErrorKind::UnexpectedEof
+        }
+        _ => false,
+    };
+    ended && !outcome.opened && !outcome.received
+}
+
+fn explain_io(origin: String, error: io::Error) -> OriginError {
+    match error.kind() {
+        _ if is_end_of_connection(&error) => {
+            OriginError::Closed { origin, what: error.to_string() }
+        }
+        // rustls reports a failed handshake as invalid data.
+        io::ErrorKind::InvalidData => OriginError::Tls { origin, what: error.to_string() },
+        _ => OriginError::Connect { origin, source: error },
+    }
+}
+
+impl Origin for Client {
+    fn send(&self, mut request: OriginRequest<'_, '_>) -> Result<OriginResponse, OriginError> {
+        let content = std::mem::replace(&mut request.content, Content::None);
+        let OriginRequest { method, url, .. } = request;
+        let has_content = !matches!(content, Content::None);
+        let framing = framing_of(method, &content);
+        let asked = Asked::new(&request, framing)?;
+        let mut content = ContentReader::new(content, framing);
+        let exchange = || asked.exchange(request.interim.as_ref());
+        let agent = self.agent(&asked.to)?;
+        let (mut result, mut outcome) = asked.send_with(agent, &mut content, exchange());
+        // Nothing has been sent, so this is no repetition.
+        if let Err(error) = &result
+            && !outcome.sent
+            && is_no_connection(error)
+            && self.dialer.has_moved(url)
+        {
+            (result, outcome) = asked.send_with(agent, &mut content, exchange());
+        }
+        if let Err(error) = &result
+            && !has_content
+            && may_be_repeated(method, error, &outcome)
+        {
+            (result, outcome) = asked.send_once(agent, SendBody::none(), exchange(), true);
+        }
+        match (result, outcome.response) {
+            (Ok(response), Some((head, framing))) => {
+                received_response(url, (head, framing), response.into_body())
+            }
+            (Ok(_), None) => Err(OriginError::Unsent { what: "no head was read".to_string() }),
+            (Err(error), _) => match content.failure.take() {
+                Some(error) => Err(OriginError::Content(error)),
+                None => Err(self.explain(url, error)),
+            },
+        }
+    }
+
+    fn upgrade(&self, request: OriginRequest<'_, '_>) -> Result<Upgrade, OriginError> {
+        self.dialer.upgrade(&request)
+    }
+}
+
+/// A request, ready to be sent.
+struct Asked {
+    /// The server that it is for.
+    to: OriginUrl,
+    /// What goes over the wire.
+    head: Vec<u8>,
+    /// What ureq is given: where to connect, and how much content there is. Its target and its fields
+    /// go nowhere, and are short.
+    shown: http::request::Parts,
+    /// Its credentials are for a connection.
+    binds: bool,
+}
+
+impl Asked {
+    fn new(request: &OriginRequest<'_, '_>, framing: Framing) -> Result<Self, OriginError> {
+        let OriginRequest { method, url, host, fields, .. } = request;
+        let unsent = |what: String| OriginError::Unsent { what: format!("request URL: {what}") };
+        let (to, path) = split_url(url).map_err(unsent)?;
+        let authority = to.authority();
+        let uri = format!("{}://{authority}/", to.scheme());
+        let (mut shown, ()) = http::Request::new(()).into_parts();
+        shown.uri = uri.parse::<Uri>().map_err(|error| unsent(error.to_string()))?;
+        if **method == Method::HEAD {
+            shown.method = Method::HEAD;
+        }
+        shown.headers.insert(HOST, HeaderValue::from_static("h"));
+        let mut framed = Fields::new();
+        match framing {
+            Framing::None => {}
+            Framing::Length(length) => framed.append(CONTENT_LENGTH, HeaderValue::from(length)),
+            Framing::Chunked => {
+                framed.append(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+            }
+        }
+        let mut fields = Cow::Borrowed(*fields);
+        if matches!(framing, Framing::None | Framing::Length(0)) && fields.contains("expect") {
+            // RFC 9110 §10.1.1: without content there is nothing to wait for.
+            fields.to_mut().remove("expect");
+        }
+        let mut head = write_request(method, path, host.unwrap_or(&authority), &fields);
+        framed.write_to(&mut head);
+        head.extend_from_slice(b"\r\n");
+        if let Some(value) = fields.get("expect") {
+            framed.append(EXPECT, value.clone());
+        }
+        shown.headers.extend(framed.iter().cloned());
+        Ok(Self { to, head, shown, binds: binds_connection(&fields) })
+    }
+
+    /// Sends it once; on a fresh connection if `fresh`.
+    fn send_once(
+        &self,
+        agent: &Agent,
+        body: SendBody<'_>,
+        exchange: Exchange,
+        fresh: bool,
+    ) -> (Result<http::Response<ureq::Body>, Error>, Outcome) {
+        let request = http::Request::from_parts(self.shown.clone(), body);
+        exchange.during(|| {
+            if fresh {
+                let request = agent.configure_request(request).max_idle_age(Duration::ZERO).build();
+                agent.run(request)
+            } else {
+                agent.run(request)
+            }
+        })
+    }
+
+    /// Sends it with its content, of which nothing has been read.
+    fn send_with(
+        &self,
+        agent: &Agent,
+        content: &mut ContentReader<'_>,
+        exchange: Exchange,
+    ) -> (Result<http::Response<ureq::Body>, Error>, Outcome) {
+        if content.reader.is_some() {
+            self.send_once(agent, SendBody::from_reader(content), exchange, false)
+        } else {
+            self.send_once(agent, SendBody::none(), exchange, false)
+        }
+    }
+
+    /// What happens on the wire when it is sent.
+    fn exchange(&self, interim: Option<&Arc<Interim>>) -> Exchange {
+        Exchange {
+            head: self.head.clone(),
+            to_head: self.shown.method == Method::HEAD,
+            expects_continue: self.shown.headers.contains_key(EXPECT),
+            binds: self.binds,
+            interim: interim.cloned(),
+            outcome: Outcome::default(),
+        }
+    }
+}
+
+/// How the content of a request is delimited on its way out (RFC 9112 §6.3).
+fn framing_of(method: &Method, content: &Content<'_>) -> Framing {
+    // RFC 9110 §8.6: methods that anticipate content say so when there is none.
+    let anticipated = matches!(*method, Method::POST | Method::PUT | Method::PATCH);
+    match content {
+        Content::None if anticipated => Framing::Length(0),
+        Content::None => Framing::None,
+        Content::Length(length, _) => Framing::Length(*length),
+        Content::Chunked(_) => Framing::Chunked,
+    }
+}
+
+/// The client's content, and how reading it failed: ureq's error does not say whose fault it was.
+struct ContentReader<'a> {
+    reader: Option<Box<dyn Read + 'a>>,
+    failure: Option<io::Error>,
+}
+
+impl<'a> ContentReader<'a> {
+    fn new(content: Content<'a>, framing: Framing) -> Self {
+        let reader = match content {
+            Content::None if framing == Framing::None => None,
+            Content::None => Some(Box::new(io::empty()) as Box<dyn Read>),
+            Content::Length(_, reader) | Content::Chunked(reader) => {
+                Some(Box::new(reader) as Box<dyn Read>)
+            }
+        };
+        Self { reader, failure: None }
+    }
+}
+
+impl Read for ContentReader<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let Some(reader) = &mut self.reader else { return Ok(0) };
+        reader.read(buffer).map_err(|error| {
+            let kind = error.kind();
+            self.failure = Some(error);
+            kind.into()
+        })
+    }
+}
+
+/// The head of a response that has come, and its content.
+fn received_response(
+    url: &str,
+    (head, framing): (ResponseHead, ResponseFraming),
+    body: ureq::Body,
+) -> Result<OriginResponse, OriginError> {
+    if head.status == StatusCode::SWITCHING_PROTOCOLS {
+        let what = "101, and nobody asked for another protocol".to_string();
+        return Err(OriginError::Invalid { origin: url.to_string(), what });
+    }
+    let body = (framing != ResponseFraming::None).then(|| {
+        let reader = body.into_with_config().limit(u64::MAX).reader();
+        Box::new(ReceivedBody { reader, failed: false }) as Box<dyn OriginBody>
+    });
+    Ok(OriginResponse::new(head, framing, body))
+}
+
+/// Content that has gone through `transport.rs`, where a violation of its framing is an error.
+struct ReceivedBody {
+    reader: ureq::BodyReader<'static>,
+    failed: bool,
+}
+
+impl OriginBody for ReceivedBody {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        // ureq says once that the content was cut, and then that it has ended.
+        if self.failed {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.reader.read(buffer).inspect_err(|_| self.failed = true)
+    }
+}
+
+/// ureq's resolver, over [`Names`].
+#[derive(Debug)]
+struct CachingResolver(Names);
+
+impl Resolver for CachingResolver {
+    fn resolve(
+        &self,
+        uri: &Uri,
+        _: &Config,
+        timeout: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, Error> {
+        let host = uri.host().ok_or(Error::HostNotFound)?;
+        let usual = if uri.scheme_str() == Some("https") { 443 } else { 80 };
+        let port = uri.port_u16().unwrap_or(usual);
+        let mut resolved = self.empty();
+        // ureq's list holds 16 addresses and panics beyond.
+        for address in self.0.addresses(host, port, *timeout.after).into_iter().take(16) {
+            resolved.push(address);
+        }
+        if resolved.is_empty() { Err(Error::HostNotFound) } else { Ok(resolved) }
+    }
+}

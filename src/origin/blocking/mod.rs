@@ -1,0 +1,6 @@
+//! The origin server's side for a worker: one thread, one exchange, by ureq. No other room names its types.
+
+pub mod client;
+pub mod redirects;
+mod shown;
+pub(in crate::origin) mod transport;

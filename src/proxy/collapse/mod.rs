@@ -1,0 +1,442 @@
+//! Collapsed requests: one leader a cache key, the others wait. RFC 9111 §4 permits it.
+//!
+//! A request that waits holds no thread: it is parked, as a piece of work that is handed back when
+//! there is something for it. As soon as the head of the leader's response shows that others may have
+//! it, they all get it, and its body while it grows; so does whoever comes while it grows. What else
+//! comes of a fetch, and what that means for those who wait, is said in one place, [`Outcome`].
+//!
+//! What is invalidated on its way is given to nobody who came after that: the next request for it begins a
+//! flight of its own, which those who wait already join.
+
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use http::StatusCode;
+use parking_lot::Mutex;
+
+use crate::message::growing;
+use crate::policy::key::CacheKey;
+use crate::policy::reason::Detail;
+use crate::policy::stored::StoredHead;
+use crate::store::Put;
+use crate::store::tiers::spool::Spooled;
+use crate::store::underway::Begun;
+
+/// For how long a key is remembered whose response could not be shared.
+const HIT_FOR_MISS: Duration = Duration::from_secs(5);
+/// The most keys remembered so; beyond it the memory is emptied, which costs a little waiting.
+const HIT_FOR_MISS_MAX: usize = 10_000;
+
+/// What requests must have in common to wait for one answer: the target URI and, where it is known
+/// which fields select among its variants, the values of these fields.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct FlightKey {
+    /// The cache key.
+    pub key: CacheKey,
+    /// The fingerprint of the selecting header fields; empty where none are known.
+    pub selecting: Vec<u8>,
+}
+
+/// A response that others may be given while its body grows.
+pub struct Shareable {
+    /// All but its content.
+    pub head: StoredHead,
+    /// The content.
+    pub body: Arc<growing::Shared>,
+    /// The content on its way into the store behind memory, once it has turned out too large for memory.
+    pub spooled: OnceLock<Arc<Spooled>>,
+}
+
+/// The origin server failed, and so it would for the others.
+#[derive(Debug)]
+pub struct Failed {
+    /// The status to answer with.
+    pub status: StatusCode,
+    /// The reason.
+    pub detail: Detail,
+    /// The same in words.
+    pub text: String,
+}
+
+/// What a request that has waited is given.
+pub enum Landing {
+    /// The response is stored: look it up.
+    Stored,
+    /// This response is on its way in.
+    Growing(Arc<Shareable>),
+    /// It was invalidated on its way: look it up again, and collapse again.
+    Cleared,
+    /// The origin server has just failed.
+    Failed(Arc<Failed>),
+    /// The leader is gone: lead.
+    Lead(Leader),
+    /// There is nothing to share: ask the origin server yourself.
+    Unshareable,
+}
+
+/// What a parked request does when the flight that it waits for ends.
+pub type Parked = Box<dyn FnOnce(Landing) + Send>;
+
+/// All flights in the air.
+#[derive(Default)]
+pub struct Flights {
+    state: Mutex<State>,
+}
+
+/// Guarded by [`Flights::state`].
+#[derive(Default)]
+struct State {
+    in_the_air: HashMap<FlightKey, Flight>,
+    /// Keys whose responses could not be shared, and until when that is remembered; and those where it was
+    /// because of the request's credentials.
+    hit_for_miss: HashMap<CacheKey, Instant>,
+    personal: HashMap<CacheKey, Instant>,
+    next_number: u64,
+}
+
+struct Flight {
+    number: u64,
+    since: Instant,
+    /// Since when what is invalidated is not stored by it.
+    begun: Begun,
+    parked: Vec<Waiter>,
+    growing: Option<Arc<Shareable>>,
+    handed_over: bool,
+}
+
+impl Flight {
+    /// Was its response invalidated, so that nobody who comes now may have it?
+    fn is_outdated(&self) -> bool {
+        match &self.growing {
+            Some(shareable) => !self.begun.admits(&shareable.head),
+            None => self.begun.is_cleared(),
+        }
+    }
+}
+
+/// What a request that waits is told when `shareable` grows: that, unless it was invalidated.
+fn offer(shareable: &Arc<Shareable>, begun: &Begun, claim: Claim) -> Landing {
+    let head = &shareable.head;
+    if begun.admits(head) || claim.sent_back && begun.admitted_at(claim.moment, head) {
+        Landing::Growing(Arc::clone(shareable))
+    } else {
+        Landing::Cleared
+    }
+}
+
+/// A request that waits.
+struct Waiter {
+    resume: Parked,
+    claim: Claim,
+}
+
+/// What a request that waits may be given.
+#[derive(Clone, Copy)]
+struct Claim {
+    /// The flight's moment when the request came: what was invalidated by then must not be given to it.
+    moment: usize,
+    /// It was sent back once before, because what it waited for was invalidated: it may have what was
+    /// invalidated after it came. So it waits for two answers at most, however often that happens.
+    sent_back: bool,
+}
+
+/// What a request is to do.
+pub enum Turn {
+    /// Ask the origin server; others may come to wait for it.
+    Lead(Leader),
+    /// Ask the origin server, for oneself alone: answers under this key cannot be shared.
+    Alone,
+    /// Wait for the leader.
+    Wait(Seat),
+}
+
+impl Flights {
+    /// Joins the flight for `key`, or begins it. A request that leads begins only now: `begun` is made anew
+    /// if something was invalidated since it was noted. `sent_back` says that what the request waited for
+    /// before was invalidated. Never waits.
+    pub fn join(self: &Arc<Self>, key: FlightKey, begun: &mut Begun, sent_back: bool) -> Turn {
+        let mut state = self.state.lock();
+        if state.hit_for_miss.get(&key.key).is_some_and(|until| *until > Instant::now()) {
+            return Turn::Alone;
+        }
+        let mut parked = Vec::new();
+        if let Some(flight) = state.in_the_air.get_mut(&key) {
+            if !flight.is_outdated() {
+                let claim = Claim { moment: flight.begun.moment(), sent_back };
+                let number = flight.number;
+                drop(state);
+                return Turn::Wait(Seat { flights: Arc::clone(self), key, number, claim });
+            }
+            parked = std::mem::take(&mut flight.parked);
+            anew(&mut parked);
+        }
+        if begun.moment() > 0 {
+            // Else the flight would be outdated from its beginning, and the next one would lead, too.
+            *begun = begun.anew();
+        }
+        let number = state.next_number;
+        state.next_number += 1;
+        let (since, begun) = (Instant::now(), begun.clone());
+        let flight = Flight { number, since, begun, parked, growing: None, handed_over: false };
+        let outdated = state.in_the_air.insert(key.clone(), flight);
+        drop(state);
+        // With it may go the last hold on a body.
+        drop(outdated);
+        Turn::Lead(Leader { flights: Arc::clone(self), key, number, landed: false })
+    }
+
+    /// Was a response for `key` lately not shared because of the request's credentials? Then it is in vain
+    /// for others who have some to wait.
+    pub fn is_personal(&self, key: &CacheKey) -> bool {
+        self.state.lock().personal.get(key).is_some_and(|until| *until > Instant::now())
+    }
+
+    /// Sends all who have waited longer than `most` to the origin server, and forgets which keys
+    /// could not be shared once their time is over.
+    pub fn expire(&self, most: Duration) {
+        let now = Instant::now();
+        let mut released = Vec::new();
+        let mut state = self.state.lock();
+        state.hit_for_miss.retain(|_, until| *until > now);
+        state.personal.retain(|_, until| *until > now);
+        for flight in state.in_the_air.values_mut() {
+            if now.duration_since(flight.since) > most {
+                released.append(&mut flight.parked);
+            }
+        }
+        drop(state);
+        release(released, || Landing::Unshareable);
+    }
+
+    /// How many requests wait.
+    #[cfg(test)]
+    fn parked(&self) -> usize {
+        self.state.lock().in_the_air.values().map(|flight| flight.parked.len()).sum()
+    }
+
+    fn land(&self, key: &FlightKey, number: u64, outcome: &Outcome) {
+        let mut state = self.state.lock();
+        let ours = state.in_the_air.get(key).is_some_and(|flight| flight.number == number);
+        let flight = if ours { state.in_the_air.remove(key) } else { None };
+        let remembered = match outcome {
+            Outcome::Personal => Some(&mut state.personal),
+            outcome if outcome.is_remembered() => Some(&mut state.hit_for_miss),
+            _ => None,
+        };
+        if let Some(remembered) = remembered {
+            if remembered.len() >= HIT_FOR_MISS_MAX {
+                remembered.clear();
+            }
+            remembered.insert(key.key.clone(), Instant::now() + HIT_FOR_MISS);
+        }
+        drop(state);
+        release(flight.map(|flight| flight.parked).unwrap_or_default(), || outcome.landing());
+    }
+
+    /// The leader is gone without an answer: one of those who wait leads now, unless that has been
+    /// tried.
+    fn hand_over(self: &Arc<Self>, key: &FlightKey, number: u64) {
+        let mut state = self.state.lock();
+        let heir = match state.in_the_air.get_mut(key) {
+            Some(flight) if flight.number == number && !flight.handed_over => {
+                flight.handed_over = true;
+                flight.parked.pop()
+            }
+            _ => None,
+        };
+        drop(state);
+        let Some(heir) = heir else {
+            return self.land(key, number, &Outcome::NotNow);
+        };
+        let (flights, key) = (Arc::clone(self), key.clone());
+        (heir.resume)(Landing::Lead(Leader { flights, key, number, landed: false }));
+    }
+}
+
+/// What came of a fetch. What those who wait for it are told follows from it, here and nowhere else.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The response is stored.
+    Stored,
+    /// What was stored still holds, and is stored with new fields.
+    Freshened,
+    /// It is stored behind memory alone.
+    Behind,
+    /// It was purged, or its key invalidated, before it could be stored.
+    Cleared,
+    /// There is no room for it.
+    TooLarge,
+    /// It may not be stored.
+    Unshareable,
+    /// It may not be stored because of the request's credentials.
+    Personal,
+    /// It is stored, or would have been, but must not be reused as it is.
+    NotNow,
+    /// The origin server failed, and so it would for the others.
+    Failed(Arc<Failed>),
+}
+
+impl Outcome {
+    /// Of a fetch that failed so. A 429 is about whose request it was (RFC 6585 §4), and those who wait may
+    /// have other credentials; what else there is would be the same for them.
+    pub fn failed(failed: Failed) -> Self {
+        if failed.status == StatusCode::TOO_MANY_REQUESTS {
+            Self::NotNow
+        } else {
+            Self::Failed(Arc::new(failed))
+        }
+    }
+
+    /// Of a fetch whose response was not stored for this reason; of one that was, if there is none.
+    pub fn of(refusal: Option<Detail>) -> Self {
+        match refusal {
+            // What has overtaken it is there, for who looks it up.
+            None | Some(Detail::Replaced) => Self::Stored,
+            Some(Detail::Cleared) => Self::Cleared,
+            Some(Detail::TooLarge | Detail::Memory) => Self::TooLarge,
+            Some(_) => Self::Unshareable,
+        }
+    }
+
+    fn landing(&self) -> Landing {
+        match self {
+            Self::Stored | Self::Freshened => Landing::Stored,
+            Self::Cleared => Landing::Cleared,
+            Self::Failed(failed) => Landing::Failed(Arc::clone(failed)),
+            // Each asks for itself: the store behind memory first, where there is one.
+            Self::Behind | Self::TooLarge | Self::Unshareable | Self::Personal | Self::NotNow => {
+                Landing::Unshareable
+            }
+        }
+    }
+
+    /// Will the next responses under this key probably be no better to share, whoever asks?
+    pub fn is_remembered(&self) -> bool {
+        matches!(self, Self::TooLarge | Self::Unshareable)
+    }
+}
+
+impl From<Put> for Outcome {
+    fn from(put: Put) -> Self {
+        Self::of(put.refusal())
+    }
+}
+
+fn release(parked: Vec<Waiter>, landing: impl Fn() -> Landing) {
+    for waiter in parked {
+        (waiter.resume)(landing());
+    }
+}
+
+/// These wait for a fetch that begins only now: whatever was invalidated before does not concern it.
+fn anew(parked: &mut [Waiter]) {
+    for waiter in parked {
+        waiter.claim.moment = 0;
+    }
+}
+
+/// The one request that asks the origin server. Dropped without a landing, it hands over.
+pub struct Leader {
+    flights: Arc<Flights>,
+    key: FlightKey,
+    number: u64,
+    landed: bool,
+}
+
+impl Leader {
+    /// This came of the fetch.
+    pub fn land(mut self, outcome: &Outcome) {
+        self.landed = true;
+        self.flights.land(&self.key, self.number, outcome);
+    }
+
+    /// The fetch begins only now, at `begun`: what was invalidated before does not concern it. If it is the
+    /// one that the flight began with, that still does.
+    pub fn renew(&self, begun: &Begun) {
+        let mut state = self.flights.state.lock();
+        if let Some(flight) = state.in_the_air.get_mut(&self.key)
+            && flight.number == self.number
+            && !flight.begun.is_same(begun)
+        {
+            let before = std::mem::replace(&mut flight.begun, begun.clone());
+            anew(&mut flight.parked);
+            drop(state);
+            drop(before);
+        }
+    }
+
+    /// The response has been stored meanwhile, by the leader before this one: look it up. Those who
+    /// wait already are told so; the seat is for the one who was to lead.
+    pub fn step_back(self) -> Seat {
+        let (flights, key, number) = (Arc::clone(&self.flights), self.key.clone(), self.number);
+        self.land(&Outcome::Stored);
+        Seat { flights, key, number, claim: Claim { moment: 0, sent_back: false } }
+    }
+
+    /// The connection to the origin server died: one of the others may have more luck, once.
+    pub fn died(self, failed: Failed) {
+        let state = self.flights.state.lock();
+        let tried = state.in_the_air.get(&self.key).is_none_or(|flight| flight.handed_over);
+        drop(state);
+        if tried {
+            self.land(&Outcome::failed(failed));
+        }
+    }
+
+    /// The head of the response has come, and others may have it: those who wait, and those who come
+    /// from now on until it lands or is invalidated. If it has been by now, those who wait collapse again.
+    pub fn share(&mut self, shareable: &Arc<Shareable>) {
+        let mut state = self.flights.state.lock();
+        let Some(flight) = state.in_the_air.get_mut(&self.key) else { return };
+        if flight.number != self.number {
+            return;
+        }
+        flight.growing = Some(Arc::clone(shareable));
+        let parked = std::mem::take(&mut flight.parked);
+        let begun = flight.begun.clone();
+        drop(state);
+        for Waiter { resume, claim } in parked {
+            resume(offer(shareable, &begun, claim));
+        }
+    }
+}
+
+impl Drop for Leader {
+    fn drop(&mut self) {
+        if !self.landed {
+            self.flights.hand_over(&self.key, self.number);
+        }
+    }
+}
+
+/// A place among those who wait.
+pub struct Seat {
+    flights: Arc<Flights>,
+    key: FlightKey,
+    number: u64,
+    claim: Claim,
+}
+
+impl Seat {
+    /// Parks a request until the flight ends; resumed at once, in this very call, if it has ended
+    /// already.
+    pub fn park(self, resume: Parked) {
+        let mut state = self.flights.state.lock();
+        let landing = match state.in_the_air.get_mut(&self.key) {
+            Some(flight) if flight.number == self.number => {
+                let Some(shareable) = &flight.growing else {
+                    flight.parked.push(Waiter { resume, claim: self.claim });
+                    return;
+                };
+                offer(shareable, &flight.begun, self.claim)
+            }
+            _ => Landing::Stored,
+        };
+        drop(state);
+        resume(landing);
+    }
+}
+
+#[cfg(test)]
+mod tests;

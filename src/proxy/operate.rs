@@ -1,0 +1,175 @@
+//! What an operator tells the cache: to forget, and to show what it has.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use http::{Method, StatusCode, Version};
+
+use crate::message::fields::Fields;
+use crate::message::network::Network;
+use crate::message::percent::normalised;
+use crate::message::request::Request;
+use crate::message::response::Response;
+use crate::message::target::Scheme;
+use crate::policy::credentials::redacted;
+use crate::policy::forwarded::Believed;
+use crate::policy::key::{CacheKey, PassedOn, marked, unmarked};
+use crate::policy::purging::Selector;
+use crate::policy::reason::CacheStatus;
+use crate::proxy::Proxy;
+use crate::store::Purged;
+use crate::store::backing::Listed;
+
+impl Proxy {
+    /// Removes what is selected, here and behind memory; what became of it. Nothing that is on its way
+    /// in undoes it. May wait.
+    pub fn purge(&self, selector: &Selector) -> Purged {
+        self.store.purge_all_tiers(selector, self.clock.now())
+    }
+
+    /// The cache key of what a request for `url` asks for: a path, or a URL of the origin server or the
+    /// proxy.
+    pub fn key_for(&self, url: &str) -> Result<CacheKey, String> {
+        Ok(self.asked(&self.request_for(url)?).key)
+    }
+
+    /// A request for `url`, as somebody sends it who asks the proxy under its own name.
+    fn request_for(&self, url: &str) -> Result<Arc<Request>, String> {
+        let url = &*unmarked(url);
+        let path = if url.starts_with('/') || url.contains("://") {
+            url.to_string()
+        } else {
+            format!("/{url}")
+        };
+        let path = self.settings.origin.strip(&path).map(str::to_string).unwrap_or(path);
+        let mut fields = Fields::new();
+        fields.set_text("host", self.settings.own_authority.clone());
+        let request = Request::new(Method::GET, &path, Version::HTTP_11, fields, None);
+        Ok(Arc::new(request.map_err(|error| format!("{}: {error}", redacted(url)))?))
+    }
+
+    /// The cache keys of what requests for `url` ask for: [`Proxy::key_for`], and under
+    /// `--trust-forwarded` those of its schemes, and of its host, as trusted peers name them.
+    pub fn keys_for(&self, url: &str) -> Result<Vec<CacheKey>, String> {
+        let url = &*unmarked(url);
+        let request = self.request_for(url)?;
+        let asked = self.asked(&request);
+        let named = url.split_once("://").map(|(_, rest)| rest);
+        let named = named.and_then(|rest| rest.split(['/', '?', '#']).next());
+        Ok(self.keys_beside(asked.key, &request, named, &asked.target))
+    }
+
+    /// `key`, and those under which the same target is stored for what trusted peers say of scheme and
+    /// host. `named` is a host that they may have said.
+    fn keys_beside(
+        &self,
+        key: CacheKey,
+        request: &Request,
+        named: Option<&str>,
+        target: &str,
+    ) -> Vec<CacheKey> {
+        let mut keys = vec![key];
+        if !self.believes_urls() {
+            return keys;
+        }
+        let preserved = request.authority().filter(|_| self.settings.preserve_host);
+        let hosts = [(preserved, false)].into_iter().chain(named.map(|named| (Some(named), true)));
+        for (host, is_host_believed) in hosts {
+            for scheme in [None, Some(Scheme::Http), Some(Scheme::Https)] {
+                let host = host.map(Cow::Borrowed);
+                let passed_on = PassedOn { host, is_host_believed, scheme };
+                let key = CacheKey::new(&self.settings.origin, &passed_on, target);
+                if !keys.contains(&key) {
+                    keys.push(key);
+                }
+            }
+        }
+        keys
+    }
+
+    /// Removes what is stored under these keys; what became of it. May wait.
+    pub fn purge_all(&self, keys: &[CacheKey]) -> Purged {
+        let mut all = Purged::default();
+        for key in keys {
+            all.add(self.purge(&Selector::Uri(key.to_string())));
+        }
+        all
+    }
+
+    /// What keys begin with that stand for targets that begin with `path`; anything else is a beginning
+    /// itself. Under `--trust-forwarded` there are several.
+    pub fn beginnings_of(&self, path: &str) -> Vec<String> {
+        let path = &*normalised(path);
+        let mut beginnings = vec![match path.strip_prefix('/') {
+            Some(_) => format!("{}{path}", self.key_prefix),
+            None => path.to_string(),
+        }];
+        if self.believes_urls() {
+            let uri = beginnings[0].clone();
+            let schemes = if path.starts_with('/') { &["http", "https"][..] } else { &[] };
+            beginnings.extend(marked(&uri, schemes));
+        }
+        beginnings
+    }
+
+    /// All that is stored for a key, in memory or behind it. May wait.
+    pub fn stored_for(&self, key: &CacheKey) -> Vec<Listed> {
+        let mut all: Vec<Listed> = Vec::new();
+        let here = self.store.get(key.as_str()).unwrap_or_default();
+        let behind =
+            self.store.tiers().and_then(|tiers| tiers.recall(key, false)).unwrap_or_default();
+        for response in here.iter().chain(&behind.variants) {
+            let known = all.iter_mut().find(|listed| {
+                listed.head.selecting == response.selecting && listed.head.part == response.part
+            });
+            match known {
+                Some(listed) => listed.reuses = listed.reuses.max(response.reuses()),
+                None => all.push(Listed {
+                    key: key.clone(),
+                    head: response.head().clone(),
+                    bytes: response.content.len(),
+                    reuses: response.reuses(),
+                    cursor: None,
+                }),
+            }
+        }
+        all
+    }
+
+    /// Is this a PURGE that is not for the origin server (`--allow-purge`)?
+    pub fn is_purge(&self, request: &Request) -> bool {
+        !self.settings.purgers.is_empty() && request.method.as_str() == "PURGE"
+    }
+
+    /// Carries out a PURGE, if its sender may; may wait.
+    pub fn answer_purge(&self, request: &Arc<Request>) -> Response {
+        let as_json = request.prefers_json();
+        let Believed { client, is_hidden, host, .. } = self.believed(request);
+        // A proxy that hides its client cannot vouch for it.
+        let client = client.filter(|_| !is_hidden);
+        let may = |network: &Network| client.is_some_and(|client| network.holds(client));
+        if !self.settings.purgers.iter().any(may) {
+            let text = "PURGE: not from this address; see --allow-purge";
+            let status = CacheStatus::default();
+            return self.error(StatusCode::FORBIDDEN, request, text, status);
+        }
+        let target = self.settings.key.shape(request.target.as_str());
+        let key = CacheKey::new(&self.settings.origin, &self.passed_on_url(request), &target);
+        let named = host.as_deref().or_else(|| request.authority());
+        let purged = self.purge_all(&self.keys_beside(key.clone(), request, named, &target));
+        let shortfall = purged.shortfall();
+        let purged = purged.count;
+        log::info!("purged {}: {purged} stored responses", key.redacted());
+        if let Some(text) = shortfall {
+            let status = CacheStatus::default();
+            return self.error(StatusCode::SERVICE_UNAVAILABLE, request, &text, status);
+        }
+        let mut response = Response::error(StatusCode::OK, &format!("purged {purged}"), as_json);
+        if as_json {
+            response.body =
+                crate::message::body::Body::Whole(format!("{{\"purged\":{purged}}}\n").into());
+        }
+        response.fields.set_text("cache-status", CacheStatus::default().to_string());
+        response
+    }
+}

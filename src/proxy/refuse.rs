@@ -1,0 +1,190 @@
+//! What the proxy answers by itself when there is nothing else to answer: short, and with a reason.
+
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode};
+
+use crate::message::body::Body;
+use crate::message::date;
+use crate::message::fields::Fields;
+use crate::message::request::{Request, RequestError};
+use crate::message::response::Response;
+use crate::origin::OriginError;
+use crate::policy::reason::{CacheStatus, Detail};
+use crate::proxy::collapse::{Failed, Outcome};
+use crate::proxy::{Asked, Forward, Proxy};
+use crate::stats::Event;
+
+impl Proxy {
+    /// An answer for a request that the workers have no room for (RFC 9110 §15.6.4).
+    pub fn refuse_for_want_of_workers(&self, prefers_json: bool) -> Response {
+        let text = "proxy: every worker is busy and the queue is full; see --workers";
+        let status = CacheStatus { detail: Some(Detail::Full), ..CacheStatus::default() };
+        let mut response = self.own(StatusCode::SERVICE_UNAVAILABLE, text, prefers_json, status);
+        response.fields.set_text("retry-after", "1".to_string());
+        response
+    }
+
+    /// An answer for a request that there is no tunnel left for (RFC 9110 §15.6.4).
+    pub fn refuse_for_want_of_tunnels(&self, prefers_json: bool) -> Response {
+        self.stats.count(Event::Request);
+        let text = "proxy: too many connections speak another protocol already";
+        let status = CacheStatus { detail: Some(Detail::Full), ..CacheStatus::default() };
+        let mut response = self.own(StatusCode::SERVICE_UNAVAILABLE, text, prefers_json, status);
+        response.fields.set_text("retry-after", "1".to_string());
+        response
+    }
+
+    /// An answer for a client that was to be sent a body which has just been cut, and has not been sent
+    /// anything yet.
+    pub fn refuse_cut(&self, request: &Request) -> Response {
+        let text = "the origin server closed the connection in the middle of the response";
+        let status = CacheStatus { detail: Some(Detail::Truncated), ..CacheStatus::default() };
+        self.error(StatusCode::BAD_GATEWAY, request, text, status)
+    }
+
+    /// Has it credentials, and was a response for it lately not shared because of such?
+    pub(super) fn waits_in_vain(&self, forward: &mut Forward) -> bool {
+        let in_vain =
+            forward.presented.personal().is_some() && self.flights.is_personal(&forward.key);
+        if in_vain {
+            forward.detail.get_or_insert(Detail::HitForMiss);
+        }
+        in_vain
+    }
+
+    /// An answer for a request that is not acceptable.
+    pub fn refuse(&self, request: &Request, error: &RequestError) -> Response {
+        self.refuse_unread(error, request.prefers_json())
+    }
+
+    /// The same for a request that could not even be put together.
+    pub fn refuse_unread(&self, error: &RequestError, prefers_json: bool) -> Response {
+        self.own(error.status(), &error.to_string(), prefers_json, CacheStatus::default())
+    }
+
+    /// The origin server has failed: a stale response stands in, or the answer says what happened.
+    pub(super) fn fail(&self, mut forward: Box<Forward>, error: &OriginError) -> Response {
+        if error.spared_it() {
+            log::debug!("{} {}: {error}", forward.method, forward.key.redacted());
+        } else {
+            self.stats.count(Event::OriginError);
+            log::warn!("{} {}: {error}", forward.method, forward.key.redacted());
+        }
+        let (status, detail) = (error.status(), error.detail());
+        if let Some(leader) = forward.leader.take() {
+            let failed = Failed { status, detail, text: error.to_string() };
+            match error {
+                OriginError::Closed { .. } | OriginError::Cut { .. } => leader.died(failed),
+                // The limit may not be that of the clients who wait.
+                OriginError::HeldBack { .. } => leader.land(&Outcome::NotNow),
+                // Nobody else need try.
+                _ => leader.land(&Outcome::failed(failed)),
+            }
+        }
+        let told = error.spared_it().then_some(detail);
+        if let Some(response) = self.stand_in(&mut forward, None, told) {
+            return response;
+        }
+        let mut response = self.forwarding_error(&forward, status, detail, &error.to_string());
+        say_when_to_come_back(&mut response, error, &forward.request);
+        response
+    }
+
+    /// The origin server has failed for another request that asked the same.
+    pub(super) fn fail_alike(&self, forward: &mut Forward, failed: &Failed) -> Response {
+        let Failed { status, detail, text } = failed;
+        match self.stand_in(forward, None, None) {
+            Some(response) => {
+                self.stats.count(Event::Collapsed);
+                response
+            }
+            None => self.forwarding_error(forward, *status, *detail, text),
+        }
+    }
+
+    fn forwarding_error(
+        &self,
+        forward: &Forward,
+        status: StatusCode,
+        detail: Detail,
+        text: &str,
+    ) -> Response {
+        let (why, detail) = (Some(forward.why), Some(detail));
+        let told = CacheStatus { why, detail, ..CacheStatus::default() };
+        self.error(status, &forward.request, text, told)
+    }
+
+    /// The request has been here too often.
+    pub(super) fn refuse_circles(&self, request: &Request) -> Response {
+        let text = "via: this request has come back to the proxy again and again; see --origin";
+        let status = CacheStatus { detail: Some(Detail::Loop), ..CacheStatus::default() };
+        self.error(StatusCode::BAD_GATEWAY, request, text, status)
+    }
+
+    /// The answer to OPTIONS that goes no further (RFC 9110 §7.6.2): the usual methods are passed on.
+    pub(super) fn answer_as_last(&self) -> Response {
+        let allow = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+        let status = CacheStatus::default();
+        self.stats.count_told(&status);
+        let mut fields = Fields::new();
+        fields.append(http::header::ALLOW, allow);
+        fields.set_text("date", date::format(self.clock.now()));
+        fields.set_text("x-cache", "MISS".to_string());
+        fields.set_text("cache-status", status.to_string());
+        Response { status: StatusCode::OK, fields, body: Body::Whole(Bytes::new()) }
+    }
+
+    pub(super) fn error(
+        &self,
+        code: StatusCode,
+        request: &Request,
+        text: &str,
+        status: CacheStatus,
+    ) -> Response {
+        self.own(code, text, request.prefers_json(), status)
+    }
+
+    /// A response that nobody but the proxy has made; so the `Date` is the proxy's, too.
+    fn own(&self, code: StatusCode, text: &str, as_json: bool, status: CacheStatus) -> Response {
+        self.stats.count(Event::Refused);
+        self.stats.count_told(&status);
+        let mut response = Response::error(code, text, as_json);
+        response.fields.set_text("date", date::format(self.clock.now()));
+        response.fields.set_text("cache-status", status.to_string());
+        response
+    }
+
+    /// `--cache-mode offline`, and what is stored is for requests that have what `wanted` says.
+    pub(super) fn refuse_offline(&self, asked: &Asked<'_>, wanted: &str) -> Response {
+        let text = format!("{}: stored for {wanted}; --cache-mode is offline", asked.key);
+        let status = CacheStatus { detail: Some(Detail::Offline), ..CacheStatus::default() };
+        self.error(StatusCode::GATEWAY_TIMEOUT, asked.request, &text, status)
+    }
+
+    /// RFC 9111 §5.2.1.7, or `--cache-mode offline`.
+    pub(super) fn refuse_forwarding(&self, asked: &Asked<'_>, detail: Detail) -> Response {
+        let Asked { request, key, .. } = asked;
+        let text = match detail {
+            Detail::Offline => format!("{key}: not stored, and --cache-mode is offline"),
+            _ => {
+                format!("{key}: nothing stored that may be used, and the request is only-if-cached")
+            }
+        };
+        let status = CacheStatus { detail: Some(detail), ..CacheStatus::default() };
+        self.error(StatusCode::GATEWAY_TIMEOUT, request, &text, status)
+    }
+}
+
+/// When the client may try again, and in the origin server's own words, if it is that which holds back.
+pub(super) fn say_when_to_come_back(
+    response: &mut Response,
+    error: &OriginError,
+    request: &Request,
+) {
+    if let OriginError::HeldBack { answer, .. } = error {
+        answer.put_into(response, &request.fields);
+    }
+    if let Some(seconds) = error.retry_after() {
+        response.fields.set_text("retry-after", seconds.to_string());
+    }
+}

@@ -1,0 +1,272 @@
+//! What a store behind memory owes the tiers: it is slower, lasts longer, and may be shared.
+//!
+//! All its methods wait, so they are called by workers and by the one writer thread (`writer.rs`), never
+//! by an event loop. It may fail at any time; a failure costs a miss and nothing else.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::clock::Timestamp;
+use crate::policy::digest::Salt;
+use crate::policy::key::CacheKey;
+use crate::policy::purging::Selector;
+use crate::policy::stored::{Place, StoredHead, StoredResponse};
+use crate::store::tiers::spool::Spooled;
+
+/// What is read and written of content at a time, in bytes.
+pub const CHUNK_BYTES: usize = 64 * 1024;
+
+/// The state of a store behind memory at the moment when a request begins, as far as it decides whether
+/// its response may still be stored later: others that share the store may clear or purge meanwhile.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Stamp {
+    /// Numbers that mean something to the store; `None` if it was not asked.
+    pub numbers: Option<[u64; 4]>,
+    /// It had nothing for the key.
+    pub was_empty: bool,
+    /// How often what is stored for the key had changed, which is for the tiers to say.
+    pub moment: u64,
+}
+
+/// What a store behind memory has for a key.
+#[derive(Debug, Default)]
+pub struct Recalled {
+    /// The responses, the most recent first; their content is distant, or here if it is small.
+    pub variants: Vec<Arc<StoredResponse>>,
+    /// The state of the store.
+    pub stamp: Stamp,
+    /// Who is fetching a response for the key, if the store can tell.
+    pub fetcher: Fetcher,
+}
+
+/// Who is fetching a response that several proxies may have in common.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Fetcher {
+    /// Nobody that is known of.
+    #[default]
+    Nobody,
+    /// It has been noted that this proxy does; it must say so when it is done ([`Change::Release`]).
+    Us,
+    /// Another proxy.
+    Another,
+}
+
+/// Who is to hear what others have done to a shared store.
+pub trait Audience: Send + Sync {
+    /// What is stored for `key` has changed, or was invalidated. `place` is the number of what is stored
+    /// now: who has that already has missed nothing.
+    fn changed(&self, key: &CacheKey, place: Option<u64>);
+
+    /// Something was purged.
+    fn purged(&self, selector: &Selector, now: Timestamp);
+
+    /// Something may have been missed.
+    fn missed(&self);
+}
+
+/// A stored response as `list` tells of it.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    /// The cache key.
+    pub key: CacheKey,
+    /// All but its content.
+    pub head: StoredHead,
+    /// Bytes of content.
+    pub bytes: u64,
+    /// How often it has been reused, as far as is known.
+    pub reuses: u64,
+    /// What a list goes on after, where that is not the key.
+    pub cursor: Option<String>,
+}
+
+impl Listed {
+    /// What the next page is asked for with.
+    pub fn after(&self) -> &str {
+        self.cursor.as_deref().unwrap_or(self.key.as_str())
+    }
+}
+
+/// Something that is to become of what is stored.
+pub enum Change {
+    /// A response is stored.
+    Put {
+        /// Its key.
+        key: CacheKey,
+        /// The response; its content is in memory, or where it was before.
+        response: Arc<StoredResponse>,
+        /// The state when its request began.
+        begun: Stamp,
+    },
+    /// A response was reused.
+    Used {
+        /// Where it is, or will be once what comes before this is carried out.
+        place: Arc<Place>,
+        /// How often, all in all.
+        reuses: u64,
+    },
+    /// What a response takes the place of goes, because that response itself cannot be stored here.
+    Displace {
+        /// Its key.
+        key: CacheKey,
+        /// All of it but the content.
+        head: Box<StoredHead>,
+    },
+    /// One response goes.
+    Remove {
+        /// Its key.
+        key: CacheKey,
+        /// The response.
+        response: Arc<StoredResponse>,
+    },
+    /// All responses for a key go.
+    Forget {
+        /// The key.
+        key: CacheKey,
+        /// Nothing is let in that was asked for before.
+        invalidates: bool,
+    },
+    /// What a selector selects goes, and nothing is let in that was asked for before.
+    Purge {
+        /// What goes.
+        selector: Selector,
+        /// What is stale is so now.
+        now: Timestamp,
+    },
+    /// What is of no more use goes.
+    Sweep {
+        /// The present moment.
+        now: Timestamp,
+    },
+    /// A response for the key is not being fetched any more, whatever came of it.
+    Release {
+        /// The key.
+        key: CacheKey,
+    },
+    /// A piece of content that does not fit into memory.
+    Chunk {
+        /// What it belongs to.
+        spooled: Arc<Spooled>,
+        /// All pieces but the last have [`CHUNK_BYTES`].
+        bytes: Bytes,
+    },
+    /// All its pieces have come.
+    Whole {
+        /// What they belong to.
+        spooled: Arc<Spooled>,
+        /// What the response is.
+        head: Box<StoredHead>,
+        /// The state when its request began; `None` if it was invalidated since. Then it is not stored,
+        /// but stays for as long as somebody reads it.
+        begun: Option<Stamp>,
+    },
+    /// They will not.
+    Abandon {
+        /// What they belong to.
+        spooled: Arc<Spooled>,
+    },
+}
+
+impl Change {
+    /// The key that it is about, if it is about one, and what is stored for that.
+    pub fn key(&self) -> Option<&CacheKey> {
+        match self {
+            Self::Put { key, .. }
+            | Self::Displace { key, .. }
+            | Self::Remove { key, .. }
+            | Self::Forget { key, .. } => Some(key),
+            Self::Whole { spooled, .. } => Some(spooled.key()),
+            _ => None,
+        }
+    }
+
+    /// Bytes of content that it carries.
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Self::Put { response, .. } => {
+                response.content.here().map_or(0, |content| content.len() as u64)
+            }
+            Self::Chunk { bytes, .. } => bytes.len() as u64,
+            _ => 0,
+        }
+    }
+}
+
+/// How much a store behind memory holds.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct BehindUsage {
+    /// Stored responses.
+    pub responses: u64,
+    /// Bytes that they take, with bookkeeping.
+    pub bytes: u64,
+    /// Responses dropped to make room since the start.
+    pub evicted: u64,
+}
+
+/// A store behind memory.
+pub trait Behind: Send + Sync {
+    /// What it is called in the log.
+    fn name(&self) -> String;
+
+    /// Can it be asked at all at the moment? Does not wait.
+    fn is_ready(&self) -> bool {
+        true
+    }
+
+    /// Why nothing can be written to it since it was opened, or since it was last asked; `None` if it can.
+    /// [`Behind::apply`] and [`Behind::tidy`] try to mend that. Does not wait.
+    fn trouble(&self) -> Option<BehindError> {
+        None
+    }
+
+    /// Tells `audience` from now on what others do to the store.
+    fn listen(&self, _audience: Arc<dyn Audience>) {}
+
+    /// What is stored for `key`, and the store's state. If that is nothing and `claims` is set, it is noted
+    /// that this proxy fetches it, where the store can do that.
+    fn recall(&self, key: &CacheKey, claims: bool) -> Result<Recalled, BehindError>;
+
+    /// Waits until another proxy is done with `key`, but no longer than `most`.
+    fn wait(&self, _key: &CacheKey, _most: Duration) {}
+
+    /// Carries out changes, in their order, all of them or, on an error, none that matters; how many
+    /// responses each has stored or removed. Called by the writer thread alone.
+    fn apply(&self, changes: &[&Change]) -> Result<Vec<u64>, BehindError>;
+
+    /// What digests of credentials in it are keyed with; `None` while that is not known. Does not wait.
+    fn salt(&self) -> Option<Arc<Salt>>;
+
+    /// The largest content in bytes that can be stored.
+    fn content_bytes_max(&self) -> u64;
+
+    /// About so many bytes of content make one call of [`Behind::apply`].
+    fn batch_bytes(&self) -> u64;
+
+    /// What the store holds.
+    fn usage(&self) -> Result<BehindUsage, BehindError>;
+
+    /// At most `most` stored responses, those that come after `after`: [`Listed::after`] of the last one that is
+    /// known, or its key. All variants of a key together; in the order of their keys, unless the store has none.
+    fn list(&self, after: &str, most: usize) -> Result<Vec<Listed>, BehindError>;
+
+    /// There is nothing to do: time for whatever can wait. Called at least about once a second by the
+    /// writer thread when it is idle; how long it may be left alone.
+    fn tidy(&self) -> Duration {
+        Duration::from_secs(1)
+    }
+
+    /// The program ends: what is written is to last.
+    fn close(&self) {}
+}
+
+/// Why a store behind memory did not do what it was asked for.
+#[derive(Debug)]
+pub struct BehindError(pub String);
+
+impl fmt::Display for BehindError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
