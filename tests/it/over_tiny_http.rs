@@ -1,0 +1,44 @@
+//! The tests of the real binary once more, over the plain front.
+#![allow(clippy::duplicate_mod, reason = "each of them has its own copy of what supports it")]
+
+#[path = "support/mod.rs"]
+mod support;
+
+#[path = "certificates.rs"]
+mod certificates;
+#[path = "collapsed.rs"]
+mod collapsed;
+#[path = "credentials.rs"]
+mod credentials;
+#[path = "end_to_end.rs"]
+mod end_to_end;
+#[path = "ending.rs"]
+mod ending;
+#[path = "forwarded.rs"]
+mod forwarded;
+#[path = "framing.rs"]
+mod framing;
+#[path = "gate.rs"]
+mod gate;
+#[path = "hostile.rs"]
+mod hostile;
+#[path = "invalidated.rs"]
+mod invalidated;
+#[path = "isolation.rs"]
+mod isolation;
+#[path = "keys.rs"]
+mod keys;
+#[path = "next_hop.rs"]
+mod next_hop;
+#[path = "odd_origins.rs"]
+mod odd_origins;
+#[path = "origin_credentials.rs"]
+mod origin_credentials;
+#[path = "origin_trouble.rs"]
+mod origin_trouble;
+#[path = "secrets.rs"]
+mod secrets;
+#[path = "upgrade.rs"]
+mod upgrade;
+#[path = "ways_out.rs"]
+mod ways_out;

@@ -1,0 +1,186 @@
+//! What becomes of a response between the moment when the store behind memory gives it out and the moment
+//! when the origin server is asked about it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use caching_proxy::clock::Timestamp;
+use caching_proxy::policy::digest::{SALT_BYTES, Salt};
+use caching_proxy::policy::key::{CacheKey, Glob};
+use caching_proxy::policy::purging::Selector;
+use caching_proxy::policy::stored::StoredResponse;
+use caching_proxy::store::Store;
+use caching_proxy::store::backing::{
+    Behind, BehindError, BehindUsage, Change, Listed, Recalled, Stamp,
+};
+use caching_proxy::store::memory::{Eviction, Limits, store};
+use caching_proxy::store::tiers::Tiers;
+use parking_lot::Mutex;
+
+use super::support::engine::{Bench, bench_over, request};
+use super::support::{PATIENCE, settings};
+
+const ROOMY: Limits = Limits { bytes: 64 << 20, responses: None, content_bytes: 8 << 20 };
+const KEY: &str = "http://o.test/a";
+/// Stale on arrival, and with all that can be meant by a purge.
+const STALE: &str = "Cache-Control: max-age=60; Age: 100; ETag: \"v1\"; Surrogate-Key: red";
+const FRESH: &str = "Cache-Control: max-age=60; ETag: \"v2\"";
+
+type Deed = Box<dyn FnOnce() + Send>;
+
+/// A store behind memory that has this, and does something between its look and its answer.
+#[derive(Default)]
+struct Scripted {
+    variants: Mutex<Vec<Arc<StoredResponse>>>,
+    deed: Mutex<Option<Deed>>,
+    /// How often somebody was to fetch what it has not, and how many changes it was told.
+    claims: AtomicU64,
+    changes: AtomicU64,
+}
+
+impl Behind for Scripted {
+    fn name(&self) -> String {
+        "script".to_string()
+    }
+
+    fn recall(&self, _: &CacheKey, claims: bool) -> Result<Recalled, BehindError> {
+        self.claims.fetch_add(u64::from(claims), Ordering::Relaxed);
+        let variants = self.variants.lock().clone();
+        let stamp = Stamp { numbers: Some([0; 4]), was_empty: variants.is_empty(), moment: 0 };
+        if let Some(deed) = self.deed.lock().take() {
+            deed();
+        }
+        Ok(Recalled { variants, stamp, ..Recalled::default() })
+    }
+
+    fn apply(&self, changes: &[&Change]) -> Result<Vec<u64>, BehindError> {
+        self.changes.fetch_add(changes.len() as u64, Ordering::Relaxed);
+        for change in changes {
+            match change {
+                Change::Put { response, .. } => *self.variants.lock() = vec![Arc::clone(response)],
+                Change::Remove { .. } | Change::Forget { .. } | Change::Purge { .. } => {
+                    self.variants.lock().clear();
+                }
+                _ => {}
+            }
+        }
+        Ok(vec![1; changes.len()])
+    }
+
+    fn salt(&self) -> Option<Arc<Salt>> {
+        static SALT: OnceLock<Arc<Salt>> = OnceLock::new();
+        Some(Arc::clone(SALT.get_or_init(|| Arc::new(Salt::new([0; SALT_BYTES])))))
+    }
+
+    fn content_bytes_max(&self) -> u64 {
+        64 << 20
+    }
+
+    fn batch_bytes(&self) -> u64 {
+        1 << 20
+    }
+
+    fn usage(&self) -> Result<BehindUsage, BehindError> {
+        Ok(BehindUsage { responses: self.variants.lock().len() as u64, ..BehindUsage::default() })
+    }
+
+    fn list(&self, _: &str, _: usize) -> Result<Vec<Listed>, BehindError> {
+        Ok(Vec::new())
+    }
+
+    fn tidy(&self) -> Duration {
+        Duration::from_secs(1)
+    }
+}
+
+/// An engine over a store that has a stale response behind memory and nothing in memory, as after a start.
+fn after_a_restart() -> (Bench, Arc<Scripted>) {
+    let behind = Arc::new(Scripted::default());
+    let start = |behind: &Arc<Scripted>| {
+        let memory = store(Eviction::Lru, ROOMY);
+        let behind = Arc::clone(behind) as Arc<dyn Behind>;
+        let tiers: Arc<dyn Store> =
+            Arc::new(Tiers::new(memory, behind, 1 << 20, false).expect("a thread"));
+        bench_over(tiers, |_| {})
+    };
+    let before = start(&behind);
+    before.answers(200, STALE, "old");
+    assert_eq!(before.get("/a").1, "old");
+    assert!(before.store.tiers().expect("tiers").flush(PATIENCE));
+    assert_eq!(behind.variants.lock().len(), 1);
+    (start(&behind), behind)
+}
+
+/// All ways of invalidating it.
+fn meant() -> [fn(&dyn Store); 7] {
+    [
+        |store| _ = store.remove_all(&CacheKey::from(KEY)),
+        |store| _ = store.purge(&Selector::Uri(KEY.into()), Timestamp::MAX),
+        |store| _ = store.purge(&Selector::Prefix("http://o.test/".into()), Timestamp::MAX),
+        |store| _ = store.purge(&Selector::Match(Glob::new("*/a")), Timestamp::MAX),
+        |store| _ = store.purge(&Selector::Tag("red".into()), Timestamp::MAX),
+        |store| _ = store.purge(&Selector::Stale, Timestamp::MAX),
+        |store| _ = store.purge(&Selector::All, Timestamp::MAX),
+    ]
+}
+
+#[test]
+fn what_is_purged_while_it_is_recalled_is_neither_asked_about_nor_used() {
+    assert!(settings().reuse.stale_if_error.0 > 0, "it could stand in");
+    for (number, invalidate) in meant().into_iter().enumerate() {
+        for fails in [false, true] {
+            let (bench, behind) = after_a_restart();
+            let store = Arc::clone(&bench.store);
+            *behind.deed.lock() = Some(Box::new(move || invalidate(&*store)));
+            if fails {
+                bench.answers(503, "", "failed");
+                assert_eq!(bench.get("/a").0, 503, "{number}: it does not stand in");
+            } else {
+                bench.answers(200, FRESH, "new");
+                assert_eq!(bench.get("/a").1, "new", "{number}");
+            }
+            let asked = bench.last_asked().field("if-none-match");
+            assert_eq!(asked, "", "{number}: nothing is asked about what is purged");
+            bench.answers(200, FRESH, "newer");
+            assert_ne!(bench.get("/a").1, "old", "{number}: it does not come back");
+        }
+    }
+}
+
+#[test]
+fn what_is_not_meant_by_a_purge_is_recalled_all_the_same() {
+    let others: [fn(&dyn Store); 3] = [
+        |store| _ = store.remove_all(&CacheKey::from("http://o.test/b")),
+        |store| _ = store.purge(&Selector::Tag("green".into()), Timestamp::MAX),
+        |store| _ = store.purge(&Selector::Prefix("http://o.test/b".into()), Timestamp::MAX),
+    ];
+    for (number, invalidate) in others.into_iter().enumerate() {
+        let (bench, behind) = after_a_restart();
+        let store = Arc::clone(&bench.store);
+        *behind.deed.lock() = Some(Box::new(move || invalidate(&*store)));
+        bench.answers(304, "Cache-Control: max-age=60; ETag: \"v1\"", "");
+        assert_eq!(bench.get("/a").1, "old", "{number}");
+        assert_eq!(bench.last_asked().field("if-none-match"), "\"v1\"");
+        assert!(bench.get("/a").2.starts_with("hit"), "{number}: it is freshened");
+    }
+}
+
+/// What others share is not claimed by an explanation, and nothing is told to them; nor is it brought into memory,
+/// where it would take the place of something.
+#[test]
+fn an_explanation_claims_nothing_and_brings_nothing_into_memory() {
+    for (target, script) in [("/a", 304), ("/absent", 200)] {
+        let (bench, behind) = after_a_restart();
+        let counted =
+            || [&behind.claims, &behind.changes].map(|count| count.load(Ordering::Relaxed));
+        let before = counted();
+        bench.answers(script, "Cache-Control: max-age=60; ETag: \"v1\"", "");
+        let asked = Arc::new(request("GET", target, ""));
+        let explained = bench.proxy.explain(&asked).expect("the origin server is asked");
+        assert!(explained.received.expect("it answers").stored.is_some(), "{target}");
+        assert!(bench.store.tiers().expect("tiers").flush(PATIENCE));
+        assert_eq!(counted(), before, "{target}");
+        assert_eq!(bench.store.usage().responses, 0, "{target}");
+    }
+}
