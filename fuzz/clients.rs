@@ -12,7 +12,7 @@ use caching_proxy::front::workers::Pool;
 use caching_proxy::front::{ConnectionLimits, FrontSettings};
 use caching_proxy::message::fields::Fields;
 use caching_proxy::origin::{
-    Content, Origin, OriginBody, OriginError, OriginRequest, OriginResponse,
+    Origin, OriginBody, OriginError, OriginRequest, OriginResponse, RequestContent,
 };
 use caching_proxy::stats::Stats;
 use http::{HeaderName, HeaderValue, StatusCode, Version};
@@ -39,8 +39,8 @@ impl Origin for Mirror {
         let target = request.url.strip_prefix("http://o.test").unwrap_or_default();
         let mut content = Vec::new();
         let read = match request.content {
-            Content::None => Ok(0),
-            Content::Length(_, reader) | Content::Chunked(reader) => {
+            RequestContent::None => Ok(0),
+            RequestContent::Length(_, reader) | RequestContent::Chunked(reader) => {
                 reader.read_to_end(&mut content)
             }
         };

@@ -16,7 +16,7 @@ use caching_proxy::message::fields::{Fields, is_token_byte};
 use caching_proxy::message::request::RequestLimits;
 use caching_proxy::message::target::OriginUrl;
 use caching_proxy::origin::{
-    Content, Origin, OriginBody, OriginError, OriginRequest, OriginResponse,
+    Origin, OriginBody, OriginError, OriginRequest, OriginResponse, RequestContent,
 };
 use caching_proxy::policy::freshness::FreshnessRules;
 use caching_proxy::policy::key::KeyRules;
@@ -25,7 +25,7 @@ use caching_proxy::policy::storing::StoringRules;
 use caching_proxy::proxy::{Proxy, Settings};
 use caching_proxy::stats::Stats;
 use caching_proxy::store::codec;
-use caching_proxy::store::memory::{Eviction, Limits, store};
+use caching_proxy::store::memory::{Eviction, MemoryLimits, store};
 use http::{HeaderName, HeaderValue, StatusCode, Version};
 
 #[path = "clients.rs"]
@@ -209,7 +209,7 @@ fn engine(stats: &Arc<Stats>, origin: Arc<dyn Origin>, reuses_max: Option<u64>) 
         limits: LIMITS,
         purgers: Vec::new(),
     };
-    let limits = Limits { bytes: 1 << 20, responses: None, content_bytes: 1 << 18 };
+    let limits = MemoryLimits { bytes: 1 << 20, responses: None, content_bytes: 1 << 18 };
     let store = store(Eviction::Lru, limits);
     let clock = Clock::by_hand(Timestamp(1_800_000_000_000));
     Proxy::new(settings, store, origin, clock, Arc::clone(stats))
@@ -222,8 +222,8 @@ impl Origin for Echo {
     fn send(&self, request: OriginRequest<'_, '_>) -> Result<OriginResponse, OriginError> {
         let mut content = Vec::new();
         let read = match request.content {
-            Content::None => Ok(0),
-            Content::Length(_, reader) | Content::Chunked(reader) => {
+            RequestContent::None => Ok(0),
+            RequestContent::Length(_, reader) | RequestContent::Chunked(reader) => {
                 reader.read_to_end(&mut content)
             }
         };

@@ -21,7 +21,7 @@ use crate::policy::key::{Glob, KeyRules};
 use crate::policy::reuse::{Mode, ReuseRules};
 use crate::policy::storing::StoringRules;
 use crate::stats::AccessFormat;
-use crate::store::memory::{Eviction, Limits};
+use crate::store::memory::{Eviction, MemoryLimits};
 use crate::store::redis::{Address, FORMS};
 
 /// The least `--cache-memory`.
@@ -62,7 +62,7 @@ pub struct Config {
     /// `--eviction-policy`
     pub eviction: Eviction,
     /// `--cache-memory`, `--cache-size-limit`, `--max-object-size`
-    pub limits: Limits,
+    pub limits: MemoryLimits,
     /// `--store`
     pub store: StoreKind,
     /// `--redis-prefix`
@@ -191,7 +191,7 @@ impl Config {
                 .number("--origin-concurrency", 1..=1_000_000)?
                 .map(|most| most as usize),
             eviction: read.one_of("--eviction-policy", &POLICIES)?.unwrap_or(Eviction::S3Fifo),
-            limits: Limits {
+            limits: MemoryLimits {
                 bytes: read.cache_memory()?,
                 responses: responses.filter(|most| *most > 0),
                 content_bytes,

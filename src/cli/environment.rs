@@ -17,7 +17,7 @@ const WITHOUT_VARIABLE: [&str; 3] = ["--help", "--version", "--clear-cache"];
 
 /// What the environment says of a flag.
 #[derive(Debug, Default, Eq, PartialEq)]
-pub(super) struct Found {
+pub(super) struct Variable {
     /// The value, and the name of the variable.
     pub value: Option<(OsString, String)>,
     /// What the user is to know of it, in one line.
@@ -31,9 +31,9 @@ fn variable_name(beginning: &str, flag: &str) -> String {
 }
 
 /// Looks for the default of a flag. An empty variable is none.
-pub(super) fn find(flag: &'static str, variable: impl Fn(&str) -> Option<OsString>) -> Found {
+pub(super) fn find(flag: &'static str, variable: impl Fn(&str) -> Option<OsString>) -> Variable {
     if WITHOUT_VARIABLE.contains(&flag) {
-        return Found::default();
+        return Variable::default();
     }
     let (name, old) = (variable_name(BEGINNING, flag), variable_name(OLD_BEGINNING, flag));
     let read = |name: &str| variable(name).filter(|value| !value.is_empty());
@@ -41,17 +41,17 @@ pub(super) fn find(flag: &'static str, variable: impl Fn(&str) -> Option<OsStrin
         if flag == "--port" && is_a_services(&value) {
             let note =
                 format!("{name}: ignored; it is the address of a Kubernetes Service, not a port");
-            return Found { value: None, note: Some(note) };
+            return Variable { value: None, note: Some(note) };
         }
-        return Found { value: Some((value, name)), note: None };
+        return Variable { value: Some((value, name)), note: None };
     }
-    let Some(value) = read(&old) else { return Found::default() };
+    let Some(value) = read(&old) else { return Variable::default() };
     if OTHERS.contains(&flag) {
         let note = format!("{old}: ignored, for other programs set it too; use {name} or {flag}");
-        return Found { value: None, note: Some(note) };
+        return Variable { value: None, note: Some(note) };
     }
     let note = format!("{old}: is read for one more release; use {name}");
-    Found { value: Some((value, old)), note: Some(note) }
+    Variable { value: Some((value, old)), note: Some(note) }
 }
 
 /// Kubernetes gives a Service that is named caching-proxy the very variable that is ours.

@@ -10,10 +10,10 @@ use caching_proxy::clock::{Clock, Timestamp};
 use caching_proxy::control::explanation;
 use caching_proxy::policy::purging::Selector;
 use caching_proxy::proxy::archive::har::Secrets;
-use caching_proxy::store::backing::{Behind, Change};
+use caching_proxy::store::backing::{Backing, Change};
 use serde_json::Value;
 
-use crate::commands::target::{Cache, Target, selectors, the_one};
+use crate::commands::target::{Cache, CacheTarget, selectors, the_one};
 use crate::daemon::engine::OwnEngine;
 use crate::daemon::instances::{Instance, running};
 use crate::daemon::stores;
@@ -81,36 +81,36 @@ fn purge_running(all: &[Instance], what: &str, value: &str) -> Result<String, St
 }
 
 fn purge(config: &Config, what: &str, value: &str) -> Result<String, String> {
-    match Target::of(config)? {
-        Target::Running(all) => purge_running(&all, what, value),
-        Target::Store => {
+    match CacheTarget::of(config)? {
+        CacheTarget::Running(all) => purge_running(&all, what, value),
+        CacheTarget::Store => {
             stores::must_exist(config)?;
             let selectors = selectors(config, what, value)?;
-            let behind = stores::open_behind(config)?.ok_or("no store to purge")?;
-            purge_store(&*behind, &selectors, Clock::System.now())
+            let backing = stores::open_backing(config)?.ok_or("no store to purge")?;
+            purge_store(&*backing, &selectors, Clock::System.now())
         }
     }
 }
 
 fn purge_store(
-    behind: &dyn Behind,
+    backing: &dyn Backing,
     selectors: &[Selector],
     now: Timestamp,
 ) -> Result<String, String> {
-    let name = behind.name();
+    let name = backing.name();
     let told = |error| format!("{name}: {error}");
     let mut purged = 0;
     for selector in selectors {
-        let counts = behind.apply(&[&Change::Purge { selector: selector.clone(), now }]);
+        let counts = backing.apply(&[&Change::Purge { selector: selector.clone(), now }]);
         purged += counts.map_err(told)?.iter().sum::<u64>();
     }
     // What was freed goes back to the disk.
     for _ in 0..10_000 {
-        if behind.tidy() >= std::time::Duration::from_secs(1) {
+        if backing.tidy() >= std::time::Duration::from_secs(1) {
             break;
         }
     }
-    behind.close();
+    backing.close();
     Ok(format!("{name}: {purged} purged\n"))
 }
 
@@ -119,8 +119,8 @@ fn purge_store(
 fn clear(config: &Config) -> Result<String, String> {
     let all = running(config.port_given.then_some(config.port));
     let mut out = purge_running(&all, "all", "1")?;
-    if let Some(behind) = stores::existing(config)? {
-        out += &purge_store(&*behind, &[Selector::All], Clock::System.now())?;
+    if let Some(backing) = stores::existing(config)? {
+        out += &purge_store(&*backing, &[Selector::All], Clock::System.now())?;
     }
     if out.is_empty() {
         out.push_str("nothing runs, and nothing is stored\n");

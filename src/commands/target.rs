@@ -13,7 +13,7 @@ use crate::daemon::instances::{Instance, running, with_query};
 use crate::daemon::stores;
 
 /// The caches that a command is about.
-pub enum Target {
+pub enum CacheTarget {
     /// Those of these running proxies, at least one.
     Running(Vec<Instance>),
     /// A store that lasts and that no running proxy of this user has in use.
@@ -27,7 +27,7 @@ pub enum Cache {
     Own(Box<OwnEngine>),
 }
 
-impl Target {
+impl CacheTarget {
     /// The caches that are meant; the error is that there is none.
     pub fn of(config: &Config) -> Result<Self, String> {
         let port = config.port_given.then_some(config.port);
@@ -60,9 +60,9 @@ impl Target {
 
 /// The one running proxy that is meant.
 pub fn the_one(config: &Config) -> Result<Instance, String> {
-    match Target::of(config)? {
-        Target::Running(all) => only(all),
-        Target::Store => {
+    match CacheTarget::of(config)? {
+        CacheTarget::Running(all) => only(all),
+        CacheTarget::Store => {
             Err(format!("no proxy of yours runs with --store {}", stores::identity(config)?))
         }
     }
@@ -80,9 +80,9 @@ fn only(mut all: Vec<Instance>) -> Result<Instance, String> {
 impl Cache {
     /// The one cache that is meant.
     pub fn of(config: &Config) -> Result<Self, String> {
-        match Target::of(config)? {
-            Target::Running(all) => only(all).map(Self::Running),
-            Target::Store => {
+        match CacheTarget::of(config)? {
+            CacheTarget::Running(all) => only(all).map(Self::Running),
+            CacheTarget::Store => {
                 let engine = OwnEngine::new(config).map_err(|error| error.to_string())?;
                 Ok(Self::Own(Box::new(engine)))
             }
@@ -97,9 +97,9 @@ impl Cache {
 
     /// The same for a command about this URL, which says in a store by itself which server's it is.
     pub fn holding(config: &Config, url: &str) -> Result<Self, String> {
-        match Target::of(config)? {
-            Target::Running(all) => only(all).map(Self::Running),
-            Target::Store => {
+        match CacheTarget::of(config)? {
+            CacheTarget::Running(all) => only(all).map(Self::Running),
+            CacheTarget::Store => {
                 let origin = origin_of(config, "url", url)?;
                 Self::existing(&Config { origin, ..config.clone() })
             }

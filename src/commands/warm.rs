@@ -16,13 +16,13 @@ use caching_proxy::control::explanation;
 use caching_proxy::message::body::Body;
 use caching_proxy::message::request::Request;
 use caching_proxy::message::response::Response;
-use caching_proxy::origin::Content;
+use caching_proxy::origin::RequestContent;
 use caching_proxy::policy::reason::{ReadStatus, Why};
 use caching_proxy::proxy::{Admission, Answer, Attempt, Proxy};
 use parking_lot::Mutex;
 use serde_json::Value;
 
-use crate::commands::target::{Cache, Target};
+use crate::commands::target::{Cache, CacheTarget};
 use crate::daemon::engine::OwnEngine;
 
 /// The largest list or sitemap that is read.
@@ -192,7 +192,7 @@ fn show(tally: &Tally, all: usize, begun: Instant) {
 impl Fetcher {
     fn of(config: &Config) -> Result<Self, String> {
         // That is to be said before a store is made.
-        if !config.origin_given && matches!(Target::of(config)?, Target::Store) {
+        if !config.origin_given && matches!(CacheTarget::of(config)?, CacheTarget::Store) {
             return Err("of which server? give --origin, or start a proxy".to_string());
         }
         let instance = match Cache::of(config)? {
@@ -342,7 +342,7 @@ impl Tally {
 fn answer(proxy: &Proxy, request: &Arc<Request>) -> Result<Response, String> {
     let refresh = |forward| {
         if let Admission::Lead(forward) = proxy.join(forward) {
-            proxy.forward(forward, Content::None, None).finish();
+            proxy.forward(forward, RequestContent::None, None).finish();
         }
     };
     let mut attempt = Attempt::default();
@@ -359,7 +359,7 @@ fn answer(proxy: &Proxy, request: &Arc<Request>) -> Result<Response, String> {
         match proxy.join(forward) {
             Admission::Ready(response) => return Ok(response),
             Admission::Lead(forward) => {
-                let mut forwarded = proxy.forward(forward, Content::None, None);
+                let mut forwarded = proxy.forward(forward, RequestContent::None, None);
                 if let Some(forward) = forwarded.refresh.take() {
                     refresh(forward);
                 }
@@ -386,7 +386,7 @@ fn drained(response: Response) -> Result<Got, String> {
             return Ok(got);
         }
         Body::Arriving(body) => body,
-        Body::Growing(body) => Box::new(caching_proxy::message::body::Awaited(body)),
+        Body::Growing(body) => Box::new(caching_proxy::message::body::BlockingBody(body)),
     };
     let mut piece = vec![0; 64 * 1024];
     loop {

@@ -18,16 +18,16 @@ fn stores(proxy: &Proxy) -> Vec<(&'static str, &'static str, bool, u64)> {
         ("memory_evicted", "responses dropped from memory to make room", true, usage.evicted),
     ];
     if let Some(tiers) = proxy.store().tiers() {
-        if let Some(behind) = tiers.usage_behind() {
+        if let Some(backing) = tiers.backing_usage() {
             all.extend([
                 (
                     "store_responses",
                     "responses in the store behind memory",
                     false,
-                    behind.responses,
+                    backing.responses,
                 ),
-                ("store_bytes", "bytes they take", false, behind.bytes),
-                ("store_evicted", "responses dropped there to make room", true, behind.evicted),
+                ("store_bytes", "bytes they take", false, backing.bytes),
+                ("store_evicted", "responses dropped there to make room", true, backing.evicted),
             ]);
         }
         let failing = u64::from(tiers.is_failing());

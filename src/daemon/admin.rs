@@ -29,13 +29,13 @@ const WORKERS: usize = 2;
 const TOKEN_BYTES_MIN: usize = 16;
 
 /// The control interface while it is served.
-pub struct Served {
+pub struct AdminSockets {
     _socket: Option<OwnSocket>,
     /// Over TCP, and its socket.
-    front: Option<(event::Front, TcpListener)>,
+    front: Option<(event::EventFront, TcpListener)>,
 }
 
-impl Served {
+impl AdminSockets {
     /// Lets clients connect over TCP.
     pub fn open(&self) -> Result<(), StartError> {
         let Some((front, listener)) = &self.front else { return Ok(()) };
@@ -45,7 +45,11 @@ impl Served {
 }
 
 /// The control interface of the proxy at `local`: over its Unix socket it is served from now on.
-pub fn start(config: &Config, proxy: &Arc<Proxy>, local: SocketAddr) -> Result<Served, StartError> {
+pub fn start(
+    config: &Config,
+    proxy: &Arc<Proxy>,
+    local: SocketAddr,
+) -> Result<AdminSockets, StartError> {
     let about = About {
         address: local.to_string(),
         origin: config.origin.clone(),
@@ -66,7 +70,7 @@ pub fn start(config: &Config, proxy: &Arc<Proxy>, local: SocketAddr) -> Result<S
     let socket = instances::listen(local.port(), Purpose::Control).and_then(serve);
     // It is good to have, and no reason not to start.
     let socket = socket.inspect_err(|error| log::warn!("no control socket: {error}")).ok();
-    Ok(Served { _socket: socket, front })
+    Ok(AdminSockets { _socket: socket, front })
 }
 
 fn over_tcp(
@@ -74,7 +78,7 @@ fn over_tcp(
     address: SocketAddr,
     proxy: &Arc<Proxy>,
     about: About,
-) -> Result<(event::Front, TcpListener), StartError> {
+) -> Result<(event::EventFront, TcpListener), StartError> {
     let token = match &config.admin_token {
         Some(path) => Some(token(path)?),
         None => None,
@@ -99,8 +103,9 @@ fn over_tcp(
         handler: Some(Arc::new(move |request| control.answer(request, None))),
     };
     // Its clients and workers are not counted among the proxy's.
-    let started = Pool::start(WORKERS, CLIENTS_MAX, &Arc::default())
-        .and_then(|pool| event::Front::new(vec![listener], Arc::clone(proxy), pool, 1, settings));
+    let started = Pool::start(WORKERS, CLIENTS_MAX, &Arc::default()).and_then(|pool| {
+        event::EventFront::new(vec![listener], Arc::clone(proxy), pool, 1, settings)
+    });
     let front = started.map_err(|source| StartError::System("threads for --admin", source))?;
     Ok((front, socket))
 }

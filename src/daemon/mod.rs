@@ -339,7 +339,7 @@ fn front(
     mut listeners: Vec<TcpListener>,
     proxy: &Arc<Proxy>,
     stats: &Arc<Stats>,
-) -> Result<Front, StartError> {
+) -> Result<RunningFront, StartError> {
     let access_log = match &config.access_log {
         Some(path) => {
             let flag = "--access-log";
@@ -366,24 +366,26 @@ fn front(
     let proxy = Arc::clone(proxy);
     let started = match config.front {
         FrontKind::TinyHttp => {
-            tiny::Front::new(listeners.swap_remove(0), proxy, pool, settings).map(Front::Tiny)
+            tiny::TinyFront::new(listeners.swap_remove(0), proxy, pool, settings)
+                .map(RunningFront::Tiny)
         }
         FrontKind::Event => {
             let cores = || thread::available_parallelism().map_or(1, NonZero::get);
             let threads = config.threads.unwrap_or_else(cores);
-            event::Front::new(listeners, proxy, pool, threads, settings).map(Front::Event)
+            event::EventFront::new(listeners, proxy, pool, threads, settings)
+                .map(RunningFront::Event)
         }
     };
     started.map_err(|source| StartError::System("threads; see --threads", source))
 }
 
 /// The front that was asked for.
-enum Front {
-    Event(event::Front),
-    Tiny(tiny::Front),
+enum RunningFront {
+    Event(event::EventFront),
+    Tiny(tiny::TinyFront),
 }
 
-impl Front {
+impl RunningFront {
     fn accept(&self) -> io::Result<()> {
         match self {
             Self::Event(front) => front.accept(),
@@ -489,9 +491,9 @@ fn announce(local: SocketAddr, ready_file: Option<ReadyFile>) -> Result<(), Star
 /// the access log again. Gives the moment by which the process is to end.
 fn wait(
     signals: &mut Signals,
-    front: &Front,
+    front: &RunningFront,
     handover: Option<&Handover>,
-    control: admin::Served,
+    control: admin::AdminSockets,
     drain_timeout: Duration,
 ) -> Instant {
     let name = loop {

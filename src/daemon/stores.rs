@@ -6,7 +6,7 @@ use std::sync::Arc;
 use caching_proxy::cli::config::{Config, StoreKind};
 use caching_proxy::origin::trust::roots;
 use caching_proxy::store::Store;
-use caching_proxy::store::backing::Behind;
+use caching_proxy::store::backing::Backing;
 use caching_proxy::store::memory;
 use caching_proxy::store::redis::{Address, Redis, SharedLimits, Trust};
 use caching_proxy::store::sqlite::{DiskLimits, Sqlite, default_path};
@@ -18,7 +18,7 @@ const QUEUED_BYTES_MIN: u64 = 256 * 1024;
 /// Opens the store; the error is one line.
 pub fn open(config: &Config) -> Result<Arc<dyn Store>, String> {
     let memory = memory::store(config.eviction, config.limits);
-    let Some(behind) = open_behind(config)? else {
+    let Some(backing) = open_backing(config)? else {
         if memory.content_bytes_max() < config.limits.content_bytes {
             log::info!(
                 "bodies above {} bytes are not stored: a quarter of --cache-memory",
@@ -27,19 +27,19 @@ pub fn open(config: &Config) -> Result<Arc<dyn Store>, String> {
         }
         return Ok(memory);
     };
-    log::info!("{}", behind.name());
-    if behind.content_bytes_max() < config.limits.content_bytes {
-        log::info!("bodies above {} bytes are not stored", behind.content_bytes_max());
+    log::info!("{}", backing.name());
+    if backing.content_bytes_max() < config.limits.content_bytes {
+        log::info!("bodies above {} bytes are not stored", backing.content_bytes_max());
     }
     let queued = (config.limits.bytes / 16).max(QUEUED_BYTES_MIN);
     let tells_each_use = config.reuse.reuses_max.is_some();
-    let tiers = Tiers::new(memory, behind, queued, tells_each_use)
+    let tiers = Tiers::new(memory, backing, queued, tells_each_use)
         .map_err(|error| format!("the thread that writes to the store: {error}"))?;
     Ok(Arc::new(tiers.capped(config.storing.freshness.cache_ttl)))
 }
 
 /// The store behind memory, if there is to be one.
-pub fn open_behind(config: &Config) -> Result<Option<Arc<dyn Behind>>, String> {
+pub fn open_backing(config: &Config) -> Result<Option<Arc<dyn Backing>>, String> {
     match &config.store {
         StoreKind::Memory => Ok(None),
         StoreKind::Sqlite(path) => {
@@ -57,7 +57,7 @@ pub fn open_behind(config: &Config) -> Result<Option<Arc<dyn Behind>>, String> {
     }
 }
 
-fn redis(config: &Config, address: &Address) -> Result<Arc<dyn Behind>, String> {
+fn redis(config: &Config, address: &Address) -> Result<Arc<dyn Backing>, String> {
     let limits = SharedLimits {
         prefix: config.redis_prefix.clone(),
         content_bytes: config.limits.content_bytes,
@@ -94,7 +94,7 @@ pub fn identity(config: &Config) -> Result<String, String> {
 }
 
 /// The store that `--clear-cache` is to empty: the one that is given, or the default one, if it is there.
-pub fn existing(config: &Config) -> Result<Option<Arc<dyn Behind>>, String> {
+pub fn existing(config: &Config) -> Result<Option<Arc<dyn Backing>>, String> {
     let sqlite = |path: &Option<PathBuf>| match path {
         Some(path) => Some(path.clone()),
         None => default_path(|name| std::env::var_os(name)),

@@ -11,7 +11,7 @@ use crate::front::workers::{Job, Kind, Pool, Role};
 use crate::message::fields::Fields;
 use crate::message::request::Request;
 use crate::message::response::Response;
-use crate::origin::{Content, Interim, Tunnel};
+use crate::origin::{Interim, RequestContent, Tunnel};
 use crate::proxy::{Admission, Answer, Attempt, Forward, Forwarded, Proxy, Upgraded, protocols};
 
 /// A request and its client. Dropped unanswered, it tells the client that something went wrong.
@@ -20,7 +20,7 @@ pub(super) trait Exchange: Send + Sized + 'static {
     fn request(&self) -> &Arc<Request>;
 
     /// Runs `send` with the request's content, which it may wait for.
-    fn with_content<T>(&mut self, send: impl FnOnce(Content<'_>) -> T) -> T;
+    fn with_content<T>(&mut self, send: impl FnOnce(RequestContent<'_>) -> T) -> T;
 
     /// What passes interim responses on to the client, if it understands them (RFC 9110 §15.2).
     fn interim(&self) -> Option<Arc<Interim>>;
@@ -203,7 +203,7 @@ impl Desk {
         let Admission::Lead(forward) = self.proxy.join(forward) else { return };
         let proxy = Arc::clone(&self.proxy);
         let job: Job = Box::new(move |_| {
-            proxy.forward(forward, Content::None, None).finish();
+            proxy.forward(forward, RequestContent::None, None).finish();
         });
         if self.pool.submit(Kind::Forward, job).is_err() {
             log::debug!("no worker for a refresh in the background");

@@ -6,7 +6,7 @@ use std::io::{self, IoSlice};
 use bytes::Bytes;
 use http::Method;
 
-use crate::front::wire::{Delimiting, LAST_CHUNK, Reader, chunk_head};
+use crate::front::wire::{Delimiting, LAST_CHUNK, WireClient, chunk_head};
 use crate::message::body::{Body, Growing, Grown, InMemory};
 use crate::message::response::Response;
 use crate::proxy::fill::PIECE_BYTES;
@@ -61,7 +61,7 @@ pub enum Halt {
 impl Outgoing {
     /// A response to a request with this method. A body that still arrives, which only a thread that
     /// can wait may read, is given back.
-    pub fn new(reader: Reader, method: &Method, response: Response) -> Result<Self, Response> {
+    pub fn new(reader: WireClient, method: &Method, response: Response) -> Result<Self, Response> {
         let delimiting = reader.delimiting_of(method, &response);
         let endless = response.is_endless() && !matches!(delimiting, Delimiting::Nothing(_));
         let Response { status, fields, body } = response;
@@ -234,7 +234,7 @@ mod tests {
 
     fn outgoing(body: Body) -> Outgoing {
         let response = Response { status: StatusCode::OK, fields: Fields::new(), body };
-        let reader = Reader { version: Version::HTTP_11, keeps_alive: true };
+        let reader = WireClient { version: Version::HTTP_11, keeps_alive: true };
         Outgoing::new(reader, &Method::GET, response).expect("it need not be waited for")
     }
 

@@ -10,16 +10,16 @@ use crate::message::request::Request;
 use crate::message::response::Response;
 use crate::policy::reason::Detail;
 use crate::proxy::{Proxy, field_text};
-use crate::stats::{AccessLog, Served};
+use crate::stats::{AccessLog, AccessRecord};
 
 /// What the log says of a response.
-pub(super) struct Told {
+pub(super) struct LogRecord {
     pub status: u16,
     pub from_cache: bool,
     pub cache_status: String,
 }
 
-impl Told {
+impl LogRecord {
     /// Reads it from a response that is about to be sent.
     pub(super) fn read(response: &Response, log: Option<&AccessLog>) -> Self {
         let cache_status = match log {
@@ -63,14 +63,14 @@ pub(super) fn write_down(
     log: Option<&AccessLog>,
     request: &Request,
     arrival: Arrival,
-    told: &Told,
+    told: &LogRecord,
     bytes: u64,
 ) {
     let taken = arrival.since.elapsed();
     proxy.stats().count_bytes(bytes, told.from_cache);
     proxy.stats().count_latency(told.from_cache, taken);
     let Some(log) = log else { return };
-    log.write(&Served {
+    log.write(&AccessRecord {
         at: arrival.at,
         client: proxy.client(request),
         method: request.method.as_str(),

@@ -22,14 +22,14 @@ pub enum Delimiting {
 
 /// What a response's head depends on besides the response.
 #[derive(Clone, Copy, Debug)]
-pub struct Reader {
+pub struct WireClient {
     /// The version of the request.
     pub version: Version,
     /// Does the connection go on after this response?
     pub keeps_alive: bool,
 }
 
-impl Reader {
+impl WireClient {
     /// How a body of this length, if it is known, is delimited for this client.
     pub fn delimiting(self, length: Option<u64>) -> Delimiting {
         match length {
@@ -117,7 +117,7 @@ mod tests {
             (Version::HTTP_10, true,  None,    "Connection: close\r\n"),
         ];
         for (version, keeps_alive, length, expected) in table {
-            let reader = Reader { version, keeps_alive };
+            let reader = WireClient { version, keeps_alive };
             let head = reader.head(&response, reader.delimiting(length));
             let expected = format!("HTTP/1.1 200 OK\r\nETag: \"a\"\r\n{expected}\r\n");
             assert_eq!(String::from_utf8_lossy(&head), expected);

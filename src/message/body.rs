@@ -121,9 +121,9 @@ impl Growing for InMemory {
 }
 
 /// A growing body, read by a thread that can wait.
-pub struct Awaited(pub Box<dyn Growing>);
+pub struct BlockingBody(pub Box<dyn Growing>);
 
-impl Arriving for Awaited {
+impl Arriving for BlockingBody {
     fn length(&self) -> Option<u64> {
         self.0.length()
     }

@@ -15,7 +15,7 @@ const DIGITS_MAX: u16 = 256;
 /// Takes the coding apart.
 #[derive(Clone, Debug)]
 pub struct Decoder {
-    state: State,
+    state: ChunkedState,
     extension_bytes: usize,
     trailer_lines: usize,
     trailer_bytes: usize,
@@ -24,7 +24,7 @@ pub struct Decoder {
 
 /// What comes next.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum State {
+enum ChunkedState {
     /// Digits of a size; so many have come.
     Size(u64, u16),
     /// White space before an extension.
@@ -61,7 +61,7 @@ pub struct Malformed;
 impl Decoder {
     /// A decoder at the beginning of content, whose trailer section is bounded as a head is.
     pub fn new(limits: RequestLimits) -> Self {
-        let state = State::Size(0, 0);
+        let state = ChunkedState::Size(0, 0);
         Self { state, extension_bytes: 0, trailer_lines: 0, trailer_bytes: 0, limits }
     }
 
@@ -73,17 +73,18 @@ impl Decoder {
     ) -> Result<(usize, Piece<'a>), Malformed> {
         let mut used = 0;
         loop {
-            if self.state == State::Done {
+            if self.state == ChunkedState::Done {
                 return Ok((used, Piece::End));
             }
-            if let State::Data(left) = self.state {
+            if let ChunkedState::Data(left) = self.state {
                 let count = usize::try_from(left).unwrap_or(usize::MAX);
                 let count = count.min(bytes.len() - used).min(most);
                 if count == 0 {
                     return Ok((used, Piece::More));
                 }
                 let left = left - count as u64;
-                self.state = if left == 0 { State::DataEnd } else { State::Data(left) };
+                self.state =
+                    if left == 0 { ChunkedState::DataEnd } else { ChunkedState::Data(left) };
                 return Ok((used + count, Piece::Data(&bytes[used..used + count])));
             }
             let Some(byte) = bytes.get(used) else { return Ok((used, Piece::More)) };
@@ -93,58 +94,66 @@ impl Decoder {
     }
 
     /// One byte that is not content.
-    fn step(&mut self, byte: u8) -> Result<State, Malformed> {
+    fn step(&mut self, byte: u8) -> Result<ChunkedState, Malformed> {
         /// A size with these bits has no room for another digit.
         const FULL: u64 = 0xf << 60;
         Ok(match (self.state, byte) {
-            (State::Size(size, digits), digit) if digit.is_ascii_hexdigit() => {
+            (ChunkedState::Size(size, digits), digit) if digit.is_ascii_hexdigit() => {
                 if size & FULL != 0 || digits == DIGITS_MAX {
                     return Err(Malformed);
                 }
                 let value = char::from(digit).to_digit(16).unwrap_or(0);
-                State::Size(size << 4 | u64::from(value), digits + 1)
+                ChunkedState::Size(size << 4 | u64::from(value), digits + 1)
             }
-            (State::Size(_, 0), _) => return Err(Malformed),
-            (State::Size(size, _), b' ' | b'\t') => State::Space(size),
-            (State::Size(size, _) | State::Extension(size), b'\r') => State::SizeEnd(size),
-            (State::Space(size), b' ' | b'\t') => self.extend(State::Space(size))?,
-            (State::Size(size, _) | State::Space(size), b';') => State::Extension(size),
-            (State::Extension(size), byte) if is_text(byte) => {
-                self.extend(State::Extension(size))?
+            (ChunkedState::Size(_, 0), _) => return Err(Malformed),
+            (ChunkedState::Size(size, _), b' ' | b'\t') => ChunkedState::Space(size),
+            (ChunkedState::Size(size, _) | ChunkedState::Extension(size), b'\r') => {
+                ChunkedState::SizeEnd(size)
             }
-            (State::SizeEnd(0) | State::TrailerEnd, b'\n') => State::Trailer,
-            (State::SizeEnd(size), b'\n') => {
+            (ChunkedState::Space(size), b' ' | b'\t') => self.extend(ChunkedState::Space(size))?,
+            (ChunkedState::Size(size, _) | ChunkedState::Space(size), b';') => {
+                ChunkedState::Extension(size)
+            }
+            (ChunkedState::Extension(size), byte) if is_text(byte) => {
+                self.extend(ChunkedState::Extension(size))?
+            }
+            (ChunkedState::SizeEnd(0) | ChunkedState::TrailerEnd, b'\n') => ChunkedState::Trailer,
+            (ChunkedState::SizeEnd(size), b'\n') => {
                 // Content pays for the extensions beside it; only those of a sender that sends little
                 // else add up.
                 let paid = usize::try_from(size).unwrap_or(usize::MAX);
                 self.extension_bytes = self.extension_bytes.saturating_sub(paid);
-                State::Data(size)
+                ChunkedState::Data(size)
             }
-            (State::DataEnd, b'\r') => State::DataEndLf,
-            (State::DataEndLf, b'\n') => State::Size(0, 0),
-            (State::Trailer, b'\r') => State::LastLf,
-            (State::Trailer, byte) if is_token_byte(byte) => {
+            (ChunkedState::DataEnd, b'\r') => ChunkedState::DataEndLf,
+            (ChunkedState::DataEndLf, b'\n') => ChunkedState::Size(0, 0),
+            (ChunkedState::Trailer, b'\r') => ChunkedState::LastLf,
+            (ChunkedState::Trailer, byte) if is_token_byte(byte) => {
                 self.trailer_lines += 1;
                 if self.trailer_lines > self.limits.field_lines {
                     return Err(Malformed);
                 }
-                self.trail(State::TrailerName)?
+                self.trail(ChunkedState::TrailerName)?
             }
-            (State::TrailerName, b':') => State::TrailerValue,
-            (State::TrailerName, byte) if is_token_byte(byte) => self.trail(State::TrailerName)?,
-            (State::TrailerValue, b'\r') => State::TrailerEnd,
-            (State::TrailerValue, byte) if is_text(byte) => self.trail(State::TrailerValue)?,
-            (State::LastLf, b'\n') => State::Done,
+            (ChunkedState::TrailerName, b':') => ChunkedState::TrailerValue,
+            (ChunkedState::TrailerName, byte) if is_token_byte(byte) => {
+                self.trail(ChunkedState::TrailerName)?
+            }
+            (ChunkedState::TrailerValue, b'\r') => ChunkedState::TrailerEnd,
+            (ChunkedState::TrailerValue, byte) if is_text(byte) => {
+                self.trail(ChunkedState::TrailerValue)?
+            }
+            (ChunkedState::LastLf, b'\n') => ChunkedState::Done,
             _ => return Err(Malformed),
         })
     }
 
-    fn extend(&mut self, state: State) -> Result<State, Malformed> {
+    fn extend(&mut self, state: ChunkedState) -> Result<ChunkedState, Malformed> {
         self.extension_bytes += 1;
         if self.extension_bytes > EXTENSION_BYTES_MAX { Err(Malformed) } else { Ok(state) }
     }
 
-    fn trail(&mut self, state: State) -> Result<State, Malformed> {
+    fn trail(&mut self, state: ChunkedState) -> Result<ChunkedState, Malformed> {
         self.trailer_bytes += 1;
         if self.trailer_bytes > self.limits.field_bytes { Err(Malformed) } else { Ok(state) }
     }

@@ -20,7 +20,7 @@ const SECONDS_PER_DAY: u64 = 86_400;
 /// `now` settles the century of a two-digit year: one that would lie more than 50 years ahead is in
 /// the past (RFC 9110 §5.6.7).
 pub fn parse(value: &[u8], now: Timestamp) -> Option<Timestamp> {
-    let mut reader = Reader { rest: value };
+    let mut reader = DateReader { rest: value };
     let word = reader.letters();
     let seconds = if word.len() == 3 && reader.literal(b", ") {
         imf_fixdate(&mut reader)
@@ -39,7 +39,7 @@ pub fn parse(value: &[u8], now: Timestamp) -> Option<Timestamp> {
 }
 
 /// `06 Nov 1994 08:49:37 GMT`, after the weekday.
-fn imf_fixdate(reader: &mut Reader<'_>) -> Option<u64> {
+fn imf_fixdate(reader: &mut DateReader<'_>) -> Option<u64> {
     let day = reader.digits(2)?;
     reader.expect(b" ")?;
     let month = reader.month()?;
@@ -53,7 +53,7 @@ fn imf_fixdate(reader: &mut Reader<'_>) -> Option<u64> {
 }
 
 /// `06-Nov-94 08:49:37 GMT`, after the weekday in full.
-fn rfc850(reader: &mut Reader<'_>, now: Timestamp) -> Option<u64> {
+fn rfc850(reader: &mut DateReader<'_>, now: Timestamp) -> Option<u64> {
     let day = reader.digits(2)?;
     reader.expect(b"-")?;
     let month = reader.month()?;
@@ -70,7 +70,7 @@ fn rfc850(reader: &mut Reader<'_>, now: Timestamp) -> Option<u64> {
 }
 
 /// `Nov  6 08:49:37 1994`, after the weekday.
-fn asctime(reader: &mut Reader<'_>) -> Option<u64> {
+fn asctime(reader: &mut DateReader<'_>) -> Option<u64> {
     let month = reader.month()?;
     reader.expect(b" ")?;
     let day = if reader.literal(b" ") { reader.digits(1)? } else { reader.digits(2)? };
@@ -82,11 +82,11 @@ fn asctime(reader: &mut Reader<'_>) -> Option<u64> {
 }
 
 /// What is left of a date while it is read from the front.
-struct Reader<'a> {
+struct DateReader<'a> {
     rest: &'a [u8],
 }
 
-impl<'a> Reader<'a> {
+impl<'a> DateReader<'a> {
     fn letters(&mut self) -> &'a [u8] {
         let length = self.rest.iter().take_while(|byte| byte.is_ascii_alphabetic()).count();
         let (word, rest) = self.rest.split_at(length);

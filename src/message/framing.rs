@@ -38,10 +38,10 @@ pub fn response_framing(
     }
     let length = content_length(&head.fields)?;
     match transfer_coding(head)? {
-        Coding::None => Ok(length.map_or(ResponseFraming::Close, ResponseFraming::Length)),
+        LastCoding::None => Ok(length.map_or(ResponseFraming::Close, ResponseFraming::Length)),
         // §6.3, item 3: it overrides the length.
-        Coding::Chunked => Ok(ResponseFraming::Chunked),
-        Coding::Unknown => Ok(ResponseFraming::Close),
+        LastCoding::Chunked => Ok(ResponseFraming::Chunked),
+        LastCoding::Unknown => Ok(ResponseFraming::Close),
     }
 }
 
@@ -77,17 +77,17 @@ pub fn content_length(fields: &Fields) -> Result<Option<u64>, &'static str> {
     Ok(stated)
 }
 
-enum Coding {
+enum LastCoding {
     None,
     Chunked,
     /// One that nobody knows: what it means to the content, nobody can say.
     Unknown,
 }
 
-fn transfer_coding(head: &ResponseHead) -> Result<Coding, &'static str> {
+fn transfer_coding(head: &ResponseHead) -> Result<LastCoding, &'static str> {
     let mut members = head.fields.members("transfer-encoding");
     if !head.fields.contains("transfer-encoding") {
-        return Ok(Coding::None);
+        return Ok(LastCoding::None);
     }
     // §6.1: whoever sent it there does not know what it means, so the framing is faulty.
     if head.version == Version::HTTP_10 {
@@ -103,7 +103,7 @@ fn transfer_coding(head: &ResponseHead) -> Result<Coding, &'static str> {
     if is(b"chunked") {
         // §7.1: it has no parameters.
         return if name.len() == only.len() {
-            Ok(Coding::Chunked)
+            Ok(LastCoding::Chunked)
         } else {
             Err("chunked with a parameter")
         };
@@ -112,7 +112,7 @@ fn transfer_coding(head: &ResponseHead) -> Result<Coding, &'static str> {
         return Err("a transfer coding that was not asked for");
     }
     // The name that RFC 2616 had for no coding at all.
-    Ok(if is(b"identity") { Coding::None } else { Coding::Unknown })
+    Ok(if is(b"identity") { LastCoding::None } else { LastCoding::Unknown })
 }
 
 #[cfg(test)]

@@ -330,7 +330,7 @@ mod tests {
 
     use super::*;
     use crate::message::fields::Fields;
-    use crate::origin::Content;
+    use crate::origin::RequestContent;
 
     /// Asks for patience, whatever it is asked for.
     struct Overrun;
@@ -357,7 +357,7 @@ mod tests {
         let (method, fields) = (&Method::GET, &Fields::new());
         for number in 0..=HELD_MAX {
             let url = &format!("http://o/{number}");
-            let content = Content::None;
+            let content = RequestContent::None;
             let asked = OriginRequest {
                 method,
                 url,

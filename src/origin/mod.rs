@@ -63,7 +63,7 @@ pub struct OriginRequest<'a, 'content> {
     /// The header section, without Host and framing fields.
     pub fields: &'a Fields,
     /// The content.
-    pub content: Content<'content>,
+    pub content: RequestContent<'content>,
     /// May it wait for its turn? Not if there is a stale response to be had instead.
     pub waits: bool,
     /// What is told of interim responses, as they come (RFC 9110 §15.2).
@@ -74,7 +74,7 @@ pub struct OriginRequest<'a, 'content> {
 pub type Interim = dyn Fn(StatusCode, Fields) + Send + Sync;
 
 /// The content of a request, which is read while it is sent.
-pub enum Content<'a> {
+pub enum RequestContent<'a> {
     /// There is none.
     None,
     /// So many bytes.

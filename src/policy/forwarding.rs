@@ -48,7 +48,7 @@ pub fn strip_hop_by_hop(fields: &mut Fields) {
 
 /// What the proxy tells the origin server about the request it passes on.
 #[derive(Clone, Copy, Debug)]
-pub struct Told<'a> {
+pub struct ForwardingFacts<'a> {
     /// The address of the client.
     pub client: Option<IpAddr>,
     /// The proxies between the client and this one, the nearest last.
@@ -61,7 +61,7 @@ pub struct Told<'a> {
 
 /// The header section of the request to the origin server, without Host and framing fields, which
 /// the origin client writes.
-pub fn request_fields(request: &Request, told: Told<'_>) -> Fields {
+pub fn request_fields(request: &Request, told: ForwardingFacts<'_>) -> Fields {
     let mut fields = request.fields.clone();
     strip_hop_by_hop(&mut fields);
     if !request.expects_continue() {

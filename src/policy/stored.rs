@@ -54,7 +54,7 @@ pub struct StoredResponse {
     reuses: AtomicU64,
     /// Where the store behind memory keeps it, and when that store was last told of its use. What is made
     /// from it has the same place: it may be made before the store has given one.
-    place: Arc<Place>,
+    place: Arc<BackingId>,
     /// Its head as plain requests get it, as bytes; made when the first one comes. `None` within if
     /// there is no one head for all.
     ready: OnceLock<Option<Vec<u8>>>,
@@ -127,7 +127,7 @@ impl StoredResponse {
     /// A response that a store behind memory keeps at `place`, and that has been reused so often.
     #[must_use]
     pub fn found_at(mut self, place: u64, reuses: u64) -> Self {
-        self.place = Arc::new(Place::at(place));
+        self.place = Arc::new(BackingId::at(place));
         self.reuses = AtomicU64::new(reuses);
         self
     }
@@ -148,7 +148,7 @@ impl StoredResponse {
     }
 
     /// Where the store behind memory keeps it.
-    pub fn place(&self) -> &Arc<Place> {
+    pub fn place(&self) -> &Arc<BackingId> {
         &self.place
     }
 
@@ -213,14 +213,14 @@ impl StoredResponse {
 
 /// Where a store behind memory keeps a response.
 #[derive(Debug, Default)]
-pub struct Place {
+pub struct BackingId {
     /// The store's own number for it; 0 if it is not known to be there.
     number: AtomicU64,
     /// In which of the store's periods it was last told of a use.
     told: AtomicU32,
 }
 
-impl Place {
+impl BackingId {
     fn at(number: u64) -> Self {
         Self { number: AtomicU64::new(number), told: AtomicU32::new(0) }
     }

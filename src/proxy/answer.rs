@@ -209,7 +209,7 @@ impl Proxy {
         from_cache: bool,
         status: &CacheStatus,
     ) {
-        self.stats.count_told(status);
+        self.stats.count_status(status);
         rewrite(fields, &self.settings.origin, &self.site(request));
         self.hide_from_browsers(fields);
         add_response_fields(fields, age, from_cache, status);

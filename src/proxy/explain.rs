@@ -15,7 +15,7 @@ use crate::message::body::Body;
 use crate::message::fields::Fields;
 use crate::message::percent::normalised;
 use crate::message::request::Request;
-use crate::origin::{Content, OriginBody, OriginError, OriginResponse};
+use crate::origin::{OriginBody, OriginError, OriginResponse, RequestContent};
 use crate::policy::age::corrected_initial_age;
 use crate::policy::cache_control::ResponseDirectives;
 use crate::policy::credentials::REDACTED;
@@ -117,7 +117,7 @@ impl Proxy {
         &self,
         request: &Arc<Request>,
         answer: Answer,
-        behind: Option<&Tiers>,
+        backing: Option<&Tiers>,
     ) -> Result<Explanation, Unasked> {
         let forward = match answer {
             Answer::Forward(forward) => forward,
@@ -136,9 +136,9 @@ impl Proxy {
         let target = request.target.as_str();
         let shaped_by = (self.settings.key.shape(target) != target)
             .then(|| format!("{target}, shaped by {}", shapers(target, &self.settings.key)));
-        let (received, told) = match self.ask(&forward, Content::None, None) {
+        let (received, told) = match self.ask(&forward, RequestContent::None, None) {
             Ok(received) => {
-                let (explained, told) = self.explained(request, forward, received, behind);
+                let (explained, told) = self.explained(request, forward, received, backing);
                 (Ok(explained), told)
             }
             Err(error) => {
@@ -156,7 +156,7 @@ impl Proxy {
         request: &Arc<Request>,
         forward: Box<Forward>,
         mut received: OriginResponse,
-        behind: Option<&Tiers>,
+        backing: Option<&Tiers>,
     ) -> (Explained, String) {
         let now = self.now();
         let mut fields = received.fields.clone();
@@ -176,7 +176,7 @@ impl Proxy {
         let age = corrected_initial_age(&fields, forward.request_time, now).0;
         strip_received(&mut fields);
         let (cache_key, status) = (forward.key.clone(), received.status.as_u16());
-        let read = behind.and_then(|tiers| without_content(&mut received, tiers, &*self.store));
+        let read = backing.and_then(|tiers| without_content(&mut received, tiers, &*self.store));
         let mut response = self.absorb(forward, received).into_response();
         let told = field_text(&response.fields, "cache-status").to_string();
         let content = read.unwrap_or_else(|| read_all(&mut response.body));

@@ -19,7 +19,7 @@ use crate::message::request::{Request, RequestError, RequestLimits};
 use crate::message::response::Response;
 use crate::message::target::{OriginUrl, PublicUrl, url_at};
 use crate::origin::blocking::redirects::send_and_follow;
-use crate::origin::{Content, Interim, Origin, OriginError, OriginRequest, OriginResponse};
+use crate::origin::{Interim, Origin, OriginError, OriginRequest, OriginResponse, RequestContent};
 use crate::policy::digest::Salt;
 use crate::policy::forwarding::{goes_in_circles, max_forwards};
 use crate::policy::key::{CacheKey, KeyRules};
@@ -194,7 +194,7 @@ impl Proxy {
         let answerable = presented.get || presented.head;
         let recalled = attempt.recalled.take();
         let recalls = recalled.is_none() && answerable && self.store.tiers().is_some();
-        let (found, behind) = match recalled {
+        let (found, backing) = match recalled {
             Some(Recollection { variants, begun }) => (Some(variants), Some(begun)),
             None if answerable => (self.store.get(asked.key.as_str()), None),
             None => (None, None),
@@ -218,7 +218,7 @@ impl Proxy {
                 let response = self.reuse(&asked, &stored, &attempt, Some(detail));
                 attempt.satisfied(&stored);
                 if refresh {
-                    let found = Found { sent, variants: found, recalls, behind };
+                    let found = Found { sent, variants: found, recalls, backing };
                     Answer::Stale(response, self.prepare_refresh(asked, found, stored))
                 } else {
                     Answer::Ready(response)
@@ -230,11 +230,11 @@ impl Proxy {
                     None => self.asking_for_a_miss(presented, why, selection.lacking),
                 };
                 let reason = Reason { why, detail, selected };
-                let found = Found { sent, variants: found, recalls, behind };
+                let found = Found { sent, variants: found, recalls, backing };
                 Answer::Forward(self.prepare(asked, found, reason, asking, attempt))
             }
             Decision::Refuse(detail) if recalls => {
-                let found = Found { sent, variants: found, recalls, behind };
+                let found = Found { sent, variants: found, recalls, backing };
                 let reason = Reason { why: Why::UriMiss, detail: None, selected: None };
                 let mut forward = self.prepare(asked, found, reason, Asking::AsItIs, attempt);
                 forward.refused = Some(detail);
@@ -386,7 +386,7 @@ impl Proxy {
     pub fn forward(
         &self,
         forward: Box<Forward>,
-        content: Content<'_>,
+        content: RequestContent<'_>,
         interim: Option<&Arc<Interim>>,
     ) -> Forwarded {
         let interim = interim.map(|interim| self.rewriting(interim, &forward.request));
@@ -398,7 +398,7 @@ impl Proxy {
         self.stats.count(Event::Forwarded(forward.why));
         let mut content = Some(content);
         loop {
-            let content = content.take().unwrap_or(Content::None);
+            let content = content.take().unwrap_or(RequestContent::None);
             match self.ask(&forward, content, interim) {
                 Ok(received) if self.has_to_ask_again(&mut forward, &received) => {}
                 Ok(received) => return self.absorb(forward, received),
@@ -421,8 +421,8 @@ impl Proxy {
         attempt: Attempt,
     ) -> Box<Forward> {
         let Asked { request, presented, key, target, now } = asked;
-        let Found { sent, variants, recalls, behind } = found;
-        let was_recalled = behind.is_some();
+        let Found { sent, variants, recalls, backing } = found;
+        let was_recalled = backing.is_some();
         let sent = sent.unwrap_or_else(|| self.sent_fields(request));
         // The most recent response tells which fields select; the next one will name the same.
         let newest = variants.as_ref().and_then(|variants| variants.first());
@@ -436,7 +436,7 @@ impl Proxy {
             .unwrap_or_default();
         let Reason { why, detail, mut selected } = reason;
         // What answers a request that changes something is stored under the key of a GET, if at all.
-        let begun = match behind {
+        let begun = match backing {
             // What is purged from before the store behind memory was asked is known from this one alone.
             Some(begun) => begun,
             None if presented.get || presented.head => self.store.begin(&key),
@@ -502,7 +502,7 @@ impl Proxy {
     fn ask(
         &self,
         forward: &Forward,
-        content: Content<'_>,
+        content: RequestContent<'_>,
         interim: Option<&Arc<Interim>>,
     ) -> Result<OriginResponse, OriginError> {
         let Forward { method, url, sent, .. } = forward;
@@ -555,7 +555,7 @@ struct Found {
     /// The store behind memory has not been asked.
     recalls: bool,
     /// The fetch that it was asked for, if it has been: noted before, and marked since.
-    behind: Option<Begun>,
+    backing: Option<Begun>,
 }
 
 /// Why it ends in forwarding.

@@ -116,9 +116,9 @@ impl Proxy {
     pub fn stored_for(&self, key: &CacheKey) -> Vec<Listed> {
         let mut all: Vec<Listed> = Vec::new();
         let here = self.store.get(key.as_str()).unwrap_or_default();
-        let behind =
+        let backing =
             self.store.tiers().and_then(|tiers| tiers.recall(key, false)).unwrap_or_default();
-        for response in here.iter().chain(&behind.variants) {
+        for response in here.iter().chain(&backing.variants) {
             let known = all.iter_mut().find(|listed| {
                 listed.head.selecting == response.selecting && listed.head.part == response.part
             });

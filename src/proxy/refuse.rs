@@ -125,7 +125,7 @@ impl Proxy {
     pub(super) fn answer_as_last(&self) -> Response {
         let allow = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
         let status = CacheStatus::default();
-        self.stats.count_told(&status);
+        self.stats.count_status(&status);
         let mut fields = Fields::new();
         fields.append(http::header::ALLOW, allow);
         fields.set_text("date", date::format(self.clock.now()));
@@ -147,7 +147,7 @@ impl Proxy {
     /// A response that nobody but the proxy has made; so the `Date` is the proxy's, too.
     fn own(&self, code: StatusCode, text: &str, as_json: bool, status: CacheStatus) -> Response {
         self.stats.count(Event::Refused);
-        self.stats.count_told(&status);
+        self.stats.count_status(&status);
         let mut response = Response::error(code, text, as_json);
         response.fields.set_text("date", date::format(self.clock.now()));
         response.fields.set_text("cache-status", status.to_string());

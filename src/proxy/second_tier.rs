@@ -12,7 +12,7 @@ use crate::proxy::collapse::{Landing, Outcome, Shareable};
 use crate::proxy::{Answer, Attempt, Forward, Forwarded, Proxy};
 use crate::store::Variants;
 use crate::store::backing::Fetcher;
-use crate::store::tiers::{Claim, Tiers};
+use crate::store::tiers::{FetchClaim, Tiers};
 use crate::store::underway::Begun;
 
 /// What has been recalled, and the fetch that it was recalled for, with the state of the store behind
@@ -51,7 +51,7 @@ impl Proxy {
         }
         forward.begun = begun;
         if recalled.fetcher == Fetcher::Us {
-            forward.claim = Some(Claim::new(&self.store, &forward.key));
+            forward.claim = Some(FetchClaim::new(&self.store, &forward.key));
         }
         forward.begun = forward.begun.with(recalled.stamp);
         let mut variants = self.fetched(tiers, &forward, recalled.variants);

@@ -16,7 +16,7 @@ use crate::message::request::Request;
 use crate::message::target::{Scheme, is_loopback, split_authority};
 use crate::origin::Interim;
 use crate::policy::forwarded::{Believed, believe};
-use crate::policy::forwarding::{Told, request_fields};
+use crate::policy::forwarding::{ForwardingFacts, request_fields};
 use crate::policy::key::{CacheKey, PassedOn};
 use crate::policy::redirect::{OwnUrl, leads_nowhere};
 use crate::policy::reuse::Presented;
@@ -94,7 +94,7 @@ impl Proxy {
 
     pub(super) fn sent_fields(&self, request: &Request) -> Fields {
         let believed = self.believed(request);
-        let told = Told {
+        let told = ForwardingFacts {
             client: believed.client,
             proxies: &believed.proxies,
             scheme: self.told_scheme(&believed),

@@ -19,7 +19,7 @@ use crate::proxy::collapse::{Landing, Leader, Outcome, Parked, Seat, Shareable};
 use crate::proxy::fill::{Fetched, Filler};
 use crate::proxy::second_tier::Recollection;
 use crate::store::Variants;
-use crate::store::tiers::Claim;
+use crate::store::tiers::FetchClaim;
 use crate::store::underway::Begun;
 
 /// How often a request that waits collapses again because what it waited for was invalidated.
@@ -124,7 +124,7 @@ pub struct Forward {
     /// reason.
     pub(super) refused: Option<Detail>,
     /// Other proxies may wait for the answer.
-    pub(super) claim: Option<Claim>,
+    pub(super) claim: Option<FetchClaim>,
     /// The answer is on its way into the store behind memory, and can be read there.
     pub(super) follows: Option<Arc<Shareable>>,
 }

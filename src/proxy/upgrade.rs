@@ -9,7 +9,7 @@ use crate::message::fields::{Fields, text_value};
 use crate::message::request::{Framing, Request, RequestError};
 use crate::message::response::Response;
 use crate::message::target::url_at;
-use crate::origin::{Content, OriginError, OriginRequest, OriginResponse, Tunnel, Upgrade};
+use crate::origin::{OriginError, OriginRequest, OriginResponse, RequestContent, Tunnel, Upgrade};
 use crate::policy::forwarding::{goes_in_circles, received_fields};
 use crate::policy::key::CacheKey;
 use crate::policy::reason::{CacheStatus, Detail, Why};
@@ -80,7 +80,7 @@ impl Proxy {
             url: &url_at(&self.settings.origin, request.target.as_str()),
             host: host.as_deref(),
             fields: &fields,
-            content: Content::None,
+            content: RequestContent::None,
             waits: true,
             interim: None,
         };

@@ -28,7 +28,7 @@ pub enum AccessFormat {
 
 /// One request and its answer, as the access log tells them.
 #[derive(Debug)]
-pub struct Served<'a> {
+pub struct AccessRecord<'a> {
     /// When the request arrived.
     pub at: Timestamp,
     /// Who sent it.
@@ -64,7 +64,7 @@ const WRITE_BYTES: usize = 64 * 1024;
 /// or for whoever reads a pipe.
 pub struct AccessLog {
     format: AccessFormat,
-    lines: SyncSender<Line>,
+    lines: SyncSender<AccessLine>,
     left_out: Arc<AtomicU64>,
     stats: Arc<Stats>,
     /// The file is to be opened again: it may have been moved away. Not a line, for which there may be no
@@ -72,7 +72,7 @@ pub struct AccessLog {
     reopens: Arc<AtomicBool>,
 }
 
-enum Line {
+enum AccessLine {
     Text(String),
     /// Look whether the file is to be opened again.
     Look,
@@ -117,12 +117,12 @@ impl AccessLog {
     }
 
     /// Adds one line, which is written soon; waits for nothing.
-    pub fn write(&self, served: &Served<'_>) {
+    pub fn write(&self, served: &AccessRecord<'_>) {
         let line = match self.format {
             AccessFormat::Combined => combined(served),
             AccessFormat::Json => json(served),
         };
-        if self.lines.try_send(Line::Text(line)).is_err() {
+        if self.lines.try_send(AccessLine::Text(line)).is_err() {
             self.left_out.fetch_add(1, Ordering::Relaxed);
             self.stats.count_lost_lines(1);
         }
@@ -132,14 +132,14 @@ impl AccessLog {
     pub fn reopen(&self) {
         self.reopens.store(true, Ordering::Release);
         // If there is no room, the writer has lines enough to wake up for.
-        let _ = self.lines.try_send(Line::Look);
+        let _ = self.lines.try_send(AccessLine::Look);
     }
 
     /// Waits until all lines so far are written, but not for long.
     pub fn flush(&self) {
         const PATIENCE: Duration = Duration::from_secs(1);
         let (done, is_done) = sync_channel(1);
-        if self.lines.try_send(Line::Flush(done)).is_ok() {
+        if self.lines.try_send(AccessLine::Flush(done)).is_ok() {
             let _ = is_done.recv_timeout(PATIENCE);
         }
     }
@@ -152,7 +152,7 @@ fn open(path: &Path) -> io::Result<File> {
 /// Writes lines as they come, several at a time where they do. A log that cannot be written must not
 /// stop the proxy: what is lost is counted, and told once a minute.
 fn write_lines(
-    waiting: &Receiver<Line>,
+    waiting: &Receiver<AccessLine>,
     mut output: Output,
     mut lost: Lost,
     path: Option<&Path>,
@@ -165,9 +165,9 @@ fn write_lines(
         let (mut done, mut looks) = (None, false);
         while let Some(line) = next.take() {
             match line {
-                Line::Text(line) => text.push_str(&line),
-                Line::Flush(sender) => done = Some(sender),
-                Line::Look => looks = true,
+                AccessLine::Text(line) => text.push_str(&line),
+                AccessLine::Flush(sender) => done = Some(sender),
+                AccessLine::Look => looks = true,
             }
             if text.len() < WRITE_BYTES && done.is_none() && !looks {
                 next = waiting.try_recv().ok();
@@ -264,7 +264,7 @@ fn quoted(value: &str) -> String {
     })
 }
 
-fn combined(served: &Served<'_>) -> String {
+fn combined(served: &AccessRecord<'_>) -> String {
     let client = served.client.map_or_else(|| "-".to_string(), |client| client.to_string());
     format!(
         "{client} - - [{}] \"{} {} {}\" {} {} \"{}\" \"{}\" \"{}\" {:.6}\n",
@@ -281,7 +281,7 @@ fn combined(served: &Served<'_>) -> String {
     )
 }
 
-fn json(served: &Served<'_>) -> String {
+fn json(served: &AccessRecord<'_>) -> String {
     let client =
         served.client.map_or_else(|| "null".to_string(), |client| json_string(&client.to_string()));
     format!(
@@ -302,8 +302,8 @@ fn json(served: &Served<'_>) -> String {
 mod tests {
     use super::*;
 
-    fn served(target: &str) -> Served<'_> {
-        Served {
+    fn served(target: &str) -> AccessRecord<'_> {
+        AccessRecord {
             at: Timestamp(784_111_777_000),
             client: Some(IpAddr::from([127, 0, 0, 1])),
             method: "GET",

@@ -13,7 +13,7 @@ use crate::policy::reason::{CacheStatus, Why};
 mod access_log;
 mod latency;
 
-pub use access_log::{AccessFormat, AccessLog, Served};
+pub use access_log::{AccessFormat, AccessLog, AccessRecord};
 pub use latency::{BOUNDS_US, Latencies, Tally};
 
 /// Counters since the start.
@@ -126,7 +126,7 @@ impl Stats {
     }
 
     /// Counts what one response is told in `Cache-Status`.
-    pub fn count_told(&self, status: &CacheStatus) {
+    pub fn count_status(&self, status: &CacheStatus) {
         if let Some(detail) = status.detail {
             *self.details.lock().entry(detail.as_str()).or_default() += 1;
         }
@@ -293,8 +293,8 @@ mod tests {
         }
         stats.count(Event::OriginRequest);
         let detail = Some(Detail::NoStore);
-        stats.count_told(&CacheStatus { detail, ..CacheStatus::default() });
-        stats.count_told(&CacheStatus::default());
+        stats.count_status(&CacheStatus { detail, ..CacheStatus::default() });
+        stats.count_status(&CacheStatus::default());
         stats.count_bytes(10, true);
         stats.count_bytes(10, false);
         assert_eq!(

@@ -13,7 +13,7 @@ use crate::clock::Timestamp;
 use crate::policy::digest::Salt;
 use crate::policy::key::CacheKey;
 use crate::policy::purging::Selector;
-use crate::policy::stored::{Place, StoredHead, StoredResponse};
+use crate::policy::stored::{BackingId, StoredHead, StoredResponse};
 use crate::store::tiers::spool::Spooled;
 
 /// What is read and written of content at a time, in bytes.
@@ -55,7 +55,7 @@ pub enum Fetcher {
 }
 
 /// Who is to hear what others have done to a shared store.
-pub trait Audience: Send + Sync {
+pub trait Invalidations: Send + Sync {
     /// What is stored for `key` has changed, or was invalidated. `place` is the number of what is stored
     /// now: who has that already has missed nothing.
     fn changed(&self, key: &CacheKey, place: Option<u64>);
@@ -103,7 +103,7 @@ pub enum Change {
     /// A response was reused.
     Used {
         /// Where it is, or will be once what comes before this is carried out.
-        place: Arc<Place>,
+        place: Arc<BackingId>,
         /// How often, all in all.
         reuses: u64,
     },
@@ -196,7 +196,7 @@ impl Change {
 
 /// How much a store behind memory holds.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct BehindUsage {
+pub struct BackingUsage {
     /// Stored responses.
     pub responses: u64,
     /// Bytes that they take, with bookkeeping.
@@ -206,7 +206,7 @@ pub struct BehindUsage {
 }
 
 /// A store behind memory.
-pub trait Behind: Send + Sync {
+pub trait Backing: Send + Sync {
     /// What it is called in the log.
     fn name(&self) -> String;
 
@@ -216,24 +216,24 @@ pub trait Behind: Send + Sync {
     }
 
     /// Why nothing can be written to it since it was opened, or since it was last asked; `None` if it can.
-    /// [`Behind::apply`] and [`Behind::tidy`] try to mend that. Does not wait.
-    fn trouble(&self) -> Option<BehindError> {
+    /// [`Backing::apply`] and [`Backing::tidy`] try to mend that. Does not wait.
+    fn trouble(&self) -> Option<BackingError> {
         None
     }
 
-    /// Tells `audience` from now on what others do to the store.
-    fn listen(&self, _audience: Arc<dyn Audience>) {}
+    /// Tells `invalidations` from now on what others do to the store.
+    fn listen(&self, _audience: Arc<dyn Invalidations>) {}
 
     /// What is stored for `key`, and the store's state. If that is nothing and `claims` is set, it is noted
     /// that this proxy fetches it, where the store can do that.
-    fn recall(&self, key: &CacheKey, claims: bool) -> Result<Recalled, BehindError>;
+    fn recall(&self, key: &CacheKey, claims: bool) -> Result<Recalled, BackingError>;
 
     /// Waits until another proxy is done with `key`, but no longer than `most`.
     fn wait(&self, _key: &CacheKey, _most: Duration) {}
 
     /// Carries out changes, in their order, all of them or, on an error, none that matters; how many
     /// responses each has stored or removed. Called by the writer thread alone.
-    fn apply(&self, changes: &[&Change]) -> Result<Vec<u64>, BehindError>;
+    fn apply(&self, changes: &[&Change]) -> Result<Vec<u64>, BackingError>;
 
     /// What digests of credentials in it are keyed with; `None` while that is not known. Does not wait.
     fn salt(&self) -> Option<Arc<Salt>>;
@@ -241,15 +241,15 @@ pub trait Behind: Send + Sync {
     /// The largest content in bytes that can be stored.
     fn content_bytes_max(&self) -> u64;
 
-    /// About so many bytes of content make one call of [`Behind::apply`].
+    /// About so many bytes of content make one call of [`Backing::apply`].
     fn batch_bytes(&self) -> u64;
 
     /// What the store holds.
-    fn usage(&self) -> Result<BehindUsage, BehindError>;
+    fn usage(&self) -> Result<BackingUsage, BackingError>;
 
     /// At most `most` stored responses, those that come after `after`: [`Listed::after`] of the last one that is
     /// known, or its key. All variants of a key together; in the order of their keys, unless the store has none.
-    fn list(&self, after: &str, most: usize) -> Result<Vec<Listed>, BehindError>;
+    fn list(&self, after: &str, most: usize) -> Result<Vec<Listed>, BackingError>;
 
     /// There is nothing to do: time for whatever can wait. Called at least about once a second by the
     /// writer thread when it is idle; how long it may be left alone.
@@ -263,9 +263,9 @@ pub trait Behind: Send + Sync {
 
 /// Why a store behind memory did not do what it was asked for.
 #[derive(Debug)]
-pub struct BehindError(pub String);
+pub struct BackingError(pub String);
 
-impl fmt::Display for BehindError {
+impl fmt::Display for BackingError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }

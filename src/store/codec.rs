@@ -128,10 +128,10 @@ fn open(frame: &Bytes) -> Result<(CacheKey, StoredHead, u64, Bytes), Unreadable>
     if sum != crc32fast::hash(&frame[8..]).to_le_bytes() {
         return Err(Unreadable::Damaged);
     }
-    read(Reader(frame.slice(8..))).ok_or(Unreadable::Nonsense)
+    read(CodecReader(frame.slice(8..))).ok_or(Unreadable::Nonsense)
 }
 
-fn read(mut from: Reader) -> Option<(CacheKey, StoredHead, u64, Bytes)> {
+fn read(mut from: CodecReader) -> Option<(CacheKey, StoredHead, u64, Bytes)> {
     let key = CacheKey::from(std::str::from_utf8(&from.text()?).ok()?);
     let status = StatusCode::from_u16(from.0.try_get_u16_le().ok()?).ok()?;
     let part = from.part()?;
@@ -193,9 +193,9 @@ fn put_part(out: &mut Vec<u8>, part: Option<Part>) {
 }
 
 /// Reads what was put, and nothing that is not there.
-struct Reader(Bytes);
+struct CodecReader(Bytes);
 
-impl Reader {
+impl CodecReader {
     fn length(&mut self) -> Option<usize> {
         Some(self.0.try_get_u32_le().ok()? as usize).filter(|length| *length <= LINES_MAX)
     }

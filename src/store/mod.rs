@@ -2,7 +2,7 @@
 //!
 //! A store holds complete responses, and parts that are marked as such. It decides what to drop
 //! when it is full, never what may be reused: that is the policy's business. Memory (`memory.rs`) is the
-//! first tier; behind it there may be one that lasts or is shared (`behind.rs`, `tiers.rs`).
+//! first tier; behind it there may be one that lasts or is shared (`backing.rs`, `tiers.rs`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -158,8 +158,8 @@ pub trait Store: Send + Sync {
     /// Notes that a request for `key` begins whose response may be stored.
     fn begin(&self, key: &CacheKey) -> Begun;
 
-    /// Room for a body on its way in. It grows with [`Room::grow`] and ends when it is dropped.
-    fn room(&self) -> Room;
+    /// Room for a body on its way in. It grows with [`Reservation::grow`] and ends when it is dropped.
+    fn room(&self) -> Reservation;
 
     /// The largest content in bytes that can be stored.
     fn content_bytes_max(&self) -> u64;
@@ -180,12 +180,12 @@ pub trait Store: Send + Sync {
 
 /// A share of the memory for bodies on their way in, given back when it is dropped.
 #[derive(Debug)]
-pub struct Room {
+pub struct Reservation {
     arriving: Arc<Arrivals>,
     bytes: u64,
 }
 
-impl Room {
+impl Reservation {
     /// Takes `bytes` more; `false` if there is no room for them.
     pub fn grow(&mut self, bytes: u64) -> bool {
         let most = self.arriving.bytes_max;
@@ -199,7 +199,7 @@ impl Room {
     }
 }
 
-impl Drop for Room {
+impl Drop for Reservation {
     fn drop(&mut self) {
         self.arriving.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
     }

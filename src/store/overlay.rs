@@ -18,7 +18,7 @@ use crate::policy::purging::Selector;
 use crate::policy::stored::StoredResponse;
 use crate::store::backing::Listed;
 use crate::store::underway::{Begun, Underway};
-use crate::store::{Put, Room, Store, Usage, Variants, fits, with_variant};
+use crate::store::{Put, Reservation, Store, Usage, Variants, fits, with_variant};
 
 /// The store over `below`.
 pub struct Overlay {
@@ -140,7 +140,7 @@ impl Store for Overlay {
         self.underway.begin(key)
     }
 
-    fn room(&self) -> Room {
+    fn room(&self) -> Reservation {
         self.below.room()
     }
 

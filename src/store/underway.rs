@@ -64,7 +64,7 @@ impl Underway {
         let marks = Arc::<Marks>::default();
         self.by_key.lock().entry(key.clone()).or_default().push((number, Arc::clone(&marks)));
         let fetch = Fetch { underway: Arc::clone(self), key: key.clone(), number, marks };
-        Begun { fetch: Arc::new(fetch), behind: Stamp::default() }
+        Begun { fetch: Arc::new(fetch), backing: Stamp::default() }
     }
 
     /// All responses for `key` are invalidated, but for the one that `own` will bring. To be called before
@@ -107,7 +107,7 @@ impl Underway {
 pub struct Begun {
     fetch: Arc<Fetch>,
     /// The state of the store behind memory.
-    behind: Stamp,
+    backing: Stamp,
 }
 
 /// A fetch in the list; dropped, it is taken out.
@@ -133,14 +133,14 @@ impl Drop for Fetch {
 impl Begun {
     /// The same, with the state of the store behind memory.
     #[must_use]
-    pub fn with(self, behind: Stamp) -> Self {
-        Self { behind, ..self }
+    pub fn with(self, backing: Stamp) -> Self {
+        Self { backing, ..self }
     }
 
     /// The same fetch, if it begins only now.
     #[must_use]
     pub fn anew(&self) -> Self {
-        self.fetch.underway.begin(&self.fetch.key).with(self.behind)
+        self.fetch.underway.begin(&self.fetch.key).with(self.backing)
     }
 
     /// Is it the same fetch, with the same marks?
@@ -149,8 +149,8 @@ impl Begun {
     }
 
     /// The state of the store behind memory.
-    pub fn behind(&self) -> Stamp {
-        self.behind
+    pub fn backing(&self) -> Stamp {
+        self.backing
     }
 
     /// May a response with this head be stored: was nothing invalidated since that selects it?

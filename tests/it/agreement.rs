@@ -22,9 +22,9 @@ use caching_proxy::policy::purging::Selector;
 use caching_proxy::policy::stored::{StoredHead, StoredResponse};
 use caching_proxy::store::Store;
 use caching_proxy::store::backing::{
-    Audience, Behind, BehindError, BehindUsage, Change, Listed, Recalled,
+    Backing, BackingError, BackingUsage, Change, Invalidations, Listed, Recalled,
 };
-use caching_proxy::store::memory::{Eviction, Limits, store};
+use caching_proxy::store::memory::{Eviction, MemoryLimits, store};
 use caching_proxy::store::redis::{Address, Redis, SharedLimits};
 use caching_proxy::store::sqlite::{DiskLimits, Sqlite};
 use caching_proxy::store::tiers::Tiers;
@@ -32,31 +32,32 @@ use parking_lot::RwLock;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-const ROOMY: Limits = Limits { bytes: 64 << 20, responses: None, content_bytes: 8 << 20 };
+const ROOMY: MemoryLimits =
+    MemoryLimits { bytes: 64 << 20, responses: None, content_bytes: 8 << 20 };
 const DISK: DiskLimits = DiskLimits { bytes: 256 << 20, responses: None, content_bytes: 64 << 20 };
 const KEYS: [&str; 3] = ["http://o/a", "http://o/a/1", "http://o/b"];
 const LANGUAGES: [Option<&str>; 3] = [None, Some("en"), Some("de")];
 
 /// A store whose changes wait until the gate is open.
 struct Gated {
-    inner: Box<dyn Behind>,
+    inner: Box<dyn Backing>,
     gate: RwLock<()>,
 }
 
-impl Behind for Gated {
+impl Backing for Gated {
     fn name(&self) -> String {
         self.inner.name()
     }
     fn is_ready(&self) -> bool {
         self.inner.is_ready()
     }
-    fn listen(&self, audience: Arc<dyn Audience>) {
-        self.inner.listen(audience);
+    fn listen(&self, invalidations: Arc<dyn Invalidations>) {
+        self.inner.listen(invalidations);
     }
-    fn recall(&self, key: &CacheKey, claims: bool) -> Result<Recalled, BehindError> {
+    fn recall(&self, key: &CacheKey, claims: bool) -> Result<Recalled, BackingError> {
         self.inner.recall(key, claims)
     }
-    fn apply(&self, changes: &[&Change]) -> Result<Vec<u64>, BehindError> {
+    fn apply(&self, changes: &[&Change]) -> Result<Vec<u64>, BackingError> {
         let _open = self.gate.read();
         self.inner.apply(changes)
     }
@@ -69,10 +70,10 @@ impl Behind for Gated {
     fn batch_bytes(&self) -> u64 {
         self.inner.batch_bytes()
     }
-    fn usage(&self) -> Result<BehindUsage, BehindError> {
+    fn usage(&self) -> Result<BackingUsage, BackingError> {
         self.inner.usage()
     }
-    fn list(&self, after: &str, most: usize) -> Result<Vec<Listed>, BehindError> {
+    fn list(&self, after: &str, most: usize) -> Result<Vec<Listed>, BackingError> {
         self.inner.list(after, most)
     }
     fn tidy(&self) -> Duration {
@@ -101,9 +102,9 @@ fn redis(server: &Server, content_bytes: u64) -> Arc<Gated> {
     Arc::new(Gated { inner, gate: RwLock::default() })
 }
 
-fn tiers(behind: &Arc<Gated>, memory: Arc<dyn Store>) -> Arc<dyn Store> {
-    let behind = Arc::clone(behind) as Arc<dyn Behind>;
-    Arc::new(Tiers::new(memory, behind, 1 << 20, true).expect("a thread"))
+fn tiers(backing: &Arc<Gated>, memory: Arc<dyn Store>) -> Arc<dyn Store> {
+    let backing = Arc::clone(backing) as Arc<dyn Backing>;
+    Arc::new(Tiers::new(memory, backing, 1 << 20, true).expect("a thread"))
 }
 
 /// Something that is done to the store. A response is known by its key, its language, and how many came
@@ -175,7 +176,7 @@ fn facts(response: &StoredResponse) -> Facts {
 /// A store, and what it should hold.
 struct Trial {
     store: Arc<dyn Store>,
-    behind: Arc<Gated>,
+    backing: Arc<Gated>,
     /// A shared store takes nothing from who has not asked it.
     asks: bool,
     model: Held,
@@ -186,10 +187,10 @@ struct Trial {
 }
 
 impl Trial {
-    fn new(behind: Arc<Gated>, asks: bool) -> Self {
-        let store = tiers(&behind, store(Eviction::None, ROOMY));
+    fn new(backing: Arc<Gated>, asks: bool) -> Self {
+        let store = tiers(&backing, store(Eviction::None, ROOMY));
         let (model, history, begun) = (Held::new(), BTreeMap::new(), Vec::new());
-        let mut trial = Self { store, behind, asks, model, history, begun, count: 0 };
+        let mut trial = Self { store, backing, asks, model, history, begun, count: 0 };
         trial.ask();
         trial
     }
@@ -202,7 +203,7 @@ impl Trial {
     /// The fetch of a response that comes now.
     fn begin(&self, key: usize) -> caching_proxy::store::underway::Begun {
         let begun = self.store.begin(&CacheKey::from(KEYS[key]));
-        self.begun.get(key).map_or(begun.clone(), |asked| begun.with(asked.behind()))
+        self.begun.get(key).map_or(begun.clone(), |asked| begun.with(asked.backing()))
     }
 
     fn past(&self, one: (usize, usize), back: usize) -> Option<Arc<StoredResponse>> {
@@ -304,11 +305,11 @@ impl Trial {
         for segment in steps.split_inclusive(|step| matches!(step, Step::Cut)) {
             self.ask();
             let (open, opened): (Sender<()>, Receiver<()>) = channel();
-            let behind = Arc::clone(&self.behind);
+            let backing = Arc::clone(&self.backing);
             thread::scope(|scope| {
                 let (told, is_closed) = channel();
                 scope.spawn(move || {
-                    let _gate = behind.gate.write();
+                    let _gate = backing.gate.write();
                     told.send(()).expect("it is waited for");
                     let _ = opened.recv();
                 });
@@ -416,17 +417,17 @@ enum Refusal {
 }
 
 /// Memory has room for one response.
-fn old_response_is_not_found(behind: &Arc<Gated>, refusal: Refusal, is_freshened: bool) {
+fn old_response_is_not_found(backing: &Arc<Gated>, refusal: Refusal, is_freshened: bool) {
     const FULL: usize = 6_000;
-    let case = format!("{} {refusal:?} {is_freshened}", behind.name());
+    let case = format!("{} {refusal:?} {is_freshened}", backing.name());
     let key = CacheKey::from(KEYS[0]);
-    let tiny = Limits { responses: Some(1), ..ROOMY };
-    let store = &tiers(behind, store(Eviction::Lru, tiny));
+    let tiny = MemoryLimits { responses: Some(1), ..ROOMY };
+    let store = &tiers(backing, store(Eviction::Lru, tiny));
     support::stored::put(store, KEYS[0], came_at(1, b"old"));
     assert!(store.tiers().expect("two tiers").flush(PATIENCE));
     let asked = begun(store, &key);
     let old = store.get(KEYS[0]).expect("it is in memory")[0].clone();
-    let gate = behind.gate.write();
+    let gate = backing.gate.write();
     let dropped = store.tiers().expect("two tiers").dropped();
     if refusal == Refusal::QueueFull {
         for number in 0..FULL {
@@ -457,10 +458,10 @@ fn what_was_replaced_in_memory_is_not_found_behind_it() {
     for (refusal, is_freshened) in table {
         let folder = TemporaryFolder::new();
         let path = folder.file("cache.db");
-        let again = |behind: Arc<Gated>| {
-            let found = behind.recall(&CacheKey::from(KEYS[0]), false).expect("it works").variants;
+        let again = |backing: Arc<Gated>| {
+            let found = backing.recall(&CacheKey::from(KEYS[0]), false).expect("it works").variants;
             let is_new = |found: &Arc<StoredResponse>| found.response_time > Timestamp(1);
-            assert!(found.iter().all(is_new), "{}: {refusal:?} after a restart", behind.name());
+            assert!(found.iter().all(is_new), "{}: {refusal:?} after a restart", backing.name());
         };
         old_response_is_not_found(&sqlite(&path, 1_000), refusal, is_freshened);
         again(sqlite(&path, 1_000));

@@ -8,16 +8,16 @@ use std::sync::mpsc::channel;
 use std::thread;
 
 use caching_proxy::clock::{Clock, Timestamp};
-use caching_proxy::message::body::{Arriving, Awaited, Body};
+use caching_proxy::message::body::{Arriving, BlockingBody, Body};
 use caching_proxy::message::request::Request;
 use caching_proxy::message::response::Response;
 use caching_proxy::origin::{
-    Content, Origin, OriginBody, OriginError, OriginRequest, OriginResponse,
+    Origin, OriginBody, OriginError, OriginRequest, OriginResponse, RequestContent,
 };
 use caching_proxy::proxy::{Admission, Answer, Attempt, Forward, Proxy};
 use caching_proxy::stats::Stats;
 use caching_proxy::store::Store;
-use caching_proxy::store::memory::{Eviction, Limits, store};
+use caching_proxy::store::memory::{Eviction, MemoryLimits, store};
 use caching_proxy::store::sqlite::{DiskLimits, Sqlite};
 use caching_proxy::store::tiers::Tiers;
 use http::{Method, StatusCode, Version};
@@ -98,13 +98,13 @@ impl Origin for Pieces {
 }
 
 fn open(case: Case, folder: &TemporaryFolder) -> Arc<dyn Store> {
-    let limits = Limits { bytes: case.memory, responses: None, content_bytes: 16 << 20 };
+    let limits = MemoryLimits { bytes: case.memory, responses: None, content_bytes: 16 << 20 };
     let memory = store(Eviction::Lru, limits);
     if !case.on_disk {
         return memory;
     }
-    let behind = Sqlite::open(&folder.file("cache.db"), DISK).expect("a store");
-    Arc::new(Tiers::new(memory, Arc::new(behind), 256 << 10, false).expect("a thread"))
+    let backing = Sqlite::open(&folder.file("cache.db"), DISK).expect("a store");
+    Arc::new(Tiers::new(memory, Arc::new(backing), 256 << 10, false).expect("a thread"))
 }
 
 fn request() -> Arc<Request> {
@@ -123,7 +123,9 @@ fn missed(proxy: &Proxy, attempt: Attempt) -> Result<Box<Forward>, Response> {
 
 fn led(proxy: &Proxy, forward: Box<Forward>) -> Response {
     match proxy.join(forward) {
-        Admission::Lead(forward) => proxy.forward(forward, Content::None, None).into_response(),
+        Admission::Lead(forward) => {
+            proxy.forward(forward, RequestContent::None, None).into_response()
+        }
         Admission::Wait(_) => panic!("nobody else asks"),
         Admission::Ready(response) => response,
     }
@@ -135,7 +137,7 @@ fn content(response: Response) -> io::Result<Vec<u8>> {
         Body::None { .. } => return Ok(Vec::new()),
         Body::Whole(bytes) => return Ok(bytes.to_vec()),
         Body::Arriving(body) => body,
-        Body::Growing(body) => Box::new(Awaited(body)),
+        Body::Growing(body) => Box::new(BlockingBody(body)),
     };
     let (mut all, mut piece) = (Vec::new(), vec![0; 5_000]);
     loop {
@@ -178,7 +180,7 @@ fn run(case: Case) {
                 missed(proxy, attempt).map_or_else(|ready| ready, |forward| led(proxy, forward));
             (told(&response), content(response))
         });
-        let response = proxy.forward(leads, Content::None, None).into_response();
+        let response = proxy.forward(leads, RequestContent::None, None).into_response();
         let lead = (told(&response), content(response));
         for (told, content) in [lead, follower.join().expect("no panic")] {
             let content = content.unwrap_or_else(|error| panic!("{case:?}: {told}: {error}"));

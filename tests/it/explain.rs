@@ -216,8 +216,8 @@ fn an_explanation_changes_nothing() {
             let origin = Origin::script([on("GET /a").send(200, fields, "hello"), again.always()]);
             let (folder, url) = (TemporaryFolder::new(), origin.url());
             let file = format!("sqlite:{}", folder.file("x.db").display());
-            let behind: &[&str] = if store { &["--store", &file] } else { &[] };
-            let start = |flags| Proxy::start(&[&["--origin", &url], behind, flags].concat());
+            let backing: &[&str] = if store { &["--store", &file] } else { &[] };
+            let start = |flags| Proxy::start(&[&["--origin", &url], backing, flags].concat());
             if !store && flags.contains(&"offline") {
                 continue;
             }

@@ -19,9 +19,9 @@ use caching_proxy::policy::key::CacheKey;
 use caching_proxy::policy::purging::Selector;
 use caching_proxy::policy::stored::{StoredHead, StoredResponse};
 use caching_proxy::store::backing::{
-    Audience, Behind, BehindError, BehindUsage, Change, Listed, Recalled,
+    Backing, BackingError, BackingUsage, Change, Invalidations, Listed, Recalled,
 };
-use caching_proxy::store::memory::{Eviction, Limits, store};
+use caching_proxy::store::memory::{Eviction, MemoryLimits, store};
 use caching_proxy::store::redis::{Address, Redis, SharedLimits};
 use caching_proxy::store::sqlite::{DiskLimits, Sqlite};
 use caching_proxy::store::tiers::Tiers;
@@ -48,7 +48,7 @@ impl Dice {
 
 /// A store that does not do what it is asked for, or does it and says that it has failed.
 struct Faulty {
-    inner: Box<dyn Behind>,
+    inner: Box<dyn Backing>,
     dice: Dice,
     /// Three of so many changes fail, and one of so many recalls.
     odds: u64,
@@ -57,24 +57,24 @@ struct Faulty {
 /// After a fault little is asked for a while, so some trials have few, and some none.
 const ODDS: [u64; 3] = [u64::MAX, 400, 40];
 
-fn fault() -> BehindError {
-    BehindError("a fault".to_string())
+fn fault() -> BackingError {
+    BackingError("a fault".to_string())
 }
 
-impl Behind for Faulty {
+impl Backing for Faulty {
     fn name(&self) -> String {
         self.inner.name()
     }
     fn is_ready(&self) -> bool {
         self.inner.is_ready()
     }
-    fn listen(&self, audience: Arc<dyn Audience>) {
-        self.inner.listen(audience);
+    fn listen(&self, invalidations: Arc<dyn Invalidations>) {
+        self.inner.listen(invalidations);
     }
-    fn recall(&self, key: &CacheKey, claims: bool) -> Result<Recalled, BehindError> {
+    fn recall(&self, key: &CacheKey, claims: bool) -> Result<Recalled, BackingError> {
         if self.dice.below(self.odds) == 0 { Err(fault()) } else { self.inner.recall(key, claims) }
     }
-    fn apply(&self, changes: &[&Change]) -> Result<Vec<u64>, BehindError> {
+    fn apply(&self, changes: &[&Change]) -> Result<Vec<u64>, BackingError> {
         match self.dice.below(self.odds) {
             0 => Err(fault()),
             1 => self.inner.apply(changes).and(Err(fault())),
@@ -94,10 +94,10 @@ impl Behind for Faulty {
     fn batch_bytes(&self) -> u64 {
         self.inner.batch_bytes()
     }
-    fn usage(&self) -> Result<BehindUsage, BehindError> {
+    fn usage(&self) -> Result<BackingUsage, BackingError> {
         self.inner.usage()
     }
-    fn list(&self, after: &str, most: usize) -> Result<Vec<Listed>, BehindError> {
+    fn list(&self, after: &str, most: usize) -> Result<Vec<Listed>, BackingError> {
         self.inner.list(after, most)
     }
     fn tidy(&self) -> Duration {
@@ -124,12 +124,13 @@ struct Trial {
 }
 
 impl Trial {
-    fn new(inner: Box<dyn Behind>, seed: u64, memory_bytes: u64) -> Self {
+    fn new(inner: Box<dyn Backing>, seed: u64, memory_bytes: u64) -> Self {
         let dice = || Dice(AtomicU64::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1));
-        let behind =
+        let backing =
             Arc::new(Faulty { inner, dice: dice(), odds: ODDS[seed as usize % ODDS.len()] });
-        let limits = Limits { bytes: 64 << 20, responses: Some(2), content_bytes: memory_bytes };
-        let tiers = Tiers::new(store(Eviction::Lru, limits), behind, 200_000, false);
+        let limits =
+            MemoryLimits { bytes: 64 << 20, responses: Some(2), content_bytes: memory_bytes };
+        let tiers = Tiers::new(store(Eviction::Lru, limits), backing, 200_000, false);
         Self {
             store: Arc::new(tiers.expect("a thread")),
             dice: dice(),
@@ -301,12 +302,12 @@ impl Trial {
 /// Memory has room for less than the store behind it, or for more.
 const SIZES: [(u64, u64); 2] = [(1_000, 1_000_000), (1_000_000, 1_000)];
 
-fn sqlite(path: &Path, content_bytes: u64) -> Box<dyn Behind> {
+fn sqlite(path: &Path, content_bytes: u64) -> Box<dyn Backing> {
     let limits = DiskLimits { bytes: 64 << 20, responses: None, content_bytes };
     Box::new(Sqlite::open(path, limits).expect("a store"))
 }
 
-fn redis(server: &Server, seed: u64, content_bytes: u64) -> Box<dyn Behind> {
+fn redis(server: &Server, seed: u64, content_bytes: u64) -> Box<dyn Backing> {
     let address = Address::read(&server.url()).expect("an address");
     let wanted = SharedLimits { prefix: format!("{seed}:"), content_bytes };
     let redis = Redis::open(address, wanted).expect("a store");
@@ -332,8 +333,8 @@ fn whatever_fails_in_a_file_no_older_response_is_given() {
             scope.spawn(move || {
                 let folder = TemporaryFolder::new();
                 let path = folder.file("cache.db");
-                let (here, behind) = SIZES[seed as usize % 2];
-                Trial::new(sqlite(&path, behind), seed, here).run();
+                let (here, backing) = SIZES[seed as usize % 2];
+                Trial::new(sqlite(&path, backing), seed, here).run();
             });
         }
     });
@@ -346,8 +347,8 @@ fn whatever_fails_in_a_shared_store_no_older_response_is_given() {
         thread::scope(|scope| {
             for seed in seeds(12) {
                 scope.spawn(move || {
-                    let (here, behind) = SIZES[seed as usize % 2];
-                    Trial::new(redis(server, seed, behind), seed, here).run();
+                    let (here, backing) = SIZES[seed as usize % 2];
+                    Trial::new(redis(server, seed, backing), seed, here).run();
                 });
             }
         });
@@ -360,8 +361,8 @@ fn what_is_purged_is_gone_after_a_kill() {
     for seed in seeds(8) {
         let folder = TemporaryFolder::new();
         let (path, copy) = (folder.file("cache.db"), folder.file("copy.db"));
-        let (here, behind) = SIZES[0];
-        let mut trial = Trial::new(sqlite(&path, behind), seed, here);
+        let (here, backing) = SIZES[0];
+        let mut trial = Trial::new(sqlite(&path, backing), seed, here);
         for _ in 0..20 {
             trial.step();
         }
@@ -374,7 +375,7 @@ fn what_is_purged_is_gone_after_a_kill() {
             let from = format!("{}{suffix}", path.display());
             let _ = fs::copy(from, format!("{}{suffix}", copy.display()));
         }
-        let again = sqlite(&copy, behind);
+        let again = sqlite(&copy, backing);
         for key in KEYS {
             assert!(again.recall(&key.into(), false).expect("it works").variants.is_empty());
         }

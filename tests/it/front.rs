@@ -19,7 +19,7 @@ use caching_proxy::message::request::RequestLimits;
 use caching_proxy::origin::{Origin, OriginError, OriginRequest, OriginResponse};
 use caching_proxy::proxy::Proxy;
 use caching_proxy::stats::Stats;
-use caching_proxy::store::memory::{Eviction, Limits, store};
+use caching_proxy::store::memory::{Eviction, MemoryLimits, store};
 use http::{StatusCode, Version};
 
 /// Panics at the first request, and answers the others.
@@ -46,11 +46,12 @@ fn no_content() -> OriginResponse {
 #[test]
 fn a_panic_costs_one_exchange() {
     over(|listener, proxy, pool, settings| {
-        let front = event::Front::start(vec![listener], proxy, pool, 2, settings).expect("threads");
+        let front =
+            event::EventFront::start(vec![listener], proxy, pool, 2, settings).expect("threads");
         Box::new(move |limit| front.drain(limit))
     });
     over(|listener, proxy, pool, settings| {
-        let front = tiny::Front::start(listener, proxy, pool, settings).expect("threads");
+        let front = tiny::TinyFront::start(listener, proxy, pool, settings).expect("threads");
         Box::new(move |limit| front.drain(limit))
     });
 }
@@ -76,15 +77,17 @@ impl Origin for Stuck {
 fn a_parked_request_keeps_its_bound_while_the_front_drains() {
     let second = Duration::from_secs(20);
     parked(|listener, proxy, pool, settings| {
-        let front = event::Front::start(vec![listener], proxy, pool, 2, settings).expect("threads");
+        let front =
+            event::EventFront::start(vec![listener], proxy, pool, 2, settings).expect("threads");
         Box::new(move || front.drain(second))
     });
     parked(|listener, proxy, pool, settings| {
-        let front = event::Front::start(vec![listener], proxy, pool, 2, settings).expect("threads");
+        let front =
+            event::EventFront::start(vec![listener], proxy, pool, 2, settings).expect("threads");
         Box::new(move || front.retire(second))
     });
     parked(|listener, proxy, pool, settings| {
-        let front = tiny::Front::start(listener, proxy, pool, settings).expect("threads");
+        let front = tiny::TinyFront::start(listener, proxy, pool, settings).expect("threads");
         Box::new(move || front.drain(second))
     });
 }
@@ -151,7 +154,7 @@ fn parts(
     origin: Arc<dyn Origin>,
     workers: usize,
 ) -> (TcpListener, Arc<Proxy>, Pool, FrontSettings) {
-    let limits = Limits { bytes: 1 << 20, responses: None, content_bytes: 1 << 20 };
+    let limits = MemoryLimits { bytes: 1 << 20, responses: None, content_bytes: 1 << 20 };
     let stats = Arc::new(Stats::default());
     let store = store(Eviction::Lru, limits);
     let proxy =

@@ -13,7 +13,7 @@ use caching_proxy::clock::{Clock, DeltaSeconds, Timestamp};
 use caching_proxy::message::fields::Fields;
 use caching_proxy::message::request::Request;
 use caching_proxy::origin::gate::{Gated, Limits, Rate};
-use caching_proxy::origin::{Content, Origin, OriginError, OriginRequest, OriginResponse};
+use caching_proxy::origin::{Origin, OriginError, OriginRequest, OriginResponse, RequestContent};
 use http::{Method, StatusCode, Version};
 use parking_lot::Mutex;
 
@@ -303,7 +303,7 @@ impl Origin for Quick {
 }
 
 fn ask(gated: &Gated, url: &str, waits: bool) -> Result<OriginResponse, OriginError> {
-    let (method, fields, content) = (&Method::GET, &Fields::new(), Content::None);
+    let (method, fields, content) = (&Method::GET, &Fields::new(), RequestContent::None);
     gated.send(OriginRequest { method, url, host: None, fields, content, waits, interim: None })
 }
 

@@ -145,11 +145,11 @@ fn a_refused_request_does_not_mix_into_the_response_before_it() {
 fn content_behind_a_refused_request_harms_nobody() {
     let origin = Origin::script([]);
     let mut proxy = Proxy::before(&origin, &["--cache-mode", "offline"]);
-    let behind = "POST /b HTTP/1.1\r\nHost: h\r\nContent-Length: 10000000000000\r\n\r\nabc";
+    let backing = "POST /b HTTP/1.1\r\nHost: h\r\nContent-Length: 10000000000000\r\n\r\nabc";
     for _ in 0..5 {
         let mut connection = proxy.connect();
         connection
-            .send(format!("POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 3 0\r\n\r\n{behind}"));
+            .send(format!("POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 3 0\r\n\r\n{backing}"));
         assert_eq!(connection.reply().status, 400);
         assert_eq!(connection.rest(), b"");
     }

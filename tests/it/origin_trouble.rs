@@ -14,7 +14,7 @@ use caching_proxy::message::fields::Fields;
 use caching_proxy::origin::blocking::client::{Client, Reach};
 use caching_proxy::origin::egress::Egress;
 use caching_proxy::origin::resolver::Names;
-use caching_proxy::origin::{Content, Origin as _, OriginRequest, Upgrade};
+use caching_proxy::origin::{Origin as _, OriginRequest, RequestContent, Upgrade};
 use http::Method;
 
 #[test]
@@ -195,8 +195,8 @@ fn a_name_that_has_moved_is_looked_up_again() {
             host: None,
             fields: &Fields::new(),
             content: match method {
-                Method::POST => Content::Length(length, &mut content),
-                _ => Content::None,
+                Method::POST => RequestContent::Length(length, &mut content),
+                _ => RequestContent::None,
             },
             waits: false,
             interim: None,

@@ -12,16 +12,17 @@ use caching_proxy::policy::purging::Selector;
 use caching_proxy::policy::stored::StoredResponse;
 use caching_proxy::store::Store;
 use caching_proxy::store::backing::{
-    Behind, BehindError, BehindUsage, Change, Listed, Recalled, Stamp,
+    Backing, BackingError, BackingUsage, Change, Listed, Recalled, Stamp,
 };
-use caching_proxy::store::memory::{Eviction, Limits, store};
+use caching_proxy::store::memory::{Eviction, MemoryLimits, store};
 use caching_proxy::store::tiers::Tiers;
 use parking_lot::Mutex;
 
 use super::support::engine::{Bench, bench_over, request};
 use super::support::{PATIENCE, settings};
 
-const ROOMY: Limits = Limits { bytes: 64 << 20, responses: None, content_bytes: 8 << 20 };
+const ROOMY: MemoryLimits =
+    MemoryLimits { bytes: 64 << 20, responses: None, content_bytes: 8 << 20 };
 const KEY: &str = "http://o.test/a";
 /// Stale on arrival, and with all that can be meant by a purge.
 const STALE: &str = "Cache-Control: max-age=60; Age: 100; ETag: \"v1\"; Surrogate-Key: red";
@@ -39,12 +40,12 @@ struct Scripted {
     changes: AtomicU64,
 }
 
-impl Behind for Scripted {
+impl Backing for Scripted {
     fn name(&self) -> String {
         "script".to_string()
     }
 
-    fn recall(&self, _: &CacheKey, claims: bool) -> Result<Recalled, BehindError> {
+    fn recall(&self, _: &CacheKey, claims: bool) -> Result<Recalled, BackingError> {
         self.claims.fetch_add(u64::from(claims), Ordering::Relaxed);
         let variants = self.variants.lock().clone();
         let stamp = Stamp { numbers: Some([0; 4]), was_empty: variants.is_empty(), moment: 0 };
@@ -54,7 +55,7 @@ impl Behind for Scripted {
         Ok(Recalled { variants, stamp, ..Recalled::default() })
     }
 
-    fn apply(&self, changes: &[&Change]) -> Result<Vec<u64>, BehindError> {
+    fn apply(&self, changes: &[&Change]) -> Result<Vec<u64>, BackingError> {
         self.changes.fetch_add(changes.len() as u64, Ordering::Relaxed);
         for change in changes {
             match change {
@@ -81,11 +82,11 @@ impl Behind for Scripted {
         1 << 20
     }
 
-    fn usage(&self) -> Result<BehindUsage, BehindError> {
-        Ok(BehindUsage { responses: self.variants.lock().len() as u64, ..BehindUsage::default() })
+    fn usage(&self) -> Result<BackingUsage, BackingError> {
+        Ok(BackingUsage { responses: self.variants.lock().len() as u64, ..BackingUsage::default() })
     }
 
-    fn list(&self, _: &str, _: usize) -> Result<Vec<Listed>, BehindError> {
+    fn list(&self, _: &str, _: usize) -> Result<Vec<Listed>, BackingError> {
         Ok(Vec::new())
     }
 
@@ -96,20 +97,20 @@ impl Behind for Scripted {
 
 /// An engine over a store that has a stale response behind memory and nothing in memory, as after a start.
 fn after_a_restart() -> (Bench, Arc<Scripted>) {
-    let behind = Arc::new(Scripted::default());
-    let start = |behind: &Arc<Scripted>| {
+    let backing = Arc::new(Scripted::default());
+    let start = |backing: &Arc<Scripted>| {
         let memory = store(Eviction::Lru, ROOMY);
-        let behind = Arc::clone(behind) as Arc<dyn Behind>;
+        let backing = Arc::clone(backing) as Arc<dyn Backing>;
         let tiers: Arc<dyn Store> =
-            Arc::new(Tiers::new(memory, behind, 1 << 20, false).expect("a thread"));
+            Arc::new(Tiers::new(memory, backing, 1 << 20, false).expect("a thread"));
         bench_over(tiers, |_| {})
     };
-    let before = start(&behind);
+    let before = start(&backing);
     before.answers(200, STALE, "old");
     assert_eq!(before.get("/a").1, "old");
     assert!(before.store.tiers().expect("tiers").flush(PATIENCE));
-    assert_eq!(behind.variants.lock().len(), 1);
-    (start(&behind), behind)
+    assert_eq!(backing.variants.lock().len(), 1);
+    (start(&backing), backing)
 }
 
 /// All ways of invalidating it.
@@ -130,9 +131,9 @@ fn what_is_purged_while_it_is_recalled_is_neither_asked_about_nor_used() {
     assert!(settings().reuse.stale_if_error.0 > 0, "it could stand in");
     for (number, invalidate) in meant().into_iter().enumerate() {
         for fails in [false, true] {
-            let (bench, behind) = after_a_restart();
+            let (bench, backing) = after_a_restart();
             let store = Arc::clone(&bench.store);
-            *behind.deed.lock() = Some(Box::new(move || invalidate(&*store)));
+            *backing.deed.lock() = Some(Box::new(move || invalidate(&*store)));
             if fails {
                 bench.answers(503, "", "failed");
                 assert_eq!(bench.get("/a").0, 503, "{number}: it does not stand in");
@@ -156,9 +157,9 @@ fn what_is_not_meant_by_a_purge_is_recalled_all_the_same() {
         |store| _ = store.purge(&Selector::Prefix("http://o.test/b".into()), Timestamp::MAX),
     ];
     for (number, invalidate) in others.into_iter().enumerate() {
-        let (bench, behind) = after_a_restart();
+        let (bench, backing) = after_a_restart();
         let store = Arc::clone(&bench.store);
-        *behind.deed.lock() = Some(Box::new(move || invalidate(&*store)));
+        *backing.deed.lock() = Some(Box::new(move || invalidate(&*store)));
         bench.answers(304, "Cache-Control: max-age=60; ETag: \"v1\"", "");
         assert_eq!(bench.get("/a").1, "old", "{number}");
         assert_eq!(bench.last_asked().field("if-none-match"), "\"v1\"");
@@ -171,9 +172,9 @@ fn what_is_not_meant_by_a_purge_is_recalled_all_the_same() {
 #[test]
 fn an_explanation_claims_nothing_and_brings_nothing_into_memory() {
     for (target, script) in [("/a", 304), ("/absent", 200)] {
-        let (bench, behind) = after_a_restart();
+        let (bench, backing) = after_a_restart();
         let counted =
-            || [&behind.claims, &behind.changes].map(|count| count.load(Ordering::Relaxed));
+            || [&backing.claims, &backing.changes].map(|count| count.load(Ordering::Relaxed));
         let before = counted();
         bench.answers(script, "Cache-Control: max-age=60; ETag: \"v1\"", "");
         let asked = Arc::new(request("GET", target, ""));

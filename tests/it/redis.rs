@@ -9,7 +9,7 @@ use caching_proxy::clock::Timestamp;
 use caching_proxy::policy::key::CacheKey;
 use caching_proxy::policy::purging::Selector;
 use caching_proxy::store::backing::Fetcher;
-use caching_proxy::store::memory::Limits;
+use caching_proxy::store::memory::MemoryLimits;
 use caching_proxy::store::{Put, Store};
 
 use super::support::TemporaryFolder;
@@ -159,7 +159,7 @@ fn what_is_purged_does_not_come_back_from_behind() {
 fn what_is_damaged_or_somebody_elses_is_not_given_out() {
     let Some(program) = programs().into_iter().next() else { return };
     let server = Server::start(program);
-    let store = open_with(&server.url(), Limits { responses: Some(1), ..MEMORY });
+    let store = open_with(&server.url(), MemoryLimits { responses: Some(1), ..MEMORY });
     let large = vec![7; 200_000];
     let fill = || {
         put(&store, "http://o/a", response(None, b"a", 600));

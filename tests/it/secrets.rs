@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Instant;
 
 use caching_proxy::store::Store;
-use caching_proxy::store::memory::{Eviction, Limits, store};
+use caching_proxy::store::memory::{Eviction, MemoryLimits, store};
 use caching_proxy::store::sqlite::{DiskLimits, Sqlite};
 use caching_proxy::store::tiers::Tiers;
 use rusqlite::Connection;
@@ -189,11 +189,11 @@ fn a_file_with_credentials_in_clear_is_begun_anew() {
     let path = folder.file("cache.db");
     let limits = DiskLimits { bytes: 64 << 20, responses: None, content_bytes: 1 << 20 };
     let open = || -> std::sync::Arc<dyn Store> {
-        let memory = Limits { bytes: 4 << 20, responses: None, content_bytes: 1 << 20 };
-        let behind = Sqlite::open(&path, limits).expect("a store");
+        let memory = MemoryLimits { bytes: 4 << 20, responses: None, content_bytes: 1 << 20 };
+        let backing = Sqlite::open(&path, limits).expect("a store");
         let memory = store(Eviction::Lru, memory);
         std::sync::Arc::new(
-            Tiers::new(memory, std::sync::Arc::new(behind), 1 << 20, false).expect("a thread"),
+            Tiers::new(memory, std::sync::Arc::new(backing), 1 << 20, false).expect("a thread"),
         )
     };
     let opened = open();

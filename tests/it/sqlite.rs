@@ -10,8 +10,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use caching_proxy::clock::Timestamp;
 use caching_proxy::policy::key::CacheKey;
-use caching_proxy::store::backing::Behind;
-use caching_proxy::store::memory::{Eviction, Limits, store};
+use caching_proxy::store::backing::Backing;
+use caching_proxy::store::memory::{Eviction, MemoryLimits, store};
 use caching_proxy::store::sqlite::{DiskLimits, Sqlite};
 use caching_proxy::store::tiers::Tiers;
 use caching_proxy::store::{Put, Store};
@@ -25,12 +25,13 @@ use super::support::{PATIENCE, TemporaryFolder};
 
 const LIMITS: DiskLimits = DiskLimits { bytes: 64 << 20, responses: None, content_bytes: 16 << 20 };
 /// Next to nothing stays in memory.
-const MEMORY: Limits = Limits { bytes: 8 << 20, responses: Some(1), content_bytes: 8 << 20 };
+const MEMORY: MemoryLimits =
+    MemoryLimits { bytes: 8 << 20, responses: Some(1), content_bytes: 8 << 20 };
 
 fn open(path: &Path, limits: DiskLimits) -> Arc<dyn Store> {
-    let behind = Sqlite::open(path, limits).expect("a store");
+    let backing = Sqlite::open(path, limits).expect("a store");
     let memory = store(Eviction::Lru, MEMORY);
-    Arc::new(Tiers::new(memory, Arc::new(behind), 1 << 20, false).expect("a thread"))
+    Arc::new(Tiers::new(memory, Arc::new(backing), 1 << 20, false).expect("a thread"))
 }
 
 fn close(store: &Arc<dyn Store>) {
@@ -100,14 +101,14 @@ fn the_disk_is_bounded_under_churn_and_given_back() {
     assert!(stored(&store) > 50, "{}", stored(&store));
     assert!(highest <= limits.bytes, "{highest}");
     assert!(highest > limits.bytes / 2, "{highest}: the room is used");
-    let usage = store.tiers().expect("tiers").usage_behind().expect("it works");
+    let usage = store.tiers().expect("tiers").backing_usage().expect("it works");
     assert!(usage.evicted > 1_000, "{usage:?}");
     store.clear();
     close(&store);
     // Little by little, whenever there is nothing else to do; or at the next start.
-    let behind = Sqlite::open(&path, limits).expect("a store");
+    let backing = Sqlite::open(&path, limits).expect("a store");
     for _ in 0..1_000 {
-        behind.tidy();
+        backing.tidy();
     }
     assert!(disk_bytes(&path) < 1 << 20, "{}", disk_bytes(&path));
 }

@@ -13,7 +13,7 @@ use caching_proxy::clock::Timestamp;
 use caching_proxy::policy::key::{CacheKey, Glob};
 use caching_proxy::policy::purging::Selector;
 use caching_proxy::policy::stored::{StoredHead, StoredResponse};
-use caching_proxy::store::memory::{Eviction, Limits, store};
+use caching_proxy::store::memory::{Eviction, MemoryLimits, store};
 use caching_proxy::store::sqlite::{DiskLimits, Sqlite};
 use caching_proxy::store::tiers::Tiers;
 use caching_proxy::store::underway::Begun;
@@ -32,15 +32,16 @@ use super::support::{PATIENCE, TemporaryFolder};
 
 const ROOMY: DiskLimits = DiskLimits { bytes: 64 << 20, responses: None, content_bytes: 16 << 20 };
 const SMALL: DiskLimits = DiskLimits { bytes: 1 << 20, ..ROOMY };
-const MEMORY: Limits = Limits { bytes: 8 << 20, responses: None, content_bytes: 8 << 20 };
+const MEMORY: MemoryLimits =
+    MemoryLimits { bytes: 8 << 20, responses: None, content_bytes: 8 << 20 };
 const KEYS: [&str; 2] = ["http://o/a", "http://o/b"];
 /// When purges are carried out.
 const NOW: u64 = 50;
 
 fn open(path: &Path, limits: DiskLimits) -> Arc<dyn Store> {
-    let behind = Sqlite::open(path, limits).expect("a store");
+    let backing = Sqlite::open(path, limits).expect("a store");
     let memory = store(Eviction::Lru, MEMORY);
-    Arc::new(Tiers::new(memory, Arc::new(behind), 1 << 20, false).expect("a thread"))
+    Arc::new(Tiers::new(memory, Arc::new(backing), 1 << 20, false).expect("a thread"))
 }
 
 fn close(store: &Arc<dyn Store>) {

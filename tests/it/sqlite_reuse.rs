@@ -5,7 +5,7 @@ use std::sync::Arc;
 use caching_proxy::clock::{DeltaSeconds, Timestamp};
 use caching_proxy::policy::key::CacheKey;
 use caching_proxy::store::Store;
-use caching_proxy::store::memory::{Eviction, Limits, store};
+use caching_proxy::store::memory::{Eviction, MemoryLimits, store};
 use caching_proxy::store::sqlite::{DiskLimits, Sqlite};
 use caching_proxy::store::tiers::Tiers;
 
@@ -15,7 +15,8 @@ use super::support::proxy::Proxy;
 use super::support::stored::{at, begun, put, response, variants};
 
 const DISK: DiskLimits = DiskLimits { bytes: 8 << 20, responses: None, content_bytes: 1 << 20 };
-const MEMORY: Limits = Limits { bytes: 1 << 20, responses: None, content_bytes: 1 << 20 };
+const MEMORY: MemoryLimits =
+    MemoryLimits { bytes: 1 << 20, responses: None, content_bytes: 1 << 20 };
 
 /// `--cache-ttl` holds for whatever is reused, whoever has stored it and whatever it was fresh by.
 #[test]

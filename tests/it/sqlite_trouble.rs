@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
-use caching_proxy::store::backing::Behind;
+use caching_proxy::store::backing::Backing;
 use caching_proxy::store::sqlite::{DiskLimits, Sqlite};
 use rusqlite::{Connection, OpenFlags};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};

@@ -10,8 +10,8 @@ use caching_proxy::clock::Timestamp;
 use caching_proxy::policy::key::{CacheKey, Glob};
 use caching_proxy::policy::purging::Selector;
 use caching_proxy::policy::stored::{StoredHead, StoredResponse};
-use caching_proxy::store::backing::Behind;
-use caching_proxy::store::memory::{Eviction, Limits, store};
+use caching_proxy::store::backing::Backing;
+use caching_proxy::store::memory::{Eviction, MemoryLimits, store};
 use caching_proxy::store::redis::{Address, Redis, SharedLimits};
 use caching_proxy::store::sqlite::{DiskLimits, Sqlite};
 use caching_proxy::store::tiers::Tiers;
@@ -24,7 +24,8 @@ use super::support::stored::{at, begun, content, contents, put, response, stored
 use super::support::{PATIENCE, TemporaryFolder};
 
 const POLICIES: [Eviction; 4] = [Eviction::S3Fifo, Eviction::Lru, Eviction::Entire, Eviction::None];
-const ROOMY: Limits = Limits { bytes: 64 << 20, responses: None, content_bytes: 8 << 20 };
+const ROOMY: MemoryLimits =
+    MemoryLimits { bytes: 64 << 20, responses: None, content_bytes: 8 << 20 };
 
 /// A store that is to keep the contract.
 struct Kept {
@@ -36,11 +37,11 @@ struct Kept {
     server: Option<Server>,
 }
 
-fn on_disk(limits: Limits, disk: DiskLimits) -> Kept {
+fn on_disk(limits: MemoryLimits, disk: DiskLimits) -> Kept {
     let folder = TemporaryFolder::new();
-    let behind = Sqlite::open(&folder.file("cache.db"), disk).expect("a store");
+    let backing = Sqlite::open(&folder.file("cache.db"), disk).expect("a store");
     let memory = store(Eviction::Lru, limits);
-    let tiers = Tiers::new(memory, Arc::new(behind), 1 << 20, false).expect("a thread");
+    let tiers = Tiers::new(memory, Arc::new(backing), 1 << 20, false).expect("a thread");
     Kept {
         name: format!("sqlite {limits:?}"),
         store: Arc::new(tiers),
@@ -49,25 +50,26 @@ fn on_disk(limits: Limits, disk: DiskLimits) -> Kept {
     }
 }
 
-fn shared(program: &str, limits: Limits) -> Kept {
+fn shared(program: &str, limits: MemoryLimits) -> Kept {
     let server = Server::start(program);
     let address = Address::read(&server.url()).expect("an address");
     let wanted = SharedLimits { prefix: "test:".to_string(), content_bytes: 64 << 20 };
-    let behind = Redis::open(address, wanted).expect("a store");
+    let backing = Redis::open(address, wanted).expect("a store");
     let deadline = Instant::now() + PATIENCE;
-    while !behind.is_ready() {
+    while !backing.is_ready() {
         assert!(Instant::now() < deadline, "Redis is there, and not used");
         thread::yield_now();
     }
     let memory = store(Eviction::Lru, limits);
-    let tiers = Tiers::new(memory, Arc::new(behind), 1 << 20, false).expect("a thread");
+    let tiers = Tiers::new(memory, Arc::new(backing), 1 << 20, false).expect("a thread");
     let name = format!("{program} {limits:?}");
     Kept { name, store: Arc::new(tiers), folder: None, server: Some(server) }
 }
 
 const DISK: DiskLimits = DiskLimits { bytes: 256 << 20, responses: None, content_bytes: 64 << 20 };
 /// Room for one response.
-const TINY: Limits = Limits { bytes: 64 << 20, responses: Some(1), content_bytes: 8 << 20 };
+const TINY: MemoryLimits =
+    MemoryLimits { bytes: 64 << 20, responses: Some(1), content_bytes: 8 << 20 };
 
 /// All of them, with roomy limits.
 fn all() -> Vec<Kept> {
@@ -346,7 +348,7 @@ fn all_that_is_stored_is_listed_page_by_page_in_order() {
 #[test]
 fn what_comes_and_goes_while_it_is_listed_is_listed_if_it_stays() {
     for policy in POLICIES {
-        let store = &store(policy, Limits { bytes: 200_000, ..ROOMY });
+        let store = &store(policy, MemoryLimits { bytes: 200_000, ..ROOMY });
         let key = |number: usize| format!("k{:03}", number % 400);
         thread::scope(|scope| {
             for first in 0..4_usize {
@@ -389,7 +391,7 @@ fn a_sweep_removes_what_is_of_no_more_use_and_nothing_else() {
 fn the_number_of_responses_is_bounded_exactly() {
     for most in [1, 2, 3, 10, 100] {
         for policy in [Eviction::S3Fifo, Eviction::Lru, Eviction::Entire] {
-            let store = store(policy, Limits { responses: Some(most), ..ROOMY });
+            let store = store(policy, MemoryLimits { responses: Some(most), ..ROOMY });
             for number in 0..most {
                 put(&store, &number.to_string(), response(None, b"x", 9));
             }
@@ -401,7 +403,7 @@ fn the_number_of_responses_is_bounded_exactly() {
             assert!(store.usage().evicted >= most * 4, "{policy:?}: {:?}", store.usage());
         }
     }
-    let store = store(Eviction::None, Limits { responses: Some(2), bytes: 1 << 16, ..ROOMY });
+    let store = store(Eviction::None, MemoryLimits { responses: Some(2), bytes: 1 << 16, ..ROOMY });
     for number in 0..100 {
         put(&store, &number.to_string(), response(None, &[0; 10_000], 9));
     }
@@ -415,7 +417,7 @@ fn the_number_of_responses_is_bounded_exactly() {
 #[test]
 fn the_memory_is_bounded() {
     for policy in [Eviction::S3Fifo, Eviction::Lru, Eviction::Entire] {
-        let store = store(policy, Limits { bytes: 1 << 20, ..ROOMY });
+        let store = store(policy, MemoryLimits { bytes: 1 << 20, ..ROOMY });
         for number in 0..2000 {
             put(&store, &number.to_string(), response(None, &vec![0; number % 50 * 1000], 9));
             assert!(store.usage().bytes <= 1 << 20, "{policy:?}: {:?}", store.usage());
@@ -426,7 +428,7 @@ fn the_memory_is_bounded() {
 
 #[test]
 fn lru_evicts_exactly_the_least_recently_used() {
-    let store = store(Eviction::Lru, Limits { responses: Some(3), ..ROOMY });
+    let store = store(Eviction::Lru, MemoryLimits { responses: Some(3), ..ROOMY });
     for key in ["a", "b", "c"] {
         put(&store, key, response(None, key.as_bytes(), 9));
     }
@@ -444,7 +446,7 @@ fn lru_evicts_exactly_the_least_recently_used() {
 
 #[test]
 fn entire_drops_everything_when_it_is_full() {
-    let store = store(Eviction::Entire, Limits { responses: Some(3), ..ROOMY });
+    let store = store(Eviction::Entire, MemoryLimits { responses: Some(3), ..ROOMY });
     for key in ["a", "b", "c", "d"] {
         put(&store, key, response(None, key.as_bytes(), 9));
     }
@@ -457,7 +459,7 @@ fn entire_drops_everything_when_it_is_full() {
 fn a_large_response_is_kept_whatever_the_number_of_shards() {
     for megabytes in [4, 16, 64, 256] {
         for policy in [Eviction::S3Fifo, Eviction::Lru, Eviction::Entire] {
-            let limits = Limits { bytes: megabytes << 20, ..ROOMY };
+            let limits = MemoryLimits { bytes: megabytes << 20, ..ROOMY };
             let store = store(policy, limits);
             let largest = vec![0; store.content_bytes_max() as usize];
             assert_eq!(largest.len() as u64, (8 << 20).min(megabytes << 18));
@@ -473,7 +475,7 @@ fn a_large_response_is_kept_whatever_the_number_of_shards() {
 
 #[test]
 fn a_scan_does_not_sweep_out_what_is_used() {
-    let store = store(Eviction::S3Fifo, Limits { responses: Some(100), ..ROOMY });
+    let store = store(Eviction::S3Fifo, MemoryLimits { responses: Some(100), ..ROOMY });
     for key in 0..50 {
         put(&store, &format!("used{key}"), response(None, b"x", 9));
         contents(&store, &format!("used{key}"));
@@ -488,7 +490,7 @@ fn a_scan_does_not_sweep_out_what_is_used() {
 #[test]
 fn bodies_on_their_way_in_share_a_quarter_of_the_memory() {
     for policy in POLICIES {
-        let store = store(policy, Limits { bytes: 4 << 20, ..ROOMY });
+        let store = store(policy, MemoryLimits { bytes: 4 << 20, ..ROOMY });
         let (mut first, mut second) = (store.room(), store.room());
         assert!(first.grow(700_000) && first.grow(300_000));
         let beyond = policy == Eviction::None;

@@ -13,7 +13,7 @@ use caching_proxy::message::body::Arriving;
 use caching_proxy::policy::key::{CacheKey, Glob};
 use caching_proxy::policy::purging::Selector;
 use caching_proxy::policy::stored::StoredResponse;
-use caching_proxy::store::memory::{Eviction, Limits, store};
+use caching_proxy::store::memory::{Eviction, MemoryLimits, store};
 use caching_proxy::store::sqlite::{DiskLimits, Sqlite};
 use caching_proxy::store::tiers::Tiers;
 use caching_proxy::store::underway::Begun;
@@ -28,7 +28,8 @@ use super::support::stored::{at, content, response};
 use super::support::{PATIENCE, TemporaryFolder};
 
 const POLICIES: [Eviction; 4] = [Eviction::S3Fifo, Eviction::Lru, Eviction::Entire, Eviction::None];
-const ROOMY: Limits = Limits { bytes: 64 << 20, responses: None, content_bytes: 8 << 20 };
+const ROOMY: MemoryLimits =
+    MemoryLimits { bytes: 64 << 20, responses: None, content_bytes: 8 << 20 };
 const DISK: DiskLimits = DiskLimits { bytes: 256 << 20, responses: None, content_bytes: 64 << 20 };
 const KEYS: [&str; 5] =
     ["http://o/a", "http://o/a/1", "http://o/a/2", "http://o/b", "http://o/b.png"];
@@ -36,9 +37,9 @@ const TAGS: [&str; 3] = ["red", "green", ""];
 const NOW: u64 = 100;
 
 fn behind_memory(folder: &TemporaryFolder) -> Arc<dyn Store> {
-    let behind = Sqlite::open(&folder.file("cache.db"), DISK).expect("a store");
+    let backing = Sqlite::open(&folder.file("cache.db"), DISK).expect("a store");
     let memory = store(Eviction::Lru, ROOMY);
-    Arc::new(Tiers::new(memory, Arc::new(behind), 1 << 20, false).expect("a thread"))
+    Arc::new(Tiers::new(memory, Arc::new(backing), 1 << 20, false).expect("a thread"))
 }
 
 /// A response with a tag and this content, fresh or stale.

@@ -12,7 +12,7 @@ use caching_proxy::origin::blocking::client::{Client, Reach};
 use caching_proxy::origin::blocking::redirects::send_and_follow;
 use caching_proxy::origin::egress::Egress;
 use caching_proxy::origin::resolver::Names;
-use caching_proxy::origin::{Content, Origin as _, OriginRequest};
+use caching_proxy::origin::{Origin as _, OriginRequest, RequestContent};
 use http::Method;
 
 use super::support::TemporaryFolder;
@@ -89,7 +89,7 @@ fn no_proxy_is_asked_about_each_redirects_target() {
             url,
             host: None,
             fields: &Fields::new(),
-            content: Content::None,
+            content: RequestContent::None,
             waits: false,
             interim: None,
         };

@@ -22,8 +22,8 @@ use crate::front::event::room::Room;
 use crate::front::event::timeouts::{Awaited, Moment};
 use crate::front::event::upload::Upload;
 use crate::front::outgoing::Outgoing;
-use crate::front::served::{Arrival, Told};
-use crate::front::wire::Reader;
+use crate::front::served::{Arrival, LogRecord};
+use crate::front::wire::WireClient;
 use crate::front::workers::Role;
 use crate::message::body::Body;
 use crate::message::fields::Fields;
@@ -93,10 +93,10 @@ pub(super) enum Phase {
 pub(super) struct Current {
     pub(super) place: Place,
     pub(super) request: Arc<Request>,
-    pub(super) reader: Reader,
+    pub(super) reader: WireClient,
     pub(super) arrival: Arrival,
     pub(super) outgoing: Option<Outgoing>,
-    pub(super) told: Option<Told>,
+    pub(super) told: Option<LogRecord>,
     /// Its body has grown since it was found to have no more; `None` as long as nobody would say so.
     /// The one who sets it writes a letter, so there is one only each time that more is waited for.
     pub(super) grown: Option<Arc<AtomicBool>>,
@@ -381,7 +381,7 @@ impl Connection {
         let request = Arc::new(request);
         let place = room.place(self.slot);
         let arrival = Arrival { at: room.now, since: Instant::now(), peer: self.peer };
-        let reader = Reader { version: request.version, keeps_alive: keeps_alive(&request) };
+        let reader = WireClient { version: request.version, keeps_alive: keeps_alive(&request) };
         let upload = if matches!(request.framing, Framing::None | Framing::Length(0)) {
             None
         } else {
@@ -464,7 +464,7 @@ impl Connection {
 
     /// Sends a short response, and listens to nothing any more.
     fn refuse(&mut self, response: &Response) {
-        let reader = Reader { version: Version::HTTP_11, keeps_alive: false };
+        let reader = WireClient { version: Version::HTTP_11, keeps_alive: false };
         if let Body::Whole(content) = &response.body {
             let delimiting = reader.delimiting(Some(content.len() as u64));
             self.output.extend(&reader.head(response, delimiting));

@@ -17,7 +17,7 @@ use crate::message::fields::Fields;
 use crate::message::growing::Writer;
 use crate::message::request::{Framing, Request};
 use crate::message::response::Response;
-use crate::origin::{Content, Interim, Tunnel};
+use crate::origin::{Interim, RequestContent, Tunnel};
 use crate::proxy::fill::PIECE_BYTES;
 use crate::proxy::{Attempt, Forwarded};
 
@@ -82,13 +82,13 @@ impl dispatch::Exchange for Exchange {
         &self.request
     }
 
-    fn with_content<T>(&mut self, send: impl FnOnce(Content<'_>) -> T) -> T {
-        let Some(upload) = &self.upload else { return send(Content::None) };
+    fn with_content<T>(&mut self, send: impl FnOnce(RequestContent<'_>) -> T) -> T {
+        let Some(upload) = &self.upload else { return send(RequestContent::None) };
         let mut reader = UploadReader(Arc::clone(upload));
         match self.request.framing {
-            Framing::None => send(Content::None),
-            Framing::Length(length) => send(Content::Length(length, &mut reader)),
-            Framing::Chunked => send(Content::Chunked(&mut reader)),
+            Framing::None => send(RequestContent::None),
+            Framing::Length(length) => send(RequestContent::Length(length, &mut reader)),
+            Framing::Chunked => send(RequestContent::Chunked(&mut reader)),
         }
     }
 

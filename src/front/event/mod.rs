@@ -55,15 +55,15 @@ mod upload;
 const HELD_MAX: usize = 32 * 1024 * 1024;
 
 /// A front that listens.
-pub struct Front {
+pub struct EventFront {
     shared: Arc<Shared>,
     log: Arc<Option<crate::stats::AccessLog>>,
     /// What will accept clients, and where the first loop waits.
     closed: Mutex<Option<(Acceptor, Registry)>>,
 }
 
-impl Front {
-    /// The same as [`Front::new`] and [`Front::accept`].
+impl EventFront {
+    /// The same as [`EventFront::new`] and [`EventFront::accept`].
     pub fn start(
         listeners: Vec<TcpListener>,
         proxy: Arc<Proxy>,
@@ -131,7 +131,7 @@ impl Front {
 
     /// Somebody else accepts now. Who is connected here already may have sent a request that has not come
     /// yet, and is served once more if it comes soon; then what is under way is finished, as by
-    /// [`Front::drain`]. Nobody waits for this process: streams without an end go on as long as it may take.
+    /// [`EventFront::drain`]. Nobody waits for this process: streams without an end go on as long as it may take.
     pub fn retire(&self, limit: Duration) -> bool {
         const GRACE: Duration = Duration::from_secs(1);
         const PAUSE: Duration = Duration::from_millis(2);

@@ -61,7 +61,7 @@ pub fn head<T>(
             if !ends_alike(&section[..length], lines, line.ends_in_crlf) {
                 return Err(RequestError::Field("a line end unlike the first".to_string()));
             }
-            let Request { method, target, version, .. } = line;
+            let RequestLine { method, target, version, .. } = line;
             Ok(Some(then(&Head { method, target, version, lines, length: begin + length })))
         }
         Ok(Status::Partial) if section.len() > most => {
@@ -74,7 +74,7 @@ pub fn head<T>(
 }
 
 /// A request line (§3).
-struct Request<'a> {
+struct RequestLine<'a> {
     method: &'a [u8],
     target: &'a [u8],
     version: Version,
@@ -100,7 +100,7 @@ fn skip_empty_lines(bytes: &[u8]) -> Result<Option<usize>, RequestError> {
     Err(RequestError::Line("empty lines instead of one"))
 }
 
-fn request_line(bytes: &[u8]) -> Result<Option<Request<'_>>, RequestError> {
+fn request_line(bytes: &[u8]) -> Result<Option<RequestLine<'_>>, RequestError> {
     let bytes = &bytes[..bytes.len().min(TARGET_BYTES_MAX + LINE_BYTES + 1)];
     let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else {
         return match bytes.first() {
@@ -132,7 +132,7 @@ fn request_line(bytes: &[u8]) -> Result<Option<Request<'_>>, RequestError> {
     if target.is_empty() || target.iter().any(|byte| *byte <= b' ' || *byte == 0x7f) {
         return Err(RequestError::Target);
     }
-    Ok(Some(Request { method, target, version, ends_in_crlf, length: end + 1 }))
+    Ok(Some(RequestLine { method, target, version, ends_in_crlf, length: end + 1 }))
 }
 
 fn no_http(first: u8) -> RequestError {

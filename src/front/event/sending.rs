@@ -8,8 +8,8 @@ use crate::front::event::connection::{Connection, LINGERED_MAX, Phase};
 use crate::front::event::inbox::{Endless, Letter};
 use crate::front::event::room::Room;
 use crate::front::outgoing::{Halt, Outgoing, Take};
-use crate::front::served::{Told, write_down};
-use crate::front::wire::Reader;
+use crate::front::served::{LogRecord, write_down};
+use crate::front::wire::WireClient;
 use crate::message::body::Body;
 use crate::message::response::Response;
 
@@ -35,7 +35,7 @@ impl Connection {
     /// Begins to send the response of the exchange under way.
     pub(super) fn respond(&mut self, response: Response, room: &mut Room) {
         let Some(current) = &mut self.current else { return };
-        let told = Told::read(&response, Option::as_ref(&room.log));
+        let told = LogRecord::read(&response, Option::as_ref(&room.log));
         let mut keeps_alive = current.reader.keeps_alive && !room.draining;
         if let Some(intake) = &mut self.intake {
             // Who waits for a 100 may send its content after all, or not: that cannot be told.
@@ -44,7 +44,7 @@ impl Connection {
                 keeps_alive = false;
             }
         }
-        let reader = Reader { keeps_alive, ..current.reader };
+        let reader = WireClient { keeps_alive, ..current.reader };
         match Outgoing::new(reader, &current.request.method, response) {
             Ok(outgoing) => {
                 current.reader.keeps_alive = keeps_alive && !outgoing.ends_by_closing();

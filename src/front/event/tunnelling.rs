@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use crate::front::dispatch::Desk;
 use crate::front::event::event_loop::Shared;
 use crate::front::event::inbox::Agreed;
-use crate::front::served::{Arrival, Told, write_down};
+use crate::front::served::{Arrival, LogRecord, write_down};
 use crate::front::tunnels::{self, Ends};
 use crate::front::wire::interim_head;
 use crate::message::request::Request;
@@ -89,7 +89,7 @@ pub(super) fn tunnel(
         cut: Box::new(move || _ = cutting.shutdown(Shutdown::Both)),
         concluded: Box::new(move |passed| {
             let log = Option::as_ref(&log);
-            write_down(&desk.proxy, log, &request, arrival, &Told::of_tunnel(), passed);
+            write_down(&desk.proxy, log, &request, arrival, &LogRecord::of_tunnel(), passed);
             drop(open);
         }),
     };

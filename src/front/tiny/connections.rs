@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::front::ConnectionLimits;
-use crate::front::tiny::sockets::{Client, Survey, survey};
+use crate::front::tiny::sockets::{ClientSocket, Survey, survey};
 
 /// Requests of one connection that may wait for the one before them (pipelining).
 const PIPELINED_MAX: usize = 64;
@@ -27,11 +27,11 @@ pub(super) struct Connections {
     limits: ConnectionLimits,
     started: Instant,
     /// By the client's address.
-    known: Mutex<HashMap<SocketAddr, State>>,
+    known: Mutex<HashMap<SocketAddr, ConnectionState>>,
 }
 
 /// Guarded by [`Connections::known`].
-struct State {
+struct ConnectionState {
     since: Instant,
     requests: u64,
     /// Requests that are being answered.
@@ -81,7 +81,7 @@ impl Connections {
     /// A request has come; `None` if its connection is cut and the request must be dropped.
     pub(super) fn begin(&self, peer: SocketAddr) -> Option<Arc<Activity>> {
         let mut known = self.known.lock();
-        let state = known.entry(peer).or_insert_with(State::new);
+        let state = known.entry(peer).or_insert_with(ConnectionState::new);
         if state.cut {
             return None;
         }
@@ -96,7 +96,7 @@ impl Connections {
     /// Gives it back if too many wait already.
     pub(super) fn in_turn(&self, peer: SocketAddr, begin: Begin) -> Result<(), Begin> {
         let mut known = self.known.lock();
-        let state = known.entry(peer).or_insert_with(State::new);
+        let state = known.entry(peer).or_insert_with(ConnectionState::new);
         // It is counted itself.
         if state.under_way <= 1 {
             drop(known);
@@ -173,9 +173,9 @@ impl Connections {
 
     /// A duplicate of a client's socket. Looking through all descriptors takes long where there are
     /// many, so what is seen on the way is noted for the others.
-    pub(super) fn socket(&self, peer: SocketAddr) -> Option<Client> {
+    pub(super) fn socket(&self, peer: SocketAddr) -> Option<ClientSocket> {
         let seen = self.known.lock().get(&peer).and_then(|state| state.descriptor);
-        if let Some(client) = seen.and_then(|seen| Client::at(seen, self.local, peer)) {
+        if let Some(client) = seen.and_then(|seen| ClientSocket::at(seen, self.local, peer)) {
             return Some(client);
         }
         let Survey { clients, .. } = survey(self.local);
@@ -190,7 +190,7 @@ impl Connections {
             }
         }
         drop(known);
-        Client::at(found?, self.local, peer)
+        ClientSocket::at(found?, self.local, peer)
     }
 
     /// From now on it is a tunnel.
@@ -209,7 +209,7 @@ impl Connections {
 
     /// Cuts all tunnels and all streams without an end; for the end.
     pub(super) fn cut_endless(&self) {
-        let is_endless = |state: &State| (state.tunnel || state.endless) && !state.cut;
+        let is_endless = |state: &ConnectionState| (state.tunnel || state.endless) && !state.cut;
         let to_cut: Vec<SocketAddr> = {
             let known = self.known.lock();
             known.iter().filter(|(_, state)| is_endless(state)).map(|(peer, _)| *peer).collect()
@@ -222,7 +222,7 @@ impl Connections {
     /// How many requests of it are being answered.
     fn mark_cut(&self, peer: SocketAddr) -> usize {
         let mut known = self.known.lock();
-        let state = known.entry(peer).or_insert_with(State::new);
+        let state = known.entry(peer).or_insert_with(ConnectionState::new);
         state.cut = true;
         state.under_way
     }
@@ -231,7 +231,7 @@ impl Connections {
     /// from the origin server learns of the cut with the next byte only, if there is one.
     pub(super) fn under_way(&self) -> usize {
         let known = self.known.lock();
-        let is_waited_for = |state: &&State| !(state.endless && state.cut);
+        let is_waited_for = |state: &&ConnectionState| !(state.endless && state.cut);
         known.values().filter(is_waited_for).map(|state| state.under_way).sum()
     }
 
@@ -257,7 +257,7 @@ impl Connections {
         let mut known = self.known.lock();
         known.retain(|peer, state| open.contains_key(peer) || state.under_way > 0);
         for (peer, descriptor) in &open {
-            let state = known.entry(*peer).or_insert_with(State::new);
+            let state = known.entry(*peer).or_insert_with(ConnectionState::new);
             state.descriptor = Some(*descriptor);
             if state.cut || self.is_overdue(state) {
                 to_cut.push(*peer);
@@ -291,7 +291,7 @@ impl Connections {
         watched
     }
 
-    fn is_overdue(&self, state: &State) -> bool {
+    fn is_overdue(&self, state: &ConnectionState) -> bool {
         let last = Duration::from_millis(state.activity.last.load(Ordering::Relaxed));
         let quiet = self.started.elapsed().saturating_sub(last);
         if state.requests == 0 {
@@ -304,7 +304,7 @@ impl Connections {
     }
 }
 
-impl State {
+impl ConnectionState {
     fn new() -> Self {
         let since = Instant::now();
         let activity = Arc::default();

@@ -15,19 +15,19 @@ use parking_lot::Mutex;
 
 use crate::front::dispatch::{self, Desk};
 use crate::front::outgoing::Outgoing;
-use crate::front::served::{Arrival, Told, write_down};
+use crate::front::served::{Arrival, LogRecord, write_down};
 use crate::front::tiny::connections::{Activity, Connections};
 use crate::front::tiny::pump::Pumps;
 use crate::front::tiny::sending::Sending;
 use crate::front::tunnels::{self, Ends, Place};
 use crate::front::wire::{
-    CHUNK_HEAD_BYTES, Delimiting, LAST_CHUNK, Reader, chunk_head, interim_head,
+    CHUNK_HEAD_BYTES, Delimiting, LAST_CHUNK, WireClient, chunk_head, interim_head,
 };
-use crate::message::body::{Arriving, Awaited, Body};
+use crate::message::body::{Arriving, BlockingBody, Body};
 use crate::message::fields::Fields;
 use crate::message::request::{Framing, Request};
 use crate::message::response::Response;
-use crate::origin::{Content, Interim, Tunnel};
+use crate::origin::{Interim, RequestContent, Tunnel};
 use crate::proxy::{Attempt, Forwarded, Proxy};
 use crate::stats::AccessLog;
 
@@ -42,7 +42,7 @@ const PANICKED: &[u8] = b"HTTP/1.1 500 Internal Server Error\r\nContent-Type: te
     proxy: a bug; see the log.\r\n";
 
 /// What all exchanges of a front share.
-pub(super) struct Shared {
+pub(super) struct TinyShared {
     pub proxy: Arc<Proxy>,
     pub connections: Connections,
     pub pumps: Pumps,
@@ -51,12 +51,12 @@ pub(super) struct Shared {
 
 /// A request and its client. Dropped unanswered, it cuts the connection.
 pub(super) struct Exchange {
-    shared: Arc<Shared>,
+    shared: Arc<TinyShared>,
     inner: Option<tiny_http::Request>,
     request: Arc<Request>,
     peer: SocketAddr,
     activity: Arc<Activity>,
-    reader: Reader,
+    reader: WireClient,
     /// Bytes of content not read yet; `None` for a chunked one that has not ended.
     left: Option<u64>,
     /// The client waits for a 100 before it sends its content.
@@ -68,7 +68,7 @@ pub(super) struct Exchange {
 
 impl Exchange {
     pub(super) fn new(
-        shared: Arc<Shared>,
+        shared: Arc<TinyShared>,
         inner: tiny_http::Request,
         request: Arc<Request>,
         peer: SocketAddr,
@@ -80,7 +80,7 @@ impl Exchange {
             Framing::Length(length) => Some(length),
             Framing::Chunked => None,
         };
-        let reader = Reader { version: request.version, keeps_alive: keeps_alive(&request) };
+        let reader = WireClient { version: request.version, keeps_alive: keeps_alive(&request) };
         let expects_continue = request.expects_continue();
         let inner = Some(inner);
         Self {
@@ -133,7 +133,7 @@ impl Exchange {
         };
         self.answered = true;
         self.shared.connections.note_tunnel(self.peer);
-        let told = Told::of_tunnel();
+        let told = LogRecord::of_tunnel();
         let exchange = Arc::new(Mutex::new(Some(self)));
         let reading = Arc::clone(&exchange);
         let socket = Arc::new(socket);
@@ -161,7 +161,7 @@ impl Exchange {
     }
 
     /// Ends an exchange whose response was sent past tiny_http's writer.
-    pub(super) fn conclude(mut self, told: &Told, bytes: u64, well: bool) {
+    pub(super) fn conclude(mut self, told: &LogRecord, bytes: u64, well: bool) {
         if !well {
             self.shared.connections.cut(self.peer);
         }
@@ -182,15 +182,15 @@ impl Exchange {
     }
 
     /// What is written down of a response that is about to be sent.
-    fn tell(&self, response: &Response) -> Told {
+    fn tell(&self, response: &Response) -> LogRecord {
         if response.is_endless() && self.request.method != Method::HEAD {
             self.shared.connections.note_endless(self.peer);
         }
-        Told::read(response, self.shared.access_log.as_ref())
+        LogRecord::read(response, self.shared.access_log.as_ref())
     }
 
-    fn write_down(&self, told: &Told, bytes: u64) {
-        let Shared { proxy, access_log, .. } = &*self.shared;
+    fn write_down(&self, told: &LogRecord, bytes: u64) {
+        let TinyShared { proxy, access_log, .. } = &*self.shared;
         write_down(proxy, access_log.as_ref(), &self.request, self.arrival, told, bytes);
     }
 
@@ -200,7 +200,7 @@ impl Exchange {
     }
 
     /// Sends the response through tiny_http's writer; how many bytes of content.
-    fn answer_through(&mut self, response: Response, told: &mut Told) -> u64 {
+    fn answer_through(&mut self, response: Response, told: &mut LogRecord) -> u64 {
         let Some(inner) = self.inner.take() else { return 0 };
         let note = |waiting| self.shared.connections.note_waiting(&self.activity, waiting);
         let mut sender =
@@ -231,7 +231,7 @@ impl Exchange {
             };
             response.body = Body::Whole(content);
         }
-        let reader = Reader { keeps_alive: false, ..self.reader };
+        let reader = WireClient { keeps_alive: false, ..self.reader };
         let mut head_and_content = Vec::new();
         let mut sender = Sender {
             out: Box::new(&mut head_and_content),
@@ -258,7 +258,7 @@ impl Exchange {
         }
         let mut scratch = [0; 4096];
         let mut drained = 0;
-        let mut reader = ContentReader { exchange: self };
+        let mut reader = RequestContentReader { exchange: self };
         while drained <= DRAIN_BYTES_MAX {
             match reader.read(&mut scratch) {
                 Ok(0) => return true,
@@ -275,14 +275,14 @@ impl dispatch::Exchange for Exchange {
         &self.request
     }
 
-    fn with_content<T>(&mut self, send: impl FnOnce(Content<'_>) -> T) -> T {
+    fn with_content<T>(&mut self, send: impl FnOnce(RequestContent<'_>) -> T) -> T {
         if self.left == Some(0) {
-            return send(Content::None);
+            return send(RequestContent::None);
         }
-        let mut reader = ContentReader { exchange: self };
+        let mut reader = RequestContentReader { exchange: self };
         match reader.exchange.request.framing {
-            Framing::Length(length) => send(Content::Length(length, &mut reader)),
-            _ => send(Content::Chunked(&mut reader)),
+            Framing::Length(length) => send(RequestContent::Length(length, &mut reader)),
+            _ => send(RequestContent::Chunked(&mut reader)),
         }
     }
 
@@ -394,11 +394,11 @@ fn discard(inner: tiny_http::Request, left: u64) {
 }
 
 /// Reads a request's content, and knows a cut one from a complete one.
-struct ContentReader<'a> {
+struct RequestContentReader<'a> {
     exchange: &'a mut Exchange,
 }
 
-impl Read for ContentReader<'_> {
+impl Read for RequestContentReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let exchange = &mut *self.exchange;
         let Some(inner) = &mut exchange.inner else { return Ok(0) };
@@ -455,13 +455,13 @@ impl Sender<'_> {
     /// Sends a response; says how it was delimited. After an error the connection must be cut.
     fn send(
         &mut self,
-        reader: Reader,
+        reader: WireClient,
         method: &Method,
         mut response: Response,
     ) -> io::Result<Delimiting> {
         let body = match std::mem::replace(&mut response.body, Body::None { length: None }) {
             // This thread can wait for it.
-            Body::Growing(body) => Body::Arriving(Box::new(Awaited(body))),
+            Body::Growing(body) => Body::Arriving(Box::new(BlockingBody(body))),
             body => body,
         };
         response.body = body;

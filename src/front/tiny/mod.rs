@@ -34,9 +34,9 @@ use parking_lot::Mutex;
 use crate::front::FrontSettings;
 use crate::front::dispatch::Desk;
 use crate::front::tiny::connections::Connections;
-use crate::front::tiny::exchange::{Exchange, Shared, discard_unread};
+use crate::front::tiny::exchange::{Exchange, TinyShared, discard_unread};
 use crate::front::tiny::pump::Pumps;
-use crate::front::wire::Reader;
+use crate::front::wire::WireClient;
 use crate::front::workers::Pool;
 use crate::message::body::Body;
 use crate::message::fields::Fields;
@@ -60,7 +60,7 @@ const WATCH_SHARE: u32 = 20;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A front that listens.
-pub struct Front {
+pub struct TinyFront {
     inner: Arc<Inner>,
 }
 
@@ -70,7 +70,7 @@ struct Inner {
     local: SocketAddr,
     wait_max: Duration,
     limits: RequestLimits,
-    shared: Arc<Shared>,
+    shared: Arc<TinyShared>,
     desk: Arc<Desk>,
     /// Nobody is accepted any more.
     stopping: AtomicBool,
@@ -80,8 +80,8 @@ struct Inner {
     server: Mutex<Option<Arc<tiny_http::Server>>>,
 }
 
-impl Front {
-    /// The same as [`Front::new`] and [`Front::accept`].
+impl TinyFront {
+    /// The same as [`TinyFront::new`] and [`TinyFront::accept`].
     pub fn start(
         listener: TcpListener,
         proxy: Arc<Proxy>,
@@ -105,7 +105,7 @@ impl Front {
         let pumps = Pumps::start(proxy.stats())?;
         let desk =
             Arc::new(Desk::new(Arc::clone(&proxy), pool, settings.handler, settings.health_path));
-        let shared = Shared { proxy, connections, pumps, access_log: settings.access_log };
+        let shared = TinyShared { proxy, connections, pumps, access_log: settings.access_log };
         let inner = Arc::new(Inner {
             listener: Mutex::new(Some(listener)),
             local,
@@ -271,7 +271,7 @@ impl Inner {
                 }
             }
             Err(error) => {
-                let reader = Reader { version: Version::HTTP_11, keeps_alive: false };
+                let reader = WireClient { version: Version::HTTP_11, keeps_alive: false };
                 let mut response = self.shared.proxy.refuse_unread(&error, false);
                 let mut bytes = Vec::new();
                 let body = std::mem::replace(&mut response.body, Body::None { length: None });

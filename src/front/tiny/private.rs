@@ -18,10 +18,10 @@ use crate::vital;
 const CONTENT_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
 /// What answers a request and its content; may wait.
-pub type Handler = Arc<dyn Fn(&Request, &[u8]) -> Response + Send + Sync>;
+pub type ControlHandler = Arc<dyn Fn(&Request, &[u8]) -> Response + Send + Sync>;
 
 /// Answers whoever connects to `listener`, until the process ends.
-pub fn serve(listener: UnixListener, handler: Handler) -> io::Result<()> {
+pub fn serve(listener: UnixListener, handler: ControlHandler) -> io::Result<()> {
     let server = tiny_http::Server::from_listener(listener, None).map_err(io::Error::other)?;
     let answer = move || {
         while let Ok(request) = server.recv() {
@@ -38,7 +38,7 @@ pub fn serve(listener: UnixListener, handler: Handler) -> io::Result<()> {
     vital::spawn("control", answer)
 }
 
-fn respond(mut request: tiny_http::Request, handler: &Handler) -> io::Result<()> {
+fn respond(mut request: tiny_http::Request, handler: &ControlHandler) -> io::Result<()> {
     let response = match read(&mut request) {
         Ok((request, content)) => handler(&request, &content),
         Err(text) => Response::error(StatusCode::BAD_REQUEST, &text, false),

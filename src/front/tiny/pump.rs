@@ -44,15 +44,15 @@ impl Pumps {
 
 /// Hands responses to one thread.
 pub(super) struct Pump {
-    inbox: Arc<Inbox>,
+    inbox: Arc<PumpInbox>,
 }
 
-struct Inbox {
+struct PumpInbox {
     waker: Waker,
     letters: Mutex<Letters>,
 }
 
-/// Guarded by [`Inbox::letters`].
+/// Guarded by [`PumpInbox::letters`].
 #[derive(Default)]
 struct Letters {
     new: Vec<Sending>,
@@ -64,7 +64,7 @@ impl Pump {
     fn start(stats: &Arc<Stats>) -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), INBOX)?;
-        let inbox = Arc::new(Inbox { waker, letters: Mutex::default() });
+        let inbox = Arc::new(PumpInbox { waker, letters: Mutex::default() });
         let stats = Arc::clone(stats);
         let thread_inbox = Arc::clone(&inbox);
         let work = move || {
@@ -113,7 +113,7 @@ impl Pump {
     }
 }
 
-impl Inbox {
+impl PumpInbox {
     fn wake(&self) {
         // It fails only if the system has no memory for eight bytes; the next wake-up will do.
         let _ = self.waker.wake();
@@ -123,7 +123,7 @@ impl Inbox {
 /// The thread's own.
 struct Pumping {
     poll: Poll,
-    inbox: Arc<Inbox>,
+    inbox: Arc<PumpInbox>,
     sendings: HashMap<usize, Sending>,
     next: usize,
     scratch: Vec<u8>,

@@ -1,25 +1,30 @@
 //! One response on its way to a client while its body grows, past tiny_http's writer.
 
 use crate::front::outgoing::{Halt, Outgoing};
-use crate::front::served::Told;
+use crate::front::served::LogRecord;
 use crate::front::tiny::exchange::Exchange;
-use crate::front::tiny::sockets::Client;
+use crate::front::tiny::sockets::ClientSocket;
 
 /// A response that is being sent.
 pub(super) struct Sending {
     exchange: Exchange,
-    socket: Client,
+    socket: ClientSocket,
     outgoing: Outgoing,
-    told: Told,
+    told: LogRecord,
 }
 
 impl Sending {
-    pub(super) fn new(exchange: Exchange, socket: Client, outgoing: Outgoing, told: Told) -> Self {
+    pub(super) fn new(
+        exchange: Exchange,
+        socket: ClientSocket,
+        outgoing: Outgoing,
+        told: LogRecord,
+    ) -> Self {
         Self { exchange, socket, outgoing, told }
     }
 
     /// The client's socket.
-    pub(super) fn socket(&self) -> &Client {
+    pub(super) fn socket(&self) -> &ClientSocket {
         &self.socket
     }
 

@@ -44,9 +44,9 @@ pub(super) fn survey(local: SocketAddr) -> Survey {
 
 /// A duplicate of a client's socket, closed when it is dropped.
 #[derive(Debug)]
-pub(super) struct Client(RawFd);
+pub(super) struct ClientSocket(RawFd);
 
-impl Client {
+impl ClientSocket {
     /// The socket of the client at `peer`, connected to the listener at `local`, if `descriptor` is
     /// one of its.
     pub(super) fn at(descriptor: RawFd, local: SocketAddr, peer: SocketAddr) -> Option<Self> {
@@ -110,7 +110,7 @@ impl Client {
     }
 }
 
-impl Drop for Client {
+impl Drop for ClientSocket {
     fn drop(&mut self) {
         let _ = nix::unistd::close(self.0);
     }
@@ -140,7 +140,7 @@ fn to_address(address: &SockaddrStorage) -> Option<SocketAddr> {
 }
 
 /// Duplicates a descriptor of which only the number is known.
-fn duplicate(descriptor: RawFd) -> io::Result<Client> {
+fn duplicate(descriptor: RawFd) -> io::Result<ClientSocket> {
     let (sender, receiver) = UnixStream::pair()?;
     let rights = [descriptor];
     sendmsg::<()>(
@@ -159,7 +159,7 @@ fn duplicate(descriptor: RawFd) -> io::Result<Client> {
         if let ControlMessageOwned::ScmRights(received) = control
             && let Some(duplicate) = received.first()
         {
-            return Ok(Client(*duplicate));
+            return Ok(ClientSocket(*duplicate));
         }
     }
     Err(io::ErrorKind::NotFound.into())
@@ -182,8 +182,8 @@ mod tests {
         let survey = survey(local);
         let [(found, descriptor)] = survey.clients[..] else { panic!("{survey:?}") };
         assert_eq!((found, survey.listening), (peer, 1));
-        assert!(Client::at(0, local, peer).is_none(), "that is another one");
-        let found = Client::at(descriptor, local, peer).expect("it is connected");
+        assert!(ClientSocket::at(0, local, peer).is_none(), "that is another one");
+        let found = ClientSocket::at(descriptor, local, peer).expect("it is connected");
         assert!(!found.has_ended());
         found.send_now(b"abc").expect("it is connected");
         found.cut();

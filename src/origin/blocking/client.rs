@@ -34,7 +34,8 @@ use crate::origin::tls::TlsConnector;
 use crate::origin::trust::{Roots, TlsSettings};
 use crate::origin::tunnel::Dialer;
 use crate::origin::{
-    Content, Interim, Origin, OriginBody, OriginError, OriginRequest, OriginResponse, Upgrade,
+    Interim, Origin, OriginBody, OriginError, OriginRequest, OriginResponse, RequestContent,
+    Upgrade,
 };
 use crate::policy::bound::binds_connection;
 
@@ -220,9 +221,9 @@ fn explain_io(origin: String, error: io::Error) -> OriginError {
 
 impl Origin for Client {
     fn send(&self, mut request: OriginRequest<'_, '_>) -> Result<OriginResponse, OriginError> {
-        let content = std::mem::replace(&mut request.content, Content::None);
+        let content = std::mem::replace(&mut request.content, RequestContent::None);
         let OriginRequest { method, url, .. } = request;
-        let has_content = !matches!(content, Content::None);
+        let has_content = !matches!(content, RequestContent::None);
         let framing = framing_of(method, &content);
         let asked = Asked::new(&request, framing)?;
         let mut content = ContentReader::new(content, framing);
@@ -356,14 +357,14 @@ impl Asked {
 }
 
 /// How the content of a request is delimited on its way out (RFC 9112 §6.3).
-fn framing_of(method: &Method, content: &Content<'_>) -> Framing {
+fn framing_of(method: &Method, content: &RequestContent<'_>) -> Framing {
     // RFC 9110 §8.6: methods that anticipate content say so when there is none.
     let anticipated = matches!(*method, Method::POST | Method::PUT | Method::PATCH);
     match content {
-        Content::None if anticipated => Framing::Length(0),
-        Content::None => Framing::None,
-        Content::Length(length, _) => Framing::Length(*length),
-        Content::Chunked(_) => Framing::Chunked,
+        RequestContent::None if anticipated => Framing::Length(0),
+        RequestContent::None => Framing::None,
+        RequestContent::Length(length, _) => Framing::Length(*length),
+        RequestContent::Chunked(_) => Framing::Chunked,
     }
 }
 
@@ -374,11 +375,11 @@ struct ContentReader<'a> {
 }
 
 impl<'a> ContentReader<'a> {
-    fn new(content: Content<'a>, framing: Framing) -> Self {
+    fn new(content: RequestContent<'a>, framing: Framing) -> Self {
         let reader = match content {
-            Content::None if framing == Framing::None => None,
-            Content::None => Some(Box::new(io::empty()) as Box<dyn Read>),
-            Content::Length(_, reader) | Content::Chunked(reader) => {
+            RequestContent::None if framing == Framing::None => None,
+            RequestContent::None => Some(Box::new(io::empty()) as Box<dyn Read>),
+            RequestContent::Length(_, reader) | RequestContent::Chunked(reader) => {
                 Some(Box::new(reader) as Box<dyn Read>)
             }
         };

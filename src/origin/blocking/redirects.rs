@@ -1,7 +1,7 @@
 //! Redirects that are followed on this side (`--follow-redirects`). RFC 9110 §15.4.
 
 use crate::message::target::{resolve, split_authority};
-use crate::origin::{Content, OriginError, OriginRequest, OriginResponse};
+use crate::origin::{OriginError, OriginRequest, OriginResponse, RequestContent};
 use crate::policy::credentials::is_credential;
 
 /// The most redirects that are followed for one request.
@@ -32,7 +32,7 @@ pub fn send_and_follow(
             host = None;
         }
         url = next;
-        let (content, interim) = (Content::None, interim.clone());
+        let (content, interim) = (RequestContent::None, interim.clone());
         let fields = &fields;
         response =
             send(OriginRequest { method, url: &url, host, fields, content, waits, interim })?;

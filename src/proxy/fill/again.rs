@@ -9,7 +9,7 @@ use http::Method;
 
 use crate::message::fields::Fields;
 use crate::message::growing::Writer;
-use crate::origin::{Content, Origin, OriginBody, OriginRequest};
+use crate::origin::{Origin, OriginBody, OriginRequest, RequestContent};
 use crate::policy::stored::StoredHead;
 use crate::proxy::fill::PIECE_BYTES;
 use crate::stats::{Event, Stats};
@@ -43,7 +43,7 @@ impl Again {
             url: &self.url,
             host: self.host.as_deref(),
             fields: &self.fields,
-            content: Content::None,
+            content: RequestContent::None,
             waits: true,
             interim: None,
         };

@@ -20,7 +20,7 @@ use crate::proxy::fill::again::Again;
 use crate::proxy::fill::{PIECE_BYTES, Recording, tell_of_cut};
 use crate::stats::{Event, Stats};
 use crate::store::tiers::spool::Spool;
-use crate::store::{Put, Room};
+use crate::store::{Put, Reservation};
 
 /// What moves a body along, from the origin server to all who read it.
 pub struct Filler {
@@ -30,7 +30,7 @@ pub struct Filler {
     /// `None` once it is let go of, or stored.
     recording: Option<Recording>,
     /// What was kept until then may be read for long, and takes its room until the end.
-    room: Option<Room>,
+    room: Option<Reservation>,
     leader: Option<Leader>,
     /// How to ask once more, should the connection die.
     again: Option<Again>,

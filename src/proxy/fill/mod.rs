@@ -20,9 +20,9 @@ use crate::policy::reason::Detail;
 use crate::policy::stored::{StoredHead, StoredResponse};
 use crate::stats::{Event, Stats};
 use crate::store::tiers::spool::Spool;
-use crate::store::tiers::{Claim, Tiers};
+use crate::store::tiers::{FetchClaim, Tiers};
 use crate::store::underway::Begun;
-use crate::store::{Put, Room, Store};
+use crate::store::{Put, Reservation, Store};
 
 pub mod again;
 mod filling;
@@ -116,12 +116,12 @@ pub struct Recording {
     key: CacheKey,
     head: StoredHead,
     begun: Begun,
-    room: Room,
+    room: Reservation,
     bytes_max: u64,
     /// The way into the store behind memory, for what is too large for memory.
     spool: Option<Spool>,
     /// Other proxies may wait for it.
-    claim: Option<Claim>,
+    claim: Option<FetchClaim>,
 }
 
 impl Recording {
@@ -163,7 +163,7 @@ impl Recording {
 
     /// The same; other proxies are told when it is over.
     #[must_use]
-    pub fn under(mut self, claim: Option<Claim>) -> Self {
+    pub fn under(mut self, claim: Option<FetchClaim>) -> Self {
         self.claim = claim;
         self
     }
@@ -221,7 +221,7 @@ fn as_whole(head: &mut StoredHead) {
 }
 
 /// Room in memory for `length` bytes, if there is any.
-fn memory_for(store: &dyn Store, length: u64) -> Option<(Room, Buffer)> {
+fn memory_for(store: &dyn Store, length: u64) -> Option<(Reservation, Buffer)> {
     let mut room = store.room();
     if !room.grow(length) {
         return None;
@@ -246,7 +246,7 @@ fn spool_for(
 fn combined(
     store: &dyn Store,
     key: &CacheKey,
-    room: &mut Room,
+    room: &mut Reservation,
     mut head: StoredHead,
     mut content: Bytes,
 ) -> (StoredHead, Bytes) {

@@ -16,10 +16,10 @@ use crate::policy::key::CacheKey;
 use crate::policy::purging::Selector;
 use crate::policy::stored::StoredResponse;
 use crate::store::backing::Listed;
-use crate::store::memory::names::Names;
-use crate::store::memory::{Eviction, Limits};
+use crate::store::memory::names::KeyIndex;
+use crate::store::memory::{Eviction, MemoryLimits};
 use crate::store::underway::{Begun, Underway};
-use crate::store::{Arrivals, Put, Room, Store, Usage, Variants, fits, with_variant};
+use crate::store::{Arrivals, Put, Reservation, Store, Usage, Variants, fits, with_variant};
 
 /// How many useless responses a sweep removes before it lets go of the lock.
 const SWEEP_BATCH: usize = 256;
@@ -34,7 +34,7 @@ pub(in crate::store) struct Exact {
     underway: Arc<Underway>,
     /// Everything that is stored.
     index: Mutex<Index>,
-    names: Arc<Names>,
+    names: Arc<KeyIndex>,
 }
 
 /// Guarded by [`Exact::index`].
@@ -44,20 +44,20 @@ struct Index {
     by_use: LruCache<u64, (CacheKey, Arc<StoredResponse>)>,
     by_uselessness: BTreeSet<(Timestamp, u64)>,
     /// The same keys in order, for lists.
-    names: Arc<Names>,
+    names: Arc<KeyIndex>,
     bytes: u64,
     next_number: u64,
     evicted: u64,
 }
 
 impl Exact {
-    pub(in crate::store) fn new(eviction: Eviction, limits: Limits) -> Self {
+    pub(in crate::store) fn new(eviction: Eviction, limits: MemoryLimits) -> Self {
         let limits = match eviction {
-            Eviction::None => Limits { bytes: u64::MAX, responses: None, ..limits },
+            Eviction::None => MemoryLimits { bytes: u64::MAX, responses: None, ..limits },
             _ => limits,
         };
         let (stored_bytes_max, content_bytes_max, arriving) = limits.parts();
-        let names = Arc::new(Names::default());
+        let names = Arc::new(KeyIndex::default());
         let index = Index {
             names: Arc::clone(&names),
             by_key: HashMap::new(),
@@ -272,8 +272,8 @@ impl Store for Exact {
         self.underway.begin(key)
     }
 
-    fn room(&self) -> Room {
-        Room { arriving: Arc::clone(&self.arriving), bytes: 0 }
+    fn room(&self) -> Reservation {
+        Reservation { arriving: Arc::clone(&self.arriving), bytes: 0 }
     }
 
     fn content_bytes_max(&self) -> u64 {

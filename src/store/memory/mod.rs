@@ -30,7 +30,7 @@ pub enum Eviction {
 
 /// The bounds of the store in memory.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct MemoryLimits {
     /// `--cache-memory`: bytes of keys, fields, content and bookkeeping.
     pub bytes: u64,
     /// `--cache-size-limit`: number of stored responses, at least 1; `None` for no limit.
@@ -39,7 +39,7 @@ pub struct Limits {
     pub content_bytes: u64,
 }
 
-impl Limits {
+impl MemoryLimits {
     /// Bytes for what is stored: three quarters.
     fn stored_bytes(self) -> u64 {
         self.bytes - self.arriving_bytes()
@@ -57,7 +57,7 @@ impl Limits {
 }
 
 /// Makes a store in memory.
-pub fn store(eviction: Eviction, limits: Limits) -> Arc<dyn Store> {
+pub fn store(eviction: Eviction, limits: MemoryLimits) -> Arc<dyn Store> {
     match eviction {
         // With one response there is but one that can go, and S3-FIFO needs room for two queues.
         Eviction::S3Fifo if limits.responses != Some(1) => Arc::new(S3Fifo::new(limits)),
@@ -66,7 +66,7 @@ pub fn store(eviction: Eviction, limits: Limits) -> Arc<dyn Store> {
     }
 }
 
-impl Limits {
+impl MemoryLimits {
     pub(super) fn parts(self) -> (u64, u64, Arc<Arrivals>) {
         let bytes_max = self.arriving_bytes();
         let arrivals = Arrivals { bytes: AtomicU64::new(0), bytes_max };

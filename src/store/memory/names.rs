@@ -14,9 +14,9 @@ use crate::store::{Variants, listed_of};
 
 /// Keys in order.
 #[derive(Debug, Default)]
-pub(in crate::store) struct Names(Mutex<BTreeSet<CacheKey>>);
+pub(in crate::store) struct KeyIndex(Mutex<BTreeSet<CacheKey>>);
 
-impl Names {
+impl KeyIndex {
     /// Something is stored for `key`.
     pub(in crate::store) fn add(&self, key: &CacheKey) {
         self.0.lock().insert(key.clone());
@@ -100,7 +100,7 @@ mod tests {
 
     #[test]
     fn a_page_looks_up_what_it_shows_and_no_more() {
-        let names = Names::default();
+        let names = KeyIndex::default();
         for number in 0..10_000 {
             names.add(&CacheKey::from(format!("{number:05}").as_str()));
         }

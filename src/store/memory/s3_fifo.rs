@@ -18,10 +18,10 @@ use crate::policy::key::CacheKey;
 use crate::policy::purging::Selector;
 use crate::policy::stored::StoredResponse;
 use crate::store::backing::Listed;
-use crate::store::memory::Limits;
-use crate::store::memory::names::Names;
+use crate::store::memory::MemoryLimits;
+use crate::store::memory::names::KeyIndex;
 use crate::store::underway::{Begun, Underway};
-use crate::store::{Arrivals, Put, Room, Store, Usage, Variants, fits, with_variant};
+use crate::store::{Arrivals, Put, Reservation, Store, Usage, Variants, fits, with_variant};
 
 /// quick_cache's own share of a shard for what has proven useful.
 const HOT_SHARE: f64 = 0.97;
@@ -46,7 +46,7 @@ pub(in crate::store) struct S3Fifo {
     changes: Vec<Mutex<()>>,
     underway: Arc<Underway>,
     /// The keys in order, for lists.
-    names: Arc<Names>,
+    names: Arc<KeyIndex>,
 }
 
 /// The variants of one target URI and their weight.
@@ -70,7 +70,7 @@ impl Weighter<CacheKey, Entry> for Weight {
 #[derive(Clone)]
 struct Counting {
     evicted: Arc<AtomicU64>,
-    names: Arc<Names>,
+    names: Arc<KeyIndex>,
 }
 
 impl Lifecycle<CacheKey, Entry> for Counting {
@@ -84,7 +84,7 @@ impl Lifecycle<CacheKey, Entry> for Counting {
 }
 
 impl S3Fifo {
-    pub(in crate::store) fn new(limits: Limits) -> Self {
+    pub(in crate::store) fn new(limits: MemoryLimits) -> Self {
         /// What a response usually weighs, as far as one can know; it sizes the ghost queue.
         const USUAL_BYTES: u64 = 4096;
         let (stored_bytes_max, content_bytes_max, arriving) = limits.parts();
@@ -107,7 +107,7 @@ impl S3Fifo {
             .estimated_items_capacity(items.min(1 << 20) as usize)
             .build()
             .expect("capacity and item count are given");
-        let names = Arc::new(Names::default());
+        let names = Arc::new(KeyIndex::default());
         let lifecycle = Counting { evicted: Arc::clone(&evicted), names: Arc::clone(&names) };
         let hash_builder = DefaultHashBuilder::default();
         let cache = Cache::with_options(options, Weight, hash_builder, lifecycle);
@@ -291,8 +291,8 @@ impl Store for S3Fifo {
         self.underway.begin(key)
     }
 
-    fn room(&self) -> Room {
-        Room { arriving: Arc::clone(&self.arriving), bytes: 0 }
+    fn room(&self) -> Reservation {
+        Reservation { arriving: Arc::clone(&self.arriving), bytes: 0 }
     }
 
     fn content_bytes_max(&self) -> u64 {

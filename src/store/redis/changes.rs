@@ -12,11 +12,12 @@ use crate::policy::partial::displaces;
 use crate::policy::purging::Selector;
 use crate::policy::stored::{StoredHead, StoredResponse};
 use crate::store::VARIANTS_MAX;
-use crate::store::backing::{BehindError, CHUNK_BYTES, Change, Stamp};
+use crate::store::backing::{BackingError, CHUNK_BYTES, Change, Stamp};
 use crate::store::codec;
 use crate::store::redis::link::Link;
 use crate::store::redis::{
-    Kept, PURGES_MAX, Pieces, Shared, State, listing, news, salt, selector_text, values,
+    PURGES_MAX, ReadResponse, RedisPieces, RedisShared, RedisState, listing, news, salt,
+    selector_text, values,
 };
 use crate::store::tiers::spool::Spooled;
 
@@ -83,11 +84,14 @@ end
 return redis.call('HGETALL', KEYS[1])";
 
 /// Carries out changes.
-pub(super) fn apply(shared: &Arc<Shared>, changes: &[&Change]) -> Result<Vec<u64>, BehindError> {
+pub(super) fn apply(
+    shared: &Arc<RedisShared>,
+    changes: &[&Change],
+) -> Result<Vec<u64>, BackingError> {
     let mut purges = Vec::new();
     let counts = shared.links.with(|link| {
         let state = state_now(shared, link)?;
-        let mut batch = Batch { shared, link, state, now: Clock::System.now() };
+        let mut batch = RedisBatch { shared, link, state, now: Clock::System.now() };
         let mut counts = Vec::with_capacity(changes.len());
         for change in changes {
             counts.push(batch.carry_out(change)?);
@@ -118,7 +122,7 @@ pub(super) fn apply(shared: &Arc<Shared>, changes: &[&Change]) -> Result<Vec<u64
 }
 
 /// What Redis knows of clears and purges now.
-fn state_now(shared: &Shared, link: &mut Link) -> RedisResult<State> {
+fn state_now(shared: &RedisShared, link: &mut Link) -> RedisResult<RedisState> {
     let told = link.one(&shared.read_state())?;
     shared.update_state(link, &told)
 }
@@ -132,14 +136,14 @@ struct Displaced {
     made_from: Option<Vec<u8>>,
 }
 
-struct Batch<'a> {
-    shared: &'a Arc<Shared>,
+struct RedisBatch<'a> {
+    shared: &'a Arc<RedisShared>,
     link: &'a mut Link,
-    state: State,
+    state: RedisState,
     now: Timestamp,
 }
 
-impl Batch<'_> {
+impl RedisBatch<'_> {
     fn carry_out(&mut self, change: &Change) -> RedisResult<u64> {
         match change {
             Change::Put { key, response, begun } => self.put(key, response, *begun),
@@ -270,7 +274,7 @@ impl Batch<'_> {
         let found = self.link.one(cmd("HGETALL").arg(entry))?;
         let newer = StoredResponse::new(head.clone(), bytes::Bytes::new());
         for (_, value) in values::fields(&found) {
-            let Some((Kept { response: old, .. }, _)) = self.shared.response(value) else {
+            let Some((ReadResponse { response: old, .. }, _)) = self.shared.response(value) else {
                 continue;
             };
             // What another proxy has stored meanwhile may be newer.
@@ -299,12 +303,12 @@ impl Batch<'_> {
                 None => gone.push((name.to_vec(), (0, 0))),
             }
         }
-        kept.sort_by_key(|(_, Kept { response, .. })| {
+        kept.sort_by_key(|(_, ReadResponse { response, .. })| {
             std::cmp::Reverse((response.response_time, response.place().number()))
         });
         let (mut newer_parts, mut count) = (1, 1);
         let own_name = field(response);
-        for (name, Kept { is_inline, response: old, .. }) in kept {
+        for (name, ReadResponse { is_inline, response: old, .. }) in kept {
             let own = old.place().number() == Some(number);
             if made_of.is_some() && old.place().number() == made_of {
                 made_from = Some(name.to_vec());
@@ -382,7 +386,7 @@ impl Batch<'_> {
     fn piece(&mut self, spooled: &Arc<Spooled>, bytes: &[u8]) -> RedisResult<u64> {
         let number = spooled.number().unwrap_or_else(|| {
             let number = self.shared.new_number();
-            let content = Pieces::new(self.shared, spooled.key(), number, u64::MAX, None);
+            let content = RedisPieces::new(self.shared, spooled.key(), number, u64::MAX, None);
             spooled.begun(number, 0, Arc::new(content));
             number
         });

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use redis::cluster::{ClusterClient, ClusterConnection};
 use redis::{Client, Cmd, Connection, ConnectionLike, Pipeline, RedisError, RedisResult, Value};
 
-use crate::store::backing::BehindError;
+use crate::store::backing::BackingError;
 use crate::store::redis::address::{Address, Kind};
 use crate::store::redis::sentinel::Sentinels;
 
@@ -56,17 +56,17 @@ impl Link {
     }
 }
 
-enum Target {
+enum RedisTarget {
     Server(Client),
     Cluster(ClusterClient),
     Sentinels(Sentinels),
 }
 
 /// An error as it is told.
-pub(super) fn told(error: &RedisError) -> BehindError {
+pub(super) fn told(error: &RedisError) -> BackingError {
     let text = error.to_string();
     let is_distrust = text.contains("invalid peer certificate");
-    BehindError(if is_distrust { format!("{text}; see --ca-cert, --insecure") } else { text })
+    BackingError(if is_distrust { format!("{text}; see --ca-cert, --insecure") } else { text })
 }
 
 /// Is this the answer of a replica to who wants to write?
@@ -77,7 +77,7 @@ fn is_read_only(error: &RedisError) -> bool {
 
 /// All connections.
 pub(super) struct Links {
-    target: Target,
+    target: RedisTarget,
     /// One server, or each node that was named.
     nodes: Vec<Client>,
     idle: Mutex<Vec<Link>>,
@@ -104,10 +104,10 @@ impl Links {
                 if let Some(certificates) = address.certificates() {
                     builder = builder.certs(certificates);
                 }
-                Target::Cluster(builder.build()?)
+                RedisTarget::Cluster(builder.build()?)
             }
-            Kind::Sentinel(name) => Target::Sentinels(Sentinels::new(name, places)?),
-            Kind::Server | Kind::Unix => Target::Server(nodes[0].clone()),
+            Kind::Sentinel(name) => RedisTarget::Sentinels(Sentinels::new(name, places)?),
+            Kind::Server | Kind::Unix => RedisTarget::Server(nodes[0].clone()),
         };
         let (idle, is_up, epoch) = (Mutex::default(), AtomicBool::new(false), AtomicU64::new(0));
         Ok(Self { target, nodes, idle, is_up, epoch })
@@ -129,16 +129,16 @@ impl Links {
 
     fn open(&self) -> RedisResult<Link> {
         match &self.target {
-            Target::Server(client) => {
+            RedisTarget::Server(client) => {
                 open(client).map(|connection| Link::Server(Box::new(connection)))
             }
-            Target::Cluster(client) => {
+            RedisTarget::Cluster(client) => {
                 let connection = client.get_connection()?;
                 connection.set_read_timeout(Some(ANSWER_MAX))?;
                 connection.set_write_timeout(Some(ANSWER_MAX))?;
                 Ok(Link::Cluster(Box::new(connection)))
             }
-            Target::Sentinels(sentinels) => {
+            RedisTarget::Sentinels(sentinels) => {
                 open(&sentinels.known()?).map(|connection| Link::Server(Box::new(connection)))
             }
         }
@@ -149,7 +149,7 @@ impl Links {
     pub(super) fn with<T>(
         &self,
         work: impl FnOnce(&mut Link) -> RedisResult<T>,
-    ) -> Result<T, BehindError> {
+    ) -> Result<T, BackingError> {
         let epoch = self.epoch.load(Ordering::Acquire);
         let kept = self.idle.lock().pop();
         let link = kept.map_or_else(|| self.open(), Ok);
@@ -165,7 +165,7 @@ impl Links {
             Err(error) => {
                 // Where Sentinels say who takes writes, they are asked again.
                 let is_demoted =
-                    matches!(self.target, Target::Sentinels(_)) && is_read_only(&error);
+                    matches!(self.target, RedisTarget::Sentinels(_)) && is_read_only(&error);
                 if error.is_io_error()
                     || error.is_timeout()
                     || error.is_connection_dropped()
@@ -182,14 +182,14 @@ impl Links {
     /// The Sentinels are asked here and nowhere else, so that no request waits for them.
     pub(super) fn apart(&self, number: usize) -> RedisResult<Connection> {
         match &self.target {
-            Target::Sentinels(sentinels) => sentinels.find(number),
+            RedisTarget::Sentinels(sentinels) => sentinels.find(number),
             _ => open(&self.nodes[number % self.nodes.len()]),
         }
     }
 
     /// Is the server that Sentinels have named still the primary? An error if it is not.
-    pub(super) fn still_leads(&self) -> Result<(), BehindError> {
-        if matches!(self.target, Target::Sentinels(_)) {
+    pub(super) fn still_leads(&self) -> Result<(), BackingError> {
+        if matches!(self.target, RedisTarget::Sentinels(_)) {
             return self.with(Sentinels::leads);
         }
         Ok(())
@@ -198,9 +198,9 @@ impl Links {
     /// The servers that have keys of their own, always in the same order.
     pub(super) fn servers(&self) -> RedisResult<Vec<Client>> {
         match &self.target {
-            Target::Server(client) => return Ok(vec![client.clone()]),
-            Target::Sentinels(sentinels) => return Ok(vec![sentinels.known()?]),
-            Target::Cluster(_) => {}
+            RedisTarget::Server(client) => return Ok(vec![client.clone()]),
+            RedisTarget::Sentinels(sentinels) => return Ok(vec![sentinels.known()?]),
+            RedisTarget::Cluster(_) => {}
         }
         let mut last = None;
         for node in &self.nodes {

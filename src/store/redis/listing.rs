@@ -9,9 +9,9 @@ use redis::{Cmd, Connection, RedisResult, Value, cmd};
 use crate::clock::Timestamp;
 use crate::policy::key::CacheKey;
 use crate::policy::purging::Selector;
-use crate::store::backing::{BehindError, Listed};
+use crate::store::backing::{BackingError, Listed};
 use crate::store::redis::link::{open, told};
-use crate::store::redis::{Shared, values};
+use crate::store::redis::{RedisShared, values};
 
 /// Names that Redis looks at in one step: to free them, and for a list. (The second is part of what a cursor
 /// means: it must not depend on the length of a page.)
@@ -80,12 +80,12 @@ impl Place {
 /// At most `most` responses that come after `after`, and all variants of each key. Looks no further than it has
 /// to: at about as many names as a page has, where nobody else has keys there.
 pub(super) fn list(
-    shared: &Arc<Shared>,
+    shared: &Arc<RedisShared>,
     after: &str,
     most: usize,
-) -> Result<Vec<Listed>, BehindError> {
+) -> Result<Vec<Listed>, BackingError> {
     if !shared.links.is_up() {
-        return Err(BehindError("not reachable".to_string()));
+        return Err(BackingError("not reachable".to_string()));
     }
     let pattern = pattern(shared);
     let servers = shared.links.servers().map_err(|error| told(&error))?;
@@ -114,12 +114,12 @@ pub(super) fn list(
 
 /// Tells what one step has found; false if there was more than fits.
 fn list_step(
-    shared: &Arc<Shared>,
+    shared: &Arc<RedisShared>,
     names: &[String],
     place: &mut Place,
     listed: &mut Vec<Listed>,
     most: usize,
-) -> Result<bool, BehindError> {
+) -> Result<bool, BackingError> {
     let state = shared.state();
     let current = |name: &String| parts(shared, name).filter(|(at, _)| *at == state.generation);
     let uris = names.iter().filter_map(current).map(|(_, uri)| uri).collect();
@@ -146,10 +146,10 @@ fn list_step(
 
 /// Deletes what a purge has selected; how many responses there were.
 pub(super) fn delete(
-    shared: &Arc<Shared>,
+    shared: &Arc<RedisShared>,
     selector: &Selector,
     now: Timestamp,
-) -> Result<u64, BehindError> {
+) -> Result<u64, BackingError> {
     let current = shared.state().generation;
     let mut gone = 0;
     each_key(shared, |connection, names| {
@@ -170,7 +170,7 @@ pub(super) fn delete(
 }
 
 fn delete_selected(
-    shared: &Arc<Shared>,
+    shared: &Arc<RedisShared>,
     connection: &mut Connection,
     (name, uri): (&str, &str),
     selector: &Selector,
@@ -197,9 +197,9 @@ fn delete_selected(
 
 /// Looks at all keys of stored responses, of any generation, some at a time.
 fn each_key(
-    shared: &Shared,
+    shared: &RedisShared,
     mut look: impl FnMut(&mut Connection, Vec<String>) -> RedisResult<()>,
-) -> Result<(), BehindError> {
+) -> Result<(), BackingError> {
     let pattern = pattern(shared);
     let mut scan_all = || -> RedisResult<()> {
         for server in shared.links.servers()? {
@@ -221,7 +221,7 @@ fn each_key(
 }
 
 /// What the names of all stored responses match.
-fn pattern(shared: &Shared) -> String {
+fn pattern(shared: &RedisShared) -> String {
     format!("{}e*", escaped(&shared.beginning()))
 }
 
@@ -232,7 +232,7 @@ fn scan(pattern: &str, cursor: u64, count: u64) -> Cmd {
 }
 
 /// The generation and the URI of the name of a hash.
-fn parts(shared: &Shared, name: &str) -> Option<(u64, String)> {
+fn parts(shared: &RedisShared, name: &str) -> Option<(u64, String)> {
     let rest = name.strip_prefix(&shared.beginning())?.strip_prefix('e')?;
     let (generation, rest) = rest.split_once(":{")?;
     Some((u64::from_str_radix(generation, 16).ok()?, rest.strip_suffix('}')?.to_string()))

@@ -32,8 +32,8 @@ use crate::policy::key::{CacheKey, Glob};
 use crate::policy::purging::Selector;
 use crate::policy::stored::StoredResponse;
 use crate::store::backing::{
-    Audience, Behind, BehindError, BehindUsage, CHUNK_BYTES, Change, Fetcher, Listed, Recalled,
-    Stamp,
+    Backing, BackingError, BackingUsage, CHUNK_BYTES, Change, Fetcher, Invalidations, Listed,
+    Recalled, Stamp,
 };
 use crate::store::codec;
 use crate::store::redis::link::Links;
@@ -71,37 +71,37 @@ pub struct SharedLimits {
 }
 
 /// A store in Redis.
-pub struct Redis(Arc<Shared>);
+pub struct Redis(Arc<RedisShared>);
 
 /// What all threads share.
-struct Shared {
+struct RedisShared {
     address: Address,
     limits: SharedLimits,
     links: Links,
     /// Who we are, among the proxies that share the store.
     id: String,
-    state: Mutex<State>,
+    state: Mutex<RedisState>,
     /// What digests of credentials are keyed with, once Redis has said.
     salt: Mutex<Option<Arc<Salt>>>,
     /// Who waits for another proxy's answer.
     waits: Waits,
-    audience: Mutex<Option<Arc<dyn Audience>>>,
+    invalidations: Mutex<Option<Arc<dyn Invalidations>>>,
     last_number: AtomicU64,
     /// What is said of lost content.
     losses: Remark,
     hasher: RandomState,
 }
 
-/// What has been cleared and purged, as far as is known. Guarded by [`Shared::state`].
+/// What has been cleared and purged, as far as is known. Guarded by [`RedisShared::state`].
 #[derive(Clone, Debug, Default)]
-struct State {
+struct RedisState {
     generation: u64,
     purges: u64,
     /// The last of them by number: what, and when.
     remembered: BTreeMap<u64, (Selector, Timestamp)>,
 }
 
-impl State {
+impl RedisState {
     /// Has nothing that was purged since purge number `since` selected this response?
     fn spares(&self, since: u64, key: &CacheKey, head: &crate::policy::stored::StoredHead) -> bool {
         if since >= self.purges {
@@ -118,11 +118,11 @@ impl State {
 
 impl Redis {
     /// Opens the store. That Redis cannot be reached now is no error: it is used as soon as it can.
-    pub fn open(address: Address, limits: SharedLimits) -> Result<Self, BehindError> {
+    pub fn open(address: Address, limits: SharedLimits) -> Result<Self, BackingError> {
         let links = Links::new(&address).map_err(|error| link::told(&error))?;
         let hasher = RandomState::new();
         let id = format!("{:016x}", hasher.hash_one("proxy"));
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(RedisShared {
             address,
             limits,
             links,
@@ -130,7 +130,7 @@ impl Redis {
             state: Mutex::default(),
             salt: Mutex::default(),
             waits: Waits::default(),
-            audience: Mutex::default(),
+            invalidations: Mutex::default(),
             last_number: AtomicU64::new(0),
             losses: Remark::default(),
             hasher,
@@ -140,7 +140,7 @@ impl Redis {
     }
 }
 
-impl Shared {
+impl RedisShared {
     /// What the names of all keys begin with.
     fn beginning(&self) -> String {
         format!("{}{FORMAT}", self.limits.prefix)
@@ -186,7 +186,7 @@ impl Shared {
         wanted.max(last.unwrap_or(0) + 1)
     }
 
-    fn state(&self) -> State {
+    fn state(&self) -> RedisState {
         self.state.lock().clone()
     }
 
@@ -219,7 +219,7 @@ impl Shared {
     }
 
     /// Takes over what Redis says of clears and purges; reads more of it if something is new.
-    fn update_state(&self, link: &mut link::Link, told: &Value) -> redis::RedisResult<State> {
+    fn update_state(&self, link: &mut link::Link, told: &Value) -> redis::RedisResult<RedisState> {
         self.update_salt(link, values::members(told).get(2))?;
         let (generation, purges) = values::two_numbers(told);
         let known = self.state();
@@ -252,7 +252,7 @@ impl Shared {
     }
 }
 
-impl Behind for Redis {
+impl Backing for Redis {
     fn name(&self) -> String {
         format!("store {}", self.0.address)
     }
@@ -261,15 +261,15 @@ impl Behind for Redis {
         self.0.links.is_up()
     }
 
-    fn listen(&self, audience: Arc<dyn Audience>) {
-        *self.0.audience.lock() = Some(audience);
+    fn listen(&self, invalidations: Arc<dyn Invalidations>) {
+        *self.0.invalidations.lock() = Some(invalidations);
     }
 
     fn salt(&self) -> Option<Arc<Salt>> {
         self.0.salt.lock().clone()
     }
 
-    fn recall(&self, key: &CacheKey, claims: bool) -> Result<Recalled, BehindError> {
+    fn recall(&self, key: &CacheKey, claims: bool) -> Result<Recalled, BackingError> {
         let shared = &self.0;
         shared.links.with(|link| {
             let known = shared.state().generation;
@@ -321,9 +321,9 @@ impl Behind for Redis {
         }
     }
 
-    fn apply(&self, changes: &[&Change]) -> Result<Vec<u64>, BehindError> {
+    fn apply(&self, changes: &[&Change]) -> Result<Vec<u64>, BackingError> {
         if !self.is_ready() {
-            return Err(BehindError("not reachable".to_string()));
+            return Err(BackingError("not reachable".to_string()));
         }
         changes::apply(&self.0, changes)
     }
@@ -336,23 +336,23 @@ impl Behind for Redis {
         1 << 20
     }
 
-    fn usage(&self) -> Result<BehindUsage, BehindError> {
-        Err(BehindError("it is shared, and not counted".to_string()))
+    fn usage(&self) -> Result<BackingUsage, BackingError> {
+        Err(BackingError("it is shared, and not counted".to_string()))
     }
 
-    fn list(&self, after: &str, most: usize) -> Result<Vec<Listed>, BehindError> {
+    fn list(&self, after: &str, most: usize) -> Result<Vec<Listed>, BackingError> {
         listing::list(&self.0, after, most)
     }
 }
 
-impl Shared {
+impl RedisShared {
     /// The responses in a hash that belong to `key`, are whole, and have stood all purges; the most
     /// recent first.
     fn variants(
         self: &Arc<Self>,
         key: &CacheKey,
         found: &Value,
-        state: &State,
+        state: &RedisState,
     ) -> Vec<Arc<StoredResponse>> {
         let mut variants: Vec<Arc<StoredResponse>> = values::fields(found)
             .into_iter()
@@ -369,7 +369,7 @@ impl Shared {
     }
 
     /// Reads a field of a hash.
-    fn response(self: &Arc<Self>, value: &[u8]) -> Option<(Kept, CacheKey)> {
+    fn response(self: &Arc<Self>, value: &[u8]) -> Option<(ReadResponse, CacheKey)> {
         let read = values::read(value)?;
         let frame = Bytes::copy_from_slice(read.frame);
         let (key, response) = if read.is_inline {
@@ -377,17 +377,17 @@ impl Shared {
         } else {
             let (key, head, length) = codec::decode_head(&frame).ok()?;
             let field = changes::field(&head);
-            let content = Pieces::new(self, &key, read.number, length, Some(field));
+            let content = RedisPieces::new(self, &key, read.number, length, Some(field));
             (key, StoredResponse::new(head, Content::Distant(Arc::new(content))))
         };
         let (number, purges) = (read.number, read.purges);
         let response = response.found_at(number, 0);
-        Some((Kept { purges, is_inline: read.is_inline, response }, key))
+        Some((ReadResponse { purges, is_inline: read.is_inline, response }, key))
     }
 }
 
 /// A response as it was read.
-struct Kept {
+struct ReadResponse {
     /// How many purges there had been when it was written.
     purges: u64,
     is_inline: bool,
@@ -395,8 +395,8 @@ struct Kept {
 }
 
 /// Content in keys of its own.
-struct Pieces {
-    shared: Arc<Shared>,
+struct RedisPieces {
+    shared: Arc<RedisShared>,
     number: u64,
     /// Makes its checksums its own, even if another response should have the same number.
     salt: u64,
@@ -406,9 +406,9 @@ struct Pieces {
     field: Option<String>,
 }
 
-impl Pieces {
+impl RedisPieces {
     fn new(
-        shared: &Arc<Shared>,
+        shared: &Arc<RedisShared>,
         key: &CacheKey,
         number: u64,
         length: u64,
@@ -443,7 +443,7 @@ fn salt(number: u64, key: &CacheKey) -> u64 {
     number.rotate_left(32) ^ u64::from(codec::checksum(number, 0, key.as_str().as_bytes()))
 }
 
-impl Distant for Pieces {
+impl Distant for RedisPieces {
     fn length(&self) -> u64 {
         self.length
     }

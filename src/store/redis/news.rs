@@ -15,9 +15,9 @@ use redis::{Connection, PubSub, cmd};
 use crate::clock::Timestamp;
 use crate::policy::key::CacheKey;
 use crate::policy::purging::Selector;
-use crate::store::backing::BehindError;
+use crate::store::backing::BackingError;
 use crate::store::redis::link::{ANSWER_MAX, CONNECT_MAX, told};
-use crate::store::redis::{Shared, read_purge, selector_text, values};
+use crate::store::redis::{RedisShared, read_purge, selector_text, values};
 use crate::store::tiers::writer::Breaker;
 use crate::vital;
 
@@ -39,19 +39,19 @@ const PAUSE_FIRST: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// A message that what is stored for a key has changed; `number` is that of what is stored now, or 0.
-pub(super) fn changed(shared: &Shared, key: &CacheKey, number: u64) -> Vec<u8> {
+pub(super) fn changed(shared: &RedisShared, key: &CacheKey, number: u64) -> Vec<u8> {
     format!("{} k {number} {key}", shared.id).into_bytes()
 }
 
 /// A message that something was purged.
-pub(super) fn purged(shared: &Shared, selector: &Selector, now: Timestamp) -> Vec<u8> {
+pub(super) fn purged(shared: &RedisShared, selector: &Selector, now: Timestamp) -> Vec<u8> {
     let now = now.0.to_string();
     [shared.id.as_bytes(), b" p ", now.as_bytes(), b" ", &selector_text(selector)].concat()
 }
 
 /// Begins to listen; waits for the first attempt, so that whoever starts the proxy may use Redis at once if
 /// it is there.
-pub(super) fn start(shared: &Arc<Shared>) -> Result<(), BehindError> {
+pub(super) fn start(shared: &Arc<RedisShared>) -> Result<(), BackingError> {
     let name = format!("store {}", shared.address);
     let breaker = Breaker::new(name, "memory alone is used until it works again");
     let (tried, has_tried) = sync_channel(1);
@@ -67,14 +67,14 @@ pub(super) fn start(shared: &Arc<Shared>) -> Result<(), BehindError> {
         Ok(())
     };
     vital::spawn("store-news", listen)
-        .map_err(|error| BehindError(format!("a thread: {error}")))?;
+        .map_err(|error| BackingError(format!("a thread: {error}")))?;
     // Whether it has worked or not; on a busy machine each step may take as long as it may.
     let _ = has_tried.recv_timeout(FIRST_ATTEMPT_MAX);
     Ok(())
 }
 
 struct Listener {
-    shared: Weak<Shared>,
+    shared: Weak<RedisShared>,
     breaker: Breaker,
     /// Dropped once Redis is heard of for the first time, or is not.
     tried: Option<SyncSender<()>>,
@@ -82,7 +82,7 @@ struct Listener {
     has_listened: bool,
     /// Why it is not heard of any more, until the next attempt has shown more: a server that takes a right
     /// away closes the connection without a word.
-    lost: Option<BehindError>,
+    lost: Option<BackingError>,
 }
 
 impl Listener {
@@ -111,7 +111,7 @@ impl Listener {
                 self.lost = Some(lost);
             } else {
                 self.breaker.failed(&match self.lost.take() {
-                    Some(before) => BehindError(format!("{before}, then {lost}")),
+                    Some(before) => BackingError(format!("{before}, then {lost}")),
                     None => lost,
                 });
             }
@@ -122,7 +122,7 @@ impl Listener {
     }
 
     /// Listens until the connection is lost, and gives the reason; `None` if nobody uses the store.
-    fn listen(&mut self, mut connection: Connection) -> Option<BehindError> {
+    fn listen(&mut self, mut connection: Connection) -> Option<BackingError> {
         let channel = self.shared.upgrade()?.channel();
         let told = |error: redis::RedisError| Some(told(&error));
         let mut pubsub = connection.as_pubsub();
@@ -163,8 +163,8 @@ impl Listener {
 
     /// Waits for a message of our own: the server says neither to who may not publish nor to who may not
     /// subscribe that nobody hears of what is stored and removed. Without news, Redis is not used.
-    fn hear_ourselves(&self, pubsub: &mut PubSub<'_>) -> Result<(), BehindError> {
-        let shared = self.shared.upgrade().ok_or_else(|| BehindError("not used".to_string()))?;
+    fn hear_ourselves(&self, pubsub: &mut PubSub<'_>) -> Result<(), BackingError> {
+        let shared = self.shared.upgrade().ok_or_else(|| BackingError("not used".to_string()))?;
         let own = shared.say()?;
         let deaf = |error: &redis::RedisError| shared.deaf(&error.to_string());
         let deadline = Instant::now() + ANSWER_MAX;
@@ -181,7 +181,7 @@ impl Listener {
 
     /// Hears of what others do, until the connection is lost, or no news come over it any more: a server may
     /// take the right to a channel away while a proxy runs, or forget who listens.
-    fn go_on(&self, pubsub: &mut PubSub<'_>, mut unheard: u64) -> Option<BehindError> {
+    fn go_on(&self, pubsub: &mut PubSub<'_>, mut unheard: u64) -> Option<BackingError> {
         let mut looked = Instant::now();
         // Our own message that has not come back yet, sent when we looked.
         let mut own: Option<Vec<u8>> = None;
@@ -222,27 +222,27 @@ enum Greeted {
     HasLostAll,
 }
 
-impl Shared {
+impl RedisShared {
     /// Sends a message to ourselves; what it is.
-    fn say(&self) -> Result<Vec<u8>, BehindError> {
+    fn say(&self) -> Result<Vec<u8>, BackingError> {
         let own = format!("{} h {}", self.id, self.new_number()).into_bytes();
         let publish = cmd("PUBLISH").arg(self.channel()).arg(&own).clone();
         self.links.with(|link| link.one(&publish)).map_err(|error| self.deaf(&error.0))?;
         Ok(own)
     }
 
-    fn deaf(&self, error: &str) -> BehindError {
+    fn deaf(&self, error: &str) -> BackingError {
         let channel = self.channel();
-        BehindError(format!(
+        BackingError(format!(
             "{error}: no news on channel {channel}; may the user publish and subscribe there?"
         ))
     }
 
     /// Is Redis still what it was, and is there more than news have told?
-    fn look(&self, unheard: &mut u64) -> Result<(), BehindError> {
+    fn look(&self, unheard: &mut u64) -> Result<(), BackingError> {
         // A worker may have found it dead, or a replica.
         if !self.links.is_up() {
-            return Err(BehindError("a request was not answered".to_string()));
+            return Err(BackingError("a request was not answered".to_string()));
         }
         self.links.still_leads()?;
         let now = self.unheard()?;
@@ -254,7 +254,7 @@ impl Shared {
     }
 
     /// How often a proxy has done something that it could not tell the others.
-    fn unheard(&self) -> Result<u64, BehindError> {
+    fn unheard(&self) -> Result<u64, BackingError> {
         let get = cmd("HGET").arg(self.state_key()).arg(UNHEARD).clone();
         self.links.with(|link| link.one(&get)).map(|count| values::number(&count))
     }
@@ -270,15 +270,15 @@ impl Shared {
 
     /// Something may have been missed: nothing is kept that may be outdated by it.
     fn has_missed(&self) {
-        let audience = self.audience.lock().clone();
-        if let Some(audience) = audience {
-            audience.missed();
+        let invalidations = self.invalidations.lock().clone();
+        if let Some(invalidations) = invalidations {
+            invalidations.missed();
         }
     }
 
     /// Learns what has been cleared and purged, and sees to it that a Redis that was emptied does not
     /// come back to an old generation.
-    fn greet(&self) -> Result<Greeted, BehindError> {
+    fn greet(&self) -> Result<Greeted, BackingError> {
         let known = self.state().generation;
         self.links.with(|link| {
             let mut told = link.one(&self.read_state())?;
@@ -295,7 +295,7 @@ impl Shared {
     }
 }
 
-impl Shared {
+impl RedisShared {
     /// Does to memory what another proxy has done to the store.
     fn hear(&self, message: &[u8]) {
         let mut words = message.splitn(3, |byte| *byte == b' ');
@@ -303,22 +303,22 @@ impl Shared {
             return;
         };
         let is_own = who == self.id.as_bytes();
-        let audience = self.audience.lock().clone();
+        let invalidations = self.invalidations.lock().clone();
         match what {
             b"k" => {
                 let rest = String::from_utf8_lossy(rest);
                 let Some((number, key)) = rest.split_once(' ') else { return };
                 let place = number.parse().ok().filter(|number| *number > 0);
                 let key = CacheKey::from(key);
-                if let Some(audience) = audience.filter(|_| !is_own) {
-                    audience.changed(&key, place);
+                if let Some(invalidations) = invalidations.filter(|_| !is_own) {
+                    invalidations.changed(&key, place);
                 }
                 self.waits.end(&key);
             }
             b"p" if !is_own => {
-                if let Some(audience) = audience {
+                if let Some(invalidations) = invalidations {
                     let (selector, at) = read_purge(rest);
-                    audience.purged(&selector, at);
+                    invalidations.purged(&selector, at);
                 }
             }
             _ => {}

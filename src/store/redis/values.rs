@@ -3,7 +3,7 @@
 use redis::Value;
 
 use crate::store::codec;
-use crate::store::redis::{State, read_purge};
+use crate::store::redis::{RedisState, read_purge};
 
 /// The number of a response, how many purges it has stood, where its content is, and a checksum of these.
 const HEAD_BYTES: usize = 16 + 16 + 1 + 8;
@@ -99,8 +99,8 @@ pub(super) fn fields(value: &Value) -> Vec<(&[u8], &[u8])> {
 }
 
 /// What has been cleared and purged.
-pub(super) fn state(value: &Value) -> State {
-    let mut state = State::default();
+pub(super) fn state(value: &Value) -> RedisState {
+    let mut state = RedisState::default();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     for (name, value) in fields(value) {
         match name {

@@ -11,10 +11,10 @@ use crate::policy::key::CacheKey;
 
 /// All of them.
 #[derive(Default)]
-pub(super) struct Waits(Mutex<HashMap<CacheKey, Arc<Waiting>>>);
+pub(super) struct Waits(Mutex<HashMap<CacheKey, Arc<ClaimWait>>>);
 
 #[derive(Default)]
-struct Waiting {
+struct ClaimWait {
     is_over: Mutex<bool>,
     over: Condvar,
 }
@@ -23,7 +23,7 @@ struct Waiting {
 pub(super) struct Wait<'a> {
     waits: &'a Waits,
     key: &'a CacheKey,
-    waiting: Arc<Waiting>,
+    waiting: Arc<ClaimWait>,
 }
 
 impl Waits {

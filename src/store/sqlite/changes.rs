@@ -14,12 +14,12 @@ use crate::message::content::Content;
 use crate::policy::key::{CacheKey, Glob};
 use crate::policy::partial::displaces;
 use crate::policy::purging::{Selector, tags};
-use crate::policy::stored::{Place, StoredHead, StoredResponse};
+use crate::policy::stored::{BackingId, StoredHead, StoredResponse};
 use crate::store::VARIANTS_MAX;
-use crate::store::backing::{BehindError, CHUNK_BYTES, Change, Stamp};
+use crate::store::backing::{BackingError, CHUNK_BYTES, Change, Stamp};
 use crate::store::codec;
 use crate::store::sqlite::invalidations::Standing;
-use crate::store::sqlite::row::{Row, seconds};
+use crate::store::sqlite::row::{ResponseRow, seconds};
 use crate::store::sqlite::{CHUNKS_MAX, Database, chunk_id, room};
 use crate::store::tiers::spool::Spooled;
 
@@ -31,9 +31,9 @@ const ORPHANED_AFTER: i64 = 300;
 /// What is true once the transaction is committed. What is changed after it within the transaction is to
 /// see it before.
 #[derive(Default)]
-pub(super) struct Outcome {
+pub(super) struct BatchOutcome {
     /// By address, which is a place's own for as long as it is in here.
-    places: HashMap<*const Place, (Arc<Place>, u64)>,
+    places: HashMap<*const BackingId, (Arc<BackingId>, u64)>,
     pub grown: Vec<(Arc<Spooled>, u64)>,
 }
 
@@ -41,14 +41,14 @@ pub(super) struct Outcome {
 pub(super) fn apply(
     database: &Arc<Database>,
     changes: &[&Change],
-) -> Result<Vec<u64>, BehindError> {
+) -> Result<Vec<u64>, BackingError> {
     if database.is_read_only {
         return read_only(changes);
     }
     room::mend(database)?;
     let writer = database.writer.lock();
     let connection = writer.as_ref().ok_or_else(Database::gone)?;
-    match Batch::of(database, connection).run(changes) {
+    match SqliteBatch::of(database, connection).run(changes) {
         Ok(counts) => {
             room::checkpoint_if_long(database, connection);
             Ok(counts)
@@ -66,7 +66,7 @@ pub(super) fn apply(
 }
 
 /// What cannot be written is no error, so long as nothing that is there is to go.
-fn read_only(changes: &[&Change]) -> Result<Vec<u64>, BehindError> {
+fn read_only(changes: &[&Change]) -> Result<Vec<u64>, BackingError> {
     let goes = |change: &&Change| {
         matches!(
             change,
@@ -79,7 +79,7 @@ fn read_only(changes: &[&Change]) -> Result<Vec<u64>, BehindError> {
         )
     };
     if changes.iter().any(goes) {
-        return Err(BehindError("it can be read only".to_string()));
+        return Err(BackingError("it can be read only".to_string()));
     }
     Ok(vec![0; changes.len()])
 }
@@ -92,16 +92,16 @@ pub(super) fn total(connection: &Connection) -> rusqlite::Result<u64> {
 }
 
 /// Changes that are being carried out.
-pub(super) struct Batch<'a> {
+pub(super) struct SqliteBatch<'a> {
     pub database: &'a Arc<Database>,
     pub connection: &'a Connection,
     pub now: Timestamp,
-    pub outcome: RefCell<Outcome>,
+    pub outcome: RefCell<BatchOutcome>,
     /// How many more responses there are than the totals say.
     counted: Cell<isize>,
 }
 
-impl Batch<'_> {
+impl SqliteBatch<'_> {
     fn run(&mut self, changes: &[&Change]) -> rusqlite::Result<Vec<u64>> {
         let bytes: u64 = changes.iter().map(|change| change.bytes()).sum();
         let puts = changes.iter().filter(|change| matches!(change, Change::Put { .. })).count();
@@ -131,7 +131,7 @@ impl Batch<'_> {
             self.execute(text, [more as i64])?;
         }
         self.connection.execute_batch("COMMIT")?;
-        let Outcome { places, grown } = self.outcome.take();
+        let BatchOutcome { places, grown } = self.outcome.take();
         for (place, number) in places.values() {
             place.set(*number);
         }
@@ -142,7 +142,7 @@ impl Batch<'_> {
     }
 
     /// The row of what has this place, if it has got one, be it in this transaction.
-    fn number(&self, place: &Arc<Place>) -> Option<u64> {
+    fn number(&self, place: &Arc<BackingId>) -> Option<u64> {
         let given = self.outcome.borrow().places.get(&Arc::as_ptr(place)).map(|given| given.1);
         given.or_else(|| place.number())
     }
@@ -297,7 +297,7 @@ impl Batch<'_> {
         let text = "INSERT INTO responses (method, state, status, stored, expires, useless, used, hits, \
                     size, content_type, etag, last_modified, selecting, fields, head, url, salt) \
                     VALUES ('GET', 1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)";
-        let row = Row::of(key, head, length, 0, self.now);
+        let row = ResponseRow::of(key, head, length, 0, self.now);
         let (url, signed) = (key.as_str(), salt.cast_signed());
         self.execute(text, &*row.params(&[&url, &signed]))?;
         let number = self.connection.last_insert_rowid().cast_unsigned();
@@ -317,7 +317,7 @@ impl Batch<'_> {
         let text = "UPDATE responses SET state = 1, status = ?1, stored = ?2, expires = ?3, \
                     useless = ?4, used = ?5, hits = ?6, size = ?7, content_type = ?8, etag = ?9, \
                     last_modified = ?10, selecting = ?11, fields = ?12, head = ?13 WHERE id = ?14";
-        let row = Row::of(key, head, length, reuses, self.now);
+        let row = ResponseRow::of(key, head, length, reuses, self.now);
         self.execute(text, &*row.params(&[&number.cast_signed()]))?;
         self.execute("DELETE FROM tags WHERE response = ?1", [number.cast_signed()])?;
         self.tag(number, head)
@@ -509,8 +509,11 @@ impl Batch<'_> {
     }
 
     /// The batch for what is done between changes.
-    pub(super) fn of<'a>(database: &'a Arc<Database>, connection: &'a Connection) -> Batch<'a> {
-        Batch {
+    pub(super) fn of<'a>(
+        database: &'a Arc<Database>,
+        connection: &'a Connection,
+    ) -> SqliteBatch<'a> {
+        SqliteBatch {
             database,
             connection,
             now: Clock::System.now(),

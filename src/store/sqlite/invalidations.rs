@@ -1,8 +1,8 @@
 //! What was invalidated, and in which order: whatever process asks or invalidates, a response that was asked
 //! for before is not stored after it, and every other response is.
 //!
-//! Each invalidation has a number, its sequence. A request notes the last one when it begins ([`State::stamp`]);
-//! before its response is stored, later ones are looked at ([`Batch::standing`]). Of each key and each selector
+//! Each invalidation has a number, its sequence. A request notes the last one when it begins ([`InvalidationState::stamp`]);
+//! before its response is stored, later ones are looked at ([`SqliteBatch::standing`]). Of each key and each selector
 //! the last invalidation is kept, and both are bounded: what began before one that is kept no more counts as
 //! outdated. A change and its entry here are one transaction, or its entry is in the first of several.
 
@@ -16,7 +16,7 @@ use crate::policy::purging::Selector;
 use crate::policy::stored::{StoredHead, StoredResponse};
 use crate::store::backing::Stamp;
 use crate::store::sqlite::DiskLimits;
-use crate::store::sqlite::changes::Batch;
+use crate::store::sqlite::changes::SqliteBatch;
 
 /// The most keys and selectors that are kept; fewer in a small file.
 const KEYS_MAX: u64 = 10_000;
@@ -64,7 +64,7 @@ pub(super) enum Standing {
 }
 
 /// The one row of `invalidations`.
-pub(super) struct State {
+pub(super) struct InvalidationState {
     file: u64,
     sequence: u64,
     cleared: u64,
@@ -73,7 +73,7 @@ pub(super) struct State {
     selectors: u64,
 }
 
-impl State {
+impl InvalidationState {
     pub(super) fn read(connection: &Connection) -> rusqlite::Result<Self> {
         let text = "SELECT file, sequence, cleared, pruned, keys, selectors FROM invalidations";
         connection.prepare_cached(text)?.query_row([], |row| {
@@ -100,7 +100,7 @@ impl State {
     }
 }
 
-impl Batch<'_> {
+impl SqliteBatch<'_> {
     /// May a response of this head be stored whose request began then?
     pub(super) fn standing(
         &self,
@@ -109,7 +109,7 @@ impl Batch<'_> {
         begun: Stamp,
     ) -> rusqlite::Result<Standing> {
         let Some(stamp) = begun.numbers else { return Ok(Standing::Admitted) };
-        let state = State::read(self.connection)?;
+        let state = InvalidationState::read(self.connection)?;
         let before = state.last_before(stamp);
         if before >= state.sequence {
             return Ok(Standing::Admitted);
@@ -176,7 +176,7 @@ impl Batch<'_> {
 
     /// All responses for `key` are invalidated. To be called in the transaction that begins to delete them.
     pub(super) fn note_key(&self, key: &CacheKey) -> rusqlite::Result<()> {
-        let mut state = State::read(self.connection)?;
+        let mut state = InvalidationState::read(self.connection)?;
         state.sequence += 1;
         let key = fingerprint(key.as_str().as_bytes());
         let known = self.execute("DELETE FROM invalidated_keys WHERE key = ?1", [key])?;
@@ -185,7 +185,7 @@ impl Batch<'_> {
         state.keys = (state.keys + 1).saturating_sub(known as u64);
         let most = self.database.limits.keys_max();
         let pruned = self.prune("invalidated_keys", &mut state.keys, most)?;
-        self.write(&State { pruned: pruned.max(state.pruned), ..state })
+        self.write(&InvalidationState { pruned: pruned.max(state.pruned), ..state })
     }
 
     /// What `selector` selects at `now` is purged. To be called in the transaction that begins to delete it.
@@ -197,14 +197,14 @@ impl Batch<'_> {
         if let Selector::Uri(uri) = selector {
             return self.note_key(&CacheKey::from(uri.as_str()));
         }
-        let mut state = State::read(self.connection)?;
+        let mut state = InvalidationState::read(self.connection)?;
         state.sequence += 1;
         if *selector == Selector::All {
             // That goes for all that came before: no entry says more.
             self.execute("DELETE FROM invalidated_keys", [])?;
             self.execute("DELETE FROM invalidated_selectors", [])?;
             let cleared = state.sequence;
-            return self.write(&State { cleared, keys: 0, selectors: 0, ..state });
+            return self.write(&InvalidationState { cleared, keys: 0, selectors: 0, ..state });
         }
         let text = selector_text(selector);
         let delete = "DELETE FROM invalidated_selectors WHERE selector = ?1 RETURNING time";
@@ -219,7 +219,7 @@ impl Batch<'_> {
         state.selectors += u64::from(known.is_none());
         let most = self.database.limits.selectors_max();
         let pruned = self.prune("invalidated_selectors", &mut state.selectors, most)?;
-        self.write(&State { pruned: pruned.max(state.pruned), ..state })
+        self.write(&InvalidationState { pruned: pruned.max(state.pruned), ..state })
     }
 
     /// Deletes the oldest of `count` rows until there are `most`; the last sequence that went, or 0.
@@ -238,10 +238,10 @@ impl Batch<'_> {
         Ok(last)
     }
 
-    fn write(&self, state: &State) -> rusqlite::Result<()> {
+    fn write(&self, state: &InvalidationState) -> rusqlite::Result<()> {
         let text = "UPDATE invalidations SET sequence = ?1, cleared = ?2, pruned = ?3, keys = ?4, \
                     selectors = ?5";
-        let State { sequence, cleared, pruned, keys, selectors, .. } = *state;
+        let InvalidationState { sequence, cleared, pruned, keys, selectors, .. } = *state;
         let numbers = [sequence, cleared, pruned, keys, selectors].map(u64::cast_signed);
         self.execute(text, numbers).map(drop)
     }

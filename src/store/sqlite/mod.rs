@@ -24,10 +24,10 @@ use crate::policy::key::CacheKey;
 use crate::policy::stored::StoredResponse;
 use crate::store::VARIANTS_MAX;
 use crate::store::backing::{
-    Behind, BehindError, BehindUsage, CHUNK_BYTES, Change, Listed, Recalled, Stamp,
+    Backing, BackingError, BackingUsage, CHUNK_BYTES, Change, Listed, Recalled, Stamp,
 };
 use crate::store::codec;
-use crate::store::sqlite::invalidations::State;
+use crate::store::sqlite::invalidations::InvalidationState;
 use crate::store::sqlite::schema::Opening;
 
 mod changes;
@@ -129,7 +129,7 @@ impl Database {
     fn reading<T>(
         &self,
         read: impl FnOnce(&Connection) -> rusqlite::Result<T>,
-    ) -> Result<T, BehindError> {
+    ) -> Result<T, BackingError> {
         if !self.opening.is_shared {
             let writer = self.writer.lock();
             let connection = writer.as_ref().ok_or_else(Self::gone)?;
@@ -171,9 +171,9 @@ impl Database {
     fn reading_alone<T>(
         &self,
         read: impl FnOnce(&Connection) -> rusqlite::Result<T>,
-    ) -> Result<T, BehindError> {
+    ) -> Result<T, BackingError> {
         // What looks like damage is another process that has just begun to write.
-        let told = |error: rusqlite::Error| BehindError(schema::explain(&error));
+        let told = |error: rusqlite::Error| BackingError(schema::explain(&error));
         let connection =
             schema::open_reader(&self.path, true, self.opening.busy_max).map_err(told)?;
         read(&connection).map_err(told)
@@ -187,19 +187,19 @@ impl Database {
         !self.is_read_only && schema::inode(&self.path) != self.inode.load(Ordering::Relaxed)
     }
 
-    fn gone() -> BehindError {
-        BehindError("not open".to_string())
+    fn gone() -> BackingError {
+        BackingError("not open".to_string())
     }
 
     /// Puts an error into words, and notes what it says about the file.
-    fn error(&self, error: &rusqlite::Error) -> BehindError {
+    fn error(&self, error: &rusqlite::Error) -> BackingError {
         if matches!(
             error.sqlite_error_code(),
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
         ) {
             self.is_damaged.store(true, Ordering::Release);
         }
-        BehindError(schema::explain(error))
+        BackingError(schema::explain(error))
     }
 
     /// Content of response `number`, which is held until it is dropped.
@@ -283,12 +283,12 @@ fn chunk_id(number: u64, chunk: u64) -> i64 {
     (number * CHUNKS_MAX + chunk).cast_signed()
 }
 
-impl Behind for Sqlite {
+impl Backing for Sqlite {
     fn name(&self) -> String {
         format!("store {}", self.0.path.display())
     }
 
-    fn recall(&self, key: &CacheKey, _: bool) -> Result<Recalled, BehindError> {
+    fn recall(&self, key: &CacheKey, _: bool) -> Result<Recalled, BackingError> {
         type Row = (u64, u64, u64, Vec<u8>);
         let database = &self.0;
         if database.how_read() == Reading::Nothing {
@@ -312,7 +312,9 @@ impl Behind for Sqlite {
                 _ => None,
             };
             // What can only be read stores nothing, and may be from before there were invalidations in it.
-            let numbers = (!database.is_read_only).then(|| State::read(connection)).transpose()?;
+            let numbers = (!database.is_read_only)
+                .then(|| InvalidationState::read(connection))
+                .transpose()?;
             Ok((rows, numbers.map(|state| state.stamp()), only))
         });
         let (rows, numbers, only) = match read {
@@ -339,12 +341,12 @@ impl Behind for Sqlite {
         Ok(Recalled { variants, stamp, ..Recalled::default() })
     }
 
-    fn apply(&self, changes: &[&Change]) -> Result<Vec<u64>, BehindError> {
+    fn apply(&self, changes: &[&Change]) -> Result<Vec<u64>, BackingError> {
         changes::apply(&self.0, changes)
     }
 
-    fn trouble(&self) -> Option<BehindError> {
-        self.0.trouble.lock().as_ref().map(|trouble| BehindError(trouble.why.clone()))
+    fn trouble(&self) -> Option<BackingError> {
+        self.0.trouble.lock().as_ref().map(|trouble| BackingError(trouble.why.clone()))
     }
 
     fn salt(&self) -> Option<Arc<Salt>> {
@@ -359,7 +361,7 @@ impl Behind for Sqlite {
         self.0.limits.log_bytes_max() / 4
     }
 
-    fn usage(&self) -> Result<BehindUsage, BehindError> {
+    fn usage(&self) -> Result<BackingUsage, BackingError> {
         let (responses, bytes) = self.0.reading(|connection| {
             let responses = changes::total(connection)?;
             let pages: u64 = connection.pragma_query_value(None, "page_count", |row| row.get(0))?;
@@ -367,10 +369,10 @@ impl Behind for Sqlite {
                 connection.pragma_query_value(None, "freelist_count", |row| row.get(0))?;
             Ok((responses, (pages - free) * schema::PAGE_BYTES))
         })?;
-        Ok(BehindUsage { responses, bytes, evicted: self.0.evicted.load(Ordering::Relaxed) })
+        Ok(BackingUsage { responses, bytes, evicted: self.0.evicted.load(Ordering::Relaxed) })
     }
 
-    fn list(&self, after: &str, most: usize) -> Result<Vec<Listed>, BehindError> {
+    fn list(&self, after: &str, most: usize) -> Result<Vec<Listed>, BackingError> {
         let read = |after: &str, most: usize, same: bool| {
             let comparison = if same { "=" } else { ">" };
             let text = format!(

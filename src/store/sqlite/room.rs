@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-use crate::store::backing::BehindError;
-use crate::store::sqlite::changes::Batch;
+use crate::store::backing::BackingError;
+use crate::store::sqlite::changes::SqliteBatch;
 use crate::store::sqlite::schema::{self, PAGE_BYTES, Refused};
 use crate::store::sqlite::{Database, DiskLimits, Trouble};
 
@@ -59,7 +59,11 @@ impl Pages {
 
 /// Makes room for `bytes` of content and `responses` more, least recently used first. An error if there
 /// is nothing left that could go.
-pub(super) fn make_room(batch: &Batch<'_>, bytes: u64, responses: u64) -> rusqlite::Result<()> {
+pub(super) fn make_room(
+    batch: &SqliteBatch<'_>,
+    bytes: u64,
+    responses: u64,
+) -> rusqlite::Result<()> {
     let limits = batch.database.limits;
     let most = limits.file_bytes_max() / PAGE_BYTES;
     let needed = bytes.div_ceil(PAGE_BYTES - 64) + (responses + 4) * PAGES_EACH;
@@ -109,7 +113,7 @@ pub(super) fn checkpoint(connection: &Connection) {
 
 /// Makes a file anew that has turned out to be damaged, and opens one again that was taken away, or that
 /// could not be opened before.
-pub(super) fn mend(database: &Arc<Database>) -> Result<(), BehindError> {
+pub(super) fn mend(database: &Arc<Database>) -> Result<(), BackingError> {
     let is_damaged = database.is_damaged.load(Ordering::Acquire);
     let found = schema::inode(&database.path);
     let opened = database.inode.load(Ordering::Relaxed);
@@ -148,7 +152,7 @@ pub(super) fn mend(database: &Arc<Database>) -> Result<(), BehindError> {
             }
             let why = refused.why();
             *database.trouble.lock() = Some(Trouble { why: why.clone(), reading });
-            Err(BehindError(why))
+            Err(BackingError(why))
         }
     }
 }
@@ -177,7 +181,7 @@ pub(super) fn tidy(database: &Arc<Database>) -> Duration {
 }
 
 fn tidy_up(database: &Arc<Database>, connection: &Connection) -> rusqlite::Result<Duration> {
-    let batch = Batch::of(database, connection);
+    let batch = SqliteBatch::of(database, connection);
     if !database.doomed.lock().is_empty() {
         batch.begin()?;
         batch.delete_doomed()?;

@@ -9,7 +9,7 @@ use crate::policy::stored::StoredHead;
 use crate::store::codec;
 
 /// What the columns of a response say, but for its URL and salt.
-pub(super) struct Row {
+pub(super) struct ResponseRow {
     status: u16,
     stored: i64,
     expires: Option<i64>,
@@ -25,7 +25,7 @@ pub(super) struct Row {
     head: Vec<u8>,
 }
 
-impl Row {
+impl ResponseRow {
     pub(super) fn of(
         key: &CacheKey,
         head: &StoredHead,

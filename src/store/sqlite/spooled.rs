@@ -10,12 +10,12 @@ use crate::policy::key::CacheKey;
 use crate::policy::stored::{StoredHead, StoredResponse};
 use crate::store::backing::Stamp;
 use crate::store::sqlite::CHUNKS_MAX;
-use crate::store::sqlite::changes::Batch;
+use crate::store::sqlite::changes::SqliteBatch;
 use crate::store::sqlite::invalidations::Standing;
 use crate::store::sqlite::row::seconds;
 use crate::store::tiers::spool::Spooled;
 
-impl Batch<'_> {
+impl SqliteBatch<'_> {
     /// A row for what is on its way in.
     fn insert_empty(&self, key: &CacheKey) -> rusqlite::Result<(u64, u64)> {
         let salt = RandomState::new().hash_one(key);

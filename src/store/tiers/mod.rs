@@ -22,16 +22,16 @@ use crate::policy::partial::displaces;
 use crate::policy::purging::Selector;
 use crate::policy::stored::{StoredHead, StoredResponse};
 use crate::store::backing::{
-    Audience, Behind, BehindError, BehindUsage, CHUNK_BYTES, Change, Fetcher, Listed, Recalled,
-    Stamp,
+    Backing, BackingError, BackingUsage, CHUNK_BYTES, Change, Fetcher, Invalidations, Listed,
+    Recalled, Stamp,
 };
 use crate::store::codec;
 use crate::store::tiers::overtaken::Moments;
 use crate::store::tiers::queue::Queue;
 use crate::store::tiers::spool::Spool;
-use crate::store::tiers::writer::{Breaker, Remark, Writer};
+use crate::store::tiers::writer::{Breaker, Remark, StoreWriter};
 use crate::store::underway::Begun;
-use crate::store::{Purged, Put, Room, Store, Usage, Variants};
+use crate::store::{Purged, Put, Reservation, Store, Usage, Variants};
 
 mod overtaken;
 mod queue;
@@ -47,8 +47,8 @@ const STRIPES: usize = 64;
 
 /// Memory and what is behind it.
 pub struct Tiers {
-    front: Arc<Front>,
-    behind: Arc<dyn Behind>,
+    front: Arc<MemoryTier>,
+    backing: Arc<dyn Backing>,
     queue: Arc<Queue>,
     reads: Breaker,
     writes: Arc<Breaker>,
@@ -64,19 +64,19 @@ pub struct Tiers {
 
 /// That this proxy fetches a response which others that share the store wait for. Dropped, it says that
 /// it is done.
-pub struct Claim {
+pub struct FetchClaim {
     store: Arc<dyn Store>,
     key: CacheKey,
 }
 
-impl Claim {
+impl FetchClaim {
     /// For what [`Tiers::recall`] has noted.
     pub fn new(store: &Arc<dyn Store>, key: &CacheKey) -> Self {
         Self { store: Arc::clone(store), key: key.clone() }
     }
 }
 
-impl Drop for Claim {
+impl Drop for FetchClaim {
     fn drop(&mut self) {
         if let Some(tiers) = self.store.tiers() {
             tiers.release(self.key.clone());
@@ -85,7 +85,7 @@ impl Drop for Claim {
 }
 
 /// The first tier.
-struct Front {
+struct MemoryTier {
     memory: Arc<dyn Store>,
     /// One is held while a key changes in both tiers, so that both see its changes in one order.
     changing: Vec<Mutex<()>>,
@@ -95,7 +95,7 @@ struct Front {
     moments: Moments,
 }
 
-impl Front {
+impl MemoryTier {
     fn stripe(&self, key: &CacheKey) -> &Mutex<()> {
         let hash = codec::checksum(0, 0, key.as_str().as_bytes());
         &self.changing[hash as usize % STRIPES]
@@ -110,7 +110,7 @@ impl Front {
 }
 
 /// What other proxies have done to a shared store is done to memory, too.
-impl Audience for Front {
+impl Invalidations for MemoryTier {
     fn changed(&self, key: &CacheKey, place: Option<u64>) {
         let _changing = self.change(key);
         let present = self.memory.get(key.as_str()).unwrap_or_default();
@@ -139,40 +139,40 @@ impl Audience for Front {
 }
 
 impl Tiers {
-    /// Puts `memory` in front of `behind`, and starts the writer thread. At most `queued_bytes` of
+    /// Puts `memory` in front of `backing`, and starts the writer thread. At most `queued_bytes` of
     /// content wait to be written.
     pub fn new(
         memory: Arc<dyn Store>,
-        behind: Arc<dyn Behind>,
+        backing: Arc<dyn Backing>,
         queued_bytes: u64,
         tells_each_use: bool,
     ) -> io::Result<Self> {
         let queue = Arc::new(Queue::new(queued_bytes));
         let period = Arc::new(AtomicU32::new(1));
         let (end, ended) = sync_channel(1);
-        let writes = Breaker::new(behind.name(), "nothing is written to it until it works again");
+        let writes = Breaker::new(backing.name(), "nothing is written to it until it works again");
         let writes = Arc::new(writes);
-        Writer {
-            behind: Arc::clone(&behind),
+        StoreWriter {
+            backing: Arc::clone(&backing),
             queue: Arc::clone(&queue),
             breaker: Arc::clone(&writes),
             period: Arc::clone(&period),
             _end: end,
         }
         .start()?;
-        let reads = Breaker::new(behind.name(), "memory alone is used until it works again");
+        let reads = Breaker::new(backing.name(), "memory alone is used until it works again");
         let changing = (0..STRIPES).map(|_| Mutex::default()).collect();
-        let front = Arc::new(Front {
+        let front = Arc::new(MemoryTier {
             memory,
             changing,
             purging: RwLock::default(),
             moments: Moments::default(),
         });
-        behind.listen(Arc::clone(&front) as Arc<dyn Audience>);
+        backing.listen(Arc::clone(&front) as Arc<dyn Invalidations>);
         let ended = Mutex::new(ended);
         Ok(Self {
             front,
-            behind,
+            backing,
             queue,
             reads,
             writes,
@@ -205,18 +205,18 @@ impl Tiers {
         if recalled.fetcher != Fetcher::Another {
             return Some(recalled);
         }
-        self.behind.wait(key, OTHERS_MAX);
+        self.backing.wait(key, OTHERS_MAX);
         *begun = begun.anew();
         self.ask(key, false)
     }
 
     fn ask(&self, key: &CacheKey, claims: bool) -> Option<Recalled> {
-        let is_ready = || self.behind.is_ready();
+        let is_ready = || self.backing.is_ready();
         if !is_ready() || !self.queue.settle(key) || !is_ready() || !self.reads.lets_through() {
             return None;
         }
         let moment = self.front.moments.now(key);
-        match self.behind.recall(key, claims) {
+        match self.backing.recall(key, claims) {
             Ok(mut recalled) => {
                 self.reads.worked();
                 recalled.stamp.moment = moment;
@@ -292,7 +292,7 @@ impl Tiers {
             return Arc::clone(newer);
         }
         // Since it was found it may have been removed or replaced, and what has replaced it evicted.
-        if begun.behind().moment == self.front.moments.now(key) {
+        if begun.backing().moment == self.front.moments.now(key) {
             self.front.memory.put(key, Arc::clone(&fetched), begun);
         }
         fetched
@@ -301,7 +301,7 @@ impl Tiers {
     /// Takes a recalled response out: its content is lost.
     pub fn drop_lost(&self, key: &CacheKey, response: &Arc<StoredResponse>) {
         if let Some(more) = self.lost.due() {
-            let (store, key) = (self.behind.name(), key.redacted());
+            let (store, key) = (self.backing.name(), key.redacted());
             log::info!("{store}: {key}: its content is damaged or gone; it is dropped{more}");
         }
         self.remove(key, response);
@@ -330,7 +330,7 @@ impl Tiers {
         let key = spool.spooled().key().clone();
         let purging = self.front.purging.read();
         let changing = self.front.change(&key);
-        let stamp = begun.admits(&head).then(|| begun.behind());
+        let stamp = begun.admits(&head).then(|| begun.backing());
         let sent = spool.send_whole(head, stamp);
         drop((purging, changing));
         let put = spool.settle(&sent);
@@ -344,14 +344,14 @@ impl Tiers {
     /// more once anything has been stored for it.
     fn change(&self, key: &CacheKey, begun: &Begun) -> (MutexGuard<'_, ()>, Stamp) {
         let changing = self.front.stripe(key).lock();
-        let mut stamp = begun.behind();
+        let mut stamp = begun.backing();
         stamp.was_empty &= stamp.moment == self.front.moments.now(key);
         self.front.moments.next(key);
         (changing, stamp)
     }
 
     /// What memory has done with a response, is done behind it. The key's lock is held.
-    fn put_behind(
+    fn put_backing(
         &self,
         key: &CacheKey,
         response: Arc<StoredResponse>,
@@ -361,7 +361,7 @@ impl Tiers {
         if put == Put::Cleared {
             return put;
         }
-        if response.content.len() > self.behind.content_bytes_max() {
+        if response.content.len() > self.backing.content_bytes_max() {
             if put == Put::Stored && !begun.was_empty {
                 self.displace_behind(key, &response);
             }
@@ -383,7 +383,7 @@ impl Tiers {
     /// A response is in memory alone: it is too large for the store behind it. What it has replaced must not
     /// outlive it there.
     fn displace_behind(&self, key: &CacheKey, response: &StoredResponse) {
-        let is_read_only = self.behind.content_bytes_max() == 0;
+        let is_read_only = self.backing.content_bytes_max() == 0;
         if is_read_only && response.place().number().is_some() {
             // The content is the same, and is all that there is when the origin server is away.
             return;
@@ -397,7 +397,7 @@ impl Tiers {
 
     /// What the store behind memory is called.
     pub fn name(&self) -> String {
-        self.behind.name()
+        self.backing.name()
     }
 
     /// Bytes of content that fit into memory.
@@ -406,8 +406,8 @@ impl Tiers {
     }
 
     /// What the store behind memory holds, if it can say.
-    pub fn usage_behind(&self) -> Option<BehindUsage> {
-        self.behind.usage().ok()
+    pub fn backing_usage(&self) -> Option<BackingUsage> {
+        self.backing.usage().ok()
     }
 
     /// Changes that the store behind memory did not take.
@@ -416,18 +416,18 @@ impl Tiers {
     }
 
     /// Why nothing can be written behind memory just now, as far as that is known.
-    pub fn trouble(&self) -> Option<BehindError> {
-        self.behind.trouble()
+    pub fn trouble(&self) -> Option<BackingError> {
+        self.backing.trouble()
     }
 
     /// Does the store behind memory answer, as far as that is known?
     pub fn is_ready(&self) -> bool {
-        self.behind.is_ready()
+        self.backing.is_ready()
     }
 
     /// Is the store behind memory left alone, because it has failed?
     pub fn is_failing(&self) -> bool {
-        self.reads.is_open() || self.writes.is_open() || !self.behind.is_ready()
+        self.reads.is_open() || self.writes.is_open() || !self.backing.is_ready()
     }
 
     /// Waits until all that was stored so far is in the store behind memory, but no longer than `most`;
@@ -474,7 +474,7 @@ impl Store for Tiers {
         let _purging = self.front.purging.read();
         let (_changing, stamp) = self.change(key, begun);
         let put = self.front.memory.put(key, Arc::clone(&response), begun);
-        self.put_behind(key, response, stamp, put)
+        self.put_backing(key, response, stamp, put)
     }
 
     fn replace(
@@ -498,7 +498,7 @@ impl Store for Tiers {
             // Memory has no room for it. Whether it is still behind memory is known there.
             None => Put::TooLarge,
         };
-        if put == Put::Replaced { put } else { self.put_behind(key, new, stamp, put) }
+        if put == Put::Replaced { put } else { self.put_backing(key, new, stamp, put) }
     }
 
     fn remove(&self, key: &CacheKey, response: &Arc<StoredResponse>) {
@@ -544,14 +544,14 @@ impl Store for Tiers {
         drop(purging);
         // Nobody answers if it has failed.
         match told.recv_timeout(PURGE_MAX) {
-            Ok(behind) => Purged { count: here.max(behind as usize), owed_by: None },
-            Err(_) => Purged { count: here, owed_by: Some(self.behind.name()) },
+            Ok(backing) => Purged { count: here.max(backing as usize), owed_by: None },
+            Err(_) => Purged { count: here, owed_by: Some(self.backing.name()) },
         }
     }
 
     fn list(&self, after: &str, most: usize) -> Vec<Listed> {
         self.queue.flush(Duration::from_secs(1));
-        match self.behind.list(after, most) {
+        match self.backing.list(after, most) {
             Ok(mut listed) => {
                 if let Some(most) = self.cache_ttl {
                     for listed in &mut listed {
@@ -561,7 +561,7 @@ impl Store for Tiers {
                 listed
             }
             Err(error) => {
-                log::info!("{}: {error}; what is in memory is listed", self.behind.name());
+                log::info!("{}: {error}; what is in memory is listed", self.backing.name());
                 self.front.memory.list(after, most)
             }
         }
@@ -571,12 +571,12 @@ impl Store for Tiers {
         self.front.memory.begin(key)
     }
 
-    fn room(&self) -> Room {
+    fn room(&self) -> Reservation {
         self.front.memory.room()
     }
 
     fn content_bytes_max(&self) -> u64 {
-        self.front.memory.content_bytes_max().max(self.behind.content_bytes_max())
+        self.front.memory.content_bytes_max().max(self.backing.content_bytes_max())
     }
 
     fn usage(&self) -> Usage {
@@ -584,7 +584,7 @@ impl Store for Tiers {
     }
 
     fn salt(&self) -> Option<Arc<Salt>> {
-        self.behind.salt()
+        self.backing.salt()
     }
 
     fn tiers(&self) -> Option<&Tiers> {

@@ -43,7 +43,7 @@ pub(in crate::store) struct Order {
 /// The line.
 pub(in crate::store) struct Queue {
     bytes_max: u64,
-    state: Mutex<State>,
+    state: Mutex<QueueState>,
     /// Something has come, or the end.
     arrived: Condvar,
     /// Something was carried out, or taken out of the line.
@@ -54,7 +54,7 @@ pub(in crate::store) struct Queue {
 
 /// Guarded by [`Queue::state`].
 #[derive(Default)]
-struct State {
+struct QueueState {
     line: VecDeque<Order>,
     bytes: u64,
     next_number: u64,
@@ -220,7 +220,7 @@ impl Queue {
         }
     }
 
-    fn take(&self, mut state: MutexGuard<'_, State>, bytes_max: u64, hold: bool) -> Work {
+    fn take(&self, mut state: MutexGuard<'_, QueueState>, bytes_max: u64, hold: bool) -> Work {
         let mut orders = Vec::new();
         let mut bytes = 0;
         while orders.len() < BATCH_MAX && bytes < bytes_max {
@@ -288,7 +288,7 @@ enum Fate {
     Unknown,
 }
 
-impl State {
+impl QueueState {
     fn owes(&self) -> bool {
         self.owed_all.is_some() || !self.owed.is_empty()
     }

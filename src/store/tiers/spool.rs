@@ -25,14 +25,14 @@ pub struct Spooled {
     key: CacheKey,
     /// Its length, where the origin server stated it.
     length: Option<u64>,
-    state: Mutex<State>,
+    state: Mutex<SpoolState>,
     /// The state has changed.
     moved: Condvar,
 }
 
 /// Guarded by [`Spooled::state`].
 #[derive(Default)]
-struct State {
+struct SpoolState {
     /// The store's own numbers for it, once there are some.
     place: Option<(u64, u64)>,
     /// Pieces that the store has been given.
@@ -41,11 +41,11 @@ struct State {
     content: Option<Arc<dyn Distant>>,
     /// So many bytes are in the store.
     bytes: u64,
-    end: Option<End>,
+    end: Option<SpoolEnd>,
 }
 
 #[derive(Clone, Copy, Eq, PartialEq)]
-enum End {
+enum SpoolEnd {
     Whole,
     Cut,
 }
@@ -92,17 +92,17 @@ impl Spooled {
 
     /// It will not be stored, and cannot be read any further.
     pub fn fail(&self) {
-        self.end(End::Cut);
+        self.end(SpoolEnd::Cut);
     }
 
-    fn end(&self, end: End) {
+    fn end(&self, end: SpoolEnd) {
         self.state.lock().end.get_or_insert(end);
         self.moved.notify_all();
     }
 
     /// Was some of it not written, so that nothing may be made of the rest?
     pub fn has_failed(&self) -> bool {
-        self.state.lock().end == Some(End::Cut)
+        self.state.lock().end == Some(SpoolEnd::Cut)
     }
 
     /// Reads it from the front, as it comes; `None` if it has failed.
@@ -191,7 +191,7 @@ impl Spool {
         // Whoever reads along may have all of it, stored or not; but what is not there cannot be read, and
         // only its length would tell a client that it is missing.
         let is_there = self.spooled.bytes() == self.handed_in;
-        self.spooled.end(if is_there { End::Whole } else { End::Cut });
+        self.spooled.end(if is_there { SpoolEnd::Whole } else { SpoolEnd::Cut });
         put
     }
 }
@@ -224,7 +224,7 @@ impl Arriving for Follower {
         let there = state.bytes - self.at;
         if there == 0 {
             return match state.end {
-                Some(End::Whole) => Ok(0),
+                Some(SpoolEnd::Whole) => Ok(0),
                 _ => Err(io::ErrorKind::UnexpectedEof.into()),
             };
         }

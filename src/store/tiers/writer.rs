@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use crate::clock::Timestamp;
 use crate::policy::purging::Selector;
-use crate::store::backing::{Behind, BehindError, Change};
+use crate::store::backing::{Backing, BackingError, Change};
 use crate::store::tiers::queue::{Next, Order, Owed, Queue, Work};
 use crate::vital;
 
@@ -99,7 +99,7 @@ impl Breaker {
     }
 
     /// It has failed.
-    pub(in crate::store) fn failed(&self, error: &BehindError) {
+    pub(in crate::store) fn failed(&self, error: &BackingError) {
         let mut state = self.state.lock();
         let pause = PAUSE_FIRST.saturating_mul(1 << state.in_a_row.min(8)).min(PAUSE_MAX);
         state.in_a_row += 1;
@@ -120,8 +120,8 @@ impl Breaker {
 }
 
 /// What the thread works on.
-pub(in crate::store) struct Writer {
-    pub behind: Arc<dyn Behind>,
+pub(in crate::store) struct StoreWriter {
+    pub backing: Arc<dyn Backing>,
     pub queue: Arc<Queue>,
     pub breaker: Arc<Breaker>,
     /// Counts the periods in which the use of a response is told once; never 0.
@@ -130,7 +130,7 @@ pub(in crate::store) struct Writer {
     pub _end: SyncSender<()>,
 }
 
-impl Writer {
+impl StoreWriter {
     /// Starts the thread; it ends when the queue is closed and empty.
     pub(in crate::store) fn start(self) -> io::Result<()> {
         let run = move || {
@@ -157,19 +157,19 @@ impl Writer {
                 self.period.store(next, Ordering::Relaxed);
             }
             let resting = resting_until.is_some_and(|until| Instant::now() < until);
-            let holds = resting || !self.behind.is_ready();
-            let work = match self.queue.next(self.behind.batch_bytes(), idle, holds) {
-                Next::Closed => return self.behind.close(),
+            let holds = resting || !self.backing.is_ready();
+            let work = match self.queue.next(self.backing.batch_bytes(), idle, holds) {
+                Next::Closed => return self.backing.close(),
                 Next::Idle => {
                     if !resting {
-                        idle = self.behind.tidy();
+                        idle = self.backing.tidy();
                         is_troubled = self.notice_trouble(is_troubled);
                     }
                     continue;
                 }
                 Next::Work(work) => work,
             };
-            if resting || !self.behind.is_ready() {
+            if resting || !self.backing.is_ready() {
                 self.queue.failed(&work, false);
                 continue;
             }
@@ -193,16 +193,16 @@ impl Writer {
 
     /// Tells the log when the store gets into trouble by itself, and out of it; is it in any now?
     fn notice_trouble(&self, before: bool) -> bool {
-        match self.behind.trouble() {
+        match self.backing.trouble() {
             Some(error) if !before => self.breaker.failed(&error),
             None if before => self.breaker.worked(),
             _ => {}
         }
-        self.behind.trouble().is_some()
+        self.backing.trouble().is_some()
     }
 
     /// What is owed comes first; what came before it is not written any more.
-    fn carry_out(&self, work: &Work) -> Result<Vec<u64>, BehindError> {
+    fn carry_out(&self, work: &Work) -> Result<Vec<u64>, BackingError> {
         let mut owed = Vec::new();
         if work.owed_all.is_some() {
             owed.push(Change::Purge { selector: Selector::All, now: Timestamp::MAX });
@@ -211,7 +211,7 @@ impl Writer {
             owed.push(Change::Forget { key: key.clone(), invalidates: *invalidates });
         }
         if !owed.is_empty() {
-            self.behind.apply(&owed.iter().collect::<Vec<_>>())?;
+            self.backing.apply(&owed.iter().collect::<Vec<_>>())?;
         }
         let outdated = |order: &Order| {
             let all = work.owed_all.is_some_and(|number| order.number < number);
@@ -235,7 +235,7 @@ impl Writer {
                 kept.push(index);
             }
         }
-        let done = self.behind.apply(&changes)?;
+        let done = self.backing.apply(&changes)?;
         let mut counts = vec![0; work.orders.len()];
         for (index, count) in kept.into_iter().zip(done) {
             counts[index] = count;
@@ -252,7 +252,7 @@ mod tests {
     fn who_has_failed_is_left_alone_until_it_has_worked() {
         let breaker = Breaker::new("store x".to_string(), "nothing follows");
         assert!(breaker.lets_through() && !breaker.is_open());
-        breaker.failed(&BehindError("gone".to_string()));
+        breaker.failed(&BackingError("gone".to_string()));
         assert!(!breaker.lets_through() && breaker.is_open());
         breaker.worked();
         assert!(breaker.lets_through() && !breaker.is_open());
@@ -270,7 +270,7 @@ mod tests {
     #[test]
     fn after_a_pause_one_may_try() {
         let breaker = Breaker::new("store x".to_string(), "nothing follows");
-        breaker.failed(&BehindError("gone".to_string()));
+        breaker.failed(&BackingError("gone".to_string()));
         breaker.state.lock().until = Some(Instant::now());
         assert!(breaker.lets_through());
         assert!(!breaker.lets_through(), "the others wait for what it finds");

@@ -13,12 +13,12 @@ use caching_proxy::message::request::Request;
 use caching_proxy::message::response::Response;
 use caching_proxy::origin::gate::{self, Gated};
 use caching_proxy::origin::{
-    Content, Origin, OriginBody, OriginError, OriginRequest, OriginResponse,
+    Origin, OriginBody, OriginError, OriginRequest, OriginResponse, RequestContent,
 };
 use caching_proxy::proxy::{Admission, Answer, Attempt, Forward, Proxy, Settings};
 use caching_proxy::stats::Stats;
 use caching_proxy::store::Store;
-use caching_proxy::store::memory::{Eviction, Limits, store};
+use caching_proxy::store::memory::{Eviction, MemoryLimits, store};
 use http::{HeaderName, HeaderValue, Method, StatusCode, Version};
 use parking_lot::Mutex;
 
@@ -107,7 +107,7 @@ pub struct Bench {
 }
 
 pub fn bench(change: impl FnOnce(&mut Settings)) -> Bench {
-    let limits = Limits { bytes: 64 << 20, responses: None, content_bytes: 1 << 20 };
+    let limits = MemoryLimits { bytes: 64 << 20, responses: None, content_bytes: 1 << 20 };
     bench_over(store(Eviction::Lru, limits), change)
 }
 
@@ -201,7 +201,7 @@ impl Bench {
 
     /// It asks.
     pub fn arrive(&self, forward: Box<Forward>) -> Fetched {
-        let mut response = self.proxy.forward(forward, Content::None, None).into_response();
+        let mut response = self.proxy.forward(forward, RequestContent::None, None).into_response();
         let content = content(&mut response);
         Fetched { status: response.status.as_u16(), content, fields: response.fields }
     }
@@ -224,13 +224,13 @@ impl Bench {
             Answer::Ready(response) => response,
             Answer::Stale(response, forward) => {
                 if let Admission::Lead(forward) = self.proxy.join(forward) {
-                    self.proxy.forward(forward, Content::None, None).finish();
+                    self.proxy.forward(forward, RequestContent::None, None).finish();
                 }
                 response
             }
             Answer::Forward(forward) => match self.proxy.join(forward) {
                 Admission::Lead(forward) => {
-                    self.proxy.forward(forward, Content::None, None).into_response()
+                    self.proxy.forward(forward, RequestContent::None, None).into_response()
                 }
                 Admission::Wait(_) => panic!("nobody else asks"),
                 Admission::Ready(response) => response,

@@ -5,23 +5,24 @@ use std::time::Instant;
 
 use caching_proxy::policy::key::CacheKey;
 use caching_proxy::store::Store;
-use caching_proxy::store::memory::{Eviction, Limits, store};
+use caching_proxy::store::memory::{Eviction, MemoryLimits, store};
 use caching_proxy::store::redis::{Address, Redis, SharedLimits};
 use caching_proxy::store::tiers::Tiers;
 
 use super::PATIENCE;
 
-pub const MEMORY: Limits = Limits { bytes: 16 << 20, responses: None, content_bytes: 4 << 20 };
+pub const MEMORY: MemoryLimits =
+    MemoryLimits { bytes: 16 << 20, responses: None, content_bytes: 4 << 20 };
 
 pub fn open(url: &str) -> Arc<dyn Store> {
     open_with(url, MEMORY)
 }
 
-pub fn open_with(url: &str, limits: Limits) -> Arc<dyn Store> {
+pub fn open_with(url: &str, limits: MemoryLimits) -> Arc<dyn Store> {
     let wanted = SharedLimits { prefix: "test:".to_string(), content_bytes: 64 << 20 };
-    let behind = Redis::open(Address::read(url).expect("an address"), wanted).expect("a store");
+    let backing = Redis::open(Address::read(url).expect("an address"), wanted).expect("a store");
     let memory = store(Eviction::Lru, limits);
-    Arc::new(Tiers::new(memory, Arc::new(behind), 4 << 20, false).expect("a thread"))
+    Arc::new(Tiers::new(memory, Arc::new(backing), 4 << 20, false).expect("a thread"))
 }
 
 pub fn flush(store: &Arc<dyn Store>) {

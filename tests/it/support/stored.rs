@@ -98,7 +98,7 @@ pub fn stored(store: &Arc<dyn Store>) -> u64 {
     match store.tiers() {
         Some(tiers) => {
             assert!(tiers.flush(PATIENCE));
-            let usage = tiers.usage_behind();
+            let usage = tiers.backing_usage();
             usage.map_or_else(|| store.list("", 100_000).len() as u64, |usage| usage.responses)
         }
         None => store.usage().responses,
