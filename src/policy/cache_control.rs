@@ -9,7 +9,6 @@ use http::HeaderName;
 
 use crate::clock::DeltaSeconds;
 use crate::message::fields::{Fields, list_members};
-use crate::policy::targeted;
 
 /// What the origin server said about storing and reusing its response (§5.2.2).
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -44,13 +43,9 @@ pub struct ResponseDirectives {
 }
 
 impl ResponseDirectives {
-    /// Reads the directives of a response: of `CDN-Cache-Control` if there is a valid one, else of
-    /// `Cache-Control`.
-    pub fn read(fields: &Fields) -> Self {
-        targeted::read(fields).unwrap_or_else(|| Self::untargeted(fields))
-    }
-
-    fn untargeted(fields: &Fields) -> Self {
+    /// Reads `Cache-Control`, whatever `CDN-Cache-Control` says; [`ResponseDirectives::read`] knows which
+    /// of them counts.
+    pub(super) fn untargeted(fields: &Fields) -> Self {
         let mut directives = Self::default();
         for directive in fields.members("cache-control").map(Directive::read) {
             match directive.name.as_str() {

@@ -8,7 +8,6 @@ use http::StatusCode;
 use crate::clock::{DeltaSeconds, Timestamp};
 use crate::message::fields::{Fields, split_unquoted};
 use crate::policy::cache_control::{ResponseDirectives, read_seconds};
-use crate::policy::targeted;
 
 /// What `X-RateLimit-Reset` says beyond this is a date, in seconds since 1970, and no span.
 const SPAN_MAX: DeltaSeconds = DeltaSeconds(1_000_000_000);
@@ -50,7 +49,7 @@ pub fn counts_as(status: StatusCode, fields: &Fields) -> StatusCode {
 /// What of such a response goes to all who are held back: nothing that was for one client alone.
 /// `None` if it may not be kept for anybody.
 pub fn told_to_all(fields: &Fields) -> Option<Fields> {
-    let directives = targeted::read(fields).unwrap_or_else(|| ResponseDirectives::read(fields));
+    let directives = ResponseDirectives::read(fields);
     if directives.no_store || directives.private {
         return None;
     }

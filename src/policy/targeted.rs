@@ -14,6 +14,14 @@ use crate::policy::cache_control::ResponseDirectives;
 /// The name of the field.
 pub const CDN_CACHE_CONTROL: &str = "cdn-cache-control";
 
+impl ResponseDirectives {
+    /// Reads the directives of a response: of `CDN-Cache-Control` if there is a valid one, else of
+    /// `Cache-Control`.
+    pub fn read(fields: &Fields) -> Self {
+        read(fields).unwrap_or_else(|| Self::untargeted(fields))
+    }
+}
+
 /// The directives of `CDN-Cache-Control`; `None` if it is absent, empty, or not what RFC 9213 §2.1
 /// asks for.
 pub fn read(fields: &Fields) -> Option<ResponseDirectives> {

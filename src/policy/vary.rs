@@ -10,7 +10,6 @@ use http::HeaderName;
 use crate::message::fields::Fields;
 use crate::policy::credentials::is_credential;
 use crate::policy::digest::Salt;
-use crate::policy::stored::StoredHead;
 
 /// The most selecting header fields of one response. Every 304 may name more (§3.2), each is kept with a
 /// value, and each lookup compares them all; an origin server that names more means none in particular.
@@ -108,14 +107,15 @@ impl FromIterator<(HeaderName, Option<Vec<u8>>)> for Selecting {
     }
 }
 
-/// Does `stored` fit `request` (as the origin server would get it)?
+/// Does a stored response fit `request` (as the origin server would get it)? `selecting` and `fields` are
+/// those of the stored response.
 ///
 /// Each selecting field must have the same value in both requests, absent matching absent. A
 /// language the client prefers to all others also fits a response that is in this language.
-pub fn matches(stored: &StoredHead, request: Sent<'_>) -> bool {
-    stored.selecting.0.iter().all(|(name, value)| {
+pub fn matches(selecting: &Selecting, fields: &Fields, request: Sent<'_>) -> bool {
+    selecting.0.iter().all(|(name, value)| {
         *value == selecting_value(name, request)
-            || (name == "accept-language" && is_in_preferred_language(stored, request.fields))
+            || (name == "accept-language" && is_in_preferred_language(fields, request.fields))
     })
 }
 
@@ -202,11 +202,11 @@ fn language_ranges(request: &Fields) -> Vec<(u16, Vec<u8>)> {
 }
 
 /// Is the stored response in the one language that the client prefers to all others?
-fn is_in_preferred_language(stored: &StoredHead, request: &Fields) -> bool {
+fn is_in_preferred_language(stored: &Fields, request: &Fields) -> bool {
     let ranges = language_ranges(request);
     let Some((weight, preferred)) = ranges.first() else { return false };
     let alone = ranges.get(1).is_none_or(|(second, _)| second < weight);
-    let mut languages = stored.fields.members("content-language");
+    let mut languages = stored.members("content-language");
     let language = languages.next();
     alone
         && *weight > 0

@@ -79,7 +79,7 @@ impl Proxy {
     /// that would lead this client to where it comes from does not: that depends on the name by which the
     /// client knows the proxy, which the key may not hold.
     pub(super) fn fits(&self, request: &Request, head: &StoredHead, sent: &Fields) -> bool {
-        vary::matches(head, Sent { fields: sent, salt: &self.salt() })
+        vary::matches(&head.selecting, &head.fields, Sent { fields: sent, salt: &self.salt() })
             && !self.leads_nowhere(request, head.status, &head.fields)
     }
 

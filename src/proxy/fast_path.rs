@@ -14,10 +14,9 @@ use crate::message::response::write_status_line;
 use crate::message::target::Scheme;
 use crate::policy::credentials::is_signed;
 use crate::policy::forwarding::{add_via, has_content};
-use crate::policy::reuse::Mode;
 use crate::policy::rewriting::{Site, rewrite};
 use crate::policy::stored::StoredResponse;
-use crate::proxy::{Proxy, Settings};
+use crate::proxy::Proxy;
 use crate::store::Variants;
 
 /// A request that asks nothing of a cache: a GET or HEAD for a path, without content, conditions,
@@ -60,18 +59,6 @@ impl Glance {
     fn stored(&self) -> &StoredResponse {
         &self.variants[0]
     }
-}
-
-/// Is there anything among the settings that a glance does not heed?
-pub(super) fn are_plain(settings: &Settings) -> bool {
-    let reuse = &settings.reuse;
-    reuse.mode == Mode::Standard
-        && !reuse.disabled
-        && reuse.reuses_max.is_none()
-        && settings.key.is_plain()
-        && !settings.preserve_host
-        // What is believed of scheme and host is in the key, unless --public-url outranks it.
-        && (settings.trusted.is_empty() || settings.public_url.is_some())
 }
 
 impl Proxy {

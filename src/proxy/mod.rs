@@ -33,9 +33,7 @@ use crate::policy::validation::{
 };
 use crate::policy::vary::Sent;
 use crate::proxy::collapse::{FlightKey, Flights, Landing, Turn};
-use crate::proxy::fast_path::are_plain;
-use crate::proxy::second_tier::{Recall, Recollection};
-use crate::proxy::steps::Asking;
+use crate::proxy::steps::{Asking, Recall, Recollection};
 use crate::stats::{Event, Stats};
 use crate::store::underway::Begun;
 use crate::store::{Store, Variants, salt};
@@ -95,6 +93,20 @@ pub struct Settings {
     pub purgers: Vec<Network>,
 }
 
+impl Settings {
+    /// Is there nothing among them that the fast path does not heed?
+    fn are_plain(&self) -> bool {
+        let reuse = &self.reuse;
+        reuse.mode == Mode::Standard
+            && !reuse.disabled
+            && reuse.reuses_max.is_none()
+            && self.key.is_plain()
+            && !self.preserve_host
+            // What is believed of scheme and host is in the key, unless --public-url outranks it.
+            && (self.trusted.is_empty() || self.public_url.is_some())
+    }
+}
+
 /// The engine. One for all threads.
 pub struct Proxy {
     settings: Settings,
@@ -122,7 +134,7 @@ impl Proxy {
         clock: Clock,
         stats: Arc<Stats>,
     ) -> Self {
-        let (key_prefix, plain) = (CacheKey::prefix(&settings.origin), are_plain(&settings));
+        let (key_prefix, plain) = (CacheKey::prefix(&settings.origin), settings.are_plain());
         let (flights, told_of_credentials) = (Arc::default(), AtomicBool::new(false));
         Self {
             settings,

@@ -9,26 +9,10 @@ use crate::policy::reuse::{Judgement, judge};
 use crate::policy::selection::{Sought, select};
 use crate::policy::stored::StoredResponse;
 use crate::proxy::collapse::{Landing, Outcome, Shareable};
+use crate::proxy::steps::{Recall, Recollection};
 use crate::proxy::{Answer, Attempt, Forward, Forwarded, Proxy};
-use crate::store::Variants;
 use crate::store::backing::Fetcher;
 use crate::store::tiers::{FetchClaim, Tiers};
-use crate::store::underway::Begun;
-
-/// What has been recalled, and the fetch that it was recalled for, with the state of the store behind
-/// memory then.
-pub struct Recollection {
-    pub(super) variants: Variants,
-    pub(super) begun: Begun,
-}
-
-/// How a request goes on that has asked the store behind memory.
-pub(super) enum Recall {
-    /// To the origin server.
-    GoOn(Box<Forward>),
-    /// It has its answer.
-    Done(Forwarded),
-}
 
 impl Proxy {
     /// Asks the store behind memory, if there is one and the request has not done so; waits.

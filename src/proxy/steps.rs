@@ -17,7 +17,6 @@ use crate::policy::stored::StoredResponse;
 use crate::policy::validation::has_validator;
 use crate::proxy::collapse::{Landing, Leader, Outcome, Parked, Seat, Shareable};
 use crate::proxy::fill::{Fetched, Filler};
-use crate::proxy::second_tier::Recollection;
 use crate::store::Variants;
 use crate::store::tiers::FetchClaim;
 use crate::store::underway::Begun;
@@ -219,6 +218,21 @@ impl Waiting {
         });
         self.seat.park(parked);
     }
+}
+
+/// What has been recalled, and the fetch that it was recalled for, with the state of the store behind
+/// memory then.
+pub struct Recollection {
+    pub(super) variants: Variants,
+    pub(super) begun: Begun,
+}
+
+/// How a request goes on that has asked the store behind memory.
+pub(super) enum Recall {
+    /// To the origin server.
+    GoOn(Box<Forward>),
+    /// It has its answer.
+    Done(Forwarded),
 }
 
 #[cfg(test)]

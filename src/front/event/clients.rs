@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use crate::front::event::connection::Connection;
-use crate::front::event::inbox::Letter;
+use crate::front::event::exchange::Letter;
 use crate::front::event::room::Room;
 use crate::front::event::sending::Sent;
 use crate::stats::Event;

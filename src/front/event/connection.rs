@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use http::{HeaderName, HeaderValue, Method, Version};
 
-use crate::front::event::exchange::Exchange;
-use crate::front::event::inbox::{Agreed, Letter, Place};
+use crate::front::event::exchange::{Exchange, Letter};
+use crate::front::event::inbox::{Agreed, Place};
 use crate::front::event::intake::{Intake, Taken};
 use crate::front::event::output::Output;
 use crate::front::event::parse::{self, Head};
@@ -423,7 +423,7 @@ impl Connection {
             // All others come before the response.
             _ if current.outgoing.is_some() => {}
             Letter::Response(_, response) => self.respond(response, room),
-            Letter::Resume(exchange, attempt) => self.look_up(*exchange, attempt, room),
+            Letter::Resume(_, exchange, attempt) => self.look_up(*exchange, attempt, room),
             Letter::Interim(_, bytes) => {
                 if self.output.len() < UNSENT_MAX {
                     self.output.extend(&bytes);

@@ -12,7 +12,8 @@ use mio::{Events, Interest, Poll, Token};
 
 use crate::front::event::accept::{Accepted, Acceptor, PAUSE};
 use crate::front::event::clients::{Client, Clients, Outcome, Ready, Socket};
-use crate::front::event::inbox::{Endless, Inbox, Letter};
+use crate::front::event::exchange::{Inbox, Letter};
+use crate::front::event::inbox::Endless;
 use crate::front::event::room::Room;
 use crate::front::event::timeouts::Ticker;
 use crate::front::event::tunnelling::{Tunnelling, tunnel};
@@ -34,7 +35,7 @@ pub(super) struct Shared {
     pub open: Arc<AtomicUsize>,
     pub connections_max: usize,
     pub wait_max: Duration,
-    pub tunnelling: Tunnelling,
+    pub tunnelling: Arc<Tunnelling>,
     pub stats: Arc<Stats>,
     /// New clients are accepted.
     pub accepts: AtomicBool,
@@ -235,7 +236,9 @@ impl EventLoop {
         let room = &mut self.clients.room;
         room.held -= early.len();
         let (desk, log) = (&room.desk, &room.log);
-        tunnel(socket.into(), early, agreed, (request, arrival), (desk, log), &self.shared);
+        let (tunnelling, shared) = (&self.shared.tunnelling, Arc::clone(&self.shared));
+        let end = Box::new(move || shared.leave());
+        tunnel(socket.into(), early, agreed, (request, arrival), (desk, log), tunnelling, end);
     }
 
     /// The first loop looks after those who wait for others' answers, also when it does not accept any more.

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use http::Version;
 
 use crate::front::dispatch::{self, Desk};
-use crate::front::event::inbox::{Agreed, Inbox, Letter, Place};
+use crate::front::event::inbox::{self, Agreed, Place};
 use crate::front::event::upload::{Upload, UploadReader};
 use crate::front::tunnels;
 use crate::front::wire::interim_head;
@@ -23,6 +23,10 @@ use crate::proxy::{Attempt, Forwarded};
 
 /// Interim responses that one request's client is sent.
 const INTERIMS_MAX: u32 = 64;
+
+/// The inbox of a loop, and what lies in it.
+pub(super) type Inbox = inbox::Inbox<Exchange>;
+pub(super) type Letter = inbox::Letter<Exchange>;
 
 /// A request and the place where its answer goes. Dropped unanswered, it says that it is lost.
 pub(super) struct Exchange {
@@ -41,11 +45,6 @@ impl Exchange {
         upload: Option<Arc<Upload>>,
     ) -> Self {
         Self { inbox, place, request, upload, answered: false }
-    }
-
-    /// Where it is.
-    pub(super) fn place(&self) -> Place {
-        self.place
     }
 
     /// The loop answers it by itself.
@@ -128,8 +127,8 @@ impl dispatch::Exchange for Exchange {
     }
 
     fn resume(self, _: &Arc<Desk>, attempt: Attempt) {
-        let inbox = Arc::clone(&self.inbox);
-        inbox.post(Letter::Resume(Box::new(self), attempt));
+        let (inbox, place) = (Arc::clone(&self.inbox), self.place);
+        inbox.post(Letter::Resume(place, Box::new(self), attempt));
     }
 }
 

@@ -8,7 +8,6 @@ use std::thread::{self, ThreadId};
 use parking_lot::Mutex;
 
 use crate::front::event::accept::Acceptor;
-use crate::front::event::exchange::Exchange;
 use crate::front::tunnels;
 use crate::message::fields::Fields;
 use crate::message::response::Response;
@@ -24,8 +23,8 @@ pub(super) struct Place {
     pub number: u64,
 }
 
-/// What an event loop is told.
-pub(super) enum Letter {
+/// What an event loop is told; `E` is an exchange as a worker has it, which knows this inbox.
+pub(super) enum Letter<E> {
     /// A client that another loop has accepted.
     Client(TcpStream, SocketAddr),
     /// The response.
@@ -37,7 +36,7 @@ pub(super) enum Letter {
     /// The body has grown.
     Grown(Place),
     /// The request it waited for is answered.
-    Resume(Box<Exchange>, Attempt),
+    Resume(Place, Box<E>, Attempt),
     /// The origin server has agreed to speak another protocol.
     GoOver(Place, Box<Agreed>),
     /// A worker panicked.
@@ -50,7 +49,7 @@ pub(super) enum Letter {
     Retire,
 }
 
-impl Letter {
+impl<E> Letter<E> {
     /// Which exchange it is about, if any.
     pub(super) fn place(&self) -> Option<Place> {
         match self {
@@ -60,8 +59,8 @@ impl Letter {
             | Self::ContentWanted(place)
             | Self::Grown(place)
             | Self::GoOver(place, _)
+            | Self::Resume(place, ..)
             | Self::Lost(place) => Some(*place),
-            Self::Resume(exchange, _) => Some(exchange.place()),
         }
     }
 }
@@ -83,14 +82,14 @@ pub(super) struct Agreed {
 }
 
 /// The box of one loop. It holds a few letters for each exchange that is under way at most.
-pub(super) struct Inbox {
-    letters: Mutex<Vec<Letter>>,
+pub(super) struct Inbox<E> {
+    letters: Mutex<Vec<Letter<E>>>,
     bell: Box<dyn Fn() + Send + Sync>,
     /// The loop's own thread looks into the box before it sleeps, and needs no bell.
     owner: OnceLock<ThreadId>,
 }
 
-impl Inbox {
+impl<E> Inbox<E> {
     /// A box whose loop is woken by `bell`, which must not block.
     pub(super) fn new(bell: Box<dyn Fn() + Send + Sync>) -> Arc<Self> {
         Arc::new(Self { letters: Mutex::default(), bell, owner: OnceLock::new() })
@@ -102,7 +101,7 @@ impl Inbox {
     }
 
     /// Puts a letter in.
-    pub(super) fn post(&self, letter: Letter) {
+    pub(super) fn post(&self, letter: Letter<E>) {
         let mut letters = self.letters.lock();
         let first = letters.is_empty();
         letters.push(letter);
@@ -118,7 +117,7 @@ impl Inbox {
     }
 
     /// Takes all letters out, into `letters`, which is empty.
-    pub(super) fn take(&self, letters: &mut Vec<Letter>) {
+    pub(super) fn take(&self, letters: &mut Vec<Letter<E>>) {
         std::mem::swap(letters, &mut *self.letters.lock());
     }
 }
@@ -133,7 +132,8 @@ mod tests {
     fn the_bell_rings_once_for_many_letters() {
         let rings = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&rings);
-        let inbox = Inbox::new(Box::new(move || _ = counted.fetch_add(1, Ordering::Relaxed)));
+        let inbox: Arc<Inbox<()>> =
+            Inbox::new(Box::new(move || _ = counted.fetch_add(1, Ordering::Relaxed)));
         let mut letters = Vec::new();
         for _ in 0..2 {
             for _ in 0..1000 {

@@ -26,10 +26,10 @@ use crate::front::FrontSettings;
 use crate::front::dispatch::Desk;
 use crate::front::event::accept::Acceptor;
 use crate::front::event::event_loop::{BELL, EventLoop, LISTENER, Shared};
-use crate::front::event::inbox::{Endless, Inbox, Letter};
+use crate::front::event::exchange::{Inbox, Letter};
+use crate::front::event::inbox::Endless;
 use crate::front::event::room::Room;
 use crate::front::event::timeouts::Timeouts;
-use crate::front::event::tunnelling::Tunnelling;
 use crate::front::workers::Pool;
 use crate::proxy::Proxy;
 use crate::vital;
@@ -95,7 +95,7 @@ impl EventFront {
             open: Arc::new(AtomicUsize::new(0)),
             connections_max: settings.connections.connections_max.max(1),
             wait_max: settings.wait_max,
-            tunnelling: Tunnelling::default(),
+            tunnelling: Arc::default(),
             stats: Arc::clone(desk.proxy.stats()),
             accepts: AtomicBool::new(true),
         });

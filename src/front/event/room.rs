@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use crate::clock::Timestamp;
 use crate::front::dispatch::Desk;
-use crate::front::event::inbox::{Endless, Inbox, Place};
+use crate::front::event::exchange::Inbox;
+use crate::front::event::inbox::{Endless, Place};
 use crate::front::event::output::Spare;
 use crate::front::event::timeouts::{Moment, Timeouts};
 use crate::front::outgoing::SCRATCH_BYTES;

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::front::event::connection::{Connection, LINGERED_MAX, Phase};
-use crate::front::event::inbox::{Endless, Letter};
+use crate::front::event::exchange::Letter;
+use crate::front::event::inbox::Endless;
 use crate::front::event::room::Room;
 use crate::front::outgoing::{Halt, Outgoing, Take};
 use crate::front::served::{LogRecord, write_down};

@@ -14,7 +14,7 @@ use crate::front::FrontSettings;
 use crate::front::dispatch::Desk;
 use crate::front::event::clients::{Clients, Outcome, Ready, Socket};
 use crate::front::event::connection::Connection;
-use crate::front::event::inbox::{Inbox, Letter};
+use crate::front::event::exchange::{Inbox, Letter};
 use crate::front::event::room::Room;
 use crate::front::event::timeouts::Timeouts;
 use crate::front::workers::Pool;

@@ -9,7 +9,6 @@ use http::StatusCode;
 use parking_lot::Mutex;
 
 use crate::front::dispatch::Desk;
-use crate::front::event::event_loop::Shared;
 use crate::front::event::inbox::Agreed;
 use crate::front::served::{Arrival, LogRecord, write_down};
 use crate::front::tunnels::{self, Ends};
@@ -25,12 +24,6 @@ pub(super) struct Tunnelling {
 }
 
 impl Tunnelling {
-    /// Notes one more; it is forgotten when what is given is dropped.
-    fn add(shared: &Arc<Shared>, stream: &Arc<TcpStream>) -> Open {
-        let number = shared.tunnelling.insert(stream);
-        Open { shared: Arc::clone(shared), number }
-    }
-
     fn insert(&self, stream: &Arc<TcpStream>) -> u64 {
         let mut open = self.open.lock();
         open.1 += 1;
@@ -47,31 +40,35 @@ impl Tunnelling {
     }
 }
 
-/// A tunnel that is open.
+/// A tunnel that is open: noted, and forgotten when this is dropped.
 struct Open {
-    shared: Arc<Shared>,
+    tunnelling: Arc<Tunnelling>,
     number: u64,
+    /// Says that the client's connection is over.
+    end: Box<dyn Fn() + Send>,
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.shared.tunnelling.open.lock().0.remove(&self.number);
-        self.shared.leave();
+        self.tunnelling.open.lock().0.remove(&self.number);
+        (self.end)();
     }
 }
 
-/// Makes a tunnel of a client's socket. `early` is what the client has sent for it already.
+/// Makes a tunnel of a client's socket. `early` is what the client has sent for it already; `end` is called
+/// once, when the tunnel is over.
 pub(super) fn tunnel(
     stream: TcpStream,
     early: Vec<u8>,
     agreed: Agreed,
     (request, arrival): (Arc<Request>, Arrival),
     (desk, log): (&Arc<Desk>, &Arc<Option<AccessLog>>),
-    shared: &Arc<Shared>,
+    tunnelling: &Arc<Tunnelling>,
+    end: Box<dyn Fn() + Send>,
 ) {
     let Agreed { fields, tunnel, place } = agreed;
     let stream = Arc::new(stream);
-    let open = Tunnelling::add(shared, &stream);
+    let open = Open { tunnelling: Arc::clone(tunnelling), number: tunnelling.insert(&stream), end };
     if let Err(error) = stream.set_nonblocking(false) {
         log::warn!("{}: no tunnel: {error}", arrival.peer);
         return (tunnel.hang_up)();

@@ -18,7 +18,7 @@ use crate::front::outgoing::Outgoing;
 use crate::front::served::{Arrival, LogRecord, write_down};
 use crate::front::tiny::connections::{Activity, Connections};
 use crate::front::tiny::pump::Pumps;
-use crate::front::tiny::sending::Sending;
+use crate::front::tiny::sending::{Recipient, Sending};
 use crate::front::tunnels::{self, Ends, Place};
 use crate::front::wire::{
     CHUNK_HEAD_BYTES, Delimiting, LAST_CHUNK, WireClient, chunk_head, interim_head,
@@ -103,12 +103,6 @@ impl Exchange {
         self.answer_by(response, through);
     }
 
-    /// Says that the body which was to be sent is cut.
-    pub(super) fn refuse_cut(mut self) {
-        let response = self.shared.proxy.refuse_cut(&self.request);
-        self.answer_by(response, false);
-    }
-
     /// Begins to send a response whose body grows, or is large; gives all back if that is not possible
     /// without waiting for the client.
     fn begin(mut self, response: Response) -> Result<Sending, Box<(Self, Response)>> {
@@ -119,7 +113,7 @@ impl Exchange {
         match Outgoing::new(self.reader, &self.request.method, response) {
             Ok(outgoing) => {
                 self.answered = true;
-                Ok(Sending::new(self, socket, outgoing, told))
+                Ok(Sending::new(Box::new(self), socket, outgoing, told))
             }
             Err(response) => Err(Box::new((self, response))),
         }
@@ -148,7 +142,7 @@ impl Exchange {
             cut: Box::new(move || cut.cut()),
             concluded: Box::new(move |passed| {
                 if let Some(exchange) = exchange.lock().take() {
-                    exchange.conclude(&told, passed, false);
+                    Box::new(exchange).conclude(&told, passed, false);
                 }
             }),
         };
@@ -158,16 +152,6 @@ impl Exchange {
     /// Reads what the client sends through a tunnel.
     fn read_from_tunnel(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.inner.as_mut().map_or(Ok(0), |inner| inner.as_reader().read(buffer))
-    }
-
-    /// Ends an exchange whose response was sent past tiny_http's writer.
-    pub(super) fn conclude(mut self, told: &LogRecord, bytes: u64, well: bool) {
-        if !well {
-            self.shared.connections.cut(self.peer);
-        }
-        // tiny_http goes on to the connection's next request.
-        drop(self.inner.take().map(tiny_http::Request::into_writer));
-        self.write_down(told, bytes);
     }
 
     fn answer_by(&mut self, response: Response, through: bool) {
@@ -192,11 +176,6 @@ impl Exchange {
     fn write_down(&self, told: &LogRecord, bytes: u64) {
         let TinyShared { proxy, access_log, .. } = &*self.shared;
         write_down(proxy, access_log.as_ref(), &self.request, self.arrival, told, bytes);
-    }
-
-    /// A worker begins or ends waiting for the client.
-    pub(super) fn note_waiting(&self, waiting: bool) {
-        self.shared.connections.note_waiting(&self.activity, waiting);
     }
 
     /// Sends the response through tiny_http's writer; how many bytes of content.
@@ -336,6 +315,26 @@ impl dispatch::Exchange for Exchange {
 
     fn resume(self, desk: &Arc<Desk>, attempt: Attempt) {
         desk.look_up_soon(self, attempt);
+    }
+}
+
+impl Recipient for Exchange {
+    fn note_waiting(&self, waits: bool) {
+        self.shared.connections.note_waiting(&self.activity, waits);
+    }
+
+    fn refuse_cut(mut self: Box<Self>) {
+        let response = self.shared.proxy.refuse_cut(&self.request);
+        self.answer_by(response, false);
+    }
+
+    fn conclude(mut self: Box<Self>, record: &LogRecord, sent: u64, well: bool) {
+        if !well {
+            self.shared.connections.cut(self.peer);
+        }
+        // The response went past tiny_http's writer: it goes on to the connection's next request.
+        drop(self.inner.take().map(tiny_http::Request::into_writer));
+        self.write_down(record, sent);
     }
 }
 

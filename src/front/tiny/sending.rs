@@ -2,12 +2,23 @@
 
 use crate::front::outgoing::{Halt, Outgoing};
 use crate::front::served::LogRecord;
-use crate::front::tiny::exchange::Exchange;
 use crate::front::tiny::sockets::ClientSocket;
+
+/// Who a response is sent to: the exchange, as far as sending goes.
+pub(super) trait Recipient: Send {
+    /// The client takes nothing at the moment, or takes something again.
+    fn note_waiting(&self, waits: bool);
+
+    /// Says that the body which was to be sent is cut.
+    fn refuse_cut(self: Box<Self>);
+
+    /// Ends the exchange after `sent` bytes of content; `well` if the connection may go on.
+    fn conclude(self: Box<Self>, record: &LogRecord, sent: u64, well: bool);
+}
 
 /// A response that is being sent.
 pub(super) struct Sending {
-    exchange: Exchange,
+    recipient: Box<dyn Recipient>,
     socket: ClientSocket,
     outgoing: Outgoing,
     told: LogRecord,
@@ -15,12 +26,12 @@ pub(super) struct Sending {
 
 impl Sending {
     pub(super) fn new(
-        exchange: Exchange,
+        recipient: Box<dyn Recipient>,
         socket: ClientSocket,
         outgoing: Outgoing,
         told: LogRecord,
     ) -> Self {
-        Self { exchange, socket, outgoing, told }
+        Self { recipient, socket, outgoing, told }
     }
 
     /// The client's socket.
@@ -36,7 +47,7 @@ impl Sending {
     /// Sends what there is and what the client takes. `scratch` is as long as
     /// [`Outgoing::advance`] asks for.
     pub(super) fn advance(&mut self, scratch: &mut [u8]) -> Halt {
-        self.exchange.note_waiting(false);
+        self.recipient.note_waiting(false);
         let socket = &self.socket;
         let halt = self.outgoing.advance(scratch, u64::MAX, &mut |slices| {
             // tiny_http's own writer is past; a system call more for a head matters to nobody.
@@ -44,7 +55,7 @@ impl Sending {
             slice.map_or(Ok(0), |slice| socket.send_some(slice))
         });
         if halt == Halt::Blocked {
-            self.exchange.note_waiting(true);
+            self.recipient.note_waiting(true);
         }
         halt
     }
@@ -52,12 +63,12 @@ impl Sending {
     /// Ends the exchange.
     pub(super) fn finish(mut self, halt: Halt) {
         if halt == Halt::Cut && !self.outgoing.has_begun() {
-            return self.exchange.refuse_cut();
+            return self.recipient.refuse_cut();
         }
         if self.outgoing.is_truncated() {
             self.told.truncated();
         }
         let well = halt == Halt::Done && !self.outgoing.ends_by_closing();
-        self.exchange.conclude(&self.told, self.outgoing.sent(), well);
+        self.recipient.conclude(&self.told, self.outgoing.sent(), well);
     }
 }

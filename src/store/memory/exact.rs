@@ -16,8 +16,8 @@ use crate::policy::key::CacheKey;
 use crate::policy::purging::Selector;
 use crate::policy::stored::StoredResponse;
 use crate::store::backing::Listed;
+use crate::store::memory::limits::{Eviction, MemoryLimits};
 use crate::store::memory::names::KeyIndex;
-use crate::store::memory::{Eviction, MemoryLimits};
 use crate::store::underway::{Begun, Underway};
 use crate::store::{Arrivals, Put, Reservation, Store, Usage, Variants, fits, with_variant};
 

@@ -18,7 +18,7 @@ use crate::policy::key::CacheKey;
 use crate::policy::purging::Selector;
 use crate::policy::stored::StoredResponse;
 use crate::store::backing::Listed;
-use crate::store::memory::MemoryLimits;
+use crate::store::memory::limits::MemoryLimits;
 use crate::store::memory::names::KeyIndex;
 use crate::store::underway::{Begun, Underway};
 use crate::store::{Arrivals, Put, Reservation, Store, Usage, Variants, fits, with_variant};

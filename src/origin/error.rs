@@ -1,0 +1,209 @@
+//! Why the origin server gave no usable response, and what clients and operators are told of it.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+
+use crate::origin::held::HeldAnswer;
+use crate::policy::reason::Detail;
+
+/// Why the origin server gave no usable response.
+#[derive(Debug)]
+pub enum OriginError {
+    /// Its name has no address.
+    Resolve {
+        /// The URL's scheme, host and port.
+        origin: String,
+    },
+    /// No connection to any of its addresses.
+    Connect {
+        /// The URL's scheme, host and port.
+        origin: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The TLS handshake failed.
+    Tls {
+        /// The URL's scheme, host and port.
+        origin: String,
+        /// What the TLS library said.
+        what: String,
+    },
+    /// No connection within `--connect-timeout`.
+    ConnectTimeout {
+        /// The URL's scheme, host and port.
+        origin: String,
+        /// The limit that was reached.
+        limit: Duration,
+    },
+    /// Connected, but the response did not come in time.
+    Timeout {
+        /// The URL's scheme, host and port.
+        origin: String,
+        /// The limit that was reached.
+        limit: Duration,
+    },
+    /// The connection ended before there was a response.
+    Closed {
+        /// The URL's scheme, host and port.
+        origin: String,
+        /// What the system said.
+        what: String,
+    },
+    /// The connection ended before the content of the response, of which nothing was passed on.
+    Cut {
+        /// The URL's scheme, host and port.
+        origin: String,
+        /// What the system said.
+        what: String,
+    },
+    /// What came is no valid response.
+    Invalid {
+        /// The URL's scheme, host and port.
+        origin: String,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// The request could not be put on the wire: the proxy's own fault.
+    Unsent {
+        /// What is wrong with it.
+        what: String,
+    },
+    /// It redirects in circles.
+    Redirects {
+        /// How many redirects were followed.
+        followed: usize,
+    },
+    /// It could not be reached a moment ago, and is not asked again yet.
+    Down {
+        /// The status that was answered then.
+        status: StatusCode,
+        /// What went wrong then.
+        text: String,
+    },
+    /// It has asked to be left alone.
+    HeldBack {
+        /// What it has answered.
+        answer: Arc<HeldAnswer>,
+        /// For how many seconds more.
+        seconds: u32,
+    },
+    /// `--origin-rate` or `--origin-concurrency` has been reached.
+    Busy {
+        /// When it may be worth trying again.
+        seconds: u32,
+    },
+    /// The client's content could not be read: not the origin server's fault.
+    Content(io::Error),
+}
+
+impl OriginError {
+    /// 504 when the origin server was late (RFC 9110 §15.6.5), else 502 (§15.6.3); 400 when the
+    /// client was at fault, and 500 when the proxy was.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Timeout { .. } | Self::ConnectTimeout { .. } => StatusCode::GATEWAY_TIMEOUT,
+            Self::Content(_) => StatusCode::BAD_REQUEST,
+            Self::Unsent { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Down { status, .. } => *status,
+            Self::HeldBack { answer, .. } => answer.status,
+            Self::Busy { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            _ => StatusCode::BAD_GATEWAY,
+        }
+    }
+
+    /// The reason for `Cache-Status`, the log and the counters.
+    pub fn detail(&self) -> Detail {
+        match self {
+            Self::Resolve { .. } | Self::Connect { .. } => Detail::Connect,
+            Self::Timeout { .. } | Self::ConnectTimeout { .. } => Detail::Timeout,
+            Self::Tls { .. } => Detail::Tls,
+            Self::Closed { .. } | Self::Cut { .. } | Self::Content(_) => Detail::Truncated,
+            Self::Invalid { .. } => Detail::Invalid,
+            Self::Unsent { .. } => Detail::Unsent,
+            Self::Redirects { .. } => Detail::Loop,
+            Self::Down { .. } => Detail::Down,
+            Self::HeldBack { .. } => Detail::RetryAfter,
+            Self::Busy { .. } => Detail::Rate,
+        }
+    }
+
+    /// Was the origin server not even asked?
+    pub fn spared_it(&self) -> bool {
+        matches!(self, Self::Down { .. } | Self::HeldBack { .. } | Self::Busy { .. })
+    }
+
+    /// Did nothing of the request reach the origin server?
+    pub fn undelivered(&self) -> bool {
+        self.spared_it()
+            || matches!(
+                self,
+                Self::Resolve { .. }
+                    | Self::Connect { .. }
+                    | Self::ConnectTimeout { .. }
+                    | Self::Tls { .. }
+                    | Self::Unsent { .. }
+            )
+    }
+
+    /// When the client may try again, in seconds; `None` if nobody knows.
+    pub fn retry_after(&self) -> Option<u32> {
+        match self {
+            Self::HeldBack { seconds, .. } | Self::Busy { seconds } => Some(*seconds),
+            Self::Down { .. } => Some(1),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for OriginError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Resolve { origin } => {
+                write!(f, "{origin}: the name has no address; see --origin")
+            }
+            Self::Connect { origin, source } => {
+                write!(f, "{origin}: no connection ({source}); is it running? see --origin")
+            }
+            Self::Tls { origin, what } => {
+                write!(f, "{origin}: no TLS ({what}); see --ca-cert, --insecure")
+            }
+            Self::ConnectTimeout { origin, limit } => {
+                write!(f, "{origin}: no connection within {limit:?}; see --connect-timeout")
+            }
+            Self::Timeout { origin, limit } => {
+                write!(f, "{origin}: silent for {limit:?}; see --origin-timeout")
+            }
+            Self::Closed { origin, what } => {
+                write!(f, "{origin}: closed the connection without a response ({what})")
+            }
+            Self::Cut { origin, what } => {
+                write!(f, "{origin}: closed the connection in the middle of a response ({what})")
+            }
+            Self::Invalid { origin, what } => {
+                write!(f, "{origin}: no valid HTTP response ({what})")
+            }
+            Self::Unsent { what } => {
+                write!(f, "proxy: this request could not be sent on ({what})")
+            }
+            Self::Redirects { followed } => {
+                write!(f, "redirects: {followed} followed and no end; see --follow-redirects")
+            }
+            Self::Down { text, .. } => write!(f, "{text}; asked once a second until it answers"),
+            Self::HeldBack { answer, seconds } => write!(
+                f,
+                "the origin server answered {} and wants to be left alone for {seconds} s more",
+                answer.status.as_u16()
+            ),
+            Self::Busy { seconds } => write!(
+                f,
+                "no turn at the origin server within the limits; see --origin-rate and \
+                 --origin-concurrency; try again in {seconds} s"
+            ),
+            Self::Content(source) => write!(f, "request content: {source}"),
+        }
+    }
+}
