@@ -35,7 +35,7 @@ const SHOWN_EVERY: Duration = Duration::from_millis(100);
 const SILENCE_MAX: Duration = Duration::from_secs(120);
 
 /// What fetches: a running proxy, or an engine of our own with a store that lasts.
-enum Fetcher {
+enum WarmSource {
     Running { base: String, origin: String, agent: ureq::Agent },
     Own { engine: Box<OwnEngine>, origin: String },
 }
@@ -46,7 +46,7 @@ const ASKED: [&str; 2] = ["Cache-Control", "min-fresh=1"];
 
 /// What became of one URL.
 #[derive(Debug, Eq, PartialEq)]
-enum Outcome {
+enum WarmOutcome {
     /// It was stored and fresh.
     Hit,
     /// Nothing that fits was stored; now there is.
@@ -60,7 +60,7 @@ enum Outcome {
     Failed(String),
 }
 
-impl Outcome {
+impl WarmOutcome {
     fn of(status: u16, told: &str) -> Self {
         if status >= 400 {
             return Self::Failed(format!("answered {status}"));
@@ -95,7 +95,7 @@ struct Got {
 
 /// How fetching went.
 #[derive(Default)]
-struct Tally {
+struct WarmTally {
     hits: AtomicU64,
     fetched: AtomicU64,
     refreshed: AtomicU64,
@@ -110,7 +110,7 @@ struct Tally {
 
 /// Fetches what `file` names, so many at a time.
 pub fn warm(config: &Config, file: &str, jobs: usize) -> Result<String, String> {
-    let fetcher = Fetcher::of(config)?;
+    let fetcher = WarmSource::of(config)?;
     let mut text = String::new();
     let reader: Box<dyn Read> = if file == "-" {
         Box::new(io::stdin().lock())
@@ -119,7 +119,7 @@ pub fn warm(config: &Config, file: &str, jobs: usize) -> Result<String, String> 
     };
     let read = reader.take(LIST_BYTES_MAX).read_to_string(&mut text);
     read.map_err(|error| format!("{file}: {error}"))?;
-    let tally = Tally::default();
+    let tally = WarmTally::default();
     let begun = Instant::now();
     let urls = fetcher.all_urls(&text, DEPTH_MAX, &tally);
     if urls.is_empty() {
@@ -151,7 +151,7 @@ pub fn warm(config: &Config, file: &str, jobs: usize) -> Result<String, String> 
 }
 
 /// What to say in the end; failures are an error.
-fn finish(tally: &Tally, all: usize) -> Result<String, String> {
+fn finish(tally: &WarmTally, all: usize) -> Result<String, String> {
     let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     let failures = get(&tally.failures);
     let not_stored = tally.not_stored.lock();
@@ -178,7 +178,7 @@ fn finish(tally: &Tally, all: usize) -> Result<String, String> {
 }
 
 /// One line that is written over.
-fn show(tally: &Tally, all: usize, begun: Instant) {
+fn show(tally: &WarmTally, all: usize, begun: Instant) {
     const WIDTH: usize = 30;
     let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed) as usize;
     let failed = get(&tally.failures);
@@ -189,7 +189,7 @@ fn show(tally: &Tally, all: usize, begun: Instant) {
     eprint!("\r[{bar}] {done}/{all}  {rate:.0}/s  {failed} failed ");
 }
 
-impl Fetcher {
+impl WarmSource {
     fn of(config: &Config) -> Result<Self, String> {
         // That is to be said before a store is made.
         if !config.origin_given && matches!(CacheTarget::of(config)?, CacheTarget::Store) {
@@ -220,7 +220,7 @@ impl Fetcher {
     }
 
     /// The targets that a list or a sitemap names; sitemaps that it names are fetched.
-    fn all_urls(&self, text: &str, depth: usize, tally: &Tally) -> Vec<String> {
+    fn all_urls(&self, text: &str, depth: usize, tally: &WarmTally) -> Vec<String> {
         let mut all = Vec::new();
         let is_index = text.contains("<sitemapindex");
         for url in named(text) {
@@ -264,10 +264,10 @@ impl Fetcher {
         of(origin).or_else(|| if base.is_empty() { None } else { of(base) })
     }
 
-    fn fetch(&self, target: &str, tally: &Tally) {
+    fn fetch(&self, target: &str, tally: &WarmTally) {
         let outcome = match self.get(target) {
-            Ok(got) => Outcome::of(got.status, &got.told),
-            Err(error) => Outcome::Failed(error),
+            Ok(got) => WarmOutcome::of(got.status, &got.told),
+            Err(error) => WarmOutcome::Failed(error),
         };
         tally.count(target, outcome);
     }
@@ -305,7 +305,7 @@ impl Fetcher {
     }
 }
 
-impl Tally {
+impl WarmTally {
     /// How many URLs are through.
     fn done(&self) -> usize {
         let counters = [&self.hits, &self.fetched, &self.refreshed, &self.waited, &self.failures];
@@ -313,17 +313,17 @@ impl Tally {
         (done + self.not_stored.lock().values().sum::<u64>()) as usize
     }
 
-    fn count(&self, target: &str, outcome: Outcome) {
+    fn count(&self, target: &str, outcome: WarmOutcome) {
         let counter = match outcome {
-            Outcome::Hit => &self.hits,
-            Outcome::Fetched => &self.fetched,
-            Outcome::Refreshed => &self.refreshed,
-            Outcome::Waited => &self.waited,
-            Outcome::NotStored(detail) => {
+            WarmOutcome::Hit => &self.hits,
+            WarmOutcome::Fetched => &self.fetched,
+            WarmOutcome::Refreshed => &self.refreshed,
+            WarmOutcome::Waited => &self.waited,
+            WarmOutcome::NotStored(detail) => {
                 *self.not_stored.lock().entry(detail).or_default() += 1;
                 return;
             }
-            Outcome::Failed(text) => return self.fail(format!("{target}: {text}")),
+            WarmOutcome::Failed(text) => return self.fail(format!("{target}: {text}")),
         };
         counter.fetch_add(1, Ordering::Relaxed);
     }
@@ -427,7 +427,7 @@ mod tests {
 
     #[test]
     fn each_answer_is_one_outcome() {
-        use Outcome::{Failed, Fetched, Hit, NotStored, Refreshed, Waited};
+        use WarmOutcome::{Failed, Fetched, Hit, NotStored, Refreshed, Waited};
         let word = str::to_string;
         #[rustfmt::skip]
         let table = [
@@ -455,7 +455,7 @@ mod tests {
             (200, "other; hit", Failed(word("what answers is no proxy like this one"))),
         ];
         for (status, told, expected) in table {
-            assert_eq!(Outcome::of(status, told), expected, "{status}, {told}");
+            assert_eq!(WarmOutcome::of(status, told), expected, "{status}, {told}");
         }
     }
 

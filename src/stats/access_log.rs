@@ -104,7 +104,7 @@ impl AccessLog {
         let write = move || {
             write_lines(
                 &waiting,
-                Output { out, is_torn: false },
+                LogOutput { out, is_torn: false },
                 lost,
                 path.as_deref(),
                 &counted,
@@ -153,7 +153,7 @@ fn open(path: &Path) -> io::Result<File> {
 /// stop the proxy: what is lost is counted, and told once a minute.
 fn write_lines(
     waiting: &Receiver<AccessLine>,
-    mut output: Output,
+    mut output: LogOutput,
     mut lost: Lost,
     path: Option<&Path>,
     left_out: &AtomicU64,
@@ -180,7 +180,7 @@ fn write_lines(
         let reopens = reopens.swap(false, Ordering::AcqRel);
         if let Some(path) = path.filter(|_| reopens) {
             match open(path) {
-                Ok(file) => output = Output { out: Box::new(file), is_torn: false },
+                Ok(file) => output = LogOutput { out: Box::new(file), is_torn: false },
                 Err(error) => {
                     log::warn!("--access-log {}: {error}; the old one is kept", path.display());
                 }
@@ -197,13 +197,13 @@ fn write_lines(
 }
 
 /// Where lines are written to.
-struct Output {
+struct LogOutput {
     out: Box<dyn Write + Send>,
     /// It ends with a part of a line.
     is_torn: bool,
 }
 
-impl Output {
+impl LogOutput {
     /// Writes whole lines. The error says how many of them are not written, or in part.
     fn write(&mut self, mut lines: &[u8]) -> Result<(), (u64, io::Error)> {
         let mut written = || -> io::Result<()> {
@@ -405,7 +405,7 @@ mod tests {
             (3 * length, 0),
         ] {
             let disk = Arc::new(parking_lot::Mutex::new((room, Vec::new())));
-            let mut output = Output { out: Box::new(Small(Arc::clone(&disk))), is_torn: false };
+            let mut output = LogOutput { out: Box::new(Small(Arc::clone(&disk))), is_torn: false };
             let outcome = output.write(line.repeat(3).as_bytes());
             assert_eq!(
                 outcome.map_err(|(lines, _)| lines),

@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::front::event::connection::Connection;
 use crate::front::event::exchange::Letter;
 use crate::front::event::room::Room;
-use crate::front::event::sending::Sent;
+use crate::front::event::sending::Transmitted;
 use crate::stats::Event;
 
 /// How much is read at a time, of any client.
@@ -244,11 +244,11 @@ impl<S: Socket> Client<S> {
         let Self { socket, connection, readable, ending, .. } = self;
         for _ in 0..READS_PER_TURN {
             match connection.transmit(room, &mut |slices| socket.send(slices)) {
-                Sent::Enough => {}
-                Sent::More => return Turn::Again,
-                Sent::Last => socket.end(),
-                Sent::Over => return Turn::Over,
-                Sent::Cut => {
+                Transmitted::Enough => {}
+                Transmitted::More => return Turn::Again,
+                Transmitted::Last => socket.end(),
+                Transmitted::Over => return Turn::Over,
+                Transmitted::Cut => {
                     socket.cut();
                     return Turn::Over;
                 }

@@ -19,7 +19,7 @@ const TURN_BYTES: u64 = 1024 * 1024;
 
 /// What sending came to.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Sent {
+pub(super) enum Transmitted {
     /// Nothing is to be sent at the moment, or the client takes nothing.
     Enough,
     /// There is more, after the others have had their turn.
@@ -65,24 +65,24 @@ impl Connection {
 
     /// Sends what there is, as far as the client takes it. When the proxy is to end, a stream without an end
     /// ends with that.
-    pub(super) fn transmit(&mut self, room: &mut Room, take: &mut Take<'_>) -> Sent {
+    pub(super) fn transmit(&mut self, room: &mut Room, take: &mut Take<'_>) -> Transmitted {
         let sent = self.send_on(room, take);
         let outgoing = self.current.as_ref().and_then(|current| current.outgoing.as_ref());
         match outgoing.filter(|outgoing| outgoing.is_endless() && room.endless == Endless::Cut) {
-            Some(outgoing) if outgoing.ends_by_closing() => Sent::Cut,
-            Some(_) => Sent::Over,
+            Some(outgoing) if outgoing.ends_by_closing() => Transmitted::Cut,
+            Some(_) => Transmitted::Over,
             None => sent,
         }
     }
 
-    fn send_on(&mut self, room: &mut Room, take: &mut Take<'_>) -> Sent {
+    fn send_on(&mut self, room: &mut Room, take: &mut Take<'_>) -> Transmitted {
         if self.phase == Phase::Over {
-            return Sent::Over;
+            return Transmitted::Over;
         }
         match self.send_ready(room, take) {
             Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Sent::Enough,
-            Err(_) => return Sent::Over,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Transmitted::Enough,
+            Err(_) => return Transmitted::Over,
         }
         while let Some(current) = &mut self.current
             && let Some(outgoing) = &mut current.outgoing
@@ -94,13 +94,13 @@ impl Connection {
             }
             current.starved = halt == Halt::Starved;
             match halt {
-                Halt::Blocked => return Sent::Enough,
-                Halt::Paused => return Sent::More,
+                Halt::Blocked => return Transmitted::Enough,
+                Halt::Paused => return Transmitted::More,
                 // It is asked once more if it has grown meanwhile, or before it was listened to.
                 Halt::Starved => match &current.grown {
                     None => self.listen(room),
                     Some(grown) if grown.swap(false, Ordering::AcqRel) => {}
-                    Some(_) => return Sent::Enough,
+                    Some(_) => return Transmitted::Enough,
                 },
                 Halt::Cut if !outgoing.has_begun() => {
                     let response = room.desk.proxy.refuse_cut(&current.request);
@@ -109,15 +109,15 @@ impl Connection {
                 }
                 Halt::Done => self.conclude(room),
                 // Other framing shows by itself that something is missing.
-                Halt::Cut if outgoing.ends_by_closing() => return Sent::Cut,
-                Halt::Failed | Halt::Cut => return Sent::Over,
+                Halt::Cut if outgoing.ends_by_closing() => return Transmitted::Cut,
+                Halt::Failed | Halt::Cut => return Transmitted::Over,
             }
         }
         if self.closes && self.phase == Phase::Open {
             self.since = room.moment;
             return self.close();
         }
-        Sent::Enough
+        Transmitted::Enough
     }
 
     /// Sends what was put together, before anything else.
@@ -170,13 +170,13 @@ impl Connection {
     }
 
     /// Everything is sent and nothing more will be.
-    fn close(&mut self) -> Sent {
+    fn close(&mut self) -> Transmitted {
         let quiet = self.intake.is_none() && self.input.is_empty() && !self.deaf;
         if quiet || self.half_closed {
             self.phase = Phase::Over;
-            return Sent::Over;
+            return Transmitted::Over;
         }
         self.phase = Phase::Lingering(LINGERED_MAX);
-        Sent::Last
+        Transmitted::Last
     }
 }
