@@ -32,7 +32,7 @@ use crate::policy::validation::{
     ask_for_rest, has_validator, make_conditional, make_own, make_unconditional,
 };
 use crate::policy::vary::Sent;
-use crate::proxy::collapse::{FlightKey, Flights, Landing, Turn};
+use crate::proxy::collapse::{Flights, Landing, Turn};
 use crate::proxy::steps::{Asking, Recall, Recollection};
 use crate::stats::{Event, Stats};
 use crate::store::underway::Begun;
@@ -219,6 +219,20 @@ impl Proxy {
                 || self.fits(request, stored, sent.get_or_insert_with(|| self.sent_fields(request)))
         });
         let decision = self.decide(&asked, selection.selected, variants, recalls);
+        let lacking = selection.lacking;
+        let found = Found { sent, variants: found, recalls, backing };
+        self.carry_out(decision, asked, found, lacking, attempt)
+    }
+
+    /// What becomes of a request, now that it is decided.
+    fn carry_out(
+        &self,
+        decision: Decision,
+        asked: Asked,
+        found: Found,
+        lacking: Lacking,
+        attempt: Attempt,
+    ) -> Answer {
         match decision {
             Decision::Reuse(stored) => {
                 let response = self.reuse(&asked, &stored, &attempt, None);
@@ -230,7 +244,6 @@ impl Proxy {
                 let response = self.reuse(&asked, &stored, &attempt, Some(detail));
                 attempt.satisfied(&stored);
                 if refresh {
-                    let found = Found { sent, variants: found, recalls, backing };
                     Answer::Stale(response, self.prepare_refresh(asked, found, stored))
                 } else {
                     Answer::Ready(response)
@@ -239,20 +252,19 @@ impl Proxy {
             Decision::Forward { why, detail, selected, validate } => {
                 let asking = match &selected {
                     Some(stored) => Asking::about(stored, validate),
-                    None => self.asking_for_a_miss(presented, why, selection.lacking),
+                    None => self.asking_for_a_miss(asked.presented, why, lacking),
                 };
                 let reason = Reason { why, detail, selected };
-                let found = Found { sent, variants: found, recalls, backing };
                 Answer::Forward(self.prepare(asked, found, reason, asking, attempt))
             }
-            Decision::Refuse(detail) if recalls => {
-                let found = Found { sent, variants: found, recalls, backing };
+            Decision::Refuse(detail) if found.recalls => {
                 let reason = Reason { why: Why::UriMiss, detail: None, selected: None };
                 let mut forward = self.prepare(asked, found, reason, Asking::AsItIs, attempt);
                 forward.refused = Some(detail);
                 Answer::Forward(forward)
             }
             Decision::Refuse(detail) => {
+                let variants = found.variants.as_ref().map_or(&[][..], |variants| variants);
                 Answer::Ready(self.refuse_variants(&asked, detail, variants))
             }
         }
@@ -355,14 +367,8 @@ impl Proxy {
         if !waits || self.waits_in_vain(&mut forward) {
             return Admission::Lead(forward);
         }
-        let mut selecting = std::mem::take(&mut forward.selecting);
-        if let Some(range) = forward.request.fields.get("range").filter(|_| forward.presented.range)
-        {
-            selecting.extend_from_slice(b"\nrange:");
-            selecting.extend_from_slice(range.as_bytes());
-        }
-        let (key, sent_back) = (forward.key.clone(), forward.attempt.sent_back > 0);
-        match self.flights.join(FlightKey { key, selecting }, &mut forward.begun, sent_back) {
+        let (flight_key, sent_back) = (forward.flight_key(), forward.attempt.sent_back > 0);
+        match self.flights.join(flight_key, &mut forward.begun, sent_back) {
             Turn::Lead(leader) if self.has_changed(&forward) => {
                 // Between our lookup and now, the leader before us has landed.
                 let attempt = forward.attempt.waiting(forward.why);

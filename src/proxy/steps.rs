@@ -15,7 +15,7 @@ use crate::policy::reason::{Detail, Why};
 use crate::policy::reuse::Presented;
 use crate::policy::stored::StoredResponse;
 use crate::policy::validation::has_validator;
-use crate::proxy::collapse::{Landing, Leader, Outcome, Parked, Seat, Shareable};
+use crate::proxy::collapse::{FlightKey, Landing, Leader, Outcome, Parked, Seat, Shareable};
 use crate::proxy::fill::{Fetched, Filler};
 use crate::store::Variants;
 use crate::store::tiers::FetchClaim;
@@ -129,6 +129,17 @@ pub struct Forward {
 }
 
 impl Forward {
+    /// What this request collapses with: those that ask for the same, with the same values of the fields
+    /// that are known to select, and the same ranges. Takes the selecting fields out.
+    pub(super) fn flight_key(&mut self) -> FlightKey {
+        let mut selecting = std::mem::take(&mut self.selecting);
+        if let Some(range) = self.request.fields.get("range").filter(|_| self.presented.range) {
+            selecting.extend_from_slice(b"\nrange:");
+            selecting.extend_from_slice(range.as_bytes());
+        }
+        FlightKey { key: self.key.clone(), selecting }
+    }
+
     /// It is the one that asks for all who wait; what was invalidated before it began is not its business.
     pub(super) fn lead(&mut self, leader: Leader) {
         leader.renew(&self.begun);

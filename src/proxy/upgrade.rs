@@ -14,9 +14,9 @@ use crate::policy::forwarding::{goes_in_circles, received_fields};
 use crate::policy::key::CacheKey;
 use crate::policy::reason::{CacheStatus, Detail, Why};
 use crate::policy::reuse::Mode;
-use crate::proxy::Proxy;
 use crate::proxy::fill::Relayed;
 use crate::proxy::refuse::say_when_to_come_back;
+use crate::proxy::{Asked, Proxy};
 use crate::stats::Event;
 
 /// What came of a request to go over to another protocol.
@@ -59,15 +59,7 @@ impl Proxy {
             return Upgraded::Declined(self.refuse_circles(request));
         }
         let asked = self.asked(request);
-        let refused = match self.settings.reuse.mode {
-            Mode::Offline => Some(Detail::Offline),
-            // No method, and no protocol, is exempt (RFC 9111 §5.2.1.7).
-            Mode::Standard if asked.presented.directives.only_if_cached => {
-                Some(Detail::OnlyIfCached)
-            }
-            _ => None,
-        };
-        if let Some(detail) = refused {
+        if let Some(detail) = self.refuses_upgrade(&asked) {
             return Upgraded::Declined(self.refuse_forwarding(&asked, detail));
         }
         let key = asked.key;
@@ -110,6 +102,18 @@ impl Proxy {
             }
             Ok(Upgrade::Declined(received)) => self.declined(request, &key, received),
             Err(error) => self.no_tunnel(request, &key, &error),
+        }
+    }
+
+    /// Why the origin server must not be asked to speak another protocol, if it must not.
+    fn refuses_upgrade(&self, asked: &Asked<'_>) -> Option<Detail> {
+        match self.settings.reuse.mode {
+            Mode::Offline => Some(Detail::Offline),
+            // No method, and no protocol, is exempt (RFC 9111 §5.2.1.7).
+            Mode::Standard if asked.presented.directives.only_if_cached => {
+                Some(Detail::OnlyIfCached)
+            }
+            _ => None,
         }
     }
 
