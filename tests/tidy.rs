@@ -94,7 +94,7 @@ const FENCES: [(&str, &[&str]); 22] = [
         &[
             "origin/blocking/client.rs",
             "origin/blocking/shown.rs",
-            "origin/tls.rs",
+            "origin/blocking/tls.rs",
             "origin/blocking/transport.rs",
             "commands/warm.rs",
         ],

@@ -15,7 +15,6 @@ mod error;
 pub mod gate;
 pub mod held;
 pub mod resolver;
-mod tls;
 pub mod trust;
 pub mod tunnel;
 

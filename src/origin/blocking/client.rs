@@ -24,13 +24,13 @@ use crate::message::framing::ResponseFraming;
 use crate::message::head::{ResponseHead, write_request};
 use crate::message::request::Framing;
 use crate::message::target::{OriginUrl, split_url};
+use crate::origin::blocking::tls::TlsConnector;
 use crate::origin::blocking::transport::{
     Exchange, HEAD_BYTES_MAX, OUTPUT_BUFFER_BYTES, Outcome, Violation, WireConnector,
     is_end_of_connection,
 };
 use crate::origin::egress::{Egress, WayOut};
 use crate::origin::resolver::Names;
-use crate::origin::tls::TlsConnector;
 use crate::origin::trust::{Roots, TlsSettings};
 use crate::origin::tunnel::Dialer;
 use crate::origin::{

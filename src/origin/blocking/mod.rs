@@ -3,4 +3,5 @@
 pub mod client;
 pub mod redirects;
 mod shown;
+mod tls;
 pub(in crate::origin) mod transport;
