@@ -2,41 +2,54 @@
 //!
 //! # The life of a request
 //!
-//! A front reads it into a [`message::request::Request`]. [`proxy::Proxy::lookup`] finds the stored
-//! responses for its cache key, selects the one that fits (`policy::selection`, `policy::vary`) and
-//! decides about it (`policy::reuse`), all without waiting; what may be reused is answered with the
-//! client's conditions and ranges in mind (`policy::precondition`, `policy::range`). What has to go to
-//! the origin server passes [`proxy::Proxy::join`], where requests that ask the same collapse into one,
-//! and [`proxy::Proxy::forward`], which asks for a response or whether the stored one still holds
-//! (`policy::validation`, `policy::forwarding`, `origin`) and decides whether the answer is stored
-//! (`policy::storing`, `policy::partial`). The body grows in `recording` while those who asked for it
-//! read it, each at its own pace, and is stored when its last byte has come, never before.
+//! 1. *Read.* A front reads a [`message::request::Request`] and answers what is not acceptable at once
+//!    ([`front`], [`message::request`]).
+//! 2. *Look up.* [`proxy::Proxy::lookup`] finds the stored responses for the cache key, without waiting.
+//! 3. *Select and decide.* [`policy::selection`] and [`policy::vary`] select the response that fits,
+//!    [`policy::reuse`] decides: reuse, reuse stale, validate, forward, or refuse, always with the reason.
+//!    What is reused is answered with the client's conditions and ranges in mind
+//!    ([`policy::precondition`], [`policy::range`]).
+//! 4. *Collapse.* [`proxy::Proxy::join`] lets requests that ask the same become one: the first one leads
+//!    and the others wait, parked, without a thread.
+//! 5. *Recall.* Behind memory there may be a store that lasts; a worker looks there first.
+//! 6. *Exchange.* [`proxy::Proxy::forward`] asks the origin server for a response, or whether the stored
+//!    one still holds ([`policy::validation`], [`policy::forwarding`], [`origin`]).
+//! 7. *Receive.* [`policy::storing`] and [`policy::partial`] decide whether the response is stored.
+//! 8. *Answer.* The body grows ([`message::growing`], [`proxy::fill`]) while clients read it, each at its
+//!    own pace. It is stored when its last byte has come, never before.
 //!
 //! # What must stay true
 //!
-//! - A response is stored whole, or as the part that it says it is, or not at all; and a body that was
-//!   cut short never looks complete.
+//! - A response is stored whole, or as the part that it says it is, or not at all; and a body that was cut
+//!   short never looks complete.
 //! - What was made for one user is given to another only where the origin server permits it.
 //! - Nothing that a client or an origin server sends can panic, hang or grow memory without bound.
+//! - What was invalidated or purged while its replacement was on its way does not come back.
+//! - No lock is held while the store, the origin server or a client is waited for.
 //! - Policy and messages do no I/O and read no clock.
 //!
 //! # The rooms
 //!
-//! - [`message`]: what a message is. [`policy`]: what the RFCs say, as pure functions.
-//! - [`store`]: where stored responses live. [`origin`]: who is asked when nothing is stored, and what
-//!   it is spared.
-//! - [`flight`]: collapsed requests. [`growing`], [`recording`]: a body on its way to clients and the
-//!   store.
-//! - [`proxy`]: the engine, where these meet. [`front`]: the server side, twice: event loops, which answer
-//!   what is fresh in memory on the spot, and the plain one.
-//! - [`control`]: what a running proxy can be asked, and told.
-//! - [`clock`], [`stats`]: the time, and what is counted. [`vital`]: threads that must not end. [`cli`], [`config`]: what we are told.
+//! From the bottom:
+//!
+//! - [`clock`]: moments, spans, and the one clock. [`vital`]: threads that must not end.
+//! - [`message`]: what a message is, and HTTP/1.1 on the wire; no I/O, no caching.
+//! - [`policy`]: what the RFCs say, as pure functions, a section or two a file.
+//! - [`store`]: where stored responses live: in memory, and behind it SQLite or Redis.
+//! - [`origin`]: the origin server, how it is reached, and what it is spared.
+//! - [`stats`]: the counters, the latencies and the access log.
+//! - [`proxy`]: the engine, where all these meet: lookup, collapsed requests, fetching, answering.
+//! - [`front`]: the server side, twice: event loops, and the plain one over tiny_http.
+//! - [`control`]: what a running proxy can be asked, and told, by its operator.
+//! - [`cli`]: the command line: its flags, and the configuration that they make.
+//! - `daemon`: a proxy's start and its orderly end; part of the program, not of this library.
+//! - `commands`: what the program does besides running a proxy; part of the program, too.
 //!
 //! # Who may import whom
 //!
-//! Left may import right, never back: `front`, `control` > `proxy` > `recording` >
-//! `flight`, `store`, `origin` > `growing` > `policy` > `message` > `clock`.
-//! `stats` is open to `front`, `control`, `proxy` and `recording`; `vital` to all.
+//! Left may import right, never back: `main` > `commands` > `daemon` > `control`, `front` > `proxy` >
+//! `store`, `origin` > `policy` > `message` > `clock`. `stats` is open to `front`, `control`, `proxy` and
+//! what is left of them, `vital` to all; `cli` is seen by the program alone. `tests/tidy.rs` checks it.
 
 pub mod cli;
 pub mod clock;

@@ -3,7 +3,7 @@
 //! A request goes through [`Proxy::lookup`], which never waits; what it cannot answer goes through
 //! [`Proxy::join`], which never waits either and may say "another request is fetching this"; and
 //! then through [`Proxy::forward`], which waits for the origin server. Bodies are stored by
-//! `recording.rs`, when their last byte has come.
+//! `fill`, when their last byte has come.
 
 use std::borrow::Cow;
 use std::sync::Arc;
