@@ -31,7 +31,7 @@ const SHARED_BODY: &str = "message/growing.rs";
 /// A dependency, and the files that may name it.
 const FENCES: [(&str, &[&str]); 22] = [
     ("rustix::", &["daemon/takeover.rs", "store/tiers/writer.rs"]),
-    ("listenfd::", &["daemon/takeover.rs"]),
+    ("listenfd::", &["daemon/systemd.rs"]),
     (
         "redis::",
         &[

@@ -16,7 +16,7 @@ use caching_proxy::message::request::RequestLimits;
 use caching_proxy::proxy::Proxy;
 use caching_proxy::store::tiers::Tiers;
 
-use crate::daemon::StartError;
+use crate::daemon::error::StartError;
 use crate::daemon::instances::{self, OwnSocket, Purpose};
 use crate::daemon::listen;
 use crate::daemon::stores;

@@ -17,8 +17,9 @@ use caching_proxy::proxy::{Proxy, Settings};
 use caching_proxy::store::memory;
 use http::{HeaderValue, Method, StatusCode, Version};
 
+use crate::daemon::error::StartError;
 use crate::daemon::stores;
-use crate::daemon::{StartError, engine, origin_url, settings};
+use crate::daemon::{engine, origin_url, settings};
 
 /// For how long the store may take to write what is still to be written.
 const FLUSH_MAX: Duration = Duration::from_secs(60);

@@ -10,8 +10,9 @@ use std::time::Duration;
 use caching_proxy::cli::config::{Config, FrontKind};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
-use crate::daemon::StartError;
+use crate::daemon::error::StartError;
 use crate::daemon::instances;
+use crate::daemon::systemd;
 use crate::daemon::takeover::{self, Predecessor};
 
 /// How long a client may take none of the bytes that are sent to it.
@@ -23,7 +24,7 @@ const PORTS_TRIED: usize = 32;
 
 /// The sockets, at least one, and the process that they are taken over from.
 pub fn sockets(config: &Config) -> Result<(Vec<TcpListener>, Option<Predecessor>), StartError> {
-    let given = takeover::from_systemd();
+    let given = systemd::sockets();
     if !given.is_empty() {
         return Ok((given, None));
     }

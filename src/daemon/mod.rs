@@ -1,10 +1,8 @@
 //! From a configuration to a running proxy, and back to nothing: listening, signals, the timer.
 
-use std::fmt;
 use std::io::{self, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::num::NonZero;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -31,14 +29,19 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use simplelog::{ConfigBuilder, WriteLogger};
 
+use crate::daemon::error::StartError;
 use crate::daemon::instances::{OwnSocket, Purpose};
+use crate::daemon::ready::ReadyFile;
 use crate::daemon::takeover::Handover;
 
 pub mod admin;
 pub mod engine;
+pub mod error;
 pub mod instances;
 mod listen;
+mod ready;
 pub mod stores;
+mod systemd;
 mod takeover;
 
 /// How long the store may take, at the end of a take-over, to write what is still to be written.
@@ -47,83 +50,6 @@ const FLUSH_MAX: Duration = Duration::from_secs(5);
 const HANDOVER_DRAIN_MAX: Duration = Duration::from_secs(600);
 /// Descriptors that are not for clients: log, listeners, origin connections beside the workers'.
 const DESCRIPTORS_KEPT: u64 = 64;
-
-/// Why the proxy could not start: one line, exit code 1.
-#[derive(Debug)]
-pub enum StartError {
-    Listen { address: SocketAddr, source: io::Error },
-    UnsafeFront(IpAddr),
-    OriginIsUs(OriginUrl, SocketAddr),
-    Origin(String),
-    Store(String),
-    File { flag: &'static str, path: PathBuf, source: io::Error },
-    System(&'static str, io::Error),
-}
-
-impl fmt::Display for StartError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Listen { address, source } => explain_listening(f, *address, source),
-            Self::UnsafeFront(host) => write!(
-                f,
-                "--host {host}: --front tiny-http is not safe on a network; use --front event, listen \
-                 on 127.0.0.1, or add --allow-unsafe-front"
-            ),
-            Self::OriginIsUs(origin, address) => {
-                write!(
-                    f,
-                    "--origin {origin}: this is the proxy itself ({address}); name another server"
-                )
-            }
-            Self::Origin(what) | Self::Store(what) => f.write_str(what),
-            Self::File { flag, path, source } => write!(f, "{flag} {}: {source}", path.display()),
-            Self::System(what, source) => write!(f, "{what}: {source}"),
-        }
-    }
-}
-
-fn explain_listening(
-    f: &mut fmt::Formatter<'_>,
-    address: SocketAddr,
-    source: &io::Error,
-) -> fmt::Result {
-    let port = address.port();
-    match source.kind() {
-        io::ErrorKind::AddrInUse if is_another_proxy(address) => {
-            write!(f, "port {port}: in use by another proxy; stop it, or choose another --port")
-        }
-        io::ErrorKind::AddrInUse => {
-            write!(f, "port {port}: in use by another program; choose another --port")
-        }
-        io::ErrorKind::PermissionDenied => write!(
-            f,
-            "port {port}: no permission; ports below 1024 are the system's, choose a higher --port"
-        ),
-        io::ErrorKind::AddrNotAvailable => {
-            let host = address.ip();
-            write!(f, "--host {host}: this machine has no such address; 0.0.0.0 is all of them")
-        }
-        _ => write!(f, "{address}: {source}"),
-    }
-}
-
-/// Asks who listens there; a proxy of ours names itself in `Via` or `Cache-Status`.
-fn is_another_proxy(address: SocketAddr) -> bool {
-    let ip =
-        if address.ip().is_unspecified() { IpAddr::from([127, 0, 0, 1]) } else { address.ip() };
-    let limit = Duration::from_millis(300);
-    let ask = || -> io::Result<bool> {
-        let mut stream = TcpStream::connect_timeout(&SocketAddr::new(ip, address.port()), limit)?;
-        stream.set_read_timeout(Some(limit))?;
-        stream.set_write_timeout(Some(limit))?;
-        // TRACE is refused without asking the origin server.
-        stream.write_all(b"TRACE / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
-        let mut answer = [0; 1024];
-        let count = io::Read::read(&mut stream, &mut answer)?;
-        Ok(String::from_utf8_lossy(&answer[..count]).contains("Cache-Status: proxy"))
-    };
-    ask().unwrap_or(false)
-}
 
 /// Runs the proxy until a signal ends it.
 pub fn run(config: &Config) -> Result<(), StartError> {
@@ -169,7 +95,7 @@ pub fn run(config: &Config) -> Result<(), StartError> {
         offer_handover(local, copies)
     };
     announce(local, ready_file)?;
-    takeover::tell_systemd();
+    systemd::notify_ready();
     if let Some(predecessor) = predecessor {
         predecessor.retire();
     }
@@ -438,47 +364,6 @@ fn clean_on_time(proxy: Arc<Proxy>, interval: Duration) -> Result<(), StartError
     vital::spawn("timer", clean).map_err(|source| StartError::System("the timer thread", source))
 }
 
-/// A file that says where clients are served. It appears all at once, and only when they are.
-struct ReadyFile {
-    path: PathBuf,
-    /// Where it is until it appears.
-    temporary: Option<PathBuf>,
-}
-
-impl ReadyFile {
-    /// Writes it, beside its place.
-    fn write(path: &Path, local: SocketAddr) -> Result<Self, StartError> {
-        let mut temporary = path.as_os_str().to_os_string();
-        temporary.push(".tmp");
-        let temporary = PathBuf::from(temporary);
-        let written = if path.is_dir() {
-            Err(io::ErrorKind::IsADirectory.into())
-        } else {
-            std::fs::write(&temporary, format!("http://{local}\n"))
-        };
-        let told = |source| Self::error(path, source);
-        written.map_err(told)?;
-        Ok(Self { path: path.to_path_buf(), temporary: Some(temporary) })
-    }
-
-    fn appear(mut self) -> Result<(), StartError> {
-        let Some(temporary) = self.temporary.take() else { return Ok(()) };
-        std::fs::rename(temporary, &self.path).map_err(|source| Self::error(&self.path, source))
-    }
-
-    fn error(path: &Path, source: io::Error) -> StartError {
-        StartError::File { flag: "--ready-file", path: path.to_path_buf(), source }
-    }
-}
-
-impl Drop for ReadyFile {
-    fn drop(&mut self) {
-        if let Some(temporary) = &self.temporary {
-            let _ = std::fs::remove_file(temporary);
-        }
-    }
-}
-
 /// Tells whoever started us that connections are accepted: a line on stdout, and a file.
 fn announce(local: SocketAddr, ready_file: Option<ReadyFile>) -> Result<(), StartError> {
     let line = format!("listening on http://{local}\n");
@@ -535,21 +420,4 @@ fn wait(
         let _ = second.join();
     });
     if is_handed_over { Instant::now() + FLUSH_MAX } else { begun + drain_timeout }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_wrong_with_the_address_is_said_with_the_remedy() {
-        let address = SocketAddr::from(([127, 0, 0, 1], 80));
-        let told =
-            |kind: io::ErrorKind| StartError::Listen { address, source: kind.into() }.to_string();
-        let low =
-            "port 80: no permission; ports below 1024 are the system's, choose a higher --port";
-        assert_eq!(told(io::ErrorKind::PermissionDenied), low);
-        let none = "--host 127.0.0.1: this machine has no such address; 0.0.0.0 is all of them";
-        assert_eq!(told(io::ErrorKind::AddrNotAvailable), none);
-    }
 }

@@ -5,20 +5,15 @@
 //! The old process hands out its socket, goes on as before, and ends in an orderly way once the new one
 //! says that it serves. If the new one fails before that, nothing has happened.
 
-use std::ffi::OsStr;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::net::TcpListener;
 use std::os::fd::AsFd;
-#[cfg(target_os = "linux")]
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use listenfd::ListenFd;
 use parking_lot::Mutex;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -35,43 +30,6 @@ const SOCKETS_MAX: usize = 16;
 /// What the new process says first, and when it serves.
 const WANTED: u8 = b'T';
 const SERVING: u8 = b'R';
-
-/// The sockets that systemd has opened for us.
-pub fn from_systemd() -> Vec<TcpListener> {
-    let mut given = ListenFd::from_env();
-    let count = given.len();
-    let take = |index| match given.take_tcp_listener(index) {
-        Ok(listener) => listener,
-        Err(error) => {
-            log::warn!("socket {index} from systemd: {error}; expected a TCP listener");
-            None
-        }
-    };
-    (0..count).filter_map(take).collect()
-}
-
-/// Tells systemd, if it wants to know, that the proxy serves.
-pub fn tell_systemd() {
-    let Some(path) = std::env::var_os("NOTIFY_SOCKET").filter(|path| !path.is_empty()) else {
-        return;
-    };
-    let sent = UnixDatagram::unbound().and_then(|socket| {
-        let text = format!("READY=1\nMAINPID={}\n", std::process::id());
-        socket.send_to_addr(text.as_bytes(), &notified(&path)?)
-    });
-    if let Err(error) = sent {
-        log::debug!("NOTIFY_SOCKET: {error}");
-    }
-}
-
-/// The address that systemd gives: a path, or, behind an `@`, a name that is in no folder (Linux).
-fn notified(given: &OsStr) -> io::Result<SocketAddr> {
-    #[cfg(target_os = "linux")]
-    if let Some(name) = given.as_bytes().strip_prefix(b"@") {
-        return SocketAddr::from_abstract_name(name);
-    }
-    SocketAddr::from_pathname(given)
-}
 
 /// A process whose socket has been taken over; it is told when this one serves.
 pub struct Predecessor(UnixStream);
