@@ -1,5 +1,7 @@
-//! What the command line asks of running proxies and of stores: one function a command, each gives what
-//! is to be printed or one line about what went wrong.
+//! What the command line asks of running proxies and of stores: one function a command. Each gives the
+//! text that is to be printed, or one line about what went wrong.
+//!
+//! `target.rs` says which cache is meant; `warm.rs` and `archive.rs` have the commands that take long.
 
 use std::fmt::Write as _;
 use std::io::Write;
@@ -22,7 +24,7 @@ mod archive;
 pub mod target;
 mod warm;
 
-/// Does what is asked for.
+/// Runs one command; gives what is to be printed on stdout.
 pub fn run(config: &Config, task: &Task) -> Result<String, String> {
     match task {
         Task::Explain { target, fields } => explain(config, target, fields),
@@ -55,11 +57,14 @@ fn explain(config: &Config, target: &str, fields: &[String]) -> Result<String, S
         query.extend(fields.iter().map(|field| ("field", field.as_str())));
         return instance.ask("GET", "/explain", &query);
     }
+    // With --origin, or where nothing runs, the question is about a proxy that would be started with
+    // these flags.
     let engine = OwnEngine::new(config).map_err(|error| error.to_string())?;
     let request = explanation::request(target, fields, &engine.host)?;
     explanation::explain(&engine.proxy, request)
 }
 
+/// How many responses a proxy says it has purged.
 fn purged(answer: &str) -> u64 {
     serde_json::from_str::<Value>(answer)
         .ok()
@@ -67,11 +72,12 @@ fn purged(answer: &str) -> u64 {
         .unwrap_or(0)
 }
 
-/// Purges running proxies; a line for each.
+/// Purges running proxies; gives a line for each.
 fn purge_running(all: &[Instance], what: &str, value: &str) -> Result<String, String> {
     let (mut out, mut wrong) = (String::new(), Vec::new());
     for instance in all {
-        // One that cannot do it does not keep the others from it.
+        // A proxy that cannot do it does not keep the others from it: what is to go is perhaps out of
+        // date.
         match instance.ask("POST", "/purge", &[(what, value)]) {
             Ok(answer) => _ = writeln!(out, "port {}: {} purged", instance.port, purged(&answer)),
             Err(error) => wrong.push(format!("port {}: {error}", instance.port)),
@@ -80,10 +86,13 @@ fn purge_running(all: &[Instance], what: &str, value: &str) -> Result<String, St
     if wrong.is_empty() { Ok(out) } else { Err(out + &wrong.join("\n")) }
 }
 
+/// `proxy purge`: running proxies purge themselves and the store behind them; a store that none of them
+/// uses is purged directly.
 fn purge(config: &Config, what: &str, value: &str) -> Result<String, String> {
     match CacheTarget::of(config)? {
         CacheTarget::Running(all) => purge_running(&all, what, value),
         CacheTarget::Store => {
+            // Opening the store would make the file: a slip of the pen would report success.
             stores::must_exist(config)?;
             let selectors = selectors(config, what, value)?;
             let backing = stores::open_backing(config)?.ok_or("no store to purge")?;
@@ -92,6 +101,7 @@ fn purge(config: &Config, what: &str, value: &str) -> Result<String, String> {
     }
 }
 
+/// Purges a store that no running proxy has in use.
 fn purge_store(
     backing: &dyn Backing,
     selectors: &[Selector],
@@ -104,7 +114,8 @@ fn purge_store(
         let counts = backing.apply(&[&Change::Purge { selector: selector.clone(), now }]);
         purged += counts.map_err(told)?.iter().sum::<u64>();
     }
-    // What was freed goes back to the disk.
+    // Freed pages go back to the disk a few at a time, until the store says that nothing is urgent; the
+    // bound is for one that never says so.
     for _ in 0..10_000 {
         if backing.tidy() >= std::time::Duration::from_secs(1) {
             break;
@@ -114,9 +125,10 @@ fn purge_store(
     Ok(format!("{name}: {purged} purged\n"))
 }
 
-/// `--clear-cache`: running proxies and the store that is given, or the default one if it is there.
-/// Nothing to clear is no error.
+/// `--clear-cache`: clears running proxies and the store that is named, or the default one if it is
+/// there. Nothing to clear is no error.
 fn clear(config: &Config) -> Result<String, String> {
+    // Both: the running proxies hold memory, and the store may be one that none of them uses.
     let all = running(config.port_given.then_some(config.port));
     let mut out = purge_running(&all, "all", "1")?;
     if let Some(backing) = stores::existing(config)? {
@@ -128,7 +140,7 @@ fn clear(config: &Config) -> Result<String, String> {
     Ok(out)
 }
 
-/// `proxy list`: printed page by page, for there may be millions.
+/// `proxy list`: printed page by page, because there may be millions of responses.
 fn list(config: &Config, json: bool) -> Result<String, String> {
     let cache = Cache::existing(config)?;
     let mut after = String::new();
@@ -149,10 +161,12 @@ fn list(config: &Config, json: bool) -> Result<String, String> {
         for listed in page {
             let line = if json { listed.to_string() } else { line(listed) };
             if writeln!(out, "{line}").is_err() {
-                // Whoever reads has had enough.
+                // The reader has had enough, as in `proxy list | head`.
                 return Ok(String::new());
             }
         }
+        // The next page begins behind the last row, by its mark: a URL alone does not tell its variants
+        // apart.
         let told = |listed: &'_ Value| {
             listed["after"].as_str().or(listed["url"].as_str()).map(str::to_string)
         };
@@ -161,6 +175,7 @@ fn list(config: &Config, json: bool) -> Result<String, String> {
     }
 }
 
+/// One row of the list, in columns.
 fn line(listed: &Value) -> String {
     // A width does not reach a `Value`; it does reach text.
     let text = |name: &str| listed[name].to_string();

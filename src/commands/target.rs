@@ -1,7 +1,8 @@
-//! Which cache is meant: by every command alike, as `--port` and `--store` say.
+//! Which cache a command is about: for every command alike, as `--port` and `--store` say.
 //!
-//! A store that is named is meant wherever it is: in the running proxies that use it, whose memory is in
-//! front of it, or, where there is none, by itself. Without one, running proxies are meant.
+//! A store that is named is meant wherever it is: in the running proxies that use it, whose memory is
+//! in front of it, or, where there is none, by itself. Without a named store, running proxies are
+//! meant.
 
 use caching_proxy::cli::config::{Config, StoreKind};
 use caching_proxy::control;
@@ -22,8 +23,9 @@ pub enum CacheTarget {
 
 /// One cache that can be asked.
 pub enum Cache {
+    /// That of a running proxy, asked over its control socket.
     Running(Instance),
-    /// A store that lasts, with an engine of our own.
+    /// A store that lasts, with an engine of this process.
     Own(Box<OwnEngine>),
 }
 
@@ -32,6 +34,7 @@ impl CacheTarget {
     pub fn of(config: &Config) -> Result<Self, String> {
         let port = config.port_given.then_some(config.port);
         let all = running(port);
+        // Memory belongs to its process: only a running proxy can be meant.
         if config.store == StoreKind::Memory {
             return match (all.is_empty(), port) {
                 (false, _) => Ok(Self::Running(all)),
@@ -39,6 +42,8 @@ impl CacheTarget {
                 (true, None) => Err("no proxy of yours runs; start one".to_string()),
             };
         }
+        // A purge once emptied a proxy with memory alone, and not the file that was named: so each
+        // proxy is asked which store it uses.
         let named = stores::identity(config)?;
         let mut users = Vec::new();
         for instance in all {
@@ -47,6 +52,7 @@ impl CacheTarget {
             let used = info["cache"].as_str().unwrap_or_default();
             if used == named {
                 users.push(instance);
+            // Both flags were given and they contradict: neither is silently ignored.
             } else if let Some(port) = port {
                 let used = if used.is_empty() { "memory alone" } else { used };
                 return Err(format!(
@@ -58,7 +64,7 @@ impl CacheTarget {
     }
 }
 
-/// The one running proxy that is meant.
+/// The one running proxy that is meant; an error if there are several, or none.
 pub fn the_one(config: &Config) -> Result<Instance, String> {
     match CacheTarget::of(config)? {
         CacheTarget::Running(all) => only(all),
@@ -68,6 +74,7 @@ pub fn the_one(config: &Config) -> Result<Instance, String> {
     }
 }
 
+/// The single one of several proxies; the error names them all.
 fn only(mut all: Vec<Instance>) -> Result<Instance, String> {
     if all.len() > 1 {
         let ports: Vec<String> = all.iter().map(|one| one.port.to_string()).collect();
@@ -95,7 +102,8 @@ impl Cache {
         Self::of(config)
     }
 
-    /// The same for a command about this URL, which says in a store by itself which server's it is.
+    /// The same for a command about this URL. In a store that no proxy runs for, the URL says whose
+    /// responses are meant.
     pub fn holding(config: &Config, url: &str) -> Result<Self, String> {
         match CacheTarget::of(config)? {
             CacheTarget::Running(all) => only(all).map(Self::Running),
@@ -106,7 +114,7 @@ impl Cache {
         }
     }
 
-    /// Asks, and gives the content of the answer; anything but success is the error.
+    /// Asks, and gives the content of the answer; any status but 200 is an error.
     pub fn ask(&self, method: &str, path: &str, query: &[(&str, &str)]) -> Result<String, String> {
         match self {
             Self::Running(instance) => instance.ask(method, path, query),
@@ -114,7 +122,7 @@ impl Cache {
         }
     }
 
-    /// Hands recorded responses in; what became of them, as JSON.
+    /// Hands recorded responses in; gives the outcome as JSON.
     pub fn import(&self, content: &[u8]) -> Result<String, String> {
         match self {
             Self::Running(instance) => instance.send("/import", content),
@@ -122,7 +130,7 @@ impl Cache {
         }
     }
 
-    /// Waits until a store of our own has written everything.
+    /// Waits until a store that this process has opened has written everything.
     pub fn close(&self) -> Result<(), String> {
         match self {
             Self::Running(_) => Ok(()),
@@ -131,7 +139,8 @@ impl Cache {
     }
 }
 
-/// What `proxy purge` selects in a store that nobody runs for, as a running proxy would read it.
+/// What `proxy purge` selects in a store that no proxy runs for, read by the same code as in a running
+/// one.
 pub fn selectors(config: &Config, what: &str, value: &str) -> Result<Vec<Selector>, String> {
     let origin = origin_of(config, what, value)?;
     let reader = reader_of_urls(config, &origin).map_err(|error| error.to_string())?;
@@ -140,6 +149,8 @@ pub fn selectors(config: &Config, what: &str, value: &str) -> Result<Vec<Selecto
 
 /// Whose responses are meant in a store that may have those of many origin servers.
 fn origin_of(config: &Config, what: &str, value: &str) -> Result<String, String> {
+    // A running proxy completes a path with its own origin server. A store has no such default: the
+    // flags' default would be a guess, and delete another server's responses.
     let is_whole = value.split_once("://");
     let is_path = value.starts_with('/') || what == "url" && is_whole.is_none();
     match is_whole {

@@ -1,5 +1,5 @@
-//! `proxy warm`: fetches a list of URLs, or what a sitemap names, so that they are stored before anybody
-//! asks.
+//! `proxy warm`: fetches a list of URLs, or what a sitemap names, so that they are stored before
+//! anybody asks for them.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
@@ -27,24 +27,24 @@ use crate::daemon::engine::OwnEngine;
 
 /// The largest list or sitemap that is read.
 const LIST_BYTES_MAX: u64 = 64 << 20;
-/// Sitemaps that one names, and those that these name.
+/// How deep sitemaps are followed: those that one names, and those that these name.
 const DEPTH_MAX: usize = 2;
 /// How often the progress is shown.
 const SHOWN_EVERY: Duration = Duration::from_millis(100);
 /// For how long a response may be silent.
 const SILENCE_MAX: Duration = Duration::from_secs(120);
 
-/// What fetches: a running proxy, or an engine of our own with a store that lasts.
+/// What fetches: a running proxy, or an engine of this process over a store that lasts.
 enum WarmSource {
     Running { base: String, origin: String, agent: ureq::Agent },
     Own { engine: Box<OwnEngine>, origin: String },
 }
 
-/// What is asked of the cache: a response that is stale, or is so in a moment, is not given as it is but
-/// validated (RFC 9111 §5.2.1.3). Such requests still wait for each other.
+/// What is asked of the cache: a response that is stale, or will be in a second, is validated and not
+/// given as it is (RFC 9111 §5.2.1.3). Unlike requests with `no-cache`, these still collapse.
 const ASKED: [&str; 2] = ["Cache-Control", "min-fresh=1"];
 
-/// What became of one URL.
+/// The outcome for one URL.
 #[derive(Debug, Eq, PartialEq)]
 enum WarmOutcome {
     /// It was stored and fresh.
@@ -53,15 +53,18 @@ enum WarmOutcome {
     Fetched,
     /// What was stored was stale; now it is fresh.
     Refreshed,
-    /// Somebody else was fetching it.
+    /// Another request was fetching it.
     Waited,
     /// It was answered, and is not stored or not refreshed: the word behind `detail=`.
     NotStored(String),
+    /// What went wrong, in one line.
     Failed(String),
 }
 
 impl WarmOutcome {
+    /// The outcome that a status and a `Cache-Status` tell of.
     fn of(status: u16, told: &str) -> Self {
+        // Explicitly fresh errors are stored, too; but nobody warms a cache with them.
         if status >= 400 {
             return Self::Failed(format!("answered {status}"));
         }
@@ -86,14 +89,15 @@ impl WarmOutcome {
     }
 }
 
-/// A response: its status, what `Cache-Status` says, and the beginning of its content.
+/// A response: its status, its `Cache-Status`, and the beginning of its content.
 struct Got {
     status: u16,
     told: String,
     content: Vec<u8>,
 }
 
-/// How fetching went.
+/// Counts the outcomes. The workers share it: counters by themselves, the texts under locks that are
+/// held for one entry.
 #[derive(Default)]
 struct WarmTally {
     hits: AtomicU64,
@@ -102,13 +106,13 @@ struct WarmTally {
     waited: AtomicU64,
     failures: AtomicU64,
     foreign: AtomicU64,
-    /// How many are not stored, by the reason.
+    /// How many responses are not stored, by the reason.
     not_stored: Mutex<BTreeMap<String, u64>>,
-    /// The first failures, to be told.
+    /// The first failures, to be printed.
     told: Mutex<Vec<String>>,
 }
 
-/// Fetches what `file` names, so many at a time.
+/// Fetches what `file` names, with `jobs` requests at a time.
 pub fn warm(config: &Config, file: &str, jobs: usize) -> Result<String, String> {
     let fetcher = WarmSource::of(config)?;
     let mut text = String::new();
@@ -117,6 +121,8 @@ pub fn warm(config: &Config, file: &str, jobs: usize) -> Result<String, String> 
     } else {
         Box::new(File::open(file).map_err(|error| format!("{file}: {error}"))?)
     };
+    // The list is read before anything is fetched: a file that cannot be read must not leave half of it
+    // warm.
     let read = reader.take(LIST_BYTES_MAX).read_to_string(&mut text);
     read.map_err(|error| format!("{file}: {error}"))?;
     let tally = WarmTally::default();
@@ -126,11 +132,13 @@ pub fn warm(config: &Config, file: &str, jobs: usize) -> Result<String, String> 
         return Err(format!("{file}: no URLs; expected one a line, or a sitemap"));
     }
     let all = urls.len();
+    // One queue for all workers, not a share for each: a slow URL holds up one worker only.
     let waiting = Mutex::new(VecDeque::from(urls));
     thread::scope(|scope| {
         let workers: Vec<_> = (0..jobs.min(all))
             .map(|_| {
                 scope.spawn(|| {
+                    // The braces end the lock before the fetch, which may take minutes.
                     while let Some(url) = { waiting.lock().pop_front() } {
                         fetcher.fetch(&url, &tally);
                     }
@@ -150,7 +158,7 @@ pub fn warm(config: &Config, file: &str, jobs: usize) -> Result<String, String> 
     finish(&tally, all)
 }
 
-/// What to say in the end; failures are an error.
+/// The summary to print; failures make it an error, so that scripts see them by the exit code.
 fn finish(tally: &WarmTally, all: usize) -> Result<String, String> {
     let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     let failures = get(&tally.failures);
@@ -177,7 +185,7 @@ fn finish(tally: &WarmTally, all: usize) -> Result<String, String> {
     if failures == 0 { Ok(told + "\n") } else { Err(told) }
 }
 
-/// One line that is written over.
+/// Shows the progress: one line, written over again and again.
 fn show(tally: &WarmTally, all: usize, begun: Instant) {
     const WIDTH: usize = 30;
     let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed) as usize;
@@ -190,8 +198,9 @@ fn show(tally: &WarmTally, all: usize, begun: Instant) {
 }
 
 impl WarmSource {
+    /// What fetches; an error if there is no cache that it could be fetched into.
     fn of(config: &Config) -> Result<Self, String> {
-        // That is to be said before a store is made.
+        // Said before a store is opened, which would make it.
         if !config.origin_given && matches!(CacheTarget::of(config)?, CacheTarget::Store) {
             return Err("of which server? give --origin, or start a proxy".to_string());
         }
@@ -204,6 +213,8 @@ impl WarmSource {
         let info = instance.ask("GET", "/info", &[])?;
         let info: Value = serde_json::from_str(&info).map_err(|error| error.to_string())?;
         let text = |name: &str| info[name].as_str().unwrap_or_default().to_string();
+        // ureq's defaults are for applications: redirects are the cache's to store, an error status is
+        // an outcome, and a proxy from the environment would not reach this machine.
         let agent = ureq::Agent::config_builder()
             .proxy(None)
             .http_status_as_error(false)
@@ -214,16 +225,19 @@ impl WarmSource {
             .build()
             .new_agent();
         let address = text("address");
-        // Whoever listens on all addresses listens on this one.
+        // A proxy that listens on all addresses cannot be connected to at `0.0.0.0` everywhere; on
+        // loopback it can.
         let address = address.replace("0.0.0.0:", "127.0.0.1:").replace("[::]:", "[::1]:");
         Ok(Self::Running { base: format!("http://{address}"), origin: text("origin"), agent })
     }
 
-    /// The targets that a list or a sitemap names; sitemaps that it names are fetched.
+    /// The targets that a list or a sitemap names. The sitemaps that a sitemap index names are fetched,
+    /// `depth` levels deep.
     fn all_urls(&self, text: &str, depth: usize, tally: &WarmTally) -> Vec<String> {
         let mut all = Vec::new();
         let is_index = text.contains("<sitemapindex");
         for url in named(text) {
+            // Sitemaps name other hosts (images, translations), which this proxy does not serve.
             let Some(target) = self.target(&url) else {
                 tally.foreign.fetch_add(1, Ordering::Relaxed);
                 continue;
@@ -237,6 +251,7 @@ impl WarmSource {
                     let text = String::from_utf8_lossy(&got.content).into_owned();
                     all.extend(self.all_urls(&text, depth - 1, tally));
                 }
+                // A bound, because an index may name itself.
                 Ok(_) => {}
                 Err(error) => tally.fail(format!("{url}: {error}")),
             }
@@ -244,7 +259,7 @@ impl WarmSource {
         all
     }
 
-    /// The target of a URL of the origin server or the proxy; `None` for others.
+    /// The target of a URL of the origin server or of the proxy; `None` for others.
     fn target(&self, url: &str) -> Option<String> {
         let (base, origin) = match self {
             Self::Running { base, origin, .. } => (base.as_str(), origin),
@@ -253,6 +268,7 @@ impl WarmSource {
         if url.starts_with('/') {
             return Some(url.to_string());
         }
+        // `http://host.example` is not a prefix of `http://host.example.org/`.
         let of = |prefix: &str| {
             let rest = url.strip_prefix(prefix.trim_end_matches('/'))?;
             match rest.chars().next() {
@@ -264,6 +280,7 @@ impl WarmSource {
         of(origin).or_else(|| if base.is_empty() { None } else { of(base) })
     }
 
+    /// Fetches one URL and counts the outcome.
     fn fetch(&self, target: &str, tally: &WarmTally) {
         let outcome = match self.get(target) {
             Ok(got) => WarmOutcome::of(got.status, &got.told),
@@ -272,18 +289,21 @@ impl WarmSource {
         tally.count(target, outcome);
     }
 
-    /// Fetches one response to its end.
+    /// Fetches one response to its end: it is stored only when its last byte has come.
     fn get(&self, target: &str) -> Result<Got, String> {
         match self {
             Self::Running { base, agent, .. } => {
                 let [name, value] = ASKED;
                 let response = agent.get(format!("{base}{target}")).header(name, value).call();
                 let mut response = response.map_err(|error| error.to_string())?;
-                // RFC 9211 §2: the cache that is nearest to us comes last.
+                // RFC 9211 §2: each cache adds itself at the end, so the last one is the proxy that was
+                // asked.
                 let told = response.headers().get_all("cache-status").iter().next_back();
                 let told = told.and_then(|line| line.to_str().ok()).unwrap_or_default().to_string();
                 let mut content = Vec::new();
                 let mut reader = response.body_mut().as_reader();
+                // The beginning is kept for sitemaps; the rest is read and dropped, or the response
+                // would count as cut.
                 let read = (&mut reader).take(LIST_BYTES_MAX).read_to_end(&mut content);
                 let read = read.and_then(|_| io::copy(&mut reader, &mut io::sink()));
                 read.map_err(|error| format!("cut short: {error}"))?;
@@ -306,13 +326,14 @@ impl WarmSource {
 }
 
 impl WarmTally {
-    /// How many URLs are through.
+    /// How many URLs have an outcome.
     fn done(&self) -> usize {
         let counters = [&self.hits, &self.fetched, &self.refreshed, &self.waited, &self.failures];
         let done: u64 = counters.iter().map(|counter| counter.load(Ordering::Relaxed)).sum();
         (done + self.not_stored.lock().values().sum::<u64>()) as usize
     }
 
+    /// Counts one outcome.
     fn count(&self, target: &str, outcome: WarmOutcome) {
         let counter = match outcome {
             WarmOutcome::Hit => &self.hits,
@@ -328,7 +349,9 @@ impl WarmTally {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Counts a failure, and keeps its text if it is one of the first.
     fn fail(&self, text: String) {
+        // A server that is down fails for every URL: ten lines say as much as a million.
         const TOLD_MAX: usize = 10;
         self.failures.fetch_add(1, Ordering::Relaxed);
         let mut told = self.told.lock();
@@ -338,15 +361,18 @@ impl WarmTally {
     }
 }
 
-/// The answer of an engine of our own, which may wait for another worker's.
+/// The answer of this process's own engine; waits if another worker fetches the same.
 fn answer(proxy: &Proxy, request: &Arc<Request>) -> Result<Response, String> {
+    // There is nobody else in this process who could refresh in the background, so it is done here and
+    // waited for.
     let refresh = |forward| {
         if let Admission::Lead(forward) = proxy.join(forward) {
             proxy.forward(forward, RequestContent::None, None).finish();
         }
     };
     let mut attempt = Attempt::default();
-    // The engine bounds how often one request waits.
+    // Each turn waits for another worker at most once, and the engine bounds how often one request
+    // waits: the loop ends.
     loop {
         let forward = match proxy.lookup(request, attempt) {
             Answer::Ready(response) => return Ok(response),
@@ -366,6 +392,8 @@ fn answer(proxy: &Proxy, request: &Arc<Request>) -> Result<Response, String> {
                 return Ok(forwarded.into_response());
             }
             Admission::Wait(waiting) => {
+                // The waker may be called before `recv` begins to wait, and must not block: room for
+                // one message is enough.
                 let (over, wait) = sync_channel(1);
                 waiting.park(Box::new(move |attempt| drop(over.send(attempt))));
                 attempt = wait.recv().map_err(|error| error.to_string())?;
@@ -374,7 +402,7 @@ fn answer(proxy: &Proxy, request: &Arc<Request>) -> Result<Response, String> {
     }
 }
 
-/// Reads a response to its end.
+/// Reads a response to its end; keeps the beginning of its content.
 fn drained(response: Response) -> Result<Got, String> {
     let told = response.fields.get_all("cache-status").last();
     let told = told.and_then(|line| line.to_str().ok()).unwrap_or_default().to_string();
@@ -395,6 +423,8 @@ fn drained(response: Response) -> Result<Got, String> {
             Ok(count) if (got.content.len() as u64) < LIST_BYTES_MAX => {
                 got.content.extend_from_slice(&piece[..count]);
             }
+            // Content beyond the bound is read all the same: reading is what moves the body along into
+            // the store.
             Ok(_) => {}
             Err(error) => return Err(format!("cut short: {error}")),
         }
@@ -404,6 +434,8 @@ fn drained(response: Response) -> Result<Got, String> {
 /// What a text names: the locations of a sitemap, or one URL a line.
 fn named(text: &str) -> Vec<String> {
     if text.contains("<urlset") || text.contains("<sitemapindex") {
+        // No XML parser: a sitemap's locations have no attributes, and none can stand in another's text
+        // without `&lt;`.
         let locations = text.split("<loc>").skip(1);
         return locations
             .filter_map(|rest| rest.split_once("</loc>"))
@@ -414,10 +446,11 @@ fn named(text: &str) -> Vec<String> {
     lines.filter(|line| !line.is_empty() && !line.starts_with('#')).map(str::to_string).collect()
 }
 
-/// XML's five entities; a sitemap's locations have no others.
+/// Replaces XML's five entities; a sitemap's locations have no others.
 fn unescaped(text: &str) -> String {
     let entities =
         [("&lt;", "<"), ("&gt;", ">"), ("&quot;", "\""), ("&apos;", "'"), ("&amp;", "&")];
+    // `&amp;` comes last, so that `&amp;lt;` becomes `&lt;` and no further.
     entities.iter().fold(text.to_string(), |text, (entity, letter)| text.replace(entity, letter))
 }
 

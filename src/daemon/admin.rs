@@ -1,4 +1,7 @@
-//! Serves the control interface: on a Unix socket always, over TCP where that is wanted.
+//! Serves the control interface: over a Unix socket always, over TCP where `--admin` asks for it.
+//!
+//! Over the Unix socket the folder's permissions say who may ask. Over TCP a token does, if there is
+//! one.
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
@@ -25,18 +28,18 @@ use crate::daemon::stores;
 const CLIENTS_MAX: usize = 64;
 /// Threads that answer them.
 const WORKERS: usize = 2;
-/// The shortest token that is taken, in bytes.
+/// The shortest token that is taken, in bytes: a shorter one can be guessed.
 const TOKEN_BYTES_MIN: usize = 16;
 
-/// The control interface while it is served.
+/// The control interface while it is served. Dropped, it takes the name of its Unix socket with it.
 pub struct AdminSockets {
     _socket: Option<OwnSocket>,
-    /// Over TCP, and its socket.
+    /// The front over TCP, and its listening socket.
     front: Option<(event::EventFront, TcpListener)>,
 }
 
 impl AdminSockets {
-    /// Lets clients connect over TCP.
+    /// Lets clients connect over TCP; until then a start may still fail.
     pub fn open(&self) -> Result<(), StartError> {
         let Some((front, listener)) = &self.front else { return Ok(()) };
         listen::open(slice::from_ref(listener))?;
@@ -44,7 +47,7 @@ impl AdminSockets {
     }
 }
 
-/// The control interface of the proxy at `local`: over its Unix socket it is served from now on.
+/// The control interface of the proxy at `local`. It is served over its Unix socket from here on.
 pub fn start(
     config: &Config,
     proxy: &Arc<Proxy>,
@@ -57,6 +60,7 @@ pub fn start(
         cache: stores::identity(config).map_err(StartError::Store)?,
         since: proxy.now(),
     };
+    // Errors over TCP stop the start: the operator has named the address and the token.
     let front = match config.admin {
         Some(address) => Some(over_tcp(config, address, proxy, about.clone())?),
         None => None,
@@ -68,11 +72,12 @@ pub fn start(
         private::serve(listener, handler).map(|()| socket).map_err(|error| error.to_string())
     };
     let socket = instances::listen(local.port(), Purpose::Control).and_then(serve);
-    // It is good to have, and no reason not to start.
+    // Nobody has asked for the Unix socket, and containers may have no place for it: no reason not to start.
     let socket = socket.inspect_err(|error| log::warn!("no control socket: {error}")).ok();
     Ok(AdminSockets { _socket: socket, front })
 }
 
+/// The control interface over TCP: made ready, not yet open.
 fn over_tcp(
     config: &Config,
     address: SocketAddr,
@@ -92,6 +97,7 @@ fn over_tcp(
     let control = Control::new(Arc::clone(proxy), about, token);
     let settings = FrontSettings {
         connections: ConnectionLimits {
+            // Not the flags' bounds, which are about the proxy's own clients.
             header_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(60),
             connections_max: CLIENTS_MAX,
@@ -100,9 +106,11 @@ fn over_tcp(
         limits: RequestLimits::default(),
         access_log: None,
         health_path: None,
+        // No content is passed on, so that an import is refused: it is for the Unix socket alone.
         handler: Some(Arc::new(move |request| control.answer(request, None))),
     };
-    // Its clients and workers are not counted among the proxy's.
+    // Counters of its own, which nobody reads: its clients and workers are not the proxy's, and a full
+    // pool of workers must not keep the operator from asking why.
     let started = Pool::start(WORKERS, CLIENTS_MAX, &Arc::default()).and_then(|pool| {
         event::EventFront::new(vec![listener], Arc::clone(proxy), pool, 1, settings)
     });
@@ -110,6 +118,7 @@ fn over_tcp(
     Ok((front, socket))
 }
 
+/// Reads the token from its file; a flag would show it to everybody who can list processes.
 fn token(path: &Path) -> Result<String, StartError> {
     let flag = "--admin-token";
     let file = |source| StartError::File { flag, path: path.to_path_buf(), source };

@@ -1,5 +1,8 @@
 //! Engines that listen nowhere, for commands: one over the store that is named, and one that only reads
 //! URLs.
+//!
+//! A command about a store that no running proxy uses opens the store itself and asks it the same
+//! questions, by the same code that answers them in a running proxy.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -24,10 +27,12 @@ use crate::daemon::{engine, origin_url, settings};
 /// For how long the store may take to write what is still to be written.
 const FLUSH_MAX: Duration = Duration::from_secs(60);
 
-/// An engine of this process alone.
+/// An engine for one command, over the store that the flags name.
 pub struct OwnEngine {
+    /// The engine itself.
     pub proxy: Arc<Proxy>,
-    /// The host that it is asked as.
+    /// The Host field of its requests, so that their keys are those of the proxy that the flags
+    /// describe.
     pub host: String,
     control: Control,
     /// Whose responses are imported: those of any origin server, if none is named.
@@ -35,12 +40,13 @@ pub struct OwnEngine {
 }
 
 impl OwnEngine {
-    /// Opens the store that the flags name.
+    /// Opens the store that the flags name; an error if it cannot be reached.
     pub fn new(config: &Config) -> Result<Self, StartError> {
         let origin = origin_url(&config.origin)?;
         let local = SocketAddr::new(config.host, config.port);
         let store = stores::open(config).map_err(StartError::Store)?;
-        // A proxy goes on with memory alone; a command has nothing else to do.
+        // A proxy goes on with memory alone while its store cannot be reached. A command that did so
+        // would report success about nothing.
         if let Some(tiers) = store.tiers()
             && let Some(error) = tiers.trouble()
         {
@@ -59,14 +65,15 @@ impl OwnEngine {
         Ok(Self { proxy, host: local.to_string(), control, whose })
     }
 
-    /// Answers as the control interface does: the content; anything but success is the error.
+    /// Answers as the control interface of a running proxy does. Any status but 200 is an error.
     pub fn answer(&self, method: &str, target: &str, content: &[u8]) -> Result<String, String> {
         let response = self.control.answer(&request(method, target)?, Some(content));
         let content = match response.body {
             Body::Whole(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
             _ => String::new(),
         };
-        // Nothing is in memory that the store did not give.
+        // The memory of this engine was empty at first: an answer that the store was not asked for
+        // would look like an empty store.
         let unread = self.proxy.store().tiers().filter(|tiers| !tiers.is_ready());
         if let Some(tiers) = unread.filter(|_| method == "GET") {
             return Err(format!("{}: it cannot be reached", tiers.name()));
@@ -78,15 +85,18 @@ impl OwnEngine {
         }
     }
 
-    /// Stores recorded responses; what became of them.
+    /// Stores recorded responses; gives the outcome as JSON.
     pub fn import(&self, content: &[u8]) -> Result<String, String> {
+        // One batch of a recording: `proxy import` cuts long ones up, as for a running proxy.
         let entries = serde_json::from_slice(content).map_err(|error| error.to_string())?;
         Ok(import(&self.proxy, &entries, self.whose).to_string())
     }
 
-    /// Waits until the store has written everything.
+    /// Waits until the store has written everything; the error is that it has not, or that something
+    /// was dropped because the queue was full.
     pub fn close(&self) -> Result<(), String> {
         let Some(tiers) = self.proxy.store().tiers() else { return Ok(()) };
+        // First the flush, then the close: closing alone gives up what is left at its deadline.
         let is_written = tiers.flush(FLUSH_MAX) && tiers.dropped() == 0;
         if tiers.close(FLUSH_MAX) && is_written {
             Ok(())
@@ -96,10 +106,12 @@ impl OwnEngine {
     }
 }
 
-/// An engine that knows how requests for the URLs of `origin` are stored, and nothing else.
+/// An engine over empty memory that knows how requests for the URLs of `origin` are keyed, and does
+/// nothing else.
 pub fn reader_of_urls(config: &Config, origin: &str) -> Result<Proxy, StartError> {
     let local = SocketAddr::new(config.host, config.port);
-    // What trusted peers said of scheme and host is in keys, too; whom the proxy trusted is not known.
+    // Keys also hold what trusted peers said of scheme and host. Whom the proxy trusted is not known
+    // here, so everybody is: a selector must find all keys that it may mean.
     let everybody = [IpAddr::from([0; 4]), IpAddr::from([0; 16])];
     let everybody = everybody.iter().filter_map(|all| Network::read(&format!("{all}/0")));
     let settings =

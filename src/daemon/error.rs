@@ -11,12 +11,19 @@ use caching_proxy::message::target::OriginUrl;
 /// Why the proxy could not start: one line, exit code 1.
 #[derive(Debug)]
 pub enum StartError {
+    /// The address cannot be listened on.
     Listen { address: SocketAddr, source: io::Error },
+    /// tiny_http on an address that others can reach.
     UnsafeFront(IpAddr),
+    /// The origin server and the proxy, which are the same.
     OriginIsUs(OriginUrl, SocketAddr),
+    /// The origin server's URL, its certificates or the way to it.
     Origin(String),
+    /// The store behind memory.
     Store(String),
+    /// A file that a flag names.
     File { flag: &'static str, path: PathBuf, source: io::Error },
+    /// What was asked of the system, and what it said.
     System(&'static str, io::Error),
 }
 
@@ -42,6 +49,7 @@ impl fmt::Display for StartError {
     }
 }
 
+/// What is wrong with a listening address, and the remedy: this is the error that newcomers meet first.
 fn explain_listening(
     f: &mut fmt::Formatter<'_>,
     address: SocketAddr,
@@ -67,10 +75,14 @@ fn explain_listening(
     }
 }
 
-/// Asks who listens there; a proxy of ours names itself in `Via` or `Cache-Status`.
+/// Does a proxy like this one listen there? It names itself in `Cache-Status`. Anything else, silence
+/// included, is "another program".
 fn is_another_proxy(address: SocketAddr) -> bool {
+    // All addresses of this machine cannot be connected to; its loopback address can.
     let ip =
         if address.ip().is_unspecified() { IpAddr::from([127, 0, 0, 1]) } else { address.ip() };
+    // The program at that port may be anything, and may not answer: an error message is not worth a
+    // long wait.
     let limit = Duration::from_millis(300);
     let ask = || -> io::Result<bool> {
         let mut stream = TcpStream::connect_timeout(&SocketAddr::new(ip, address.port()), limit)?;

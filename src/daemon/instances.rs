@@ -1,5 +1,8 @@
-//! The proxies that run on this machine for this user: where their control sockets are, and how they are
-//! talked to.
+//! The proxies that run on this machine for this user: where their sockets are, and how they are asked.
+//!
+//! Each has sockets in a folder that no other user can enter, named by its port. A name alone says
+//! nothing: a process that was killed leaves it behind, so a socket counts only if somebody answers at
+//! it.
 
 use std::env;
 use std::fs;
@@ -32,7 +35,7 @@ impl Purpose {
     }
 }
 
-/// A socket in the folder, removed when it is dropped.
+/// A socket in the folder; its name is removed when it is dropped.
 pub struct OwnSocket {
     path: PathBuf,
 }
@@ -50,15 +53,19 @@ fn folder() -> PathBuf {
     if let Some(base) = set("XDG_RUNTIME_DIR").filter(|path| path.is_absolute() && path.is_dir()) {
         return base.join("caching-proxy");
     }
+    // The owner of our own process: the environment could say anything, and the standard library has no
+    // getuid.
     let user = fs::metadata("/proc/self").map_or(0, |found| found.uid());
     env::temp_dir().join(format!("caching-proxy-{user}"))
 }
 
-/// The folder, made if need be, and nobody else's.
+/// The folder, made if need be. The error is that it is not this user's alone.
 fn own_folder() -> Result<PathBuf, String> {
     let folder = folder();
     let told = |error: io::Error| format!("{}: {error}", folder.display());
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(told)?;
+    // Below the temporary folder anybody can have made it first, or a link in its place: whoever owns
+    // it could read what is asked, or answer instead of the proxy.
     let found = fs::symlink_metadata(&folder).map_err(told)?;
     let user = fs::metadata("/proc/self").map_or(found.uid(), |own| own.uid());
     if !found.is_dir() || found.uid() != user || found.permissions().mode() & 0o077 != 0 {
@@ -67,30 +74,33 @@ fn own_folder() -> Result<PathBuf, String> {
     Ok(folder)
 }
 
+/// The name of a socket: `8080.sock`, `8080-2.handover`.
 fn name(port: u16, number: usize, purpose: Purpose) -> String {
     let number = if number == 1 { String::new() } else { format!("-{number}") };
     format!("{port}{number}.{}", purpose.ending())
 }
 
-/// Connects to a proxy on `port` that would hand over its listening socket.
+/// Connects to the proxy on `port` that offers its listening sockets; `None` if there is none.
 pub fn handover(port: u16) -> Option<UnixStream> {
     let folder = own_folder().ok()?;
     let names = (1..=SAME_PORT_MAX).map(|number| name(port, number, Purpose::Handover));
     names.map(|name| UnixStream::connect(folder.join(name))).find_map(Result::ok)
 }
 
-/// Opens a socket of the proxy on `port`.
+/// Opens a socket of the proxy on `port`, under the first name that no other proxy answers at.
 pub fn listen(port: u16, purpose: Purpose) -> Result<(UnixListener, OwnSocket), String> {
     let folder = own_folder()?;
     for number in 1..=SAME_PORT_MAX {
+        // A proxy that is being taken over has the first name still; its successor takes the next one.
         let path = folder.join(name(port, number, purpose));
         if UnixStream::connect(&path).is_ok() {
             continue;
         }
-        // Nobody listens there any more.
+        // Nobody answers: the process that made it was killed, and bind does not take a name that is there.
         let _ = fs::remove_file(&path);
         let listener = UnixListener::bind(&path)
             .and_then(|listener| {
+                // The folder keeps others out; this is for systems that share it all the same.
                 fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).map(|()| listener)
             })
             .map_err(|error| format!("{}: {error}", path.display()))?;
@@ -99,14 +109,15 @@ pub fn listen(port: u16, purpose: Purpose) -> Result<(UnixListener, OwnSocket), 
     Err(format!("{}: too many proxies on port {port}", folder.display()))
 }
 
-/// A running proxy.
+/// A running proxy of this user, reached by its control socket.
 pub struct Instance {
     /// The port that it listens on.
     pub port: u16,
     path: PathBuf,
 }
 
-/// The proxies that run, or those on one port. Sockets that nobody listens to any more are removed.
+/// The proxies that run, or those on one port, in the order of their ports. Sockets at which nobody
+/// answers are removed.
 pub fn running(port: Option<u16>) -> Vec<Instance> {
     let Ok(folder) = own_folder() else { return Vec::new() };
     let Ok(entries) = fs::read_dir(&folder) else { return Vec::new() };
@@ -124,9 +135,12 @@ pub fn running(port: Option<u16>) -> Vec<Instance> {
 }
 
 impl Instance {
+    /// Does somebody answer? The name of a socket whose process is gone is removed on the way.
     fn is_alive(&self) -> bool {
         match UnixStream::connect(&self.path) {
             Ok(_) => true,
+            // Refused means that nobody listens. Any other error may pass, and is no reason to take a
+            // running proxy's name away.
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                 let _ = fs::remove_file(&self.path);
                 false
@@ -135,16 +149,17 @@ impl Instance {
         }
     }
 
-    /// Asks, and gives the content of the answer; anything but success is the error.
+    /// Asks the proxy and gives the content of its answer; any status but 200 is an error.
     pub fn ask(&self, method: &str, path: &str, query: &[(&str, &str)]) -> Result<String, String> {
         self.success(exchange(&self.path, method, &with_query(path, query), b""))
     }
 
-    /// The same, with content.
+    /// The same with POST and content.
     pub fn send(&self, path: &str, content: &[u8]) -> Result<String, String> {
         self.success(exchange(&self.path, "POST", path, content))
     }
 
+    /// The content of a 200; the error names the proxy, because there may be several.
     fn success(&self, answer: io::Result<(u16, String)>) -> Result<String, String> {
         let (status, content) =
             answer.map_err(|error| format!("the proxy on port {}: {error}", self.port))?;
@@ -152,13 +167,13 @@ impl Instance {
     }
 }
 
-/// The target of a request.
+/// A path with these parameters, encoded.
 pub fn with_query(path: &str, query: &[(&str, &str)]) -> String {
     let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(query).finish();
     if query.is_empty() { path.to_string() } else { format!("{path}?{query}") }
 }
 
-/// One request over a Unix socket: its status and content.
+/// Sends one request over a Unix socket; gives the status and the content.
 fn exchange(path: &Path, method: &str, target: &str, content: &[u8]) -> io::Result<(u16, String)> {
     let mut stream = UnixStream::connect(path)?;
     stream.set_read_timeout(Some(ANSWER_MAX))?;
@@ -170,6 +185,8 @@ fn exchange(path: &Path, method: &str, target: &str, content: &[u8]) -> io::Resu
     );
     stream.write_all(head.as_bytes())?;
     stream.write_all(content)?;
+    // The answer is this user's own proxy's, on this machine: it is as large as what was asked for, and
+    // unbounded.
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
     let mut lines = [httparse::EMPTY_HEADER; 32];
@@ -181,6 +198,8 @@ fn exchange(path: &Path, method: &str, target: &str, content: &[u8]) -> io::Resu
             let length =
                 head.headers.iter().find(|line| line.name.eq_ignore_ascii_case("content-length"));
             let length = length.and_then(|line| std::str::from_utf8(line.value).ok()?.parse().ok());
+            // A proxy that was killed meanwhile has sent a part: half a list must not look like a short
+            // one.
             if length != Some(answer.len() - at) {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }

@@ -1,4 +1,9 @@
-//! From a configuration to a running proxy, and back to nothing: listening, signals, the timer.
+//! The order in which a proxy starts and ends, from a configuration to a running proxy and back to
+//! nothing.
+//!
+//! `listen.rs` has the sockets, `takeover.rs` the upgrade without loss, `admin.rs` the control
+//! interface, `stores.rs` the store. The engine and the fronts are put together here from the
+//! configuration, which the library does not know.
 
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -44,51 +49,90 @@ pub mod stores;
 mod systemd;
 mod takeover;
 
-/// How long the store may take, at the end of a take-over, to write what is still to be written.
+/// For how long the store may write what is still to be written at the end of a take-over.
 const FLUSH_MAX: Duration = Duration::from_secs(5);
-/// How long what is under way may take where another process has taken over.
+/// For how long requests under way may take where another process has taken over.
 const HANDOVER_DRAIN_MAX: Duration = Duration::from_secs(600);
-/// Descriptors that are not for clients: log, listeners, origin connections beside the workers'.
+/// Descriptors that are not for clients: the log, the listeners, the store, and origin connections
+/// beside those of the workers.
 const DESCRIPTORS_KEPT: u64 = 64;
 
 /// Runs the proxy until a signal ends it.
+///
+/// The order is the point. Whatever can fail does so before the listening port opens: a client must not be
+/// accepted by a proxy that then does not start. The store comes before the sockets, so that a store which
+/// cannot be used leaves the process alone that was to be taken over.
 pub fn run(config: &Config) -> Result<(), StartError> {
     log_to_stderr(config.log_level);
+    // Before anything is opened: a signal that comes during the start is kept, and ends the process in an
+    // orderly way once it waits.
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]);
     let mut signals = signals.map_err(|source| StartError::System("signals", source))?;
-    let plain = config.front == FrontKind::TinyHttp;
-    if plain && !is_loopback(&config.host.to_string()) && !config.allow_unsafe_front {
-        return Err(StartError::UnsafeFront(config.host));
-    }
-    // One that a killed process left would say that this one serves. That of a proxy which is to be taken
-    // over is true.
-    if let Some(path) = config.ready_file.as_ref().filter(|_| !config.take_over) {
-        let _ = std::fs::remove_file(path);
+    refuse_unsafe_front(config)?;
+    // A file that a killed process left would say that this one serves. That of a proxy which is to be taken
+    // over is true until this one serves in its place.
+    if !config.take_over {
+        remove_ready_file(config);
     }
     let origin = origin_url(&config.origin)?;
     let store = stores::open(config).map_err(StartError::Store)?;
-    // They have their addresses, and open last of all: a client must not be accepted by a proxy that then does
-    // not start.
+    // The sockets have their addresses from here on, and do not listen yet.
     let (listeners, predecessor) = listen::sockets(config)?;
     let local =
         listeners[0].local_addr().map_err(|source| StartError::System("own address", source))?;
     refuse_ourselves(&origin, local)?;
     let stats = Arc::new(Stats::default());
     let proxy = engine(config, store, &origin, local, &stats)?;
+    let Serving { front, control, handover } = serve(config, listeners, &proxy, &stats)?;
+    // Only now is the old process told: had anything failed, it would have gone on as before.
+    if let Some(predecessor) = predecessor {
+        predecessor.retire();
+    }
+    let handover = handover.as_ref().map(|(handover, _)| handover);
+    let ends_by = wait(&mut signals, &front, handover, control, config.drain_timeout);
+    // The ready file is the successor's by now, which has written its own in the same place.
+    if !handover.is_some_and(Handover::is_done) {
+        remove_ready_file(config);
+    }
+    close_store(&proxy, ends_by);
+    log::info!("{}", stats.summary());
+    Ok(())
+}
+
+/// What serves clients and the operator while the proxy runs.
+struct Serving {
+    front: RunningFront,
+    control: admin::AdminSockets,
+    /// With its socket, which is removed when the process ends.
+    handover: Option<(Handover, OwnSocket)>,
+}
+
+/// Makes everything ready that serves, and lets clients in last of all.
+fn serve(
+    config: &Config,
+    listeners: Vec<TcpListener>,
+    proxy: &Arc<Proxy>,
+    stats: &Arc<Stats>,
+) -> Result<Serving, StartError> {
+    let local =
+        listeners[0].local_addr().map_err(|source| StartError::System("own address", source))?;
     let copies: io::Result<Vec<_>> = listeners.iter().map(TcpListener::try_clone).collect();
     let copies = copies.map_err(|source| StartError::System("descriptors", source))?;
-    let front = front(config, listeners, &proxy, &stats)?;
+    let front = front(config, listeners, proxy, stats)?;
     if let Some(interval) = config.clean_interval {
-        clean_on_time(Arc::clone(&proxy), interval)?;
+        clean_on_time(Arc::clone(proxy), interval)?;
     }
     let ready_file =
         config.ready_file.as_deref().map(|path| ReadyFile::write(path, local)).transpose()?;
-    let control = admin::start(config, &proxy, local)?;
+    let control = admin::start(config, proxy, local)?;
+    // From here on clients get in. What can still fail are these calls of the system themselves.
     control.open()?;
     listen::open(&copies)?;
     front.accept().map_err(|source| StartError::System("accepting connections", source))?;
-    // The listener of tiny_http is not handed over: the process has one copy of it.
-    let handover = if plain {
+    // The front over tiny_http counts the descriptors that listen, to see whether accepting has
+    // stopped: a copy
+    // that waited to be handed over would deceive it.
+    let handover = if config.front == FrontKind::TinyHttp {
         drop(copies);
         None
     } else {
@@ -96,32 +140,41 @@ pub fn run(config: &Config) -> Result<(), StartError> {
     };
     announce(local, ready_file)?;
     systemd::notify_ready();
-    if let Some(predecessor) = predecessor {
-        predecessor.retire();
+    Ok(Serving { front, control, handover })
+}
+
+/// tiny_http has hazards that cannot be mended from outside (`front::tiny`), so it is not for a network.
+fn refuse_unsafe_front(config: &Config) -> Result<(), StartError> {
+    let is_plain = config.front == FrontKind::TinyHttp;
+    if is_plain && !is_loopback(&config.host.to_string()) && !config.allow_unsafe_front {
+        return Err(StartError::UnsafeFront(config.host));
     }
-    let handover = handover.as_ref().map(|(handover, _)| handover);
-    let ends_by = wait(&mut signals, &front, handover, control, config.drain_timeout);
-    let is_handed_over = handover.is_some_and(Handover::is_done);
-    if let Some(path) = config.ready_file.as_ref().filter(|_| !is_handed_over) {
-        let _ = std::fs::remove_file(path);
-    }
-    if proxy
-        .store()
-        .tiers()
-        .is_some_and(|tiers| !tiers.close(ends_by.saturating_duration_since(Instant::now())))
-    {
-        log::warn!("the store did not take all that was to be written in time");
-    }
-    log::info!("{}", stats.summary());
     Ok(())
 }
 
-/// Stands ready to hand `listeners` over; it is no reason not to start if that cannot be.
+fn remove_ready_file(config: &Config) {
+    if let Some(path) = &config.ready_file {
+        let _ = std::fs::remove_file(path);
+    }
+}
+
+/// Lets the store behind memory write what is still to be written, until `ends_by`.
+fn close_store(proxy: &Proxy, ends_by: Instant) {
+    let Some(tiers) = proxy.store().tiers() else { return };
+    if !tiers.close(ends_by.saturating_duration_since(Instant::now())) {
+        log::warn!("the store has not written everything in time");
+    }
+}
+
+/// Stands ready to hand `listeners` over. `None` where that cannot be: the next upgrade then has to
+/// stop this process first, which is no reason not to start.
 fn offer_handover(local: SocketAddr, listeners: Vec<TcpListener>) -> Option<(Handover, OwnSocket)> {
+    // Two steps of best effort; without either one nobody can take over, and nobody is harmed.
     let (handovers, socket) = instances::listen(local.port(), Purpose::Handover).ok()?;
     Some((Handover::offer(handovers, listeners).ok()?, socket))
 }
 
+/// Reads the origin server's URL; the error shows it without its password.
 pub fn origin_url(url: &str) -> Result<OriginUrl, StartError> {
     OriginUrl::parse(url).map_err(|what| {
         let seen = without_password(url);
@@ -131,12 +184,15 @@ pub fn origin_url(url: &str) -> Result<OriginUrl, StartError> {
     })
 }
 
+/// Sends the program's own log lines to stderr. stdout is for what a program that starts this one
+/// reads.
 pub fn log_to_stderr(level: log::LevelFilter) {
     let format = ConfigBuilder::new()
         .set_time_format_rfc3339()
         .set_target_level(log::LevelFilter::Off)
         .set_thread_level(log::LevelFilter::Off)
         .set_location_level(log::LevelFilter::Off)
+        // Dependencies log, too (rustls names each handshake): their lines mean nothing to an operator.
         .add_filter_allow_str("caching_proxy")
         .add_filter_allow_str("proxy")
         .build();
@@ -144,11 +200,14 @@ pub fn log_to_stderr(level: log::LevelFilter) {
     let _ = WriteLogger::init(level, format, io::stderr());
 }
 
-/// An origin server that is the proxy itself would be asked for ever.
+/// Refuses an origin server that is the proxy itself: every miss would be a request to itself, until no
+/// worker is left.
 fn refuse_ourselves(origin: &OriginUrl, local: SocketAddr) -> Result<(), StartError> {
     let bare = origin.host.trim_start_matches('[').trim_end_matches(']');
     let ip: Option<IpAddr> = bare.parse().ok();
     let own = local.ip();
+    // Names other than localhost are not looked up: a name may lead here today and elsewhere tomorrow.
+    // What passes here all the same is caught request by request, by `Via` (RFC 9110 §7.6.3).
     let same_host = ip == Some(own)
         || ip.is_some_and(|ip| ip.is_unspecified())
         || (is_loopback(&origin.host) && (own.is_loopback() || own.is_unspecified()));
@@ -158,6 +217,8 @@ fn refuse_ourselves(origin: &OriginUrl, local: SocketAddr) -> Result<(), StartEr
     Ok(())
 }
 
+/// The engine, with the origin server as the flags allow it to be reached. Whatever weakens HTTP's
+/// rules is said in the log, in the flag's own words.
 pub fn engine(
     config: &Config,
     store: Arc<dyn Store>,
@@ -184,10 +245,13 @@ pub fn engine(
             secrets.join(", ")
         );
     }
+    // `offline` promises that nothing reaches the origin server: there is no client that could, so no
+    // look-up of a name either.
     let origin: Arc<dyn Origin> = if config.reuse.mode == Mode::Offline {
         Arc::new(Unreachable)
     } else {
         let client: Arc<dyn Origin> = Arc::new(origin_client(config, origin_url, local)?);
+        // A request waits for its turn no longer than it would wait for the origin server itself.
         let limits = gate::Limits {
             rate: config.origin_rate,
             concurrency: config.origin_concurrency,
@@ -199,6 +263,7 @@ pub fn engine(
     Ok(Arc::new(Proxy::new(settings, store, origin, Clock::System, Arc::clone(stats))))
 }
 
+/// The engine's settings as the flags have them, for a proxy at `local`.
 pub fn settings(config: &Config, origin: &OriginUrl, local: SocketAddr) -> Settings {
     Settings {
         origin: origin.clone(),
@@ -217,6 +282,7 @@ pub fn settings(config: &Config, origin: &OriginUrl, local: SocketAddr) -> Setti
     }
 }
 
+/// The client of the origin server, with the roots that it trusts.
 fn origin_client(
     config: &Config,
     origin: &OriginUrl,
@@ -237,16 +303,20 @@ fn origin_client(
         origin_timeout: config.origin_timeout,
         roots: trusted,
         names: Names::default(),
+        // More connections than workers are never in use at a time.
         idle_connections_max: config.workers,
         egress: egress(origin, local).map_err(StartError::Origin)?,
     };
     Ok(Client::new(reach))
 }
 
-/// The proxies that lead out, by the environment; an error if the origin server's own cannot be used.
+/// The proxies that lead out, as the environment names them. The error is that the origin server's own
+/// cannot be used; another one is an error of the requests that a redirect leads through it.
 fn egress(origin: &OriginUrl, local: SocketAddr) -> Result<Egress, String> {
     let named = Egress::from_environment(|name| std::env::var(name).ok());
     let mut egress = named.clone();
+    // `http_proxy` often names the very proxy that is being started, for the other programs of the
+    // machine: it would send every request to itself.
     egress.leave_out(|proxy| is_loopback(&proxy.host) && proxy.port == local.port());
     match (egress.way_out(origin)?, named.way_out(origin)?) {
         (Some(WayOut { shown, .. }), _) => {
@@ -260,6 +330,7 @@ fn egress(origin: &OriginUrl, local: SocketAddr) -> Result<Egress, String> {
     Ok(egress)
 }
 
+/// Makes the front that was asked for, with its threads; it serves nobody before `accept`.
 fn front(
     config: &Config,
     mut listeners: Vec<TcpListener>,
@@ -275,6 +346,7 @@ fn front(
         None => None,
     };
     let connections_max = connections_max(config);
+    // A request that waits for another one's answer waits as long as it would for its own.
     let settings = FrontSettings {
         connections: ConnectionLimits {
             header_timeout: config.header_timeout,
@@ -287,6 +359,8 @@ fn front(
         handler: None,
         health_path: config.health_path.clone(),
     };
+    // Each connection has one request at work at a time, so no more requests can be parked than there
+    // are connections.
     let pool = Pool::start(config.workers, connections_max, stats)
         .map_err(|source| StartError::System("worker threads; see --workers", source))?;
     let proxy = Arc::clone(proxy);
@@ -296,6 +370,7 @@ fn front(
                 .map(RunningFront::Tiny)
         }
         FrontKind::Event => {
+            // An event loop never waits, so one a core is enough to keep all of them busy.
             let cores = || thread::available_parallelism().map_or(1, NonZero::get);
             let threads = config.threads.unwrap_or_else(cores);
             event::EventFront::new(listeners, proxy, pool, threads, settings)
@@ -337,11 +412,15 @@ impl RunningFront {
 
 /// `--max-connections`, or less under the descriptor limit, which is raised as far as it goes.
 ///
-/// tiny_http needs two descriptors for each client, and each worker one for the origin server.
+/// tiny_http needs two descriptors for each client (the second one to cut it by), and each worker one
+/// for the origin server.
 fn connections_max(config: &Config) -> usize {
     let each = if config.front == FrontKind::TinyHttp { 2 } else { 1 };
     let kept = config.workers as u64 + DESCRIPTORS_KEPT;
     let wanted = each * config.connections_max as u64 + kept;
+    // Raised, not just read: the usual soft limit of 1024 is there for select(2), which nothing here
+    // uses. A limit that cannot be raised bounds the clients instead, because `accept` without
+    // descriptors fails again and again while clients wait.
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
         return config.connections_max;
     };
@@ -353,7 +432,7 @@ fn connections_max(config: &Config) -> usize {
     config.connections_max.min(for_clients.max(1) as usize)
 }
 
-/// The timer thread (`--cache-clean-interval`).
+/// Starts the timer thread (`--cache-clean-interval`), which removes what is of no more use.
 fn clean_on_time(proxy: Arc<Proxy>, interval: Duration) -> Result<(), StartError> {
     let clean = move || {
         loop {
@@ -364,16 +443,17 @@ fn clean_on_time(proxy: Arc<Proxy>, interval: Duration) -> Result<(), StartError
     vital::spawn("timer", clean).map_err(|source| StartError::System("the timer thread", source))
 }
 
-/// Tells whoever started us that connections are accepted: a line on stdout, and a file.
+/// Tells the program that started this one that clients are served: a line on stdout, and the ready
+/// file.
 fn announce(local: SocketAddr, ready_file: Option<ReadyFile>) -> Result<(), StartError> {
+    // The first line of stdout, with the port that the system chose for `--port 0`.
     let line = format!("listening on http://{local}\n");
     // Nobody may be reading; that is no reason to stop.
     let _ = io::stdout().write_all(line.as_bytes()).and_then(|()| io::stdout().flush());
     ready_file.map_or(Ok(()), ReadyFile::appear)
 }
 
-/// Waits for a signal to end, then for what is under way; a second signal ends at once. SIGHUP opens
-/// the access log again. Gives the moment by which the process is to end.
+/// Waits for a signal to end, then for what is under way. Gives the moment by which the process is to end.
 fn wait(
     signals: &mut Signals,
     front: &RunningFront,
@@ -381,30 +461,55 @@ fn wait(
     control: admin::AdminSockets,
     drain_timeout: Duration,
 ) -> Instant {
-    let name = loop {
-        match signals.forever().next() {
-            Some(SIGHUP) => {
-                log::info!("SIGHUP: the access log is opened again");
-                front.reopen_log();
-            }
-            Some(SIGTERM) => break "SIGTERM",
-            Some(_) => break "SIGINT",
-            None => return Instant::now() + FLUSH_MAX,
-        }
-    };
-    // When somebody else serves on, there is no hurry.
+    let Some(name) = ending_signal(signals, front) else { return Instant::now() + FLUSH_MAX };
+    // The thread of the handover says so before it raises the signal. Where another process serves on, there
+    // is no hurry: downloads may take their time.
     let is_handed_over = handover.is_some_and(Handover::is_done);
-    // Commands are for the proxy that accepts.
+    // Commands are for the proxy that accepts: an old process that kept its control socket was asked by
+    // `proxy purge` beside its successor. Without a successor it answers until it ends.
     let _control = (!is_handed_over).then_some(control);
-    // The store has a quarter of the time, at least.
+    // The store has a quarter of the time, at least: clients once took all of it, and nothing was written.
     let limit = if is_handed_over { HANDOVER_DRAIN_MAX } else { drain_timeout * 3 / 4 };
     let begun = Instant::now();
+    // The copies of the listeners go before the front's own, or the port would stay open with nobody
+    // behind it.
     if let Some(handover) = handover {
         handover.withdraw();
     }
     log::info!("{name}: finishing what is under way, at most {limit:?}; again to end at once");
+    if !drain_unless_signalled(signals, front, limit, is_handed_over) {
+        log::warn!("some requests were not finished in time");
+    }
+    if is_handed_over { Instant::now() + FLUSH_MAX } else { begun + drain_timeout }
+}
+
+/// The name of the signal that ends the process; SIGHUP opens the access log again. `None` if signals cannot
+/// be waited for any more.
+fn ending_signal(signals: &mut Signals, front: &RunningFront) -> Option<&'static str> {
+    loop {
+        match signals.forever().next()? {
+            SIGHUP => {
+                log::info!("SIGHUP: the access log is opened again");
+                front.reopen_log();
+            }
+            SIGTERM => return Some("SIGTERM"),
+            _ => return Some("SIGINT"),
+        }
+    }
+}
+
+/// Lets the front finish what is under way; `false` if it did not within `limit`. A second signal ends the
+/// process at once.
+fn drain_unless_signalled(
+    signals: &mut Signals,
+    front: &RunningFront,
+    limit: Duration,
+    is_handed_over: bool,
+) -> bool {
     thread::scope(|scope| {
         let handle = signals.handle();
+        // Draining waits, so another thread listens. A SIGHUP that comes meanwhile (logrotate's) is heeded:
+        // it was lost once, and the rotated file went on growing.
         let second = scope.spawn(|| {
             for signal in signals.forever() {
                 if signal != SIGHUP {
@@ -413,11 +518,10 @@ fn wait(
                 front.reopen_log();
             }
         });
-        if !front.drain(limit, is_handed_over) {
-            log::warn!("some requests were not finished in time");
-        }
+        let is_drained = front.drain(limit, is_handed_over);
+        // Ends the thread's loop; without it the scope would wait for one more signal.
         handle.close();
         let _ = second.join();
-    });
-    if is_handed_over { Instant::now() + FLUSH_MAX } else { begun + drain_timeout }
+        is_drained
+    })
 }

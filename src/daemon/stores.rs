@@ -1,4 +1,4 @@
-//! Opens the store that the command line asks for.
+//! Opens the store that the command line asks for, and says which one that is.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,11 +12,13 @@ use caching_proxy::store::redis::{Address, Redis, SharedLimits, Trust};
 use caching_proxy::store::sqlite::{DiskLimits, Sqlite, default_path};
 use caching_proxy::store::tiers::Tiers;
 
-/// Content that waits to be written behind memory: a sixteenth of `--cache-memory`, at least this.
+/// Content that waits to be written behind memory is a sixteenth of `--cache-memory`, and at least this
+/// many bytes.
 const QUEUED_BYTES_MIN: u64 = 256 * 1024;
 
-/// Opens the store; the error is one line.
+/// Opens memory and, where there is to be one, the store behind it; the error is one line.
 pub fn open(config: &Config) -> Result<Arc<dyn Store>, String> {
+    // Memory comes first in any case: it answers on the spot, and what is behind it must be waited for.
     let memory = memory::store(config.eviction, config.limits);
     let Some(backing) = open_backing(config)? else {
         if memory.content_bytes_max() < config.limits.content_bytes {
@@ -32,13 +34,16 @@ pub fn open(config: &Config) -> Result<Arc<dyn Store>, String> {
         log::info!("bodies above {} bytes are not stored", backing.content_bytes_max());
     }
     let queued = (config.limits.bytes / 16).max(QUEUED_BYTES_MIN);
+    // `--hit-ttl` counts reuses, across restarts and proxies; else the store hears of a use now and
+    // then, for its order of eviction.
     let tells_each_use = config.reuse.reuses_max.is_some();
     let tiers = Tiers::new(memory, backing, queued, tells_each_use)
         .map_err(|error| format!("the thread that writes to the store: {error}"))?;
+    // The cap is for what is recalled: it may have been stored by a process with another `--cache-ttl`.
     Ok(Arc::new(tiers.capped(config.storing.freshness.cache_ttl)))
 }
 
-/// The store behind memory, if there is to be one.
+/// The store behind memory; `None` for memory alone.
 pub fn open_backing(config: &Config) -> Result<Option<Arc<dyn Backing>>, String> {
     match &config.store {
         StoreKind::Memory => Ok(None),
@@ -57,6 +62,7 @@ pub fn open_backing(config: &Config) -> Result<Option<Arc<dyn Backing>>, String>
     }
 }
 
+/// Opens Redis with the roots that the flags name.
 fn redis(config: &Config, address: &Address) -> Result<Arc<dyn Backing>, String> {
     let limits = SharedLimits {
         prefix: config.redis_prefix.clone(),
@@ -67,7 +73,8 @@ fn redis(config: &Config, address: &Address) -> Result<Arc<dyn Backing>, String>
     Ok(Arc::new(opened))
 }
 
-/// Whose certificates are good for Redis: those that are good for the origin server.
+/// Whose certificates are good for Redis: those that are good for the origin server. `--ca-cert` was
+/// for the origin server alone once, and a Redis with a company's certificate could not be used.
 fn trust(config: &Config, address: &Address) -> Result<Trust, String> {
     if !address.is_secure() {
         return Ok(Trust::System);
@@ -79,7 +86,8 @@ fn trust(config: &Config, address: &Address) -> Result<Trust, String> {
     Ok(Trust::Roots(roots(config.ca_cert.as_deref())?.pem()))
 }
 
-/// Which store the flags name, so that two who mean the same one say the same; empty for none.
+/// Which store the flags name, as text: two processes that mean the same store say the same. Empty for
+/// memory alone.
 pub fn identity(config: &Config) -> Result<String, String> {
     match &config.store {
         StoreKind::Memory => Ok(String::new()),
@@ -93,7 +101,8 @@ pub fn identity(config: &Config) -> Result<String, String> {
     }
 }
 
-/// The store that `--clear-cache` is to empty: the one that is given, or the default one, if it is there.
+/// The store that `--clear-cache` is to empty: the one that is named or the default one, and `None` if
+/// that is not there.
 pub fn existing(config: &Config) -> Result<Option<Arc<dyn Backing>>, String> {
     let sqlite = |path: &Option<PathBuf>| match path {
         Some(path) => Some(path.clone()),
@@ -105,6 +114,7 @@ pub fn existing(config: &Config) -> Result<Option<Arc<dyn Backing>>, String> {
         StoreKind::Redis(address) => return redis(config, address).map(Some),
     };
     let Some(path) = path.filter(|path| path.exists()) else { return Ok(None) };
+    // A bound on responses means nothing to a store that is about to be emptied.
     let limits = DiskLimits {
         bytes: config.cache_disk,
         responses: None,
@@ -115,7 +125,8 @@ pub fn existing(config: &Config) -> Result<Option<Arc<dyn Backing>>, String> {
     Ok(Some(Arc::new(opened)))
 }
 
-/// Says so if the store that is named is a file that is not there, as after a slip of the pen.
+/// The error is that the file which is named is not there, as after a slip of the pen: opening it would
+/// make an empty store and report that nothing is in it.
 pub fn must_exist(config: &Config) -> Result<(), String> {
     let StoreKind::Sqlite(path) = &config.store else { return Ok(()) };
     let path = sqlite_path(path.clone())?;
@@ -128,6 +139,7 @@ pub fn must_exist(config: &Config) -> Result<(), String> {
     ))
 }
 
+/// The path that is given, or the default one; the error is that the environment names no place for it.
 fn sqlite_path(given: Option<PathBuf>) -> Result<PathBuf, String> {
     given.or_else(|| default_path(|name| std::env::var_os(name))).ok_or_else(|| {
         "--store sqlite: neither XDG_CACHE_HOME nor HOME says where; give a path, sqlite:PATH"

@@ -11,13 +11,16 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 use listenfd::ListenFd;
 
-/// The sockets that systemd has opened for us.
+/// The TCP sockets that systemd has opened for this service; none without `LISTEN_FDS`.
 pub fn sockets() -> Vec<TcpListener> {
+    // The variables are meant for one process only (sd_listen_fds(3)): they name its id, and a child
+    // that inherited them is not deceived.
     let mut given = ListenFd::from_env();
     let count = given.len();
     let take = |index| match given.take_tcp_listener(index) {
         Ok(listener) => listener,
         Err(error) => {
+            // One odd socket (UDP, Unix) does not keep the others from being served.
             log::warn!("socket {index} from systemd: {error}; expected a TCP listener");
             None
         }
@@ -25,7 +28,8 @@ pub fn sockets() -> Vec<TcpListener> {
     (0..count).filter_map(take).collect()
 }
 
-/// Tells systemd, if it wants to know, that the proxy serves.
+/// Tells systemd, where it wants to know (`Type=notify`), that clients are served. The main process is
+/// named, because after a take-over it is another one.
 pub fn notify_ready() {
     let Some(path) = std::env::var_os("NOTIFY_SOCKET").filter(|path| !path.is_empty()) else {
         return;
@@ -34,12 +38,14 @@ pub fn notify_ready() {
         let text = format!("READY=1\nMAINPID={}\n", std::process::id());
         socket.send_to_addr(text.as_bytes(), &notified(&path)?)
     });
+    // Nothing depends on it but systemd, which has a timeout of its own for a service that stays
+    // silent.
     if let Err(error) = sent {
         log::debug!("NOTIFY_SOCKET: {error}");
     }
 }
 
-/// The address that systemd gives: a path, or, behind an `@`, a name that is in no folder (Linux).
+/// The address in `NOTIFY_SOCKET`: a path, or behind an `@` an abstract name (Linux).
 fn notified(given: &OsStr) -> io::Result<SocketAddr> {
     #[cfg(target_os = "linux")]
     if let Some(name) = given.as_bytes().strip_prefix(b"@") {
