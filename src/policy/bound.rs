@@ -16,10 +16,14 @@ const SCHEMES: [&[u8]; 3] = [b"ntlm", b"negotiate", b"kerberos"];
 /// Does this header section, of a request or a response, authenticate the connection it came over, or
 /// ask for that? It is enough that one challenge of several does.
 pub fn binds_connection(fields: &Fields) -> bool {
+    // A challenge with parameters is split at its commas into several members. The scheme stands in the
+    // first of them, and that one is enough.
     let binds = |member: &[u8]| {
         let scheme = member.split(u8::is_ascii_whitespace).next().unwrap_or_default();
         SCHEMES.iter().any(|known| scheme.eq_ignore_ascii_case(known))
     };
+    // The client's side counts, too: credentials may go out on a connection whose challenge came over
+    // another one.
     FIELDS.iter().any(|name| fields.members(name).any(binds))
 }
 

@@ -20,25 +20,26 @@ pub struct ResponseDirectives {
     pub max_age: Option<DeltaSeconds>,
     /// `s-maxage`: the same for shared caches, which this is.
     pub s_maxage: Option<DeltaSeconds>,
-    /// `no-store`
+    /// `no-store`: nothing of the response is kept, but for `must-understand` beside it (§5.2.2.3).
     pub no_store: bool,
     /// `no-cache` without an argument: never reused without validation.
     pub no_cache: bool,
     /// `private` without an argument: not for a shared cache.
     pub private: bool,
-    /// `public`
+    /// `public`: may be stored although the request was authorized, or the status is not one that is
+    /// kept by default.
     pub public: bool,
-    /// `must-revalidate`
+    /// `must-revalidate`: never served stale.
     pub must_revalidate: bool,
-    /// `proxy-revalidate`
+    /// `proxy-revalidate`: the same, for shared caches.
     pub proxy_revalidate: bool,
-    /// `must-understand`
+    /// `must-understand`: stored only if the status is one whose rules this cache knows.
     pub must_understand: bool,
-    /// The arguments of `no-cache="…"` and `private="…"`: fields that are not kept.
+    /// The arguments of `no-cache="…"` and `private="…"`: fields that are left out of what is stored.
     pub withheld: Vec<HeaderName>,
-    /// `stale-while-revalidate` (RFC 5861 §3)
+    /// `stale-while-revalidate` (RFC 5861 §3): may be served stale for so long while it is validated.
     pub stale_while_revalidate: Option<DeltaSeconds>,
-    /// `stale-if-error` (RFC 5861 §4)
+    /// `stale-if-error` (RFC 5861 §4): may be served stale for so long if the origin server fails.
     pub stale_if_error: Option<DeltaSeconds>,
 }
 
@@ -46,12 +47,17 @@ impl ResponseDirectives {
     /// Reads `Cache-Control`, whatever `CDN-Cache-Control` says; [`ResponseDirectives::read`] knows which
     /// of them counts.
     pub(super) fn untargeted(fields: &Fields) -> Self {
+        // Members, not a search for words: `no-store` inside the quoted argument of an extension is no
+        // directive.
         let mut directives = Self::default();
         for directive in fields.members("cache-control").map(Directive::read) {
             match directive.name.as_str() {
                 "max-age" => first(&mut directives.max_age, &directive),
                 "s-maxage" => first(&mut directives.s_maxage, &directive),
                 "no-store" => directives.no_store = true,
+                // With field names these two are about the fields only (§5.2.2.4, §5.2.2.7). Names of
+                // which none can be read leave the directive as if it had no argument: the stricter
+                // reading.
                 "no-cache" => {
                     directives.no_cache |= !withhold(&mut directives.withheld, &directive);
                 }
@@ -86,21 +92,21 @@ impl ResponseDirectives {
 /// What the client said about storing and reusing (§5.2.1).
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct RequestDirectives {
-    /// `max-age`: nothing older than this.
+    /// `max-age`: no response older than this.
     pub max_age: Option<DeltaSeconds>,
-    /// `max-stale`: what has been stale for no longer than this will do; [`DeltaSeconds::MAX`]
-    /// where it has no argument (§5.2.1.2).
+    /// `max-stale`: a response that has been stale for no longer than this will do;
+    /// [`DeltaSeconds::MAX`] where it has no argument (§5.2.1.2).
     pub max_stale: Option<DeltaSeconds>,
-    /// `min-fresh`: nothing that is fresh for less than this (§5.2.1.3).
+    /// `min-fresh`: no response that is fresh for less than this (§5.2.1.3).
     pub min_fresh: Option<DeltaSeconds>,
-    /// `no-cache`: nothing stored without validation.
+    /// `no-cache`: no stored response without validation.
     pub no_cache: bool,
-    /// `no-store`: keep nothing of this exchange.
+    /// `no-store`: nothing of this exchange is to be kept.
     pub no_store: bool,
-    /// `only-if-cached`: nothing from the origin server.
+    /// `only-if-cached`: the origin server is not to be asked.
     pub only_if_cached: bool,
-    /// `stale-if-error`: what has been stale for no longer than this will do if the origin server fails
-    /// (RFC 5861 §4).
+    /// `stale-if-error`: a response that has been stale for no longer than this will do if the origin
+    /// server fails (RFC 5861 §4).
     pub stale_if_error: Option<DeltaSeconds>,
 }
 
@@ -111,6 +117,8 @@ impl RequestDirectives {
         for directive in fields.members("cache-control").map(Directive::read) {
             match directive.name.as_str() {
                 "max-age" => first(&mut directives.max_age, &directive),
+                // Without an argument any staleness will do, which an unreadable one does not mean:
+                // that is zero.
                 "max-stale" if directive.argument.is_none() => {
                     directives.max_stale.get_or_insert(DeltaSeconds::MAX);
                 }
@@ -127,7 +135,7 @@ impl RequestDirectives {
     }
 }
 
-/// One directive: a name in lower case and what stands behind the first `=`.
+/// One directive: a name in lower case, and what stands behind the first `=`.
 struct Directive<'a> {
     name: String,
     argument: Option<&'a [u8]>,
@@ -152,6 +160,7 @@ impl<'a> Directive<'a> {
     /// The argument without its quotes, if it has any (§5.2 accepts both forms).
     fn unquoted(&self) -> Option<Vec<u8>> {
         let argument = self.argument?;
+        // Quotation marks on both sides, or none: `"3600` is no number either way, and so is zero.
         let Some(inner) = argument.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\""))
         else {
             return Some(argument.to_vec());
@@ -159,6 +168,7 @@ impl<'a> Directive<'a> {
         let mut plain = Vec::with_capacity(inner.len());
         let mut bytes = inner.iter();
         while let Some(byte) = bytes.next() {
+            // RFC 9110 §5.6.4: a backslash stands for the byte behind it.
             let byte = if *byte == b'\\' { bytes.next() } else { Some(byte) };
             plain.extend(byte);
         }
@@ -183,6 +193,8 @@ pub fn read_seconds(digits: &[u8]) -> Option<DeltaSeconds> {
     Some(DeltaSeconds::saturating_from(number))
 }
 
+/// Takes the first directive of a name and no later one (§4.2.1 permits that, or to call the response
+/// stale).
 fn first(slot: &mut Option<DeltaSeconds>, directive: &Directive<'_>) {
     if slot.is_none() {
         *slot = Some(directive.seconds());

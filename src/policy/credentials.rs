@@ -73,6 +73,7 @@ pub fn is_credential(name: &str) -> bool {
     })
 }
 
+/// Are these names the same, in any case and with `_` for `-`?
 fn is_alike(name: &[u8], other: &str) -> bool {
     let plain = |byte: u8| if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
     name.len() == other.len() && name.iter().zip(other.bytes()).all(|(one, two)| plain(*one) == two)
@@ -80,6 +81,7 @@ fn is_alike(name: &[u8], other: &str) -> bool {
 
 /// Do the parameters of a target or URI hold a signature or a token?
 pub fn is_signed(target: &str) -> bool {
+    // Signed URIs are credentials: whoever has one may read what it names, for as long as it is valid.
     let Some((_, query)) = target.split_once('?') else { return false };
     let has = |wanted: &str| query.split('&').any(|parameter| is_named(parameter, wanted));
     // `sig` alone may be anything; with the end of its validity, `se`, it is Azure's.
@@ -92,12 +94,14 @@ fn is_named(parameter: &str, wanted: &str) -> bool {
     decoded(name).eq_ignore_ascii_case(wanted.as_bytes())
 }
 
-/// All that a request for `uri` has of credentials: what they are in, and their value.
+/// All credentials in a request for `uri`: the name of the field, empty for a parameter, and the value.
 pub fn presented<'a>(
     fields: &'a Fields,
     uri: &'a str,
 ) -> impl Iterator<Item = (&'a str, &'a [u8])> {
     let lines = fields.iter().filter(|(name, _)| is_credential(name.as_str()));
+    // Only a signed URI has its parameters counted: `key=` of any other may be anything, and would make
+    // a client of each value at the gate.
     let query = uri.split_once('?').map(|(_, query)| query).filter(|_| is_signed(uri));
     let parameters = query
         .into_iter()
@@ -108,11 +112,13 @@ pub fn presented<'a>(
         .chain(parameters.map(|parameter| ("", parameter.as_bytes())))
 }
 
-/// A URL without its user information, and that as an `Authorization` field (RFC 7617 §2): nobody but
-/// the origin server gets to see it. A URL that has none, or none that can be sent so, stays as it is.
+/// A URL without its user information, and that as an `Authorization` field (RFC 7617 §2). It is taken
+/// out when the command line is read, so that no key, log, list or error can hold it. A URL without
+/// user information, or with some that cannot be sent, stays as it is.
 pub fn take_userinfo(url: &str) -> (String, Option<HeaderValue>) {
     let taken = || {
         let (scheme, rest) = url.split_once("://")?;
+        // The last `@` before the path: a password may have one in it.
         let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
         let (userinfo, host) = rest[..end].rsplit_once('@')?;
         Some((format!("{scheme}://{host}{}", &rest[end..]), basic(userinfo)?))
@@ -126,18 +132,20 @@ fn basic(userinfo: &str) -> Option<HeaderValue> {
     // A plus sign is one here, and no space as in a form.
     let plain = |text: &str| decoded(&text.replace('+', "%2B")).into_owned();
     let (user, password) = (plain(user), plain(password));
+    // RFC 7617 §2: no control characters, and no colon in the user's name, which would end it early.
     let readable = |text: &[u8]| !text.iter().any(u8::is_ascii_control);
     if user.contains(&b':') || !readable(&user) || !readable(&password) {
         return None;
     }
     let pair = STANDARD.encode([&user[..], b":", &password[..]].concat());
     let mut value = HeaderValue::try_from(format!("Basic {pair}")).ok()?;
+    // Debug output of the field then does not show it.
     value.set_sensitive(true);
     Some(value)
 }
 
-/// A target or URI without user information, and in which the values of parameters that usually are
-/// secrets are left out.
+/// A target or URI for logs and lists: without user information, and with the values of parameters that
+/// usually are secrets left out.
 pub fn redacted(uri: &str) -> Cow<'_, str> {
     // A target with a URI somewhere in it is no URI, and stays as it is.
     let is_of_scheme = |byte: u8| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte);
@@ -151,9 +159,10 @@ pub fn redacted(uri: &str) -> Cow<'_, str> {
     }
 }
 
-/// `None` if there are none in it.
+/// The URI with its secrets left out; `None` if it has none, so that nothing is copied.
 fn without_secrets(uri: &str) -> Option<String> {
     let is_secret = |parameter: &str| {
+        // A parameter without a value has nothing to hide, and its name tells a reader what was asked.
         parameter.contains('=') && SECRETS.iter().any(|secret| is_named(parameter, secret))
     };
     let (path, query) = uri.split_once('?')?;

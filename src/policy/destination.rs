@@ -18,7 +18,7 @@ pub struct Destination {
 }
 
 impl Destination {
-    /// Does the field mean anything in a request with this method?
+    /// Has a request with this method a destination? With any other the field means nothing.
     pub fn belongs_to(method: &Method) -> bool {
         matches!(method.as_str(), "MOVE" | "COPY")
     }
@@ -29,19 +29,23 @@ impl Destination {
         if !Self::belongs_to(&request.method) {
             return None;
         }
+        // Which of several lines the origin server would obey nobody knows, so none is rewritten.
         let uri = only_line(request)?;
         let by_path = uri.starts_with('/') && !uri.starts_with("//");
+        // `//host/x` begins with a slash, and names a server all the same.
         let path = if by_path { Some(uri) } else { at_origin(uri, origin).or(at_proxy(uri, own)) }?;
+        // A fragment is the client's own (RFC 9110 §4.2.5); what is invalidated has none in its key.
         let path = path.split('#').next().unwrap_or_default();
         let slash = if path.starts_with('/') { "" } else { "/" };
         Some(Self { target: Target::parse(&format!("{slash}{path}"))?, by_path })
     }
 
-    /// Would a MOVE or COPY write outside the origin server's path prefix? It does so if it names a place
-    /// there, and may do so if it has several destinations, of which nobody knows which is obeyed.
+    /// Would a MOVE or COPY write outside the origin server's path prefix? It does if it names a
+    /// resource there. It may if it has several destinations.
     pub fn leads_out(request: &Request, origin: &OriginUrl) -> bool {
         let has_none =
             !Self::belongs_to(&request.method) || !request.fields.contains("destination");
+        // Without a prefix every path is inside.
         if has_none || origin.prefix.is_empty() {
             return false;
         }
@@ -63,8 +67,8 @@ fn at_origin<'a>(uri: &'a str, origin: &OriginUrl) -> Option<&'a str> {
     (path.is_empty() || path.starts_with(['/', '?', '#'])).then_some(path)
 }
 
-/// What follows the authority in an absolute URI at the proxy. The scheme may be another one than the
-/// proxy speaks: TLS may end before it.
+/// What follows the authority in an absolute URI at the proxy. The scheme may be another than the proxy
+/// speaks: something in front of it may end TLS.
 fn at_proxy<'a>(uri: &'a str, own: &[&str]) -> Option<&'a str> {
     let (scheme, rest) = uri.split_once("://")?;
     let usual = match scheme.to_ascii_lowercase().as_str() {
@@ -73,6 +77,8 @@ fn at_proxy<'a>(uri: &'a str, own: &[&str]) -> Option<&'a str> {
         _ => return None,
     };
     let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    // Ports are compared with the scheme's own filled in: clients leave it out or write it as they
+    // like.
     let place = |authority: &str| {
         split_authority(authority).map(|(host, port)| (host, port.unwrap_or(usual)))
     };

@@ -18,12 +18,12 @@ pub struct Salt {
 }
 
 impl Salt {
-    /// A salt of these bytes, which nobody can guess.
+    /// A salt of these bytes, which must be random.
     pub fn new(bytes: [u8; SALT_BYTES]) -> Self {
         Self { bytes, key: hmac::Key::new(hmac::HMAC_SHA256, &bytes) }
     }
 
-    /// Its bytes, for the store alone.
+    /// The salt's bytes, for the store alone.
     pub fn bytes(&self) -> &[u8; SALT_BYTES] {
         &self.bytes
     }
@@ -31,8 +31,11 @@ impl Salt {
     /// What stands for the value of a field: HMAC-SHA-256, cut, as text. The same value in another
     /// field has another digest.
     pub fn digest(&self, field: &str, value: &[u8]) -> Vec<u8> {
+        // Keyed, because passwords and short tokens can be guessed: whoever reads the store without its
+        // salt cannot try them.
         let mut context = hmac::Context::with_key(&self.key);
         context.update(field.as_bytes());
+        // No field name holds this byte, so that no two pairs of name and value run together alike.
         context.update(b"\0");
         context.update(value);
         let tag = context.sign();
@@ -52,7 +55,7 @@ pub fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
-/// Without the bytes, which are nobody's business.
+/// Shows nothing of the bytes: whoever had them could guess at credentials.
 impl std::fmt::Debug for Salt {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Salt")

@@ -31,8 +31,8 @@ pub enum Effect {
     Condition,
     /// A condition that the origin server alone evaluates (§4.3.2).
     OriginCondition,
-    /// How the message is framed, or what is to become of its connection or of the request on its way:
-    /// what reads requests sees to it.
+    /// To the framing of the message, its connection, or its way: the front sees to it when it reads
+    /// the request.
     Message,
 }
 
@@ -60,6 +60,7 @@ pub fn effect_of(name: &str) -> Effect {
     };
     match known.iter().find(|(known, _)| name.eq_ignore_ascii_case(known)) {
         Some((_, effect)) => *effect,
+        // Last, because it compares with many names; by length alone most fields never come here.
         None if is_credential(name) => Effect::Credentials,
         None => Effect::Nothing,
     }

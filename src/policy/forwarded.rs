@@ -28,38 +28,47 @@ pub struct Believed {
     /// The client: the peer, unless a trusted one names another. `None` if the request came over no
     /// network.
     pub client: Option<IpAddr>,
-    /// There is a client behind the peer, and nobody trusted says which.
+    /// There is a client behind the peer, and nobody who is trusted says which.
     pub is_hidden: bool,
     /// The trusted proxies between the client and this one, the peer last.
     pub proxies: Vec<IpAddr>,
-    /// What the client spoke.
+    /// What the client spoke; `None` if nobody who is trusted says so.
     pub scheme: Option<Scheme>,
     /// Host and port that the client asked for, in lower case.
     pub host: Option<String>,
 }
 
-/// What `fields` say of the client, as far as `peer` is trusted. Without a peer, an operator asks on
-/// this machine (`proxy explain`).
+/// What `fields` say of the client, as far as `peer` is trusted. `None` for the peer stands for the
+/// operator, on this machine (`proxy explain`).
 ///
 /// `X-Forwarded-*` outranks `Forwarded`, and the two are not mixed. Most proxies write the former and
 /// pass on the latter as the client has sent it; that would let clients choose their address.
 pub fn believe(fields: &Fields, peer: Option<IpAddr>, trusted: &[Network]) -> Believed {
+    // A listener on `::` sees IPv4 clients as mapped addresses; the operator has written networks of
+    // IPv4.
     let peer = peer.map(|peer| peer.to_canonical());
     let trusts = |address: IpAddr| trusted.iter().any(|network| network.holds(address));
     let nothing = Believed { client: peer, ..Believed::default() };
+    // The peer is the one address that the network itself vouches for. If it is not trusted, nothing in
+    // the fields is.
     if trusted.is_empty() || peer.is_some_and(|peer| !trusts(peer)) {
         return nothing;
     }
     let said = Said::read(fields);
     let mut proxies = Vec::new();
     let (mut client, mut depth) = (peer, 0);
+    // Unless an address that is not trusted ends the walk, the chain is longer than what was read of
+    // it.
     let mut is_hidden = said.nodes.len() > HOPS_MAX;
     for (hop, node) in said.nodes.iter().enumerate() {
         depth = hop;
+        // `unknown`, or nonsense: what stands further left was written by whoever wrote this.
         let Some(address) = *node else {
             is_hidden = true;
             break;
         };
+        // The node in hand was written by the one before it, which is trusted: it takes the client's
+        // place, and the former client turns out to be a proxy.
         proxies.extend(client.replace(address));
         if !trusts(address) {
             is_hidden = false;
@@ -70,6 +79,8 @@ pub fn believe(fields: &Fields, peer: Option<IpAddr>, trusted: &[Network]) -> Be
     // A proxy that appended fewer values than addresses wrote the farthest of them.
     let scheme = said.schemes.get(depth).or(said.schemes.last()).copied().flatten();
     let host = said.hosts.get(depth).or(said.hosts.last()).cloned().flatten();
+    // Scheme and host are still believed, because the trusted proxy said them; the client stays the
+    // peer, so that `--allow-purge` and the log do not go by a guess.
     if is_hidden {
         return Believed { is_hidden, scheme, host, ..nothing };
     }
@@ -86,6 +97,8 @@ struct Said {
 
 impl Said {
     fn read(fields: &Fields) -> Self {
+        // One of the three is enough: a proxy that writes `X-Forwarded-Proto` alone passes `Forwarded`
+        // on as the client has sent it.
         if [FOR, PROTO, HOST].iter().any(|name| fields.contains(name)) {
             return Self {
                 nodes: nearest(fields, FOR, by_commas).map(node).collect(),
@@ -95,6 +108,8 @@ impl Said {
         }
         let mut said = Self::default();
         for element in nearest(fields, "forwarded", by_elements) {
+            // A malformed element keeps its place, as one that says nothing, or the hops would not be
+            // counted right.
             let element = Element::read(element).unwrap_or_default();
             said.nodes.push(element.node);
             said.schemes.push(element.scheme);
@@ -110,13 +125,15 @@ fn nearest<'a, I: Iterator<Item = &'a [u8]>>(
     name: &'a str,
     split: impl Fn(&'a [u8]) -> I,
 ) -> impl Iterator<Item = &'a [u8]> {
+    // One more than is looked at shows that the chain is longer. A client may send as many as a head
+    // can hold.
     let lines: Vec<&[u8]> = fields.get_all(name).map(HeaderValue::as_bytes).collect();
     let members = lines.into_iter().rev().flat_map(split);
     members.map(<[u8]>::trim_ascii).filter(|member| !member.is_empty()).take(HOPS_MAX + 1)
 }
 
-/// A quotation mark means nothing here. One that a client sent must not hide the comma behind which a
-/// proxy wrote the client's address.
+/// Members of `X-Forwarded-*`, from the right. A quotation mark means nothing here: one that a client
+/// sent must not hide the comma behind which a proxy wrote the client's address.
 fn by_commas(line: &[u8]) -> impl Iterator<Item = &[u8]> {
     line.rsplit(|byte| *byte == b',')
 }
@@ -128,6 +145,8 @@ fn by_elements(line: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
         let line = rest?;
         let mut quoted = false;
+        // From the right, too, so that an open quotation mark in the client's part cannot swallow what
+        // a trusted proxy has appended.
         let comma = line.iter().enumerate().rposition(|(at, byte)| {
             let escapes = || line[..at].iter().rev().take_while(|byte| **byte == b'\\').count();
             quoted ^= *byte == b'"' && escapes() % 2 == 0;
@@ -161,6 +180,7 @@ impl Element {
             let Some(at) = ["for", "proto", "host"].iter().position(|known| name == *known) else {
                 continue;
             };
+            // Two readers would take two different ones for the truth.
             if std::mem::replace(&mut seen[at], true) {
                 return None;
             }
@@ -176,6 +196,7 @@ impl Element {
 
 /// The value of a token or a quoted string (RFC 9110 §5.6.4).
 fn unquoted(value: &str) -> Option<String> {
+    // A quotation mark in the middle is malformed, and the element with it.
     let Some(quoted) = value.strip_prefix('"') else {
         return (!value.contains('"')).then(|| value.to_string());
     };
@@ -194,6 +215,7 @@ fn unquoted(value: &str) -> Option<String> {
 /// `None` for `unknown`, an obfuscated identifier, and what is malformed.
 fn node(text: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(text).ok()?;
+    // RFC 7239 §6 wants brackets around IPv6 addresses; `X-Forwarded-For` never had them.
     if let Some(rest) = text.strip_prefix('[') {
         let (address, port) = rest.split_once(']')?;
         let address: Ipv6Addr = address.parse().ok()?;
@@ -216,7 +238,7 @@ fn is_port(text: &str) -> bool {
     }
 }
 
-/// Some proxies call the scheme of a WebSocket by its own name.
+/// The scheme by its name. Some proxies call that of a WebSocket `ws` or `wss`.
 fn scheme(text: &[u8]) -> Option<Scheme> {
     let name = std::str::from_utf8(text).ok()?;
     match name.to_ascii_lowercase().as_str() {
@@ -226,7 +248,8 @@ fn scheme(text: &[u8]) -> Option<Scheme> {
     }
 }
 
-/// A host and port as names and addresses are written: the origin server may put it into a page.
+/// A host and port as names and addresses are written. No other byte passes, because the origin server
+/// may put it into a page.
 fn host(text: &[u8]) -> Option<String> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte);
     if text.len() > HOST_BYTES_MAX || !text.iter().all(|byte| plain(*byte)) {

@@ -31,14 +31,17 @@ const HOP_BY_HOP: [&str; 11] = [
     "proxy-authorization",
 ];
 
-/// What a client could say about who it is and what it asked; the proxy says it instead.
+/// What a client could say about who it is and what it asked; the proxy says it instead, or nobody
+/// does.
 const SAID_BY_THE_PROXY: [&str; 4] = ["forwarded", "x-real-ip", "x-original-url", "x-rewrite-url"];
 
-/// How often `proxy` may stand in a request's `Via` before it is taken to go round in circles.
+/// How often `proxy` may stand in a request's `Via` before the request is taken to go round in circles.
+/// More than once is usual: proxies like this one may stand in a row.
 pub const HOPS_MAX: usize = 8;
 
 /// Removes hop-by-hop fields, those that `Connection` names among them (RFC 9110 §7.6.1).
 pub fn strip_hop_by_hop(fields: &mut Fields) {
+    // Collected first: `Connection` itself is among the fields that go.
     let named: Vec<HeaderName> = fields
         .members("connection")
         .filter_map(|member| HeaderName::from_bytes(member).ok())
@@ -46,7 +49,7 @@ pub fn strip_hop_by_hop(fields: &mut Fields) {
     fields.retain(|name, _| !named.contains(name) && !HOP_BY_HOP.contains(&name.as_str()));
 }
 
-/// What the proxy tells the origin server about the request it passes on.
+/// What the proxy tells the origin server about the request that it passes on.
 #[derive(Clone, Copy, Debug)]
 pub struct ForwardingFacts<'a> {
     /// The address of the client.
@@ -64,6 +67,8 @@ pub struct ForwardingFacts<'a> {
 pub fn request_fields(request: &Request, told: ForwardingFacts<'_>) -> Fields {
     let mut fields = request.fields.clone();
     strip_hop_by_hop(&mut fields);
+    // Nobody would send the content that the origin server asks for, so it is not made to wait (RFC
+    // 9110 §10.1.1).
     if !request.expects_continue() {
         fields.remove("expect");
     }
@@ -75,14 +80,18 @@ pub fn request_fields(request: &Request, told: ForwardingFacts<'_>) -> Fields {
             && !SAID_BY_THE_PROXY.contains(&name)
             && !HOP_BY_HOP.contains(&name)
     });
+    // What a GET brings is given to others under the same key, so nothing outside the key may shape it.
     if unkeyed::is_cached(&request.method) {
         fields.retain(|name, _| !unkeyed::is_unkeyed(name.as_str()));
     }
     let chain: Vec<String> =
         told.client.iter().chain(told.proxies).map(ToString::to_string).collect();
+    // The chain is written anew, not appended to: what the client had written there is gone.
     if !chain.is_empty() {
         fields.set_text("x-forwarded-for", chain.join(", "));
     }
+    // No scheme is better than a wrong one: an https application that was told `http` sent its clients
+    // in circles.
     if let Some(scheme) = told.scheme {
         fields.set_text("x-forwarded-proto", scheme.as_str().to_string());
     }
@@ -90,16 +99,19 @@ pub fn request_fields(request: &Request, told: ForwardingFacts<'_>) -> Fields {
     if let Some(hops) = max_forwards(request) {
         fields.set(http::header::MAX_FORWARDS, HeaderValue::from(hops.saturating_sub(1)));
     }
+    // The version in which this proxy received the request (RFC 9110 §7.6.3).
     fields.append(http::header::VIA, via(request.version));
     fields
 }
 
 /// How many proxies may still pass this request on (RFC 9110 §7.6.2); `None` if any number may. TRACE,
-/// the other method that it is for, is not served.
+/// the other method that the field is for, is not served.
 pub fn max_forwards(request: &Request) -> Option<u64> {
     let mut lines = request.fields.get_all("max-forwards");
     let digits = lines.next()?.to_str().ok()?;
     let readable = digits.bytes().all(|byte| byte.is_ascii_digit()) && lines.next().is_none();
+    // §7.6.2 lets recipients ignore the field on other methods; one that cannot be read is passed on as
+    // it is.
     if request.method == Method::OPTIONS && readable { digits.parse().ok() } else { None }
 }
 
@@ -118,7 +130,8 @@ fn via(version: Version) -> HeaderValue {
     HeaderValue::from_static(minor)
 }
 
-/// Says to the client what the response came over (RFC 9110 §7.6.3), unless that was said when it came.
+/// Says to the client what the response came over (RFC 9110 §7.6.3), unless that was said when the
+/// response came.
 pub fn add_via(fields: &mut Fields) {
     if !fields.members("via").any(is_ours) {
         fields.append(http::header::VIA, via(Version::HTTP_11));
@@ -132,14 +145,16 @@ pub fn received_fields(fields: &mut Fields, version: Version, response_time: Tim
     strip_received(fields);
 }
 
-/// Adds to an origin server's response what a recipient adds: a `Date`, if it has none (RFC 9110 §6.6.1), of
-/// several the first is left, and the version that it came in (§7.6.3).
+/// Adds to an origin server's response what a recipient adds: a `Date` if it has none (RFC 9110
+/// §6.6.1), and the version that it came in (§7.6.3). Of several `Date` lines the first one is left.
 pub fn complete_received(fields: &mut Fields, version: Version, response_time: Timestamp) {
-    // What is usual is left to [`add_via`], and takes no room in the store. It could not be told from
+    // HTTP/1.1 is usual. It is left to [`add_via`], and takes no room in the store. It could not be
+    // told from
     // what another proxy of this name has written.
     if version == Version::HTTP_10 || fields.members("via").any(is_ours) {
         fields.append(http::header::VIA, via(version));
     }
+    // Age and freshness are counted from Date (RFC 9111 §4.2.3): two that differ would be read as none.
     match fields.get("date").cloned() {
         None => fields.set_text("date", date::format(response_time)),
         Some(first) if fields.get_all("date").count() > 1 => fields.set(http::header::DATE, first),
@@ -147,11 +162,12 @@ pub fn complete_received(fields: &mut Fields, version: Version, response_time: T
     }
 }
 
-/// Takes hop-by-hop and framing fields out of an origin server's response, on its way to a client or into
-/// the store. It comes after every decision about it: a field that `Connection` names is meant for this
-/// recipient, and is obeyed here (RFC 9110 §7.6.1).
+/// Takes hop-by-hop and framing fields out of an origin server's response, on its way to a client or
+/// into the store. It comes after every decision about the response: a field that `Connection` names is
+/// meant for this recipient, and is obeyed here (RFC 9110 §7.6.1).
 pub fn strip_received(fields: &mut Fields) {
     strip_hop_by_hop(fields);
+    // The front frames what it sends; a stored length could contradict the content that is stored.
     fields.remove("content-length");
 }
 

@@ -47,7 +47,8 @@ impl Lifetime {
 pub struct FreshnessRules {
     /// `--cache-ttl`: nothing is reused later than this after it was received.
     pub cache_ttl: Option<DeltaSeconds>,
-    /// `--default-ttl`: [`DeltaSeconds::MAX`] is "until cleared", zero leaves it to the heuristic.
+    /// `--default-ttl`: [`DeltaSeconds::MAX`] means "until cleared", and zero leaves it to the
+    /// heuristic.
     pub default_ttl: DeltaSeconds,
     /// `--cache-mode force`: a 200 is fresh whatever the origin server said.
     pub force: bool,
@@ -69,21 +70,29 @@ pub fn freshness_lifetime(
     if rules.force && status == StatusCode::OK {
         return Lifetime::Operator(rules.cache_ttl.unwrap_or(DeltaSeconds::MAX));
     }
+    // The first of them that is present decides alone: a zero `max-age` is not rescued by a future
+    // Expires, nor a positive one harmed by a past one.
     if let Some(span) = directives.s_maxage.or(directives.max_age) {
         return Lifetime::Explicit(span);
     }
-    // §4.2.1: without a Date, count from the time the response was received.
+    // §4.2.1: without a Date, counted from the time the response was received. Never from the clock
+    // where there is a Date: both dates are the origin server's, whose clock may be wrong.
     let date = fields.date("date", response_time).unwrap_or(response_time);
     if fields.contains("expires") && !directives.targeted {
         // §5.3: an invalid date, the value "0" above all, is a time in the past.
         let expires = fields.date("expires", response_time).unwrap_or(Timestamp(0));
         return Lifetime::Explicit(expires.seconds_since(date));
     }
+    // From here on nothing was stated, which alone permits a guess (§4.2.2).
     let heuristic = heuristic_lifetime(status, fields, directives, date, response_time);
     let operator = rules.cache_ttl.unwrap_or(rules.default_ttl);
+    // `--default-ttl` is not for every status: an error page that stays until it is cleared would
+    // outlive the error.
     if !is_kept_by_default(status) || operator == DeltaSeconds::ZERO {
         return heuristic;
     }
+    // The longer of the two holds: the default is for servers that say nothing, not a cap for those
+    // that do.
     if rules.cache_ttl.is_none() && heuristic.span() > operator {
         return heuristic;
     }
@@ -98,6 +107,7 @@ fn heuristic_lifetime(
     date: Timestamp,
     response_time: Timestamp,
 ) -> Lifetime {
+    // §4.2.2 permits the guess for these statuses, and for any that is marked `public`.
     if !is_heuristically_cacheable(status) && !directives.public {
         return Lifetime::Unknown;
     }
@@ -107,7 +117,7 @@ fn heuristic_lifetime(
     }
 }
 
-/// RFC 9110 §15.1.
+/// Is a response with this status cacheable by default (RFC 9110 §15.1)?
 pub fn is_heuristically_cacheable(status: StatusCode) -> bool {
     matches!(status.as_u16(), 200 | 203 | 204 | 206 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501)
 }
@@ -128,6 +138,8 @@ pub fn fresh_until(
     rules: FreshnessRules,
 ) -> Timestamp {
     let given = match lifetime {
+        // The operator's word is about this cache, so it is counted from here; `Age` is about caches
+        // before it.
         Lifetime::Operator(span) if rules.cache_ttl.is_some() => return response_time.plus(span),
         Lifetime::Operator(DeltaSeconds::MAX) if age_on_arrival < DeltaSeconds::MAX => {
             Timestamp::MAX

@@ -10,21 +10,25 @@ use crate::policy::key::{CacheKey, KeyRules};
 const SAFE: [&str; 8] =
     ["GET", "HEAD", "OPTIONS", "TRACE", "PROPFIND", "REPORT", "SEARCH", "QUERY"];
 
-/// Does this response to this method make what is stored for the target URI invalid?
+/// Does this response to this method make the stored responses for the target URI invalid?
 ///
-/// Unsafe methods do, and so does every method that is not registered as safe; an error changes nothing.
+/// Unsafe methods do, and so does every method that is not registered as safe. An error changes
+/// nothing.
 pub fn invalidates(method: &Method, status: StatusCode) -> bool {
+    // §4.4 asks for a non-error response, 2xx or 3xx. An unknown method may be unsafe: to fetch anew
+    // once too often is the cheaper mistake.
     !SAFE.contains(&method.as_str()) && (status.is_success() || status.is_redirection())
 }
 
-/// The other URIs that such a response makes invalid: those in `Location` and `Content-Location`,
-/// where they have the scheme, host and port of the target URI.
+/// The other URIs that such a response makes invalid: those in `Location` and `Content-Location`.
 pub fn named(key: &CacheKey, response: &Fields, rules: &KeyRules) -> Vec<CacheKey> {
     ["location", "content-location"]
         .iter()
         .flat_map(|name| response.get_all(name))
         .filter_map(|value| std::str::from_utf8(value.as_bytes()).ok())
         .filter_map(|reference| resolve(key.as_str(), reference.trim()))
+        // §4.4: only where scheme, host and port are the target URI's, or one origin server could empty
+        // another's cache. `written_like` puts the key's own spelling, mark included, in front.
         .filter_map(|uri| written_like(&uri, key.as_str()))
         .map(|uri| rules.key_of(&uri))
         .collect()
@@ -34,6 +38,7 @@ pub fn named(key: &CacheKey, response: &Fields, rules: &KeyRules) -> Vec<CacheKe
 /// would have brought (RFC 9110 §8.7, §9.3.3).
 pub fn describes_target(key: &CacheKey, response: &Fields, rules: &KeyRules) -> bool {
     let mut lines = response.get_all("content-location");
+    // Of several, nobody knows which one the content is of.
     let (Some(value), None) = (lines.next(), lines.next()) else { return false };
     std::str::from_utf8(value.as_bytes())
         .ok()

@@ -14,17 +14,20 @@ use crate::message::percent::{decoded, normalised};
 use crate::message::target::{OriginUrl, Scheme};
 use crate::policy::credentials::{SECRETS, redacted};
 
-/// What stored responses are found by.
+/// A target URI in its one spelling: what stored responses are found by.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct CacheKey(Arc<str>);
 
 impl CacheKey {
     /// The key of a target (path and query, shaped by [`KeyRules::shape`]) at `origin`.
     pub fn new(origin: &OriginUrl, passed_on: &PassedOn<'_>, target: &str) -> Self {
+        // The usual case, without a copy of host or scheme: this is done for every request.
         let mark = passed_on.mark();
         if passed_on.host.is_none() && mark.is_empty() {
             return Self((Self::prefix(origin) + target).into());
         }
+        // A trusted peer's scheme and host are told to the origin server, which may put them into
+        // links. So they are part of the key, or one client's links would be given to others.
         let scheme = passed_on.scheme.map_or(origin.scheme(), Scheme::as_str);
         let host = match &passed_on.host {
             Some(host) => host.to_ascii_lowercase(),
@@ -33,7 +36,7 @@ impl CacheKey {
         Self(format!("{scheme}://{mark}{host}{}{target}", origin.prefix).into())
     }
 
-    /// What keys begin with whose host is the origin server's: a target follows.
+    /// What keys begin with whose host is the origin server's; a target follows.
     pub fn prefix(origin: &OriginUrl) -> String {
         format!("{}://{}{}", origin.scheme(), origin.authority(), origin.prefix)
     }
@@ -55,7 +58,7 @@ impl From<&str> for CacheKey {
     }
 }
 
-/// What of the client's own URL the origin server is told, and so takes part in what it answers.
+/// What the origin server is told of the client's own URL, and so takes part in its answer.
 #[derive(Clone, Debug, Default)]
 pub struct PassedOn<'a> {
     /// Host and port: in the Host field (`--preserve-host`), or believed.
@@ -69,7 +72,7 @@ pub struct PassedOn<'a> {
 /// Marks of what was believed; see [`PassedOn::mark`].
 const MARKS: [&str; 3] = ["forwarded-proto@", "forwarded-host@", "forwarded@"];
 
-/// The beginning of a key without its mark: a URI as clients write it.
+/// A key, or the beginning of one, without its mark: a URI as clients write it.
 pub fn unmarked(uri: &str) -> Cow<'_, str> {
     let Some((scheme, rest)) = uri.split_once("://") else { return Cow::Borrowed(uri) };
     match MARKS.iter().find_map(|mark| rest.strip_prefix(mark)) {
@@ -78,7 +81,8 @@ pub fn unmarked(uri: &str) -> Cow<'_, str> {
     }
 }
 
-/// The beginning of a key with every mark, under these schemes; if there are none, under its own.
+/// The beginning of a key with each of the marks, under these schemes, or under its own if there are
+/// none. A purge by URL means all of them.
 pub fn marked(uri: &str, schemes: &[&str]) -> Vec<String> {
     let uri = unmarked(uri);
     let Some((own, rest)) = uri.split_once("://") else { return Vec::new() };
@@ -124,17 +128,20 @@ pub struct KeyRules {
 }
 
 impl KeyRules {
-    /// Is the query left as it is?
+    /// Is the query left as the client wrote it?
     pub fn is_plain(&self) -> bool {
         self.ignored.is_empty() && !self.sort_query
     }
 
-    /// A target or URI as it is looked up and asked for.
+    /// A target or URI as it is looked up and asked for: in its normal spelling, without ignored
+    /// parameters.
     pub fn shape<'a>(&self, uri: &'a str) -> Cow<'a, str> {
         // The authority is what the operator or the Host field says.
         let after_scheme = uri.find("://").filter(|_| !uri.starts_with('/')).map_or(0, |at| at + 3);
         let path_at =
             uri[after_scheme..].find(['/', '?']).map_or(uri.len(), |at| after_scheme + at);
+        // Borrowed and as long as before means unchanged; most targets are, and this runs for every
+        // hit.
         let target = match self.shape_target(&uri[path_at..]) {
             Cow::Borrowed(same) if same.len() == uri.len() - path_at => return Cow::Borrowed(uri),
             target => target,
@@ -143,37 +150,43 @@ impl KeyRules {
     }
 
     fn shape_target<'a>(&self, target: &'a str) -> Cow<'a, str> {
+        // In this order: parameters are compared by their decoded names, but kept as they are written.
         let target = normalised(target);
         if self.is_plain() {
             return target;
         }
         let Some((path, query)) = target.split_once('?') else { return target };
+        // A name that is encoded is the same name: `utm%5Fsource` would get past `--ignore-param
+        // utm_*`.
         let ignored =
             |parameter: &&str| self.ignored.iter().any(|glob| glob.fits(&name_of(parameter)));
         let mut parameters: Vec<&str> =
             query.split('&').filter(|parameter| !ignored(parameter)).collect();
+        // A stable sort: `a=1&a=2` and `a=2&a=1` mean different things to many servers.
         if self.sort_query {
             parameters.sort_by_cached_key(|parameter| name_of(parameter));
         }
+        // `/a?` and `/a` are different URIs, but a query of which nothing is left is none.
         if parameters.is_empty() {
             return Cow::Owned(path.to_string());
         }
         Cow::Owned(format!("{path}?{}", parameters.join("&")))
     }
 
-    /// The key of an absolute URI.
+    /// The key of an absolute URI, such as one that a response names.
     pub fn key_of(&self, uri: &str) -> CacheKey {
         CacheKey::from(&*self.shape(uri))
     }
 
-    /// Names of parameters that usually tell one user from another, and that are ignored.
+    /// Parameters that usually tell one user from another and that are ignored: the start warns of
+    /// them.
     pub fn ignored_secrets(&self) -> Vec<&'static str> {
         let ignored = |name: &&str| self.ignored.iter().any(|glob| glob.fits(name.as_bytes()));
         SECRETS.into_iter().filter(ignored).collect()
     }
 }
 
-/// The flags that say so.
+/// Writes the flags that these rules come from.
 impl fmt::Display for KeyRules {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let globs = self.ignored.iter().map(|glob| format!("--ignore-param {glob}"));
@@ -192,8 +205,11 @@ impl Glob {
         Self(pattern.as_bytes().to_vec())
     }
 
-    /// Does it fit the whole of `name`? Takes at most as many steps as the product of both lengths.
+    /// Does the pattern fit the whole of `name`? It takes at most as many steps as the product of both
+    /// lengths.
     pub fn fits(&self, name: &[u8]) -> bool {
+        // One place to come back to is enough: whatever an earlier star could have taken, the last one
+        // can take as well. So there is no recursion, and no pattern that takes exponential time.
         let (mut at, mut in_name) = (0, 0);
         let mut star: Option<(usize, usize)> = None;
         while in_name < name.len() {
@@ -215,6 +231,7 @@ impl Glob {
                 }
             }
         }
+        // Stars at the end may stand for nothing.
         self.0[at..].iter().all(|byte| *byte == b'*')
     }
 }

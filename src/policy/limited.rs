@@ -9,10 +9,11 @@ use crate::clock::{DeltaSeconds, Timestamp};
 use crate::message::fields::{Fields, split_unquoted};
 use crate::policy::cache_control::{ResponseDirectives, read_seconds};
 
-/// What `X-RateLimit-Reset` says beyond this is a date, in seconds since 1970, and no span.
+/// Beyond this, `X-RateLimit-Reset` is not a span but a date, in seconds since 1970: GitHub means the
+/// one, others the other.
 const SPAN_MAX: DeltaSeconds = DeltaSeconds(1_000_000_000);
 
-/// There were too many requests, or there is no room for this one.
+/// The origin server has had too many requests, or has no room for this one.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Limit {
     /// For how long, at least a second.
@@ -21,39 +22,41 @@ pub struct Limit {
     pub is_spent: bool,
 }
 
-/// The limit that a response to a GET or HEAD tells of, if it says for how long.
-///
-/// `Retry-After` counts first, where it can be read. Without it, a spent quota has an end of its own.
+/// The limit that a response to a GET or HEAD states; `None` if it does not say for how long.
 pub fn limit(status: StatusCode, fields: &Fields, now: Timestamp) -> Option<Limit> {
     let status = counts_as(status, fields);
     if !matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
         return None;
     }
     let is_spent = is_spent(fields);
+    // A Retry-After that cannot be read is not replaced by the quota's end: the server has spoken, and
+    // nobody knows what it meant.
     let wait = if fields.contains("retry-after") {
         retry_after(fields, now)
     } else {
         reset(fields, now).filter(|_| is_spent)
     };
+    // Zero, or a date that is past, holds nobody back.
     let wait = wait.filter(|wait| *wait > DeltaSeconds::ZERO)?;
     Some(Limit { wait, is_spent })
 }
 
-/// A 403 that says when to come back, or that the quota is spent, is a 429 by another name: GitHub's
-/// API answers so.
+/// A 403 with a Retry-After or a spent quota is a 429 by another name: GitHub's API answers so.
 pub fn counts_as(status: StatusCode, fields: &Fields) -> StatusCode {
     let limits = || fields.contains("retry-after") || is_spent(fields);
     if status == StatusCode::FORBIDDEN && limits() { StatusCode::TOO_MANY_REQUESTS } else { status }
 }
 
-/// What of such a response goes to all who are held back: nothing that was for one client alone.
-/// `None` if it may not be kept for anybody.
+/// What of such a response all clients are told who are held back: nothing that was for one client
+/// alone. `None` if it may not be kept for anybody.
 pub fn told_to_all(fields: &Fields) -> Option<Fields> {
     let directives = ResponseDirectives::read(fields);
     if directives.no_store || directives.private {
         return None;
     }
     let mut told = fields.clone();
+    // A list of what passes, not of what does not: a cookie or a token in an unknown field must not
+    // reach others.
     told.retain(|name, _| {
         let name = name.as_str();
         matches!(name, "content-type" | "content-encoding" | "content-language")
@@ -71,7 +74,7 @@ fn retry_after(fields: &Fields, now: Timestamp) -> Option<DeltaSeconds> {
     }
 }
 
-/// Does it say that nothing is left, by any of the names in use?
+/// Is nothing left of the quota, by any of the names in use?
 fn is_spent(fields: &Fields) -> bool {
     ["x-ratelimit-remaining", "x-rate-limit-remaining", "ratelimit-remaining"]
         .iter()
@@ -81,7 +84,8 @@ fn is_spent(fields: &Fields) -> bool {
         })
 }
 
-/// When a quota is given anew: the longest of what is said.
+/// When the quota is given anew: the longest of what is stated. A shorter one may be of another quota,
+/// that is not the one that is spent.
 fn reset(fields: &Fields, now: Timestamp) -> Option<DeltaSeconds> {
     let span = |number: DeltaSeconds| {
         let date = Timestamp::from_seconds(u64::from(number.0));

@@ -37,13 +37,15 @@ pub enum Strong {
 /// The strong validator of a response, if it has one.
 pub fn strong_validator(head: &StoredHead) -> Option<Strong> {
     match head.fields.get("etag").map(|tag| tag.as_bytes().trim_ascii()) {
+        // A tag counts alone: with a weak one, not even a strong date says that two parts fit byte for
+        // byte.
         Some(tag) if tag.starts_with(b"\"") => Some(Strong::Tag(tag.to_vec())),
         Some(_) => None,
         None => strong_last_modified(head).map(Strong::Modified),
     }
 }
 
-/// Are both of the same representation, for certain?
+/// Are both certainly of the same representation?
 pub fn same_representation(one: &StoredHead, other: &StoredHead) -> bool {
     let validator = strong_validator(one);
     validator.is_some() && validator == strong_validator(other)
@@ -56,6 +58,8 @@ pub fn same_representation(one: &StoredHead, other: &StoredHead) -> bool {
 ///
 /// `newer` says how many parts with the same selecting header fields are newer than `old`.
 pub fn displaces(new: &StoredResponse, old: &StoredResponse, newer: usize) -> bool {
+    // Both answer some of the same requests. The older one would answer more, and some of these the
+    // origin server has since told apart.
     let names_too_few = || {
         new.selecting.includes(&old.selecting)
             && old.response_time <= new.response_time
@@ -64,10 +68,13 @@ pub fn displaces(new: &StoredResponse, old: &StoredResponse, newer: usize) -> bo
     if new.selecting != old.selecting && !names_too_few() {
         return false;
     }
+    // From here on both fit the same requests.
     match (new.part, old.part) {
         (None, _) => true,
         // A part says that the representation has changed, unless both have the same validator.
         (Some(_), None) => !same_representation(new, old),
+        // A part that lies within the new one is of no use beside it. One with another validator is of
+        // an older representation, and could never be combined with the new one.
         (Some(part), Some(before)) => {
             let inside = before.span.first >= part.span.first && before.span.last <= part.span.last;
             let changed = strong_validator(new) != strong_validator(old);
@@ -110,6 +117,8 @@ impl Union {
 pub fn union(new: &StoredHead, new_held: u64, old: &StoredResponse) -> Option<Union> {
     let (part, before) = (new.part?, old.part?);
     let old_held = old.content.len();
+    // A part that is shorter than it claims has an unknown gap at its end (`Part::admits`), so it is
+    // never joined to another.
     let full = part.is_full(new_held) && before.is_full(old_held);
     let same = part.complete == before.complete && new.selecting == old.selecting;
     if !full || !same || !same_representation(new, old) {
@@ -120,6 +129,7 @@ pub fn union(new: &StoredHead, new_held: u64, old: &StoredResponse) -> Option<Un
     } else {
         (before.span, part.span)
     };
+    // A gap between them, or one within the other: nothing is gained.
     if high.first > low.last.saturating_add(1) || high.last <= low.last {
         return None;
     }
@@ -129,6 +139,7 @@ pub fn union(new: &StoredHead, new_held: u64, old: &StoredResponse) -> Option<Un
         new_first: part.span.first <= before.span.first,
         from: low.last + 1 - high.first,
     };
+    // Worth a copy of all that is held only if it grows by a share of it.
     let grown = span.length() - old_held;
     (union.is_whole() || grown >= old_held / GROWTH_SHARE).then_some(union)
 }
@@ -137,6 +148,8 @@ pub fn union(new: &StoredHead, new_held: u64, old: &StoredResponse) -> Option<Un
 pub fn completes(received: &StoredHead, prefix: &StoredResponse) -> bool {
     let held = prefix.content.len();
     let (Some(part), Some(before)) = (received.part, prefix.part) else { return false };
+    // Each condition rules out one way of making a body up from two: a gap, an overlap, another length,
+    // another representation.
     before.span.first == 0
         && before.is_full(held)
         && part.span.first == held

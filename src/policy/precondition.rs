@@ -10,8 +10,8 @@ use crate::clock::Timestamp;
 use crate::message::fields::Fields;
 use crate::policy::stored::StoredHead;
 
-/// Metadata of the representation, which a 304 leaves out: the client has it, or may not want it
-/// (RFC 9110 §15.4.5). `Last-Modified` goes too where there is an `ETag`.
+/// Metadata of the representation, which a 304 leaves out: the client has it, or may not want it (RFC
+/// 9110 §15.4.5). `Last-Modified` goes too where there is an `ETag`.
 const LEFT_OUT_OF_304: [&str; 7] = [
     "content-digest",
     "content-type",
@@ -24,12 +24,12 @@ const LEFT_OUT_OF_304: [&str; 7] = [
 
 /// Do the request's conditions say that the client has what is stored already?
 ///
-/// Asked of responses with 200 or 206 only: a condition is about a representation (§13.2.1).
+/// Asked of a 200 or 206 only: a condition is about a representation (§13.2.1).
 pub fn is_not_modified(request: &Fields, stored: &StoredHead) -> bool {
     holds_for(request, stored.status, &stored.fields, stored.response_time)
 }
 
-/// The same of a response whose head has come at `response_time`.
+/// The same for a response whose head has come at `response_time`.
 pub fn holds_for(
     request: &Fields,
     status: StatusCode,
@@ -43,6 +43,7 @@ pub fn holds_for(
         // §13.1.3: with If-None-Match, If-Modified-Since is not looked at.
         return matches_any(request, response);
     }
+    // §13.1.3: an unreadable date is ignored, and so is a second line.
     let Some(since) = request.date("if-modified-since", response_time) else {
         return false;
     };
@@ -51,6 +52,8 @@ pub fn holds_for(
 
 /// §13.1.2: does one of the tags fit the stored response's, weakly compared?
 fn matches_any(request: &Fields, response: &Fields) -> bool {
+    // Weakly, because the client has a representation that will do; what is combined byte for byte is
+    // compared strongly.
     let own = response.get("etag").map(|tag| opaque(tag.as_bytes().trim_ascii()));
     request
         .get_all("if-none-match")
@@ -59,7 +62,7 @@ fn matches_any(request: &Fields, response: &Fields) -> bool {
 }
 
 /// When a response was modified, as §4.3.2 reads it: `Last-Modified`, else `Date`, else the moment it
-/// came.
+/// came. A client whose copy is older than that Date gets the whole, although it may have the same.
 fn modified(response: &Fields, response_time: Timestamp) -> Timestamp {
     let date = |name| response.date(name, response_time);
     date("last-modified").or_else(|| date("date")).unwrap_or(response_time)
@@ -76,6 +79,7 @@ pub fn opaque(tag: &[u8]) -> &[u8] {
 /// Members of a list of entity tags: split at commas outside quotes. There are no escapes in a tag,
 /// unlike in a quoted string (§8.8.3); nonsense is kept as it is and compared byte for byte.
 pub fn entity_tags(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    // Not `split_unquoted`: a backslash in a tag is an ordinary byte.
     let mut quoted = false;
     value
         .split(move |byte| {
@@ -93,9 +97,12 @@ pub fn entity_tags(value: &[u8]) -> impl Iterator<Item = &[u8]> {
 pub fn if_range_holds(request: &Fields, stored: &StoredHead) -> bool {
     let mut lines = request.get_all("if-range");
     let Some(value) = lines.next().map(|value| value.as_bytes().trim_ascii()) else { return true };
+    // Two lines cannot both hold. The whole is always right, only longer.
     if lines.next().is_some() {
         return false;
     }
+    // A weak tag falls through, is no date either, and so does not hold: bytes of two representations
+    // that are only equivalent must not meet.
     if value.starts_with(b"\"") {
         let own = stored.fields.get("etag").map(|tag| tag.as_bytes().trim_ascii());
         return own == Some(value);
@@ -110,9 +117,10 @@ pub fn strong_last_modified(stored: &StoredHead) -> Option<Timestamp> {
 }
 
 /// `Last-Modified`, where it is a strong validator: older than `Date` by so much that no second change
-/// can hide in the same second (§8.8.2.2). A cache cannot know that one clock made both, so that a
-/// second is not enough.
+/// can hide in the same second (§8.8.2.2).
 pub fn strong_modification(response: &Fields, now: Timestamp) -> Option<Timestamp> {
+    // A cache cannot know that one clock made both dates, so a second is not enough. RFC 7232 §2.2.2 named a
+    // minute.
     const SAFE_SECONDS: u32 = 60;
     let modified = response.date("last-modified", now)?;
     let date = response.date("date", now)?;

@@ -12,7 +12,7 @@ const TAG_FIELDS: [&str; 3] = ["surrogate-key", "cache-tag", "xkey"];
 /// The most tags of one response that are heeded; further ones are not.
 const TAGS_MAX: usize = 256;
 
-/// Which stored responses are meant.
+/// Which stored responses an operator means.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Selector {
     /// All of them.
@@ -30,7 +30,7 @@ pub enum Selector {
 }
 
 impl Selector {
-    /// Is the response stored under `key` one of them at `now`?
+    /// Does it mean the response stored under `key`, at `now`?
     pub fn selects(&self, key: &str, head: &StoredHead, now: Timestamp) -> bool {
         match self {
             Self::Tag(tag) => tags(head).any(|other| other == tag),
@@ -39,8 +39,9 @@ impl Selector {
         }
     }
 
-    /// Are all responses under `key` meant, whatever they are, or none? `None` where their heads decide.
+    /// Does it mean all responses under `key`, or none? `None` where their heads decide.
     pub fn selects_key(&self, key: &str) -> Option<bool> {
+        // The stores ask this first: most selectors are settled without a head being read from a disk.
         match self {
             Self::All => Some(true),
             Self::Uri(uri) => Some(key == uri),
@@ -51,7 +52,7 @@ impl Selector {
     }
 }
 
-/// As an operator would say it.
+/// As an operator would say it, for logs.
 impl fmt::Display for Selector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -65,8 +66,9 @@ impl fmt::Display for Selector {
     }
 }
 
-/// The tags of a response.
+/// The tags of a response, at most [`TAGS_MAX`].
 pub fn tags(head: &StoredHead) -> impl Iterator<Item = &str> {
+    // Fastly separates by spaces, Cloudflare by commas, Varnish's xkey by either; no tag has one in it.
     let values = TAG_FIELDS.into_iter().flat_map(|name| head.fields.get_all(name));
     let lists = values.filter_map(|value| value.to_str().ok());
     let names = lists.flat_map(|list| list.split([' ', '\t', ',']));

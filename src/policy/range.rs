@@ -21,7 +21,7 @@ const GAP_JOINED: u64 = 80;
 pub enum Spec {
     /// From a position, to another or to the end.
     From(u64, Option<u64>),
-    /// The last so many bytes.
+    /// The last bytes, this many.
     Last(u64),
 }
 
@@ -35,8 +35,10 @@ pub struct Span {
 }
 
 impl Span {
-    /// How many bytes it has; saturates.
+    /// How many bytes it has; saturates at the largest number.
     pub fn length(self) -> u64 {
+        // Never negative: whoever makes a span has compared its ends.
+        assert!(self.first <= self.last, "a span has at least one byte");
         (self.last - self.first).saturating_add(1)
     }
 }
@@ -44,7 +46,7 @@ impl Span {
 /// What is to be sent for a request's ranges.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Wanted {
-    /// All of it: there are no ranges, or they are not to be heeded.
+    /// All of it: there are no ranges, or they are not to be obeyed.
     Whole,
     /// These bytes, in a 206.
     One(Span),
@@ -54,11 +56,12 @@ pub enum Wanted {
     Nothing,
 }
 
-/// The ranges of a request; `None` if it has none that this server understands, and is to be
-/// answered as if the field were not there (§14.2).
+/// The ranges of a request. `None` if it has none that this server understands: it is then answered as
+/// if the field were not there (§14.2).
 pub fn read(fields: &Fields) -> Option<Vec<Spec>> {
     let mut lines = fields.get_all("range");
     let value = lines.next()?.as_bytes();
+    // Ignoring the field is always right: the client gets the whole with a 200, and sees that it does.
     if lines.next().is_some() {
         return None;
     }
@@ -72,6 +75,7 @@ pub fn read(fields: &Fields) -> Option<Vec<Spec>> {
         if !member.is_empty() {
             specs.push(spec(member)?);
         }
+        // Looked at within the loop: a head may hold thousands of ranges.
         if specs.len() > RANGES_MAX {
             return None;
         }
@@ -80,6 +84,8 @@ pub fn read(fields: &Fields) -> Option<Vec<Spec>> {
 }
 
 fn spec(member: &[u8]) -> Option<Spec> {
+    // The first dash separates; `1--2` has a last position that is no number. A first position behind
+    // the last one makes the range invalid (§14.1.1), and the field with it.
     let dash = member.iter().position(|byte| *byte == b'-')?;
     let (first, last) = (&member[..dash], &member[dash + 1..]);
     match (position(first), position(last)) {
@@ -106,6 +112,7 @@ fn position(digits: &[u8]) -> Option<u64> {
 /// larger than the representation (§17.15). What is joined stands where the first of it was asked for
 /// (§15.3.7.2).
 pub fn wanted(specs: &[Spec], length: u64) -> Wanted {
+    // Each range remembers its place, because sorting loses it and the client expects its own order.
     let asked = specs.iter().enumerate();
     let mut spans: Vec<(Span, usize)> =
         asked.filter_map(|(place, spec)| Some((span(*spec, length)?, place))).collect();
@@ -113,6 +120,8 @@ pub fn wanted(specs: &[Spec], length: u64) -> Wanted {
     let mut joined: Vec<(Span, usize)> = Vec::new();
     for (span, place) in spans {
         match joined.last_mut() {
+            // In order of positions, only the last one can touch this one. Joining bounds the answer:
+            // with RANGES_MAX ranges that do not overlap, no byte is sent twice.
             Some((before, first)) if span.first <= before.last.saturating_add(GAP_JOINED) => {
                 before.last = before.last.max(span.last);
                 *first = place.min(*first);
@@ -133,6 +142,7 @@ pub fn wanted(specs: &[Spec], length: u64) -> Wanted {
 }
 
 fn span(spec: Spec, length: u64) -> Option<Span> {
+    // A representation without bytes satisfies no range.
     let end = length.checked_sub(1)?;
     match spec {
         Spec::From(first, last) if first <= end => {
@@ -159,6 +169,8 @@ impl Part {
     pub fn read(fields: &Fields) -> Option<Self> {
         let mut lines = fields.get_all("content-range");
         let value = lines.next()?.as_bytes().trim_ascii();
+        // Two lines, or `bytes */10`, say nothing about what came; the response is then passed on and
+        // not stored.
         if lines.next().is_some() || value.len() < 6 {
             return None;
         }
@@ -170,6 +182,7 @@ impl Part {
         let (range, complete) = (&rest[..slash], &rest[slash + 1..]);
         let dash = range.iter().position(|byte| *byte == b'-')?;
         let span = Span { first: position(&range[..dash])?, last: position(&range[dash + 1..])? };
+        // An unknown length is permitted (§14.4); an unreadable one spoils the field.
         let complete = if complete == b"*" { None } else { Some(position(complete)?) };
         let fits = span.first <= span.last && complete.is_none_or(|length| span.last < length);
         // The largest number stands for everything beyond it, so it names no byte.
@@ -180,6 +193,8 @@ impl Part {
     /// several parts has its ranges in its content (§15.3.7.2), whatever `Content-Range` says.
     pub fn of_response(status: StatusCode, fields: &Fields) -> Option<Self> {
         const SEVERAL: &[u8] = b"multipart/byteranges";
+        // Its content is a multipart message. Taken for the bytes that a stray Content-Range names, it
+        // would be spliced into another body.
         let of_several_parts = fields.get("content-type").is_some_and(|value| {
             let start = value.as_bytes().trim_ascii().get(..SEVERAL.len());
             start.is_some_and(|start| start.eq_ignore_ascii_case(SEVERAL))
@@ -198,10 +213,13 @@ impl Part {
         self.complete.is_some_and(|length| self.span.last + 1 == length)
     }
 
-    /// May a part with this claim and `held` bytes be kept? As many as it claims, or fewer if it
-    /// claims to reach the end: then positions count from its front, and what did not come does not
-    /// exist.
+    /// May a part with this claim and `held` bytes be kept? It may hold as many as it claims, or fewer
+    /// if it claims to reach the end: then positions count from its front, and what did not come does
+    /// not exist.
     pub fn admits(self, held: u64) -> bool {
+        // Origin servers are seen that say `bytes 4-9/10` over five bytes. The message is complete by
+        // its length, so it is no truncation; it answers ranges from its front, and `is_full` keeps it
+        // from being combined with others.
         held > 0 && (held == self.span.length() || held < self.span.length() && self.reaches_end())
     }
 
@@ -213,10 +231,13 @@ impl Part {
     /// Which of the `held` bytes answer the request; `None` if it asks for others, or for several
     /// ranges.
     pub fn covers(self, held: u64, specs: &[Spec]) -> Option<Span> {
+        // Several ranges would need a multipart answer out of parts; the origin server has them all.
         let [spec] = specs else { return None };
         let start = self.span.first;
         let end = start.checked_add(held.checked_sub(1)?)?;
         let at_end = self.reaches_end();
+        // A range that ends behind what is held is covered only if nothing lies behind it. A suffix or
+        // an open end needs the end of the representation.
         let span = match *spec {
             Spec::From(first, Some(last)) => {
                 Span { first, last: if at_end { last.min(end) } else { last } }
@@ -233,6 +254,7 @@ impl Part {
 
 /// The value of a `Content-Range`, for `span` of a representation of `complete` bytes.
 pub fn content_range(span: Span, complete: Option<u64>) -> String {
+    // §14.4: `*` stands for a length that is not known.
     struct Length(Option<u64>);
     impl fmt::Display for Length {
         fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -48,7 +48,7 @@ impl Why {
     }
 }
 
-/// The particular rule behind it (RFC 9211 §2.8).
+/// The rule that decided (RFC 9211 §2.8).
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Detail {
     /// The cache is turned off (`--cache-size-limit 0`).
@@ -103,17 +103,18 @@ pub enum Detail {
     Connection,
     /// Larger than `--max-object-size`.
     TooLarge,
-    /// No room in memory for another body that is on its way in.
+    /// No memory is left for another body that is on its way in.
     Memory,
-    /// Its end could not be proven: delimited by a close that nobody announced.
+    /// The end of the body could not be proven: it was delimited by a close that nobody announced.
     CloseDelimited,
-    /// It ended too early.
+    /// The body ended too early.
     Truncated,
     /// The cache was cleared while it was on its way in.
     Cleared,
-    /// Something else was stored, or it was removed, while the origin server was asked about it.
+    /// Another response was stored, or this one was removed, while the origin server was asked about
+    /// it.
     Replaced,
-    /// Recently this URI gave answers that cannot be shared, so nobody waited for another's.
+    /// Recently this URI gave responses that cannot be shared, so no request waited for another's.
     HitForMiss,
     /// Stale, and served because the origin server failed.
     StaleIfError,
@@ -147,7 +148,7 @@ pub enum Detail {
     Full,
     /// The connection goes over to another protocol.
     Upgrade,
-    /// It was to, and the origin server has answered in HTTP.
+    /// The connection was to go over to another protocol, and the origin server has answered in HTTP.
     UpgradeDeclined,
     /// The request has passed through this proxy too often.
     Loop,
@@ -210,8 +211,9 @@ impl Detail {
         }
     }
 
-    /// Was what has come overtaken on its way: by an invalidation, or by something newer?
+    /// Was the response overtaken on its way, by an invalidation or by a newer response?
     pub fn is_overtaken(self) -> bool {
+        // Such a response answers those who asked before that, and is of no use to anybody later.
         matches!(self, Self::Cleared | Self::Replaced)
     }
 
@@ -222,6 +224,7 @@ impl Detail {
 
     /// What an operator can do about it, in flags; `None` if nothing.
     pub fn remedy(self) -> Option<&'static str> {
+        // Only where a flag changes this very outcome: `proxy explain` prints it as advice.
         match self {
             Self::Disabled => Some("--cache-size-limit above 0"),
             Self::NoStore | Self::Private | Self::VaryStar | Self::NoCache => {
@@ -273,7 +276,7 @@ pub struct CacheStatus {
     pub freshness_left: Option<i64>,
     /// The response is being stored.
     pub stored: bool,
-    /// It waited for another request's answer, and got it.
+    /// It waited for another request's response, and was answered with that.
     pub collapsed: bool,
     /// The particular rule.
     pub detail: Option<Detail>,
@@ -307,8 +310,8 @@ impl fmt::Display for CacheStatus {
     }
 }
 
-/// What a `Cache-Status` line of this program says. The words for reasons stay words: the program that wrote
-/// them may be a newer one.
+/// What a `Cache-Status` line of this program says. The words for reasons stay words: the program that
+/// wrote them may be a newer one.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct ReadStatus {
     /// Answered from the cache without asking the origin server.
@@ -343,6 +346,7 @@ impl ReadStatus {
                 }
                 ("ttl", seconds) => status.freshness_left = seconds.parse().ok(),
                 ("detail", word) => status.detail = Some(word.to_string()),
+                // A newer program may say more than this one knows.
                 _ => {}
             }
         }

@@ -20,7 +20,7 @@ pub struct OwnUrl<'a> {
     pub aliases: Vec<&'a str>,
     /// Path and query, as the key has them.
     pub target: &'a str,
-    /// The scheme is part of the key: with another scheme it is another URL.
+    /// Is the scheme part of the key? Then another scheme makes another URL.
     pub exact_scheme: bool,
 }
 
@@ -43,7 +43,9 @@ pub fn leads_nowhere(
         })
 }
 
+/// Does this `Location`, resolved, name the URL that was asked for?
 fn names(location: &str, origin: &OriginUrl, own: &OwnUrl<'_>, rules: &KeyRules) -> bool {
+    // What the client will see is what it will follow, so the rewritten form is compared.
     let rewritten = at_proxy(location, origin, &own.site);
     let scheme = own.site.scheme.as_str();
     let authorities =
@@ -54,8 +56,10 @@ fn names(location: &str, origin: &OriginUrl, own: &OwnUrl<'_>, rules: &KeyRules)
     let Some(uri) = resolve(&base, rewritten.as_deref().unwrap_or(location)) else { return false };
     let Some((its_scheme, rest)) = uri.split_once("://") else { return false };
     let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    // An empty path means `/` (RFC 9110 §4.2.3).
     let path = if path.starts_with('/') { path.to_string() } else { format!("/{path}") };
     let Some(asked) = without_usual_port(authority) else { return false };
+    // By the key's own spelling: a redirect from `/%7Ea` to `/~a` finds the same stored response.
     rules.shape(&path) == target
         && (!own.exact_scheme || its_scheme.eq_ignore_ascii_case(scheme))
         && (is_relative(location)

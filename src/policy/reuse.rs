@@ -1,7 +1,10 @@
 //! May a stored response answer this request? RFC 9111 §4, §4.2.4, §5.2.1.
 //!
-//! `vary.rs` has selected it by then. What cannot be answered from the cache goes on to the origin
-//! server, and the stored response goes along: it may have to stand in if that fails.
+//! `vary.rs` has selected the response by then. What cannot be answered from the cache goes on to the
+//! origin server, and the stored response goes along: it may have to stand in if that fails.
+//!
+//! The order of the questions matters, because the first one that objects is the reason that clients
+//! and operators are given.
 
 use std::sync::Arc;
 
@@ -52,10 +55,13 @@ impl Presented {
         let (get, head) = (request.method == Method::GET, request.method == Method::HEAD);
         // Chunked content may turn out to be empty, but not before the request has to be decided on.
         let has_content = !matches!(request.framing, Framing::None | Framing::Length(0));
+        // RFC 9110 §9.3.1: content in a GET has no defined meaning, so its response is passed on and is
+        // nobody else's.
         let (content, get, head) =
             ((get || head) && has_content, get && !has_content, head && !has_content);
         let mut presented =
             Self { get, head, post: request.method == Method::POST, content, ..Self::default() };
+        // Parsed only where the field is there: most requests have none.
         let mut directed = false;
         for (name, _) in request.fields.iter() {
             match effect_of(name.as_str()) {
@@ -67,6 +73,7 @@ impl Presented {
                 Effect::Condition => presented.conditional = true,
                 Effect::IfRange => presented.if_range = true,
                 Effect::OriginCondition => presented.for_origin_alone = true,
+                // Spelled out, so that a new effect does not compile until it is thought about here.
                 Effect::Nothing | Effect::Host | Effect::Connection | Effect::Message => {}
             }
         }
@@ -88,9 +95,10 @@ impl Presented {
         Self { cookie: false, authorization: false, credentials: false, ..self }
     }
 
-    /// The rule by which what is fresh only by a guess is neither stored for this request nor given to
-    /// it; `None` if it has no credentials.
+    /// The rule by which a response that is fresh only by a guess is neither stored for this request
+    /// nor given to it; `None` if the request has no credentials.
     pub fn personal(&self) -> Option<Detail> {
+        // In the order of how clear the word is to a reader of `Cache-Status`.
         match self {
             Self { cookie: true, .. } => Some(Detail::Cookie),
             Self { authorization: true, .. } => Some(Detail::Authorization),
@@ -99,9 +107,11 @@ impl Presented {
         }
     }
 
-    /// May its answer serve others who ask the same at the same time? The client's own condition must
-    /// not have gone to the origin server then.
+    /// May its response serve others who ask the same at the same time?
     pub fn collapses(&self) -> bool {
+        // What is excluded here brings a response that is made for this client alone, or asks for one
+        // that is. A condition of the client's own is no hindrance: it does not go to the origin server
+        // then.
         self.get
             && !self.if_range
             && !self.for_origin_alone
@@ -116,10 +126,11 @@ impl Presented {
         Self { get: true, head: false, range: false, if_range: false, conditional: false, ..self }
     }
 
-    /// What the cache asks for on its own account, with this request's credentials: the whole response
+    /// What the cache asks for on its own account with this request's credentials: the whole response
     /// to a GET, whatever the client wanted of a cache.
     #[must_use]
     pub fn in_the_background(self) -> Self {
+        // `only-if-cached` above all: the next cache would answer 504, and nothing would be refreshed.
         Self { directives: RequestDirectives::default(), ..self.as_get() }
     }
 }
@@ -190,6 +201,8 @@ pub fn decide(
     rules: &ReuseRules,
 ) -> Decision {
     let answerable = presented.get || presented.head;
+    // Before everything else: no directive and no flag may lead to the origin server (`--cache-mode
+    // offline`).
     if rules.mode == Mode::Offline {
         return offline(selected.ok().filter(|_| answerable), now);
     }
@@ -199,6 +212,8 @@ pub fn decide(
     } else if rules.disabled {
         forward(Why::Bypass, Some(Detail::Disabled))
     } else if presented.for_origin_alone {
+        // §4.3.2: If-Match and If-Unmodified-Since are for the origin server; a cache that answered
+        // would have to guess.
         forward(Why::Request, Some(Detail::Precondition))
     } else {
         match selected {
@@ -206,6 +221,7 @@ pub fn decide(
             Err(why) => forward(why, None),
         }
     };
+    // §5.2.1.7: also where another method or a bypass leads to the origin server, so it is asked last.
     match decision {
         Decision::Forward { .. }
             if presented.directives.only_if_cached && rules.mode == Mode::Standard =>
@@ -220,6 +236,7 @@ fn forward(why: Why, detail: Option<Detail>) -> Decision {
     Decision::Forward { why, detail, selected: None, validate: false }
 }
 
+/// Offline, whatever fits the request answers, however stale: there is no better response to be had.
 fn offline(selected: Option<Arc<StoredResponse>>, now: Timestamp) -> Decision {
     match selected {
         Some(stored) if stored.is_fresh(now) => Decision::Reuse(stored),
@@ -241,10 +258,12 @@ fn decide_on(
         Judgement::UsableStale { detail, refresh } => {
             Decision::ReuseStale { stored, detail, refresh }
         }
+        // Without the stored response: it must not even stand in if the origin server fails.
         Judgement::NotForThisUser(detail) => forward(Why::Request, Some(detail)),
         Judgement::ToBeValidated(why, detail) => {
             Decision::Forward { why, detail, selected: Some(stored), validate: true }
         }
+        // Without a condition: `--hit-ttl` asks for the response itself, and a 304 would not bring it.
         Judgement::UsedUp => {
             let (why, detail) = (Why::Stale, Some(Detail::HitTtl));
             Decision::Forward { why, detail, selected: Some(stored), validate: false }
@@ -252,7 +271,7 @@ fn decide_on(
     }
 }
 
-/// What is to be thought of a response that fits a request.
+/// How a response that fits a request is judged.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Judgement {
     /// It may answer.
@@ -264,8 +283,8 @@ pub enum Judgement {
         /// Fetch a new one in the background?
         refresh: bool,
     },
-    /// It was made for someone without credentials, and fresh only by a guess: it may not even stand
-    /// in.
+    /// It was made for a client without credentials, and is fresh only by a guess: it may not even
+    /// stand in.
     NotForThisUser(Detail),
     /// It may answer if the origin server says so.
     ToBeValidated(Why, Option<Detail>),
@@ -282,14 +301,20 @@ pub fn judge(
     rules: &ReuseRules,
 ) -> Judgement {
     use Judgement::{NotForThisUser, ToBeValidated, Usable, UsableStale, UsedUp};
+    // `--cache-mode force` ignores what requests say; the origin server's own word still counts below,
+    // where it is explicit.
     let standard = rules.mode == Mode::Standard;
     let directives = presented.directives;
+    // First, because it decides whether the response may be seen at all; the rest only decides how
+    // fresh it is.
     if standard
         && !head.lifetime.is_explicit()
         && let Some(detail) = presented.personal()
     {
         return NotForThisUser(detail);
     }
+    // §5.2.2.4: however fresh. Under `force` the response was stored against the origin server's word,
+    // and with it goes this one.
     if head.directives.no_cache && (standard || head.lifetime.is_explicit()) {
         return ToBeValidated(Why::Stale, Some(Detail::NoCache));
     }
@@ -300,9 +325,12 @@ pub fn judge(
     if standard && directives.max_age.is_some_and(|most| age > most) {
         return ToBeValidated(Why::Request, Some(Detail::MaxAge));
     }
+    // §5.2.1.1 and §5.2.1.3 ask about a response that is fresh by itself. A response "until cleared" is
+    // fresh enough for any number.
     if standard && directives.min_fresh.is_some_and(|least| head.fresh_for(now) < least) {
         return ToBeValidated(Why::Request, Some(Detail::MinFresh));
     }
+    // After the directives: a response that must be validated anyway is asked about, which costs less.
     if used_up {
         return UsedUp;
     }
@@ -314,6 +342,8 @@ pub fn judge(
     if taken.is_some_and(|most| most == DeltaSeconds::MAX || head.stale_for(now) <= most) {
         return UsableStale { detail: Detail::MaxStale, refresh: false };
     }
+    // RFC 5861 §3: the origin server's number, if it states one, outranks the operator's default,
+    // shorter or longer.
     let window = head.directives.stale_while_revalidate.unwrap_or(rules.stale_while_revalidate);
     // A client that names an age does not want what is stale (§5.2.1.1).
     if may_be_stale(head, window, now) && directives.max_age.is_none() {
@@ -335,9 +365,13 @@ pub fn may_stand_in(
     now: Timestamp,
     rules: &ReuseRules,
 ) -> bool {
+    // The shorter of the two words counts: the client's permission does not lift the origin server's
+    // bound, nor the other way round.
     let asked = presented.directives.stale_if_error.filter(|_| rules.mode == Mode::Standard);
     let stated = [asked, stored.directives.stale_if_error].into_iter().flatten().min();
     let window = stated.unwrap_or(rules.stale_if_error);
+    // A fresh response is here when the request asked for validation; without an answer it is still
+    // fresh. §4.2.4 rules that out for `no-cache`.
     stored.is_fresh(now) && !stored.directives.no_cache || may_be_stale(stored, window, now)
 }
 
@@ -347,7 +381,8 @@ pub fn wants_the_error(presented: &Presented, rules: &ReuseRules) -> bool {
     rules.mode == Mode::Standard && presented.directives.no_cache
 }
 
-/// Nothing prohibits serving it stale, and it has been so for less than `window`.
+/// Does nothing prohibit serving it stale, and has it been stale for less than `window`?
 fn may_be_stale(head: &StoredHead, window: DeltaSeconds, now: Timestamp) -> bool {
+    // §4.2.4: `must-revalidate` and its kin outrank every permission, the operator's as well.
     !head.directives.prohibits_stale() && now < head.fresh_until.plus(window)
 }

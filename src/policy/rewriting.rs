@@ -24,6 +24,7 @@ pub struct Site<'a> {
 /// Rewrites `Location`, `Content-Location`, `Link`, `Refresh` and the `Domain` of cookies that point at
 /// `origin`, so that they point at `site`.
 pub fn rewrite(fields: &mut Fields, origin: &OriginUrl, site: &Site<'_>) {
+    // A value that is no UTF-8 is no URI of the origin server, and passes as it came.
     for name in [LOCATION, CONTENT_LOCATION] {
         fields.rewrite(name.as_str(), |value| {
             let uri = std::str::from_utf8(value).ok()?;
@@ -40,6 +41,7 @@ pub fn rewrite(fields: &mut Fields, origin: &OriginUrl, site: &Site<'_>) {
 ///
 /// User information is left out, because a sender must not generate it (RFC 9110 §4.2.4).
 pub fn at_proxy(reference: &str, origin: &OriginUrl, site: &Site<'_>) -> Option<String> {
+    // Outside the prefix the proxy cannot be asked for it, so the reference is left alone.
     let path = origin.strip_reference(reference.trim())?.strip_prefix(origin.prefix.as_str())?;
     if !path.is_empty() && !path.starts_with(['/', '?', '#']) {
         return None;
@@ -60,6 +62,7 @@ fn rewrite_link(value: &[u8], origin: &OriginUrl, site: &Site<'_>) -> Option<Vec
     let mut rewritten = String::with_capacity(text.len());
     let mut rest = text;
     let mut changed = false;
+    // A `<` without its `>` ends the rewriting: half a field is not touched.
     while let Some((before, after)) = rest.split_once('<') {
         let (uri, tail) = after.split_once('>')?;
         let new = at_proxy(uri, origin, site);
@@ -85,6 +88,7 @@ fn rewrite_refresh(value: &[u8], origin: &OriginUrl, site: &Site<'_>) -> Option<
 /// Where the URL of a `Refresh` field stands, as browsers read it: seconds, a separator, perhaps
 /// `url=`, perhaps a quotation mark (WHATWG HTML §4.2.5.3, "shared declarative refresh steps").
 fn refresh_url(text: &str) -> Option<Range<usize>> {
+    // Digits and dots are skipped, not read: browsers do so, and what they accept is what must be rewritten.
     let seconds = |letter: char| letter.is_ascii_digit() || letter == '.';
     let start = text.trim_ascii_start();
     let rest = start.trim_start_matches(seconds);
@@ -108,6 +112,8 @@ fn refresh_url(text: &str) -> Option<Range<usize>> {
 /// Takes out a cookie's `Domain` that covers the origin server's host: the cookie then belongs to
 /// whatever host the client asked, which is the proxy (RFC 6265 §5.3).
 fn without_domain(value: &[u8], origin: &OriginUrl) -> Option<Vec<u8>> {
+    // A Domain of another host is left: browsers refuse such a cookie, and it is not ours to make it
+    // valid.
     let covers = |attribute: &[u8]| {
         let mut halves = attribute.splitn(2, |byte| *byte == b'=');
         let name = halves.next().unwrap_or_default().trim_ascii();

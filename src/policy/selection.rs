@@ -16,7 +16,7 @@ use crate::policy::stored::StoredResponse;
 pub struct Selection {
     /// The selected response, or why there is none.
     pub selected: Result<Arc<StoredResponse>, Why>,
-    /// What a fresh part says about what to ask for, where none is selected.
+    /// What a fresh part says about what to ask the origin server for, where no response is selected.
     pub lacking: Lacking,
 }
 
@@ -41,7 +41,7 @@ impl Selection {
     }
 }
 
-/// What a request asks for of the representation.
+/// What a request asks for of the representation: all of it, or ranges.
 #[derive(Debug)]
 pub struct Sought<'a> {
     ranges: Option<Vec<Spec>>,
@@ -71,20 +71,28 @@ pub fn select(
     let (mut any_fits, mut lacking) = (false, Lacking::Asked);
     for stored in variants.iter().filter(|stored| fits(stored)) {
         any_fits = true;
+        // The most recent whole response answers (§4), even if a newer part is beside it: a part of a
+        // newer representation would have displaced it (`partial::displaces`).
         let Some(held) = stored.part else {
             let selected = Ok(Arc::clone(stored));
             return Selection { selected, lacking };
         };
         let bytes = stored.content.len();
+        // §3.3: a part is completed only while it is fresh. A stale one would have to be validated
+        // first, and then completed: two requests for less than one.
         let usable = stored.is_fresh(now) && !stored.directives.no_cache;
         match &sought.ranges {
             Some(specs) if part.is_none() && held.covers(bytes, specs).is_some() => {
+                // RFC 9110 §13.1.5: where the validator differs, the client wants the whole of the new
+                // representation, not these bytes of the old one.
                 if if_range_holds(sought.fields, stored) {
                     part = Some(stored);
                 } else if usable {
                     lacking = Lacking::Whole;
                 }
             }
+            // The first part from the front, the newest one. It must be full and know the length, or
+            // nobody could say what its rest is.
             None if matches!(lacking, Lacking::Asked)
                 && held.span.first == 0
                 && held.is_full(bytes)
@@ -96,6 +104,7 @@ pub fn select(
             _ => {}
         }
     }
+    // The reason tells an operator what to look at: the range, nothing stored, or `Vary`.
     let why = if any_fits {
         Why::Partial
     } else if variants.is_empty() {
@@ -106,12 +115,12 @@ pub fn select(
     Selection { selected: part.cloned().ok_or(why), lacking }
 }
 
-/// Can the client decode a response of these fields, by the request's `Accept-Encoding` (RFC 9110 §12.5.3)?
-/// What has no content coding every client takes.
-///
-/// Without the field any coding is acceptable, says §12.5.3; but a client that does not send it, such as curl,
-/// does not decode either.
+/// Can the client decode a response with these fields, by its `Accept-Encoding` (RFC 9110 §12.5.3)? A
+/// response without a content coding every client can.
 pub fn takes_coding(request: &Fields, response: &Fields) -> bool {
+    // Deviation from §12.5.3: without the field any coding is acceptable, but here none is, because a
+    // client that does not send it, such as curl, does not decode either. Only what is served offline
+    // is chosen so.
     let takes = |coding: &[u8]| {
         let coding = usual_coding(coding);
         let mut by_any = false;
@@ -122,6 +131,7 @@ pub fn takes_coding(request: &Fields, response: &Fields) -> bool {
             if name.eq_ignore_ascii_case(coding) {
                 return !is_refused;
             }
+            // `*` is for codings that are not named, so it counts only when all members are read.
             by_any |= name == b"*" && !is_refused;
         }
         by_any || coding.eq_ignore_ascii_case(b"identity")
@@ -129,7 +139,7 @@ pub fn takes_coding(request: &Fields, response: &Fields) -> bool {
     response.members("content-encoding").all(takes)
 }
 
-/// `x-gzip` and `x-compress` are old names (RFC 9110 §8.4.1).
+/// The name of a coding; `x-gzip` and `x-compress` are old names (RFC 9110 §8.4.1).
 fn usual_coding(coding: &[u8]) -> &[u8] {
     if coding.eq_ignore_ascii_case(b"x-gzip") || coding.eq_ignore_ascii_case(b"x-compress") {
         return &coding[2..];
@@ -137,7 +147,7 @@ fn usual_coding(coding: &[u8]) -> &[u8] {
     coding
 }
 
-/// `q=0`, with up to three zeros behind the point (RFC 9110 §12.4.2).
+/// Is it `q=0`, with up to three zeros behind the point (RFC 9110 §12.4.2)?
 fn is_weight_of_zero(parameter: &[u8]) -> bool {
     let mut halves = parameter.splitn(2, |byte| *byte == b'=').map(<[u8]>::trim_ascii);
     let is_weight = halves.next().is_some_and(|name| name.eq_ignore_ascii_case(b"q"));

@@ -1,4 +1,8 @@
-//! A stored response: what all the other files of the policy are about. RFC 9111 §3.
+//! A stored response, which all the other files of the policy are about. RFC 9111 §3.
+//!
+//! It is shared: all requests that it answers hold it at the same time, and nothing of it changes but
+//! its count of reuses, its place in the store behind memory and its ready head. These are atomics or
+//! set once, so that no reader takes a lock.
 
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -40,7 +44,7 @@ pub struct StoredHead {
     pub response_time: Timestamp,
     /// From this moment on it is stale.
     pub fresh_until: Timestamp,
-    /// From this moment on it may not even be served stale, and is of no more use.
+    /// From this moment on it may not even be served stale, and is removed.
     pub useful_until: Timestamp,
 }
 
@@ -52,10 +56,10 @@ pub struct StoredResponse {
     pub content: Content,
     /// How often it has been reused.
     reuses: AtomicU64,
-    /// Where the store behind memory keeps it, and when that store was last told of its use. What is made
-    /// from it has the same place: it may be made before the store has given one.
+    /// Where the store behind memory keeps it. Responses that are made from it share the place: they
+    /// may be made before the store has given one.
     place: Arc<BackingId>,
-    /// Its head as plain requests get it, as bytes; made when the first one comes. `None` within if
+    /// Its head as bytes, as plain requests get it; made when the first one comes. `None` within if
     /// there is no one head for all.
     ready: OnceLock<Option<Vec<u8>>>,
 }
@@ -69,19 +73,21 @@ impl Deref for StoredResponse {
 }
 
 impl StoredHead {
-    /// Makes it stale no later than `most` after it came. The program that stored it, or another one that
-    /// shares the store, may have gone by another `--cache-ttl`.
+    /// Makes it stale no later than `most` after it came. The program that stored it, or another one
+    /// that shares the store, may have had another `--cache-ttl`.
     pub fn cap_freshness(&mut self, most: DeltaSeconds) {
         self.fresh_until = self.fresh_until.min(self.response_time.plus(most));
     }
 
     /// Its age at `now`, in whole seconds (§4.2.3).
     pub fn current_age(&self, now: Timestamp) -> DeltaSeconds {
+        // A clock that was set back adds nothing: the age is at least that on arrival.
         self.age_on_arrival.plus(now.seconds_since(self.response_time))
     }
 
     /// Is it fresh at `now` (§4.2)?
     pub fn is_fresh(&self, now: Timestamp) -> bool {
+        // §4.2: fresh while the lifetime is greater than the age; equal is stale.
         now < self.fresh_until
     }
 
@@ -92,10 +98,11 @@ impl StoredHead {
 
     /// For how long it has been stale, in seconds, rounded up.
     pub fn stale_for(&self, now: Timestamp) -> DeltaSeconds {
+        // Rounded up, so that `max-stale=1` ends after a second and not after two.
         Timestamp(now.0.saturating_add(999)).seconds_since(self.fresh_until)
     }
 
-    /// Seconds of freshness left; negative once it is stale; `None` if it never ends.
+    /// Seconds of freshness left; negative once it is stale; `None` if its freshness never ends.
     pub fn freshness_left(&self, now: Timestamp) -> Option<i64> {
         if self.fresh_until == Timestamp::MAX {
             return None;
@@ -116,15 +123,17 @@ impl StoredResponse {
         Self { head, content, reuses: AtomicU64::new(0), place, ready: OnceLock::new() }
     }
 
-    /// The same content under another head: what a freshened response is (§4.3.4), and one whose
-    /// content has been fetched into memory.
+    /// The same content under another head: a freshened response (§4.3.4), or one whose content has
+    /// been fetched into memory. The caller says which; reuses are counted anew.
     #[must_use]
     pub fn with(&self, head: StoredHead, content: Content) -> Self {
+        // The ready head is not taken along: it was made of the old fields.
         let place = Arc::clone(&self.place);
         Self { head, content, reuses: AtomicU64::new(0), place, ready: OnceLock::new() }
     }
 
-    /// A response that a store behind memory keeps at `place`, and that has been reused so often.
+    /// A response that the store behind memory keeps at `place`, and that has been reused `reuses`
+    /// times.
     #[must_use]
     pub fn found_at(mut self, place: u64, reuses: u64) -> Self {
         self.place = Arc::new(BackingId::at(place));
@@ -132,7 +141,7 @@ impl StoredResponse {
         self
     }
 
-    /// The same response, whose reuses count for nobody else.
+    /// The same response, whose reuses are counted apart from this one's.
     #[must_use]
     pub fn copied(&self) -> Self {
         let copy = self.with(self.head.clone(), self.content.clone());
@@ -157,13 +166,15 @@ impl StoredResponse {
         &self.head
     }
 
-    /// Counts one reuse; `false` if it has been reused `most` times already (`--hit-ttl`).
+    /// Counts one reuse; `false`, and nothing is counted, if it has been reused `most` times already
+    /// (`--hit-ttl`).
     pub fn count_reuse(&self, most: u64) -> bool {
+        // Compared and counted in one step: of several requests at once, exactly `most` may have it.
         let more = |reuses| (reuses < most).then_some(reuses + 1);
         self.reuses.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
     }
 
-    /// Counts one reuse where none is too many.
+    /// Counts one reuse where the number has no bound.
     pub fn note_reuse(&self) {
         self.reuses.fetch_add(1, Ordering::Relaxed);
     }
@@ -178,7 +189,8 @@ impl StoredResponse {
         self.reuses.load(Ordering::Relaxed) >= most
     }
 
-    /// Its head as bytes, for requests that ask nothing in particular; `make` is asked once.
+    /// Its head as bytes, for requests that ask nothing in particular. `make` is called once at most,
+    /// by the first of them.
     pub fn make_ready(&self, make: impl FnOnce(&Self) -> Option<Vec<u8>>) -> Option<&[u8]> {
         self.ready.get_or_init(|| make(self)).as_deref()
     }
@@ -194,6 +206,8 @@ impl StoredResponse {
         const ADDED: usize = 96;
         let line =
             |(name, value): &(HeaderName, HeaderValue)| name.as_str().len() + value.len() + 4;
+        // Counted from the beginning, made or not: the weight of what is in memory must not change
+        // later.
         self.fields.iter().map(line).sum::<usize>() + ADDED
     }
 
@@ -212,11 +226,14 @@ impl StoredResponse {
 }
 
 /// Where a store behind memory keeps a response.
+///
+/// The writer of the store sets it, and removals, uses and freshened responses read it: possibly before
+/// it is set, when they are queued behind the writing itself.
 #[derive(Debug, Default)]
 pub struct BackingId {
     /// The store's own number for it; 0 if it is not known to be there.
     number: AtomicU64,
-    /// In which of the store's periods it was last told of a use.
+    /// The store's period in which it last heard of a use.
     told: AtomicU32,
 }
 
@@ -225,18 +242,21 @@ impl BackingId {
         Self { number: AtomicU64::new(number), told: AtomicU32::new(0) }
     }
 
-    /// The store's own number for it, if it is there.
+    /// The store's own number for it; `None` if it is not known to be there.
     pub fn number(&self) -> Option<u64> {
+        // Acquire: whoever sees the number may go and read what was written under it.
         Some(self.number.load(Ordering::Acquire)).filter(|number| *number > 0)
     }
 
-    /// The store has put it there.
+    /// Notes where the store has put it.
     pub fn set(&self, number: u64) {
         self.number.store(number, Ordering::Release);
     }
 
     /// Is a use in `period` the first one that the store hears of?
     pub fn is_news(&self, period: u32) -> bool {
+        // Looked at before it is swapped: hits on one response from many threads would else pull its
+        // cache line back and forth.
         self.told.load(Ordering::Relaxed) != period
             && self.told.swap(period, Ordering::Relaxed) != period
     }

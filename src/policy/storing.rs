@@ -26,9 +26,9 @@ use crate::policy::vary::{Selecting, Sent, matches_none};
 pub struct StoringRules {
     /// Freshness where the origin server states none, and its bound.
     pub freshness: FreshnessRules,
-    /// `--share-cookies`: any explicit freshness is leave enough to keep `Set-Cookie`.
+    /// `--share-cookies`: any explicit freshness permits keeping `Set-Cookie`.
     pub share_cookies: bool,
-    /// `--stale-if-error`: how long a stale response may stand in for a failed origin server.
+    /// `--stale-if-error`, for responses that state none.
     pub stale_if_error: DeltaSeconds,
     /// `--stale-while-revalidate`, for responses that state none.
     pub stale_while_revalidate: DeltaSeconds,
@@ -70,8 +70,8 @@ pub struct Check {
     pub verdict: Result<(), Detail>,
 }
 
-/// May the response to `presented` be stored? If so, all of it but the content; if not, the first
-/// rule that forbids it (§3).
+/// May the response to `presented` be stored? If so, all of it but the content; if not, the first rule
+/// that forbids it (§3).
 ///
 /// `sent` is the request as the origin server got it; its fields select among variants (§4.1).
 pub fn storable(
@@ -80,19 +80,25 @@ pub fn storable(
     received: Received<'_>,
     rules: &StoringRules,
 ) -> Result<StoredHead, Detail> {
+    // The same list that `proxy explain` prints, so that the two cannot differ.
     for check in checks(presented, &received, rules) {
         check.verdict?;
     }
     let Received { status, fields, part, response_time, .. } = received;
     let directives = ResponseDirectives::read(fields);
     let forced = is_forced(status, rules);
+    // `None` stands for `Vary: *`, which gets here under `--cache-mode force` alone: then it fits every
+    // request.
     let selecting = Selecting::read(fields, sent).unwrap_or_default();
     let lifetime = freshness_lifetime(status, fields, &directives, response_time, rules.freshness);
     let age_on_arrival = corrected_initial_age(fields, received.request_time, response_time);
     let fresh_until = fresh_until(lifetime, age_on_arrival, response_time, rules.freshness);
     let useful_until = useful_until(fields, &directives, fresh_until, rules);
+    // Only now: everything above has decided by the fields as they came, with what `Connection` names.
     let mut fields = fields.clone();
     strip_received(&mut fields);
+    // `force` keeps no cookie of one client for another. The range of a part is in `part`, and would be
+    // wrong once parts are combined.
     let left_out = |name: &HeaderName| {
         directives.withheld.contains(name)
             || forced && *name == "set-cookie"
@@ -114,18 +120,22 @@ pub fn storable(
     })
 }
 
-/// `--cache-mode force` takes this response whatever it says.
+/// Does `--cache-mode force` take this response, whatever it says? A 200 alone: errors forced into the
+/// cache would stay.
 fn is_forced(status: StatusCode, rules: &StoringRules) -> bool {
     rules.freshness.force && status == StatusCode::OK
 }
 
-/// All rules about storing a response, in the order in which they are asked.
+/// All rules about storing a response, in the order in which they are asked. All are answered, for
+/// `proxy explain`; the first that fails is the reason that is told.
 pub fn checks(presented: &Presented, received: &Received<'_>, rules: &StoringRules) -> Vec<Check> {
     let Received { status, fields, response_time, .. } = *received;
     let directives = ResponseDirectives::read(fields);
     let lifetime = freshness_lifetime(status, fields, &directives, response_time, rules.freshness);
     let forced = is_forced(status, rules);
     let said = what_is_said(presented, received, &directives);
+    // `force` lifts what the origin server said, not what the message is: the method, the status, the
+    // length.
     let said = said.map(|check| if forced { Check { verdict: Ok(()), ..check } } else { check });
     let mut all = vec![
         check("RFC 9111 §3", METHOD, refused_by_method(presented, received, lifetime)),
@@ -160,7 +170,7 @@ fn check(section: &'static str, rule: &'static str, verdict: Result<(), Detail>)
     Check { section, rule, verdict }
 }
 
-/// What the directives and `Vary` forbid, which `--cache-mode force` does not heed.
+/// What the directives and `Vary` forbid, which `--cache-mode force` does not obey.
 fn what_is_said(
     presented: &Presented,
     received: &Received<'_>,
@@ -214,13 +224,15 @@ fn refuse_if(forbidden: bool, detail: Detail) -> Result<(), Detail> {
     if forbidden { Err(detail) } else { Ok(()) }
 }
 
-/// §3 and RFC 9110 §9.3.3.
+/// Is the response one to GET, or what a GET would have brought (§3, RFC 9110 §9.3.3)?
 fn refused_by_method(
     presented: &Presented,
     received: &Received<'_>,
     lifetime: Lifetime,
 ) -> Result<(), Detail> {
     let describes = received.describes_target && received.status == StatusCode::OK;
+    // §9.3.3 asks for explicit freshness and a Content-Location that is the target URI: only then is it
+    // the response to a later GET.
     let posted = presented.post && describes && lifetime.is_explicit();
     refuse_if(presented.content, Detail::Content)?;
     refuse_if(!presented.get && !posted, Detail::Method)
@@ -231,10 +243,14 @@ fn refused_by_status(presented: &Presented, received: &Received<'_>) -> Result<(
     match received.status {
         StatusCode::PARTIAL_CONTENT => {
             let held = received.length;
+            // A 206 without a readable Content-Range, or whose length contradicts it, cannot be placed
+            // anywhere.
             let kept = |part: Part| held.is_none_or(|held| part.admits(held));
             refuse_if(!received.part.is_some_and(kept), Detail::Partial)
         }
+        // It answers the client's own condition; our own conditions do not get here.
         StatusCode::NOT_MODIFIED => Err(Detail::Status),
+        // About this request's condition, unless it had none: then it is a status like any other.
         StatusCode::PRECONDITION_FAILED => refuse_if(
             presented.conditional || presented.for_origin_alone || presented.range,
             Detail::Status,
@@ -243,6 +259,7 @@ fn refused_by_status(presented: &Presented, received: &Received<'_>) -> Result<(
             let about_a_range = presented.range || received.fields.contains("content-range");
             refuse_if(about_a_range, Detail::Status)
         }
+        // §3 asks for a final status and nothing more: explicitly fresh 500s are stored, too.
         status => refuse_if(status.is_informational(), Detail::Status),
     }
 }
@@ -255,12 +272,14 @@ fn refused_as_useless(
     directives: &ResponseDirectives,
     lifetime: Lifetime,
 ) -> Result<(), Detail> {
+    // Without a lifetime a validator is the only use of it; §3 permits keeping it for these statuses
+    // and directives.
     let may_be_asked_about = has_validator(fields)
         && (is_heuristically_cacheable(status) || directives.public || directives.no_cache);
     refuse_if(lifetime == Lifetime::Unknown && !may_be_asked_about, Detail::NoFreshness)
 }
 
-/// §3.5, §7.3: what is made for one user is kept only where the origin server says so.
+/// Was it made for one user, and does the origin server not permit sharing it (§3.5, §7.3)?
 fn refused_as_personal(
     presented: &Presented,
     fields: &Fields,
@@ -271,18 +290,24 @@ fn refused_as_personal(
     let explicit = lifetime.is_explicit();
     let shared = directives.shares_what_is_personal();
     refuse_if(presented.authorization && !(explicit && shared), Detail::Authorization)?;
+    // HTTP knows `Authorization` alone. For cookies and API keys the line is drawn at explicit
+    // freshness: a server that states one has thought of caches.
     if let Some(detail) = presented.personal().filter(|_| !explicit) {
         return Err(detail);
     }
+    // Deviation from §7.3: explicit freshness alone permits a cache to keep Set-Cookie, but here it
+    // takes the same word as for Authorization, because servers put cookies on all they send, and a
+    // session that is replayed is stolen.
     let kept = explicit && (shared || rules.share_cookies);
+    // `no-cache="set-cookie"`: the field is left out, so it does not stand in the way of the rest.
     let withheld = |name: &str| explicit && directives.withheld.iter().any(|other| other == name);
     let sets = |name| fields.contains(name) && !withheld(name);
     let sets = sets("set-cookie") || sets("set-cookie2");
     refuse_if(sets && !kept, Detail::SetCookie)
 }
 
-/// RFC 9110 §7.6.1: the directives of a stored response are those that its fields state. Ones that
-/// `Connection` takes out could be obeyed today, and be forgotten when it is read from a disk.
+/// Does `Connection` name the fields that say how the response may be reused (RFC 9110 §7.6.1)? They
+/// are obeyed now and not stored, and would be forgotten when the response is read from a disk.
 fn refused_as_unkept(fields: &Fields) -> Result<(), Detail> {
     let named = |name| fields.has_member("connection", name);
     if !named("cache-control") && !named(CDN_CACHE_CONTROL) {
@@ -290,6 +315,7 @@ fn refused_as_unkept(fields: &Fields) -> Result<(), Detail> {
     }
     let mut kept = fields.clone();
     strip_received(&mut kept);
+    // Only the directives that are needed again at reuse; lifetimes have been worked out by then.
     let lasting = |fields: &Fields| {
         let all = ResponseDirectives::read(fields);
         (all.no_cache, all.prohibits_stale(), all.stale_while_revalidate, all.stale_if_error)
@@ -297,6 +323,7 @@ fn refused_as_unkept(fields: &Fields) -> Result<(), Detail> {
     refuse_if(lasting(fields) != lasting(&kept), Detail::Connection)
 }
 
+/// Is it a stream of events, to which the server adds for as long as the client listens?
 fn is_event_stream(fields: &Fields) -> bool {
     const TYPE: &[u8] = b"text/event-stream";
     fields.get("content-type").is_some_and(|value| {
@@ -307,6 +334,8 @@ fn is_event_stream(fields: &Fields) -> bool {
 /// Statuses whose caching rules this cache knows (§5.2.2.3).
 fn is_understood(status: StatusCode) -> bool {
     matches!(
+        // An explicit list: a status that is in no list, such as 599, is not understood, whatever its
+        // class.
         status.as_u16(),
         200..=206 | 300..=303 | 307 | 308 | 400..=417 | 421 | 422 | 426 | 428 | 429 | 431 | 451
             | 500..=505 | 511
@@ -323,6 +352,7 @@ fn useful_until(
     fresh_until: Timestamp,
     rules: &StoringRules,
 ) -> Timestamp {
+    // The longest of its uses after it has become stale; then it is worth no room.
     let mut more = DeltaSeconds::ZERO;
     if !directives.prohibits_stale() {
         let while_revalidate =

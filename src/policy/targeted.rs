@@ -22,22 +22,27 @@ impl ResponseDirectives {
     }
 }
 
-/// The directives of `CDN-Cache-Control`; `None` if it is absent, empty, or not what RFC 9213 §2.1
-/// asks for.
+/// The directives of `CDN-Cache-Control`; `None` if it is absent, empty, or not what RFC 9213 §2.1 asks
+/// for.
 pub fn read(fields: &Fields) -> Option<ResponseDirectives> {
     let lines: Vec<&[u8]> =
         fields.get_all(CDN_CACHE_CONTROL).map(http::HeaderValue::as_bytes).collect();
     if lines.is_empty() {
         return None;
     }
+    // RFC 8941 §4.2: several lines are one field, joined by commas.
     let joined = lines.join(&b", "[..]);
     let parser = Parser::new(&joined).with_version(Version::Rfc8941);
+    // One error spoils the whole field (RFC 9213 §2.1): half of what was said may be the more
+    // permissive half.
     let dictionary = parser.parse::<Dictionary>().ok()?;
     if dictionary.is_empty() {
         return None;
     }
     let mut directives = ResponseDirectives { targeted: true, ..ResponseDirectives::default() };
     for (key, entry) in &dictionary {
+        // The last of several members with one key counts: the parser has kept that one (RFC 8941
+        // §3.2).
         read_member(&mut directives, key.as_str(), entry)?;
     }
     Some(directives)
@@ -51,6 +56,7 @@ fn read_member(directives: &mut ResponseDirectives, key: &str, entry: &ListEntry
         "stale-while-revalidate" => directives.stale_while_revalidate = Some(seconds(entry)?),
         "stale-if-error" => directives.stale_if_error = Some(seconds(entry)?),
         "no-store" => directives.no_store = is_said(entry),
+        // An argument with field names limits the directive to them, as in `Cache-Control`.
         "no-cache" => match field_names(entry) {
             Some(names) => directives.withheld.extend(names),
             None => directives.no_cache = is_said(entry),
@@ -63,11 +69,13 @@ fn read_member(directives: &mut ResponseDirectives, key: &str, entry: &ListEntry
         "must-revalidate" => directives.must_revalidate = is_said(entry),
         "proxy-revalidate" => directives.proxy_revalidate = is_said(entry),
         "must-understand" => directives.must_understand = is_said(entry),
+        // Unknown members are ignored, so that servers may use new ones.
         _ => {}
     }
     Some(())
 }
 
+/// The value of a member without its parameters; `None` for an inner list, which no directive has.
 fn bare(entry: &ListEntry) -> Option<&BareItem> {
     match entry {
         ListEntry::Item(item) => Some(&item.bare_item),
@@ -78,11 +86,12 @@ fn bare(entry: &ListEntry) -> Option<&BareItem> {
 /// An integer, in seconds; a negative one is zero (RFC 9111 §1.2.2).
 fn seconds(entry: &ListEntry) -> Option<DeltaSeconds> {
     let BareItem::Integer(integer) = bare(entry)? else { return None };
+    // A number is a number: `max-age=-1` is valid here and means zero, whereas `max-age="10"` is none.
     let number = u64::try_from(i64::from(*integer)).unwrap_or(0);
     Some(DeltaSeconds::saturating_from(number))
 }
 
-/// Anything but `?0` says it.
+/// Is the directive said? Any value but `?0` says it.
 fn is_said(entry: &ListEntry) -> bool {
     !matches!(bare(entry), Some(BareItem::Boolean(false)))
 }

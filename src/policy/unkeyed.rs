@@ -61,7 +61,7 @@ const OVERRIDES: [&str; 46] = [
     "x-verb-tunnel",
 ];
 
-/// What standard fields begin with by which a client chooses among representations.
+/// What the names of the standard fields begin with by which clients choose among representations.
 const NEGOTIATION: [&str; 5] = ["accept-", "cache-control", "content-", "if-", "user-agent"];
 
 /// A name with `-` for each `_`. Servers that hand fields on as variables (CGI, WSGI, Rack, PHP) take
@@ -77,6 +77,8 @@ pub fn is_unkeyed(name: &str) -> bool {
     // `Accept_Encoding` would be obeyed, and `Vary: Accept-Encoding` would not look at it.
     let is_disguised =
         name.contains('_') && NEGOTIATION.iter().any(|start| dashed.starts_with(start));
+    // The list is in order, for a binary search: this is asked for every field of every request that
+    // goes on.
     is_disguised || OVERRIDES.binary_search(&&*dashed).is_ok()
 }
 

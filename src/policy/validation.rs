@@ -17,7 +17,8 @@ use crate::policy::precondition::{opaque, strong_modification};
 use crate::policy::stored::{StoredHead, StoredResponse};
 use crate::policy::vary::names_too_many;
 
-/// Has it a validator that can be offered to the origin server?
+/// Has it a validator that can be offered to the origin server? Any: whether the validator is strong is
+/// the origin server's to weigh.
 pub fn has_validator(fields: &Fields) -> bool {
     fields.contains(ETAG.as_str()) || fields.contains(LAST_MODIFIED.as_str())
 }
@@ -29,6 +30,9 @@ pub fn has_validator(fields: &Fields) -> bool {
 /// weak tags, and the strong ones of some servers, are the same for all codings, types and users, so
 /// that a 304 would select a variant that this client cannot take, or may not see.
 pub fn make_conditional(sent: &mut Fields, stored: &StoredHead) {
+    // Byte for byte as they came: origin servers compare strings, and a tag without quotation marks
+    // must return without them. Both are sent where there are both; a server that knows tags ignores
+    // the date (RFC 9110 §13.1.3).
     for (condition, validator) in [(IF_NONE_MATCH, ETAG), (IF_MODIFIED_SINCE, LAST_MODIFIED)] {
         sent.remove(condition.as_str());
         if let Some(value) = stored.fields.get(validator.as_str()) {
@@ -39,7 +43,10 @@ pub fn make_conditional(sent: &mut Fields, stored: &StoredHead) {
 
 /// Asks for what `prefix`, a part from the front, lacks of the whole (§3.3).
 pub fn ask_for_rest(sent: &mut Fields, prefix: &StoredResponse) {
+    // Without a validator the server may answer with the rest of another representation;
+    // `partial::completes` then refuses it and the whole is asked for.
     sent.set(RANGE, text_value(format!("bytes={}-", prefix.content.len())));
+    // The client's own If-Range is about what the client holds, not about this part.
     sent.remove(IF_RANGE.as_str());
     let validator = match strong_validator(prefix) {
         Some(Strong::Tag(_)) => prefix.fields.get(ETAG.as_str()),
@@ -55,6 +62,8 @@ pub fn ask_for_rest(sent: &mut Fields, prefix: &StoredResponse) {
 /// a cache asks with on its own account (RFC 5861 §3). `only-if-cached`, say, would make the next cache
 /// answer 504.
 pub fn make_own(sent: &mut Fields) {
+    // RFC 5861 §3: a refresh is the cache's own request. It once carried a client's Range, and what
+    // players read in ranges was never refreshed.
     make_unconditional(sent);
     for name in [IF_MATCH, IF_UNMODIFIED_SINCE, CACHE_CONTROL, PRAGMA] {
         sent.remove(name.as_str());
@@ -73,12 +82,16 @@ pub fn make_unconditional(sent: &mut Fields) {
 ///
 /// A 304 without any validator says nothing that contradicts.
 pub fn confirms(stored: &StoredHead, received: &Fields, now: Timestamp) -> bool {
+    // §4.3.4 in its order: a strong tag selects, then a weak one or a date, then nothing at all.
     let Some(tag) = received.get(ETAG.as_str()).map(|tag| tag.as_bytes().trim_ascii()) else {
         return same_modification(stored, received, now).unwrap_or(true);
     };
+    // A tag in the 304 and none stored: only the date could still say that it is the same.
     let Some(own) = stored.fields.get(ETAG.as_str()).map(|own| own.as_bytes().trim_ascii()) else {
         return same_modification(stored, received, now).unwrap_or(false);
     };
+    // A 304 with another strong tag is about another representation, kind as it would be to take it:
+    // the client would get old content under a new tag.
     if !tag.starts_with(b"W/") {
         return own == tag;
     }
@@ -88,7 +101,7 @@ pub fn confirms(stored: &StoredHead, received: &Fields, now: Timestamp) -> bool 
         && (!is_strong || same_modification(stored, received, now).unwrap_or(true))
 }
 
-/// Has `received` the `Last-Modified` of the stored response? `None` if it has none that is readable.
+/// Has `received` the `Last-Modified` of the stored response? `None` if it has none that can be read.
 fn same_modification(stored: &StoredHead, received: &Fields, now: Timestamp) -> Option<bool> {
     let name = LAST_MODIFIED.as_str();
     // An origin server may repeat what it cannot read itself.
@@ -104,8 +117,10 @@ fn same_modification(stored: &StoredHead, received: &Fields, now: Timestamp) -> 
 /// come is not kept. `Vary` grows and never shrinks: what has selected the stored response still does,
 /// whatever one 304 leaves out (§4.1); grown too long, it is `*`.
 pub fn merged(stored: &StoredHead, received: &Fields) -> Fields {
+    // Deviation from §3.2: it excepts fewer fields, but these tell of content that a 304 does not
+    // bring.
     let stays = |name: &HeaderName| {
-        // These are about the content of one message, and this one has none (RFC 9530 §2).
+        // They are about the content of one message, and this one has none (RFC 9530 §2).
         name == "content-length"
             || name == "content-digest"
             || name == "content-range" && stored.part.is_some()
@@ -115,6 +130,8 @@ pub fn merged(stored: &StoredHead, received: &Fields) -> Fields {
     for (name, value) in received.iter().filter(|(name, _)| !stays(name)) {
         fields.append(name.clone(), value.clone());
     }
+    // Deviation from §3.2: Vary is not replaced but extended. A 304 that leaves out a name (servers do)
+    // would open a response that was selected by it to all other requests.
     let has = |member: &&[u8]| {
         received.members(VARY.as_str()).any(|other| other.eq_ignore_ascii_case(member))
     };
@@ -122,6 +139,7 @@ pub fn merged(stored: &StoredHead, received: &Fields) -> Fields {
         for member in stored.fields.members(VARY.as_str()).filter(|member| !has(member)) {
             fields.append(VARY, HeaderValue::from_bytes(member).expect("a piece of a field value"));
         }
+        // Names add up over many 304s: a new one each time let the stored head grow without bound.
         if names_too_many(&fields) {
             fields.set(VARY, HeaderValue::from_static("*"));
         }
@@ -133,6 +151,8 @@ pub fn merged(stored: &StoredHead, received: &Fields) -> Fields {
 /// and its length must not contradict.
 pub fn head_confirms(stored: &StoredResponse, received: &Fields, length: Option<u64>) -> bool {
     let agrees = |name: &str| received.get(name) == stored.fields.get(name);
+    // A validator on one side alone contradicts as well: the representation has gained it, or lost it,
+    // since.
     stored.status == StatusCode::OK
         && agrees(ETAG.as_str())
         && agrees(LAST_MODIFIED.as_str())

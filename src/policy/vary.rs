@@ -2,7 +2,8 @@
 //!
 //! What is compared is the request as the origin server gets it, so that a field which the proxy
 //! writes itself (`X-Forwarded-For`, say) takes part like any other. Values are normalised first:
-//! joined, without the white space around commas; language ranges in order of their weights. Credentials
+//! joined, without the white space around commas; language ranges in order of their weights.
+//! Credentials
 //! are never kept: a digest stands for them.
 
 use http::HeaderName;
@@ -15,7 +16,8 @@ use crate::policy::digest::Salt;
 /// value, and each lookup compares them all; an origin server that names more means none in particular.
 pub const NAMES_MAX: usize = 64;
 
-/// A request as the origin server gets it, and what the digests of its credentials are keyed with.
+/// A request as the origin server gets it, and the key of its credentials' digests. The two go
+/// together, so that no selecting value can be read in clear.
 #[derive(Clone, Copy, Debug)]
 pub struct Sent<'a> {
     /// Its header section.
@@ -32,10 +34,13 @@ impl Selecting {
     /// The values in `request` of the fields that `response` names in `Vary`. `None` if it names `*`,
     /// something that is no field name, or more than [`NAMES_MAX`]: such a response matches no request.
     pub fn read(response: &Fields, request: Sent<'_>) -> Option<Self> {
+        // RFC 9111 §4.1: one `*` among the members, in any line, and no request ever matches.
         let mut values: Vec<(HeaderName, Option<Vec<u8>>)> = Vec::new();
         for member in response.members("vary") {
             let name = selecting_name(member)?;
             if !values.iter().any(|(known, _)| *known == name) {
+                // Each name is compared at every lookup: an origin server decides how many, so there is
+                // a bound.
                 if values.len() == NAMES_MAX {
                     return None;
                 }
@@ -51,7 +56,7 @@ impl Selecting {
         self.0.iter().map(|(name, value)| (name, value.as_deref()))
     }
 
-    /// Does the response fit every request alike?
+    /// Does the response fit every request?
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -68,8 +73,8 @@ impl Selecting {
         other.0.iter().all(|selecting| self.0.contains(selecting))
     }
 
-    /// The same fields and values, and those of `other` whose names are not among them; `None` if these are
-    /// too many.
+    /// The same fields and values, and those of `other` whose names are not among them; `None` if these
+    /// are too many.
     #[must_use]
     pub fn with(&self, other: &Self) -> Option<Self> {
         let is_new = |(name, _): &&(HeaderName, _)| !self.0.iter().any(|(known, _)| known == name);
@@ -77,11 +82,12 @@ impl Selecting {
         (all.len() <= NAMES_MAX).then_some(Self(all))
     }
 
-    /// One text for all the values: requests that differ in none of them have the same.
+    /// One text for all the values: requests that differ in none of them have the same text.
     pub fn fingerprint(&self) -> Vec<u8> {
         let mut text = Vec::new();
         for (name, value) in &self.0 {
             text.extend_from_slice(name.as_str().as_bytes());
+            // An absent field and an empty one are different values (§4.1).
             match value {
                 Some(value) => {
                     text.push(b':');
@@ -94,7 +100,7 @@ impl Selecting {
         text
     }
 
-    /// Bytes in memory.
+    /// Bytes in memory, those that were allocated and not used included.
     pub fn memory_bytes(&self) -> usize {
         let values = self.0.iter().map(|(_, value)| value.as_ref().map_or(0, Vec::len));
         self.0.capacity() * size_of::<(HeaderName, Option<Vec<u8>>)>() + values.sum::<usize>()
@@ -113,13 +119,16 @@ impl FromIterator<(HeaderName, Option<Vec<u8>>)> for Selecting {
 /// Each selecting field must have the same value in both requests, absent matching absent. A
 /// language the client prefers to all others also fits a response that is in this language.
 pub fn matches(selecting: &Selecting, fields: &Fields, request: Sent<'_>) -> bool {
+    // Deviation from §4.1, which speaks of values that match: a response that is written in the
+    // client's one preferred language is what the origin server would choose, so it is given although
+    // another list of languages brought it.
     selecting.0.iter().all(|(name, value)| {
         *value == selecting_value(name, request)
             || (name == "accept-language" && is_in_preferred_language(fields, request.fields))
     })
 }
 
-/// Does `response` name something in `Vary` that no request can have the same of?
+/// Does `response` name something in `Vary` for which no request can match?
 pub fn matches_none(response: &Fields) -> bool {
     response.members("vary").any(|member| selecting_name(member).is_none())
         || names_too_many(response)
@@ -141,6 +150,7 @@ pub fn names_too_many(response: &Fields) -> bool {
 
 /// The name of a selecting field; `None` for `*`, and for what is no field name.
 fn selecting_name(member: &[u8]) -> Option<HeaderName> {
+    // `*` is a token, and so a valid field name.
     HeaderName::from_bytes(member).ok().filter(|name| name != "*")
 }
 
@@ -153,8 +163,11 @@ fn selecting_value(name: &HeaderName, request: Sent<'_>) -> Option<Vec<u8>> {
 
 /// The value of a selecting field, normalised (§4.1); `None` where the field is absent.
 fn normalised(name: &HeaderName, request: &Fields) -> Option<Vec<u8>> {
+    // Absent matches only absent, so it must not become an empty list.
     request.get(name.as_str())?;
     let mut joined = Vec::new();
+    // Its ranges are ordered by weight: `en, de` and `de, en` mean the same (RFC 9110 §12.5.4). Some
+    // servers take the first one all the same; they get the order of names, for all clients alike.
     if name == "accept-language" {
         for (_, range) in language_ranges(request) {
             joined.extend_from_slice(&range);
@@ -166,6 +179,8 @@ fn normalised(name: &HeaderName, request: &Fields) -> Option<Vec<u8>> {
             joined.push(b',');
         }
     }
+    // §4.1 permits to normalise white space where the syntax does. Unknown fields are taken for lists:
+    // one that is none has no commas to normalise, but for those in quoted strings, which stay.
     joined.pop();
     Some(joined)
 }
@@ -183,6 +198,7 @@ fn language_ranges(request: &Fields) -> Vec<(u16, Vec<u8>)> {
                 let value = part.strip_prefix(b"q=").or_else(|| part.strip_prefix(b"Q="))?;
                 std::str::from_utf8(value.trim_ascii()).ok()?.parse::<f32>().ok()
             });
+            // RFC 9110 §12.4.2 gives weights three digits; whole numbers can be compared for equality.
             let thousandths = weight.unwrap_or(1.0).clamp(0.0, 1.0) * 1000.0;
             // The cast cannot fail: the weight lies between 0 and 1000 (a NaN becomes 0).
             #[allow(clippy::cast_sign_loss)]
@@ -205,6 +221,8 @@ fn language_ranges(request: &Fields) -> Vec<(u16, Vec<u8>)> {
 fn is_in_preferred_language(stored: &Fields, request: &Fields) -> bool {
     let ranges = language_ranges(request);
     let Some((weight, preferred)) = ranges.first() else { return false };
+    // Two languages of the same weight leave the choice to the origin server, and it has not been
+    // asked.
     let alone = ranges.get(1).is_none_or(|(second, _)| second < weight);
     let mut languages = stored.members("content-language");
     let language = languages.next();
