@@ -29,8 +29,11 @@ const PROGRAM: [&str; 3] = ["main", "daemon", "commands"];
 /// The one file of `message` that several threads share: a body that some write and others read.
 const SHARED_BODY: &str = "message/growing.rs";
 /// A dependency, and the files that may name it.
-const FENCES: [(&str, &[&str]); 22] = [
-    ("rustix::", &["daemon/takeover.rs", "store/tiers/writer.rs"]),
+const FENCES: [(&str, &[&str]); 24] = [
+    (
+        "rustix::",
+        &["daemon/mod.rs", "daemon/takeover.rs", "store/sqlite/schema.rs", "store/tiers/writer.rs"],
+    ),
     ("listenfd::", &["daemon/systemd.rs"]),
     (
         "redis::",
@@ -103,7 +106,9 @@ const FENCES: [(&str, &[&str]); 22] = [
     ("quick_cache::", &["store/memory/s3_fifo.rs"]),
     ("lru::", &["store/memory/exact.rs"]),
     ("crossbeam_channel::", &["front/workers.rs"]),
-    ("nix::", &["front/tiny/sockets.rs", "daemon/mod.rs", "store/sqlite/schema.rs"]),
+    ("nix::", &["front/tiny/sockets.rs"]),
+    ("itoa::", &["message/fields.rs"]),
+    ("ipnet::", &["message/network.rs"]),
     ("pico_args::", &["cli/mod.rs", "cli/commands.rs"]),
     ("simplelog::", &["daemon/mod.rs"]),
 ];

@@ -29,7 +29,7 @@ use caching_proxy::proxy::{Proxy, Settings};
 use caching_proxy::stats::{AccessLog, Stats};
 use caching_proxy::store::Store;
 use caching_proxy::vital;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use simplelog::{ConfigBuilder, WriteLogger};
@@ -421,13 +421,15 @@ fn connections_max(config: &Config) -> usize {
     // Raised, not just read: the usual soft limit of 1024 is there for select(2), which nothing here
     // uses. A limit that cannot be raised bounds the clients instead, because `accept` without
     // descriptors fails again and again while clients wait.
-    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
-        return config.connections_max;
-    };
+    let limit = getrlimit(Resource::Nofile);
+    // Without a limit there is nothing to raise, and nothing to keep to.
+    let Some(soft) = limit.current else { return config.connections_max };
     if soft < wanted {
-        let _ = setrlimit(Resource::RLIMIT_NOFILE, wanted.min(hard).max(soft), hard);
+        let raised = limit.maximum.map_or(wanted, |hard| wanted.min(hard)).max(soft);
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(raised), ..limit });
     }
-    let Ok((soft, _)) = getrlimit(Resource::RLIMIT_NOFILE) else { return config.connections_max };
+    // The system may have refused: what counts is what it says now.
+    let soft = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     let for_clients = soft.saturating_sub(kept) / each;
     config.connections_max.min(for_clients.max(1) as usize)
 }

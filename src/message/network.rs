@@ -2,55 +2,40 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 /// Addresses that begin alike.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Network {
-    address: IpAddr,
-    bits: u8,
-}
+pub struct Network(IpNet);
 
 /// What stands in front of an IPv4 address that is mapped into IPv6 (RFC 4291 §2.5.5.2).
 const MAPPED_BITS: u8 = 96;
 
 impl Network {
-    /// Reads `127.0.0.1`, `::1` (also in brackets), `10.0.0.0/8` or `fe80::/10`. IPv4 addresses that are mapped into IPv6
-    /// (`::ffff:10.0.0.0/104`) are read as what they are, as [`Network::holds`] sees them.
+    /// Reads `127.0.0.1`, `::1` (also in brackets), `10.0.0.0/8` or `fe80::/10`; `None` for anything else.
+    ///
+    /// IPv4 addresses that are mapped into IPv6 (`::ffff:10.0.0.0/104`) are read as what they are, as
+    /// [`Network::holds`] sees them.
     pub fn read(text: &str) -> Option<Self> {
-        let (address, bits) = if let Some((address, bits)) = text.split_once('/') {
-            (address, Some(bits.parse().ok()?))
+        let written = if text.contains('/') {
+            text.parse().ok()?
         } else {
             let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-            (bare.unwrap_or(text), None)
+            IpNet::from(bare.unwrap_or(text).parse::<IpAddr>().ok()?)
         };
-        let address: IpAddr = address.parse().ok()?;
-        let most = match address {
-            IpAddr::V4(_) => 32,
-            IpAddr::V6(_) => 128,
-        };
-        let bits: u8 = bits.unwrap_or(most);
-        if bits > most {
-            return None;
+        // A mask shorter than the prefix of mapped addresses covers others too, and stays IPv6.
+        let canonical = written.addr().to_canonical();
+        let mapped_bits = written.prefix_len().checked_sub(MAPPED_BITS);
+        match mapped_bits.filter(|_| canonical.is_ipv4() && written.addr().is_ipv6()) {
+            Some(bits) => IpNet::new(canonical, bits).ok().map(Self),
+            None => Some(Self(written)),
         }
-        let mapped = address.is_ipv6() && address.to_canonical().is_ipv4();
-        Some(match bits.checked_sub(MAPPED_BITS) {
-            Some(bits) if mapped => Self { address: address.to_canonical(), bits },
-            _ => Self { address, bits },
-        })
     }
 
-    /// Is `address` one of them?
+    /// Is `address` one of them? A mapped IPv4 address counts as IPv4: a socket that takes both kinds of
+    /// clients shows IPv4 ones mapped (RFC 4291 §2.5.5.2).
     pub fn holds(&self, address: IpAddr) -> bool {
-        let same = |one: u128, other: u128, width: u32| {
-            let differing = (one ^ other) << (128 - width);
-            self.bits == 0 || differing >> (128 - u32::from(self.bits)) == 0
-        };
-        match (self.address, address.to_canonical()) {
-            (IpAddr::V4(one), IpAddr::V4(other)) => {
-                same(u32::from(one).into(), u32::from(other).into(), 32)
-            }
-            (IpAddr::V6(one), IpAddr::V6(other)) => same(one.into(), other.into(), 128),
-            _ => false,
-        }
+        self.0.contains(&address.to_canonical())
     }
 }
 
@@ -79,7 +64,16 @@ mod tests {
                 "{network} {address}"
             );
         }
-        for wrong in ["", "localhost", "10.0.0.0/33", "10.0.0.0/", "::/129", "10.0.0/8"] {
+        for wrong in [
+            "",
+            "localhost",
+            "10.0.0.0/33",
+            "10.0.0.0/",
+            "::/129",
+            "10.0.0/8",
+            "[::1]/8",
+            "10.0.0.0/255.0.0.0",
+        ] {
             assert_eq!(Network::read(wrong), None, "{wrong}");
         }
     }

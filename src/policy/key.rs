@@ -196,6 +196,8 @@ impl fmt::Display for KeyRules {
 }
 
 /// A pattern for names: `*` stands for any text, `?` for one byte, anything else for itself.
+// Ours, not the crate wildmatch's: that compares characters of text, but a name is bytes once its
+// percent-encoding is undone, and need not be UTF-8; `?` would then stand for something else.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Glob(Vec<u8>);
 

@@ -515,11 +515,11 @@ fn is_on_a_network(path: &Path) -> bool {
     ];
     // The folder may have to be made first.
     let mut folders = folder_of(path).ancestors();
-    let Some(found) = folders.find_map(|folder| nix::sys::statfs::statfs(folder).ok()) else {
+    let Some(found) = folders.find_map(|folder| rustix::fs::statfs(folder).ok()) else {
         return false;
     };
-    #[allow(clippy::useless_conversion, clippy::unnecessary_cast, reason = "it differs by target")]
-    let kind = found.filesystem_type().0 as i64;
+    #[allow(clippy::useless_conversion, reason = "its type differs by target")]
+    let kind = i64::from(found.f_type);
     let networked = NETWORKS.contains(&kind);
     if networked {
         log::info!("store {}: on a network; no other process can use it meanwhile", path.display());
