@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
-use crate::stats::{Event, Gauge, Stats};
+use crate::stats::{Counter, Stats};
 use crate::vital;
 
 /// New requests for the origin server that can wait in line for each worker.
@@ -65,7 +65,7 @@ impl Pool {
         let (arrivals, arriving) = bounded::<Job>(ARRIVALS_MAX + parked_max);
         let (forwards, forwarding) = bounded::<Job>(forwards_max + parked_max);
         let reserved = (workers / WORKERS_PER_RESERVED).max(1);
-        stats.gauge(Gauge::Workers, (workers + reserved).cast_signed() as i64);
+        stats.gauge(Counter::Workers, (workers + reserved).cast_signed() as i64);
         for number in 0..workers + reserved {
             let role = if number < reserved { Role::Reserved } else { Role::Any };
             let (arriving, forwarding) = (arriving.clone(), forwarding.clone());
@@ -94,7 +94,7 @@ impl Pool {
             return Err(job);
         }
         line.try_send(job).map_err(TrySendError::into_inner)?;
-        self.stats.gauge(Gauge::WaitingJobs, 1);
+        self.stats.gauge(Counter::WaitingJobs, 1);
         Ok(())
     }
 }
@@ -110,14 +110,14 @@ fn work(role: Role, arriving: &Receiver<Job>, forwarding: &Receiver<Job>, stats:
         };
         // The channels are closed when the pool is dropped.
         let Ok(job) = job else { return };
-        stats.gauge(Gauge::WaitingJobs, -1);
-        stats.gauge(Gauge::BusyWorkers, 1);
+        stats.gauge(Counter::WaitingJobs, -1);
+        stats.gauge(Counter::BusyWorkers, 1);
         // What the job owned is dropped by the unwinding, and with it the client's connection.
         if catch_unwind(AssertUnwindSafe(|| job(role))).is_err() {
-            stats.count(Event::Panic);
+            stats.count(Counter::Panic);
             log::error!("a worker panicked; this cost one exchange");
         }
-        stats.gauge(Gauge::BusyWorkers, -1);
+        stats.gauge(Counter::BusyWorkers, -1);
     }
 }
 

@@ -28,7 +28,7 @@ use crate::policy::stored::{StoredHead, StoredResponse};
 use crate::policy::vary::{self, Sent};
 use crate::proxy::collapse::Shareable;
 use crate::proxy::{Asked, Attempt, Proxy};
-use crate::stats::Event;
+use crate::stats::Counter;
 
 impl Proxy {
     /// Answers from a stored response (§4).
@@ -54,10 +54,10 @@ impl Proxy {
         attempt: &Attempt,
         detail: Option<Detail>,
     ) -> CacheStatus {
-        self.stats.count(Event::Hit);
+        self.stats.count(Counter::Hit);
         let waited_for = attempt.waited_for();
         if waited_for.is_some() {
-            self.stats.count(Event::Collapsed);
+            self.stats.count(Counter::Collapsed);
         }
         CacheStatus {
             hit: waited_for.is_none(),
@@ -119,7 +119,7 @@ impl Proxy {
         let attempt = Attempt::default().waiting(why);
         let mut status = self.hit_status(head, asked.now, &attempt, None);
         (status.hit, status.collapsed, status.why) = (false, true, Some(why));
-        self.stats.count(Event::Collapsed);
+        self.stats.count(Counter::Collapsed);
         let fields = self.outgoing(asked.request, head, asked.now, &status);
         Response { status: head.status, fields, body: Body::None { length: None } }
     }

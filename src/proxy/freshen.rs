@@ -21,7 +21,7 @@ use crate::policy::validation::{confirms, head_confirms, merged};
 use crate::policy::vary::Sent;
 use crate::proxy::collapse::Outcome;
 use crate::proxy::{Asking, Forward, Proxy};
-use crate::stats::Event;
+use crate::stats::Counter;
 
 impl Proxy {
     /// May the response to a request that the origin server got with these fields be stored (§3)?
@@ -85,8 +85,8 @@ impl Proxy {
             let outcome = |refusal| forward.outcome(stored.status, refusal);
             leader.land(&refusal.map_or(Outcome::Freshened, outcome));
         }
-        self.stats.count(Event::Hit);
-        self.stats.count(Event::Freshened);
+        self.stats.count(Counter::Hit);
+        self.stats.count(Counter::Freshened);
         let status = CacheStatus {
             why: Some(forward.why),
             forward_status: Some(received.status.as_u16()),

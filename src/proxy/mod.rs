@@ -34,7 +34,7 @@ use crate::policy::validation::{
 use crate::policy::vary::Sent;
 use crate::proxy::collapse::{Flights, Landing, Turn};
 use crate::proxy::steps::{Asking, Recall, Recollection};
-use crate::stats::{Event, Stats};
+use crate::stats::{Counter, Stats};
 use crate::store::underway::Begun;
 use crate::store::{Store, Variants, salt};
 
@@ -189,7 +189,7 @@ impl Proxy {
     /// Answers from the cache, or says what to ask the origin server. Never waits.
     pub fn lookup(&self, request: &Arc<Request>, mut attempt: Attempt) -> Answer {
         if attempt.is_first() {
-            self.stats.count(Event::Request);
+            self.stats.count(Counter::Request);
         }
         if let Some(response) = self.answer_here(request) {
             return Answer::Ready(response);
@@ -240,7 +240,7 @@ impl Proxy {
                 Answer::Ready(response)
             }
             Decision::ReuseStale { stored, detail, refresh } => {
-                self.stats.count(Event::Stale);
+                self.stats.count(Counter::Stale);
                 let response = self.reuse(&asked, &stored, &attempt, Some(detail));
                 attempt.satisfied(&stored);
                 if refresh {
@@ -413,7 +413,7 @@ impl Proxy {
             Recall::GoOn(forward) => forward,
             Recall::Done(forwarded) => return forwarded,
         };
-        self.stats.count(Event::Forwarded(forward.why));
+        self.stats.count_forwarded(forward.why);
         let mut content = Some(content);
         loop {
             let content = content.take().unwrap_or(RequestContent::None);
@@ -544,7 +544,7 @@ impl Proxy {
         let send = |asked: OriginRequest<'_, '_>| {
             let answer = self.origin.send(asked);
             if !answer.as_ref().is_err_and(OriginError::spared_it) {
-                self.stats.count(Event::OriginRequest);
+                self.stats.count(Counter::OriginRequest);
             }
             answer
         };

@@ -34,7 +34,7 @@ use crate::proxy::fill::again::Again;
 use crate::proxy::fill::{Fetched, Filler, PIECE_BYTES, Progress, Recording, Relayed};
 use crate::proxy::freshen::facts;
 use crate::proxy::{Asking, Forward, Forwarded, Proxy};
-use crate::stats::Event;
+use crate::stats::Counter;
 
 /// What becomes of a response that has come.
 struct Kept {
@@ -332,8 +332,8 @@ impl Proxy {
         {
             return None;
         }
-        self.stats.count(Event::Hit);
-        self.stats.count(Event::Stale);
+        self.stats.count(Counter::Hit);
+        self.stats.count(Counter::Stale);
         let status = CacheStatus {
             why: Some(forward.why),
             forward_status: failed.map(|status| status.as_u16()),

@@ -12,7 +12,7 @@ use crate::origin::OriginError;
 use crate::policy::reason::{CacheStatus, Detail};
 use crate::proxy::collapse::{Failed, Outcome};
 use crate::proxy::{Asked, Forward, Proxy};
-use crate::stats::Event;
+use crate::stats::Counter;
 
 impl Proxy {
     /// An answer for a request that the workers have no room for (RFC 9110 §15.6.4).
@@ -26,7 +26,7 @@ impl Proxy {
 
     /// An answer for a request that there is no tunnel left for (RFC 9110 §15.6.4).
     pub fn refuse_for_want_of_tunnels(&self, prefers_json: bool) -> Response {
-        self.stats.count(Event::Request);
+        self.stats.count(Counter::Request);
         let text = "proxy: too many connections speak another protocol already";
         let status = CacheStatus { detail: Some(Detail::Full), ..CacheStatus::default() };
         let mut response = self.own(StatusCode::SERVICE_UNAVAILABLE, text, prefers_json, status);
@@ -67,7 +67,7 @@ impl Proxy {
         if error.spared_it() {
             log::debug!("{} {}: {error}", forward.method, forward.key.redacted());
         } else {
-            self.stats.count(Event::OriginError);
+            self.stats.count(Counter::OriginError);
             log::warn!("{} {}: {error}", forward.method, forward.key.redacted());
         }
         let (status, detail) = (error.status(), error.detail());
@@ -95,7 +95,7 @@ impl Proxy {
         let Failed { status, detail, text } = failed;
         match self.stand_in(forward, None, None) {
             Some(response) => {
-                self.stats.count(Event::Collapsed);
+                self.stats.count(Counter::Collapsed);
                 response
             }
             None => self.forwarding_error(forward, *status, *detail, text),
@@ -146,7 +146,7 @@ impl Proxy {
 
     /// A response that nobody but the proxy has made; so the `Date` is the proxy's, too.
     fn own(&self, code: StatusCode, text: &str, as_json: bool, status: CacheStatus) -> Response {
-        self.stats.count(Event::Refused);
+        self.stats.count(Counter::Refused);
         self.stats.count_status(&status);
         let mut response = Response::error(code, text, as_json);
         response.fields.set_text("date", date::format(self.clock.now()));

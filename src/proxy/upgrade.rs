@@ -17,7 +17,7 @@ use crate::policy::reuse::Mode;
 use crate::proxy::fill::Relayed;
 use crate::proxy::refuse::say_when_to_come_back;
 use crate::proxy::{Asked, Proxy};
-use crate::stats::Event;
+use crate::stats::Counter;
 
 /// What came of a request to go over to another protocol.
 pub enum Upgraded {
@@ -51,7 +51,7 @@ pub fn protocols(request: &Request) -> Option<String> {
 impl Proxy {
     /// Asks the origin server to go over to another of `protocols`, and waits for its answer.
     pub fn upgrade(&self, request: &Arc<Request>, protocols: &str) -> Upgraded {
-        self.stats.count(Event::Request);
+        self.stats.count(Counter::Request);
         if request.target.escapes(&self.settings.origin) {
             return Upgraded::Declined(self.refuse(request, &RequestError::Escapes));
         }
@@ -78,11 +78,11 @@ impl Proxy {
         };
         let answer = self.origin.upgrade(asked);
         if !answer.as_ref().is_err_and(OriginError::spared_it) {
-            self.stats.count(Event::OriginRequest);
+            self.stats.count(Counter::OriginRequest);
         }
         // What the proxy refused, or could not even deliver, has not gone on.
         if !answer.as_ref().is_err_and(OriginError::undelivered) {
-            self.stats.count(Event::Forwarded(Why::Bypass));
+            self.stats.count_forwarded(Why::Bypass);
         }
         let status = CacheStatus {
             why: Some(Why::Bypass),
@@ -135,7 +135,7 @@ impl Proxy {
     }
 
     fn no_tunnel(&self, request: &Request, key: &CacheKey, error: &OriginError) -> Upgraded {
-        self.stats.count(Event::OriginError);
+        self.stats.count(Counter::OriginError);
         log::warn!("{} {}: {error}", request.method, key.redacted());
         let why = Some(Why::Bypass).filter(|_| !error.undelivered());
         let detail = Some(error.detail());

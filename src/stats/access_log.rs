@@ -301,6 +301,7 @@ fn json(served: &AccessRecord<'_>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stats::Counter;
 
     fn served(target: &str) -> AccessRecord<'_> {
         AccessRecord {
@@ -364,7 +365,7 @@ mod tests {
         assert!(log.reopens.load(Ordering::Relaxed), "it is not lost for want of room");
         let left_out = log.left_out.load(Ordering::Relaxed) as usize;
         assert!(left_out >= LINES_MAX, "{left_out}");
-        assert_eq!(stats.access_log_lost.load(Ordering::Relaxed), left_out as u64);
+        assert_eq!(stats.snapshot().get(Counter::AccessLogLost), Some(left_out as u64));
         drop(go);
         drop(log);
         assert_eq!(written.iter().sum::<usize>() + left_out, many, "all others are written");

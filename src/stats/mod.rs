@@ -1,128 +1,75 @@
 //! What the proxy counts, in the words of the decision types, so that the counters, the access log and
 //! `Cache-Status` never disagree.
+//!
+//! The counters themselves are the table in `counters.rs`. Every number may be read while it is counted: no
+//! lock but that of `details` is taken, and it is never held across anything else.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use crate::policy::reason::{CacheStatus, Why};
+use crate::stats::counters::Cells;
 
 mod access_log;
+mod counters;
 mod latency;
 
 pub use access_log::{AccessFormat, AccessLog, AccessRecord};
+pub use counters::{COUNTERS, Counter, CounterKind, CounterRecord, CounterSource};
 pub use latency::{BOUNDS_US, Latencies, Tally};
 
 /// Counters since the start.
 #[derive(Debug, Default)]
 pub struct Stats {
-    requests: AtomicU64,
-    hits: AtomicU64,
-    stale: AtomicU64,
-    collapsed: AtomicU64,
-    freshened: AtomicU64,
-    refused: AtomicU64,
+    cells: Cells,
+    /// Requests that went on to the origin server, in the order of [`Why::ALL`].
     forwarded: [AtomicU64; Why::ALL.len()],
-    origin_requests: AtomicU64,
-    origin_errors: AtomicU64,
-    bytes_sent: AtomicU64,
-    bytes_from_cache: AtomicU64,
-    truncated: AtomicU64,
-    swept: AtomicU64,
-    panics: AtomicU64,
-    access_log_lost: AtomicU64,
-    /// How often each particular rule was told, by its word in `Cache-Status`.
+    /// How often each particular rule was told, by its word in `Cache-Status`. Not an array: there are many
+    /// rules, few of which ever apply, and none on the fast path, which does not come here.
     details: Mutex<BTreeMap<&'static str, u64>>,
     /// From a request's arrival to the last byte of its answer, where that came from the cache, and where
     /// it did not.
     hit_latencies: Latencies,
     miss_latencies: Latencies,
-    connections: AtomicI64,
-    workers: AtomicI64,
-    workers_busy: AtomicI64,
-    jobs_waiting: AtomicI64,
-}
-
-/// Something that there is more or less of.
-#[derive(Clone, Copy, Debug)]
-pub enum Gauge {
-    /// Clients that are connected.
-    Connections,
-    /// Worker threads.
-    Workers,
-    /// Those that work.
-    BusyWorkers,
-    /// Pieces of work that wait for one.
-    WaitingJobs,
 }
 
 /// All counters at one moment.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Snapshot {
-    /// By name, as `proxy stats --json` and the metrics have it; each with what it counts.
-    pub counters: Vec<(&'static str, &'static str, u64)>,
+    /// Those of one number, in the order of [`COUNTERS`].
+    pub counts: Vec<(Counter, u64)>,
     /// Requests that went on to the origin server, by the reason.
     pub forwarded: Vec<(&'static str, u64)>,
     /// What responses were told, by the word in `Cache-Status`.
     pub details: Vec<(&'static str, u64)>,
-    /// How much there is of something now.
-    pub gauges: Vec<(&'static str, &'static str, i64)>,
     /// How long hits took.
     pub hits: Tally,
     /// How long everything else took.
     pub misses: Tally,
 }
 
-/// One thing that is counted.
-#[derive(Clone, Copy, Debug)]
-pub enum Event {
-    /// A request came in.
-    Request,
-    /// The body came from the cache.
-    Hit,
-    /// It did, and was stale.
-    Stale,
-    /// It did, after waiting for another request's answer.
-    Collapsed,
-    /// It did, after the origin server had confirmed that it still holds.
-    Freshened,
-    /// The proxy answered with an error of its own.
-    Refused,
-    /// A request went on to the origin server, for this reason.
-    Forwarded(Why),
-    /// A request was sent to the origin server.
-    OriginRequest,
-    /// The origin server gave no usable response.
-    OriginError,
-    /// A response ended before it was complete.
-    Truncated,
-    /// A worker panicked.
-    Panic,
+impl Snapshot {
+    /// The number of one of them; `None` if it is not among them.
+    pub fn get(&self, counter: Counter) -> Option<u64> {
+        self.counts.iter().find(|(other, _)| *other == counter).map(|(_, count)| *count)
+    }
 }
 
 impl Stats {
-    /// Counts one event.
-    pub fn count(&self, event: Event) {
-        let counter = match event {
-            Event::Request => &self.requests,
-            Event::Hit => &self.hits,
-            Event::Stale => &self.stale,
-            Event::Collapsed => &self.collapsed,
-            Event::Freshened => &self.freshened,
-            Event::Refused => &self.refused,
-            Event::Forwarded(why) => {
-                let index = Why::ALL.iter().position(|other| *other == why);
-                &self.forwarded[index.expect("ALL holds every variant")]
-            }
-            Event::OriginRequest => &self.origin_requests,
-            Event::OriginError => &self.origin_errors,
-            Event::Truncated => &self.truncated,
-            Event::Panic => &self.panics,
-        };
-        counter.fetch_add(1, Ordering::Relaxed);
+    /// Counts one more.
+    pub fn count(&self, counter: Counter) {
+        self.cells.add(counter, 1);
+    }
+
+    /// Counts a request that went on to the origin server, for this reason.
+    pub fn count_forwarded(&self, why: Why) {
+        let index = Why::ALL.iter().position(|other| *other == why);
+        let cell = &self.forwarded[index.expect("ALL holds every variant")];
+        cell.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts what one response is told in `Cache-Status`.
@@ -132,19 +79,20 @@ impl Stats {
         }
     }
 
-    /// Counts fresh hits that were answered at a glance, and the bytes of their content.
-    pub fn count_glances(&self, hits: u64, bytes: u64) {
-        self.requests.fetch_add(hits, Ordering::Relaxed);
-        self.hits.fetch_add(hits, Ordering::Relaxed);
-        self.bytes_sent.fetch_add(bytes, Ordering::Relaxed);
-        self.bytes_from_cache.fetch_add(bytes, Ordering::Relaxed);
+    /// Counts fresh hits that were answered on the fast path, and the bytes of their content. The event loop
+    /// counts them for itself and hands them in once a turn, so that hits on several loops do not contend for
+    /// one cache line.
+    pub fn count_fast_hits(&self, hits: u64, bytes: u64) {
+        self.cells.add(Counter::Request, hits);
+        self.cells.add(Counter::Hit, hits);
+        self.count_bytes(bytes, true);
     }
 
     /// Counts the content of one response.
     pub fn count_bytes(&self, bytes: u64, from_cache: bool) {
-        self.bytes_sent.fetch_add(bytes, Ordering::Relaxed);
+        self.cells.add(Counter::BytesSent, bytes);
         if from_cache {
-            self.bytes_from_cache.fetch_add(bytes, Ordering::Relaxed);
+            self.cells.add(Counter::BytesFromCache, bytes);
         }
     }
 
@@ -162,118 +110,67 @@ impl Stats {
         self.hit_latencies.add(tally);
     }
 
-    /// There is so much more of something, or less.
-    pub fn gauge(&self, gauge: Gauge, more: i64) {
-        let level = match gauge {
-            Gauge::Connections => &self.connections,
-            Gauge::Workers => &self.workers,
-            Gauge::BusyWorkers => &self.workers_busy,
-            Gauge::WaitingJobs => &self.jobs_waiting,
-        };
-        level.fetch_add(more, Ordering::Relaxed);
+    /// Counts responses that the timer removed.
+    pub fn count_swept(&self, responses: usize) {
+        self.cells.add(Counter::Swept, responses as u64);
     }
 
-    /// Everything that is counted.
+    /// Counts lines of the access log that nobody will read.
+    fn count_lost_lines(&self, lines: u64) {
+        self.cells.add(Counter::AccessLogLost, lines);
+    }
+
+    /// There is so much more of something, or less. Whoever adds must take away again, however it ends.
+    pub fn gauge(&self, gauge: Counter, more: i64) {
+        self.cells.change(gauge, more);
+    }
+
+    /// Everything that is counted here; the stores count for themselves.
     pub fn snapshot(&self) -> Snapshot {
-        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let (requests, hits) = (get(&self.requests), get(&self.hits));
-        let saved = requests.saturating_sub(get(&self.origin_requests));
-        let counters = vec![
-            ("requests", "requests that came in", requests),
-            ("hits", "answers whose body came from the cache", hits),
-            ("misses", "all other answers", requests.saturating_sub(hits)),
-            ("stale_hits", "hits that were stale", get(&self.stale)),
-            (
-                "collapsed_hits",
-                "hits that waited for another request's answer",
-                get(&self.collapsed),
-            ),
-            ("freshened_hits", "hits that the origin server had confirmed", get(&self.freshened)),
-            ("refused", "answers with an error of the proxy's own", get(&self.refused)),
-            ("origin_requests", "requests sent to the origin server", get(&self.origin_requests)),
-            ("origin_requests_saved", "requests that needed none", saved),
-            ("origin_errors", "requests without a usable response", get(&self.origin_errors)),
-            ("truncated", "responses that ended before they were complete", get(&self.truncated)),
-            ("bytes_sent", "bytes of content sent to clients", get(&self.bytes_sent)),
-            (
-                "bytes_from_cache",
-                "bytes of content sent from the cache",
-                get(&self.bytes_from_cache),
-            ),
-            ("swept", "stored responses that the timer removed", get(&self.swept)),
-            ("panics", "workers that panicked", get(&self.panics)),
-            (
-                "access_log_lines_lost",
-                "lines of the access log that could not be written, or too slowly",
-                get(&self.access_log_lost),
-            ),
-        ];
-        let level = |gauge: &AtomicI64| gauge.load(Ordering::Relaxed);
-        let gauges = vec![
-            ("connections", "clients that are connected", level(&self.connections)),
-            ("workers", "worker threads", level(&self.workers)),
-            ("workers_busy", "worker threads that work", level(&self.workers_busy)),
-            ("jobs_waiting", "pieces of work that wait for a worker", level(&self.jobs_waiting)),
-        ];
-        let whys = Why::ALL.iter().zip(&self.forwarded);
+        let counted = |record: &&CounterRecord| {
+            matches!(record.source, CounterSource::Counted | CounterSource::Difference(..))
+        };
+        let count = |record: &CounterRecord| (record.counter, self.cells.get(record.counter));
+        let forwarded = Why::ALL.iter().zip(&self.forwarded);
         Snapshot {
-            counters,
-            forwarded: whys.map(|(why, count)| (why.as_str(), get(count))).collect(),
+            counts: COUNTERS.iter().filter(counted).map(count).collect(),
+            forwarded: forwarded
+                .map(|(why, count)| (why.as_str(), count.load(Ordering::Relaxed)))
+                .collect(),
             details: self.details.lock().iter().map(|(name, count)| (*name, *count)).collect(),
-            gauges,
             hits: self.hit_latencies.tally(),
             misses: self.miss_latencies.tally(),
         }
     }
 
-    /// Counts responses that the timer removed.
-    pub fn count_swept(&self, responses: usize) {
-        self.swept.fetch_add(responses as u64, Ordering::Relaxed);
-    }
-
-    /// Counts lines of the access log that nobody will read.
-    fn count_lost_lines(&self, lines: u64) {
-        self.access_log_lost.fetch_add(lines, Ordering::Relaxed);
-    }
-
-    /// One line that sums everything up.
+    /// One line that sums everything up, for the log at the end.
     pub fn summary(&self) -> String {
-        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let (requests, hits) = (get(&self.requests), get(&self.hits));
-        let (sent, from_cache) = (get(&self.bytes_sent), get(&self.bytes_from_cache));
+        let snapshot = self.snapshot();
+        let get = |counter| snapshot.get(counter).unwrap_or(0);
+        let (requests, hits) = (get(Counter::Request), get(Counter::Hit));
+        let (sent, from_cache) = (get(Counter::BytesSent), get(Counter::BytesFromCache));
         let percent = |part: u64, whole: u64| (part * 100).checked_div(whole).unwrap_or(0);
         let mut line = format!(
             "{requests} requests: {hits} hits ({}%), {} misses; {sent} bytes sent, {from_cache} \
              from the cache ({}%); {} origin requests, {} saved",
             percent(hits, requests),
-            requests.saturating_sub(hits),
+            get(Counter::Miss),
             percent(from_cache, sent),
-            get(&self.origin_requests),
-            // Redirects that were followed and refreshes make more of them than there are misses.
-            requests.saturating_sub(get(&self.origin_requests)),
+            get(Counter::OriginRequest),
+            get(Counter::OriginRequestSaved),
         );
-        let reasons = Why::ALL.iter().zip(&self.forwarded).filter(|(_, count)| get(count) > 0);
-        for (index, (why, count)) in reasons.enumerate() {
-            let before = if index == 0 { "; forwarded: " } else { ", " };
-            let _ = write!(line, "{before}{} {}", get(count), why.as_str());
+        for (family, counts) in [("forwarded", &snapshot.forwarded), ("details", &snapshot.details)]
+        {
+            let used = counts.iter().filter(|(_, count)| *count > 0);
+            for (index, (label, count)) in used.enumerate() {
+                let before = if index == 0 { format!("; {family}: ") } else { ", ".to_string() };
+                let _ = write!(line, "{before}{count} {label}");
+            }
         }
-        for (index, (detail, count)) in self.details.lock().iter().enumerate() {
-            let _ =
-                write!(line, "{}{count} {detail}", if index == 0 { "; details: " } else { ", " });
-        }
-        for (name, counter) in [
-            ("stale", &self.stale),
-            ("collapsed", &self.collapsed),
-            ("freshened", &self.freshened),
-            ("refused", &self.refused),
-            ("origin errors", &self.origin_errors),
-            ("truncated", &self.truncated),
-            ("removed by the timer", &self.swept),
-            ("panics", &self.panics),
-            ("lines of the access log lost", &self.access_log_lost),
-        ] {
-            if get(counter) > 0 {
-                let _ = write!(line, "; {} {name}", get(counter));
+        for (counter, count) in snapshot.counts.iter().filter(|(_, count)| *count > 0) {
+            let words = counter.record().in_summary;
+            if !words.is_empty() {
+                let _ = write!(line, "; {count} {words}");
             }
         }
         line
@@ -288,19 +185,23 @@ mod tests {
     #[test]
     fn the_summary_counts_what_was_saved() {
         let stats = Stats::default();
-        for event in [Event::Request, Event::Request, Event::Hit, Event::Forwarded(Why::UriMiss)] {
-            stats.count(event);
+        for counter in [Counter::Request, Counter::Request, Counter::Hit, Counter::OriginRequest] {
+            stats.count(counter);
         }
-        stats.count(Event::OriginRequest);
+        stats.count_forwarded(Why::UriMiss);
         let detail = Some(Detail::NoStore);
         stats.count_status(&CacheStatus { detail, ..CacheStatus::default() });
         stats.count_status(&CacheStatus::default());
         stats.count_bytes(10, true);
         stats.count_bytes(10, false);
-        assert_eq!(
-            stats.summary(),
-            "2 requests: 1 hits (50%), 1 misses; 20 bytes sent, 10 from the cache (50%); \
-             1 origin requests, 1 saved; forwarded: 1 uri-miss; details: 1 no-store"
-        );
+        let begins = "2 requests: 1 hits (50%), 1 misses; 20 bytes sent, 10 from the cache (50%); \
+                      1 origin requests, 1 saved; forwarded: 1 uri-miss; details: 1 no-store";
+        assert_eq!(stats.summary(), begins);
+        for counter in COUNTERS.iter().filter(|record| !record.in_summary.is_empty()) {
+            stats.count(counter.counter);
+        }
+        let ends = "; 1 stale; 1 collapsed; 1 freshened; 1 refused; 1 origin errors; 1 truncated; \
+                    1 removed by the timer; 1 panics; 1 lines of the access log lost";
+        assert_eq!(stats.summary(), format!("{begins}{ends}"));
     }
 }

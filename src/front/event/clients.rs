@@ -12,7 +12,7 @@ use crate::front::event::connection::Connection;
 use crate::front::event::exchange::Letter;
 use crate::front::event::room::Room;
 use crate::front::event::sending::Transmitted;
-use crate::stats::Event;
+use crate::stats::Counter;
 
 /// How much is read at a time, of any client.
 const READ_BYTES: usize = 64 * 1024;
@@ -209,7 +209,7 @@ impl<S: Socket> Clients<S> {
     }
 
     fn panicked(&mut self, slot: usize) -> Outcome<S> {
-        self.room.desk.proxy.stats().count(Event::Panic);
+        self.room.desk.proxy.stats().count(Counter::Panic);
         log::error!("an event loop panicked; this cost one connection");
         self.close(slot)
     }

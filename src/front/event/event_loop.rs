@@ -17,7 +17,7 @@ use crate::front::event::inbox::Endless;
 use crate::front::event::room::Room;
 use crate::front::event::timeouts::Ticker;
 use crate::front::event::tunnelling::{Tunnelling, tunnel};
-use crate::stats::{Gauge, Stats};
+use crate::stats::{Counter, Stats};
 
 /// Stands for the bell among the clients' slots.
 pub(super) const BELL: Token = Token(usize::MAX);
@@ -189,7 +189,7 @@ impl EventLoop {
             match acceptor.next() {
                 Accepted::Client(stream, peer) => {
                     self.shared.open.fetch_add(1, Ordering::AcqRel);
-                    self.shared.stats.gauge(Gauge::Connections, 1);
+                    self.shared.stats.gauge(Counter::Connections, 1);
                     let loops = self.shared.inboxes.len();
                     self.next = (self.next + 1) % loops;
                     let inbox = &self.shared.inboxes[self.next];
@@ -287,7 +287,7 @@ impl EventLoop {
 impl Shared {
     /// A client is gone: if others had to wait for that, one of them comes in.
     pub(super) fn leave(&self) {
-        self.stats.gauge(Gauge::Connections, -1);
+        self.stats.gauge(Counter::Connections, -1);
         if self.open.fetch_sub(1, Ordering::AcqRel) >= self.connections_max {
             self.inboxes[0].ring();
         }

@@ -91,7 +91,7 @@ impl Room {
         let (hits, bytes) = std::mem::take(&mut self.glances);
         if hits > 0 {
             let stats = self.desk.proxy.stats();
-            stats.count_glances(hits, bytes);
+            stats.count_fast_hits(hits, bytes);
             stats.count_hit_latencies(&std::mem::take(&mut self.latencies));
         }
     }

@@ -42,7 +42,7 @@ use crate::message::body::Body;
 use crate::message::fields::Fields;
 use crate::message::request::{Framing, Request, RequestError, RequestLimits};
 use crate::proxy::{Attempt, Proxy};
-use crate::stats::Event;
+use crate::stats::Counter;
 use crate::vital;
 
 mod connections;
@@ -190,7 +190,7 @@ impl Inner {
                         // Whatever a request does, the next ones are listened to.
                         let arrival = AssertUnwindSafe(|| inner.arrive(request));
                         if catch_unwind(arrival).is_err() {
-                            inner.shared.proxy.stats().count(Event::Panic);
+                            inner.shared.proxy.stats().count(Counter::Panic);
                         }
                     }
                     Err(_) if inner.stopping.load(Ordering::Acquire) => return Ok(()),

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use crate::front::outgoing::{Halt, SCRATCH_BYTES};
 use crate::front::tiny::sending::Sending;
 use crate::proxy::fill::{Filler, PIECE_BYTES};
-use crate::stats::{Event, Stats};
+use crate::stats::{Counter, Stats};
 use crate::vital;
 
 /// Stands for the inbox among the clients' numbers.
@@ -192,7 +192,7 @@ impl Pumping {
             let _ = self.poll.registry().deregister(&mut SourceFd(&descriptor));
             match halt {
                 Ok(halt) => sending.finish(halt),
-                Err(_) => self.stats.count(Event::Panic),
+                Err(_) => self.stats.count(Counter::Panic),
             }
         }
     }

@@ -12,7 +12,7 @@ use crate::message::growing::Writer;
 use crate::origin::{Origin, OriginBody, OriginRequest, RequestContent};
 use crate::policy::stored::StoredHead;
 use crate::proxy::fill::PIECE_BYTES;
-use crate::stats::{Event, Stats};
+use crate::stats::{Counter, Stats};
 
 /// A request for the same once more.
 pub struct Again {
@@ -37,7 +37,7 @@ impl Again {
         length: Option<u64>,
         writer: &Writer,
     ) -> Option<Box<dyn OriginBody>> {
-        self.stats.count(Event::OriginRequest);
+        self.stats.count(Counter::OriginRequest);
         let request = OriginRequest {
             method: &Method::GET,
             url: &self.url,

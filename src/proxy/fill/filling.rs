@@ -18,7 +18,7 @@ use crate::policy::reason::Detail;
 use crate::proxy::collapse::{Leader, Outcome, Shareable};
 use crate::proxy::fill::again::Again;
 use crate::proxy::fill::{PIECE_BYTES, Recording, tell_of_cut};
-use crate::stats::{Event, Stats};
+use crate::stats::{Counter, Stats};
 use crate::store::tiers::spool::Spool;
 use crate::store::{Put, Reservation};
 
@@ -305,7 +305,7 @@ impl Filler {
     }
 
     fn cut(&mut self) -> Progress {
-        self.stats.count(Event::Truncated);
+        self.stats.count(Counter::Truncated);
         if self.is_begun {
             tell_of_cut(&self.key);
         }

@@ -18,7 +18,7 @@ use crate::policy::key::CacheKey;
 use crate::policy::partial::{union, without_digests};
 use crate::policy::reason::Detail;
 use crate::policy::stored::{StoredHead, StoredResponse};
-use crate::stats::{Event, Stats};
+use crate::stats::{Counter, Stats};
 use crate::store::tiers::spool::Spool;
 use crate::store::tiers::{FetchClaim, Tiers};
 use crate::store::underway::Begun;
@@ -81,7 +81,7 @@ impl Relayed {
                 result = self.body.read(&mut [0]).map(|_| *count);
             }
         }
-        result.inspect_err(|_| self.stats.count(Event::Truncated))
+        result.inspect_err(|_| self.stats.count(Counter::Truncated))
     }
 }
 
