@@ -60,7 +60,7 @@ pub(super) fn text(proxy: &Proxy, about: &About) -> String {
         }
         match record.source {
             CounterSource::Labelled(label) => {
-                labelled(&mut out, record.counter, &name, label, &snapshot)
+                labelled(&mut out, record.counter, &name, label, &snapshot);
             }
             _ => count.into_iter().for_each(|count| _ = writeln!(out, "proxy_{name} {count}")),
         }
