@@ -53,8 +53,6 @@ impl Why {
 pub enum Detail {
     /// The cache is turned off (`--cache-size-limit 0`).
     Disabled,
-    /// The request has a `Range`.
-    Range,
     /// The request has a condition that only the origin server may evaluate (RFC 9110 §13.1).
     Precondition,
     /// The 304 was about another representation than the one stored (RFC 9111 §4.3.4).
@@ -159,7 +157,6 @@ impl Detail {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Disabled => "disabled",
-            Self::Range => "range",
             Self::Precondition => "precondition",
             Self::Validator => "validator",
             Self::Rest => "rest",
