@@ -11,6 +11,7 @@ mod control;
 mod credentials;
 mod destinations;
 mod directives;
+mod documents;
 mod end_to_end;
 mod ending;
 mod engine;
