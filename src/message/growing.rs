@@ -17,10 +17,20 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use crate::message::body::{Growing, Grown};
 use crate::message::buffer::Buffer;
 
-/// How far the fastest reader of a body that is not kept may be ahead of the slowest, in bytes.
-pub const WINDOW_BYTES: usize = 256 * 1024;
-/// For how long a reader of such a body may take nothing while others wait for it.
-const STALL_MAX: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 5000 });
+/// The bounds of a body that is not kept.
+#[derive(Clone, Copy, Debug)]
+pub struct GrowingLimits {
+    /// How far the fastest reader may be ahead of the slowest, in bytes.
+    pub window_bytes: usize,
+    /// For how long a reader may take nothing while others wait for it.
+    pub stall_max: Duration,
+}
+
+impl Default for GrowingLimits {
+    fn default() -> Self {
+        Self { window_bytes: 256 * 1024, stall_max: Duration::from_secs(5) }
+    }
+}
 
 /// What writer and readers share.
 pub struct Shared {
@@ -77,6 +87,7 @@ impl Shared {
     /// cut.
     pub fn reader(self: &Arc<Self>) -> Option<Reader> {
         let mut state = self.lock();
+        // Under the lock that `let_go` and `trim` take: the front cannot go between the look and the entry.
         if matches!(state.held, Held::Window { from, .. } if from > 0)
             || state.end == Some(End::Cut)
         {
@@ -91,6 +102,8 @@ impl Shared {
 }
 
 impl State {
+    /// Wakes event loops; threads wait on the condition variables. Called with the lock held, so a waker must
+    /// take no lock that is held while this one is taken.
     fn announce(&self) {
         for reader in self.readers.values() {
             if let Some(wake) = &reader.wake {
@@ -107,8 +120,10 @@ impl State {
     /// Drops from a window what every reader has had; how many bytes are left in it.
     fn trim(&mut self) -> usize {
         let slowest = self.slowest().unwrap_or(self.total);
+        // A reader that was given up is behind the window from now on, and reads no more of it.
         match &mut self.held {
             Held::Window { from, bytes } => {
+                debug_assert!(slowest >= *from, "a window keeps what a reader has not had yet");
                 bytes.drain(..(slowest - *from) as usize);
                 *from = slowest;
                 bytes.len()
@@ -121,6 +136,7 @@ impl State {
 /// The writing end. Dropped without a word, it cuts the body.
 pub struct Writer {
     shared: Arc<Shared>,
+    limits: GrowingLimits,
 }
 
 impl Writer {
@@ -130,6 +146,11 @@ impl Writer {
     /// The reader is there before the first byte is written: a window keeps only what a reader has not
     /// had yet, so that a reader that came later would find the front gone.
     pub fn new(length: Option<u64>, content: Buffer) -> (Self, Reader) {
+        Self::within(length, content, GrowingLimits::default())
+    }
+
+    /// The same within these bounds.
+    pub fn within(length: Option<u64>, content: Buffer, limits: GrowingLimits) -> (Self, Reader) {
         let state = State {
             total: content.len() as u64,
             held: Held::All(content),
@@ -140,7 +161,7 @@ impl Writer {
         let (grown, read) = (Condvar::new(), Condvar::new());
         let shared = Arc::new(Shared { length, state: Mutex::new(state), grown, read });
         let reader = Reader { shared: Arc::clone(&shared), number: 0, position: 0 };
-        (Self { shared }, reader)
+        (Self { shared, limits }, reader)
     }
 
     /// What readers are made of.
@@ -183,6 +204,8 @@ impl Writer {
             return false;
         }
         buffer.extend(bytes);
+        // The last bytes are held back until the response is stored: a client that has all of it may ask
+        // again at once, and is to find it.
         if !last {
             state.total += bytes.len() as u64;
             state.announce();
@@ -197,6 +220,7 @@ impl Writer {
         let mut state = self.shared.lock();
         let from = state.slowest().unwrap_or(state.total);
         let Held::All(buffer) = &mut state.held else { return Bytes::new() };
+        // The window is a copy, since `kept` goes to the caller: it may be written to the backing store.
         let kept = std::mem::take(buffer).into_bytes();
         let bytes = kept[from as usize..].to_vec().into();
         state.held = Held::Window { from, bytes };
@@ -204,29 +228,33 @@ impl Writer {
     }
 
     /// Adds bytes to a body that was let go of; waits for its readers. `false` if there are none left, and
-    /// the bytes are gone.
+    /// the bytes are gone. Called without a lock, by the thread that fetches the body.
     pub fn pass_on(&mut self, bytes: &[u8]) -> bool {
+        let stall_max = self.limits.stall_max;
         let mut state = self.shared.lock();
         let mut waited_since = Instant::now();
         loop {
             let left = state.trim();
             let Some(slowest) = state.slowest() else {
-                // It may be worth fetching all the same.
+                // It may be worth fetching all the same: the backing store may be taking it. An empty window
+                // whose front is gone lets no reader join.
                 state.total += bytes.len() as u64;
                 state.held = Held::Window { from: state.total, bytes: VecDeque::new() };
                 return false;
             };
-            if left == 0 || left + bytes.len() <= WINDOW_BYTES {
+            if left == 0 || left + bytes.len() <= self.limits.window_bytes {
                 break;
             }
-            self.shared.read.wait_for(&mut state, STALL_MAX);
+            // Woken by any reader, the slowest or not; the time is counted from the last step of the slowest.
+            self.shared.read.wait_for(&mut state, stall_max);
             if state.slowest() != Some(slowest) {
                 waited_since = Instant::now();
-            } else if waited_since.elapsed() >= STALL_MAX && state.readers.len() > 1 {
+            } else if waited_since.elapsed() >= stall_max && state.readers.len() > 1 {
+                // A lone reader is never given up: nobody waits for it but the origin server.
                 for reader in state.readers.values_mut().filter(|one| one.position == slowest) {
                     reader.given_up = true;
                 }
-                // Those who were given up learn of it.
+                // They may be waiting for bytes of their own: woken, they find that they were given up.
                 state.announce();
                 self.shared.grown.notify_all();
             }
@@ -257,6 +285,7 @@ impl Writer {
 
     fn end(&self, end: End) {
         let mut state = self.shared.lock();
+        // `finish` consumes the writer, whose drop would call this body cut: the first word holds.
         if state.end.is_none() {
             if let (End::Whole, Held::Whole(bytes)) = (end, &state.held) {
                 state.total = bytes.len() as u64;
@@ -350,6 +379,7 @@ impl Drop for Reader {
         let mut state = self.shared.lock();
         state.readers.remove(&self.number);
         drop(state);
+        // The writer may be waiting for this reader alone.
         self.shared.read.notify_all();
     }
 }
@@ -367,8 +397,12 @@ mod tests {
 
     use super::*;
 
+    const WINDOW_BYTES: usize = 1000;
+
     fn writer(length: Option<u64>) -> Writer {
-        Writer::new(length, Buffer::default()).0
+        let limits =
+            GrowingLimits { window_bytes: WINDOW_BYTES, stall_max: Duration::from_millis(50) };
+        Writer::within(length, Buffer::default(), limits).0
     }
 
     fn keep(writer: &mut Writer, bytes: &[u8]) {
