@@ -31,7 +31,7 @@ use crate::proxy::{Admission, Answer, Attempt, Forward, Proxy, field_text};
 use crate::stats::Stats;
 use crate::store::Store;
 use crate::store::overlay::Overlay;
-use crate::store::tiers::Tiers;
+use crate::store::second_tier::SecondTier;
 
 /// What became of one request.
 pub struct Explanation {
@@ -117,7 +117,7 @@ impl Proxy {
         &self,
         request: &Arc<Request>,
         answer: Answer,
-        backing: Option<&Tiers>,
+        backing: Option<&dyn SecondTier>,
     ) -> Result<Explanation, Unasked> {
         let forward = match answer {
             Answer::Forward(forward) => forward,
@@ -156,7 +156,7 @@ impl Proxy {
         request: &Arc<Request>,
         forward: Box<Forward>,
         mut received: OriginResponse,
-        backing: Option<&Tiers>,
+        backing: Option<&dyn SecondTier>,
     ) -> (Explained, String) {
         let now = self.now();
         let mut fields = received.fields.clone();
@@ -249,7 +249,7 @@ fn source_of(
 /// come, or how reading them failed; `None` for content that goes the usual way.
 fn without_content(
     received: &mut OriginResponse,
-    tiers: &Tiers,
+    tiers: &dyn SecondTier,
     store: &dyn Store,
 ) -> Option<Result<u64, String>> {
     let goes_behind = received.status != StatusCode::PARTIAL_CONTENT

@@ -12,7 +12,8 @@ use crate::proxy::collapse::{Landing, Outcome, Shareable};
 use crate::proxy::steps::{Recall, Recollection};
 use crate::proxy::{Answer, Attempt, Forward, Forwarded, Proxy};
 use crate::store::backing::Fetcher;
-use crate::store::tiers::{FetchClaim, Tiers};
+use crate::store::second_tier::SecondTier;
+use crate::store::tiers::FetchClaim;
 
 impl Proxy {
     /// Asks the store behind memory, if there is one and the request has not done so; waits.
@@ -79,7 +80,7 @@ impl Proxy {
     /// it fits there.
     fn fetched(
         &self,
-        tiers: &Tiers,
+        tiers: &dyn SecondTier,
         forward: &Forward,
         mut variants: Vec<Arc<StoredResponse>>,
     ) -> Vec<Arc<StoredResponse>> {

@@ -14,7 +14,7 @@ use crate::policy::digest::Salt;
 use crate::policy::key::CacheKey;
 use crate::policy::purging::Selector;
 use crate::policy::stored::{BackingId, StoredHead, StoredResponse};
-use crate::store::tiers::spool::Spooled;
+use crate::store::spooled::Spooled;
 
 /// What is read and written of content at a time, in bytes.
 pub const CHUNK_BYTES: usize = 64 * 1024;

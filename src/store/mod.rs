@@ -12,78 +12,31 @@ use crate::policy::digest::Salt;
 use crate::policy::key::CacheKey;
 use crate::policy::partial::displaces;
 use crate::policy::purging::Selector;
-use crate::policy::reason::Detail;
 use crate::policy::stored::StoredResponse;
 use crate::store::backing::Listed;
-use crate::store::tiers::Tiers;
+use crate::store::second_tier::SecondTier;
 use crate::store::underway::Begun;
 
 pub mod backing;
 pub mod codec;
 pub mod memory;
+pub mod outcome;
 pub mod overlay;
 pub mod redis;
 pub mod salt;
+pub mod second_tier;
+pub mod spooled;
 pub mod sqlite;
 pub mod tiers;
 pub mod underway;
+
+pub use outcome::{Purged, Put};
 
 /// The most stored responses for one target URI; the oldest variant makes room for a new one.
 pub const VARIANTS_MAX: usize = 64;
 
 /// The responses stored for one target URI, the most recent first.
 pub type Variants = Arc<Vec<Arc<StoredResponse>>>;
-
-/// What became of a response that was to be stored.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Put {
-    /// It is stored.
-    Stored,
-    /// It was purged, or its key invalidated, since the request for it began.
-    Cleared,
-    /// It does not fit.
-    TooLarge,
-    /// What it was made from is not what is stored any more.
-    Replaced,
-}
-
-impl Put {
-    /// Why it is not stored; `None` if it is.
-    pub fn refusal(self) -> Option<Detail> {
-        match self {
-            Self::Stored => None,
-            Self::Cleared => Some(Detail::Cleared),
-            Self::TooLarge => Some(Detail::TooLarge),
-            Self::Replaced => Some(Detail::Replaced),
-        }
-    }
-}
-
-/// What became of a purge.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Purged {
-    /// Stored responses that it has removed.
-    pub count: usize,
-    /// The name of the store behind memory, if that has not carried it out. It is owed then: nothing
-    /// that it may concern is used from there until it is done.
-    pub owed_by: Option<String>,
-}
-
-impl Purged {
-    /// Adds what became of another one.
-    pub fn add(&mut self, other: Self) {
-        self.count += other.count;
-        self.owed_by = self.owed_by.take().or(other.owed_by);
-    }
-
-    /// What is to be said if it is not done everywhere.
-    pub fn shortfall(&self) -> Option<String> {
-        let (store, count) = (self.owed_by.as_ref()?, self.count);
-        Some(format!(
-            "{store}: not purged yet, only {count} here; nothing is taken from it until it is done"
-        ))
-    }
-}
 
 /// How much a store holds, and what it has dropped since the start.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -158,8 +111,8 @@ pub trait Store: Send + Sync {
     /// Notes that a request for `key` begins whose response may be stored.
     fn begin(&self, key: &CacheKey) -> Begun;
 
-    /// Room for a body on its way in. It grows with [`Reservation::grow`] and ends when it is dropped.
-    fn room(&self) -> Reservation;
+    /// Memory for a body on its way in, none at first. It grows with [`Reservation::grow`] and ends when it is dropped.
+    fn reserve(&self) -> Reservation;
 
     /// The largest content in bytes that can be stored.
     fn content_bytes_max(&self) -> u64;
@@ -172,8 +125,8 @@ pub trait Store: Send + Sync {
         None
     }
 
-    /// The tiers, if there is a store behind memory.
-    fn tiers(&self) -> Option<&Tiers> {
+    /// The second tier, if there is a store behind memory.
+    fn tiers(&self) -> Option<&dyn SecondTier> {
         None
     }
 }

@@ -140,8 +140,8 @@ impl Store for Overlay {
         self.underway.begin(key)
     }
 
-    fn room(&self) -> Reservation {
-        self.below.room()
+    fn reserve(&self) -> Reservation {
+        self.below.reserve()
     }
 
     fn content_bytes_max(&self) -> u64 {

@@ -157,7 +157,7 @@ fn told(response: &Response) -> String {
 fn run(case: Case) {
     let folder = TemporaryFolder::new();
     let store = open(case, &folder);
-    let mut others = store.room();
+    let mut others = store.reserve();
     assert!(!case.crowded || others.grow(case.memory / 4));
     let origin = Arc::new(Pieces { case, store: Arc::clone(&store) });
     let mut settings = settings();

@@ -23,6 +23,7 @@ use caching_proxy::store::backing::{
 };
 use caching_proxy::store::memory::{Eviction, MemoryLimits, store};
 use caching_proxy::store::redis::{Address, Redis, SharedLimits};
+use caching_proxy::store::second_tier::SecondTier;
 use caching_proxy::store::sqlite::{DiskLimits, Sqlite};
 use caching_proxy::store::tiers::Tiers;
 use caching_proxy::store::underway::Begun;
@@ -143,7 +144,7 @@ impl Trial {
         }
     }
 
-    fn tiers(&self) -> &Tiers {
+    fn tiers(&self) -> &dyn SecondTier {
         self.store.tiers().expect("two tiers")
     }
 

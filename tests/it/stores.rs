@@ -491,7 +491,7 @@ fn a_scan_does_not_sweep_out_what_is_used() {
 fn bodies_on_their_way_in_share_a_quarter_of_the_memory() {
     for policy in POLICIES {
         let store = store(policy, MemoryLimits { bytes: 4 << 20, ..ROOMY });
-        let (mut first, mut second) = (store.room(), store.room());
+        let (mut first, mut second) = (store.reserve(), store.reserve());
         assert!(first.grow(700_000) && first.grow(300_000));
         let beyond = policy == Eviction::None;
         assert_eq!(second.grow(100_000), beyond, "{policy:?}");

@@ -20,7 +20,7 @@ use crate::policy::key::CacheKey;
 use crate::policy::reason::Detail;
 use crate::policy::stored::StoredHead;
 use crate::store::Put;
-use crate::store::tiers::spool::Spooled;
+use crate::store::spooled::Spooled;
 use crate::store::underway::Begun;
 
 /// For how long a key is remembered whose response could not be shared.

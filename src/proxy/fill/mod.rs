@@ -19,8 +19,9 @@ use crate::policy::partial::{union, without_digests};
 use crate::policy::reason::Detail;
 use crate::policy::stored::{StoredHead, StoredResponse};
 use crate::stats::{Counter, Stats};
+use crate::store::second_tier::SecondTier;
+use crate::store::tiers::FetchClaim;
 use crate::store::tiers::spool::Spool;
-use crate::store::tiers::{FetchClaim, Tiers};
 use crate::store::underway::Begun;
 use crate::store::{Put, Reservation, Store};
 
@@ -136,7 +137,7 @@ impl Recording {
     ) -> Result<(Self, Buffer), Detail> {
         let tiers = store.tiers();
         let bytes_max =
-            tiers.map_or_else(|| store.content_bytes_max(), Tiers::memory_content_bytes_max);
+            tiers.map_or_else(|| store.content_bytes_max(), SecondTier::memory_content_bytes_max);
         if length.is_some_and(|length| length > store.content_bytes_max()) {
             return Err(Detail::TooLarge);
         }
@@ -146,7 +147,7 @@ impl Recording {
         let (room, content, spool) = match memory {
             Some((room, content)) => (room, content, None),
             None => match spool_for(&**store, &key, &head, length) {
-                Some(spool) => (store.room(), Buffer::default(), Some(spool)),
+                Some(spool) => (store.reserve(), Buffer::default(), Some(spool)),
                 None => return Err(if fits { Detail::Memory } else { Detail::TooLarge }),
             },
         };
@@ -222,7 +223,7 @@ fn as_whole(head: &mut StoredHead) {
 
 /// Room in memory for `length` bytes, if there is any.
 fn memory_for(store: &dyn Store, length: u64) -> Option<(Reservation, Buffer)> {
-    let mut room = store.room();
+    let mut room = store.reserve();
     if !room.grow(length) {
         return None;
     }

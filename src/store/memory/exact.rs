@@ -272,7 +272,7 @@ impl Store for Exact {
         self.underway.begin(key)
     }
 
-    fn room(&self) -> Reservation {
+    fn reserve(&self) -> Reservation {
         Reservation { arriving: Arc::clone(&self.arriving), bytes: 0 }
     }
 

@@ -291,7 +291,7 @@ impl Store for S3Fifo {
         self.underway.begin(key)
     }
 
-    fn room(&self) -> Reservation {
+    fn reserve(&self) -> Reservation {
         Reservation { arriving: Arc::clone(&self.arriving), bytes: 0 }
     }
 

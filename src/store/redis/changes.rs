@@ -19,7 +19,7 @@ use crate::store::redis::{
     PURGES_MAX, ReadResponse, RedisPieces, RedisShared, RedisState, listing, news, salt,
     selector_text, values,
 };
-use crate::store::tiers::spool::Spooled;
+use crate::store::spooled::Spooled;
 
 /// Content up to this many bytes is in the field itself.
 const INLINE_MAX: u64 = CHUNK_BYTES as u64;

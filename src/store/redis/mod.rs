@@ -39,7 +39,7 @@ use crate::store::codec;
 use crate::store::redis::link::Links;
 use crate::store::redis::waits::Waits;
 use crate::store::salt::{from_text, random, to_text};
-use crate::store::tiers::writer::Remark;
+use crate::store::tiers::breaker::Remark;
 
 mod address;
 mod changes;

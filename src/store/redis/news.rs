@@ -18,7 +18,7 @@ use crate::policy::purging::Selector;
 use crate::store::backing::BackingError;
 use crate::store::redis::link::{ANSWER_MAX, CONNECT_MAX, told};
 use crate::store::redis::{RedisShared, read_purge, selector_text, values};
-use crate::store::tiers::writer::Breaker;
+use crate::store::tiers::breaker::Breaker;
 use crate::vital;
 
 /// How often it is found out whether our own news still come back, and whether there is more than news have

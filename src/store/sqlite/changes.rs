@@ -18,10 +18,10 @@ use crate::policy::stored::{BackingId, StoredHead, StoredResponse};
 use crate::store::VARIANTS_MAX;
 use crate::store::backing::{BackingError, CHUNK_BYTES, Change, Stamp};
 use crate::store::codec;
+use crate::store::spooled::Spooled;
 use crate::store::sqlite::invalidations::Standing;
 use crate::store::sqlite::row::{ResponseRow, seconds};
 use crate::store::sqlite::{CHUNKS_MAX, Database, chunk_id, room};
-use crate::store::tiers::spool::Spooled;
 
 /// Rows that are deleted in one transaction.
 const DELETE_BATCH: usize = 1000;

@@ -9,11 +9,11 @@ use rusqlite::{OptionalExtension, params};
 use crate::policy::key::CacheKey;
 use crate::policy::stored::{StoredHead, StoredResponse};
 use crate::store::backing::Stamp;
+use crate::store::spooled::Spooled;
 use crate::store::sqlite::CHUNKS_MAX;
 use crate::store::sqlite::changes::SqliteBatch;
 use crate::store::sqlite::invalidations::Standing;
 use crate::store::sqlite::row::seconds;
-use crate::store::tiers::spool::Spooled;
 
 impl SqliteBatch<'_> {
     /// A row for what is on its way in.

@@ -1,10 +1,13 @@
-//! The line of changes before a store that is slower than those who make them.
+//! The queue of changes in front of a store that is slower than the threads that make them.
 //!
-//! Nobody waits for it but who writes a body that does not fit into memory. It is bounded in number and
+//! Nobody waits for it but the writer of a body that does not fit into memory. It is bounded in number and
 //! bytes. A response that finds it full is not written; but what is removed, or was replaced by that
-//! response, must not come back, so its key is owed: until the store has forgotten it, nothing that it has
-//! for it is used. What was replaced is known to be overtaken besides: more such keys than can be owed must
-//! not cost all that is stored.
+//! response, must not come back, so its key is owed: until the store has forgotten it, nothing that the
+//! store has for it is used. What was replaced is known to be overtaken besides (`overtaken.rs`): more such
+//! keys than can be owed must not cost all that is stored.
+//!
+//! Its lock is taken last: under the locks of `memory.rs` by [`Queue::send`], without them by all that
+//! waits. It is held for one step, never while the store is asked.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,27 +29,49 @@ const BATCH_MAX: usize = 1024;
 const OWED_MAX: usize = 10_000;
 /// The most of them that are owed for what was replaced; the rest is for what was removed.
 const OWED_REPLACED_MAX: usize = OWED_MAX / 2;
-/// For how long a lookup waits for a change of its key to be carried out.
-const SETTLE_MAX: Duration = Duration::from_millis(if cfg!(test) { 5 } else { 250 });
-/// For how long a piece of a large body waits for its place in the line.
-const PLACE_MAX: Duration = Duration::from_millis(if cfg!(test) { 5 } else { 10_000 });
+
+/// How much waits, and how long threads wait for it.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::store) struct QueueLimits {
+    /// Bytes of content in the queue; one change that carries more may stand there alone.
+    pub content_bytes: u64,
+    /// For how long a lookup waits for a change of its key to be carried out.
+    pub settle_wait: Duration,
+    /// For how long a piece of a large body waits for space in the queue.
+    pub space_wait: Duration,
+    /// For how long the outcome of a large body is waited for, once all of it was handed in.
+    pub commit_wait: Duration,
+}
+
+impl QueueLimits {
+    /// At most `content_bytes` bytes of content; the usual waits.
+    pub(in crate::store) fn of(content_bytes: u64) -> Self {
+        Self {
+            content_bytes,
+            // A miss that goes to the origin server costs no more than that as a rule.
+            settle_wait: Duration::from_millis(250),
+            space_wait: Duration::from_secs(10),
+            commit_wait: Duration::from_secs(10),
+        }
+    }
+}
 
 /// A change on its way.
 pub(in crate::store) struct Order {
     pub change: Change,
     /// Changes come in the order of their numbers.
     pub number: u64,
-    /// Is told how many responses were stored or removed; dropped if it failed.
+    /// Sent how many responses were stored or removed; dropped if the change failed.
     pub reply: Option<SyncSender<u64>>,
 }
 
-/// The line.
+/// The queue.
 pub(in crate::store) struct Queue {
-    bytes_max: u64,
+    limits: QueueLimits,
     state: Mutex<QueueState>,
     /// Something has come, or the end.
     arrived: Condvar,
-    /// Something was carried out, or taken out of the line.
+    /// Something was carried out, or taken out of the queue.
     settled: Condvar,
     dropped: AtomicU64,
     overtaken: Overtaken,
@@ -55,16 +80,18 @@ pub(in crate::store) struct Queue {
 /// Guarded by [`Queue::state`].
 #[derive(Default)]
 struct QueueState {
-    line: VecDeque<Order>,
+    waiting: VecDeque<Order>,
+    /// Bytes of content in `waiting`.
     bytes: u64,
     next_number: u64,
-    /// Changes that are in the line or being carried out, in all and by key.
+    /// Changes that wait or are being carried out, in all and by key.
     unsettled: usize,
     pending: HashMap<CacheKey, u32>,
     /// Those among them that may concern any key.
     pending_all: u32,
     /// Keys that the store is to forget.
     owed: HashMap<CacheKey, Owed>,
+    /// Since this change the store is to forget everything; then `owed` is empty.
     owed_all: Option<u64>,
     closed: bool,
 }
@@ -96,16 +123,21 @@ pub(in crate::store) struct Work {
 }
 
 impl Queue {
-    /// A line for at most `bytes_max` bytes of content; one change that carries more may stand alone.
-    pub(in crate::store) fn new(bytes_max: u64) -> Self {
+    /// An empty queue.
+    pub(in crate::store) fn new(limits: QueueLimits) -> Self {
         Self {
-            bytes_max,
+            limits,
             state: Mutex::default(),
             arrived: Condvar::new(),
             settled: Condvar::new(),
             dropped: AtomicU64::new(0),
             overtaken: Overtaken::default(),
         }
+    }
+
+    /// Its bounds.
+    pub(in crate::store) fn limits(&self) -> &QueueLimits {
+        &self.limits
     }
 
     /// Changes that were not carried out.
@@ -118,14 +150,19 @@ impl Queue {
         &self.overtaken
     }
 
-    /// Hands in a change; waits for nothing. What finds no room is dropped, or owed.
+    /// Hands in a change; waits for nothing. What finds no space is dropped, or owed.
+    ///
+    /// Called with the key's lock held, or that of purges, by whoever has changed memory: the order in which
+    /// changes get here is the order in which memory saw them.
     pub(in crate::store) fn send(&self, change: Change, reply: Option<SyncSender<u64>>) {
         let mut state = self.state.lock();
         if state.closed {
             return;
         }
-        let full =
-            state.line.len() >= CHANGES_MAX || !state.has_room(change.bytes(), self.bytes_max);
+        let full = state.waiting.len() >= CHANGES_MAX
+            || !state.has_space(change.bytes(), self.limits.content_bytes);
+        // The others are bounded where they come from, or are waited for: a purge by its operator, pieces
+        // in `send_waiting`, one end for each body.
         let may_be_dropped = matches!(
             change,
             Change::Put { .. }
@@ -140,6 +177,8 @@ impl Queue {
             if !matches!(change, Change::Used { .. } | Change::Sweep { .. }) {
                 self.dropped.fetch_add(1, Ordering::Relaxed);
             }
+            // It gets a number all the same: what was handed in before it must be carried out, or left out,
+            // before its key is forgotten.
             let number = state.number();
             state.owe(&change, number, &self.overtaken, Fate::Dropped);
         } else {
@@ -149,11 +188,14 @@ impl Queue {
         self.arrived.notify_one();
     }
 
-    /// Hands in a piece of a large body; waits for its place, and says whether it got one.
+    /// Hands in a piece of a large body; waits for space, and says whether there was any.
+    ///
+    /// Called without a lock: the wait would hold up every change of the key.
     pub(in crate::store) fn send_waiting(&self, change: Change) -> bool {
-        let deadline = Instant::now() + PLACE_MAX;
+        let deadline = Instant::now() + self.limits.space_wait;
         let mut state = self.state.lock();
-        while !state.has_room(change.bytes(), self.bytes_max) {
+        // The number of changes is not looked at: pieces are large, so their bytes are the bound.
+        while !state.has_space(change.bytes(), self.limits.content_bytes) {
             let late = self.settled.wait_until(&mut state, deadline).timed_out();
             if late || state.closed {
                 return false;
@@ -166,10 +208,13 @@ impl Queue {
     }
 
     /// May what the store has for `key` be used? Waits a little for changes that are under way.
+    ///
+    /// Called without a lock, by a worker that is about to recall.
     pub(in crate::store) fn settle(&self, key: &CacheKey) -> bool {
-        let deadline = Instant::now() + SETTLE_MAX;
+        let deadline = Instant::now() + self.limits.settle_wait;
         let mut state = self.state.lock();
         loop {
+            // What is owed is not waited for: the store has failed, and the pause may be long.
             if state.owed_all.is_some() || state.owed.contains_key(key) {
                 return false;
             }
@@ -194,7 +239,7 @@ impl Queue {
         true
     }
 
-    /// Nothing more is taken; what is in the line is still carried out.
+    /// Nothing more is taken; what waits is still carried out.
     pub(in crate::store) fn close(&self) {
         self.state.lock().closed = true;
         self.arrived.notify_all();
@@ -202,13 +247,13 @@ impl Queue {
     }
 
     /// The next changes, about `bytes_max` bytes of them; waits for at most `idle`. What is owed is
-    /// among them unless `hold` says that the store would not take it.
+    /// among them unless `hold` says that the store would not take it. Called by the writer thread alone.
     pub(in crate::store) fn next(&self, bytes_max: u64, idle: Duration, hold: bool) -> Next {
         let deadline = Instant::now() + idle;
         let mut state = self.state.lock();
         loop {
             let owes = !hold && state.owes();
-            if !state.line.is_empty() || owes {
+            if !state.waiting.is_empty() || owes {
                 return Next::Work(self.take(state, bytes_max, hold));
             }
             if state.closed {
@@ -220,21 +265,29 @@ impl Queue {
         }
     }
 
+    /// Takes changes out of the queue. They stay unsettled until [`Queue::done`] or [`Queue::failed`], so a
+    /// lookup of their keys waits on.
     fn take(&self, mut state: MutexGuard<'_, QueueState>, bytes_max: u64, hold: bool) -> Work {
         let mut orders = Vec::new();
         let mut bytes = 0;
         while orders.len() < BATCH_MAX && bytes < bytes_max {
-            let Some(order) = state.line.pop_front() else { break };
+            let Some(order) = state.waiting.pop_front() else { break };
             bytes += order.change.bytes();
             orders.push(order);
         }
+        debug_assert!(
+            bytes <= state.bytes,
+            "bytes are counted when a change comes and when it goes"
+        );
         state.bytes -= bytes;
-        // Not before all that was handed in earlier: it would still be stored then.
-        let next = state.line.front().map_or(u64::MAX, |order| order.number);
+        // Not before all that was handed in earlier: it would be stored after its key was forgotten, and
+        // nothing would be owed any more.
+        let next = state.waiting.front().map_or(u64::MAX, |order| order.number);
         let is_due = |since: u64| !hold && since < next;
         let due = state.owed.iter().filter(|(_, owed)| is_due(owed.since));
         let owed = due.map(|(key, owed)| (key.clone(), *owed)).collect();
         let owed_all = state.owed_all.filter(|since| is_due(*since));
+        // A piece may have been waiting for the space.
         drop(state);
         self.settled.notify_all();
         Work { orders, owed, owed_all }
@@ -242,8 +295,10 @@ impl Queue {
 
     /// These were carried out, and what was owed with them.
     pub(in crate::store) fn done(&self, work: Work, counts: &[u64]) {
+        assert_eq!(work.orders.len(), counts.len(), "each change has its count");
         let mut state = self.state.lock();
         for (key, owed) in &work.owed {
+            // If another change of the key was dropped meanwhile, it is owed anew.
             if state.owed.get(key) == Some(owed) {
                 state.owed.remove(key);
             }
@@ -256,6 +311,7 @@ impl Queue {
         }
         drop(state);
         self.settled.notify_all();
+        // Without the lock: whoever waits for a reply may come back at once.
         for (order, count) in work.orders.into_iter().zip(counts) {
             if let Some(reply) = order.reply {
                 let _ = reply.try_send(*count);
@@ -263,7 +319,8 @@ impl Queue {
         }
     }
 
-    /// These could not be carried out. If that was tried, nobody knows how far it came.
+    /// These could not be carried out. If that was tried, nobody knows how far it came. What was owed with
+    /// them is owed on.
     pub(in crate::store) fn failed(&self, work: &Work, was_tried: bool) {
         let fate = if was_tried { Fate::Unknown } else { Fate::Dropped };
         let mut state = self.state.lock();
@@ -284,7 +341,9 @@ impl Queue {
 /// What became of a change that was not carried out.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Fate {
+    /// The store has not seen it.
     Dropped,
+    /// The store has failed on it, or on another of the same batch: it may have been carried out.
     Unknown,
 }
 
@@ -293,7 +352,8 @@ impl QueueState {
         self.owed_all.is_some() || !self.owed.is_empty()
     }
 
-    fn has_room(&self, bytes: u64, bytes_max: u64) -> bool {
+    /// A response larger than the bound is let in when nothing else is there: else it could never be stored.
+    fn has_space(&self, bytes: u64, bytes_max: u64) -> bool {
         bytes == 0 || self.bytes == 0 || self.bytes + bytes <= bytes_max
     }
 
@@ -311,11 +371,12 @@ impl QueueState {
         } else if matches!(change, Change::Purge { .. }) {
             self.pending_all += 1;
         }
-        self.line.push_back(Order { change, number, reply });
+        self.waiting.push_back(Order { change, number, reply });
     }
 
     /// A change is over, one way or the other.
     fn settle(&mut self, change: &Change) {
+        assert!(self.unsettled > 0, "a change is settled once, and was pushed before");
         self.unsettled -= 1;
         if let Some(key) = change.key() {
             if let Some(count) = self.pending.get_mut(key) {
@@ -333,6 +394,8 @@ impl QueueState {
     fn owe(&mut self, change: &Change, number: u64, overtaken: &Overtaken, fate: Fate) {
         match change {
             Change::Put { key, response, begun } => {
+                // The first response of a key displaces nothing, so nothing has to go for it. But if the store
+                // was asked to write it, an older batch of the same key may be in there by halves.
                 let has_nothing = begun.was_empty && !self.pending.contains_key(key);
                 if fate == Fate::Unknown || !has_nothing {
                     overtaken.note(key, response.response_time);
@@ -353,6 +416,8 @@ impl QueueState {
             Change::Purge { .. } => self.owed_all = self.owed_all.max(Some(number)),
             _ => {}
         }
+        // Everything is owed: no key says more. It is owed since the last of them, so that nothing from
+        // before that is stored after the purge.
         if let Some(all) = &mut self.owed_all {
             let last = self.owed.drain().map(|(_, owed)| owed.since).max();
             *all = last.unwrap_or(0).max(*all);
@@ -361,6 +426,8 @@ impl QueueState {
 
     fn owe_key(&mut self, key: CacheKey, number: u64, invalidates: bool) {
         if let Some(owed) = self.owed.get_mut(&key) {
+            // A batch that fails late must not set the key back to an earlier change: what stands between
+            // the two would be stored after the key was forgotten.
             owed.since = owed.since.max(number);
             owed.invalidates |= invalidates;
         } else if self.owed.len() < OWED_MAX {
@@ -370,7 +437,8 @@ impl QueueState {
         }
     }
 
-    /// What was replaced is to go; if too much is owed already, it is at least not used.
+    /// What was replaced is to go. If too much is owed already, it is at least not used: `overtaken` has noted
+    /// it, which the caller has seen to.
     fn owe_replaced(&mut self, key: &CacheKey, number: u64) {
         if self.owed.len() < OWED_REPLACED_MAX || self.owed.contains_key(key) {
             self.owe_key(key.clone(), number, false);
@@ -379,219 +447,4 @@ impl QueueState {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-    use std::sync::mpsc::sync_channel;
-
-    use bytes::Bytes;
-    use http::StatusCode;
-
-    use super::*;
-    use crate::clock::{DeltaSeconds, Timestamp};
-    use crate::message::fields::Fields;
-    use crate::policy::cache_control::ResponseDirectives;
-    use crate::policy::freshness::Lifetime;
-    use crate::policy::stored::{StoredHead, StoredResponse};
-    use crate::policy::vary::Selecting;
-    use crate::store::backing::Stamp;
-
-    fn key(name: impl std::fmt::Display) -> CacheKey {
-        CacheKey::from(format!("{name}").as_str())
-    }
-
-    fn forget(name: impl std::fmt::Display) -> Change {
-        Change::Forget { key: key(name), invalidates: true }
-    }
-
-    fn put(name: impl std::fmt::Display, bytes: usize) -> Change {
-        let head = StoredHead {
-            status: StatusCode::OK,
-            part: None,
-            fields: Fields::new(),
-            directives: ResponseDirectives::default(),
-            selecting: std::iter::empty().collect::<Selecting>(),
-            lifetime: Lifetime::Explicit(DeltaSeconds(60)),
-            age_on_arrival: DeltaSeconds::ZERO,
-            response_time: Timestamp(0),
-            fresh_until: Timestamp::MAX,
-            useful_until: Timestamp::MAX,
-        };
-        let response = Arc::new(StoredResponse::new(head, Bytes::from(vec![0; bytes])));
-        let begun = Stamp { was_empty: true, ..Stamp::default() };
-        Change::Put { key: key(name), response, begun }
-    }
-
-    impl Change {
-        /// A response for whose key there is another one.
-        fn replacing(mut self) -> Self {
-            if let Self::Put { begun, .. } = &mut self {
-                begun.was_empty = false;
-            }
-            self
-        }
-    }
-
-    fn work(queue: &Queue) -> Work {
-        match queue.next(u64::MAX, Duration::ZERO, false) {
-            Next::Work(work) => work,
-            _ => panic!("there is something to do"),
-        }
-    }
-
-    fn carry_out_all(queue: &Queue) {
-        while let Next::Work(work) = queue.next(u64::MAX, Duration::ZERO, false) {
-            let counts = vec![1; work.orders.len()];
-            queue.done(work, &counts);
-        }
-    }
-
-    #[test]
-    fn a_lookup_waits_for_the_changes_of_its_key_and_no_others() {
-        let queue = Queue::new(1000);
-        queue.send(forget("a"), None);
-        assert!(!queue.settle(&key("a")) && queue.settle(&key("b")));
-        carry_out_all(&queue);
-        assert!(queue.settle(&key("a")) && queue.flush(Duration::ZERO));
-        queue.send(Change::Purge { selector: Selector::All, now: Timestamp(0) }, None);
-        assert!(!queue.settle(&key("b")), "any key may be meant");
-    }
-
-    #[test]
-    fn the_line_is_bounded_and_what_must_go_is_owed() {
-        let queue = Queue::new(1000);
-        for number in 0..CHANGES_MAX {
-            queue.send(forget(number), None);
-        }
-        queue.send(put("new", 0), None);
-        queue.send(put("replaced", 0).replacing(), None);
-        queue.send(forget("late"), None);
-        assert_eq!(queue.dropped(), 3);
-        let first = work(&queue);
-        assert_eq!(first.orders.len(), BATCH_MAX);
-        assert!(first.owed.is_empty(), "what stands before it in the line may store it yet");
-        queue.done(first, &[0; BATCH_MAX]);
-        let is_settled = |name| queue.settle(&key(name));
-        assert_eq!(["late", "replaced", "new"].map(is_settled), [false, false, true]);
-        carry_out_all(&queue);
-        assert_eq!(["late", "replaced", "new"].map(is_settled), [true; 3], "they are forgotten");
-        assert!(queue.flush(Duration::ZERO));
-    }
-
-    /// More is replaced by what finds no place than can be owed: that must not cost all that is stored.
-    #[test]
-    fn what_is_replaced_and_not_owed_is_known_to_be_overtaken() {
-        let queue = Queue::new(1000);
-        for number in 0..CHANGES_MAX {
-            queue.send(forget(format!("first {number}")), None);
-        }
-        for number in 0..OWED_MAX * 2 {
-            queue.send(put(number, 0).replacing(), None);
-        }
-        let head = |change: Change| match change {
-            Change::Put { response, .. } => response.head().clone(),
-            _ => unreachable!("it is a response"),
-        };
-        let old = head(put("old", 0));
-        assert!(queue.overtaken().has(&key(OWED_MAX * 2 - 1), &old));
-        carry_out_all(&queue);
-        assert!(queue.settle(&key("other")), "not everything is owed");
-        let new = StoredHead { response_time: Timestamp(2), ..old };
-        assert!(!queue.overtaken().has(&key(OWED_MAX * 2 - 1), &new));
-    }
-
-    #[test]
-    fn what_is_owed_again_is_owed_since_the_later_change() {
-        let queue = Queue::new(1000);
-        for number in 0..CHANGES_MAX - 1 {
-            queue.send(forget(number), None);
-        }
-        queue.send(put("a", 0), None);
-        queue.send(forget("a"), None);
-        // An earlier one fails: the response that is still in the line came before the later one.
-        let mut first = work(&queue);
-        first.orders[0].change = forget("a");
-        queue.state.lock().pending.insert(key("a"), 2);
-        queue.failed(&first, true);
-        let mut outdated = 0;
-        while let Next::Work(work) = queue.next(u64::MAX, Duration::ZERO, false) {
-            let put = work.orders.iter().find(|order| matches!(order.change, Change::Put { .. }));
-            if let Some(put) = put {
-                let owed = work.owed.iter().find(|(owed, _)| *owed == key("a"));
-                outdated += usize::from(owed.is_some_and(|(_, owed)| put.number < owed.since));
-            }
-            let counts = vec![0; work.orders.len()];
-            queue.done(work, &counts);
-        }
-        assert_eq!(outdated, 1);
-    }
-
-    #[test]
-    fn what_is_owed_is_bounded_too() {
-        let queue = Queue::new(1000);
-        for number in 0..CHANGES_MAX + OWED_MAX {
-            queue.send(forget(number), None);
-        }
-        assert!(queue.settle(&key("other")));
-        queue.send(forget("one more"), None);
-        assert!(!queue.settle(&key("other")), "everything is owed");
-        let mut owed_all = None;
-        while owed_all.is_none() {
-            let work = work(&queue);
-            owed_all = work.owed_all;
-            let counts = vec![0; work.orders.len()];
-            queue.done(work, &counts);
-        }
-        assert!(queue.settle(&key("other")), "everything is forgotten");
-    }
-
-    #[test]
-    fn content_in_the_line_is_bounded() {
-        let queue = Queue::new(1000);
-        queue.send(put("large", 5000), None);
-        queue.send(put("small", 1), None);
-        assert_eq!(queue.dropped(), 1, "a large one may stand there, but alone");
-        carry_out_all(&queue);
-        for _ in 0..3 {
-            queue.send(put("a", 400), None);
-        }
-        assert_eq!(queue.dropped(), 2);
-        assert!(!queue.send_waiting(put("b", 400)), "it has waited in vain");
-        carry_out_all(&queue);
-        assert!(queue.send_waiting(put("b", 400)));
-    }
-
-    #[test]
-    fn what_fails_is_owed_and_whoever_waits_for_it_learns_of_it() {
-        let queue = Queue::new(1000);
-        let (reply, told) = sync_channel(1);
-        queue.send(put("a", 1), None);
-        queue.send(forget("b"), Some(reply));
-        let failed = work(&queue);
-        queue.failed(&failed, true);
-        drop(failed);
-        assert!(told.recv().is_err());
-        assert!(!queue.settle(&key("a")), "nobody knows whether it is there, and what else");
-        assert!(!queue.settle(&key("b")));
-        // While the store is left alone, what is owed waits.
-        assert!(matches!(queue.next(1, Duration::ZERO, true), Next::Idle));
-        carry_out_all(&queue);
-        assert!(queue.settle(&key("b")));
-        let selector = Selector::Uri("c".to_string());
-        queue.send(Change::Purge { selector, now: Timestamp(0) }, None);
-        queue.failed(&work(&queue), true);
-        assert!(queue.settle(&key("a")) && !queue.settle(&key("c")), "one key is meant");
-        queue.send(Change::Purge { selector: Selector::Stale, now: Timestamp(0) }, None);
-        queue.failed(&work(&queue), true);
-        assert!(!queue.settle(&key("a")), "nobody knows what was meant");
-    }
-
-    #[test]
-    fn after_the_end_the_rest_is_carried_out_and_no_more() {
-        let queue = Queue::new(1000);
-        queue.send(forget("a"), None);
-        queue.close();
-        queue.send(forget("b"), None);
-        assert_eq!(work(&queue).orders.len(), 1);
-        assert!(matches!(queue.next(1, Duration::from_secs(60), false), Next::Closed));
-    }
-}
+mod tests;

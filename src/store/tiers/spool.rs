@@ -1,117 +1,21 @@
-//! A body that is too large for memory, on its way into the store behind it: piece by piece, and read
-//! by others meanwhile. It becomes a stored response when all of it has come, or nothing.
+//! The writing end of a body that is too large for memory, on its way into the backing store: piece by
+//! piece. It becomes a stored response when all of it has come, or nothing.
+//!
+//! What is known of the body to its readers is in `store/spooled.rs`.
 
-use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
-use std::time::Duration;
 
 use bytes::Bytes;
-use parking_lot::{Condvar, Mutex};
 
-use crate::message::body::Arriving;
-use crate::message::content::Distant;
 use crate::policy::key::CacheKey;
 use crate::policy::stored::StoredHead;
-use crate::store::Put;
 use crate::store::backing::{CHUNK_BYTES, Change, Stamp};
+use crate::store::outcome::Put;
+use crate::store::spooled::{SpoolEnd, Spooled};
 use crate::store::tiers::queue::Queue;
 
-/// For how long the last word about a body is waited for.
-const COMMIT_MAX: Duration = Duration::from_millis(if cfg!(test) { 5 } else { 10_000 });
-
-/// What is known of such a body, to who writes it, to the store, and to who reads it.
-pub struct Spooled {
-    key: CacheKey,
-    /// Its length, where the origin server stated it.
-    length: Option<u64>,
-    state: Mutex<SpoolState>,
-    /// The state has changed.
-    moved: Condvar,
-}
-
-/// Guarded by [`Spooled::state`].
-#[derive(Default)]
-struct SpoolState {
-    /// The store's own numbers for it, once there are some.
-    place: Option<(u64, u64)>,
-    /// Pieces that the store has been given.
-    chunks: u64,
-    /// What reads the bytes that are in the store.
-    content: Option<Arc<dyn Distant>>,
-    /// So many bytes are in the store.
-    bytes: u64,
-    end: Option<SpoolEnd>,
-}
-
-#[derive(Clone, Copy, Eq, PartialEq)]
-enum SpoolEnd {
-    Whole,
-    Cut,
-}
-
-impl Spooled {
-    /// The key that it is to be stored under.
-    pub fn key(&self) -> &CacheKey {
-        &self.key
-    }
-
-    /// The store's own number for it.
-    pub fn number(&self) -> Option<u64> {
-        self.place().map(|(number, _)| number)
-    }
-
-    /// The same, and the number that makes its checksums its own.
-    pub fn place(&self) -> Option<(u64, u64)> {
-        self.state.lock().place
-    }
-
-    /// The number of the next piece.
-    pub fn next_chunk(&self) -> u64 {
-        let mut state = self.state.lock();
-        state.chunks += 1;
-        state.chunks - 1
-    }
-
-    /// Bytes that are in the store.
-    pub fn bytes(&self) -> u64 {
-        self.state.lock().bytes
-    }
-
-    /// The store has begun to keep it.
-    pub fn begun(&self, number: u64, salt: u64, content: Arc<dyn Distant>) {
-        let mut state = self.state.lock();
-        (state.place, state.content) = (Some((number, salt)), Some(content));
-    }
-
-    /// So many more bytes are in the store, for good.
-    pub fn grown(&self, bytes: u64) {
-        self.state.lock().bytes += bytes;
-        self.moved.notify_all();
-    }
-
-    /// It will not be stored, and cannot be read any further.
-    pub fn fail(&self) {
-        self.end(SpoolEnd::Cut);
-    }
-
-    fn end(&self, end: SpoolEnd) {
-        self.state.lock().end.get_or_insert(end);
-        self.moved.notify_all();
-    }
-
-    /// Was some of it not written, so that nothing may be made of the rest?
-    pub fn has_failed(&self) -> bool {
-        self.state.lock().end == Some(SpoolEnd::Cut)
-    }
-
-    /// Reads it from the front, as it comes; `None` if it has failed.
-    pub fn reader(self: &Arc<Self>) -> Option<Follower> {
-        (!self.has_failed()).then(|| Follower { spooled: Arc::clone(self), at: 0 })
-    }
-}
-
-/// The writing end. Dropped without a word, it abandons the body.
+/// The writing end. Dropped before [`Spool::send_whole`], it abandons the body.
 pub struct Spool {
     queue: Arc<Queue>,
     spooled: Arc<Spooled>,
@@ -124,28 +28,31 @@ pub struct Spool {
 
 impl Spool {
     pub(in crate::store) fn new(queue: &Arc<Queue>, key: CacheKey, length: Option<u64>) -> Self {
-        let (state, moved) = (Mutex::default(), Condvar::new());
-        let spooled = Arc::new(Spooled { key, length, state, moved });
+        let spooled = Arc::new(Spooled::new(key, length));
         let (queue, rest) = (Arc::clone(queue), Vec::new());
         Self { queue, spooled, rest, handed_in: 0, committed: false }
     }
 
-    /// What others read it by.
+    /// What readers follow it by.
     pub fn spooled(&self) -> &Arc<Spooled> {
         &self.spooled
     }
 
-    /// Adds bytes; waits while the store has too much before it. `false` if it cannot be stored any more.
+    /// Adds bytes; waits while the queue is full. `false` if the body cannot be stored any more.
+    ///
+    /// Called without a lock: the wait is the backpressure on the origin server's connection.
     pub fn write(&mut self, mut bytes: &[u8]) -> bool {
         self.handed_in += bytes.len() as u64;
         while !bytes.is_empty() {
             if self.rest.capacity() == 0 {
                 // A short body needs no more than its length.
-                let most = self.spooled.length.map_or(CHUNK_BYTES, |length| {
+                let most = self.spooled.length().map_or(CHUNK_BYTES, |length| {
                     usize::try_from(length).unwrap_or(usize::MAX).min(CHUNK_BYTES)
                 });
                 self.rest.reserve_exact(most);
             }
+            // Pieces are of one size, so that a reader finds a byte's piece by division.
+            debug_assert!(self.rest.len() < CHUNK_BYTES, "a full piece has been handed in");
             let count = bytes.len().min(CHUNK_BYTES - self.rest.len());
             self.rest.extend_from_slice(&bytes[..count]);
             bytes = &bytes[count..];
@@ -168,28 +75,31 @@ impl Spool {
     }
 
     /// All of it has come: a stored response is to be made of it, unless it was invalidated, and `begun`
-    /// is `None`. Waits for nothing.
+    /// is `None`. Waits for nothing: the key's lock is held, and the last piece has been flushed before.
     pub(in crate::store) fn send_whole(
         &mut self,
         head: StoredHead,
         begun: Option<Stamp>,
     ) -> Receiver<u64> {
-        let (reply, told) = sync_channel(1);
+        debug_assert!(self.rest.is_empty(), "the last piece comes before the end");
+        let (reply, outcome) = sync_channel(1);
         let (spooled, head) = (Arc::clone(&self.spooled), Box::new(head));
         self.queue.send(Change::Whole { spooled, head, begun }, Some(reply));
+        // Even if the queue is closed and takes nothing: `settle` sees the sender dropped.
         self.committed = true;
-        told
+        outcome
     }
 
-    /// Waits until that is done.
-    pub(in crate::store) fn settle(self, told: &Receiver<u64>) -> Put {
-        let put = match told.recv_timeout(COMMIT_MAX) {
+    /// Waits until that is done. Called without a lock.
+    pub(in crate::store) fn settle(self, outcome: &Receiver<u64>) -> Put {
+        let put = match outcome.recv_timeout(self.queue.limits().commit_wait) {
             Ok(0) => Put::Cleared,
             Ok(_) => Put::Stored,
             Err(_) => Put::TooLarge,
         };
-        // Whoever reads along may have all of it, stored or not; but what is not there cannot be read, and
-        // only its length would tell a client that it is missing.
+        // Readers may have all of it, stored or not; but what was not written cannot be read. A body of
+        // unknown length once ended cleanly with bytes missing here, because the end was called proven
+        // when the outcome had not come in time.
         let is_there = self.spooled.bytes() == self.handed_in;
         self.spooled.end(if is_there { SpoolEnd::Whole } else { SpoolEnd::Cut });
         put
@@ -205,52 +115,24 @@ impl Drop for Spool {
     }
 }
 
-/// One reader of such a body; waits for what has not come yet.
-pub struct Follower {
-    spooled: Arc<Spooled>,
-    at: u64,
-}
-
-impl Arriving for Follower {
-    fn length(&self) -> Option<u64> {
-        self.spooled.length
-    }
-
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut state = self.spooled.state.lock();
-        while state.bytes == self.at && state.end.is_none() {
-            self.spooled.moved.wait(&mut state);
-        }
-        let there = state.bytes - self.at;
-        if there == 0 {
-            return match state.end {
-                Some(SpoolEnd::Whole) => Ok(0),
-                _ => Err(io::ErrorKind::UnexpectedEof.into()),
-            };
-        }
-        let content = state.content.clone().ok_or(io::ErrorKind::UnexpectedEof)?;
-        drop(state);
-        let most = buffer.len().min(usize::try_from(there).unwrap_or(usize::MAX));
-        let count = content.read_at(self.at, &mut buffer[..most])?;
-        if count == 0 && most > 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        self.at += count as u64;
-        Ok(count)
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::io;
+    use std::time::Duration;
+
     use http::StatusCode;
+    use parking_lot::Mutex;
 
     use super::*;
     use crate::clock::{DeltaSeconds, Timestamp};
+    use crate::message::body::Arriving;
+    use crate::message::content::Distant;
     use crate::message::fields::Fields;
     use crate::policy::cache_control::ResponseDirectives;
     use crate::policy::freshness::Lifetime;
     use crate::policy::vary::Selecting;
-    use crate::store::tiers::queue::{Next, Work};
+    use crate::store::spooled::Follower;
+    use crate::store::tiers::queue::{Next, QueueLimits, Work};
 
     /// Content as the store would have it.
     struct Written(Mutex<Vec<u8>>);
@@ -282,6 +164,11 @@ mod tests {
             fresh_until: Timestamp::MAX,
             useful_until: Timestamp::MAX,
         }
+    }
+
+    fn queue() -> Queue {
+        let commit_wait = Duration::from_millis(5);
+        Queue::new(QueueLimits { commit_wait, ..QueueLimits::of(1 << 20) })
     }
 
     fn work(queue: &Queue) -> Option<Work> {
@@ -319,7 +206,7 @@ mod tests {
         }
     }
 
-    /// What becomes of the last word about a body, and what who reads it is told.
+    /// What becomes of the last word about a body, and what its readers learn.
     #[test]
     fn a_body_ends_well_only_if_all_of_it_can_be_read() {
         const BODY: usize = CHUNK_BYTES * 2 + 1000;
@@ -348,7 +235,7 @@ mod tests {
         ];
         for (fate, expected, expected_read) in table {
             for length in [None, Some(BODY as u64)] {
-                let queue = Arc::new(Queue::new(1 << 20));
+                let queue = Arc::new(queue());
                 let written = Arc::new(Written(Mutex::default()));
                 let mut spool = Spool::new(&queue, CacheKey::from("a"), length);
                 assert!(spool.write(&vec![1; BODY]) && spool.flush());
@@ -357,7 +244,7 @@ mod tests {
                     write(&queue, &written, pieces, 1);
                     queue.close();
                 }
-                let told = spool.send_whole(head(), None);
+                let outcome = spool.send_whole(head(), None);
                 match fate {
                     Stored => write(&queue, &written, PIECES + 1, 1),
                     Cleared => write(&queue, &written, PIECES + 1, 0),
@@ -370,7 +257,7 @@ mod tests {
                         }
                     }
                 }
-                assert_eq!(spool.settle(&told), expected, "{fate:?} {length:?}");
+                assert_eq!(spool.settle(&outcome), expected, "{fate:?} {length:?}");
                 assert_eq!(read(follower), expected_read, "{fate:?} {length:?}");
             }
         }
@@ -378,7 +265,7 @@ mod tests {
 
     #[test]
     fn what_has_failed_on_its_way_is_not_handed_in() {
-        let queue = Arc::new(Queue::new(1 << 20));
+        let queue = Arc::new(queue());
         let mut spool = Spool::new(&queue, CacheKey::from("a"), None);
         assert!(spool.write(&vec![1; CHUNK_BYTES]), "nothing is left to be flushed");
         queue.failed(&work(&queue).expect("a piece"), true);

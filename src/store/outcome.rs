@@ -1,0 +1,54 @@
+//! What comes of storing a response, and of a purge.
+
+use crate::policy::reason::Detail;
+
+/// What became of a response that was to be stored.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Put {
+    /// It is stored.
+    Stored,
+    /// It was purged, or its key invalidated, since the request for it began.
+    Cleared,
+    /// It does not fit.
+    TooLarge,
+    /// What it was made from is not what is stored any more.
+    Replaced,
+}
+
+impl Put {
+    /// Why it is not stored; `None` if it is.
+    pub fn refusal(self) -> Option<Detail> {
+        match self {
+            Self::Stored => None,
+            Self::Cleared => Some(Detail::Cleared),
+            Self::TooLarge => Some(Detail::TooLarge),
+            Self::Replaced => Some(Detail::Replaced),
+        }
+    }
+}
+
+/// What became of a purge.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Purged {
+    /// Stored responses that it has removed.
+    pub count: usize,
+    /// The name of the store behind memory, if that has not carried it out. It is owed then: nothing
+    /// that it may concern is used from there until it is done.
+    pub owed_by: Option<String>,
+}
+
+impl Purged {
+    /// Adds what became of another one.
+    pub fn add(&mut self, other: Self) {
+        self.count += other.count;
+        self.owed_by = self.owed_by.take().or(other.owed_by);
+    }
+
+    /// What is to be said if it is not done everywhere.
+    pub fn shortfall(&self) -> Option<String> {
+        let (store, count) = (self.owed_by.as_ref()?, self.count);
+        Some(format!(
+            "{store}: not purged yet, only {count} here; nothing is taken from it until it is done"
+        ))
+    }
+}

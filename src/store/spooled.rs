@@ -1,0 +1,153 @@
+//! A body on its way into a store behind memory: how far it has come, and how it ended.
+//!
+//! The writing end (`tiers/spool.rs`) hands in pieces, the store says what it has written, and any number of
+//! readers follow. This file knows neither the queue between them nor the store.
+
+use std::io;
+use std::sync::Arc;
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::message::body::Arriving;
+use crate::message::content::Distant;
+use crate::policy::key::CacheKey;
+
+/// What is known of such a body, to who writes it, to the store, and to who reads it.
+pub struct Spooled {
+    key: CacheKey,
+    /// Its length, where the origin server stated it.
+    length: Option<u64>,
+    state: Mutex<SpoolState>,
+    /// The state has changed.
+    moved: Condvar,
+}
+
+/// Guarded by [`Spooled::state`].
+#[derive(Default)]
+struct SpoolState {
+    /// The store's own numbers for it, once there are some.
+    place: Option<(u64, u64)>,
+    /// Pieces that the store has been given.
+    chunks: u64,
+    /// What reads the bytes that are in the store.
+    content: Option<Arc<dyn Distant>>,
+    /// So many bytes are in the store.
+    bytes: u64,
+    end: Option<SpoolEnd>,
+}
+
+/// How such a body ended.
+#[derive(Clone, Copy, Eq, PartialEq)]
+pub(in crate::store) enum SpoolEnd {
+    /// All of it is in the store, and the origin server's framing has proven that it is all.
+    Whole,
+    /// Bytes are missing.
+    Cut,
+}
+
+impl Spooled {
+    /// Nothing of it has come yet.
+    pub(in crate::store) fn new(key: CacheKey, length: Option<u64>) -> Self {
+        Self { key, length, state: Mutex::default(), moved: Condvar::new() }
+    }
+
+    /// Its length, where the origin server stated it.
+    pub fn length(&self) -> Option<u64> {
+        self.length
+    }
+
+    /// The key that it is to be stored under.
+    pub fn key(&self) -> &CacheKey {
+        &self.key
+    }
+
+    /// The store's own number for it.
+    pub fn number(&self) -> Option<u64> {
+        self.place().map(|(number, _)| number)
+    }
+
+    /// The same, and the number that makes its checksums its own.
+    pub fn place(&self) -> Option<(u64, u64)> {
+        self.state.lock().place
+    }
+
+    /// The number of the next piece.
+    pub fn next_chunk(&self) -> u64 {
+        let mut state = self.state.lock();
+        state.chunks += 1;
+        state.chunks - 1
+    }
+
+    /// Bytes that are in the store.
+    pub fn bytes(&self) -> u64 {
+        self.state.lock().bytes
+    }
+
+    /// The store has begun to keep it.
+    pub fn begun(&self, number: u64, salt: u64, content: Arc<dyn Distant>) {
+        let mut state = self.state.lock();
+        (state.place, state.content) = (Some((number, salt)), Some(content));
+    }
+
+    /// So many more bytes are in the store, for good.
+    pub fn grown(&self, bytes: u64) {
+        self.state.lock().bytes += bytes;
+        self.moved.notify_all();
+    }
+
+    /// It will not be stored, and cannot be read any further.
+    pub fn fail(&self) {
+        self.end(SpoolEnd::Cut);
+    }
+
+    /// The first word about the end holds.
+    pub(in crate::store) fn end(&self, end: SpoolEnd) {
+        self.state.lock().end.get_or_insert(end);
+        self.moved.notify_all();
+    }
+
+    /// Was some of it not written, so that nothing may be made of the rest?
+    pub fn has_failed(&self) -> bool {
+        self.state.lock().end == Some(SpoolEnd::Cut)
+    }
+
+    /// Reads it from the front, as it comes; `None` if it has failed.
+    pub fn reader(self: &Arc<Self>) -> Option<Follower> {
+        (!self.has_failed()).then(|| Follower { spooled: Arc::clone(self), at: 0 })
+    }
+}
+
+/// One reader of such a body; waits for what has not come yet.
+pub struct Follower {
+    spooled: Arc<Spooled>,
+    at: u64,
+}
+
+impl Arriving for Follower {
+    fn length(&self) -> Option<u64> {
+        self.spooled.length
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut state = self.spooled.state.lock();
+        while state.bytes == self.at && state.end.is_none() {
+            self.spooled.moved.wait(&mut state);
+        }
+        let there = state.bytes - self.at;
+        if there == 0 {
+            return match state.end {
+                Some(SpoolEnd::Whole) => Ok(0),
+                _ => Err(io::ErrorKind::UnexpectedEof.into()),
+            };
+        }
+        let content = state.content.clone().ok_or(io::ErrorKind::UnexpectedEof)?;
+        drop(state);
+        let most = buffer.len().min(usize::try_from(there).unwrap_or(usize::MAX));
+        let count = content.read_at(self.at, &mut buffer[..most])?;
+        if count == 0 && most > 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.at += count as u64;
+        Ok(count)
+    }
+}
