@@ -1,5 +1,5 @@
 //! `proxy`: parse, configure, start, wait. Every exit code is decided here: 0 after a signal, 1 when
-//! it could not start, 2 for wrong usage.
+//! it could not start, 2 for wrong usage; but for 130, after a second signal, which ends the process in `daemon`.
 
 use std::io::Write;
 use std::process::ExitCode;

@@ -29,7 +29,7 @@ const PROGRAM: [&str; 3] = ["main", "daemon", "commands"];
 /// The one file of `message` that several threads share: a body that some write and others read.
 const SHARED_BODY: &str = "message/growing.rs";
 /// A dependency, and the files that may name it.
-const FENCES: [(&str, &[&str]); 24] = [
+const FENCES: [(&str, &[&str]); 25] = [
     (
         "rustix::",
         &["daemon/mod.rs", "daemon/takeover.rs", "store/sqlite/schema.rs", "store/tiers/writer.rs"],
@@ -109,7 +109,8 @@ const FENCES: [(&str, &[&str]); 24] = [
     ("nix::", &["front/tiny/sockets.rs"]),
     ("itoa::", &["message/fields.rs"]),
     ("ipnet::", &["message/network.rs"]),
-    ("pico_args::", &["cli/mod.rs", "cli/commands.rs"]),
+    ("pico_args::", &["cli/parse.rs", "cli/arguments.rs", "cli/task.rs"]),
+    ("strsim::", &["cli/arguments.rs"]),
     ("simplelog::", &["daemon/mod.rs"]),
 ];
 

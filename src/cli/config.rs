@@ -1,6 +1,8 @@
-//! The values of the command line: read, checked, with their units, defaults and bounds.
+//! The values of the command line: read, checked against unit and bounds, with defaults where none was given.
+//!
+//! Defaults and bounds are those of the table in `flags.rs`; here is what becomes of a value, and which values
+//! do not go together. The rooms of the program take values out of [`Config`], never the whole.
 
-use std::ffi::OsStr;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,8 +10,11 @@ use std::time::Duration;
 use http::HeaderValue;
 use log::LevelFilter;
 
-use crate::cli::units::{read_bytes, read_duration, whole_seconds};
-use crate::cli::{Args, UsageError};
+use crate::cli::arguments::Args;
+use crate::cli::error::UsageError;
+use crate::cli::flags::{self, DefaultValue};
+use crate::cli::units::{read_duration, whole_seconds};
+use crate::cli::values::Values;
 use crate::clock::DeltaSeconds;
 use crate::message::network::Network;
 use crate::message::request::RequestLimits;
@@ -22,118 +27,108 @@ use crate::policy::reuse::{Mode, ReuseRules};
 use crate::policy::storing::StoringRules;
 use crate::stats::AccessFormat;
 use crate::store::memory::{Eviction, MemoryLimits};
-use crate::store::redis::{Address, FORMS};
+use crate::store::redis::Address;
 
-/// The least `--cache-memory`.
-const CACHE_MEMORY_MIN: u64 = 64 * 1024;
-/// The least `--cache-disk`.
-const CACHE_DISK_MIN: u64 = 1 << 20;
-/// What `--store` takes.
-/// What `--public-url` takes.
-const PUBLIC_URLS: &str = "http or https and a host, without a path, such as https://shop.example or http://127.0.0.1:3000";
-const ORIGIN_DEFAULT: &str = "http://127.0.0.1:8000";
-/// The most `--workers`.
-const WORKERS_MAX: u64 = 4096;
-
-/// Everything the program is told.
+/// Every setting of the program, within its bounds. Each field names its flag; `None` is said where it is more
+/// than "not given".
 #[derive(Clone, Debug)]
 #[allow(clippy::struct_excessive_bools, reason = "each is one switch of the command line")]
 pub struct Config {
-    /// `--host`
+    /// `--host`: the address to listen on.
     pub host: IpAddr,
-    /// `--host localhost`, and the default: on both loopback addresses.
+    /// `--host localhost`, and the default: `::1` is listened on, too, where this machine has it.
     pub both_loopbacks: bool,
-    /// `--port`
+    /// `--port`; 0 for one that the system picks.
     pub port: u16,
-    /// `--origin`, without user information, else as it was written: what is wrong with it is found out at the start.
+    /// `--origin`, without user information, else unread: a wrong URL is a start-up error, not one of usage.
     pub origin: String,
-    /// What stood in front of its host, as an `Authorization` field.
+    /// The user information of `--origin`, as an `Authorization` field.
     pub origin_authorization: Option<HeaderValue>,
-    /// Rules of reuse.
+    /// When stored responses are reused: `--cache-mode`, `--hit-ttl`, `--share-credentials`, ...
     pub reuse: ReuseRules,
-    /// Rules of storing.
+    /// What is stored, and for how long it is fresh: `--cache-ttl`, `--default-ttl`, `--share-cookies`, ...
     pub storing: StoringRules,
-    /// `--ignore-param`, `--sort-query`
+    /// `--ignore-param`, `--sort-query`: which URIs have one cache key.
     pub key: KeyRules,
-    /// `--origin-rate`
+    /// `--origin-rate`; `None` for no bound.
     pub origin_rate: Option<Rate>,
-    /// `--origin-concurrency`
+    /// `--origin-concurrency`, in requests; `None` for no bound.
     pub origin_concurrency: Option<usize>,
-    /// `--eviction-policy`
+    /// `--eviction-policy`: what memory removes when it is full.
     pub eviction: Eviction,
-    /// `--cache-memory`, `--cache-size-limit`, `--max-object-size`
+    /// The bounds of memory: `--cache-memory`, `--cache-size-limit`, `--max-object-size`.
     pub limits: MemoryLimits,
-    /// `--store`
+    /// `--store`: what is behind memory.
     pub store: StoreKind,
-    /// `--redis-prefix`
+    /// `--redis-prefix`: what the names of keys in Redis begin with.
     pub redis_prefix: String,
-    /// `--cache-disk`: bytes of the store on disk.
+    /// `--cache-disk`: bytes of the SQLite file and its log together.
     pub cache_disk: u64,
     /// `--cache-clean-interval`; `None` for never.
     pub clean_interval: Option<Duration>,
-    /// `--follow-redirects`
+    /// `--follow-redirects`: follow the origin server's redirects here.
     pub follow_redirects: bool,
-    /// `--no-browser-cache`
+    /// `--no-browser-cache`: clients are told `no-store`.
     pub no_browser_cache: bool,
-    /// `--preserve-host`
+    /// `--preserve-host`: the origin server gets the client's Host.
     pub preserve_host: bool,
-    /// `--public-url`
+    /// `--public-url`; `None` where clients connect to the proxy itself.
     pub public_url: Option<PublicUrl>,
-    /// `--trust-forwarded`
+    /// `--trust-forwarded`: the networks of proxies whose `X-Forwarded-*` is believed.
     pub trusted: Vec<Network>,
-    /// `--connect-timeout`
+    /// `--connect-timeout`: to look the origin server up and to connect; never zero.
     pub connect_timeout: Duration,
-    /// `--origin-timeout`
+    /// `--origin-timeout`: between two bytes of a response; never zero.
     pub origin_timeout: Duration,
-    /// `--ca-cert`
+    /// `--ca-cert`: a file of trusted root certificates, beside the system's.
     pub ca_cert: Option<PathBuf>,
-    /// `--insecure`
+    /// `--insecure`: no certificate is verified.
     pub insecure: bool,
-    /// `--workers`
+    /// `--workers`: threads that wait for the origin server.
     pub workers: usize,
-    /// `--max-connections`
+    /// `--max-connections`: clients at a time, before the limit of descriptors is known.
     pub connections_max: usize,
-    /// `--header-timeout`
+    /// `--header-timeout`: for the whole head of a request; never zero.
     pub header_timeout: Duration,
-    /// `--idle-timeout`
+    /// `--idle-timeout`: for a client's next byte in either direction; never zero.
     pub idle_timeout: Duration,
-    /// `--max-header-fields`, `--max-header-size`, `--max-request-size`
+    /// The bounds of a request: `--max-header-fields`, `--max-header-size`, `--max-request-size`.
     pub request: RequestLimits,
-    /// `--store-lock-timeout`
+    /// `--store-lock-timeout`: for another process's lock on the SQLite file, 1 ms to 10 min.
     pub store_lock_timeout: Duration,
-    /// `--drain-timeout`
+    /// `--drain-timeout`: from the first signal to the end of the process; never zero.
     pub drain_timeout: Duration,
-    /// `--take-over`
+    /// `--take-over`: the listening socket comes from the proxy on this port.
     pub take_over: bool,
-    /// `--admin`
+    /// `--admin`; beyond loopback only together with a token. `None`: the Unix socket alone.
     pub admin: Option<SocketAddr>,
-    /// `--admin-token`
+    /// `--admin-token`: the file with the token.
     pub admin_token: Option<PathBuf>,
-    /// `--allow-purge`
+    /// `--allow-purge`: the networks whose PURGE requests are the proxy's own.
     pub purgers: Vec<Network>,
-    /// Was `--port` given?
+    /// Whether `--port` was given: a command then means the proxy on this port alone.
     pub port_given: bool,
-    /// Was `--origin` given?
+    /// Whether `--origin` was given: `explain` then describes another proxy than the running one.
     pub origin_given: bool,
-    /// `--front`
+    /// `--front`: which server accepts clients.
     pub front: FrontKind,
     /// `--threads`; `None` for one a core.
     pub threads: Option<usize>,
-    /// `--allow-unsafe-front`
+    /// `--allow-unsafe-front`: tiny_http may listen beyond loopback.
     pub allow_unsafe_front: bool,
-    /// `--access-log`
+    /// `--access-log`: a file, or `-` for the standard output.
     pub access_log: Option<PathBuf>,
-    /// `--access-log-format`
+    /// `--access-log-format`: the form of each line.
     pub access_format: AccessFormat,
-    /// `--log-level`
+    /// `--log-level`: the least grave message that is logged.
     pub log_level: LevelFilter,
-    /// `--health-path`
+    /// `--health-path`: a path that begins with `/`, answered without the origin server.
     pub health_path: Option<String>,
-    /// `--ready-file`
+    /// `--ready-file`: written once connections are accepted.
     pub ready_file: Option<PathBuf>,
 }
 
-/// What is behind memory.
+/// The store behind memory.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum StoreKind {
     /// Nothing.
@@ -145,12 +140,12 @@ pub enum StoreKind {
 }
 
 impl StoreKind {
-    /// The `--max-object-size` that fits it.
-    fn object_bytes_usual(&self) -> u64 {
+    /// The default of `--max-object-size` that fits it.
+    fn default_of<'a>(&self, [memory, sqlite, redis]: [&'a str; 3]) -> &'a str {
         match self {
-            Self::Memory => 8 << 20,
-            Self::Sqlite(_) => 1 << 30,
-            Self::Redis(_) => 64 << 20,
+            Self::Memory => memory,
+            Self::Sqlite(_) => sqlite,
+            Self::Redis(_) => redis,
         }
     }
 }
@@ -165,72 +160,61 @@ pub enum FrontKind {
 }
 
 impl Config {
-    /// Reads the values; the first that is not accepted is the error.
+    /// Reads the values, in no order that matters; one that is not accepted is the error.
+    ///
+    /// With no flags at all it reads every default, so that one test of this finds a wrong one.
     pub fn new(args: &Args) -> Result<Self, UsageError> {
-        let read = Values(args);
-        let mode = read.one_of("--cache-mode", &MODES)?.unwrap_or(Mode::Standard);
-        let responses = read.number("--cache-size-limit", 0..=u64::MAX)?;
-        let store = read.store()?;
-        let storing = read.storing(mode, store.object_bytes_usual())?;
-        let content_bytes = storing.object_bytes_max;
-        let (origin, origin_authorization) = read.origin();
+        let values = Values(args);
+        let store = values.required("--store", read_store)?;
+        let storing = storing(&values, &store)?;
+        let (origin, origin_authorization) = take_userinfo(values.shown("--origin").trim());
         Ok(Self {
-            host: read.host()?,
-            both_loopbacks: read.text("--host").is_none_or(|(host, _)| host.trim() == "localhost"),
-            port: read.number("--port", 0..=65_535)?.map_or(3000, |port| port as u16),
+            host: values.required("--host", read_host)?,
+            both_loopbacks: values.shown("--host").trim() == "localhost",
+            port: values.number("--port")? as u16,
             origin,
             origin_authorization,
-            reuse: read.reuse(mode, responses == Some(0), &storing)?,
+            reuse: reuse(&values, &storing)?,
+            key: key(&values),
+            origin_rate: values.read("--origin-rate", read_rate)?,
+            origin_concurrency: values.number_if_any("--origin-concurrency")?.map(|n| n as usize),
+            eviction: values.one_of("--eviction-policy", &POLICIES)?,
+            limits: memory_limits(&values, storing.object_bytes_max)?,
             storing,
-            key: KeyRules {
-                ignored: args.all("--ignore-param").iter().map(|glob| Glob::new(glob)).collect(),
-                sort_query: args.is_on("--sort-query"),
-            },
-            origin_rate: read.rate("--origin-rate")?,
-            origin_concurrency: read
-                .number("--origin-concurrency", 1..=1_000_000)?
-                .map(|most| most as usize),
-            eviction: read.one_of("--eviction-policy", &POLICIES)?.unwrap_or(Eviction::S3Fifo),
-            limits: MemoryLimits {
-                bytes: read.cache_memory()?,
-                responses: responses.filter(|most| *most > 0),
-                content_bytes,
-            },
             store,
-            redis_prefix: read.redis_prefix()?,
-            cache_disk: read.cache_disk()?,
-            clean_interval: read.clean_interval()?,
+            redis_prefix: values.required("--redis-prefix", read_prefix)?,
+            cache_disk: values.bytes("--cache-disk")?,
+            clean_interval: some_above_zero(values.duration("--cache-clean-interval")?),
             follow_redirects: args.is_on("--follow-redirects"),
             no_browser_cache: args.is_on("--no-browser-cache"),
             preserve_host: args.is_on("--preserve-host"),
-            public_url: read.read("--public-url", PUBLIC_URLS, PublicUrl::parse)?,
-            trusted: read.networks("--trust-forwarded")?,
-            connect_timeout: read.limit("--connect-timeout", 5)?,
-            origin_timeout: read.limit("--origin-timeout", 30)?,
-            ca_cert: read.path("--ca-cert"),
+            public_url: values.read("--public-url", PublicUrl::parse)?,
+            trusted: networks(args, "--trust-forwarded")?,
+            connect_timeout: values.duration("--connect-timeout")?,
+            origin_timeout: values.duration("--origin-timeout")?,
+            ca_cert: values.path("--ca-cert"),
             insecure: args.is_on("--insecure"),
-            workers: read.number("--workers", 1..=WORKERS_MAX)?.unwrap_or(64) as usize,
-            connections_max: read.number("--max-connections", 1..=1_000_000)?.unwrap_or(10_000)
-                as usize,
-            header_timeout: read.limit("--header-timeout", 10)?,
-            idle_timeout: read.limit("--idle-timeout", 60)?,
-            request: read.request_limits()?,
-            store_lock_timeout: read.store_lock_timeout()?,
-            drain_timeout: read.limit("--drain-timeout", 8)?,
-            take_over: read.take_over()?,
-            admin: read.admin()?,
-            admin_token: read.path("--admin-token"),
-            purgers: read.networks("--allow-purge")?,
+            workers: values.number("--workers")? as usize,
+            connections_max: values.number("--max-connections")? as usize,
+            header_timeout: values.duration("--header-timeout")?,
+            idle_timeout: values.duration("--idle-timeout")?,
+            request: request_limits(&values)?,
+            store_lock_timeout: values.duration("--store-lock-timeout")?,
+            drain_timeout: values.duration("--drain-timeout")?,
+            take_over: take_over(&values)?,
+            admin: admin(&values)?,
+            admin_token: values.path("--admin-token"),
+            purgers: networks(args, "--allow-purge")?,
             port_given: args.value("--port").is_some(),
             origin_given: args.value("--origin").is_some(),
-            front: read.one_of("--front", &FRONTS)?.unwrap_or(FrontKind::Event),
-            threads: read.number("--threads", 1..=WORKERS_MAX)?.map(|threads| threads as usize),
+            front: values.one_of("--front", &FRONTS)?,
+            threads: values.number_if_any("--threads")?.map(|n| n as usize),
             allow_unsafe_front: args.is_on("--allow-unsafe-front"),
-            access_log: read.path("--access-log"),
-            access_format: read.access_format()?,
-            log_level: read.one_of("--log-level", &LEVELS)?.unwrap_or(LevelFilter::Info),
-            health_path: read.health_path()?,
-            ready_file: read.path("--ready-file"),
+            access_log: values.path("--access-log"),
+            access_format: values.one_of("--access-log-format", &FORMATS)?,
+            log_level: values.one_of("--log-level", &LEVELS)?,
+            health_path: values.read("--health-path", read_path)?,
+            ready_file: values.path("--ready-file"),
         })
     }
 }
@@ -256,262 +240,145 @@ const LEVELS: [(&str, LevelFilter); 6] = [
     ("trace", LevelFilter::Trace),
 ];
 
-/// Reads values by the name of their flag.
-struct Values<'a>(&'a Args);
-
-impl Values<'_> {
-    fn text(&self, name: &'static str) -> Option<(String, String)> {
-        let (value, called) = self.0.value(name)?;
-        Some((value.to_string_lossy().into_owned(), called))
+fn read_store(word: &str) -> Option<StoreKind> {
+    match word.split_once(':') {
+        None if word == "memory" => Some(StoreKind::Memory),
+        None if word == "sqlite" => Some(StoreKind::Sqlite(None)),
+        Some(("sqlite", path)) if !path.is_empty() => Some(StoreKind::Sqlite(Some(path.into()))),
+        _ => Address::read(word).map(StoreKind::Redis),
     }
+}
 
-    fn path(&self, name: &'static str) -> Option<PathBuf> {
-        self.0.value(name).map(|(value, _): (&OsStr, _)| PathBuf::from(value))
+fn read_host(word: &str) -> Option<IpAddr> {
+    match word {
+        // Not looked up: what a hosts file says of it must not open the proxy to a network.
+        "localhost" => Some(IpAddr::from([127, 0, 0, 1])),
+        word => word.trim_start_matches('[').trim_end_matches(']').parse().ok(),
     }
+}
 
-    fn read<T>(
-        &self,
-        name: &'static str,
-        accepted: &str,
-        read: impl Fn(&str) -> Option<T>,
-    ) -> Result<Option<T>, UsageError> {
-        let Some((seen, flag)) = self.text(name) else { return Ok(None) };
-        match read(seen.trim()) {
-            Some(value) => Ok(Some(value)),
-            None => Err(UsageError::Value { flag, seen, accepted: accepted.to_string() }),
+/// N requests in a span of time: `5/s`, `30/m`, `1000/h`.
+fn read_rate(word: &str) -> Option<Rate> {
+    let (number, unit) = word.split_once('/')?;
+    let requests = number.parse().ok().filter(|number| (1..=100_000).contains(number))?;
+    Some(Rate { requests, per: read_duration(&format!("1{unit}"))? })
+}
+
+fn read_prefix(word: &str) -> Option<String> {
+    // Redis Cluster takes what is in braces for the part of a key that says which node has it.
+    let is_unfit = |c: char| c.is_whitespace() || c.is_control() || "{}".contains(c);
+    (word.len() <= 100 && !word.contains(is_unfit)).then(|| word.to_string())
+}
+
+fn read_path(word: &str) -> Option<String> {
+    (word.starts_with('/') && !word.contains(['?', '#', ' '])).then(|| word.to_string())
+}
+
+fn read_default_ttl(word: &str) -> Option<DeltaSeconds> {
+    match word {
+        "until-cleared" => Some(DeltaSeconds::MAX),
+        word => read_duration(word).and_then(whole_seconds),
+    }
+}
+
+/// Zero stands for never.
+fn some_above_zero(interval: Duration) -> Option<Duration> {
+    (!interval.is_zero()).then_some(interval)
+}
+
+fn key(values: &Values<'_>) -> KeyRules {
+    let globs = values.0.all("--ignore-param");
+    KeyRules {
+        ignored: globs.iter().map(|glob| Glob::new(glob)).collect(),
+        sort_query: values.0.is_on("--sort-query"),
+    }
+}
+
+fn storing(values: &Values<'_>, store: &StoreKind) -> Result<StoringRules, UsageError> {
+    let DefaultValue::ByStore(defaults) = flags::find("--max-object-size").default else {
+        unreachable!("it depends on the store how large a body may be");
+    };
+    Ok(StoringRules {
+        freshness: FreshnessRules {
+            cache_ttl: values.seconds_if_any("--cache-ttl")?,
+            default_ttl: values.required("--default-ttl", read_default_ttl)?,
+            force: values.one_of("--cache-mode", &MODES)? == Mode::Force,
+        },
+        share_cookies: values.0.is_on("--share-cookies"),
+        stale_if_error: values.seconds("--stale-if-error")?,
+        stale_while_revalidate: values.seconds("--stale-while-revalidate")?,
+        object_bytes_max: values.bytes_or("--max-object-size", store.default_of(defaults))?,
+    })
+}
+
+fn reuse(values: &Values<'_>, storing: &StoringRules) -> Result<ReuseRules, UsageError> {
+    let read_reuses = |word: &str| word.parse::<i64>().ok().filter(|reuses| *reuses != 0);
+    Ok(ReuseRules {
+        mode: values.one_of("--cache-mode", &MODES)?,
+        disabled: values.number_if_any("--cache-size-limit")? == Some(0),
+        share_credentials: values.0.is_on("--share-credentials"),
+        // A negative number is no limit.
+        reuses_max: u64::try_from(values.required("--hit-ttl", read_reuses)?).ok(),
+        stale_while_revalidate: storing.stale_while_revalidate,
+        stale_if_error: storing.stale_if_error,
+    })
+}
+
+fn memory_limits(values: &Values<'_>, content_bytes: u64) -> Result<MemoryLimits, UsageError> {
+    let responses = values.number_if_any("--cache-size-limit")?;
+    Ok(MemoryLimits {
+        bytes: values.bytes("--cache-memory")?,
+        // Zero turns caching off, which is a rule of reuse: memory is never asked then.
+        responses: responses.filter(|most| *most > 0),
+        content_bytes,
+    })
+}
+
+fn request_limits(values: &Values<'_>) -> Result<RequestLimits, UsageError> {
+    Ok(RequestLimits {
+        field_lines: values.number("--max-header-fields")? as usize,
+        field_bytes: values.bytes("--max-header-size")? as usize,
+        content_bytes: values.bytes_if_any("--max-request-size")?,
+    })
+}
+
+/// A socket is handed over by event loops alone, and a port that the system picks is nobody's to take over.
+fn take_over(values: &Values<'_>) -> Result<bool, UsageError> {
+    let is_plain = values.shown("--front").trim() == "tiny-http";
+    let is_free = values.shown("--port").trim() == "0";
+    match values.0.is_on("--take-over") {
+        true if is_plain || is_free => Err(UsageError::Value {
+            flag: "--take-over".to_string(),
+            seen: if is_plain { "--front tiny-http" } else { "--port 0" }.to_string(),
+            accepted: "--front event, and the port of the proxy that runs".to_string(),
+        }),
+        is_on => Ok(is_on),
+    }
+}
+
+/// Beyond loopback anybody could purge and read the cache, so a token is needed there.
+fn admin(values: &Values<'_>) -> Result<Option<SocketAddr>, UsageError> {
+    let admin = values.read("--admin", |word| word.parse::<SocketAddr>().ok())?;
+    match (admin, values.given("--admin")) {
+        (Some(address), Some((seen, flag)))
+            if !address.ip().is_loopback() && values.path("--admin-token").is_none() =>
+        {
+            let accepted = "a loopback address, or --admin-token FILE beside it".to_string();
+            Err(UsageError::Value { flag, seen, accepted })
         }
+        (admin, _) => Ok(admin),
     }
+}
 
-    fn one_of<T: Copy>(
-        &self,
-        name: &'static str,
-        table: &[(&str, T)],
-    ) -> Result<Option<T>, UsageError> {
-        let names: Vec<&str> = table.iter().map(|(name, _)| *name).collect();
-        self.read(name, &names.join(", "), |word| {
-            table.iter().find(|(name, _)| *name == word).map(|(_, value)| *value)
+fn networks(args: &Args, name: &'static str) -> Result<Vec<Network>, UsageError> {
+    let read = |word: &String| {
+        Network::read(word).ok_or_else(|| UsageError::Value {
+            flag: name.to_string(),
+            seen: word.clone(),
+            accepted: flags::find(name).shape.accepted(),
         })
-    }
-
-    fn number(
-        &self,
-        name: &'static str,
-        range: std::ops::RangeInclusive<u64>,
-    ) -> Result<Option<u64>, UsageError> {
-        let accepted = match *range.end() {
-            u64::MAX => format!("a number, {} or more", range.start()),
-            end => format!("a number from {} to {end}", range.start()),
-        };
-        self.read(name, &accepted, |word| word.parse().ok().filter(|number| range.contains(number)))
-    }
-
-    fn duration(&self, name: &'static str) -> Result<Option<Duration>, UsageError> {
-        self.read(name, "a duration: 30, 500ms, 30s, 10m, 2h or 7d", read_duration)
-    }
-
-    /// A duration that must not be zero.
-    fn limit(&self, name: &'static str, default: u64) -> Result<Duration, UsageError> {
-        let accepted = "a duration above 0: 30, 500ms, 30s, 10m, 2h or 7d";
-        let read = |word: &str| read_duration(word).filter(|duration| !duration.is_zero());
-        Ok(self.read(name, accepted, read)?.unwrap_or(Duration::from_secs(default)))
-    }
-
-    /// SQLite counts it in milliseconds.
-    fn store_lock_timeout(&self) -> Result<Duration, UsageError> {
-        let range = Duration::from_millis(1)..=Duration::from_secs(600);
-        let read = |word: &str| read_duration(word).filter(|duration| range.contains(duration));
-        let timeout = self.read("--store-lock-timeout", "a duration from 1ms to 10m", read)?;
-        Ok(timeout.unwrap_or(Duration::from_secs(5)))
-    }
-
-    /// A duration that HTTP counts in whole seconds.
-    fn seconds(&self, name: &'static str) -> Result<Option<DeltaSeconds>, UsageError> {
-        let accepted = "a duration in whole seconds: 30, 30s, 10m, 2h or 7d";
-        self.read(name, accepted, |word| read_duration(word).and_then(whole_seconds))
-    }
-
-    fn store(&self) -> Result<StoreKind, UsageError> {
-        let read = |word: &str| match word.split_once(':') {
-            None if word == "memory" => Some(StoreKind::Memory),
-            None if word == "sqlite" => Some(StoreKind::Sqlite(None)),
-            Some(("sqlite", path)) if !path.is_empty() => {
-                Some(StoreKind::Sqlite(Some(path.into())))
-            }
-            _ => Address::read(word).map(StoreKind::Redis),
-        };
-        let accepted = format!("memory, sqlite, sqlite:PATH, {FORMS}");
-        Ok(self.read("--store", &accepted, read)?.unwrap_or(StoreKind::Memory))
-    }
-
-    fn origin(&self) -> (String, Option<HeaderValue>) {
-        let given = self.text("--origin");
-        take_userinfo(given.as_ref().map_or(ORIGIN_DEFAULT, |(text, _)| text.trim()))
-    }
-
-    fn access_format(&self) -> Result<AccessFormat, UsageError> {
-        let format = self.one_of("--access-log-format", &FORMATS)?;
-        Ok(format.unwrap_or(AccessFormat::Combined))
-    }
-
-    fn take_over(&self) -> Result<bool, UsageError> {
-        let is_plain = self.text("--front").is_some_and(|(front, _)| front.trim() == "tiny-http");
-        let is_free = self.text("--port").is_some_and(|(port, _)| port.trim() == "0");
-        match self.0.is_on("--take-over") {
-            true if is_plain || is_free => Err(UsageError::Value {
-                flag: "--take-over".to_string(),
-                seen: if is_plain { "--front tiny-http" } else { "--port 0" }.to_string(),
-                accepted: "--front event, and the port of the proxy that runs".to_string(),
-            }),
-            is_on => Ok(is_on),
-        }
-    }
-
-    fn admin(&self) -> Result<Option<SocketAddr>, UsageError> {
-        let read = |word: &str| word.parse::<SocketAddr>().ok();
-        let admin = self.read("--admin", "an address and a port, such as 127.0.0.1:3001", read)?;
-        match (admin, self.text("--admin")) {
-            (Some(address), Some((seen, flag)))
-                if !address.ip().is_loopback() && self.path("--admin-token").is_none() =>
-            {
-                let accepted = "a loopback address, or --admin-token FILE beside it".to_string();
-                Err(UsageError::Value { flag, seen, accepted })
-            }
-            (admin, _) => Ok(admin),
-        }
-    }
-
-    fn networks(&self, name: &'static str) -> Result<Vec<Network>, UsageError> {
-        let read = |word: &String| {
-            Network::read(word).ok_or_else(|| UsageError::Value {
-                flag: name.to_string(),
-                seen: word.clone(),
-                accepted: "an address or a network, such as 127.0.0.1 or 10.0.0.0/8".to_string(),
-            })
-        };
-        self.0.all(name).iter().map(read).collect()
-    }
-
-    fn redis_prefix(&self) -> Result<String, UsageError> {
-        let accepted = "a word without spaces and braces, at most 100 bytes, such as proxy:";
-        let unfit =
-            |letter: char| letter.is_whitespace() || letter.is_control() || "{}".contains(letter);
-        let read =
-            |word: &str| (word.len() <= 100 && !word.contains(unfit)).then(|| word.to_string());
-        Ok(self.read("--redis-prefix", accepted, read)?.unwrap_or_else(|| "proxy:".to_string()))
-    }
-
-    fn health_path(&self) -> Result<Option<String>, UsageError> {
-        let read = |word: &str| {
-            let is_path = word.starts_with('/') && !word.contains(['?', '#', ' ']);
-            is_path.then(|| word.to_string())
-        };
-        self.read("--health-path", "a path, such as /healthz", read)
-    }
-
-    /// `None` for never.
-    fn clean_interval(&self) -> Result<Option<Duration>, UsageError> {
-        let interval = self.duration("--cache-clean-interval")?.unwrap_or(Duration::from_secs(60));
-        Ok((!interval.is_zero()).then_some(interval))
-    }
-
-    fn cache_disk(&self) -> Result<u64, UsageError> {
-        let accepted = "a size of at least 1M: bytes, or a number with K, M or G";
-        let read = |word: &str| read_bytes(word).filter(|bytes| *bytes >= CACHE_DISK_MIN);
-        Ok(self.read("--cache-disk", accepted, read)?.unwrap_or(1 << 30))
-    }
-
-    fn storing(&self, mode: Mode, object_bytes_usual: u64) -> Result<StoringRules, UsageError> {
-        let day = DeltaSeconds(86_400);
-        Ok(StoringRules {
-            freshness: FreshnessRules {
-                cache_ttl: self.seconds("--cache-ttl")?,
-                default_ttl: self.default_ttl()?,
-                force: mode == Mode::Force,
-            },
-            share_cookies: self.0.is_on("--share-cookies"),
-            stale_if_error: self.seconds("--stale-if-error")?.unwrap_or(day),
-            stale_while_revalidate: self.seconds("--stale-while-revalidate")?.unwrap_or_default(),
-            object_bytes_max: self.bytes("--max-object-size")?.unwrap_or(object_bytes_usual),
-        })
-    }
-
-    fn reuse(
-        &self,
-        mode: Mode,
-        disabled: bool,
-        storing: &StoringRules,
-    ) -> Result<ReuseRules, UsageError> {
-        Ok(ReuseRules {
-            mode,
-            disabled,
-            share_credentials: self.0.is_on("--share-credentials"),
-            reuses_max: self.hit_ttl()?,
-            stale_while_revalidate: storing.stale_while_revalidate,
-            stale_if_error: storing.stale_if_error,
-        })
-    }
-
-    /// So many requests in a span: `5/s`, `30/m`, `1000/h`.
-    fn rate(&self, name: &'static str) -> Result<Option<Rate>, UsageError> {
-        let accepted =
-            "a number of requests from 1 to 100000 in a span: 5/s, 30/m, 1000/h or 5000/d";
-        self.read(name, accepted, |word| {
-            let (number, unit) = word.split_once('/')?;
-            let requests = number.parse().ok().filter(|number| (1..=100_000).contains(number))?;
-            Some(Rate { requests, per: read_duration(&format!("1{unit}"))? })
-        })
-    }
-
-    fn default_ttl(&self) -> Result<DeltaSeconds, UsageError> {
-        let accepted = "a duration in whole seconds (30, 10m, 2h, 7d), or until-cleared";
-        let read = |word: &str| match word {
-            "until-cleared" => Some(DeltaSeconds::MAX),
-            word => read_duration(word).and_then(whole_seconds),
-        };
-        Ok(self.read("--default-ttl", accepted, read)?.unwrap_or(DeltaSeconds::MAX))
-    }
-
-    fn bytes(&self, name: &'static str) -> Result<Option<u64>, UsageError> {
-        self.read(name, "a size: bytes, or a number with K, M or G", read_bytes)
-    }
-
-    fn cache_memory(&self) -> Result<u64, UsageError> {
-        let accepted = "a size of at least 64K: bytes, or a number with K, M or G";
-        let read = |word: &str| read_bytes(word).filter(|bytes| *bytes >= CACHE_MEMORY_MIN);
-        Ok(self.read("--cache-memory", accepted, read)?.unwrap_or(64 << 20))
-    }
-
-    fn request_limits(&self) -> Result<RequestLimits, UsageError> {
-        let usual = RequestLimits::default();
-        let accepted = "a size from 1K to 1M: bytes, or a number with K or M";
-        let size =
-            |word: &str| read_bytes(word).filter(|bytes| (1 << 10..=1 << 20).contains(bytes));
-        let field_bytes = self.read("--max-header-size", accepted, size)?;
-        Ok(RequestLimits {
-            field_lines: self
-                .number("--max-header-fields", 1..=1000)?
-                .map_or(usual.field_lines, |lines| lines as usize),
-            field_bytes: field_bytes.map_or(usual.field_bytes, |bytes| bytes as usize),
-            content_bytes: self.bytes("--max-request-size")?,
-        })
-    }
-
-    /// `None` for no limit.
-    fn hit_ttl(&self) -> Result<Option<u64>, UsageError> {
-        let accepted =
-            "a number: how often, or a negative one for no limit (0 would store in vain)";
-        let read = |word: &str| word.parse::<i64>().ok().filter(|reuses| *reuses != 0);
-        Ok(self.read("--hit-ttl", accepted, read)?.and_then(|reuses| u64::try_from(reuses).ok()))
-    }
-
-    fn host(&self) -> Result<IpAddr, UsageError> {
-        let read = |word: &str| match word {
-            "localhost" => Some(IpAddr::from([127, 0, 0, 1])),
-            word => word.trim_start_matches('[').trim_end_matches(']').parse().ok(),
-        };
-        let accepted = "an IPv4 or IPv6 address, such as 127.0.0.1, 0.0.0.0 or ::1";
-        Ok(self.read("--host", accepted, read)?.unwrap_or(IpAddr::from([127, 0, 0, 1])))
-    }
+    };
+    args.all(name).iter().map(read).collect()
 }
 
 #[cfg(test)]
@@ -519,6 +386,7 @@ mod tests {
     use std::ffi::OsString;
 
     use super::*;
+    use crate::cli::flags::Shape;
     use crate::cli::{Command, parse};
 
     fn config(words: &[&str]) -> Result<Config, String> {
@@ -529,14 +397,87 @@ mod tests {
         }
     }
 
+    /// The configuration as text, without whether a flag was given.
+    fn outcome(words: &[&str]) -> String {
+        let config = config(words).unwrap_or_else(|error| panic!("{words:?}: {error}"));
+        format!("{:?}", Config { port_given: false, origin_given: false, ..config })
+    }
+
     #[test]
-    fn defaults_are_those_of_the_help() {
+    fn defaults_are_those_of_the_table() {
+        let without = outcome(&[]);
+        for flag in flags::all() {
+            match flag.default {
+                DefaultValue::Value(text) => {
+                    assert_eq!(outcome(&[flag.name, text]), without, "{}", flag.name);
+                }
+                DefaultValue::ByStore(texts) => {
+                    for (store, text) in ["memory", "sqlite", "redis://localhost"].iter().zip(texts)
+                    {
+                        let words = ["--store", store, flag.name, text];
+                        assert_eq!(outcome(&words), outcome(&words[..2]), "{}", flag.name);
+                    }
+                }
+                DefaultValue::Absent(_) => {}
+            }
+        }
         let config = config(&[]).expect("no flags");
-        assert_eq!(config.origin, ORIGIN_DEFAULT);
+        assert_eq!(config.origin, "http://127.0.0.1:8000");
         assert_eq!((config.port, config.workers, config.limits.bytes), (3000, 64, 64 << 20));
         assert_eq!(config.storing.freshness.default_ttl, DeltaSeconds::MAX);
+        assert_eq!(config.storing.object_bytes_max, 8 << 20);
         assert_eq!(config.reuse.reuses_max, None);
         assert_eq!(config.clean_interval, Some(Duration::from_secs(60)));
+        // The admin interface and tunnels use these where there is no configuration.
+        let usual = RequestLimits::default();
+        assert_eq!(format!("{:?}", config.request), format!("{usual:?}"));
+    }
+
+    /// A flag that is on the table and that nobody reads would do nothing, in silence.
+    #[test]
+    fn each_flag_of_the_table_is_read() {
+        let without = outcome(&[]);
+        for flag in flags::all().filter(|flag| !matches!(flag.shape, Shape::Action)) {
+            let value = match flag.shape {
+                Shape::Number(least, _) | Shape::Size(least, _) => (least + 1).to_string(),
+                Shape::Duration(_) => "77s".to_string(),
+                Shape::Choice(words) => words[1].to_string(),
+                Shape::Store => "sqlite".to_string(),
+                Shape::File | Shape::Switch | Shape::Action => "x".to_string(),
+                Shape::Text(accepted) => match flag.name {
+                    "--hit-ttl" => "7".to_string(),
+                    "--default-ttl" => "30".to_string(),
+                    "--origin-rate" => "5/s".to_string(),
+                    "--ignore-param" => "utm_*".to_string(),
+                    "--redis-prefix" => "mine:".to_string(),
+                    _ => accepted
+                        .split("such as ")
+                        .nth(1)
+                        .and_then(|rest| rest.split([',', ' ']).next())
+                        .unwrap_or_else(|| panic!("{}: no example", flag.name))
+                        .to_string(),
+                },
+            };
+            let words = [flag.name, &value];
+            let words = if flag.is_alone() { &words[..1] } else { &words[..] };
+            let differs = outcome(words) != without;
+            assert!(differs, "{} is not read", flag.name);
+        }
+    }
+
+    /// Bounds are exact: the least and the most are accepted, and what is beyond them is not.
+    #[test]
+    fn bounds_are_those_of_the_table() {
+        for flag in flags::all() {
+            let (Shape::Number(least, most) | Shape::Size(least, most)) = flag.shape else {
+                continue;
+            };
+            let read = |number: u64| config(&[flag.name, &number.to_string()]).is_ok();
+            assert!(read(least) && (least == 0 || !read(least - 1)), "{}", flag.name);
+            if most < u64::MAX {
+                assert!(read(most) && !read(most + 1), "{}", flag.name);
+            }
+        }
     }
 
     #[test]

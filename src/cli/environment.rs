@@ -6,36 +6,40 @@
 
 use std::ffi::{OsStr, OsString};
 
+use crate::cli::flags::{Flag, Shape};
+
 /// What the names of all variables begin with.
 const BEGINNING: &str = "CACHING_PROXY_";
 /// What they began with before; read for one more release.
 const OLD_BEGINNING: &str = "PROXY_";
 /// Flags whose old variables others set for purposes of their own.
 const OTHERS: [&str; 3] = ["--host", "--port", "--origin"];
-/// Flags that say what to do, not how; images set `CACHING_PROXY_VERSION`, say.
-const WITHOUT_VARIABLE: [&str; 3] = ["--help", "--version", "--clear-cache"];
 
-/// What the environment says of a flag.
+/// What the environment has for one flag.
 #[derive(Debug, Default, Eq, PartialEq)]
 pub(super) struct Variable {
     /// The value, and the name of the variable.
     pub value: Option<(OsString, String)>,
-    /// What the user is to know of it, in one line.
+    /// A warning for the user, in one line: the variable is ignored, or will be.
     pub note: Option<String>,
 }
 
-/// The environment variable that sets a flag's default: `CACHING_PROXY_CACHE_TTL` for `--cache-ttl`.
-fn variable_name(beginning: &str, flag: &str) -> String {
+/// The name of the variable that sets a flag's default, `CACHING_PROXY_CACHE_TTL` for `--cache-ttl`; `None` for
+/// flags that say what to do, not how: images set `CACHING_PROXY_VERSION`, say.
+pub(super) fn variable_name(flag: &Flag) -> Option<String> {
+    let is_action = matches!(flag.shape, Shape::Action);
+    (!is_action).then(|| name_after(BEGINNING, flag.name))
+}
+
+fn name_after(beginning: &str, flag: &str) -> String {
     let name = flag.trim_start_matches('-').replace('-', "_");
     format!("{beginning}{}", name.to_ascii_uppercase())
 }
 
 /// Looks for the default of a flag. An empty variable is none.
-pub(super) fn find(flag: &'static str, variable: impl Fn(&str) -> Option<OsString>) -> Variable {
-    if WITHOUT_VARIABLE.contains(&flag) {
-        return Variable::default();
-    }
-    let (name, old) = (variable_name(BEGINNING, flag), variable_name(OLD_BEGINNING, flag));
+pub(super) fn find(flag: &Flag, variable: impl Fn(&str) -> Option<OsString>) -> Variable {
+    let Some(name) = variable_name(flag) else { return Variable::default() };
+    let (flag, old) = (flag.name, name_after(OLD_BEGINNING, flag.name));
     let read = |name: &str| variable(name).filter(|value| !value.is_empty());
     if let Some(value) = read(&name) {
         if flag == "--port" && is_a_services(&value) {
@@ -54,7 +58,7 @@ pub(super) fn find(flag: &'static str, variable: impl Fn(&str) -> Option<OsStrin
     Variable { value: Some((value, old)), note: Some(note) }
 }
 
-/// Kubernetes gives a Service that is named caching-proxy the very variable that is ours.
+/// Kubernetes sets `CACHING_PROXY_PORT` for a Service that is named caching-proxy, to an address.
 fn is_a_services(value: &OsStr) -> bool {
     let value = value.to_string_lossy();
     ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme))
@@ -63,6 +67,7 @@ fn is_a_services(value: &OsStr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::flags;
 
     #[test]
     fn a_variable_counts_under_its_own_name_and_for_a_while_under_the_old_one() {
@@ -85,7 +90,7 @@ mod tests {
             ("--clear-cache", &[("CACHING_PROXY_CLEAR_CACHE", "1")],           None, ""),
         ];
         for (flag, variables, value, note) in table {
-            let found = find(flag, |name| {
+            let found = find(flags::find(flag), |name| {
                 let found = variables.iter().find(|(known, _)| *known == name);
                 found.map(|(_, value)| OsString::from(value))
             });

@@ -43,6 +43,22 @@ pub(super) fn read_bytes(word: &str) -> Option<u64> {
     number.checked_mul(factor).filter(|bytes| *bytes <= 1 << 50)
 }
 
+/// A bound on a size as it would be typed.
+pub(super) fn show_bytes(bytes: u64) -> String {
+    let units = [(1 << 30, "G"), (1 << 20, "M"), (1 << 10, "K")];
+    let whole = units.into_iter().find(|(size, _)| bytes >= *size && bytes.is_multiple_of(*size));
+    whole.map_or_else(|| bytes.to_string(), |(size, unit)| format!("{}{unit}", bytes / size))
+}
+
+/// A bound on a duration as it would be typed.
+pub(super) fn show_milliseconds(milliseconds: u64) -> String {
+    let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1000, "s"), (1, "ms")];
+    let whole = units
+        .into_iter()
+        .find(|(span, _)| milliseconds >= *span && milliseconds.is_multiple_of(*span));
+    whole.map_or_else(|| "0".to_string(), |(span, unit)| format!("{}{unit}", milliseconds / span))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -65,6 +81,17 @@ mod tests {
         );
         for word in ["", "K", "1T", "-1", "99999999999G"] {
             assert_eq!(read_bytes(word), None, "{word}");
+        }
+    }
+
+    #[test]
+    fn bounds_are_shown_as_they_would_be_typed() {
+        for word in ["1K", "64K", "1M", "1G", "1500"] {
+            assert_eq!(read_bytes(word).map(show_bytes).as_deref(), Some(word));
+        }
+        for word in ["1ms", "500ms", "5s", "90s", "10m", "2h", "1d"] {
+            let milliseconds = read_duration(word).map(|duration| duration.as_millis() as u64);
+            assert_eq!(milliseconds.map(show_milliseconds).as_deref(), Some(word));
         }
     }
 }

@@ -23,9 +23,7 @@ fn help_and_version_are_answered_at_once() {
     let (code, out, err) = outcome(&["--help", "--nonsense"]);
     assert_eq!((code, err), (Some(0), String::new()));
     assert!(out.starts_with("proxy: an HTTP caching reverse proxy\n"));
-    for group in
-        ["Where to listen", "What is stored", "How much is stored", "Clients", "What is told"]
-    {
+    for group in ["Listening", "Storing and freshness", "Limits and stores", "Clients", "Logging"] {
         assert!(out.contains(group), "{group}");
     }
     assert!(out.lines().any(|line| line.contains("--port N") && line.ends_with("[3000]")));

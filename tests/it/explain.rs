@@ -98,7 +98,7 @@ fn explain_says_what_stands_in_the_way() {
         (code, error.as_str()),
         (
             2,
-            "proxy: explain: it is not said of what; expected proxy explain [-H 'Name: value']... [flags] PATH\n"
+            "proxy: explain: a word is missing; expected proxy explain [-H 'Name: value']... [flags] PATH\n"
         )
     );
     let (code, _, error) = explain(&origin, &["-H", "nonsense", "/a"]);

@@ -18,6 +18,7 @@ mod engine;
 mod event_front;
 mod explain;
 mod faults;
+mod flags;
 mod forwarded;
 mod framing;
 mod front;
