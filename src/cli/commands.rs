@@ -23,7 +23,9 @@ pub(super) struct CommandHelp {
     pub failure: &'static str,
 }
 
+// What these flags say to the proxy itself ("port to listen on") would mislead here.
 const PORT: (&str, &str) = ("--port N", "the running proxy on this port; needed where several run");
+// `purge` alone is about all running proxies, unless it is told otherwise.
 const PORTS: (&str, &str) = ("--port N", "only the running proxy on this port");
 const STORE: (&str, &str) =
     ("--store S", "the running proxy that uses this store; the store itself where none does");

@@ -165,11 +165,13 @@ impl Config {
     /// With no flags at all it reads every default, so that one test of this finds a wrong one.
     pub fn new(args: &Args) -> Result<Self, UsageError> {
         let values = Values(args);
+        // First what others depend on: the store decides how large a body may be by default.
         let store = values.required("--store", read_store)?;
         let storing = storing(&values, &store)?;
         let (origin, origin_authorization) = take_userinfo(values.shown("--origin").trim());
         Ok(Self {
             host: values.required("--host", read_host)?,
+            // Only this name means both: 127.0.0.1 is an address that was chosen.
             both_loopbacks: values.shown("--host").trim() == "localhost",
             port: values.number("--port")? as u16,
             origin,
@@ -219,6 +221,7 @@ impl Config {
     }
 }
 
+// Words of the table and what they mean; `Values::one_of` compares the two lists.
 const FRONTS: [(&str, FrontKind); 2] =
     [("event", FrontKind::Event), ("tiny-http", FrontKind::TinyHttp)];
 const MODES: [(&str, Mode); 3] =
@@ -241,6 +244,7 @@ const LEVELS: [(&str, LevelFilter); 6] = [
 ];
 
 fn read_store(word: &str) -> Option<StoreKind> {
+    // `sqlite:` without a path is an error and not the default file: in a script its variable is not set.
     match word.split_once(':') {
         None if word == "memory" => Some(StoreKind::Memory),
         None if word == "sqlite" => Some(StoreKind::Sqlite(None)),
@@ -259,6 +263,7 @@ fn read_host(word: &str) -> Option<IpAddr> {
 
 /// N requests in a span of time: `5/s`, `30/m`, `1000/h`.
 fn read_rate(word: &str) -> Option<Rate> {
+    // `5/s` is 5 in the duration `1s`: the units are those of durations.
     let (number, unit) = word.split_once('/')?;
     let requests = number.parse().ok().filter(|number| (1..=100_000).contains(number))?;
     Some(Rate { requests, per: read_duration(&format!("1{unit}"))? })
@@ -271,6 +276,7 @@ fn read_prefix(word: &str) -> Option<String> {
 }
 
 fn read_path(word: &str) -> Option<String> {
+    // A query or a fragment would never be equal to the path of a request.
     (word.starts_with('/') && !word.contains(['?', '#', ' '])).then(|| word.to_string())
 }
 
@@ -319,6 +325,7 @@ fn reuse(values: &Values<'_>, storing: &StoringRules) -> Result<ReuseRules, Usag
         share_credentials: values.0.is_on("--share-credentials"),
         // A negative number is no limit.
         reuses_max: u64::try_from(values.required("--hit-ttl", read_reuses)?).ok(),
+        // The same as for storing: what is kept beyond its freshness is what may be reused then.
         stale_while_revalidate: storing.stale_while_revalidate,
         stale_if_error: storing.stale_if_error,
     })

@@ -36,12 +36,14 @@ fn name_after(beginning: &str, flag: &str) -> String {
     format!("{beginning}{}", name.to_ascii_uppercase())
 }
 
-/// Looks for the default of a flag. An empty variable is none.
+/// Looks for the default of a flag, under the new name and then under the old one.
 pub(super) fn find(flag: &Flag, variable: impl Fn(&str) -> Option<OsString>) -> Variable {
+    // An empty variable is none: compose files and units set variables that have no value.
     let Some(name) = variable_name(flag) else { return Variable::default() };
     let (flag, old) = (flag.name, name_after(OLD_BEGINNING, flag.name));
     let read = |name: &str| variable(name).filter(|value| !value.is_empty());
     if let Some(value) = read(&name) {
+        // A start that failed here would fail only in a cluster, and only beside a Service of that name.
         if flag == "--port" && is_a_services(&value) {
             let note =
                 format!("{name}: ignored; it is the address of a Kubernetes Service, not a port");
@@ -50,6 +52,7 @@ pub(super) fn find(flag: &Flag, variable: impl Fn(&str) -> Option<OsString>) -> 
         return Variable { value: Some((value, name)), note: None };
     }
     let Some(value) = read(&old) else { return Variable::default() };
+    // Ignored aloud: somebody may have set it for us, and would wonder.
     if OTHERS.contains(&flag) {
         let note = format!("{old}: ignored, for other programs set it too; use {name} or {flag}");
         return Variable { value: None, note: Some(note) };

@@ -47,10 +47,12 @@ impl fmt::Display for UsageError {
                 write!(f, "{count} words that are no flags; expected PORT, or HOST PORT ORIGIN")
             }
             Self::Command(word) => {
+                // `proxy http://user:password@host` is a word that is easily typed without `--origin`.
                 let names: Vec<&str> = COMMANDS.iter().map(|command| command.name).collect();
                 let (word, names) = (without_password(word), names.join(", "));
                 write!(f, "{word}: neither a command nor a port; commands are {names}")
             }
+            // The usage and not a pointer to the help: what is missing is then in sight.
             Self::Words(name, 0, usage) => {
                 write!(f, "{name}: a word is missing; expected {usage}")
             }

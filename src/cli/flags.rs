@@ -147,7 +147,9 @@ impl Flag {
 
 /// No upper bound.
 const ANY: u64 = u64::MAX;
+// More is a typing error, and would be an error of the system only after thousands of threads.
 const THREADS: Shape = Shape::Number(1, 4096);
+// A wait of zero would not switch a timeout off but let everything fail.
 const WAIT: Shape = Shape::Duration(DurationBound::AboveZero);
 const SECONDS: Shape = Shape::Duration(DurationBound::WholeSeconds);
 const NETWORK: Shape = Shape::Text("an address or a network, such as 127.0.0.1 or 10.0.0.0/8");
@@ -163,6 +165,7 @@ impl Shape {
             Self::Size(0, _) => format!("a size: {UNITS}"),
             Self::Size(least, ANY) => format!("a size of at least {}: {UNITS}", show_bytes(least)),
             Self::Size(least, most) => {
+                // G is left out: it would be above every upper bound that there is.
                 let (least, most) = (show_bytes(least), show_bytes(most));
                 format!("a size from {least} to {most}: bytes, or a number with K or M")
             }
@@ -188,6 +191,7 @@ impl Shape {
 
     /// Reads a number within the bounds.
     pub(super) fn number(self, word: &str) -> Option<u64> {
+        // Here and below, the wrong shape is a wrong name in `config.rs`: a bug, not a user's mistake.
         let Self::Number(least, most) = self else { unreachable!("{self:?} is no number") };
         word.parse().ok().filter(|number| (least..=most).contains(number))
     }
@@ -227,6 +231,7 @@ pub(super) fn find(name: &str) -> &'static Flag {
 #[rustfmt::skip]
 pub(super) static GROUPS: [Group; 7] = [
     ("Listening and the origin server", &[
+        // The forms `proxy PORT` and `proxy HOST PORT ORIGIN` set these three.
         flag("--port", "N", Shape::Number(0, 65_535), "port to listen on; 0 picks a free one")
             .default("3000").common(),
         flag("--host", "ADDR", Shape::Text("an IPv4 or IPv6 address, such as 127.0.0.1, 0.0.0.0 or ::1"),
@@ -247,6 +252,7 @@ pub(super) static GROUPS: [Group; 7] = [
                 `X-Forwarded-Proto` and `X-Forwarded-Host`."),
         flag("--follow-redirects", "", Shape::Switch, "follow redirects of the origin server")
             .long("For GET and HEAD, at most 10 of them. The last response is stored under the first URI."),
+        // The gate remembers the time of each request in the span, so their number is bounded.
         flag("--origin-rate", "N/s", Shape::Text("a number of requests from 1 to 100000 in a span: 5/s, 30/m, \
             1000/h or 5000/d"),
             "requests sent to the origin server in any second; also N/m, N/h and N/d")
@@ -276,6 +282,7 @@ pub(super) static GROUPS: [Group; 7] = [
             "freshness of responses that state none; 0: HTTP's heuristic").default("until-cleared").common()
             .long("For the status codes 200, 203, 300, 301 and 308. `until-cleared`: they are fresh until they are purged \
                 or evicted."),
+        // Zero is no value: a response would be stored, and then never reused.
         flag("--hit-ttl", "N", Shape::Text("a number: how often, or a negative one for no limit (0 would store \
             in vain)"),
             "reuse a stored response N times at most; negative: no limit").default("-1")
@@ -312,6 +319,8 @@ pub(super) static GROUPS: [Group; 7] = [
             .default("64M").common()
             .long("Keys, fields, bodies and bookkeeping. A quarter of it is for bodies that are being received."),
         flag("--cache-size-limit", "N", Shape::Number(0, ANY), "number of stored responses; 0 turns caching off"),
+        // The stores differ in what a large body costs: memory in the first place, a row of a file, or a
+        // transfer over the network.
         flag("--max-object-size", "SIZE", Shape::Size(0, ANY), "larger bodies are passed on and not stored")
             .by_store(["8M", "1G", "64M"])
             .long("At most a quarter of --cache-memory counts, or nearly a half of --cache-disk."),
@@ -331,6 +340,7 @@ pub(super) static GROUPS: [Group; 7] = [
             "what the names of all keys in Redis begin with").default("proxy:")
             .long("Proxies with the same Redis and the same prefix share one cache."),
         flag("--cache-disk", "SIZE", Shape::Size(1 << 20, ANY), "bytes of the sqlite file and its log").default("1G"),
+        // SQLite counts whole milliseconds; zero would give up at any other process's write.
         flag("--store-lock-timeout", "D", Shape::Duration(DurationBound::Milliseconds(1, 600_000)),
             "how long to wait for another process's lock on the sqlite file").default("5s")
             .long("After it the proxy uses memory alone until the file is free."),
@@ -346,6 +356,7 @@ pub(super) static GROUPS: [Group; 7] = [
                 content must arrive at 500 bytes a second."),
         flag("--idle-timeout", "D", WAIT,
             "for the next request, the next byte of content, or a client to take more of a response").default("1m"),
+        // Fields lie in memory until the whole head has arrived, for each connection.
         flag("--max-header-size", "SIZE", Shape::Size(1 << 10, 1 << 20), "all fields of a request together")
             .default("64K").long("A larger request gets 431."),
         flag("--max-header-fields", "N", Shape::Number(1, 1000), "field lines of a request").default("100")

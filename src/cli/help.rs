@@ -140,6 +140,7 @@ fn flag_lines(flag: &Flag) -> String {
 
 /// A name, and beside it a text, whose further lines begin below its first.
 fn beside(name: &str, text: &str, column: usize) -> String {
+    // A name that is too long for its column would run into the text; a test has the longest.
     let width = column - 2;
     wrapped(&format!("  {name:<width$}{text}"), &" ".repeat(column))
 }
@@ -193,6 +194,7 @@ fn row(flag: &Flag, variable: Option<String>) -> String {
         text => format!("`{text}`"),
     };
     let accepted = if flag.is_alone() { String::new() } else { flag.shape.accepted() };
+    // One meaning of two parts: the line of `--help`, and the sentences after it.
     let mut meaning = marked(flag.short);
     // A sentence begins with a capital letter, and a flag or a word that is typed stays as it is.
     meaning[..1].make_ascii_uppercase();
@@ -267,6 +269,7 @@ mod tests {
         for flag in flags::all().chain(own) {
             let row = format!("\n| `{}` | ", flag.usage());
             assert!(reference.contains(&row), "{}", flag.name);
+            assert!(flag.usage().len() + 2 < TEXT_COLUMN, "{} has room in its column", flag.name);
         }
         for flag in flags::all() {
             if let Some(variable) = variable_name(flag) {

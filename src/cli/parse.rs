@@ -88,9 +88,11 @@ fn apart(word: OsString) -> Vec<OsString> {
 
 /// `HOST PORT ORIGIN` or `PORT`; what is left beyond that is an error.
 fn positional(args: &mut Args, words: Vec<OsString>) -> Result<(), UsageError> {
+    // All known flags are taken by now.
     if let Some(word) = words.iter().find(|word| word.to_string_lossy().starts_with('-')) {
         return Err(unknown(&word.to_string_lossy(), &[]));
     }
+    // A word that does not begin like a port is meant as a command: the error names those.
     let names: &[&'static str] = match words.len() {
         0 => &[],
         1 if !words[0].to_string_lossy().starts_with(|first: char| first.is_ascii_digit()) => {

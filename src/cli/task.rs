@@ -134,6 +134,7 @@ fn is_on(command: &'static CommandHelp, name: &'static str, words: &mut Argument
 /// How many to fetch at a time; 1 for a command that fetches nothing.
 fn jobs(command: &'static CommandHelp, words: &mut Arguments) -> Result<usize, UsageError> {
     let Some(flag) = command.flag("-j") else { return Ok(1) };
+    // The last of several counts, as `make -j` has it.
     let seen = match (own_values(command, "-j", words)?.pop(), flag.default) {
         (Some(word), _) => word,
         (None, DefaultValue::Value(word)) => word.to_string(),
@@ -159,6 +160,7 @@ fn selected(
         return Ok(selected);
     }
     for flag in command.flags {
+        // The control interface's selectors are named after the flags.
         let name = flag.name.trim_start_matches('-');
         if !flag.is_alone() {
             selected.extend(
