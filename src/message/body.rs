@@ -1,9 +1,9 @@
 //! The content of a response: whole, or still arriving. RFC 9110 §6.4.
 //!
-//! A body that still arrives is pulled: whoever sends it to the client reads it, and reading is
-//! what moves it along. A body that grows is moved along by somebody else, and read by any number
-//! of clients, each at its own pace. Either ends well or it ends with an error, never in between: a
-//! reader that sees an error must not let what it has sent look complete.
+//! A body that still arrives is pulled: whoever sends it to the client reads it, and reading is what
+//! moves it along. A body that grows is moved along by another thread, and read by any number of
+//! clients, each at its own pace. Either ends well or it ends with an error, never in between: a reader
+//! that sees an error must not let what it has sent look complete.
 
 use std::fmt;
 use std::io;
@@ -22,7 +22,7 @@ pub enum Body {
     Whole(Bytes),
     /// Still arriving.
     Arriving(Box<dyn Arriving>),
-    /// Growing while others read it, too.
+    /// Growing while several clients read it.
     Growing(Box<dyn Growing>),
 }
 
@@ -53,16 +53,17 @@ pub trait Arriving: Send {
     /// that the body is not whole and never will be.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
 
-    /// The client is gone. A body that is worth keeping is read to its end all the same.
+    /// The client is gone. A body that is worth keeping is read to its end all the same, by whoever
+    /// implements this.
     fn abandon(self: Box<Self>) {}
 }
 
 /// What a growing body has for its reader at the moment.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Grown {
-    /// So many bytes were copied.
+    /// As many bytes were copied.
     Bytes(usize),
-    /// Nothing yet.
+    /// There is nothing to read at the moment.
     NotYet,
     /// The proven end.
     End,
@@ -73,11 +74,11 @@ pub trait Growing: Send {
     /// The length in bytes, where the origin server stated it.
     fn length(&self) -> Option<u64>;
 
-    /// Copies what is there, and waits for nothing. An error means that the body is not whole and
-    /// never will be, or that this reader has fallen too far behind.
+    /// Copies what is there, and waits for nothing. An error means that the body is not whole and never
+    /// will be, or that this reader has fallen too far behind.
     fn peek(&mut self, buffer: &mut [u8]) -> io::Result<Grown>;
 
-    /// So many bytes of what was copied have been used; the next copy begins behind them.
+    /// `count` bytes of what was copied have been used; the next copy begins behind them.
     fn consume(&mut self, count: usize);
 
     /// All that is left, where the whole body is in memory: it can be sent without being copied.
@@ -88,8 +89,8 @@ pub trait Growing: Send {
     /// Waits until there is more to read, or an end.
     fn wait(&mut self);
 
-    /// From now on `wake` is called whenever there is more to read, or an end: on some other thread,
-    /// and for the last time when the reader is dropped. It must not block.
+    /// From now on `wake` is called whenever there is more to read, or an end: on another thread, and
+    /// for the last time when the reader is dropped. It must not block.
     fn listen(&mut self, wake: Box<dyn Fn() + Send + Sync>);
 }
 
@@ -115,6 +116,7 @@ impl Growing for InMemory {
         Some(&self.0)
     }
 
+    // All of it is here, so there is nothing to wait for, and nobody is ever woken.
     fn wait(&mut self) {}
 
     fn listen(&mut self, _: Box<dyn Fn() + Send + Sync>) {}
@@ -129,6 +131,8 @@ impl Arriving for BlockingBody {
     }
 
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        // Another reader may have been woken for the same bytes, or for an end that is not this body's:
+        // look again.
         loop {
             match self.0.peek(buffer)? {
                 Grown::Bytes(count) => {

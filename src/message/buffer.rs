@@ -1,9 +1,9 @@
 //! Content that is being collected, and becomes [`Bytes`] when it is complete.
 //!
 //! A small body is an ordinary allocation. A large one gets pages of its own from the system: a cache
-//! drops bodies of all sizes in any order, and an allocator that keeps what it is given back would
-//! soon hold twice what is stored. Pages that were never written to take no memory, so a mapping may
-//! be larger than what is in it.
+//! drops bodies of all sizes in any order, and an allocator that keeps what it is given back would soon
+//! hold twice what is stored. Pages that were never written to take no memory, so a mapping may be
+//! larger than what is in it.
 
 use bytes::Bytes;
 use memmap2::MmapMut;
@@ -15,7 +15,7 @@ const FIRST_BYTES: usize = 4 * 1024;
 /// What the system gives and takes.
 const PAGE_BYTES: usize = 4 * 1024;
 
-/// A body that grows.
+/// Content that is being collected.
 #[derive(Debug)]
 pub struct Buffer {
     memory: Memory,
@@ -34,7 +34,7 @@ impl Buffer {
         Some(Self { memory: Memory::with_capacity(capacity)?, length: 0 })
     }
 
-    /// Bytes that are in it.
+    /// The number of bytes that are in it.
     pub fn len(&self) -> usize {
         self.length
     }
@@ -44,7 +44,7 @@ impl Buffer {
         self.length == 0
     }
 
-    /// Bytes that fit.
+    /// The number of bytes that fit.
     pub fn capacity(&self) -> usize {
         match &self.memory {
             Memory::Small(bytes) => bytes.capacity(),
@@ -59,14 +59,18 @@ impl Buffer {
         if needed <= capacity {
             return capacity;
         }
+        // Doubled, so that a body which grows piece by piece is copied twice on average and no more.
+        // Not beyond
+        // `most`, which is what the caller has room for, or the stated length.
         needed.max((capacity * 2).max(FIRST_BYTES).min(most))
     }
 
-    /// Grows to `capacity`; `false` if the system has no room.
+    /// Grows to `capacity`; `false` if the system has no room, and nothing has changed then.
     pub fn grow(&mut self, capacity: usize) -> bool {
         if capacity <= self.capacity() {
             return true;
         }
+        // Copied, not remapped: for a moment both are there, and the caller has counted that in.
         let Some(mut memory) = Memory::with_capacity(capacity) else { return false };
         memory.write(0, self.as_slice());
         self.memory = memory;
@@ -88,13 +92,15 @@ impl Buffer {
         }
     }
 
-    /// What has been collected.
+    /// What has been collected, in as much memory as it needs.
     pub fn into_bytes(self) -> Bytes {
         match self.memory {
             Memory::Small(mut bytes) => {
+                // It is kept for long, and weighed by its length.
                 bytes.shrink_to_fit();
                 Bytes::from(bytes)
             }
+            // No copy: the pages behind the end were never written to, and take no memory.
             Memory::Pages(pages) => Bytes::from_owner(pages).slice(..self.length),
         }
     }
@@ -108,6 +114,7 @@ impl Default for Buffer {
 
 impl Memory {
     fn with_capacity(capacity: usize) -> Option<Self> {
+        // A page for a body of a few bytes would cost more than the body.
         if capacity < PAGES_FROM {
             return Some(Self::Small(Vec::with_capacity(capacity)));
         }
@@ -116,13 +123,14 @@ impl Memory {
 
     fn write(&mut self, at: usize, bytes: &[u8]) {
         match self {
+            // Bytes are added at the end only; `at` is where that is.
             Self::Small(all) => all.extend_from_slice(bytes),
             Self::Pages(pages) => pages[at..at + bytes.len()].copy_from_slice(bytes),
         }
     }
 }
 
-/// Bytes that content of this length takes in memory.
+/// The bytes in memory that content of this length takes: whole pages where it has pages of its own.
 pub fn memory_bytes(length: usize) -> usize {
     if length < PAGES_FROM { length } else { length.next_multiple_of(PAGE_BYTES) }
 }

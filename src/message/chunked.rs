@@ -7,12 +7,13 @@
 use crate::message::fields::is_token_byte;
 use crate::message::request::RequestLimits;
 
-/// Bytes of chunk extensions that one message may have more than content; they mean nothing to anybody.
+/// Bytes of chunk extensions that one message may have beyond its content; they mean nothing to
+/// anybody.
 const EXTENSION_BYTES_MAX: usize = 16 * 1024;
-/// Digits of one size, leading zeros among them, which some senders pad it with.
+/// Digits of one size, leading zeros among them: some senders pad it with zeros.
 const DIGITS_MAX: u16 = 256;
 
-/// Takes the coding apart.
+/// Takes the coding apart, over as many reads as it comes in.
 #[derive(Clone, Debug)]
 pub struct Decoder {
     state: ChunkedState,
@@ -25,7 +26,7 @@ pub struct Decoder {
 /// What comes next.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum ChunkedState {
-    /// Digits of a size; so many have come.
+    /// Digits of a size, and how many have come.
     Size(u64, u16),
     /// White space before an extension.
     Space(u64),
@@ -43,7 +44,7 @@ enum ChunkedState {
     Done,
 }
 
-/// What was found.
+/// What the decoder has found.
 #[derive(Debug, Eq, PartialEq)]
 pub enum Piece<'a> {
     /// Content.
@@ -65,12 +66,15 @@ impl Decoder {
         Self { state, extension_bytes: 0, trailer_lines: 0, trailer_bytes: 0, limits }
     }
 
-    /// Goes on, with no more than `most` bytes of content; also says how many bytes were used.
+    /// Goes on with `bytes`, and gives no more than `most` bytes of content. Also says how many bytes
+    /// were used: those before the content are framing, and are gone with it.
     pub fn next<'a>(
         &mut self,
         bytes: &'a [u8],
         most: usize,
     ) -> Result<(usize, Piece<'a>), Malformed> {
+        // Every byte is looked at once. Framing goes byte by byte, because a read may end anywhere in
+        // it; content goes at once.
         let mut used = 0;
         loop {
             if self.state == ChunkedState::Done {
@@ -79,6 +83,8 @@ impl Decoder {
             if let ChunkedState::Data(left) = self.state {
                 let count = usize::try_from(left).unwrap_or(usize::MAX);
                 let count = count.min(bytes.len() - used).min(most);
+                // Nothing of the content has come, or nothing is wanted: both are for the caller to
+                // change.
                 if count == 0 {
                     return Ok((used, Piece::More));
                 }
@@ -93,20 +99,25 @@ impl Decoder {
         }
     }
 
-    /// One byte that is not content.
+    /// Takes one byte that is not content, and gives the next state.
     fn step(&mut self, byte: u8) -> Result<ChunkedState, Malformed> {
         /// A size with these bits has no room for another digit.
         const FULL: u64 = 0xf << 60;
         Ok(match (self.state, byte) {
             (ChunkedState::Size(size, digits), digit) if digit.is_ascii_hexdigit() => {
+                // A size that overflowed would wrap to a small one, and the rest of the chunk be read
+                // as the next message.
                 if size & FULL != 0 || digits == DIGITS_MAX {
                     return Err(Malformed);
                 }
                 let value = char::from(digit).to_digit(16).unwrap_or(0);
                 ChunkedState::Size(size << 4 | u64::from(value), digits + 1)
             }
+            // No digit at all: an empty size is not zero.
             (ChunkedState::Size(_, 0), _) => return Err(Malformed),
             (ChunkedState::Size(size, _), b' ' | b'\t') => ChunkedState::Space(size),
+            // Not behind white space: `5 \r\n` is a mistake, `5 ;x\r\n` is bad white space that RFC
+            // 9110 §5.6.3 wants to be accepted.
             (ChunkedState::Size(size, _) | ChunkedState::Extension(size), b'\r') => {
                 ChunkedState::SizeEnd(size)
             }
@@ -125,10 +136,15 @@ impl Decoder {
                 self.extension_bytes = self.extension_bytes.saturating_sub(paid);
                 ChunkedState::Data(size)
             }
+            // A bare line feed is refused here and everywhere: a server that takes it for a line's end
+            // and one that does not would see two different requests in the same bytes (RFC 9112
+            // §11.2).
             (ChunkedState::DataEnd, b'\r') => ChunkedState::DataEndLf,
             (ChunkedState::DataEndLf, b'\n') => ChunkedState::Size(0, 0),
             (ChunkedState::Trailer, b'\r') => ChunkedState::LastLf,
             (ChunkedState::Trailer, byte) if is_token_byte(byte) => {
+                // Trailer fields are dropped, but bounded as a head is: they would be an endless
+                // message otherwise.
                 self.trailer_lines += 1;
                 if self.trailer_lines > self.limits.field_lines {
                     return Err(Malformed);
@@ -144,15 +160,18 @@ impl Decoder {
                 self.trail(ChunkedState::TrailerValue)?
             }
             (ChunkedState::LastLf, b'\n') => ChunkedState::Done,
+            // Whatever is not expected: there is no way to find the next chunk again.
             _ => return Err(Malformed),
         })
     }
 
+    /// Counts a byte of an extension, and bounds them.
     fn extend(&mut self, state: ChunkedState) -> Result<ChunkedState, Malformed> {
         self.extension_bytes += 1;
         if self.extension_bytes > EXTENSION_BYTES_MAX { Err(Malformed) } else { Ok(state) }
     }
 
+    /// Counts a byte of the trailer section, and bounds them.
     fn trail(&mut self, state: ChunkedState) -> Result<ChunkedState, Malformed> {
         self.trailer_bytes += 1;
         if self.trailer_bytes > self.limits.field_bytes { Err(Malformed) } else { Ok(state) }
@@ -187,68 +206,80 @@ mod tests {
         Ok((content, None))
     }
 
+    /// However the bytes are cut.
+    fn all_ways(bytes: &str, expected: &Result<(Vec<u8>, Option<usize>), Malformed>) {
+        for step in [1, 2, 3, 7, 1000, usize::MAX / 2] {
+            let shown = &bytes[..bytes.len().min(40)];
+            assert_eq!(decode(bytes.as_bytes(), step), *expected, "RFC 9112 §7.1: {shown:?}");
+        }
+    }
+
     #[test]
-    fn the_coding_is_taken_apart_or_refused() {
+    fn well_formed_chunks_are_taken_apart() {
+        let zeros = format!("{}1\r\nx\r\n0\r\n\r\n", "0".repeat(usize::from(DIGITS_MAX) - 1));
+        for (bytes, content, end) in [
+            ("5\r\nhello\r\n0\r\n\r\n", "hello", Some(0)),
+            ("5\r\nhello\r\n6\r\n world\r\n0\r\n\r\nGET", "hello world", Some(3)),
+            ("0\r\n\r\n", "", Some(0)),
+            ("0005\r\nhello\r\n000\r\n\r\n", "hello", Some(0)),
+            ("A\r\n0123456789\r\n0\r\n\r\n", "0123456789", Some(0)),
+            ("a;b=c;d=\"e f\"\r\n0123456789\r\n0;x\r\n\r\n", "0123456789", Some(0)),
+            ("1 ;a\r\nx\r\n0\r\n\r\n", "x", Some(0)),
+            ("0\r\nA: b\r\nC:\r\n\r\n", "", Some(0)),
+            ("00000000000000000000000005\r\nhello\r\n0\r\n\r\n", "hello", Some(0)),
+            (&zeros, "x", Some(0)),
+            ("5\r\nhel", "hel", None),
+            ("5\r\nhello\r\n0\r\n", "hello", None),
+            ("", "", None),
+        ] {
+            all_ways(bytes, &Ok((content.as_bytes().to_vec(), end)));
+        }
+        // The largest size there is waits for its content.
+        assert_eq!(decode(b"FFFFFFFFFFFFFFFF\r\nx", 100), Ok((b"x".to_vec(), None)));
+    }
+
+    #[test]
+    fn malformed_chunks_are_refused() {
         let long = format!("1;{}\r\nx\r\n0\r\n\r\n", "e".repeat(EXTENSION_BYTES_MAX + 1));
         let many = format!("0\r\n{}\r\n", "A: b\r\n".repeat(101));
         let wide = format!("0\r\nA: {}\r\n\r\n", "b".repeat(64 * 1024));
         let zeros = format!("{}1\r\nx\r\n0\r\n\r\n", "0".repeat(usize::from(DIGITS_MAX)));
-        let table: [(&str, Result<(&str, Option<usize>), Malformed>); 38] = [
-            ("5\r\nhello\r\n0\r\n\r\n", Ok(("hello", Some(0)))),
-            ("5\r\nhello\r\n6\r\n world\r\n0\r\n\r\nGET", Ok(("hello world", Some(3)))),
-            ("0\r\n\r\n", Ok(("", Some(0)))),
-            ("0005\r\nhello\r\n000\r\n\r\n", Ok(("hello", Some(0)))),
-            ("A\r\n0123456789\r\n0\r\n\r\n", Ok(("0123456789", Some(0)))),
-            ("a;b=c;d=\"e f\"\r\n0123456789\r\n0;x\r\n\r\n", Ok(("0123456789", Some(0)))),
-            ("1 ;a\r\nx\r\n0\r\n\r\n", Ok(("x", Some(0)))),
-            ("0\r\nA: b\r\nC:\r\n\r\n", Ok(("", Some(0)))),
-            ("00000000000000000000000005\r\nhello\r\n0\r\n\r\n", Ok(("hello", Some(0)))),
-            (&zeros[1..], Ok(("x", Some(0)))),
-            (&zeros, Err(Malformed)),
-            ("+a\r\n0123456789\r\n0\r\n\r\n", Err(Malformed)),
-            ("5\r\nhello\r\n0\n", Err(Malformed)),
-            ("5\r\nhel", Ok(("hel", None))),
-            ("5\r\nhello\r\n0\r\n", Ok(("hello", None))),
-            ("", Ok(("", None))),
-            ("5\nhello\r\n0\r\n\r\n", Err(Malformed)),
-            ("5\r\nhello\n0\r\n\r\n", Err(Malformed)),
-            ("5\r\nhello\r\n0\n\n", Err(Malformed)),
-            ("5\r\nhello\r\n0\r\n\n", Err(Malformed)),
-            ("5 \r\nhello\r\n0\r\n\r\n", Err(Malformed)),
-            (" 5\r\nhello\r\n0\r\n\r\n", Err(Malformed)),
-            ("+5\r\nhello\r\n0\r\n\r\n", Err(Malformed)),
-            ("-5\r\nhello\r\n0\r\n\r\n", Err(Malformed)),
-            ("0x5\r\nhello\r\n0\r\n\r\n", Err(Malformed)),
-            ("g\r\n", Err(Malformed)),
-            (";a\r\n", Err(Malformed)),
-            ("\r\n", Err(Malformed)),
-            ("5;a\u{1}\r\nhello\r\n", Err(Malformed)),
-            ("5;a\nhello\r\n", Err(Malformed)),
-            ("5\r\nhelloX\r\n0\r\n\r\n", Err(Malformed)),
-            ("10000000000000000\r\n", Err(Malformed)),
-            ("0\r\nA : b\r\n\r\n", Err(Malformed)),
-            ("0\r\n A: b\r\n\r\n", Err(Malformed)),
-            ("0\r\nA\r\n\r\n", Err(Malformed)),
-            (&long, Err(Malformed)),
-            (&many, Err(Malformed)),
-            (&wide, Err(Malformed)),
-        ];
-        for (bytes, expected) in table {
-            let expected = expected.map(|(content, end)| (content.as_bytes().to_vec(), end));
-            for step in [1, 2, 3, 7, 1000, usize::MAX / 2] {
-                let shown = &bytes[..bytes.len().min(40)];
-                assert_eq!(decode(bytes.as_bytes(), step), expected, "RFC 9112 §7.1: {shown:?}");
-            }
+        for bytes in [
+            &zeros,
+            "+a\r\n0123456789\r\n0\r\n\r\n",
+            "5\r\nhello\r\n0\n",
+            "5\nhello\r\n0\r\n\r\n",
+            "5\r\nhello\n0\r\n\r\n",
+            "5\r\nhello\r\n0\n\n",
+            "5\r\nhello\r\n0\r\n\n",
+            "5 \r\nhello\r\n0\r\n\r\n",
+            " 5\r\nhello\r\n0\r\n\r\n",
+            "+5\r\nhello\r\n0\r\n\r\n",
+            "-5\r\nhello\r\n0\r\n\r\n",
+            "0x5\r\nhello\r\n0\r\n\r\n",
+            "g\r\n",
+            ";a\r\n",
+            "\r\n",
+            "5;a\u{1}\r\nhello\r\n",
+            "5;a\nhello\r\n",
+            "5\r\nhelloX\r\n0\r\n\r\n",
+            "10000000000000000\r\n",
+            "0\r\nA : b\r\n\r\n",
+            "0\r\n A: b\r\n\r\n",
+            "0\r\nA\r\n\r\n",
+            &long,
+            &many,
+            &wide,
+        ] {
+            all_ways(bytes, &Err(Malformed));
         }
+    }
+
+    #[test]
+    fn content_pays_for_the_extensions_beside_it() {
         let signed = format!("400;signature={}\r\n{}\r\n", "s".repeat(64), "x".repeat(0x400));
         let signed = format!("{}0\r\n\r\n", signed.repeat(400));
         let content = "x".repeat(400 * 0x400).into_bytes();
-        assert_eq!(
-            decode(signed.as_bytes(), 1000),
-            Ok((content, Some(0))),
-            "content pays for them"
-        );
-        // The largest size there is waits for its content.
-        assert_eq!(decode(b"FFFFFFFFFFFFFFFF\r\nx", 100), Ok((b"x".to_vec(), None)));
+        assert_eq!(decode(signed.as_bytes(), 1000), Ok((content, Some(0))));
     }
 }

@@ -8,16 +8,16 @@ use bytes::{Buf, Bytes};
 
 use crate::message::body::{Arriving, Body};
 
-/// The content of a stored response, or of a part.
+/// The content of a stored response, or of a part of one.
 #[derive(Clone)]
 pub enum Content {
     /// In memory.
     Here(Bytes),
-    /// In a store behind memory, to be read piece by piece by someone who can wait.
+    /// In a store behind memory, to be read piece by piece by a thread that can wait.
     Distant(Arc<dyn Distant>),
 }
 
-/// Content that is not in memory.
+/// Content that is not in memory. Several clients read it at the same time, each at its own place.
 pub trait Distant: Send + Sync {
     /// Its length in bytes.
     fn length(&self) -> u64;
@@ -59,8 +59,9 @@ impl Content {
         self.slice(0, self.len()).into_body()
     }
 
-    /// `length` bytes from `first` on, which must be there.
+    /// `length` bytes from `first` on; the content must have them.
     pub fn slice(&self, first: u64, length: u64) -> Slice {
+        // Cheap either way: bytes are shared, and nothing is read before somebody asks.
         match self {
             Self::Here(bytes) => {
                 Slice::Here(bytes.slice(first as usize..(first + length) as usize))
@@ -88,7 +89,7 @@ impl fmt::Debug for Content {
     }
 }
 
-/// A piece of content.
+/// A piece of content, read from front to back.
 pub enum Slice {
     /// In memory.
     Here(Bytes),
@@ -145,11 +146,15 @@ impl Arriving for DistantReader {
     }
 
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        // An empty buffer must not look like the end, nor the end like an empty read: both give 0 and
+        // nothing is asked of the store.
         let most = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
         if most == 0 {
             return Ok(0);
         }
         let count = self.distant.read_at(self.at, &mut buffer[..most])?;
+        // The store ended before the length that the client was promised: the answer must not look
+        // complete.
         if count == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }

@@ -21,6 +21,7 @@ const SECONDS_PER_DAY: u64 = 86_400;
 /// the past (RFC 9110 §5.6.7).
 pub fn parse(value: &[u8], now: Timestamp) -> Option<Timestamp> {
     let mut reader = DateReader { rest: value };
+    // The weekday's length and what follows it tell the three shapes apart.
     let word = reader.letters();
     let seconds = if word.len() == 3 && reader.literal(b", ") {
         imf_fixdate(&mut reader)
@@ -31,6 +32,8 @@ pub fn parse(value: &[u8], now: Timestamp) -> Option<Timestamp> {
     } else {
         None
     }?;
+    // Long names belong to the RFC 850 shape and short ones to the others; nothing may follow (RFC 9111
+    // §4.2: what cannot be read is stale, and trying harder would make it fresh).
     let known = WEEKDAYS.iter().any(|name| {
         let name = if word.len() == 3 { &name[..3] } else { name };
         name.as_bytes().eq_ignore_ascii_case(word)
@@ -63,6 +66,7 @@ fn rfc850(reader: &mut DateReader<'_>, now: Timestamp) -> Option<u64> {
     let time = reader.time()?;
     reader.expect(b" ")?;
     reader.zone()?;
+    // RFC 9110 §5.6.7: the century is this one, unless that lies more than 50 years ahead.
     let (this_year, ..) = to_civil(now.seconds() / SECONDS_PER_DAY);
     let year = this_year - this_year % 100 + short;
     let year = if year > this_year + 50 { year - 100 } else { year };
@@ -73,6 +77,7 @@ fn rfc850(reader: &mut DateReader<'_>, now: Timestamp) -> Option<u64> {
 fn asctime(reader: &mut DateReader<'_>) -> Option<u64> {
     let month = reader.month()?;
     reader.expect(b" ")?;
+    // asctime pads the day with a space, and only to two columns.
     let day = if reader.literal(b" ") { reader.digits(1)? } else { reader.digits(2)? };
     reader.expect(b" ")?;
     let time = reader.time()?;
@@ -87,6 +92,7 @@ struct DateReader<'a> {
 }
 
 impl<'a> DateReader<'a> {
+    /// Takes the letters that come next, possibly none.
     fn letters(&mut self) -> &'a [u8] {
         let length = self.rest.iter().take_while(|byte| byte.is_ascii_alphabetic()).count();
         let (word, rest) = self.rest.split_at(length);
@@ -94,6 +100,7 @@ impl<'a> DateReader<'a> {
         word
     }
 
+    /// Takes `expected` if that comes next.
     fn literal(&mut self, expected: &[u8]) -> bool {
         match self.rest.strip_prefix(expected) {
             Some(rest) => {
@@ -104,10 +111,12 @@ impl<'a> DateReader<'a> {
         }
     }
 
+    /// The same, for use with `?`.
     fn expect(&mut self, expected: &[u8]) -> Option<()> {
         self.literal(expected).then_some(())
     }
 
+    /// Takes exactly `count` digits.
     fn digits(&mut self, count: usize) -> Option<u64> {
         let (digits, rest) = self.rest.split_at_checked(count)?;
         self.rest = rest;
@@ -133,6 +142,7 @@ impl<'a> DateReader<'a> {
         (hour < 24 && minute < 60 && second <= 60).then_some(hour * 3600 + minute * 60 + second)
     }
 
+    /// Takes `GMT`, in any case (RFC 9111 §4.2). Other zones are not converted: they are no HTTP dates.
     fn zone(&mut self) -> Option<()> {
         self.letters().eq_ignore_ascii_case(b"gmt").then_some(())
     }
@@ -142,6 +152,7 @@ impl<'a> DateReader<'a> {
 ///
 /// Years begin in March here, so that the leap day is the last one of its year.
 fn from_civil(year: u64, month: u64, day: u64, time: u64) -> Option<u64> {
+    // The 30th of February is no date, so it cannot be read: an Expires that says so is in the past.
     let leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
     let month_length = match month {
         4 | 6 | 9 | 11 => 30,
@@ -152,6 +163,8 @@ fn from_civil(year: u64, month: u64, day: u64, time: u64) -> Option<u64> {
     if day == 0 || day > month_length || year < 1970 {
         return None;
     }
+    // With the leap day at the end of the year, the days before each month are a straight line: 153
+    // days for five months.
     let shifted_year = if month <= 2 { year - 1 } else { year };
     let shifted_month = (month + 9) % 12;
     let day_of_year = (153 * shifted_month + 2) / 5 + day - 1;
@@ -163,6 +176,7 @@ fn from_civil(year: u64, month: u64, day: u64, time: u64) -> Option<u64> {
 /// Year, month (from 1) and day (from 1) of a day counted from 1970-01-01.
 fn to_civil(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
+    // The same way back, in eras of 400 years, after which the calendar repeats.
     let era = days / 146_097;
     let day_of_era = days % 146_097;
     let year_of_era =

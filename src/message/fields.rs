@@ -1,7 +1,7 @@
-//! The header section of a message: field lines in the order they came. RFC 9110 §5.
+//! The header section of a message: field lines in the order in which they came. RFC 9110 §5.
 //!
-//! Values are bytes, and stay as they were sent (§5.5). Names are compared without regard to case
-//! and written in the usual capitals, because clients of the 1990s compare them letter by letter.
+//! Values are bytes, and stay as they were sent (§5.5). Names are compared without regard to case and
+//! written in the usual capitals, because clients of the 1990s compare them letter by letter.
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
@@ -42,15 +42,14 @@ impl Fields {
         self.lines.push((name, value));
     }
 
-    /// Puts one field line in the place of all of that name.
+    /// Puts one field line in the place of all lines of that name; it comes last.
     pub fn set(&mut self, name: HeaderName, value: HeaderValue) {
         self.remove(name.as_str());
         self.append(name, value);
     }
 
-    /// As [`Fields::set`], with a value made by this program.
-    ///
-    /// Bytes that no field value may hold (control characters) turn into question marks.
+    /// As [`Fields::set`], with a value that this program has made. A value that no field may have,
+    /// because of a control character in it, turns into a question mark.
     pub fn set_text(&mut self, name: &'static str, value: String) {
         self.set(HeaderName::from_static(name), text_value(value));
     }
@@ -60,14 +59,16 @@ impl Fields {
         self.lines.retain(|(other, _)| other != name);
     }
 
-    /// Keeps the field lines that `keep` says yes to.
+    /// Keeps the field lines for which `keep` is true.
     pub fn retain(&mut self, mut keep: impl FnMut(&HeaderName, &HeaderValue) -> bool) {
         self.lines.retain(|(name, value)| keep(name, value));
     }
 
-    /// Replaces each value of the lines called `name` for which `replace` has another one.
+    /// Replaces each value of the lines called `name` for which `replace` gives another one.
     pub fn rewrite(&mut self, name: &str, replace: impl Fn(&[u8]) -> Option<Vec<u8>>) {
         for (_, value) in self.lines.iter_mut().filter(|(other, _)| other == name) {
+            // A replacement that no field may hold leaves the line as it was: what came from outside is
+            // not worth a panic.
             let replaced = replace(value.as_bytes());
             if let Some(Ok(new)) =
                 replaced.map(|new| HeaderValue::from_maybe_shared(Bytes::from(new)))
@@ -79,6 +80,8 @@ impl Fields {
 
     /// The value of the first field line of that name.
     pub fn get(&self, name: &str) -> Option<&HeaderValue> {
+        // A walk over all lines: there are some twenty, and a map would take more memory than they do
+        // for each stored response.
         self.lines.iter().find(|(other, _)| other == name).map(|(_, value)| value)
     }
 
@@ -107,8 +110,8 @@ impl Fields {
         self.lines.is_empty()
     }
 
-    /// Members of a list-based field, over all its lines: split at commas outside quoted strings,
-    /// trimmed, empty ones left out (RFC 9110 §5.6.1).
+    /// Members of a list-based field over all its lines, which mean the same as one line (RFC 9110
+    /// §5.3): split at commas outside quoted strings, trimmed, empty ones left out (§5.6.1).
     pub fn members<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
         self.get_all(name).flat_map(|value| list_members(value.as_bytes()))
     }
@@ -118,25 +121,27 @@ impl Fields {
         self.members(name).any(|other| other.eq_ignore_ascii_case(member.as_bytes()))
     }
 
-    /// The date in the only line of that name; `None` if there is none, more than one, or an
+    /// The date in the only line of that name; `None` if there is no line, more than one, or an
     /// unreadable one. `now` settles the century of two-digit years.
     pub fn date(&self, name: &str, now: Timestamp) -> Option<Timestamp> {
         let mut lines = self.get_all(name);
         let first = lines.next()?;
+        // Two dates are no date: the later one would make a response fresh which the earlier one says
+        // is stale.
         if lines.next().is_some() {
             return None;
         }
         date::parse(first.as_bytes(), now)
     }
 
-    /// Bytes that the lines occupy in memory, bookkeeping included.
+    /// Bytes that the lines take in memory, bookkeeping included.
     pub fn memory_bytes(&self) -> usize {
         let line_bytes = size_of::<(HeaderName, HeaderValue)>();
         let text = |(name, value): &(HeaderName, HeaderValue)| name.as_str().len() + value.len();
         self.lines.capacity() * line_bytes + self.lines.iter().map(text).sum::<usize>()
     }
 
-    /// Gives back memory that growing left over; for what is kept.
+    /// Gives back memory that is allocated and not used; for fields that are kept.
     pub fn shrink(&mut self) {
         self.lines.shrink_to_fit();
     }
@@ -163,7 +168,7 @@ pub fn write_decimal(out: &mut Vec<u8>, number: u64) {
     out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
-/// A field value made by this program; control characters in it turn into question marks.
+/// A field value that this program has made; a question mark if a control character is in it.
 pub fn text_value(text: String) -> HeaderValue {
     HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("?"))
 }
@@ -171,6 +176,7 @@ pub fn text_value(text: String) -> HeaderValue {
 /// Writes a field name in the usual capitals: `Content-Type`, `ETag`.
 fn write_name(out: &mut Vec<u8>, name: &HeaderName) {
     let name = name.as_str();
+    // The table is in order of names. It is short, and most names miss it after four comparisons.
     if let Ok(index) = SPELLINGS.binary_search_by(|(lower, _)| (*lower).cmp(name)) {
         out.extend_from_slice(SPELLINGS[index].1.as_bytes());
         return;
@@ -182,7 +188,7 @@ fn write_name(out: &mut Vec<u8>, name: &HeaderName) {
     }
 }
 
-/// RFC 9110 §5.6.2.
+/// May this byte stand in a token, such as a field name (RFC 9110 §5.6.2)?
 pub fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
@@ -195,6 +201,8 @@ pub fn list_members(value: &[u8]) -> impl Iterator<Item = &[u8]> {
 /// Splits at each `separator` that does not stand in a quoted string, in which a backslash escapes the
 /// next byte (RFC 9110 §5.6.4).
 pub fn split_unquoted(value: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
+    // A quotation mark that is never closed hides all that follows: a member that cannot be delimited
+    // is one member.
     let mut quoted = false;
     let mut escaped = false;
     value.split(move |byte| {

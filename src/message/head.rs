@@ -1,5 +1,5 @@
-//! Heads of messages between us and the origin server: the one of a request into bytes, the one of a
-//! response out of bytes. RFC 9112 §2, §3, §4, §5.
+//! Heads on the wire between the proxy and the origin server: a request's into bytes, a response's out
+//! of bytes. RFC 9112 §2, §3, §4, §5.
 //!
 //! The field lines are httparse's, which refuses a bare CR, a folded line and a space before a colon.
 //! What the fields of a response say about its content is for `framing.rs`.
@@ -26,10 +26,11 @@ pub struct ResponseHead {
     pub length: usize,
 }
 
-/// Reads a head from the beginning of `bytes`; `None` if it is not complete. The error says what is
-/// wrong with what has come.
+/// Reads a head from the beginning of `bytes`; `None` if it is not complete yet. The error says what is
+/// wrong.
 pub fn read_response(bytes: &[u8]) -> Result<Option<ResponseHead>, String> {
     let bytes = with_known_version(bytes);
+    // On the stack, and bounded: the origin server decides how many lines there are.
     let mut lines = [httparse::EMPTY_HEADER; RESPONSE_LINES_MAX];
     let mut head = httparse::Response::new(&mut lines);
     let length = match head.parse(&bytes) {
@@ -40,6 +41,7 @@ pub fn read_response(bytes: &[u8]) -> Result<Option<ResponseHead>, String> {
         }
         Err(error) => return Err(error.to_string()),
     };
+    // Any three digits from 100 on: 599 and 999 are seen, and no status is an error here.
     let status = head.code.and_then(|code| StatusCode::from_u16(code).ok());
     let status = status.ok_or("a status code below 100")?;
     let version = if head.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
@@ -58,24 +60,29 @@ fn with_known_version(bytes: &[u8]) -> Cow<'_, [u8]> {
     const LATER: std::ops::RangeInclusive<u8> = b'2'..=b'9';
     let start = bytes.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
     match bytes[start..].strip_prefix(b"HTTP/1.") {
+        // Only the digit changes, so that the length of the head stays what it is on the wire.
         Some([minor, b' ', ..]) if LATER.contains(minor) => {
             let mut known = bytes.to_vec();
             known[start + b"HTTP/1.".len()] = b'1';
             Cow::Owned(known)
         }
+        // The read ended within the version: without that digit the head is incomplete, with it
+        // httparse would refuse it.
         Some([minor]) if LATER.contains(minor) => Cow::Borrowed(&bytes[..bytes.len() - 1]),
         _ => Cow::Borrowed(bytes),
     }
 }
 
-/// Is there an empty line in `bytes` that ends behind `seen`, so that a head may be complete?
+/// Is there an empty line in `bytes` that ends behind `seen`, so that a head may be complete? Called
+/// for each read, so that a head that comes byte by byte is not parsed once for each byte.
 pub fn may_be_complete(bytes: &[u8], seen: usize) -> bool {
+    // The empty line may have begun in bytes that were seen before.
     let from = seen.saturating_sub(3);
     bytes[from..].windows(2).any(|pair| pair == b"\n\n")
         || bytes[from..].windows(3).any(|three| three == b"\n\r\n")
 }
 
-/// Writes the head of a request but for the empty line at its end, so that framing fields can follow.
+/// Writes the head of a request up to the empty line, so that framing fields can follow.
 ///
 /// `path` is what follows the authority in the target URI. Without one, OPTIONS asks about the server
 /// as a whole (RFC 9112 §3.2.4).
@@ -86,6 +93,7 @@ pub fn write_request(method: &Method, path: &str, host: &str, fields: &Fields) -
         path => format!("/{path}").into(),
     };
     let mut head = Vec::with_capacity(512);
+    // Host comes first, as RFC 9110 §7.2 advises: servers choose by it what they are asked for.
     for part in [method.as_str(), " ", &target, " HTTP/1.1\r\nHost: ", host, "\r\n"] {
         head.extend_from_slice(part.as_bytes());
     }

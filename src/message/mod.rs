@@ -11,6 +11,7 @@ pub mod growing;
 pub mod head;
 pub mod network;
 pub mod percent;
+pub mod reference;
 pub mod request;
 pub mod response;
 pub mod target;

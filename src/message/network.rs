@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-/// Addresses that begin alike.
+/// IP addresses that begin alike.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Network(IpNet);
 
@@ -32,7 +32,7 @@ impl Network {
         }
     }
 
-    /// Is `address` one of them? A mapped IPv4 address counts as IPv4: a socket that takes both kinds of
+    /// Is `address` in this network? A mapped IPv4 address counts as IPv4: a socket that takes both kinds of
     /// clients shows IPv4 ones mapped (RFC 4291 §2.5.5.2).
     pub fn holds(&self, address: IpAddr) -> bool {
         self.0.contains(&address.to_canonical())

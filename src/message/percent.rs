@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 /// The name or value of a query parameter without its encoding: `utm%5Fsource` is `utm_source`.
 pub fn decoded(text: &str) -> Cow<'_, [u8]> {
+    // Most names have nothing to decode, and this runs for each parameter of each request.
     if !text.bytes().any(|byte| matches!(byte, b'%' | b'+')) {
         return Cow::Borrowed(text.as_bytes());
     }
@@ -15,6 +16,8 @@ pub fn decoded(text: &str) -> Cow<'_, [u8]> {
             plain.push(byte);
             rest = &rest[3..];
         } else {
+            // A plus sign is a space in forms, and a `%` that begins nothing is itself (WHATWG URL,
+            // form parsing).
             plain.push(if *first == b'+' { b' ' } else { *first });
             rest = after;
         }
@@ -33,8 +36,10 @@ pub fn normalised(text: &str) -> Cow<'_, str> {
         return Cow::Borrowed(text);
     }
     let mut normal = String::with_capacity(text.len());
+    // Part by part, because a mistake in one says nothing about the others.
     for part in text.split_inclusive(['/', '?', '&']) {
         let before = normal.len();
+        // What was added before the mistake was found is taken back.
         if !push_normalised(&mut normal, part) {
             normal.truncate(before);
             normal.push_str(part);
@@ -49,6 +54,8 @@ fn push_normalised(normal: &mut String, part: &str) -> bool {
     while let Some(at) = rest.find('%') {
         let Some(byte) = triplet(&rest.as_bytes()[at..]) else { return false };
         normal.push_str(&rest[..at]);
+        // RFC 3986 §2.3: these mean the same with and without encoding. All others are kept encoded,
+        // because `%2F` is not a slash that separates segments.
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
             normal.push(char::from(byte));
         } else {
@@ -58,6 +65,36 @@ fn push_normalised(normal: &mut String, part: &str) -> bool {
     }
     normal.push_str(rest);
     true
+}
+
+/// Percent-encodes the bytes that a URI may not hold (RFC 3986 §2), and leaves `%` alone.
+pub fn encode(uri: &str) -> String {
+    let mut encoded = String::with_capacity(uri.len());
+    for byte in uri.bytes() {
+        if byte.is_ascii_graphic() && !b"<>\"`{}|\\^".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            let _ = write!(encoded, "%{byte:02X}");
+        }
+    }
+    encoded
+}
+
+/// A request target as text. If it is not UTF-8, as old clients write theirs, its bytes beyond ASCII
+/// are percent-encoded.
+pub fn encode_beyond_ascii(target: &[u8]) -> Cow<'_, str> {
+    if let Ok(text) = std::str::from_utf8(target) {
+        return Cow::Borrowed(text);
+    }
+    let mut encoded = String::with_capacity(target.len() + 16);
+    for byte in target {
+        if byte.is_ascii() {
+            encoded.push(char::from(*byte));
+        } else {
+            let _ = write!(encoded, "%{byte:02X}");
+        }
+    }
+    Cow::Owned(encoded)
 }
 
 /// The byte that `bytes` begin with in percent-encoding: `%7E…` is `~`.
@@ -70,6 +107,12 @@ fn triplet(bytes: &[u8]) -> Option<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_target_in_another_encoding_is_percent_encoded() {
+        assert_eq!(encode_beyond_ascii("/é".as_bytes()), "/é");
+        assert_eq!(encode_beyond_ascii(b"/a%20\xe9\xff"), "/a%20%E9%FF");
+    }
 
     #[test]
     fn parameters_are_decoded() {

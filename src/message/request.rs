@@ -40,7 +40,7 @@ pub struct Request {
     pub fields: Fields,
     /// How the content is framed.
     pub framing: Framing,
-    /// Who sent it; `None` over a Unix socket.
+    /// The address of the peer that sent it; `None` over a Unix socket.
     pub client: Option<SocketAddr>,
 }
 
@@ -56,7 +56,7 @@ pub enum Framing {
 }
 
 impl Request {
-    /// Puts a request together from what a front has parsed, if it is acceptable.
+    /// Makes a request of what a front has parsed, if it is acceptable.
     pub fn new(
         method: Method,
         target: &str,
@@ -67,7 +67,7 @@ impl Request {
         Self::within(RequestLimits::default(), method, target, version, fields, client)
     }
 
-    /// The same, under other limits than the usual ones.
+    /// The same, under other limits than the default ones.
     pub fn within(
         limits: RequestLimits,
         method: Method,
@@ -76,6 +76,7 @@ impl Request {
         fields: Fields,
         client: Option<SocketAddr>,
     ) -> Result<Self, RequestError> {
+        // The bounds come first: nothing below is done for a request that is refused for its size.
         if target.len() > TARGET_BYTES_MAX {
             return Err(RequestError::TargetTooLong);
         }
@@ -87,15 +88,20 @@ impl Request {
         if bytes > limits.field_bytes {
             return Err(RequestError::FieldsTooLarge(limits.field_bytes));
         }
+        // CONNECT would make an open proxy of this one, and TRACE sends a client's credentials back
+        // where a script can read them.
         if method == Method::CONNECT || method == Method::TRACE {
             return Err(RequestError::MethodRefused(method));
         }
         let target = Target::of_request(&method, target).ok_or(RequestError::Target)?;
+        // RFC 9112 §3.2.4: the asterisk is for OPTIONS alone.
         if target.as_str() == "*" && method != Method::OPTIONS {
             return Err(RequestError::Target);
         }
         let framing = framing(&fields, version)?;
         check_host(&fields, version, &target)?;
+        // HTTP/1.0 has no chunks: without a length a body would end with the connection, which cannot
+        // carry a response then.
         let needs_length = [Method::POST, Method::PUT, Method::PATCH].contains(&method);
         if version == Version::HTTP_10 && framing == Framing::None && needs_length {
             return Err(RequestError::LengthRequired);
@@ -109,20 +115,23 @@ impl Request {
         Ok(Self { method, target, version, fields, framing, client })
     }
 
-    /// Does the client wait for a 100 before it sends its content (RFC 9110 §10.1.1)?
+    /// Does the client wait for a 100 before it sends its content (RFC 9110 §10.1.1)? An HTTP/1.0
+    /// client cannot, and one without content has nothing to send.
     pub fn expects_continue(&self) -> bool {
         self.version != Version::HTTP_10
             && !matches!(self.framing, Framing::None | Framing::Length(0))
             && self.fields.contains("expect")
     }
 
-    /// The host and port that the client asked for: of the target, or else of the Host field.
+    /// The host and port that the client asked for: those of the target, which outrank the Host field
+    /// (RFC 9112 §3.2.2).
     pub fn authority(&self) -> Option<&str> {
         let host = || self.fields.get("host").and_then(|host| host.to_str().ok());
         self.target.authority().or_else(host).filter(|authority| !authority.is_empty())
     }
 
-    /// Would this client rather read JSON than text?
+    /// Would this client rather read JSON than text? By the first media type that it names; the error
+    /// is short in either form.
     pub fn prefers_json(&self) -> bool {
         let first = self.fields.members("accept").next();
         first.is_some_and(|kind| kind.starts_with(b"application/json") || kind.ends_with(b"+json"))
@@ -132,6 +141,9 @@ impl Request {
 /// How the content of a request is framed; anything ambiguous is an error, because two servers
 /// would read two different messages out of it (RFC 9112 §6.1, §6.3, §11.2).
 fn framing(fields: &Fields, version: Version) -> Result<Framing, RequestError> {
+    // Deviation from RFC 9112 §6.3, which permits to merge equal lengths and lets chunked outrank a
+    // length: here all of these are refused. Between two servers the request is where smuggling begins,
+    // and no honest client sends both.
     let mut codings = fields.get_all("transfer-encoding");
     let mut lengths = fields.get_all("content-length");
     let (coding, length) = (codings.next(), lengths.next());
@@ -146,6 +158,8 @@ fn framing(fields: &Fields, version: Version) -> Result<Framing, RequestError> {
         (Some(_), None) if version == Version::HTTP_10 => {
             Err(RequestError::Framing("Transfer-Encoding in an HTTP/1.0 request"))
         }
+        // The one coding, by itself: `chunked, chunked` or `gzip, chunked` is a 501 (§6.1), because
+        // nobody here takes gzip off.
         (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => {
             Ok(Framing::Chunked)
         }
@@ -153,6 +167,7 @@ fn framing(fields: &Fields, version: Version) -> Result<Framing, RequestError> {
             String::from_utf8_lossy(coding.as_bytes()).into_owned(),
         )),
         (None, Some(length)) => {
+            // Rust's parser takes a plus sign, which HTTP does not.
             let digits = length.as_bytes();
             let readable = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
             let number = length.to_str().ok().and_then(|digits| digits.parse().ok());
@@ -166,14 +181,18 @@ fn framing(fields: &Fields, version: Version) -> Result<Framing, RequestError> {
 
 /// RFC 9112 §3.2: one Host field, a readable one; only HTTP/1.0 may leave it out.
 fn check_host(fields: &Fields, version: Version, target: &Target) -> Result<(), RequestError> {
+    // Two Host fields let the cache key be made of one and the origin server choose by the other.
     let mut hosts = fields.get_all("host");
     let first = hosts.next();
     if hosts.next().is_some() {
         return Err(RequestError::Host("is repeated"));
     }
     match first {
+        // An absolute target names the host itself. Deviation from RFC 9112 §3.2, which wants a Host
+        // field all the same: such clients talk to forward proxies, and nothing is ambiguous.
         None if version == Version::HTTP_10 || target.authority().is_some() => Ok(()),
         None => Err(RequestError::Host("is missing")),
+        // RFC 9112 §3.2: empty where the target URI has no authority.
         Some(host) if host.is_empty() => Ok(()),
         Some(host) => host
             .to_str()
@@ -203,9 +222,9 @@ pub enum RequestError {
     Target,
     /// The request target is longer than [`TARGET_BYTES_MAX`].
     TargetTooLong,
-    /// More field lines than so many.
+    /// More field lines than this.
     TooManyFields(usize),
-    /// More bytes of field lines than so many.
+    /// More bytes of field lines than this.
     FieldsTooLarge(usize),
     /// The request line (RFC 9112 §3).
     Line(&'static str),
@@ -229,7 +248,7 @@ pub enum RequestError {
     MethodRefused(Method),
     /// The path leads out of the origin server's path prefix.
     Escapes,
-    /// Content longer than so many bytes.
+    /// More bytes of content than this.
     ContentTooLong(u64),
     /// The client stopped before the content was complete.
     ContentCut,
@@ -239,6 +258,7 @@ impl RequestError {
     /// What is wrong with a request whose content could not be read to its end. A front says so by the
     /// kind of its error.
     pub fn of_content(error: &io::Error, limits: RequestLimits) -> Self {
+        // The fronts read content through `io::Read`, which has no room for more than a kind.
         match error.kind() {
             io::ErrorKind::TimedOut => Self::Late("content"),
             io::ErrorKind::InvalidData => Self::Framing("the chunked coding is malformed"),

@@ -7,14 +7,14 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use crate::message::body::Body;
 use crate::message::fields::Fields;
 
-/// Media types of streams to which a server adds for as long as the client listens: Server-Sent Events, and
-/// the pictures of a camera.
+/// Media types of streams to which a server adds for as long as the client listens: Server-Sent Events,
+/// and the pictures of a camera.
 const ENDLESS: [&str; 2] = ["text/event-stream", "multipart/x-mixed-replace"];
 
 /// A response for a client.
 ///
-/// `fields` holds no `Content-Length`, `Transfer-Encoding` or `Connection`: how a body is framed is
-/// for the front to say, which knows the client's version of HTTP (RFC 9112 §6).
+/// `fields` holds no `Content-Length`, `Transfer-Encoding` or `Connection`: the front says how a body
+/// is framed, because it knows the client's version of HTTP (RFC 9112 §6).
 #[derive(Debug)]
 pub struct Response {
     /// The status code.
@@ -26,8 +26,8 @@ pub struct Response {
 }
 
 impl Response {
-    /// A short response of the proxy's own: what happened, as one line of text, or as JSON where
-    /// the client asks for it.
+    /// A short response of the proxy's own: what happened, as one line of text, or as JSON where the
+    /// client asks for it.
     pub fn error(status: StatusCode, text: &str, as_json: bool) -> Self {
         let (content_type, content) = if as_json {
             let code = status.as_u16();
@@ -35,6 +35,7 @@ impl Response {
         } else {
             ("text/plain; charset=utf-8", format!("{text}\n"))
         };
+        // `no-store`: a cache in front of this one must not keep an error that ends in a moment.
         let mut fields = Fields::new();
         fields.append(http::header::CONTENT_TYPE, HeaderValue::from_static(content_type));
         fields.append(http::header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -42,9 +43,10 @@ impl Response {
         Self { status, fields, body: Body::Whole(content.into()) }
     }
 
-    /// Is the content a stream that does not end by itself, as far as its head tells? Its end is then the
-    /// connection's.
+    /// Is the content a stream that does not end by itself, as far as its head tells? The end of the
+    /// process does not wait for such streams.
     pub fn is_endless(&self) -> bool {
+        // With a length it ends by itself, whatever its type.
         if !matches!(self.body, Body::Arriving(_) | Body::Growing(_))
             || self.body.length().is_some()
         {
@@ -68,7 +70,7 @@ pub fn write_status_line(out: &mut Vec<u8>, status: StatusCode) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// `text` as a JSON string, quotes included (RFC 8259 §7).
+/// `text` as a JSON string, quotation marks included (RFC 8259 §7).
 pub fn json_string(text: &str) -> String {
     let mut quoted = String::with_capacity(text.len() + 2);
     quoted.push('"');

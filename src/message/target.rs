@@ -1,17 +1,18 @@
-//! Where a request points: the origin server's URL, the request target, and URI references.
-//! RFC 9112 §3.2, RFC 3986 §5.
+//! Where a request points: the origin server's URL and the request target. RFC 9112 §3.2, RFC 3986 §3.2.
+//!
+//! `reference.rs` resolves URI references against it.
 //!
 //! The path and query are kept as the client wrote them, because the cache key is made of them.
 //! Bytes that a URI may not hold, and that real clients send all the same (`<`, `"`, a space), are
 //! percent-encoded only on their way to the origin server.
 
 use std::borrow::Cow;
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::net::IpAddr;
 
 use http::Method;
 
-use crate::message::percent::normalised;
+use crate::message::percent::{encode, normalised};
 
 /// The longest request target that is taken, in bytes. Longer ones are answered 414.
 pub const TARGET_BYTES_MAX: usize = 32 * 1024;
@@ -55,6 +56,7 @@ impl PublicUrl {
     /// Reads scheme and authority; a path, a query or user information is refused, because every path
     /// is the proxy's.
     pub fn parse(text: &str) -> Option<Self> {
+        // What a URL of the proxy may be is what one of an origin server may be, less a path.
         let url = OriginUrl::parse(text.strip_suffix('/').unwrap_or(text)).ok()?;
         // Two slashes at the end are a path, too, which the origin server's URL does not mind.
         // Nor does it mind a host with a `*`, which no client can ask.
@@ -95,9 +97,12 @@ impl OriginUrl {
             other => return Err(format!("the scheme is {other:?}")),
         };
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        // Looked for in the whole text: a `?` in the authority would end it, and what follows be taken
+        // for a path.
         if text.contains(['?', '#']) {
             return Err("a query or a fragment after the path".to_string());
         }
+        // It has been taken out by then (`policy::credentials`), unless it cannot be sent.
         if authority.contains('@') {
             return Err("a user name in it".to_string());
         }
@@ -108,6 +113,8 @@ impl OriginUrl {
         if port == 0 || !readable {
             return Err("port 0, or bytes in the path that a URL may not hold".to_string());
         }
+        // In the spelling of keys, so that a reference to the origin server is recognised however it is
+        // written.
         let prefix = normalised(path.trim_end_matches('/')).into_owned();
         Ok(Self { secure, host, port, prefix })
     }
@@ -123,7 +130,7 @@ impl OriginUrl {
         if self.port == usual { self.host.clone() } else { format!("{}:{}", self.host, self.port) }
     }
 
-    /// Does the absolute URI point at this origin server? If so, what follows the authority.
+    /// What follows the authority in an absolute URI, if that points at this origin server.
     pub fn strip<'a>(&self, uri: &'a str) -> Option<&'a str> {
         let (scheme, rest) = uri.split_once("://")?;
         scheme.eq_ignore_ascii_case(self.scheme()).then(|| self.strip_authority(rest))?
@@ -141,6 +148,7 @@ impl OriginUrl {
     /// What follows the authority that `text` begins with, if that is this origin server's.
     fn strip_authority<'a>(&self, text: &'a str) -> Option<&'a str> {
         let (authority, path) = text.split_at(text.find(['/', '?', '#']).unwrap_or(text.len()));
+        // Compared as they mean, with the port filled in: `HTTP://Host:80/` is this server, too.
         let (host, port) = split_authority(without_userinfo(authority)?)?;
         let port = port.unwrap_or(if self.secure { 443 } else { 80 });
         (host == self.host && port == self.port).then_some(path)
@@ -153,8 +161,8 @@ impl fmt::Display for OriginUrl {
     }
 }
 
-/// A URL as it may be shown: without user information, which holds a password or is one. The URL may be
-/// any text, also one that was refused.
+/// A URL as it may be shown: without user information, which holds a password or is one. Any text may
+/// be given, also a URL that was refused.
 pub fn without_password(url: &str) -> Cow<'_, str> {
     let start = url.find("://").map_or(0, |at| at + 3);
     let rest = &url[start..];
@@ -171,14 +179,15 @@ pub fn without_password(url: &str) -> Cow<'_, str> {
 /// An authority without the user information in front of it (RFC 3986 §3.2.1); `None` if that holds
 /// bytes which it may not hold. Browsers end an authority at a backslash, for one: what stands behind
 /// the `@` is then not the host that they ask.
-fn without_userinfo(authority: &str) -> Option<&str> {
+pub(super) fn without_userinfo(authority: &str) -> Option<&str> {
     let Some((user, rest)) = authority.rsplit_once('@') else { return Some(authority) };
     let may = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%:".contains(&byte);
     user.bytes().all(may).then_some(rest)
 }
 
-/// Host in lower case and port of an authority; `None` if it has neither shape nor sense.
+/// Host in lower case and port of an authority; `None` if it is none.
 pub fn split_authority(authority: &str) -> Option<(String, Option<u16>)> {
+    // An IPv6 address has colons, so its brackets decide where the port begins.
     let (host, port) = match authority.strip_prefix('[') {
         Some(rest) => {
             let (address, after) = rest.split_once(']')?;
@@ -190,10 +199,13 @@ pub fn split_authority(authority: &str) -> Option<(String, Option<u16>)> {
             None => (authority, None),
         },
     };
+    // RFC 3986 §3.2.2. No space, slash, `@` or control character gets into a key, a Host field or a
+    // log.
     let named = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%[]:".contains(&byte);
     if host.is_empty() || !host.bytes().all(named) {
         return None;
     }
+    // `host:` has the scheme's own port (RFC 3986 §3.2.3).
     let port = match port {
         None | Some("") => None,
         Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
@@ -204,7 +216,8 @@ pub fn split_authority(authority: &str) -> Option<(String, Option<u16>)> {
     Some((host.to_ascii_lowercase(), port))
 }
 
-/// Has this authority shape and sense, as [`split_authority`] sees it? Nothing is copied.
+/// Is this an authority, as [`split_authority`] sees it? Nothing is copied: this is asked for every
+/// hit.
 pub fn is_authority(authority: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(authority) else { return false };
     if text.starts_with('[') {
@@ -230,7 +243,9 @@ pub struct Target {
 impl Target {
     /// Reads a request target in origin, absolute or asterisk form; `None` for any other.
     pub fn parse(text: &str) -> Option<Self> {
+        // No fragment is to be sent; clients that do send one mean the resource without it.
         let text = text.split('#').next().unwrap_or_default();
+        // A line end in a target would end the request line to the origin server.
         if text.bytes().any(|byte| byte.is_ascii_control()) {
             return None;
         }
@@ -242,6 +257,7 @@ impl Target {
             return None;
         }
         let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+        // The authority is kept as it was written: it is compared later, not taken apart again.
         split_authority(authority)?;
         let path = if path.starts_with('/') { path.to_string() } else { format!("/{path}") };
         Some(Self { text: path, authority: Some(authority.to_string()) })
@@ -276,6 +292,8 @@ impl Target {
             return false;
         }
         let path = self.text.split('?').next().unwrap_or_default();
+        // Every beginning of the path counts: `/a/../../b` is outside for a moment, and servers differ
+        // in what they make of it. Encoded dots are dots to many of them.
         let mut depth = 0_i64;
         for segment in path.split('/').skip(1) {
             match segment.to_ascii_lowercase().replace("%2e", ".").as_str() {
@@ -291,8 +309,8 @@ impl Target {
     }
 }
 
-/// The URL to ask the origin server for a target: prefix in front, forbidden bytes percent-encoded. `*`
-/// is the server as a whole, whose URL has no path (RFC 9112 §3.2.4).
+/// The URL by which the origin server is asked for a target: with the prefix in front, and forbidden
+/// bytes percent-encoded. `*` is the server as a whole, whose URL has no path (RFC 9112 §3.2.4).
 pub fn url_at(origin: &OriginUrl, target: &str) -> String {
     if target == "*" {
         return format!("{}://{}", origin.scheme(), origin.authority());
@@ -300,8 +318,8 @@ pub fn url_at(origin: &OriginUrl, target: &str) -> String {
     encode(&format!("{origin}{target}"))
 }
 
-/// An absolute http URI in two: scheme, host and port, and what follows the authority. User
-/// information means nothing here and is left out (RFC 9110 §4.2.4), and so is a fragment.
+/// An absolute http URI in two: scheme, host and port, and what follows the authority. User information
+/// means nothing here and is left out (RFC 9110 §4.2.4), and so is a fragment.
 pub fn split_url(url: &str) -> Result<(OriginUrl, &str), String> {
     let url = url.split('#').next().unwrap_or_default();
     let authority_at = url.find("://").map_or(0, |at| at + 3);
@@ -312,105 +330,6 @@ pub fn split_url(url: &str) -> Result<(OriginUrl, &str), String> {
         None => OriginUrl::parse(base),
     };
     origin.map(|origin| (origin, path))
-}
-
-/// The absolute URI `uri` with scheme, host and port written as in `like`; `None` if they are not the
-/// same.
-pub fn written_like(uri: &str, like: &str) -> Option<String> {
-    let parts = |uri: &str| {
-        let (scheme, rest) = uri.split_once("://")?;
-        let scheme = scheme.to_ascii_lowercase();
-        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-        let (host, port) = split_authority(without_userinfo(&rest[..end])?)?;
-        let usual = if scheme == "https" { 443 } else { 80 };
-        let path_at = uri.len() - rest.len() + end;
-        Some(((scheme, host, port.unwrap_or(usual)), path_at))
-    };
-    let ((own, path_at), (other, other_path_at)) = (parts(uri)?, parts(like)?);
-    (own == other).then(|| format!("{}{}", &like[..other_path_at], &uri[path_at..]))
-}
-
-/// Percent-encodes the bytes that a URI may not hold (RFC 3986 §2), and leaves `%` alone.
-pub fn encode(uri: &str) -> String {
-    let mut encoded = String::with_capacity(uri.len());
-    for byte in uri.bytes() {
-        if byte.is_ascii_graphic() && !b"<>\"`{}|\\^".contains(&byte) {
-            encoded.push(char::from(byte));
-        } else {
-            let _ = write!(encoded, "%{byte:02X}");
-        }
-    }
-    encoded
-}
-
-/// A request target as text. One that is not UTF-8, as old clients write theirs, has its bytes beyond
-/// ASCII percent-encoded.
-pub fn encode_beyond_ascii(target: &[u8]) -> Cow<'_, str> {
-    if let Ok(text) = std::str::from_utf8(target) {
-        return Cow::Borrowed(text);
-    }
-    let mut encoded = String::with_capacity(target.len() + 16);
-    for byte in target {
-        if byte.is_ascii() {
-            encoded.push(char::from(*byte));
-        } else {
-            let _ = write!(encoded, "%{byte:02X}");
-        }
-    }
-    Cow::Owned(encoded)
-}
-
-/// Resolves a URI reference against an absolute http URI (RFC 3986 §5.2); `None` if the result is
-/// not an http or https URI.
-pub fn resolve(base: &str, reference: &str) -> Option<String> {
-    let reference = reference.split('#').next().unwrap_or_default();
-    let (scheme, rest) = base.split_once("://")?;
-    let (authority, base_path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-    let base_path = base_path.split('?').next().unwrap_or_default();
-    let full = if let Some((scheme, _)) = reference.split_once("://")
-        && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric())
-    {
-        reference.to_string()
-    } else if let Some(rest) = reference.strip_prefix("//") {
-        format!("{scheme}://{rest}")
-    } else if reference.starts_with('/') {
-        format!("{scheme}://{authority}{}", without_dots(reference))
-    } else if reference.is_empty() {
-        // The query is the base's, too; only a fragment is not inherited.
-        base.split('#').next().unwrap_or_default().to_string()
-    } else if reference.starts_with('?') {
-        let path = if base_path.is_empty() { "/" } else { base_path };
-        format!("{scheme}://{authority}{path}{reference}")
-    } else {
-        let folder = &base_path[..base_path.rfind('/').map_or(0, |slash| slash + 1)];
-        let folder = if folder.is_empty() { "/" } else { folder };
-        format!("{scheme}://{authority}{}", without_dots(&format!("{folder}{reference}")))
-    };
-    let scheme_end = full.find("://")?;
-    let known = ["http", "https"].iter().any(|name| full[..scheme_end].eq_ignore_ascii_case(name));
-    known.then(|| encode(&full))
-}
-
-/// Takes dot segments out of a path (RFC 3986 §5.2.4); what follows `?` stays.
-fn without_dots(path: &str) -> String {
-    let (path, query) = path.split_at(path.find('?').unwrap_or(path.len()));
-    let mut kept: Vec<&str> = Vec::new();
-    let mut segments = path.split('/').skip(1).peekable();
-    while let Some(segment) = segments.next() {
-        let last = segments.peek().is_none();
-        match segment {
-            "." | ".." => {
-                if segment == ".." {
-                    kept.pop();
-                }
-                if last {
-                    kept.push("");
-                }
-            }
-            _ => kept.push(segment),
-        }
-    }
-    format!("/{}{query}", kept.join("/"))
 }
 
 /// Is this host the machine itself: `localhost`, 127.0.0.0/8 or `[::1]`?
@@ -485,12 +404,6 @@ mod tests {
     }
 
     #[test]
-    fn a_target_in_another_encoding_is_percent_encoded() {
-        assert_eq!(encode_beyond_ascii("/é".as_bytes()), "/é");
-        assert_eq!(encode_beyond_ascii(b"/a%20\xe9\xff"), "/a%20%E9%FF");
-    }
-
-    #[test]
     fn authorities_are_checked_alike() {
         #[rustfmt::skip]
         let table = [
@@ -502,35 +415,6 @@ mod tests {
         for (authority, expected) in table {
             assert_eq!(is_authority(authority.as_bytes()), expected, "{authority}");
             assert_eq!(split_authority(authority).is_some(), expected, "{authority}");
-        }
-    }
-
-    #[test]
-    fn references_resolve_as_rfc_3986_says() {
-        let base = "http://a/b/c/d;p?q";
-        #[rustfmt::skip]
-        let table = [
-            ("g", "http://a/b/c/g"), ("./g", "http://a/b/c/g"), ("g/", "http://a/b/c/g/"),
-            ("/g", "http://a/g"), ("//g", "http://g"), ("?y", "http://a/b/c/d;p?y"),
-            ("g?y", "http://a/b/c/g?y"), ("", "http://a/b/c/d;p?q"), ("#s", "http://a/b/c/d;p?q"), (".", "http://a/b/c/"),
-            ("..", "http://a/b/"), ("../g", "http://a/b/g"), ("../../../g", "http://a/g"),
-            ("/./g", "http://a/g"), ("/../g", "http://a/g"), ("https://x/y", "https://x/y"),
-            ("g#s", "http://a/b/c/g"), ("a b", "http://a/b/c/a%20b"),
-        ];
-        for (reference, expected) in table {
-            let resolved = resolve(base, reference);
-            assert_eq!(resolved.as_deref(), Some(expected), "RFC 3986 §5.4: {reference}");
-        }
-        assert_eq!(resolve(base, "ftp://x/"), None);
-    }
-
-    #[test]
-    fn uris_of_one_server_can_be_written_alike() {
-        let like = |uri| written_like(uri, "http://o:80/x?y");
-        assert_eq!(like("HTTP://O/a?b").as_deref(), Some("http://o:80/a?b"));
-        assert_eq!(like("http://o").as_deref(), Some("http://o:80"));
-        for other in ["https://o/a", "http://o:81/a", "http://p/a", "/a", "http://"] {
-            assert_eq!(like(other), None, "{other}");
         }
     }
 

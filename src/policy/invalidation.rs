@@ -3,7 +3,7 @@
 use http::{Method, StatusCode};
 
 use crate::message::fields::Fields;
-use crate::message::target::{resolve, written_like};
+use crate::message::reference::{resolve, written_like};
 use crate::policy::key::{CacheKey, KeyRules};
 
 /// The methods that the registry calls safe (RFC 9110 §16.1.1), and that a client can send.

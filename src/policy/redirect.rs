@@ -7,7 +7,9 @@
 use http::StatusCode;
 
 use crate::message::fields::Fields;
-use crate::message::target::{OriginUrl, encode, resolve, split_authority};
+use crate::message::percent::encode;
+use crate::message::reference::resolve;
+use crate::message::target::{OriginUrl, split_authority};
 use crate::policy::key::KeyRules;
 use crate::policy::rewriting::{Site, at_proxy};
 

@@ -27,9 +27,9 @@ use crate::front::wire::WireClient;
 use crate::front::workers::Role;
 use crate::message::body::Body;
 use crate::message::fields::Fields;
+use crate::message::percent::encode_beyond_ascii;
 use crate::message::request::{Framing, Request, RequestError, RequestLimits};
 use crate::message::response::Response;
-use crate::message::target::encode_beyond_ascii;
 use crate::proxy::{Attempt, Glance};
 
 /// Content of a hit up to this is sent from one buffer, with its head and with other responses.

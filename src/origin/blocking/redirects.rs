@@ -1,6 +1,7 @@
 //! Redirects that are followed on this side (`--follow-redirects`). RFC 9110 §15.4.
 
-use crate::message::target::{resolve, split_authority};
+use crate::message::reference::resolve;
+use crate::message::target::split_authority;
 use crate::origin::{OriginError, OriginRequest, OriginResponse, RequestContent};
 use crate::policy::credentials::is_credential;
 
