@@ -1,5 +1,9 @@
-//! What becomes of a request behind either front: it is looked up, answered, parked, or handed to a
-//! worker that may wait for the origin server.
+//! How a request goes on behind either front: it is looked up, answered, parked, or handed to a worker
+//! that may wait for the origin server.
+//!
+//! Nothing here holds a lock while it calls the engine. An exchange is owned by whoever works on it,
+//! one after the other: the front, a job in the pool, a parked waker. Dropped anywhere on this way, it
+//! tells its client that something went wrong.
 
 use std::sync::Arc;
 
@@ -19,37 +23,37 @@ pub(super) trait Exchange: Send + Sized + 'static {
     /// The request.
     fn request(&self) -> &Arc<Request>;
 
-    /// Runs `send` with the request's content, which it may wait for.
+    /// Runs `send` with the request's content, which may have to be waited for.
     fn with_content<T>(&mut self, send: impl FnOnce(RequestContent<'_>) -> T) -> T;
 
-    /// What passes interim responses on to the client, if it understands them (RFC 9110 §15.2).
+    /// What passes interim responses on to the client; `None` if its version has none (RFC 9110 §15.2).
     fn interim(&self) -> Option<Arc<Interim>>;
 
-    /// Sends a response; may wait for the client, and for what is still to be fetched.
+    /// Sends a response; may wait for the client, and for the rest of the body.
     fn respond(self, forwarded: Forwarded);
 
-    /// Sends a short response and ends the connection; waits for nobody.
+    /// Sends a short response and ends the connection; does not wait.
     fn refuse(self, response: Response);
 
     /// Makes a tunnel of the connection.
     fn go_over(self, fields: &Fields, tunnel: Tunnel, place: Place);
 
-    /// Goes on after waiting for another request; must not wait.
+    /// Goes on after another request has been waited for; must not wait itself.
     fn resume(self, desk: &Arc<Desk>, attempt: Attempt);
 }
 
-/// What all exchanges of a front go through.
+/// The way of all exchanges of a front.
 pub(super) struct Desk {
     pub proxy: Arc<Proxy>,
     pub tunnels: Tunnels,
     pool: Pool,
-    /// Answers instead of the proxy.
+    /// What answers instead of the proxy: the control interface, on a listener of its own.
     handler: Option<Handler>,
-    /// The path of health checks.
+    /// The path of health checks, which are answered before anything else.
     health_path: Option<String>,
 }
 
-/// What answers requests instead of the proxy; may wait.
+/// Answers requests instead of the proxy; may wait.
 pub type Handler = Arc<dyn Fn(&Request) -> Response + Send + Sync>;
 
 impl Desk {
@@ -62,21 +66,23 @@ impl Desk {
         Self { proxy, pool, handler, health_path, tunnels: Tunnels::default() }
     }
 
-    /// The answer to a health check: the front serves, whatever the origin server does.
+    /// The answer to a health check: the front serves, whatever the state of the origin server.
     fn health(&self, request: &Request) -> Option<Response> {
+        // Without the query, which probes add to get past caches.
         let path = request.target.as_str().split('?').next();
         let is_check = self.health_path.as_deref() == path
             && (request.method == Method::GET || request.method == Method::HEAD);
         is_check.then(|| Response::error(StatusCode::OK, "ok", false))
     }
 
-    /// Is there somebody else than the proxy who answers?
+    /// Is there a handler that answers instead of the proxy?
     pub(super) fn has_handler(&self) -> bool {
         self.handler.is_some()
     }
 
     /// Hands an exchange to a worker, to be looked up and answered.
     pub(super) fn look_up_soon(self: &Arc<Self>, exchange: impl Exchange, attempt: Attempt) {
+        // What was let in before is not refused now: its client has waited already.
         let kind = if attempt.is_first() { Kind::Arrival } else { Kind::Resumed };
         let desk = Arc::clone(self);
         self.submit(kind, exchange, move |exchange, role| {
@@ -94,6 +100,8 @@ impl Desk {
         attempt: Attempt,
         role: Role,
     ) -> Option<(E, Response)> {
+        // Before the lookup, so that a health check is neither counted nor cached, nor asks the origin
+        // server.
         if let Some(response) = self.health(exchange.request()) {
             return Some((exchange, response));
         }
@@ -101,6 +109,7 @@ impl Desk {
             self.handle_soon(exchange);
             return None;
         }
+        // An upgrade has no part in the cache (RFC 9110 §7.8).
         if let Some(protocols) = protocols(exchange.request()) {
             self.go_over_soon(exchange, protocols);
             return None;
@@ -108,6 +117,7 @@ impl Desk {
         let kind = if attempt.is_first() { Kind::Forward } else { Kind::ResumedForward };
         let forward = match self.proxy.lookup(exchange.request(), attempt) {
             Answer::Ready(response) => return Some((exchange, response)),
+            // The refresh is a job of its own, so that this client's connection is free at once.
             Answer::Stale(response, forward) => {
                 self.refresh_soon(forward);
                 return Some((exchange, response));
@@ -115,6 +125,9 @@ impl Desk {
             Answer::Forward(forward) => forward,
         };
         match self.proxy.join(forward) {
+            // From here on this exchange fetches. A reserved worker and an event loop must not wait, so
+            // they hand
+            // it on; other requests for the same may be parked behind it already.
             Admission::Lead(forward) if role == Role::Any => self.forward(exchange, forward),
             Admission::Lead(forward) => {
                 let desk = Arc::clone(self);
@@ -123,23 +136,29 @@ impl Desk {
             Admission::Ready(response) => return Some((exchange, response)),
             Admission::Wait(waiting) => {
                 let desk = Arc::clone(self);
+                // The waker owns the exchange. It is called on another thread, possibly before `park`
+                // returns, so nothing may be done with the exchange here afterwards.
                 waiting.park(Box::new(move |attempt| exchange.resume(&desk, attempt)));
             }
         }
         None
     }
 
+    /// Asks the origin server and answers with its response. On a worker: both may take long.
     fn forward(&self, mut exchange: impl Exchange, forward: Box<Forward>) {
         let interim = exchange.interim();
         let mut forwarded =
             exchange.with_content(|content| self.proxy.forward(forward, content, interim.as_ref()));
+        // A stale response stood in, and the origin server is to be asked again: not on this client's
+        // time.
         if let Some(refresh) = forwarded.refresh.take() {
             self.refresh_soon(refresh);
         }
         exchange.respond(forwarded);
     }
 
-    /// Hands a request that is about the proxy itself to a worker that may wait.
+    /// Hands a request that is about the proxy itself (a purge, the control interface) to a worker that
+    /// may wait.
     fn handle_soon(self: &Arc<Self>, exchange: impl Exchange) {
         let desk = Arc::clone(self);
         self.submit(Kind::Forward, exchange, move |exchange, _| {
@@ -155,6 +174,8 @@ impl Desk {
     fn go_over_soon(self: &Arc<Self>, exchange: impl Exchange, protocols: String) {
         let desk = Arc::clone(self);
         self.submit(Kind::Forward, exchange, move |exchange, _| {
+            // Taken before the origin server is asked: it would agree, and be left alone with a
+            // connection.
             let Some(place) = desk.tunnels.place() else {
                 let prefers_json = exchange.request().prefers_json();
                 let response = desk.proxy.refuse_for_want_of_tunnels(prefers_json);
@@ -167,7 +188,7 @@ impl Desk {
         });
     }
 
-    /// Hands an exchange to a worker, or refuses it if the line is full.
+    /// Hands an exchange to a worker, or refuses it if the queue is full.
     fn submit<E: Exchange>(
         &self,
         kind: Kind,
@@ -183,6 +204,8 @@ impl Desk {
                 work(exchange, role);
             }
         });
+        // The job that was not taken is gone by then, and has left the exchange in the slot. A job that
+        // was taken has emptied the slot or will, so that only one of the two answers.
         if self.pool.submit(kind, job).is_err() {
             let exchange = slot.lock().take();
             if let Some(exchange) = exchange {
@@ -191,14 +214,14 @@ impl Desk {
         }
     }
 
-    /// Answers a request that there is no worker for.
+    /// Answers 503 to a request for which there is no worker.
     pub(super) fn refuse_full(&self, exchange: impl Exchange) {
         let prefers_json = exchange.request().prefers_json();
         exchange.refuse(self.proxy.refuse_for_want_of_workers(prefers_json));
     }
 
-    /// Fetches a new response in the background, unless another request is at it, or there is no
-    /// worker for it: then the next request tries again.
+    /// Fetches a new response in the background, unless another request does so already or no worker is
+    /// free: then the next request tries again.
     fn refresh_soon(&self, forward: Box<Forward>) {
         let Admission::Lead(forward) = self.proxy.join(forward) else { return };
         let proxy = Arc::clone(&self.proxy);

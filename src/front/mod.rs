@@ -28,8 +28,8 @@ pub struct ConnectionLimits {
     /// `--header-timeout`: for the head of a request, from its first byte, or from the beginning of the
     /// connection.
     pub header_timeout: Duration,
-    /// `--idle-timeout`: between requests, between two bytes of a request's content, and for a
-    /// client to take another piece of a response.
+    /// `--idle-timeout`: between requests, between two bytes of a request's content, and for a client
+    /// to take another piece of a response.
     pub idle_timeout: Duration,
     /// `--max-connections`, or less where descriptors are scarce.
     pub connections_max: usize,
@@ -39,14 +39,14 @@ pub struct ConnectionLimits {
 pub struct FrontSettings {
     /// Bounds of connections.
     pub connections: ConnectionLimits,
-    /// Nobody waits for another request's answer longer than this.
+    /// No request waits for another one's response longer than this.
     pub wait_max: Duration,
     /// How large a request may be.
     pub limits: RequestLimits,
-    /// Where requests are written down, if anywhere.
+    /// Where requests are logged, if anywhere.
     pub access_log: Option<AccessLog>,
-    /// What answers instead of the proxy, on a listener that is not for its clients.
+    /// What answers instead of the proxy, on a listener that is not for the proxy's clients.
     pub handler: Option<Handler>,
-    /// `--health-path`: a path of which the front says that it serves.
+    /// `--health-path`: the path at which the front says that it serves.
     pub health_path: Option<String>,
 }

@@ -1,5 +1,8 @@
 //! A response on its way to a client, as bytes: sent piece by piece, as the client takes it, without
-//! ever waiting. What takes the bytes is a closure; no socket is seen here.
+//! ever waiting. The bytes are given to a closure; no socket is seen here.
+//!
+//! What must hold: content is consumed from the body only when it has been taken, and framing goes out
+//! in front of the content that it announces. A body that is cut is never followed by the last chunk.
 
 use std::io::{self, IoSlice};
 
@@ -11,23 +14,23 @@ use crate::message::body::{Body, Growing, Grown, InMemory};
 use crate::message::response::Response;
 use crate::proxy::fill::PIECE_BYTES;
 
-/// Room for one piece and the framing before it; a longer head goes out by itself.
+/// Room for one piece and the framing in front of it; a longer head goes out by itself.
 pub const SCRATCH_BYTES: usize = 4 * 1024 + PIECE_BYTES;
 
-/// What takes bytes: how many it took, or `WouldBlock`.
+/// Takes bytes: gives how many it took, or `WouldBlock`.
 pub type Take<'a> = dyn FnMut(&[IoSlice<'_>]) -> io::Result<usize> + 'a;
 
 /// A response that is being sent.
 pub struct Outgoing {
     body: Box<dyn Growing>,
     delimiting: Delimiting,
-    /// Head or framing that has not been sent yet.
+    /// Head or framing that has not been sent yet; it comes before all content.
     pending: Vec<u8>,
     /// Bytes left of the piece that was announced last.
     piece_left: usize,
     rest: Rest,
     begun: bool,
-    /// It does not end by itself.
+    /// The body does not end by itself.
     endless: bool,
     sent: u64,
 }
@@ -59,14 +62,15 @@ pub enum Halt {
 }
 
 impl Outgoing {
-    /// A response to a request with this method. A body that still arrives, which only a thread that
-    /// can wait may read, is given back.
+    /// A response to a request with this method. A body that still arrives is given back: reading it
+    /// may wait.
     pub fn new(reader: WireClient, method: &Method, response: Response) -> Result<Self, Response> {
         let delimiting = reader.delimiting_of(method, &response);
         let endless = response.is_endless() && !matches!(delimiting, Delimiting::Nothing(_));
         let Response { status, fields, body } = response;
         let body: Box<dyn Growing> = match body {
             body @ Body::Arriving(_) => return Err(Response { status, fields, body }),
+            // A HEAD or a 304: whatever body there is stays unread.
             _ if matches!(delimiting, Delimiting::Nothing(_)) => Box::new(InMemory(Bytes::new())),
             Body::None { .. } => Box::new(InMemory(Bytes::new())),
             Body::Whole(bytes) => Box::new(InMemory(bytes)),
@@ -78,7 +82,7 @@ impl Outgoing {
         Ok(Self { body, delimiting, pending, piece_left, rest, begun, endless, sent })
     }
 
-    /// Does the connection have to end with it?
+    /// Does the end of the connection mark the end of this response?
     pub fn ends_by_closing(&self) -> bool {
         self.delimiting == Delimiting::Close
     }
@@ -103,14 +107,20 @@ impl Outgoing {
         self.sent
     }
 
-    /// `wake` is called when there is more of the body.
+    /// `wake` is called when there is more of the body to send.
     pub fn listen(&mut self, wake: Box<dyn Fn() + Send + Sync>) {
         self.body.listen(wake);
     }
 
-    /// Sends what there is and what the client takes, `most` bytes of content or a little more.
-    /// `scratch` has [`SCRATCH_BYTES`].
+    /// Sends what there is and what the client takes: at most `most` bytes of content, or a little
+    /// more. `scratch` has [`SCRATCH_BYTES`].
     pub fn advance(&mut self, scratch: &mut [u8], most: u64, take: &mut Take<'_>) -> Halt {
+        assert!(
+            scratch.len() >= SCRATCH_BYTES,
+            "the scratch has room for one piece and its framing"
+        );
+        // The share bounds a turn: a client that takes everything at once would keep the others
+        // waiting.
         let limit = self.sent.saturating_add(most);
         loop {
             match self.send_once(scratch, take) {
@@ -127,8 +137,9 @@ impl Outgoing {
         }
     }
 
-    /// One send; `None` if there may be more.
+    /// Sends once; `None` if there may be more.
     fn send_once(&mut self, scratch: &mut [u8], take: &mut Take<'_>) -> io::Result<Option<Halt>> {
+        // All of the body is in memory, and no chunks have to be put around it.
         if self.delimiting != Delimiting::Chunked
             && let Some(rest) = self.body.rest()
         {
@@ -140,6 +151,7 @@ impl Outgoing {
             self.note_sent(taken);
             return Ok(None);
         }
+        // The piece is copied behind room for its framing, so that both are one slice.
         let (framing, piece) = scratch.split_at_mut(SCRATCH_BYTES - PIECE_BYTES);
         let count = match self.copy_piece(piece) {
             Ok(Some(count)) => count,
@@ -169,12 +181,14 @@ impl Outgoing {
         Ok(None)
     }
 
-    /// Copies what is to be sent next, and adds the framing that belongs before it; how many bytes.
+    /// Copies what is to be sent next, adds the framing in front of it, and gives the number of bytes;
     /// `None` if there is nothing to send at the moment.
     fn copy_piece(&mut self, piece: &mut [u8]) -> io::Result<Option<usize>> {
         if self.rest == Rest::Nothing {
             return Ok(Some(0));
         }
+        // A chunk that was announced is finished first: its size is on the wire, whatever has come of
+        // the body since.
         let begun = self.piece_left > 0;
         let most = if begun { self.piece_left.min(PIECE_BYTES) } else { PIECE_BYTES };
         match self.body.peek(&mut piece[..most])? {
@@ -200,7 +214,7 @@ impl Outgoing {
         Ok(Some(0))
     }
 
-    /// So many bytes of framing and piece have been taken.
+    /// Notes that `taken` bytes of framing and piece have been sent.
     fn note_sent(&mut self, taken: usize) {
         self.begun = true;
         let framing = taken.min(self.pending.len());
@@ -214,9 +228,11 @@ impl Outgoing {
         if content == 0 {
             return;
         }
+        // Only now: bytes that the client has not taken are copied once more next time.
         self.body.consume(content);
         self.sent += content as u64;
         self.piece_left = self.piece_left.saturating_sub(content);
+        // RFC 9112 §7.1: a line end closes each chunk. It goes out with the next one.
         if self.piece_left == 0 && self.delimiting == Delimiting::Chunked {
             self.pending.extend_from_slice(b"\r\n");
         }

@@ -1,4 +1,4 @@
-//! What is written down of a response once it is sent: the counters and the access log.
+//! What is recorded of a response once it is sent: the counters and the access log.
 
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -12,7 +12,7 @@ use crate::policy::reason::Detail;
 use crate::proxy::{Proxy, field_text};
 use crate::stats::{AccessLog, AccessRecord};
 
-/// What the log says of a response.
+/// What the access log says of a response.
 pub(super) struct LogRecord {
     pub status: u16,
     pub from_cache: bool,
@@ -22,6 +22,7 @@ pub(super) struct LogRecord {
 impl LogRecord {
     /// Reads it from a response that is about to be sent.
     pub(super) fn read(response: &Response, log: Option<&AccessLog>) -> Self {
+        // Copied only where it is logged: this is done for each response.
         let cache_status = match log {
             Some(_) => field_text(&response.fields, "cache-status").to_string(),
             None => String::new(),
@@ -32,6 +33,8 @@ impl LogRecord {
 
     /// The same of a response whose body was cut: it is not stored, whatever its head says.
     pub(super) fn truncated(&mut self) {
+        // The head has said `stored` to the client, in good faith; the log is written when the end is
+        // known.
         let status = &mut self.cache_status;
         if !status.is_empty() {
             *status = status.replace("; stored", "");
@@ -42,14 +45,14 @@ impl LogRecord {
         }
     }
 
-    /// Of a connection that has become a tunnel.
+    /// What the log says of a connection that has become a tunnel.
     pub(super) fn of_tunnel() -> Self {
         let cache_status = "proxy; fwd=bypass; fwd-status=101; detail=upgrade".to_string();
         Self { status: 101, from_cache: false, cache_status }
     }
 }
 
-/// When a request came.
+/// When a request came, and from where.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Arrival {
     pub at: Timestamp,
@@ -57,7 +60,7 @@ pub(super) struct Arrival {
     pub peer: SocketAddr,
 }
 
-/// Writes down a response of which so many bytes of content were sent.
+/// Records a response of which `bytes` bytes of content were sent.
 pub(super) fn write_down(
     proxy: &Proxy,
     log: Option<&AccessLog>,
@@ -66,6 +69,8 @@ pub(super) fn write_down(
     told: &LogRecord,
     bytes: u64,
 ) {
+    // Both are counted at the end, when the client has taken what it took: a slow client is part of the
+    // time.
     let taken = arrival.since.elapsed();
     proxy.stats().count_bytes(bytes, told.from_cache);
     proxy.stats().count_latency(told.from_cache, taken);

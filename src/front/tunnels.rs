@@ -1,7 +1,7 @@
 //! Connections that have gone over to another protocol: bytes pass in both directions until either side
 //! closes. RFC 9110 §7.8.
 //!
-//! Each has two threads of its own, so that it holds no worker; and there are only so many.
+//! Each tunnel has two threads of its own, so that it holds no worker; their number is bounded.
 
 use std::io;
 use std::sync::Arc;
@@ -15,16 +15,17 @@ pub(super) const TUNNELS_MAX: usize = 256;
 /// How much is read at a time.
 const PIECE_BYTES: usize = 16 * 1024;
 
-/// How many tunnels there are.
+/// Counts the tunnels of a front.
 #[derive(Clone, Default)]
 pub(super) struct Tunnels(Arc<AtomicUsize>);
 
-/// A place for one tunnel.
+/// The permit for one tunnel, given back when it is dropped.
 pub(super) struct Place(Arc<AtomicUsize>);
 
 impl Tunnels {
-    /// A place, if there is one left.
+    /// A permit, if there is one left.
     pub(super) fn place(&self) -> Option<Place> {
+        // Compared and counted in one step: several workers may ask at once.
         let more = |count| (count < TUNNELS_MAX).then_some(count + 1);
         self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
         Some(Place(Arc::clone(&self.0)))
@@ -47,17 +48,20 @@ pub(super) struct Ends {
     pub write: Box<dyn FnMut(&[u8]) -> io::Result<()> + Send>,
     /// Ends the connection in both directions, from any thread.
     pub cut: Box<dyn Fn() + Send>,
-    /// Is told at the end how many bytes the client was sent.
+    /// Is called at the end with the number of bytes that the client was sent.
     pub concluded: Box<dyn FnOnce(u64) + Send>,
 }
 
-/// Tells the client that the origin server has agreed, and lets bytes pass from now on.
+/// Tells the client that the origin server has agreed, and passes bytes from then on.
 pub(super) fn begin(ends: Ends, tunnel: Tunnel, place: Place) {
     let Ends { greeting, mut read, mut write, cut, concluded } = ends;
     let Tunnel { mut from_origin, mut to_origin, hang_up } = tunnel;
+    // Two threads, because either side may be silent while the other speaks, and neither read has a
+    // timeout: a chat may be quiet for hours.
     let inward = move || {
         let mut piece = vec![0; PIECE_BYTES];
         let mut passed = 0;
+        // The 101 goes out on the thread that writes, before any byte of the other protocol.
         if write(&greeting).is_err() {
             cut();
             return passed;
@@ -68,12 +72,13 @@ pub(super) fn begin(ends: Ends, tunnel: Tunnel, place: Place) {
             }
             passed += count as u64;
         }
-        // The other thread reads from the client; it ends with the connection.
+        // The other thread waits for the client; it ends when the connection does.
         cut();
         passed
     };
     let inward = match thread::Builder::new().name("tunnel".to_string()).spawn(inward) {
         Ok(inward) => inward,
+        // What the closure owned is dropped, and with it both connections.
         Err(error) => return log::warn!("no thread for a tunnel: {error}"),
     };
     let outward = move || {
@@ -83,6 +88,8 @@ pub(super) fn begin(ends: Ends, tunnel: Tunnel, place: Place) {
                 break;
             }
         }
+        // The first thread waits for the origin server; it ends when that connection does. So each
+        // thread ends the other one.
         hang_up();
         concluded(inward.join().unwrap_or(0));
         drop(place);

@@ -20,7 +20,7 @@ pub enum Delimiting {
     Close,
 }
 
-/// What a response's head depends on besides the response.
+/// What the head of a response depends on besides the response.
 #[derive(Clone, Copy, Debug)]
 pub struct WireClient {
     /// The version of the request.
@@ -30,10 +30,12 @@ pub struct WireClient {
 }
 
 impl WireClient {
-    /// How a body of this length, if it is known, is delimited for this client.
+    /// How a body of this length is delimited for this client; `None` for a length that is not known.
     pub fn delimiting(self, length: Option<u64>) -> Delimiting {
         match length {
             Some(length) => Delimiting::Length(length),
+            // RFC 9112 §7.1: an HTTP/1.0 client does not know chunks. Old browsers showed the sizes as
+            // text.
             None if self.version == Version::HTTP_10 => Delimiting::Close,
             None => Delimiting::Chunked,
         }
@@ -41,6 +43,9 @@ impl WireClient {
 
     /// How the response to a request with this method is delimited for this client.
     pub fn delimiting_of(self, method: &Method, response: &Response) -> Delimiting {
+        // RFC 9110 §8.6: the length that a GET would get may stand in the answer to a HEAD, and must
+        // not stand in
+        // a 204. In a 304 it may be wrong, so it is left out there, too.
         let no_content = *method == Method::HEAD || !has_content(response.status);
         match &response.body {
             // A response that could have content and has none says so.
@@ -66,6 +71,8 @@ impl WireClient {
             }
             Delimiting::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
         }
+        // Said to each client in the words of its version: HTTP/1.1 connections persist unless told
+        // otherwise, HTTP/1.0 ones end (RFC 9112 §9.3).
         if !self.keeps_alive || delimiting == Delimiting::Close {
             out.extend_from_slice(b"Connection: close\r\n");
         } else if self.version == Version::HTTP_10 {

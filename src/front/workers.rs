@@ -1,11 +1,12 @@
-//! The fixed pool of worker threads and its bounded channels.
+//! The fixed pool of worker threads and its bounded queues.
 //!
-//! Work comes in two kinds. An arrival is looked up, which never waits; what it then asks of the
-//! origin server may wait long. So that fresh hits are answered even when the origin server keeps
-//! every worker waiting, there are a few threads more, one for eight workers, that only look up.
+//! Work comes in two kinds. An arrival is looked up, which never waits; what it then asks of the origin
+//! server may wait long. So that fresh hits are answered even when the origin server keeps every worker
+//! waiting, there are a few threads more, one for eight workers, that only look up.
 //!
-//! New work is refused when the line is long. Work that has been let in and was parked meanwhile
-//! comes back into the same line and is never refused: there is a place for each that can be parked.
+//! New work is refused when its queue is long. Work that was let in before and has been parked
+//! meanwhile comes back into the same queue and is never refused: there is room for each request that
+//! can be parked.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,11 +17,11 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use crate::stats::{Counter, Stats};
 use crate::vital;
 
-/// New requests for the origin server that can wait in line for each worker.
+/// New requests for the origin server that can wait for each worker.
 const FORWARDS_PER_WORKER: usize = 16;
-/// New arrivals that can wait in line to be looked up, which takes microseconds.
+/// New arrivals that can wait to be looked up, which takes microseconds.
 const ARRIVALS_MAX: usize = 1024;
-/// There is one thread that only looks up for so many workers.
+/// For this many workers there is one thread that only looks up.
 const WORKERS_PER_RESERVED: usize = 8;
 
 /// A piece of work.
@@ -31,24 +32,24 @@ pub type Job = Box<dyn FnOnce(Role) + Send>;
 pub enum Role {
     /// Anything.
     Any,
-    /// Look things up only; what may wait is handed on as [`Kind::Forward`].
+    /// Look things up, and nothing that may wait; that is handed on as [`Kind::Forward`].
     Reserved,
 }
 
-/// What kind of work it is, and whether it has been let in before.
+/// What kind of work it is, and whether it was let in before.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Kind {
     /// A request that has just come.
     Arrival,
-    /// One that was parked.
+    /// An arrival that was parked.
     Resumed,
     /// A request that has to ask the origin server.
     Forward,
-    /// One that was parked.
+    /// A request for the origin server that was parked.
     ResumedForward,
 }
 
-/// A fixed number of threads.
+/// Hands work to a fixed number of threads. Dropped, it ends them when the queues are empty.
 pub struct Pool {
     arrivals: Sender<Job>,
     forwards: Sender<Job>,
@@ -58,15 +59,18 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// Starts `workers` threads, at least one, and those that only look up. `parked_max` requests
-    /// can be parked at most.
+    /// Starts `workers` threads, at least one, and those that only look up. At most `parked_max`
+    /// requests can be parked.
     pub fn start(workers: usize, parked_max: usize, stats: &Arc<Stats>) -> io::Result<Self> {
+        // Room beyond the bound for new work is for what was parked: a resumed request has waited, and
+        // its client with it.
         let forwards_max = workers * FORWARDS_PER_WORKER;
         let (arrivals, arriving) = bounded::<Job>(ARRIVALS_MAX + parked_max);
         let (forwards, forwarding) = bounded::<Job>(forwards_max + parked_max);
         let reserved = (workers / WORKERS_PER_RESERVED).max(1);
         stats.gauge(Counter::Workers, (workers + reserved).cast_signed() as i64);
         for number in 0..workers + reserved {
+            // All threads take arrivals; the reserved ones take nothing else.
             let role = if number < reserved { Role::Reserved } else { Role::Any };
             let (arriving, forwarding) = (arriving.clone(), forwarding.clone());
             let stats = Arc::clone(stats);
@@ -79,7 +83,7 @@ impl Pool {
         Ok(Self { arrivals, forwards, forwards_max, stats: Arc::clone(stats) })
     }
 
-    /// Hands in work; gives it back if the line is full.
+    /// Hands in work; gives it back if the queue is full.
     pub fn submit(&self, kind: Kind, job: Job) -> Result<(), Job> {
         let line = match kind {
             Kind::Arrival | Kind::Resumed => &self.arrivals,
@@ -90,6 +94,8 @@ impl Pool {
             Kind::Forward => self.forwards_max,
             Kind::Resumed | Kind::ResumedForward => usize::MAX,
         };
+        // Several threads may get past this at once, and overshoot by as many; the channel's own bound
+        // holds for all.
         if line.len() >= most {
             return Err(job);
         }
@@ -99,6 +105,7 @@ impl Pool {
     }
 }
 
+/// The work of one thread, until the pool is dropped.
 fn work(role: Role, arriving: &Receiver<Job>, forwarding: &Receiver<Job>, stats: &Stats) {
     loop {
         let job = match role {

@@ -1,8 +1,13 @@
-//! The connections of clients: who is idle, who is in the middle of something, who is cut off.
+//! The connections of clients over tiny_http: which are idle, which are in the middle of something,
+//! which are cut off.
 //!
-//! tiny_http has no timeouts and no limits, so a thread looks at all connections a few times a
-//! second, from outside: it cuts those that have not sent a request in time, those that are idle for
-//! too long, and those beyond the bound.
+//! tiny_http has no timeouts and no limits, so a thread looks at all connections a few times a second,
+//! from outside: it cuts those that have not sent a request in time, those that are idle for too long,
+//! and those beyond the bound.
+//!
+//! Workers, pumps and the watching thread share the map. Its lock is not held while descriptors are looked
+//! through (but in `cut_idle`, at the end), and never while work begins or a socket is cut: both take the
+//! lock themselves.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -26,7 +31,7 @@ pub(super) struct Connections {
     local: SocketAddr,
     limits: ConnectionLimits,
     started: Instant,
-    /// By the client's address.
+    /// By the client's address. Its lock guards all of a [`ConnectionState`] but the activity.
     known: Mutex<HashMap<SocketAddr, ConnectionState>>,
 }
 
@@ -34,7 +39,7 @@ pub(super) struct Connections {
 struct ConnectionState {
     since: Instant,
     requests: u64,
-    /// Requests that are being answered.
+    /// Requests that are being answered, or wait in `waiting`.
     under_way: usize,
     activity: Arc<Activity>,
     /// Requests that came before the answer to an earlier one was sent.
@@ -44,13 +49,13 @@ struct ConnectionState {
     descriptor: Option<RawFd>,
     /// It is a tunnel, which ends when either side ends it.
     tunnel: bool,
-    /// What is sent over it is a stream without an end.
+    /// The response on its way is a stream without an end.
     endless: bool,
-    /// Nothing that comes over it is listened to any more.
+    /// No request that comes over it is listened to any more.
     cut: bool,
 }
 
-/// What begins the work on a request.
+/// Begins the work on a request.
 pub(super) type Begin = Box<dyn FnOnce() + Send>;
 
 /// When something last moved on a connection.
@@ -58,18 +63,18 @@ pub(super) type Begin = Box<dyn FnOnce() + Send>;
 pub(super) struct Activity {
     /// Milliseconds since the front started.
     last: AtomicU64,
-    /// Is a worker waiting for the client, for its content or for it to take ours?
+    /// Does a worker wait for the client, for its content or for it to take a response?
     waiting: AtomicBool,
 }
 
-/// What a look at all connections came to.
+/// What a look at all connections has found.
 #[derive(Debug, Default)]
 pub(super) struct Watched {
-    /// How many connections there are.
+    /// The number of connections.
     pub open: usize,
-    /// Some have not brought a request yet: they may be stuck in the server library's queue.
+    /// How many have not brought a request yet: they may be stuck in the server library's queue.
     pub to_poke: usize,
-    /// How many descriptors listen.
+    /// The number of descriptors that listen.
     pub listening: usize,
 }
 
@@ -78,10 +83,12 @@ impl Connections {
         Self { local, limits, started: Instant::now(), known: Mutex::default() }
     }
 
-    /// A request has come; `None` if its connection is cut and the request must be dropped.
+    /// Notes that a request has come; `None` if its connection is cut and the request must be dropped.
     pub(super) fn begin(&self, peer: SocketAddr) -> Option<Arc<Activity>> {
         let mut known = self.known.lock();
         let state = known.entry(peer).or_insert_with(ConnectionState::new);
+        // The connection was cut because its framing was ambiguous, or its bytes are content that
+        // nobody read: what looks like a request now may be chosen by whoever wrote that content.
         if state.cut {
             return None;
         }
@@ -91,14 +98,15 @@ impl Connections {
         Some(Arc::clone(&state.activity))
     }
 
-    /// Begins the work on a request, now or when those before it on its connection are answered:
-    /// tiny_http lets whoever answers out of turn wait, and one client could so hold every worker.
-    /// Gives it back if too many wait already.
+    /// Begins the work on a request, now or when those before it on its connection are answered.
+    /// tiny_http lets whoever answers out of turn wait, so one client that pipelines could hold every
+    /// worker. Gives the work back if too many requests wait already.
     pub(super) fn in_turn(&self, peer: SocketAddr, begin: Begin) -> Result<(), Begin> {
         let mut known = self.known.lock();
         let state = known.entry(peer).or_insert_with(ConnectionState::new);
-        // It is counted itself.
+        // `begin` has counted this request itself.
         if state.under_way <= 1 {
+            // The work may end on this very thread, and `end` takes the lock.
             drop(known);
             begin();
         } else if state.waiting.len() >= PIPELINED_MAX {
@@ -109,13 +117,14 @@ impl Connections {
         Ok(())
     }
 
-    /// Its answer is sent: the next one on its connection begins.
+    /// Notes that a request is answered, or given up: the next one on its connection begins.
     pub(super) fn end(&self, peer: SocketAddr) {
         let mut known = self.known.lock();
         let Some(state) = known.get_mut(&peer) else { return };
         state.under_way = state.under_way.saturating_sub(1);
         state.endless = false;
         self.note(&state.activity);
+        // One only: it calls `end` in its turn.
         let next = state.waiting.pop_front();
         drop(known);
         if let Some(begin) = next {
@@ -123,28 +132,31 @@ impl Connections {
         }
     }
 
-    /// Something moved.
+    /// Notes that something moved on a connection.
     pub(super) fn note(&self, activity: &Activity) {
+        // Relaxed: the watching thread reads it a few times a second, and a moment more or less does
+        // not matter.
         let now = self.started.elapsed().as_millis() as u64;
         activity.last.store(now, Ordering::Relaxed);
     }
 
-    /// A worker begins or ends waiting for the client.
+    /// Notes that a worker begins or ends waiting for the client.
     pub(super) fn note_waiting(&self, activity: &Activity, waiting: bool) {
         self.note(activity);
         activity.waiting.store(waiting, Ordering::Relaxed);
     }
 
-    /// Cuts a connection: nothing that is still sent on it counts.
+    /// Cuts a connection: whatever is still sent on it does not count.
     pub(super) fn cut(&self, peer: SocketAddr) {
+        // First the mark, then the socket: tiny_http may hand over a request that it has read already.
         self.mark_cut(peer);
         if let Some(client) = self.socket(peer) {
             client.cut();
         }
     }
 
-    /// The same, after a last response, for which nobody waits. It is left out if an earlier
-    /// response is still on its way (pipelining): it would be taken for a part of that one.
+    /// The same, after a last response that is not waited for. It is left out if an earlier response is
+    /// still on its way (pipelining): it would be taken for a part of that one.
     pub(super) fn cut_with(&self, peer: SocketAddr, last_response: &[u8]) {
         let alone = self.mark_cut(peer) <= 1;
         if let Some(client) = self.socket(peer) {
@@ -155,8 +167,8 @@ impl Connections {
         }
     }
 
-    /// Sends something short, whole or not at all, on a connection whose next response has not begun.
-    /// If it cannot be sent whole the connection is cut.
+    /// Sends something short, whole or not at all, on a connection whose next response has not begun. A
+    /// connection on which a part of it was sent is cut.
     pub(super) fn send_between(&self, peer: SocketAddr, bytes: &[u8]) {
         let Some(client) = self.socket(peer) else { return };
         match client.send_some(bytes) {
@@ -166,7 +178,7 @@ impl Connections {
         }
     }
 
-    /// Has the client closed its side?
+    /// Has the client closed its side? A client that is not found has.
     pub(super) fn has_ended(&self, peer: SocketAddr) -> bool {
         self.socket(peer).is_none_or(|client| client.has_ended())
     }
@@ -174,6 +186,8 @@ impl Connections {
     /// A duplicate of a client's socket. Looking through all descriptors takes long where there are
     /// many, so what is seen on the way is noted for the others.
     pub(super) fn socket(&self, peer: SocketAddr) -> Option<ClientSocket> {
+        // The lock is given back at the end of this statement. Asking the system about descriptors
+        // takes long where there are many, and every request needs the lock.
         let seen = self.known.lock().get(&peer).and_then(|state| state.descriptor);
         if let Some(client) = seen.and_then(|seen| ClientSocket::at(seen, self.local, peer)) {
             return Some(client);
@@ -193,22 +207,24 @@ impl Connections {
         ClientSocket::at(found?, self.local, peer)
     }
 
-    /// From now on it is a tunnel.
+    /// Notes that the connection has become a tunnel.
     pub(super) fn note_tunnel(&self, peer: SocketAddr) {
         if let Some(state) = self.known.lock().get_mut(&peer) {
             state.tunnel = true;
         }
     }
 
-    /// From now on a stream without an end is sent over it.
+    /// Notes that a stream without an end is sent over the connection.
     pub(super) fn note_endless(&self, peer: SocketAddr) {
         if let Some(state) = self.known.lock().get_mut(&peer) {
             state.endless = true;
         }
     }
 
-    /// Cuts all tunnels and all streams without an end; for the end.
+    /// Cuts all tunnels and all streams without an end, when the process ends.
     pub(super) fn cut_endless(&self) {
+        // They would never end by themselves: an event stream once held an ending process for all of
+        // --drain-timeout.
         let is_endless = |state: &ConnectionState| (state.tunnel || state.endless) && !state.cut;
         let to_cut: Vec<SocketAddr> = {
             let known = self.known.lock();
@@ -219,7 +235,7 @@ impl Connections {
         }
     }
 
-    /// How many requests of it are being answered.
+    /// Marks a connection as cut; gives the number of its requests that are being answered.
     fn mark_cut(&self, peer: SocketAddr) -> usize {
         let mut known = self.known.lock();
         let state = known.entry(peer).or_insert_with(ConnectionState::new);
@@ -227,15 +243,15 @@ impl Connections {
         state.under_way
     }
 
-    /// How many requests are being answered. A stream that was cut does not count: the worker that reads it
-    /// from the origin server learns of the cut with the next byte only, if there is one.
+    /// How many requests are being answered. A stream that was cut does not count: the worker that
+    /// reads it from the origin server learns of the cut with the next byte, if there is one.
     pub(super) fn under_way(&self) -> usize {
         let known = self.known.lock();
         let is_waited_for = |state: &&ConnectionState| !(state.endless && state.cut);
         known.values().filter(is_waited_for).map(|state| state.under_way).sum()
     }
 
-    /// Cuts every connection on which nothing is under way; for the end.
+    /// Cuts every connection on which no request is under way, when the process ends.
     pub(super) fn cut_idle(&self) {
         let idle: Vec<SocketAddr> = {
             let known = self.known.lock();
@@ -250,17 +266,22 @@ impl Connections {
 
     /// Looks at all connections once and cuts those that are over a bound.
     pub(super) fn watch(&self) -> Watched {
+        // Before the lock: this reads all of the process's descriptors.
         let Survey { clients, listening } = survey(self.local);
         let open: HashMap<SocketAddr, RawFd> = clients.into_iter().collect();
         let mut watched = Watched { open: open.len(), listening, to_poke: 0 };
         let mut to_cut = Vec::new();
         let mut known = self.known.lock();
+        // A state whose request is still under way is kept, gone or not: `end` will look for it, and an
+        // address that is used again must not inherit a count.
         known.retain(|peer, state| open.contains_key(peer) || state.under_way > 0);
         for (peer, descriptor) in &open {
             let state = known.entry(*peer).or_insert_with(ConnectionState::new);
             state.descriptor = Some(*descriptor);
             if state.cut || self.is_overdue(state) {
                 to_cut.push(*peer);
+            // tiny_http may have left the connection in its queue; see `Inner::poke`. A client that is
+            // merely slow to ask is poked in vain, so only a few times.
             } else if state.requests == 0 && state.pokes < POKES_MAX {
                 state.pokes += 1;
                 watched.to_poke += 1;
@@ -275,7 +296,7 @@ impl Connections {
                 .filter(|(_, state)| state.under_way == 0 && !state.cut)
                 .map(|(peer, state)| (state.since, *peer))
                 .collect();
-            // The newest go first: who has been served before is served on.
+            // The newest go first: clients that have been served before are served on.
             idle.sort_unstable_by(|one, other| other.cmp(one));
             to_cut.extend(idle.into_iter().take(excess).map(|(_, peer)| peer));
             log::warn!(
@@ -291,11 +312,13 @@ impl Connections {
         watched
     }
 
+    /// Has the connection been quiet for longer than it may in its state?
     fn is_overdue(&self, state: &ConnectionState) -> bool {
         let last = Duration::from_millis(state.activity.last.load(Ordering::Relaxed));
         let quiet = self.started.elapsed().saturating_sub(last);
         if state.requests == 0 {
             state.since.elapsed() > self.limits.header_timeout
+        // A request that waits for the origin server has other bounds, and is not the client's fault.
         } else if state.under_way == 0 || state.activity.waiting.load(Ordering::Relaxed) {
             quiet > self.limits.idle_timeout
         } else {

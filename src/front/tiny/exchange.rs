@@ -36,7 +36,7 @@ const PIECE_BYTES: usize = 64 * 1024;
 /// Content that nobody wanted is read to its end up to this; beyond it the connection is cut.
 const DRAIN_BYTES_MAX: u64 = 256 * 1024;
 
-/// The answer of a worker that could not give one (RFC 9110 §15.6.1).
+/// What the client of a worker is sent that has panicked (RFC 9110 §15.6.1).
 const PANICKED: &[u8] = b"HTTP/1.1 500 Internal Server Error\r\nContent-Type: text/plain\r\n\
     X-Cache: MISS\r\nCache-Status: proxy\r\nContent-Length: 28\r\nConnection: close\r\n\r\n\
     proxy: a bug; see the log.\r\n";
@@ -62,7 +62,7 @@ pub(super) struct Exchange {
     /// The client waits for a 100 before it sends its content.
     expects_continue: bool,
     arrival: Arrival,
-    /// The response is on its way, or past.
+    /// The response is on its way, or was.
     answered: bool,
 }
 
@@ -75,6 +75,7 @@ impl Exchange {
         activity: Arc<Activity>,
     ) -> Self {
         let arrival = Arrival { at: shared.proxy.now(), since: Instant::now(), peer };
+        // Counted here because tiny_http gives no way to ask what it has still to read.
         let left = match request.framing {
             Framing::None => Some(0),
             Framing::Length(length) => Some(length),
@@ -103,10 +104,12 @@ impl Exchange {
         self.answer_by(response, through);
     }
 
-    /// Begins to send a response whose body grows, or is large; gives all back if that is not possible
-    /// without waiting for the client.
+    /// Begins to send a response whose body grows, or is large, past tiny_http's writer. Gives both
+    /// back if the client's socket cannot be had, or content of the request is still to be read.
     fn begin(mut self, response: Response) -> Result<Sending, Box<(Self, Response)>> {
         let through = self.drain();
+        // With content unread, tiny_http would read all of it before the next request: the connection
+        // has to be cut instead.
         let socket = if through { self.shared.connections.socket(self.peer) } else { None };
         let Some(socket) = socket else { return Err(Box::new((self, response))) };
         let told = self.tell(&response);
@@ -122,12 +125,15 @@ impl Exchange {
     /// Tells the client that the origin server has agreed to speak another protocol, past tiny_http's
     /// writer, and makes a tunnel of the connection.
     fn become_tunnel(mut self, fields: &Fields, tunnel: Tunnel, place: Place) {
+        // Dropped unanswered, the exchange sends a 500 on the way out.
         let Some(socket) = self.shared.connections.socket(self.peer) else {
             return log::warn!("{}: no tunnel: the client's socket was not found", self.peer);
         };
         self.answered = true;
         self.shared.connections.note_tunnel(self.peer);
         let told = LogRecord::of_tunnel();
+        // Shared by the thread that reads and by the conclusion, which comes after that thread's last
+        // read: nobody waits for the lock long.
         let exchange = Arc::new(Mutex::new(Some(self)));
         let reading = Arc::clone(&exchange);
         let socket = Arc::new(socket);
@@ -149,11 +155,13 @@ impl Exchange {
         tunnels::begin(ends, tunnel, place);
     }
 
-    /// Reads what the client sends through a tunnel.
+    /// Reads what the client sends through a tunnel: tiny_http hands over the bare connection where a
+    /// request asks for an upgrade.
     fn read_from_tunnel(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.inner.as_mut().map_or(Ok(0), |inner| inner.as_reader().read(buffer))
     }
 
+    /// Sends the response, through tiny_http's writer or past it, and records it.
     fn answer_by(&mut self, response: Response, through: bool) {
         self.answered = true;
         let mut told = self.tell(&response);
@@ -165,7 +173,7 @@ impl Exchange {
         self.write_down(&told, bytes);
     }
 
-    /// What is written down of a response that is about to be sent.
+    /// What the access log will say of a response that is about to be sent.
     fn tell(&self, response: &Response) -> LogRecord {
         if response.is_endless() && self.request.method != Method::HEAD {
             self.shared.connections.note_endless(self.peer);
@@ -178,7 +186,7 @@ impl Exchange {
         write_down(proxy, access_log.as_ref(), &self.request, self.arrival, told, bytes);
     }
 
-    /// Sends the response through tiny_http's writer; how many bytes of content.
+    /// Sends the response through tiny_http's writer; gives the number of bytes of content.
     fn answer_through(&mut self, response: Response, told: &mut LogRecord) -> u64 {
         let Some(inner) = self.inner.take() else { return 0 };
         let note = |waiting| self.shared.connections.note_waiting(&self.activity, waiting);
@@ -199,11 +207,12 @@ impl Exchange {
         sender.sent
     }
 
-    /// Sends a response of the proxy's own past tiny_http and cuts the connection: the client may
-    /// still send content that nobody wants, and tiny_http would read all of it first.
+    /// Sends a response past tiny_http and cuts the connection: the client may still send content that
+    /// nobody wants, and tiny_http would read all of it first.
     fn answer_past(&mut self, mut response: Response) -> u64 {
         if let Body::Arriving(body) = response.body {
-            // It is read to its end first, if that is not far; better no answer than half of one.
+            // Read to its end first, if that is not far: what is sent here is sent at once or not at
+            // all, and no answer is better than half of one.
             let Some(content) = read_short(body) else {
                 self.shared.connections.cut(self.peer);
                 return 0;
@@ -229,9 +238,12 @@ impl Exchange {
 
     /// Reads content that nobody wanted to its end, up to a bound; `false` if there is more.
     fn drain(&mut self) -> bool {
+        // Without content nothing is asked of the client, and no socket is looked for.
         if self.left == Some(0) {
             return true;
         }
+        // A client that waits for a 100 has sent nothing, and an announced length beyond the bound is
+        // not worth waiting for.
         if self.expects_continue || self.left.is_some_and(|left| left > DRAIN_BYTES_MAX) {
             return false;
         }
@@ -265,6 +277,7 @@ impl dispatch::Exchange for Exchange {
         }
     }
 
+    // An HTTP/1.0 client would take the 103 for the response (RFC 9110 §15.2).
     fn interim(&self) -> Option<Arc<Interim>> {
         if self.request.version == Version::HTTP_10 {
             return None;
@@ -279,6 +292,8 @@ impl dispatch::Exchange for Exchange {
     /// A body that grows or is large is sent as the client takes it, which holds no worker; what has
     /// to be fetched of it is fetched here.
     fn respond(self, forwarded: Forwarded) {
+        // A short body fits into the socket's buffer: one write, and the worker is free. A HEAD has no
+        // body to wait for.
         let paced = match &forwarded.response.body {
             Body::Growing(_) => true,
             Body::Whole(bytes) => bytes.len() > PIECE_BYTES && self.request.method != Method::HEAD,
@@ -298,6 +313,7 @@ impl dispatch::Exchange for Exchange {
         match (self.begin(response), filler) {
             (Ok(sending), Some(filler)) => pump.drive(sending, *filler),
             (Ok(sending), None) => pump.send(sending),
+            // Through tiny_http after all, at the price of this worker's time.
             (Err(back), filler) => {
                 let (exchange, response) = *back;
                 exchange.answer(Forwarded { response, filler, refresh: None }.into_response());
@@ -329,6 +345,7 @@ impl Recipient for Exchange {
     }
 
     fn conclude(mut self: Box<Self>, record: &LogRecord, sent: u64, well: bool) {
+        // tiny_http knows of no reason to close, so the socket is closed under it.
         if !well {
             self.shared.connections.cut(self.peer);
         }
@@ -338,7 +355,7 @@ impl Recipient for Exchange {
     }
 }
 
-/// All of a short body; `None`, and it is let go of, if it is longer or cut.
+/// All of a short body; `None`, and the body is abandoned, if it is longer or cut.
 fn read_short(mut body: Box<dyn Arriving>) -> Option<Bytes> {
     let mut content = Vec::new();
     let mut piece = [0; 4096];
@@ -353,7 +370,8 @@ fn read_short(mut body: Box<dyn Arriving>) -> Option<Bytes> {
     None
 }
 
-/// tiny_http reads a connection on only under these conditions, so these are what we announce.
+/// Does tiny_http read another request on this connection? It does under these conditions only, so this
+/// is what the response announces.
 fn keeps_alive(request: &Request) -> bool {
     // tiny_http looks at the first line only, and for the word anywhere in it.
     let line = request.fields.get("connection").map(|line| line.as_bytes().to_ascii_lowercase());
@@ -392,7 +410,7 @@ fn discard(inner: tiny_http::Request, left: u64) {
     }
 }
 
-/// Reads a request's content, and knows a cut one from a complete one.
+/// Reads a request's content, and tells a cut one from a complete one.
 struct RequestContentReader<'a> {
     exchange: &'a mut Exchange,
 }
@@ -401,6 +419,7 @@ impl Read for RequestContentReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let exchange = &mut *self.exchange;
         let Some(inner) = &mut exchange.inner else { return Ok(0) };
+        // Never beyond the announced length: what follows is the next request.
         let most = match exchange.left {
             Some(0) => return Ok(0),
             Some(left) => buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX)),
@@ -409,12 +428,15 @@ impl Read for RequestContentReader<'_> {
         if most == 0 {
             return Ok(0);
         }
+        // tiny_http sends the 100 at the first read.
         exchange.expects_continue = false;
         let connections = &exchange.shared.connections;
         connections.note_waiting(&exchange.activity, true);
         let result = inner.as_reader().read(&mut buffer[..most]);
         connections.note_waiting(&exchange.activity, false);
         match (result?, &mut exchange.left) {
+            // The end before the announced length: a truncated upload that looked complete would be
+            // stored by the origin server.
             (0, Some(_)) => Err(cut()),
             // tiny_http says the same for the last chunk and for a connection that was cut.
             (0, None) if connections.has_ended(exchange.peer) => Err(cut()),
@@ -432,6 +454,7 @@ impl Read for RequestContentReader<'_> {
     }
 }
 
+/// The error for content that ended too early.
 fn cut() -> io::Error {
     io::Error::new(
         io::ErrorKind::UnexpectedEof,
@@ -439,7 +462,7 @@ fn cut() -> io::Error {
     )
 }
 
-/// Writes one response.
+/// Writes one response to one client.
 struct Sender<'a> {
     out: Box<dyn Write + 'a>,
     /// Bytes of content that were sent.
@@ -451,7 +474,7 @@ struct Sender<'a> {
 }
 
 impl Sender<'_> {
-    /// Sends a response; says how it was delimited. After an error the connection must be cut.
+    /// Sends a response; gives how it was delimited. After an error the connection must be cut.
     fn send(
         &mut self,
         reader: WireClient,
@@ -494,10 +517,13 @@ impl Sender<'_> {
         delimiting: Delimiting,
     ) -> io::Result<Delimiting> {
         let mut result = self.write_now(head);
+        // Room for the chunk's size in front of the piece and for the line end behind it: one write for
+        // all three.
         let mut piece = vec![0; PIECE_BYTES + CHUNK_HEAD_BYTES + 2];
         while result.is_ok() {
             let room = CHUNK_HEAD_BYTES..CHUNK_HEAD_BYTES + PIECE_BYTES;
             let count = body.read(&mut piece[room]).inspect_err(|error| {
+                // TimedOut means that this client has fallen behind; then the body is not cut.
                 self.truncated = error.kind() != io::ErrorKind::TimedOut;
             })?;
             if count == 0 {
@@ -507,6 +533,7 @@ impl Sender<'_> {
                 }
                 return Ok(delimiting);
             }
+            // The size line is as long as its digits, so it is put right in front of the piece.
             let (mut start, mut end) = (CHUNK_HEAD_BYTES, CHUNK_HEAD_BYTES + count);
             if delimiting == Delimiting::Chunked {
                 let size = chunk_head(count);
@@ -515,6 +542,7 @@ impl Sender<'_> {
                 piece[end..end + 2].copy_from_slice(b"\r\n");
                 end += 2;
             }
+            // An error is not returned at once: the body may be worth fetching for others.
             result = self.write_now(&piece[start..end]);
             if result.is_ok() {
                 self.sent += count as u64;
@@ -525,7 +553,7 @@ impl Sender<'_> {
         result.map(|()| delimiting)
     }
 
-    /// Writes piece by piece: a client may be slow, as long as it takes one now and then.
+    /// Writes piece by piece: a client may be slow, as long as it takes a piece now and then.
     fn write_now(&mut self, bytes: &[u8]) -> io::Result<()> {
         for piece in bytes.chunks(PIECE_BYTES + CHUNK_HEAD_BYTES + 2) {
             (self.note)(true);

@@ -59,29 +59,29 @@ const WATCH_SHARE: u32 = 20;
 /// How long to wait before accepting again after that has failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// A front that listens.
+/// The front over tiny_http.
 pub struct TinyFront {
     inner: Arc<Inner>,
 }
 
 struct Inner {
-    /// Kept to start another server on; dropped when the front stops.
+    /// Kept to start another server on; dropped when the front stops, which closes the port.
     listener: Mutex<Option<TcpListener>>,
     local: SocketAddr,
     wait_max: Duration,
     limits: RequestLimits,
     shared: Arc<TinyShared>,
     desk: Arc<Desk>,
-    /// Nobody is accepted any more.
+    /// No client is accepted any more.
     stopping: AtomicBool,
-    /// Nobody is waited for any more.
+    /// No client is waited for any more.
     ended: AtomicBool,
-    /// The server that accepts at present.
+    /// The server that accepts at present, to be woken when the front stops.
     server: Mutex<Option<Arc<tiny_http::Server>>>,
 }
 
 impl TinyFront {
-    /// The same as [`TinyFront::new`] and [`TinyFront::accept`].
+    /// A front that serves: [`TinyFront::new`] and [`TinyFront::accept`] in one.
     pub fn start(
         listener: TcpListener,
         proxy: Arc<Proxy>,
@@ -93,7 +93,7 @@ impl TinyFront {
         Ok(front)
     }
 
-    /// Makes all ready for the clients of `listener`, which need not be open yet.
+    /// Makes everything ready for the clients of `listener`, which need not listen yet.
     pub fn new(
         listener: TcpListener,
         proxy: Arc<Proxy>,
@@ -120,7 +120,7 @@ impl TinyFront {
         Ok(Self { inner })
     }
 
-    /// Begins to serve clients; the listener is open.
+    /// Begins to serve clients; the listener must listen.
     pub fn accept(&self) -> io::Result<()> {
         self.inner.accept()?;
         let watched = Arc::clone(&self.inner);
@@ -138,17 +138,20 @@ impl TinyFront {
         }
     }
 
-    /// Stops accepting, cuts streams without an end, lets what else is under way finish, at most `limit`;
-    /// `false` if it did not.
+    /// Stops accepting, cuts streams without an end, and lets what else is under way finish; `false` if
+    /// it did not within `limit`.
     pub fn drain(&self, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
         let inner = &self.inner;
+        // Before the server is woken: its dispatching thread asks for the reason.
         inner.stopping.store(true, Ordering::Release);
         drop(inner.listener.lock().take());
         // Its dispatching thread then drops it, which ends the accept thread.
         if let Some(server) = inner.server.lock().take() {
             server.unblock();
         }
+        // Polled, because what is waited for ends on many threads, and the process has nothing else to
+        // do.
         let drained = loop {
             // Some may have begun meanwhile.
             inner.shared.connections.cut_endless();
@@ -172,8 +175,9 @@ impl TinyFront {
 }
 
 impl Inner {
-    /// Starts a server on the listener, and a thread that hands its requests to the pool.
+    /// Starts a server on a copy of the listener, and a thread that hands its requests to the pool.
     fn accept(self: &Arc<Self>) -> io::Result<()> {
+        // The lock is held for the copy alone. No listener means that the front stops.
         let listener = match &*self.listener.lock() {
             Some(listener) => listener.try_clone()?,
             None => return Ok(()),
@@ -194,7 +198,7 @@ impl Inner {
                         }
                     }
                     Err(_) if inner.stopping.load(Ordering::Acquire) => return Ok(()),
-                    // The server says so once; those who are connected are served on.
+                    // The server says so once; clients that are connected are served on.
                     Err(error) => log::warn!("accepting connections: {error}"),
                 }
             }
@@ -202,20 +206,25 @@ impl Inner {
         vital::spawn("dispatch", dispatch)
     }
 
-    /// Looks at the connections now and then, until the front has ended: whoever waits for a client, or for
-    /// another request's answer, has the same bounds when the front is about to end.
+    /// Looks at the connections now and then, until the front has ended. Requests that wait for a
+    /// client or for another request's response have the same bounds while the front drains.
     fn watch(self: &Arc<Self>) {
         let mut pause = WATCH_INTERVAL;
         while !self.ended.load(Ordering::Acquire) {
             thread::sleep(pause);
             let begun = Instant::now();
             let watched = self.shared.connections.watch();
+            // With very many descriptors a look takes long; it must not take a core.
             pause = WATCH_INTERVAL.max(begun.elapsed() * WATCH_SHARE);
+            // Also while stopping: this thread once ended with accepting, and parked requests then
+            // waited without a bound.
             self.shared.proxy.release_the_patient(self.wait_max);
             if self.stopping.load(Ordering::Acquire) {
                 continue;
             }
-            // Our own copy of the listener is one; the accept thread of a server has the other.
+            // Our own copy of the listener is one descriptor; the accept thread of a server has the
+            // other. tiny_http's accept thread ends at its first error, EMFILE for one, and the process
+            // would live on deaf.
             if watched.listening == 1 {
                 log::warn!(
                     "{} connections, and accepting them has stopped; starting anew",
@@ -236,6 +245,7 @@ impl Inner {
     /// that a thread is free which has just been given another one; the thread of this connection,
     /// which ends at once, then takes the one that was left.
     fn poke(&self) {
+        // All addresses cannot be connected to; the loopback address is one of them.
         let ip = match self.local.ip() {
             IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
             IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
@@ -244,7 +254,7 @@ impl Inner {
         drop(TcpStream::connect_timeout(&SocketAddr::new(ip, self.local.port()), WATCH_INTERVAL));
     }
 
-    /// A request has come.
+    /// Takes in a request that tiny_http has read.
     fn arrive(self: &Arc<Self>, inner: tiny_http::Request) {
         let Some(peer) = inner.remote_addr().copied() else { return discard_unread(inner) };
         let Some(activity) = self.shared.connections.begin(peer) else {
@@ -258,6 +268,7 @@ impl Inner {
                 let front = Arc::clone(self);
                 let slot = Arc::new(Mutex::new(Some(exchange)));
                 let taken = Arc::clone(&slot);
+                // The slot lets the exchange come back if too many requests wait on its connection.
                 let begin = Box::new(move || {
                     let exchange = taken.lock().take();
                     if let Some(exchange) = exchange {
@@ -280,6 +291,8 @@ impl Inner {
                     bytes.extend_from_slice(&content);
                 }
                 log::info!("{peer}: {error}");
+                // Cut before the request is dropped: tiny_http would read its content, by a framing
+                // that is not to be trusted.
                 self.shared.connections.cut_with(peer, &bytes);
                 discard_unread(inner);
                 self.shared.connections.end(peer);
@@ -288,7 +301,7 @@ impl Inner {
     }
 }
 
-/// Puts a request together from what tiny_http has parsed.
+/// Makes a request of what tiny_http has parsed; an error if it is not acceptable.
 fn translate(
     inner: &tiny_http::Request,
     peer: SocketAddr,

@@ -1,5 +1,6 @@
-//! A listener for this machine's own programs, on a Unix socket: one thread answers, one request after the
-//! other. tiny_http's hazards are its owner's alone to use.
+//! A listener for this machine's own programs, on a Unix socket: one thread answers, one request after
+//! the other. Whoever can connect is the user that started the proxy, so tiny_http's hazards harm
+//! nobody else.
 
 use std::io::{self, Read};
 use std::os::unix::net::UnixListener;
@@ -17,10 +18,10 @@ use crate::vital;
 /// The most content that a request may have.
 const CONTENT_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
-/// What answers a request and its content; may wait.
+/// Answers a request, given its content; may wait.
 pub type ControlHandler = Arc<dyn Fn(&Request, &[u8]) -> Response + Send + Sync>;
 
-/// Answers whoever connects to `listener`, until the process ends.
+/// Answers clients of `listener` until the process ends.
 pub fn serve(listener: UnixListener, handler: ControlHandler) -> io::Result<()> {
     let server = tiny_http::Server::from_listener(listener, None).map_err(io::Error::other)?;
     let answer = move || {
@@ -38,11 +39,13 @@ pub fn serve(listener: UnixListener, handler: ControlHandler) -> io::Result<()> 
     vital::spawn("control", answer)
 }
 
+/// Answers one request.
 fn respond(mut request: tiny_http::Request, handler: &ControlHandler) -> io::Result<()> {
     let response = match read(&mut request) {
         Ok((request, content)) => handler(&request, &content),
         Err(text) => Response::error(StatusCode::BAD_REQUEST, &text, false),
     };
+    // The control interface answers with whole bodies only.
     let content = match response.body {
         Body::Whole(bytes) => bytes,
         _ => bytes::Bytes::new(),
@@ -53,11 +56,12 @@ fn respond(mut request: tiny_http::Request, handler: &ControlHandler) -> io::Res
     });
     let length = Some(content.len());
     let answer = tiny_http::Response::new(status, headers.collect(), &content[..], length, None)
+        // Always with a length, because the client checks by it that it has all of the answer.
         .with_chunked_threshold(usize::MAX);
     request.respond(answer)
 }
 
-/// The request in our own words, with its content.
+/// The request as this program sees it, with its content.
 fn read(request: &mut tiny_http::Request) -> Result<(Request, Vec<u8>), String> {
     let method = Method::from_bytes(request.method().as_str().as_bytes());
     let method = method.map_err(|error| error.to_string())?;
@@ -65,11 +69,14 @@ fn read(request: &mut tiny_http::Request) -> Result<(Request, Vec<u8>), String> 
     for header in request.headers() {
         let name = HeaderName::from_bytes(header.field.as_str().as_str().as_bytes());
         let value = HeaderValue::from_str(header.value.as_str());
+        // A field that cannot be read means nothing to the control interface.
         if let (Ok(name), Ok(value)) = (name, value) {
             fields.append(name, value);
         }
     }
     let mut content = Vec::new();
+    // Refused by what is announced, before memory is taken; `take` is for chunked content, which
+    // announces nothing.
     let length = request.body_length().unwrap_or(0) as u64;
     if length > CONTENT_BYTES_MAX {
         return Err(format!("content of {length} bytes; at most {CONTENT_BYTES_MAX} are taken"));

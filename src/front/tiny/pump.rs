@@ -1,6 +1,9 @@
 //! The threads that send growing and large bodies to clients that cannot take them as fast as they
 //! come, or that wait for another request's fetch: any number of clients, each at its own pace, none of
 //! which holds a worker.
+//!
+//! A thread owns its responses. Other threads reach it by its inbox alone: new responses, and the
+//! numbers of those whose body has grown.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -22,7 +25,7 @@ use crate::vital;
 /// Stands for the inbox among the clients' numbers.
 const INBOX: Token = Token(usize::MAX);
 
-/// All the threads: one for each core.
+/// All the threads, one for each core.
 pub(super) struct Pumps {
     pumps: Vec<Pump>,
     next: AtomicUsize,
@@ -36,7 +39,7 @@ impl Pumps {
         Ok(Self { pumps, next: AtomicUsize::new(0) })
     }
 
-    /// The thread for one more response.
+    /// The thread for one more response, in turn.
     pub(super) fn choose(&self) -> &Pump {
         &self.pumps[self.next.fetch_add(1, Ordering::Relaxed) % self.pumps.len()]
     }
@@ -52,11 +55,11 @@ struct PumpInbox {
     letters: Mutex<Letters>,
 }
 
-/// Guarded by [`PumpInbox::letters`].
+/// What other threads have put in since the thread last looked. Guarded by [`PumpInbox::letters`].
 #[derive(Default)]
 struct Letters {
     new: Vec<Sending>,
-    /// Whose body has grown.
+    /// The responses whose body has grown.
     grown: HashSet<usize>,
 }
 
@@ -76,7 +79,7 @@ impl Pump {
         Ok(Self { inbox })
     }
 
-    /// Sends what the client takes at once of a response, on this thread; the rest is the pump's.
+    /// Sends what the client takes at once of a response, on this thread; the pump sends the rest.
     pub(super) fn send(&self, mut sending: Sending) {
         match sending.advance(&mut vec![0; SCRATCH_BYTES]) {
             Halt::Blocked | Halt::Starved => self.add(sending),
@@ -84,19 +87,22 @@ impl Pump {
         }
     }
 
-    /// Takes over a response.
+    /// Hands a response to the thread.
     fn add(&self, sending: Sending) {
+        // First the letter, then the wake-up: the thread looks once it is awake.
         self.inbox.letters.lock().new.push(sending);
         self.inbox.wake();
     }
 
     /// Sends a response and fetches its body, on this thread, as long as the client keeps up; then the
-    /// fetching goes on alone.
+    /// fetch goes on alone.
     pub(super) fn drive(&self, mut sending: Sending, mut filler: Filler) {
         let mut scratch = vec![0; SCRATCH_BYTES];
         let mut piece = vec![0; PIECE_BYTES];
         loop {
             match sending.advance(&mut scratch) {
+                // This thread is the one that moves the body along: another step brings more, or the
+                // end.
                 Halt::Starved => _ = filler.step(&mut piece),
                 Halt::Blocked => {
                     self.add(sending);
@@ -108,6 +114,7 @@ impl Pump {
                 }
             }
         }
+        // The rest may take minutes, and brings its own room.
         drop((scratch, piece));
         filler.run();
     }
@@ -120,7 +127,7 @@ impl PumpInbox {
     }
 }
 
-/// The thread's own.
+/// What the thread owns.
 struct Pumping {
     poll: Poll,
     inbox: Arc<PumpInbox>,
@@ -139,6 +146,7 @@ impl Pumping {
             {
                 return Err(format!("waiting for clients: {error}"));
             }
+            // The lock is held for the exchange of two values: those who put something in must not wait.
             let Letters { new, mut grown } = std::mem::take(&mut *self.inbox.letters.lock());
             grown.extend(events.iter().map(|event| event.token().0));
             for sending in new {
@@ -152,8 +160,9 @@ impl Pumping {
         }
     }
 
-    /// Begins to look after a response.
+    /// Begins to look after a response; gives its number.
     fn take_in(&mut self, mut sending: Sending) -> Option<usize> {
+        // Numbers are never used again, so that a late wake-up reaches nobody else's response.
         let number = self.next;
         self.next += 1;
         let descriptor = sending.socket().descriptor();
@@ -167,6 +176,7 @@ impl Pumping {
         let inbox = Arc::clone(&self.inbox);
         sending.listen(Box::new(move || {
             let mut letters = inbox.letters.lock();
+            // One wake-up for all that grows until the thread looks.
             let first = letters.grown.is_empty();
             letters.grown.insert(number);
             drop(letters);
@@ -180,6 +190,7 @@ impl Pumping {
 
     /// Sends what there is to one client.
     fn advance(&mut self, number: usize) {
+        // Over already: the socket and the body may both have called.
         let Some(sending) = self.sendings.get_mut(&number) else { return };
         // One client's trouble must not be the others'.
         let scratch = &mut self.scratch;

@@ -1,15 +1,16 @@
-//! One response on its way to a client while its body grows, past tiny_http's writer.
+//! One response on its way to a client while its body grows, past tiny_http's writer. It knows no
+//! exchange: who is told of the outcome is a trait.
 
 use crate::front::outgoing::{Halt, Outgoing};
 use crate::front::served::LogRecord;
 use crate::front::tiny::sockets::ClientSocket;
 
-/// Who a response is sent to: the exchange, as far as sending goes.
+/// The client that a response is sent to, as far as sending goes.
 pub(super) trait Recipient: Send {
-    /// The client takes nothing at the moment, or takes something again.
+    /// Is told whether the client takes nothing at the moment.
     fn note_waiting(&self, waits: bool);
 
-    /// Says that the body which was to be sent is cut.
+    /// Answers with an error: the body is cut, and nothing of it has been sent.
     fn refuse_cut(self: Box<Self>);
 
     /// Ends the exchange after `sent` bytes of content; `well` if the connection may go on.
@@ -44,8 +45,8 @@ impl Sending {
         self.outgoing.listen(wake);
     }
 
-    /// Sends what there is and what the client takes. `scratch` is as long as
-    /// [`Outgoing::advance`] asks for.
+    /// Sends what there is and what the client takes. `scratch` is as long as [`Outgoing::advance`]
+    /// asks for.
     pub(super) fn advance(&mut self, scratch: &mut [u8]) -> Halt {
         self.recipient.note_waiting(false);
         let socket = &self.socket;
@@ -62,6 +63,8 @@ impl Sending {
 
     /// Ends the exchange.
     pub(super) fn finish(mut self, halt: Halt) {
+        // Nothing is on the wire yet, so the client can have a proper error instead of a closed
+        // connection.
         if halt == Halt::Cut && !self.outgoing.has_begun() {
             return self.recipient.refuse_cut();
         }

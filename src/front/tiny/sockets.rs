@@ -23,7 +23,7 @@ pub(super) struct Survey {
     /// The addresses of connected clients and their descriptors; each connection may appear more than
     /// once.
     pub clients: Vec<(SocketAddr, RawFd)>,
-    /// How many descriptors listen.
+    /// The number of descriptors that listen.
     pub listening: usize,
 }
 
@@ -34,6 +34,7 @@ pub(super) fn survey(local: SocketAddr) -> Survey {
         if !is_local(descriptor, local) {
             continue;
         }
+        // A socket with our address and no peer is the listener's.
         match getpeername::<SockaddrStorage>(descriptor) {
             Ok(peer) => survey.clients.extend(to_address(&peer).map(|peer| (peer, descriptor))),
             Err(_) => survey.listening += 1,
@@ -42,13 +43,12 @@ pub(super) fn survey(local: SocketAddr) -> Survey {
     survey
 }
 
-/// A duplicate of a client's socket, closed when it is dropped.
+/// A duplicate of a client's socket; dropped, the duplicate is closed and the connection goes on.
 #[derive(Debug)]
 pub(super) struct ClientSocket(RawFd);
 
 impl ClientSocket {
-    /// The socket of the client at `peer`, connected to the listener at `local`, if `descriptor` is
-    /// one of its.
+    /// The socket of the client at `peer`, connected to the listener at `local`, if `descriptor` is it.
     pub(super) fn at(descriptor: RawFd, local: SocketAddr, peer: SocketAddr) -> Option<Self> {
         let is_it = |descriptor: RawFd| {
             let address = getpeername::<SockaddrStorage>(descriptor).ok();
@@ -58,6 +58,8 @@ impl ClientSocket {
         if !is_it(descriptor) {
             return None;
         }
+        // Looked at again, because the number may have been closed and given to another socket between
+        // the look and the copy. What has been duplicated stays what it is.
         duplicate(descriptor).ok().filter(|client| is_it(client.0))
     }
 
@@ -66,9 +68,12 @@ impl ClientSocket {
         self.0
     }
 
-    /// Sends what the system takes at once; how many bytes. `WouldBlock` if it takes none.
+    /// Sends what the system takes at once, and gives the number of bytes. `WouldBlock` if it takes
+    /// none.
     pub(super) fn send_some(&self, bytes: &[u8]) -> io::Result<usize> {
         loop {
+            // DONTWAIT for this call alone: the flag of the socket is its owner's, which expects to
+            // block.
             match send(self.0, bytes, MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT) {
                 Ok(count) => return Ok(count),
                 Err(nix::Error::EINTR) => {}
@@ -94,7 +99,8 @@ impl ClientSocket {
         Ok(())
     }
 
-    /// Sends bytes past the connection's owner, as far as the system takes them at once.
+    /// Sends bytes past the connection's owner, as many as the system takes at once; `WouldBlock` if
+    /// that is not all.
     pub(super) fn send_now(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             let count = self.send_some(bytes)?;
@@ -116,12 +122,13 @@ impl Drop for ClientSocket {
     }
 }
 
-/// The numbers of all open descriptors; one of them is the listing itself.
+/// The numbers of all open descriptors; one of them is that of the listing itself.
 fn descriptors() -> Vec<RawFd> {
     let Ok(entries) = std::fs::read_dir("/dev/fd") else { return Vec::new() };
     entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
 }
 
+/// Is this a socket of the listener at `local`?
 fn is_local(descriptor: RawFd, local: SocketAddr) -> bool {
     let address = getsockname::<SockaddrStorage>(descriptor).ok();
     address.and_then(|address| to_address(&address)).is_some_and(|address| {
@@ -131,6 +138,7 @@ fn is_local(descriptor: RawFd, local: SocketAddr) -> bool {
     })
 }
 
+/// The address in the standard library's form; `None` for other families.
 fn to_address(address: &SockaddrStorage) -> Option<SocketAddr> {
     match (address.as_sockaddr_in(), address.as_sockaddr_in6()) {
         (Some(v4), _) => Some(SocketAddr::from((v4.ip(), v4.port()))),
@@ -139,7 +147,8 @@ fn to_address(address: &SockaddrStorage) -> Option<SocketAddr> {
     }
 }
 
-/// Duplicates a descriptor of which only the number is known.
+/// Duplicates a descriptor of which only the number is known. dup(2) would want a borrowed descriptor,
+/// and nobody here may borrow it without `unsafe`; the system copies what is sent.
 fn duplicate(descriptor: RawFd) -> io::Result<ClientSocket> {
     let (sender, receiver) = UnixStream::pair()?;
     let rights = [descriptor];
