@@ -30,17 +30,20 @@ pub struct WayOut {
     pub(super) url: String,
     /// Its URL as it may be shown.
     pub shown: String,
-    /// Where it is.
+    /// Its scheme, host and port.
     pub at: OriginUrl,
-    /// What it is told about who asks (RFC 9110 §11.7.1).
+    /// Its credentials (RFC 9110 §11.7.1).
     pub(super) authorization: Option<HeaderValue>,
 }
 
 impl WayOut {
+    /// Reads a proxy's URL; the error shows it without its password.
     fn read(url: String) -> Result<Self, String> {
         let shown = without_password(&url).into_owned();
         let (plain, authorization) = take_userinfo(&url);
         let at = OriginUrl::parse(&plain).map_err(|_| {
+            // `socks5://` is the usual one; to go on directly would break the promise that the
+            // environment makes.
             let what = match url.split("://").next().unwrap_or_default() {
                 "http" | "https" => "it is no URL of a proxy".to_string(),
                 scheme => format!("{scheme} is not spoken; http is"),
@@ -52,15 +55,19 @@ impl WayOut {
 }
 
 impl Egress {
-    /// What the environment says; `variable` looks up one of its variables.
+    /// Reads the environment; `variable` looks up one of its variables.
     pub fn from_environment(variable: impl Fn(&str) -> Option<String>) -> Self {
         let set = |names: &[&str]| {
+            // The lower-case name comes first, as with curl. A variable that is empty is as good as
+            // unset.
             names.iter().find_map(|name| variable(name).filter(|value| !value.is_empty()))
         };
         let read = |names: &[&str]| {
             let url = set(names).or_else(|| set(&["all_proxy", "ALL_PROXY"]))?;
             Some(WayOut::read(if url.contains("://") { url } else { format!("http://{url}") }))
         };
+        // An error is kept, not returned: a proxy for https that cannot be used harms nobody who asks
+        // for http.
         Self {
             http: read(&["http_proxy"]),
             https: read(&["https_proxy", "HTTPS_PROXY"]),
@@ -71,6 +78,7 @@ impl Egress {
     /// The proxy that leads out to this server; `None` if it is reached directly. The error is one line
     /// that names a proxy that cannot be used.
     pub fn way_out(&self, to: &OriginUrl) -> Result<Option<&WayOut>, String> {
+        // To another machine `localhost` is itself.
         if is_loopback(&to.host) || is_exempt(&self.exempt, &to.host, to.port) {
             return Ok(None);
         }
@@ -82,7 +90,7 @@ impl Egress {
         if secure { self.https.as_ref() } else { self.http.as_ref() }
     }
 
-    /// Leaves out the proxies that are at such a place.
+    /// Leaves out the proxies for which this is true.
     pub fn leave_out(&mut self, is_left_out: impl Fn(&OriginUrl) -> bool) {
         for proxy in [&mut self.http, &mut self.https] {
             if matches!(proxy, Some(Ok(way_out)) if is_left_out(&way_out.at)) {
@@ -101,11 +109,14 @@ fn is_exempt(list: &str, host: &str, port: u16) -> bool {
         if network.is_some_and(|(address, network)| network.holds(address)) {
             return true;
         }
+        // `::1` has colons of its own, and no port behind the last of them.
         let (name, only_port) = match entry.rsplit_once(':') {
             Some((name, digits)) if !name.contains(':') => (name, digits.parse::<u16>().ok()),
             _ => (entry, None),
         };
         let name = name.trim_start_matches('.').trim_matches(['[', ']']).to_ascii_lowercase();
+        // `example.org` and `.example.org` both mean the domain and all in it, and not
+        // `notexample.org`.
         let inside = host
             .strip_suffix(name.as_str())
             .is_some_and(|before| before.is_empty() || before.ends_with('.'));

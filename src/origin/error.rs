@@ -1,4 +1,6 @@
 //! Why the origin server gave no usable response, and what clients and operators are told of it.
+//!
+//! No text here holds a password: origins are shown by scheme, host and port.
 
 use std::fmt;
 use std::io;
@@ -53,7 +55,7 @@ pub enum OriginError {
         /// What the system said.
         what: String,
     },
-    /// The connection ended before the content of the response, of which nothing was passed on.
+    /// The connection ended before the content of a response of which nothing had been passed on.
     Cut {
         /// The URL's scheme, host and port.
         origin: String,
@@ -84,7 +86,7 @@ pub enum OriginError {
         /// What went wrong then.
         text: String,
     },
-    /// It has asked to be left alone.
+    /// It has asked for requests to be held back.
     HeldBack {
         /// What it has answered.
         answer: Arc<HeldAnswer>,
@@ -101,13 +103,14 @@ pub enum OriginError {
 }
 
 impl OriginError {
-    /// 504 when the origin server was late (RFC 9110 §15.6.5), else 502 (§15.6.3); 400 when the
-    /// client was at fault, and 500 when the proxy was.
+    /// 504 when the origin server was late (RFC 9110 §15.6.5), else 502 (§15.6.3); 400 when the client
+    /// was at fault, and 500 when the proxy was.
     pub fn status(&self) -> StatusCode {
         match self {
             Self::Timeout { .. } | Self::ConnectTimeout { .. } => StatusCode::GATEWAY_TIMEOUT,
             Self::Content(_) => StatusCode::BAD_REQUEST,
             Self::Unsent { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+            // The one that found it down has decided between 502 and 504.
             Self::Down { status, .. } => *status,
             Self::HeldBack { answer, .. } => answer.status,
             Self::Busy { .. } => StatusCode::SERVICE_UNAVAILABLE,
@@ -131,13 +134,15 @@ impl OriginError {
         }
     }
 
-    /// Was the origin server not even asked?
+    /// Was the origin server not asked at all?
     pub fn spared_it(&self) -> bool {
         matches!(self, Self::Down { .. } | Self::HeldBack { .. } | Self::Busy { .. })
     }
 
     /// Did nothing of the request reach the origin server?
     pub fn undelivered(&self) -> bool {
+        // Only then may another address, or a request that is not idempotent, be tried without doing
+        // something twice (RFC 9110 §9.2.2).
         self.spared_it()
             || matches!(
                 self,
@@ -153,6 +158,7 @@ impl OriginError {
     pub fn retry_after(&self) -> Option<u32> {
         match self {
             Self::HeldBack { seconds, .. } | Self::Busy { seconds } => Some(*seconds),
+            // It is asked once a second.
             Self::Down { .. } => Some(1),
             _ => None,
         }

@@ -1,12 +1,15 @@
 //! What the origin server is spared: requests while it is down, while it has asked to be left alone,
 //! and beyond what the operator allows.
 //!
-//! An origin server that cannot be reached is asked once a second; everyone else learns at once what
-//! the last one learned. A 429 or 503 that says for how long is heeded, for a minute at most: a GET or
-//! HEAD for the same path is held back, from the same client; for any path if its quota is spent. Clients
-//! are told apart by their credentials, those without any by their addresses. `--origin-rate` and
-//! `--origin-concurrency` let requests wait for their turn, but never longer than `wait_max`.
-//! What is answered from the cache never comes here.
+//! An origin server that cannot be reached is asked once a second; all other requests fail at once with
+//! the last one's error. A 429 or 503 that says for how long is obeyed, for a minute at most: a GET or
+//! HEAD for the same path is held back, from the same client; for any path if its quota is spent.
+//! Clients are told apart by their credentials, those without any by their addresses. `--origin-rate`
+//! and `--origin-concurrency` let requests wait for their turn, but never longer than `wait_max`. What
+//! is answered from the cache never comes here.
+//!
+//! One lock guards all that is remembered. It is held for a look and a note, and never while the origin
+//! server is asked or a turn under the rate is waited for.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
@@ -26,20 +29,21 @@ use crate::policy::reason::Detail;
 
 /// How often an origin server that is down is asked.
 const PROBE_INTERVAL: DeltaSeconds = DeltaSeconds(1);
-/// The longest that `Retry-After` is heeded.
+/// The longest that `Retry-After` is obeyed: a 429 with one of 156 hours has been seen.
 const RETRY_AFTER_MAX: DeltaSeconds = DeltaSeconds(60);
-/// So many requests must have timed out, and none been answered meanwhile, for the origin server to be
+/// As many requests must have timed out, and none been answered meanwhile, for the origin server to be
 /// taken for dead: one slow URI is not.
 const SILENCES_MIN: u32 = 2;
-/// The most URIs and credentials that are left alone at a time; beyond it the memory is emptied.
+/// The most clients and paths that are held back at a time, and servers that are down. Beyond it all of
+/// them are forgotten: the origin server then says so again.
 const HELD_MAX: usize = 1024;
 
-/// `--origin-rate`: so many requests in any span of this length.
+/// `--origin-rate`: the most requests in any span of this length.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Rate {
-    /// How many requests, at least 1.
+    /// The number of requests, at least 1.
     pub requests: usize,
-    /// In which span.
+    /// The length of the span.
     pub per: Duration,
 }
 
@@ -65,48 +69,51 @@ pub struct Gated {
 
 struct Shared {
     state: Mutex<State>,
-    /// A request is over.
+    /// Signalled when a request is over; waited for with the state's lock.
     freed: Condvar,
 }
 
 /// Guarded by [`Shared::state`].
 #[derive(Default)]
 struct State {
-    /// Who could not be reached, by the hash of scheme, host and port: redirects lead to others.
+    /// The servers that could not be reached, by the hash of scheme, host and port: redirects lead to
+    /// others than the origin server.
     down: HashMap<u64, Down>,
     /// When the origin server last answered.
     last_answer: Option<Timestamp>,
-    /// How many requests have timed out since.
+    /// How many requests have timed out since then.
     silences: u32,
-    /// Until when requests are held back, by the hash of who asks, or of who asks for what.
+    /// Until when requests are held back, by the hash of the client, or of the client and the path.
     held: HashMap<u64, Held>,
     under_way: usize,
-    /// When the last requests were let through, or will be; as many as the rate counts.
+    /// When the last requests were let through, or will be: as many of them as the rate counts.
     let_through: VecDeque<Instant>,
 }
 
-/// The origin server could not be reached.
+/// A server that could not be reached.
 struct Down {
     next_probe: Timestamp,
     status: StatusCode,
     text: String,
 }
 
+/// Requests that are held back, and what they are answered.
 #[derive(Clone)]
 struct Held {
     until: Timestamp,
-    /// What the origin server has said: it may be later than what is heeded.
+    /// Until when the origin server has said: possibly later than what is obeyed.
     until_told: Timestamp,
     answer: Arc<HeldAnswer>,
 }
 
-/// What a request is remembered by, as hashes.
+/// What a request is remembered by, as hashes: credentials are kept nowhere in clear.
 #[derive(Clone, Copy)]
 struct Whom {
     authority: u64,
-    /// Who asks: what a spent quota holds back.
+    /// The client: what a spent quota holds back.
     client: u64,
-    /// Who asks for which path: what any other limit holds back. `None` for what is never held back.
+    /// The client and the path: what any other limit holds back. `None` for requests that are never
+    /// held back.
     path: Option<u64>,
 }
 
@@ -117,31 +124,39 @@ impl Gated {
         Self { inner, clock, limits, hasher: RandomState::new(), shared: Arc::new(shared) }
     }
 
-    /// Who cannot be reached when this request fails.
+    /// The server that cannot be reached if this request fails.
     fn authority(&self, request: &OriginRequest<'_, '_>) -> u64 {
         self.hasher.hash_one(("authority", request.url.split('/').nth(2)))
     }
 
+    /// What this request is remembered by.
     fn whom(&self, request: &OriginRequest<'_, '_>) -> Whom {
         let OriginRequest { method, url, fields, .. } = request;
         let authority = self.authority(request);
         let credentials: Vec<_> = presented(fields, url).collect();
-        // The proxy itself has written this field; the client's address comes first.
+        // The proxy itself has written this field; the client's address comes first. With credentials
+        // the address does not count: a quota belongs to the account, wherever it is used.
         let address = fields.members("x-forwarded-for").next();
         let address = address.filter(|_| credentials.is_empty());
         let client = self.hasher.hash_one(("client", authority, credentials, address));
         let path = url.split('?').next();
+        // Whatever changes something is for the origin server to answer, each time (RFC 9110 §9.2.1).
         let is_held = matches!(**method, Method::GET | Method::HEAD);
         let path = is_held.then(|| self.hasher.hash_one(("path", client, path)));
         Whom { authority, client, path }
     }
 
-    /// Lets a request through, now or when it is its turn, or says why not.
+    /// Lets a request through, now or when it is its turn; the error is why not.
+    ///
+    /// Everything is asked under one lock, so that of many requests at once exactly one is the probe of
+    /// this second.
     fn admit(&self, request: &OriginRequest<'_, '_>, whom: Whom) -> Result<Pass, OriginError> {
         let now = self.clock.now();
+        // With a stale response at hand it is better given at once than after a wait.
         let wait_max = if request.waits { self.limits.wait_max } else { Duration::ZERO };
         let deadline = Instant::now() + wait_max;
         let mut state = self.shared.state.lock();
+        // The spent quota first: it is the wider limit.
         for hash in whom.path.iter().flat_map(|path| [whom.client, *path]) {
             if let Some(Held { until, until_told, answer }) = state.held.get(&hash).cloned()
                 && now < until
@@ -156,19 +171,26 @@ impl Gated {
                 let (status, text) = (down.status, down.text.clone());
                 return Err(OriginError::Down { status, text });
             }
+            // This request is the probe. The next one is due in a second, whatever becomes of it: a
+            // probe that hangs must not open the gate for others.
             down.next_probe = now.plus(PROBE_INTERVAL);
         }
         if let Some(most) = self.limits.concurrency {
+            // The lock is given back while waiting. Looped, because another request may take the place
+            // that was freed.
             while state.under_way >= most {
                 if self.shared.freed.wait_until(&mut state, deadline).timed_out() {
                     return Err(OriginError::Busy { seconds: 1 });
                 }
             }
         }
+        // The turn is taken last: one that is taken and not used would count against the rate.
         let wait = self.turn(&mut state, deadline)?;
         state.under_way += 1;
         drop(state);
+        // From here on the permit gives the place back, also if the sleep or the request panics.
         let pass = Pass(Arc::clone(&self.shared));
+        // Without the lock: others take the turns behind this one meanwhile.
         std::thread::sleep(wait);
         Ok(pass)
     }
@@ -182,6 +204,8 @@ impl Gated {
         let Some(rate) = self.limits.rate else { return Ok(Duration::ZERO) };
         let now = Instant::now();
         let mut turn = now;
+        // In any span of that length: the next turn is one span after the turn that lies as many
+        // requests back.
         if state.let_through.len() >= rate.requests
             && let Some(first) = state.let_through.front()
         {
@@ -200,10 +224,11 @@ impl Gated {
     fn note_answer(&self, whom: Whom, response: &mut OriginResponse) {
         let now = self.clock.now();
         let mut state = self.shared.state.lock();
+        // Any answer counts, an error as well: it can be reached.
         state.down.remove(&whom.authority);
         state.last_answer = Some(now);
         state.silences = 0;
-        // A limit on what changes something says nothing of what only reads.
+        // A limit on requests that change something says nothing of those that only read.
         let Some(path) = whom.path else { return };
         let Some(limit) = limit(response.status, &response.fields, now) else { return };
         if state.held.len() >= HELD_MAX {
@@ -216,12 +241,13 @@ impl Gated {
         state.held.insert(hash, Held { until, until_told, answer });
     }
 
-    /// Notes that the origin server could not be reached, where the error says so: no connection, or
-    /// silence from the beginning of this request on, for others as well.
+    /// Notes that the origin server could not be reached, where the error says so: no connection; or
+    /// silence since this request began, for other requests as well.
     fn note_error(&self, whom: Whom, asked_at: Timestamp, error: &OriginError) {
         let mut state = self.shared.state.lock();
         let unreachable = match error {
             OriginError::Timeout { .. } => {
+                // Another request was answered meanwhile: the server lives, and this URI is slow.
                 let silent = state.last_answer.is_none_or(|last| last < asked_at);
                 state.silences += u32::from(silent);
                 silent && state.silences >= SILENCES_MIN
@@ -232,11 +258,13 @@ impl Gated {
             }
         };
         if unreachable {
-            // Who has waited long for nothing was the probe of that second.
+            // Counted from when this request began: it was the probe of that second, and by now the
+            // next one may be due.
             let next_probe = asked_at.plus(PROBE_INTERVAL);
             if state.down.len() >= HELD_MAX {
                 state.down.clear();
             }
+            // The others are told what this one has found out, and with what status.
             let (status, text) = (error.status(), error.to_string());
             state.down.insert(whom.authority, Down { next_probe, status, text });
         }
@@ -282,23 +310,26 @@ impl Origin for Gated {
     }
 }
 
-/// Is `until` further away than it can be, because the clock was set back meanwhile? Other threads may
-/// have looked at it a moment later.
+/// Is `until` further away than it can be, because the clock was set back meanwhile? A second more is
+/// allowed, because another thread may have read the clock a moment later.
 fn is_set_back(now: Timestamp, until: Timestamp, most: DeltaSeconds) -> bool {
     until > now.plus(most).plus(DeltaSeconds(1))
 }
 
-/// Leave to have one request under way.
+/// The permit to have one request under way; given back when it is dropped.
 struct Pass(Arc<Shared>);
 
 impl Drop for Pass {
     fn drop(&mut self) {
-        self.0.state.lock().under_way -= 1;
+        let mut state = self.0.state.lock();
+        assert!(state.under_way > 0, "each permit was counted when it was given out");
+        state.under_way -= 1;
+        drop(state);
         self.0.freed.notify_one();
     }
 }
 
-/// A response whose request is under way until its body is dropped.
+/// A response that holds the permit until its body is dropped: the request is under way until then.
 fn held_by(mut response: OriginResponse, pass: Pass) -> OriginResponse {
     response.body = response
         .body
@@ -306,7 +337,8 @@ fn held_by(mut response: OriginResponse, pass: Pass) -> OriginResponse {
     response
 }
 
-/// Something that is read, and its leave.
+/// Something that is read, with its permit. The permit is dropped first, as the first field: whoever
+/// waits may begin while the connection is put away.
 struct Holding<T: ?Sized> {
     _pass: Pass,
     inner: Box<T>,

@@ -1,4 +1,5 @@
-//! What those are told who are held back: what the origin server has told the one whom it limited.
+//! The answer for requests that are held back: what the origin server has told the one whom it limited,
+//! as far as it is meant for all.
 
 use std::io;
 use std::sync::{Arc, OnceLock};
@@ -12,28 +13,29 @@ use crate::message::response::Response;
 use crate::origin::{OriginBody, OriginResponse};
 use crate::policy::limited::told_to_all;
 
-/// The longest content that is kept for others.
+/// The most bytes of content that are kept for others.
 const CONTENT_MAX: usize = 16 * 1024;
-/// The most that fields may take up beside it.
+/// The most bytes that its fields may take in memory.
 const FIELDS_MAX: usize = 4 * 1024;
 
-/// A response that limits requests, as it is given to those who are held back.
+/// A response that limits requests, as those are given it that are held back.
 #[derive(Debug)]
 pub struct HeldAnswer {
     /// The status code.
     pub status: StatusCode,
-    /// `None` if nothing of it may be given to anybody else.
+    /// The fields that all may have; `None` if nothing of the response may be given to others.
     fields: Option<Fields>,
-    /// When all of it has come, and is not too long.
+    /// Set once, when all of it has come, if it is not too long.
     content: OnceLock<Bytes>,
 }
 
 impl HeldAnswer {
-    /// What of this response others may have. Its content is kept on its way to the client that asked.
+    /// What others may have of this response. Its content is kept on its way to the client that asked.
     pub(super) fn of(response: &mut OriginResponse) -> Arc<Self> {
         let fields = told_to_all(&response.fields).filter(|it| it.memory_bytes() <= FIELDS_MAX);
         let is_kept = fields.is_some();
         let answer = Arc::new(Self { status: response.status, fields, content: OnceLock::new() });
+        // Content that is too long is not looked at, and the fields serve without it.
         let fits = response.length.is_none_or(|length| length <= CONTENT_MAX as u64);
         if is_kept
             && fits
@@ -46,9 +48,10 @@ impl HeldAnswer {
         answer
     }
 
-    /// Puts it in the place of the proxy's own words, where this client understands its coding.
+    /// Puts it in the place of the proxy's own words, where this client understands its content coding.
     pub fn put_into(&self, response: &mut Response, request_fields: &Fields) {
         let Some(fields) = &self.fields else { return };
+        // Kept bytes cannot be negotiated again: gzip that a client did not ask for is noise to it.
         let is_readable = fields.members("content-encoding").all(|coding| {
             let coding = String::from_utf8_lossy(coding);
             request_fields.has_member("accept-encoding", &coding)
@@ -59,6 +62,7 @@ impl HeldAnswer {
             response.body = Body::Whole(content.clone());
         }
         for (name, value) in fields.iter() {
+            // `Content-Type` and its kin describe content that is not there.
             if content.is_some() || !name.as_str().starts_with("content-") {
                 response.fields.append(name.clone(), value.clone());
             }
@@ -66,11 +70,11 @@ impl HeldAnswer {
     }
 }
 
-/// Content that is kept while it is passed on.
+/// Content that is kept while it is passed on. The client's copy does not depend on it.
 struct Kept {
     inner: Box<dyn OriginBody>,
     length: Option<u64>,
-    /// What has come; `None` once it is too long, or has been handed over.
+    /// What has come so far; `None` once it is too long or has been handed over.
     seen: Option<Vec<u8>>,
     answer: Arc<HeldAnswer>,
 }
@@ -83,7 +87,7 @@ impl OriginBody for Kept {
             return Ok(count);
         }
         seen.extend_from_slice(&buffer[..count]);
-        // Whoever knows the length need not read on to the end.
+        // A reader that knows the length need not read on to the end.
         let is_whole = self.length.is_some_and(|length| length == seen.len() as u64);
         if is_whole || count == 0 && !buffer.is_empty() {
             let _ = self.answer.content.set(seen.into());

@@ -1,4 +1,7 @@
 //! The origin server as the engine sees it: a request goes in, a response or an error comes out.
+//!
+//! `gate.rs` decides whether it is asked at all, `resolver.rs` and `egress.rs` where it is, `trust.rs`
+//! whom to believe that it is. `blocking` asks it, on a thread that can wait.
 
 use std::io::{self, Read, Write};
 use std::sync::Arc;
@@ -20,7 +23,7 @@ pub mod tunnel;
 
 pub use error::OriginError;
 
-/// Something that answers requests: the origin server, or a script in a test.
+/// Answers requests: the origin server, or a script in a test.
 pub trait Origin: Send + Sync {
     /// Sends a request and waits for the head of the response.
     fn send(&self, request: OriginRequest<'_, '_>) -> Result<OriginResponse, OriginError>;
@@ -42,11 +45,11 @@ pub enum Upgrade {
 
 /// A connection that speaks another protocol.
 pub struct Tunnel {
-    /// What the origin server says.
+    /// Reads what the origin server sends.
     pub from_origin: Box<dyn Read + Send>,
-    /// What it is told.
+    /// Writes to the origin server.
     pub to_origin: Box<dyn Write + Send>,
-    /// Ends both, from any thread.
+    /// Ends both directions, from any thread.
     pub hang_up: Box<dyn Fn() + Send + Sync>,
 }
 
@@ -62,20 +65,20 @@ pub struct OriginRequest<'a, 'content> {
     pub fields: &'a Fields,
     /// The content.
     pub content: RequestContent<'content>,
-    /// May it wait for its turn? Not if there is a stale response to be had instead.
+    /// May the request wait for its turn at the gate? Not if a stale response can be had instead.
     pub waits: bool,
-    /// What is told of interim responses, as they come (RFC 9110 §15.2).
+    /// Is called with each interim response, as it comes (RFC 9110 §15.2).
     pub interim: Option<Arc<Interim>>,
 }
 
-/// Told of an interim response, 102 to 199 but not 101: its status and fields.
+/// Takes an interim response, 102 to 199 but not 101: its status and fields.
 pub type Interim = dyn Fn(StatusCode, Fields) + Send + Sync;
 
 /// The content of a request, which is read while it is sent.
 pub enum RequestContent<'a> {
     /// There is none.
     None,
-    /// So many bytes.
+    /// As many bytes as this, from the reader.
     Length(u64, &'a mut (dyn Read + 'a)),
     /// Until the reader ends.
     Chunked(&'a mut (dyn Read + 'a)),
@@ -113,6 +116,8 @@ impl OriginResponse {
             }
             _ => None,
         };
+        // RFC 9112 §6.3: an end that nobody announced may as well be a connection that broke, so that
+        // such content is not stored. With an unknown transfer coding there is no other end.
         let announced = version == Version::HTTP_10
             || fields.has_member("connection", "close")
             || fields.contains("transfer-encoding");

@@ -1,9 +1,9 @@
 //! Names of origin servers and their addresses, remembered for half a minute.
 //!
-//! A name is looked up by one thread at a time, however many requests need it, and nobody waits
-//! longer than his own limit: the system's resolver cannot be interrupted, so it runs on a thread of
+//! A name is looked up by one thread at a time, however many requests need it, and no request waits
+//! longer than its own limit: the system's resolver cannot be interrupted, so it runs on a thread of
 //! its own. When a look-up fails, the addresses that were good last are used. When none of a name's
-//! addresses can be connected to, it is looked up again: the name may have moved.
+//! addresses can be connected to, the name is looked up again: it may have moved.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -21,10 +21,10 @@ const FAILURE_REMEMBERED: Duration = Duration::from_secs(1);
 /// The most names remembered; redirects can lead to many.
 const NAMES_MAX: usize = 256;
 
-/// How a name is looked up: the system's resolver, or a test's.
+/// Looks a name up: the system's resolver, or a test's.
 pub type LookUp = dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync;
 
-/// A memory of names.
+/// A memory of names, shared by its clones.
 #[derive(Clone)]
 pub struct Names {
     shared: Arc<Shared>,
@@ -39,7 +39,7 @@ struct Shared {
 /// Guarded by [`Shared::names`].
 #[derive(Default)]
 struct Name {
-    /// The addresses that were found last; they outlive a failure.
+    /// The addresses that were found last; a failure does not remove them.
     addresses: Vec<SocketAddr>,
     /// Until when no new look-up is made.
     valid_until: Option<Instant>,
@@ -68,6 +68,7 @@ impl Names {
     /// The addresses of a host, within `limit`; empty if it has none, or none were found in time.
     pub fn addresses(&self, host: &str, port: u16, limit: Duration) -> Vec<SocketAddr> {
         let bare = host.trim_start_matches('[').trim_end_matches(']');
+        // An address is no name: `--origin http://127.0.0.1` works on a machine without a resolver.
         if let Ok(address) = bare.parse::<IpAddr>() {
             return vec![SocketAddr::new(address, port)];
         }
@@ -75,37 +76,44 @@ impl Names {
         let key = (bare.to_string(), port);
         let mut names = self.shared.names.lock();
         if names.len() >= NAMES_MAX && !names.contains_key(&key) {
+            // A name under way is kept: its thread will look for it, and others wait for it.
             names.retain(|_, name| name.under_way);
         }
         loop {
             let name = names.entry(key.clone()).or_default();
+            // Asked again after each wake-up: the condition variable is for all names.
             if name.valid_until.is_some_and(|until| until > Instant::now()) {
                 return name.addresses.clone();
             }
             if !name.under_way {
+                // Under the lock, so that only one thread is started. If there is none to be had, the
+                // next request tries again.
                 name.under_way = self.begin(key.clone());
             }
             let waited = self.shared.changed.wait_until(&mut names, deadline);
             if waited.timed_out() {
+                // Old addresses are better than none: DNS fails more often than servers move.
                 let last_good = names.get(&key).map(|name| name.addresses.clone());
                 return last_good.unwrap_or_default();
             }
         }
     }
 
-    /// None of the host's addresses can be connected to: has it moved meanwhile? It is looked up again,
+    /// Has a host none of whose addresses can be connected to moved meanwhile? It is looked up again,
     /// at most once a second, within `limit`.
     pub fn has_moved(&self, host: &str, port: u16, limit: Duration) -> bool {
         let bare = host.trim_start_matches('[').trim_end_matches(']');
         let mut names = self.shared.names.lock();
         let Some(name) = names.get_mut(&(bare.to_string(), port)) else { return false };
         let now = Instant::now();
+        // An origin server that is down would be looked up for every request otherwise.
         if name.renewed_until.is_some_and(|until| until > now) {
             return false;
         }
         name.renewed_until = Some(now + FAILURE_REMEMBERED);
         name.valid_until = None;
         let mut before = name.addresses.clone();
+        // `addresses` takes the lock itself.
         drop(names);
         let mut after = self.addresses(host, port, limit);
         before.sort_unstable();
@@ -114,14 +122,18 @@ impl Names {
         before != after
     }
 
-    /// Looks a name up on a thread of its own; `false` if there is no thread to be had.
+    /// Looks a name up on a thread of its own; `false` if there is no thread to be had. Called with the
+    /// lock, which the thread takes only when it has an answer.
     fn begin(&self, key: (String, u16)) -> bool {
         let shared = Arc::clone(&self.shared);
         let work = move || {
+            // Without the lock: this may take the system's resolver half a minute.
             let found = (shared.look_up)(&key.0, key.1).unwrap_or_default();
             let mut names = shared.names.lock();
             let name = names.entry(key).or_default();
             name.under_way = false;
+            // A failure is remembered for a second: long enough that a burst of requests causes one
+            // look-up.
             let lasts = if found.is_empty() { FAILURE_REMEMBERED } else { REMEMBERED };
             name.valid_until = Some(Instant::now() + lasts);
             if !found.is_empty() {

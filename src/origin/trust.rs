@@ -35,10 +35,12 @@ pub struct Roots {
     pub warnings: Vec<String>,
 }
 
-/// Collects the roots; an error if `extra`, the file of `--ca-cert`, holds none.
+/// Collects the roots; an error if `extra`, the file of `--ca-cert`, has none.
 pub fn roots(extra: Option<&Path>) -> Result<Roots, String> {
     let system = rustls_native_certs::load_native_certs();
     let mut certificates = system.certs;
+    // A machine without certificates is usual (containers): the built-in roots do, and a warning tells
+    // of it.
     let warnings = system.errors.iter().map(|error| format!("system's roots: {error}")).collect();
     certificates.extend(webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter().cloned());
     let given = extra.map(read_file).transpose()?.unwrap_or_default();
@@ -47,11 +49,13 @@ pub fn roots(extra: Option<&Path>) -> Result<Roots, String> {
 }
 
 impl Roots {
-    /// As text (PEM, RFC 7468), for who reads no other; without those that can be nobody's roots.
+    /// As text (PEM, RFC 7468), for a library that reads nothing else; without those that cannot be
+    /// anybody's root.
     pub fn pem(&self) -> Vec<u8> {
         let mut store = rustls::RootCertStore::empty();
         let mut text = String::new();
         for root in &self.certificates {
+            // A single certificate that cannot be read would make that library refuse all of them.
             if store.add(root.clone()).is_err() {
                 continue;
             }
@@ -67,6 +71,8 @@ impl Roots {
     }
 }
 
+/// Reads the certificates of `--ca-cert`. A file without one is an error, because the operator believes
+/// that it has some.
 fn read_file(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let shown = path.display();
     let pem = std::fs::read(path).map_err(|error| format!("--ca-cert {shown}: {error}"))?;
@@ -77,8 +83,8 @@ fn read_file(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     Ok(certificates)
 }
 
-/// What TLS connections are made with, whoever makes them. The parts are made at the first use: reading
-/// all roots takes longer than a start may.
+/// What TLS connections are made with. The parts are made at the first use: reading all roots takes
+/// longer than a start may.
 #[derive(Clone)]
 pub struct TlsSettings(Arc<Settings>);
 
@@ -115,13 +121,14 @@ fn client_config(roots: Option<&Roots>) -> ClientConfig {
         .dangerous()
         .with_custom_certificate_verifier(verifier)
         .with_no_client_auth();
+    // HTTP/1.1 is all that is spoken behind it; a server that insists on another version says so in the handshake.
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     config
 }
 
-/// Trusts what the roots vouch for; and a certificate that the operator has given, when the server shows
-/// just that. `openssl req -x509` makes such certificates: they say that they are an authority's, and
-/// the usual verifier refuses every authority's certificate as a server's.
+/// Trusts what the roots vouch for, and a certificate that the operator has given, when the server
+/// shows just that. `openssl req -x509` makes such certificates: they say that they are an authority's,
+/// and the usual verifier refuses every authority's certificate as a server's.
 #[derive(Debug)]
 struct Trusted {
     usual: Arc<WebPkiServerVerifier>,
@@ -131,6 +138,7 @@ struct Trusted {
 impl Trusted {
     fn new(roots: &Roots, provider: &Arc<CryptoProvider>) -> Self {
         let mut store = rustls::RootCertStore::empty();
+        // Systems ship roots that webpki cannot read; they vouch for nobody.
         store.add_parsable_certificates(roots.certificates.iter().cloned());
         let usual =
             WebPkiServerVerifier::builder_with_provider(Arc::new(store), Arc::clone(provider))
@@ -157,7 +165,8 @@ impl ServerCertVerifier for Trusted {
             now,
         );
         match usual {
-            // An expired certificate has another error, for its time is looked at first. The server has
+            // An expired certificate has another error, because its time is looked at first. The server
+            // has
             // to prove that it has the key, as always.
             Err(error)
                 if is_authority_as_server(&error)
@@ -194,8 +203,8 @@ impl ServerCertVerifier for Trusted {
     }
 }
 
-/// Is an authority's certificate used as a server's all that is wrong? rustls passes this error of
-/// webpki on as it is, and does not show its type.
+/// Is it the only fault that an authority's certificate is used as a server's? rustls passes this error
+/// of webpki on as it is, and does not show its type.
 fn is_authority_as_server(error: &Error) -> bool {
     match error {
         Error::InvalidCertificate(CertificateError::Other(other)) => {
@@ -205,9 +214,11 @@ fn is_authority_as_server(error: &Error) -> bool {
     }
 }
 
-/// Does a certificate leave open what it is for, or is it for servers? webpki has not come as far as
-/// that when it refuses an authority's.
+/// Does a certificate leave open what it is for, or is it for servers? webpki refuses an authority's
+/// certificate before it looks at this.
 fn may_be_a_servers(certificate: &[u8]) -> bool {
+    // The names are searched for in the bytes: taking the certificate apart would need another parser,
+    // and a false match could only come from a certificate that the operator has given.
     let has = |name: &[u8]| certificate.windows(name.len()).any(|window| window == name);
     !has(&EXTENDED_KEY_USAGE) || has(&SERVER_AUTHENTICATION)
 }

@@ -27,15 +27,19 @@ impl<In: Transport> Connector<In> for TlsConnector {
         chained: Option<In>,
     ) -> Result<Option<Self::Out>, Error> {
         let Some(transport) = chained else { return Ok(None) };
+        // ureq asks each connector in turn; a connection that has TLS by now is passed on.
         if !details.needs_tls() || transport.is_tls() {
             return Ok(Some(Either::A(transport)));
         }
         let host = details.uri.host().ok_or(Error::HostNotFound)?;
         let mut connection = self.0.connection(host)?;
         let transport: Box<dyn Transport> = Box::new(transport);
+        // The handshake is made here, within the time to connect. At the first write it would have the time of
+        // a response.
         let mut below = TransportAdapter::new(transport, details.current_time.clone());
         below.set_timeout(left_of_timeout(details));
         connection.complete_io(&mut below)?;
+        // For the content behind TLS; the buffers below hold what is encrypted.
         let buffers = LazyBuffers::new(
             details.config.input_buffer_size(),
             details.config.output_buffer_size(),
@@ -45,7 +49,7 @@ impl<In: Transport> Connector<In> for TlsConnector {
     }
 }
 
-/// The time to connect is for the handshake, too: what TCP has left of it.
+/// What TCP has left of the time to connect; the handshake has no more.
 fn left_of_timeout(details: &ConnectionDetails<'_>) -> NextTimeout {
     let mut timeout = details.timeout;
     let now = (details.current_time)();
@@ -76,6 +80,8 @@ impl Transport for TlsTransport {
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
         self.stream.get_mut().set_timeout(timeout);
+        // A connection that ends without close_notify gives an error here: content that only the end
+        // delimits would else be taken for whole.
         let count = self.stream.read(self.buffers.input_append_buf())?;
         self.buffers.input_appended(count);
         Ok(count > 0)
