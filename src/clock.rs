@@ -1,8 +1,8 @@
 //! Moments and spans, and the one clock that all of the program reads.
 //!
-//! Policy never reads the clock: it is given [`Timestamp`]s. The engine reads it at two points, when
-//! a request arrives and when the head of the origin server's response is in. Sockets and queues
-//! measure their waits with `Instant` instead, which no change of the system's time can disturb.
+//! Policy never reads the clock: it is given [`Timestamp`]s. The engine reads it at two points, when a
+//! request arrives and when the head of the origin server's response is in. Sockets and queues measure
+//! their waits with `Instant` instead, which no change of the system's time can disturb.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -54,7 +54,8 @@ impl Timestamp {
         self.0 / 1000
     }
 
-    /// Whole seconds from `earlier` to `self`; zero if `earlier` is the later one.
+    /// Whole seconds from `earlier` to `self`; zero if `earlier` is the later one, as after the clock
+    /// was set back.
     pub fn seconds_since(self, earlier: Self) -> DeltaSeconds {
         DeltaSeconds::saturating_from(self.0.saturating_sub(earlier.0) / 1000)
     }
@@ -72,7 +73,7 @@ impl Timestamp {
     }
 }
 
-/// Where the time comes from.
+/// The source of the time.
 #[derive(Clone, Debug)]
 pub enum Clock {
     /// The system's clock.
@@ -96,6 +97,7 @@ impl Clock {
                     // A clock set before 1970 makes everything look old, and hurts nothing else.
                     .map_or(0, |since| since.as_millis() as u64),
             ),
+            // Relaxed: one number, and nothing else that it would have to come after.
             Self::ByHand(milliseconds) => Timestamp(milliseconds.load(Ordering::Relaxed)),
         }
     }

@@ -1,5 +1,8 @@
-//! `proxy`: parse, configure, start, wait. Every exit code is decided here: 0 after a signal, 1 when
-//! it could not start, 2 for wrong usage; but for 130, after a second signal, which ends the process in `daemon`.
+//! `proxy`: parse, configure, dispatch.
+//!
+//! Every exit code is decided here: 0 when all went well, a signal included; 1 when it could not start,
+//! or a command failed; 2 for wrong usage. (130 after a second signal is `daemon`'s, which then ends at
+//! once.)
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -44,20 +47,22 @@ fn main() -> ExitCode {
     }
 }
 
-/// Says what the user is to know of the environment.
+/// Prints the notes about environment variables: on stderr, because stdout is for the result.
 fn note(args: &Args) {
     for note in args.notes() {
         eprintln!("proxy: {note}");
     }
 }
 
+/// Prints what is wrong with the command line; exit code 2.
 fn usage(error: &UsageError) -> ExitCode {
     eprintln!("proxy: {error}");
     ExitCode::from(2)
 }
 
-/// Anything but running a proxy: 0 if it was done.
+/// Runs a command other than serving: exit code 0 if it was done.
 fn run(config: &Config, task: &Task) -> ExitCode {
+    // A command's output is its result; what the store has to say is shown only if it is a warning.
     daemon::log_to_stderr(config.log_level.min(log::LevelFilter::Warn));
     match commands::run(config, task) {
         Ok(text) => say(&text),
@@ -70,7 +75,7 @@ fn run(config: &Config, task: &Task) -> ExitCode {
     }
 }
 
-/// Writes to stdout; a reader that has gone away (`proxy --help | head -1`) is no error.
+/// Writes to stdout. A reader that has gone away (`proxy --help | head -1`) is no error.
 fn say(text: &str) -> ExitCode {
     let _ = std::io::stdout().write_all(text.as_bytes());
     ExitCode::SUCCESS

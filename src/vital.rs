@@ -1,15 +1,15 @@
 //! Threads that the process cannot do without: event loops, the timer, those that write.
 //!
 //! A process that has lost one of them looks well and is not: it accepts and never answers, or stores
-//! nothing more. Whoever started it can start it again, if it ends.
+//! nothing more. Whoever started the process can start it again, if it ends.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process;
 use std::thread;
 
-/// Starts a thread. If it panics, or says what keeps it from going on, the process ends: exit code 1 and
-/// one line.
+/// Starts a thread. If it panics, or its work returns an error, the process ends: exit code 1 and one
+/// line.
 pub fn spawn(
     name: &str,
     work: impl FnOnce() -> Result<(), String> + Send + 'static,
@@ -17,7 +17,7 @@ pub fn spawn(
     let called = name.to_string();
     let run = move || {
         if let Err(what) = outcome(work) {
-            // The log may be off, or what failed.
+            // Not by the log: it may be off, or be what has failed.
             eprintln!("proxy: the thread {called}: {what}; the process ends");
             process::exit(1);
         }
@@ -25,12 +25,14 @@ pub fn spawn(
     thread::Builder::new().name(name.to_string()).spawn(run).map(drop)
 }
 
-/// How the work ended; the error is why the thread cannot go on.
+/// The outcome of the work; the error is why the thread cannot go on.
 fn outcome(work: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
+    // Whatever the panic has left half done, nobody will use it: the process ends.
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<&str>().map(ToString::to_string);
         let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
         let text = text.unwrap_or_else(|| "a panic".to_string());
+        // One line, as of every error that ends the process.
         Err(text.lines().next().unwrap_or_default().to_string())
     })
 }
