@@ -1,43 +1,19 @@
 //! `proxy export` and `proxy import`: the cache as an HTTP Archive, and back.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::Path;
 
 use caching_proxy::cli::config::Config;
-use caching_proxy::proxy::archive::har::{self, Secrets};
-use serde_json::Value;
+use caching_proxy::control::Imported;
+use caching_proxy::proxy::archive::har::Secrets;
+use caching_proxy::proxy::archive::{Page, stream};
 
-use crate::commands::target::Cache;
+use crate::commands::target::{Cache, read};
 
 /// About so many bytes of entries are handed in at a time.
 const BATCH_BYTES: usize = 4 << 20;
-
-/// A page of entries, how many responses were left out of it, and where to go on.
-fn page(
-    cache: &Cache,
-    after: &str,
-    secrets: Secrets,
-) -> Result<(Vec<Value>, u64, Option<String>), String> {
-    let kept = if secrets == Secrets::Kept { "1" } else { "0" };
-    let page = cache.ask("GET", "/export", &[("after", after), ("with_secrets", kept)])?;
-    let mut page: Value = serde_json::from_str(&page).map_err(|error| error.to_string())?;
-    let Value::Array(entries) = page["entries"].take() else {
-        return Err("an answer without entries".to_string());
-    };
-    let next = page["next"].as_str().map(str::to_string);
-    Ok((entries, page["left_out"].as_u64().unwrap_or(0), next))
-}
-
-/// Hands entries in; what became of them, by word.
-fn take(cache: &Cache, entries: Vec<Value>) -> Result<BTreeMap<String, u64>, String> {
-    let answer = cache.import(Value::Array(entries).to_string().as_bytes())?;
-    let outcomes: Value = serde_json::from_str(&answer).map_err(|error| error.to_string())?;
-    let outcomes = outcomes.as_object().ok_or("an answer that is no object")?;
-    Ok(outcomes.iter().map(|(word, count)| (word.clone(), count.as_u64().unwrap_or(0))).collect())
-}
 
 /// `proxy export FILE`: writes the recording all at once; `-` is the standard output.
 pub fn export(config: &Config, file: &str, secrets: Secrets) -> Result<String, String> {
@@ -65,26 +41,26 @@ pub fn export(config: &Config, file: &str, secrets: Secrets) -> Result<String, S
 /// Writes all entries; how many, and what there is to say of it.
 fn write(cache: &Cache, out: &mut impl Write, secrets: Secrets) -> Result<(u64, String), String> {
     let told = |error: io::Error| error.to_string();
-    out.write_all(har::BEGINNING.as_bytes()).map_err(told)?;
+    out.write_all(stream::BEGINNING.as_bytes()).map_err(told)?;
+    let kept = if secrets == Secrets::Kept { "1" } else { "0" };
     let (mut count, mut left_out, mut redacted) = (0, 0, 0);
     let mut after = String::new();
     loop {
-        let (entries, missing, next) = page(cache, &after, secrets)?;
-        for entry in &entries {
-            let separator = if count > 0 { ",\n" } else { "\n" };
-            write!(out, "{separator}{entry}").map_err(told)?;
+        let query = [("after", after.as_str()), ("with_secrets", kept)];
+        let page: Page = read(&cache.ask("GET", "/export", &query)?)?;
+        for entry in &page.entries {
+            out.write_all(if count > 0 { b",\n" } else { b"\n" }).map_err(told)?;
+            serde_json::to_writer(&mut *out, entry).map_err(|error| error.to_string())?;
             count += 1;
-            redacted += u64::from(
-                entry["request"]["url"].as_str().is_some_and(|url| url.contains("=REDACTED")),
-            );
         }
-        left_out += missing;
-        match next {
+        left_out += page.left_out;
+        redacted += page.redacted;
+        match page.next {
             Some(next) => after = next,
             None => break,
         }
     }
-    out.write_all(har::END.as_bytes()).and_then(|()| out.flush()).map_err(told)?;
+    out.write_all(stream::END.as_bytes()).and_then(|()| out.flush()).map_err(told)?;
     let mut told = String::new();
     if left_out > 0 {
         let _ =
@@ -108,18 +84,17 @@ pub fn import(config: &Config, file: &str) -> Result<String, String> {
     } else {
         Box::new(File::open(Path::new(file)).map_err(|error| format!("{file}: {error}"))?)
     };
-    let mut outcomes: BTreeMap<String, u64> = BTreeMap::new();
+    let mut imported = Imported::default();
     let (mut batch, mut bytes) = (Vec::new(), 0);
-    let mut hand_in = |batch: Vec<Value>| -> Result<(), String> {
+    let mut hand_in = |batch: Vec<_>| -> Result<(), String> {
         if !batch.is_empty() {
-            for (word, count) in take(&cache, batch)? {
-                *outcomes.entry(word).or_default() += count;
-            }
+            imported.add(cache.import(batch)?);
         }
         Ok(())
     };
-    let read = har::entries(BufReader::new(reader), |entry| {
-        bytes += entry["response"]["content"]["text"].as_str().map_or(0, str::len) + 1024;
+    // A recording may be larger than memory: no more than a batch of it is read ahead.
+    let read = stream::entries(BufReader::new(reader), |entry| {
+        bytes += entry.bytes();
         batch.push(entry);
         if bytes >= BATCH_BYTES {
             bytes = 0;
@@ -132,10 +107,10 @@ pub fn import(config: &Config, file: &str) -> Result<String, String> {
     let count = read.map_err(|error| format!("{file}: {error}"))?;
     handed_in?;
     cache.close()?;
-    let stored = outcomes.remove("stored").unwrap_or(0);
+    let Imported { stored, left_out } = imported;
     let mut told = format!("{file}: {stored} of {count} responses stored\n");
-    for (word, count) in outcomes {
-        let _ = writeln!(told, "  {count} not: {word}");
+    for (reason, count) in left_out {
+        let _ = writeln!(told, "  {count} not: {reason}");
     }
     if stored < count {
         told.push_str("  --cache-mode force takes what says that it must not be stored\n");

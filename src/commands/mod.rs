@@ -9,13 +9,13 @@ use std::io::Write;
 use caching_proxy::cli::Task;
 use caching_proxy::cli::config::Config;
 use caching_proxy::clock::{Clock, Timestamp};
-use caching_proxy::control::explanation;
+use caching_proxy::control::{PurgeAnswer, explanation};
 use caching_proxy::policy::purging::Selector;
 use caching_proxy::proxy::archive::har::Secrets;
 use caching_proxy::store::backing::{Backing, Change};
 use serde_json::Value;
 
-use crate::commands::target::{Cache, CacheTarget, selectors, the_one};
+use crate::commands::target::{Cache, CacheTarget, read, selectors, the_one};
 use crate::daemon::engine::OwnEngine;
 use crate::daemon::instances::{Instance, running};
 use crate::daemon::stores;
@@ -64,22 +64,17 @@ fn explain(config: &Config, target: &str, fields: &[String]) -> Result<String, S
     explanation::explain(&engine.proxy, request)
 }
 
-/// How many responses a proxy says it has purged.
-fn purged(answer: &str) -> u64 {
-    serde_json::from_str::<Value>(answer)
-        .ok()
-        .and_then(|value| value["purged"].as_u64())
-        .unwrap_or(0)
-}
-
 /// Purges running proxies; gives a line for each.
 fn purge_running(all: &[Instance], what: &str, value: &str) -> Result<String, String> {
     let (mut out, mut wrong) = (String::new(), Vec::new());
     for instance in all {
         // A proxy that cannot do it does not keep the others from it: what is to go is perhaps out of
         // date.
-        match instance.ask("POST", "/purge", &[(what, value)]) {
-            Ok(answer) => _ = writeln!(out, "port {}: {} purged", instance.port, purged(&answer)),
+        let answer = instance.ask("POST", "/purge", &[(what, value)]);
+        match answer.and_then(|answer| read(&answer)) {
+            Ok(PurgeAnswer { purged }) => {
+                let _ = writeln!(out, "port {}: {purged} purged", instance.port);
+            }
             Err(error) => wrong.push(format!("port {}: {error}", instance.port)),
         }
     }
@@ -154,7 +149,7 @@ fn list(config: &Config, json: bool) -> Result<String, String> {
     }
     loop {
         let page = cache.ask("GET", "/list", &[("after", &after)])?;
-        let page: Value = serde_json::from_str(&page).map_err(|error| error.to_string())?;
+        let page: Value = read(&page)?;
         let Some(page) = page.as_array().filter(|page| !page.is_empty()) else {
             return Ok(String::new());
         };

@@ -5,9 +5,10 @@
 //! meant.
 
 use caching_proxy::cli::config::{Config, StoreKind};
-use caching_proxy::control;
+use caching_proxy::control::{self, Imported, Info};
 use caching_proxy::policy::purging::Selector;
-use serde_json::Value;
+use caching_proxy::proxy::archive::har::HarEntry;
+use serde::de::DeserializeOwned;
 
 use crate::daemon::engine::{OwnEngine, reader_of_urls};
 use crate::daemon::instances::{Instance, running, with_query};
@@ -48,13 +49,12 @@ impl CacheTarget {
         let mut users = Vec::new();
         for instance in all {
             let info = instance.ask("GET", "/info", &[])?;
-            let info: Value = serde_json::from_str(&info).map_err(|error| error.to_string())?;
-            let used = info["cache"].as_str().unwrap_or_default();
+            let Info { cache: used, .. } = read(&info)?;
             if used == named {
                 users.push(instance);
             // Both flags were given and they contradict: neither is silently ignored.
             } else if let Some(port) = port {
-                let used = if used.is_empty() { "memory alone" } else { used };
+                let used = if used.is_empty() { "memory alone" } else { &used };
                 return Err(format!(
                     "--store {named}: the proxy on port {port} uses {used}; leave out one of the two flags"
                 ));
@@ -122,11 +122,14 @@ impl Cache {
         }
     }
 
-    /// Hands recorded responses in; gives the outcome as JSON.
-    pub fn import(&self, content: &[u8]) -> Result<String, String> {
+    /// Hands recorded responses in; gives the outcome.
+    pub fn import(&self, entries: Vec<HarEntry>) -> Result<Imported, String> {
         match self {
-            Self::Running(instance) => instance.send("/import", content),
-            Self::Own(engine) => engine.import(content),
+            Self::Running(instance) => {
+                let content = serde_json::to_vec(&entries).map_err(|error| error.to_string())?;
+                read(&instance.send("/import", &content)?)
+            }
+            Self::Own(engine) => Ok(engine.import(entries)),
         }
     }
 
@@ -137,6 +140,12 @@ impl Cache {
             Self::Own(engine) => engine.close(),
         }
     }
+}
+
+/// Reads an answer of the control interface.
+pub fn read<T: DeserializeOwned>(answer: &str) -> Result<T, String> {
+    serde_json::from_str(answer)
+        .map_err(|error| format!("an answer that is not understood: {error}"))
 }
 
 /// What `proxy purge` selects in a store that no proxy runs for, read by the same code as in a running

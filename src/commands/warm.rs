@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use caching_proxy::cli::config::Config;
-use caching_proxy::control::explanation;
+use caching_proxy::control::{Info, explanation};
 use caching_proxy::message::body::Body;
 use caching_proxy::message::request::Request;
 use caching_proxy::message::response::Response;
@@ -20,9 +20,8 @@ use caching_proxy::origin::RequestContent;
 use caching_proxy::policy::reason::{ReadStatus, Why};
 use caching_proxy::proxy::{Admission, Answer, Attempt, Proxy};
 use parking_lot::Mutex;
-use serde_json::Value;
 
-use crate::commands::target::{Cache, CacheTarget};
+use crate::commands::target::{Cache, CacheTarget, read};
 use crate::daemon::engine::OwnEngine;
 
 /// The largest list or sitemap that is read.
@@ -210,9 +209,7 @@ impl WarmSource {
                 return Ok(Self::Own { engine, origin: config.origin.clone() });
             }
         };
-        let info = instance.ask("GET", "/info", &[])?;
-        let info: Value = serde_json::from_str(&info).map_err(|error| error.to_string())?;
-        let text = |name: &str| info[name].as_str().unwrap_or_default().to_string();
+        let Info { address, origin, .. } = read(&instance.ask("GET", "/info", &[])?)?;
         // ureq's defaults are for applications: redirects are the cache's to store, an error status is
         // an outcome, and a proxy from the environment would not reach this machine.
         let agent = ureq::Agent::config_builder()
@@ -224,11 +221,10 @@ impl WarmSource {
             .timeout_recv_body(None)
             .build()
             .new_agent();
-        let address = text("address");
         // A proxy that listens on all addresses cannot be connected to at `0.0.0.0` everywhere; on
         // loopback it can.
         let address = address.replace("0.0.0.0:", "127.0.0.1:").replace("[::]:", "[::1]:");
-        Ok(Self::Running { base: format!("http://{address}"), origin: text("origin"), agent })
+        Ok(Self::Running { base: format!("http://{address}"), origin, agent })
     }
 
     /// The targets that a list or a sitemap names. The sitemaps that a sitemap index names are fetched,

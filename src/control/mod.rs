@@ -9,7 +9,8 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use http::{HeaderValue, Method, StatusCode};
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::clock::Timestamp;
 use crate::message::body::Body;
@@ -21,8 +22,8 @@ use crate::policy::credentials::redacted;
 use crate::policy::key::Glob;
 use crate::policy::purging::Selector;
 use crate::proxy::Proxy;
-use crate::proxy::archive::Whose;
-use crate::proxy::archive::har::{self, Secrets};
+use crate::proxy::archive::har::{HarEntry, Secrets};
+use crate::proxy::archive::{Whose, stream};
 use crate::store::Purged;
 
 pub mod explanation;
@@ -58,6 +59,52 @@ pub struct About {
     pub cache: String,
     /// When it started.
     pub since: Timestamp,
+}
+
+/// The answer to `/info`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Info {
+    /// The program's version.
+    pub version: String,
+    /// The process.
+    pub pid: u32,
+    /// See [`About::address`].
+    pub address: String,
+    /// See [`About::origin`].
+    pub origin: String,
+    /// See [`About::store`].
+    pub store: String,
+    /// See [`About::cache`].
+    pub cache: String,
+    /// In seconds since 1970; see [`About::since`].
+    pub since: u64,
+}
+
+/// The answer to `/purge`.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+pub struct PurgeAnswer {
+    /// How many stored responses were purged.
+    pub purged: u64,
+}
+
+/// The answer to `/import`: what became of the entries.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Imported {
+    /// How many are stored.
+    pub stored: u64,
+    /// How many are not, by the reason.
+    pub left_out: BTreeMap<String, u64>,
+}
+
+impl Imported {
+    /// Adds the outcome of further entries.
+    pub fn add(&mut self, more: Self) {
+        self.stored += more.stored;
+        for (reason, count) in more.left_out {
+            *self.left_out.entry(reason).or_default() += count;
+        }
+    }
 }
 
 /// The control interface of one proxy.
@@ -132,16 +179,17 @@ impl Control {
         Ok(())
     }
 
-    fn info(&self) -> Value {
-        json!({
-            "version": env!("CARGO_PKG_VERSION"),
-            "pid": std::process::id(),
-            "address": self.about.address,
-            "origin": self.about.origin,
-            "store": self.about.store,
-            "cache": self.about.cache,
-            "since": self.about.since.seconds(),
-        })
+    fn info(&self) -> Info {
+        let About { address, origin, store, cache, since } = self.about.clone();
+        Info {
+            version: env!("CARGO_PKG_VERSION").to_string(),
+            pid: std::process::id(),
+            address,
+            origin,
+            store,
+            cache,
+            since: since.seconds(),
+        }
     }
 
     fn stats(&self, query: &Query) -> Response {
@@ -161,7 +209,8 @@ impl Control {
         let page =
             self.proxy.store().list(query.get("after").unwrap_or(""), most.clamp(1, PAGE_MAX));
         let now = self.proxy.now();
-        Ok(json_response(&page.iter().map(|listed| listing::json(listed, now)).collect()))
+        let page: Value = page.iter().map(|listed| listing::json(listed, now)).collect();
+        Ok(json_response(&page))
     }
 
     fn show(&self, query: &Query) -> Result<Response, Wrong> {
@@ -178,10 +227,13 @@ impl Control {
                 found.iter().map(|(key, found)| listing::text(&self.proxy, key, found, now));
             return Ok(text(texts.collect::<Vec<_>>().join("\n")));
         }
-        let shown = found.iter().flat_map(|(key, found)| {
-            found.iter().map(|found| listing::json_with_fields(key, found, now))
-        });
-        Ok(json_response(&shown.collect()))
+        let shown: Value = found
+            .iter()
+            .flat_map(|(key, found)| {
+                found.iter().map(|found| listing::json_with_fields(key, found, now))
+            })
+            .collect();
+        Ok(json_response(&shown))
     }
 
     fn explain(&self, query: &Query) -> Result<Response, Wrong> {
@@ -214,26 +266,21 @@ impl Control {
         }
         match all.shortfall() {
             Some(text) => Err((StatusCode::SERVICE_UNAVAILABLE, text)),
-            None => Ok(json_response(&json!({ "purged": all.count }))),
+            None => Ok(json_response(&PurgeAnswer { purged: all.count as u64 })),
         }
     }
 
     fn export(&self, query: &Query) -> Response {
         let kept = query.get("with_secrets") == Some("1");
         let secrets = if kept { Secrets::Kept } else { Secrets::Redacted };
-        let page = self.proxy.recorded(query.get("after").unwrap_or(""), secrets);
-        json_response(&json!({
-            "entries": page.entries,
-            "left_out": page.left_out,
-            "next": page.next,
-        }))
+        json_response(&self.proxy.recorded(query.get("after").unwrap_or(""), secrets))
     }
 
     fn import(&self, content: Option<&[u8]>) -> Result<Response, Wrong> {
         let content =
             content.ok_or_else(|| bad("import: over the Unix socket only".to_string()))?;
-        let entries = serde_json::from_slice(content).map_err(|error| bad(error.to_string()))?;
-        Ok(json_response(&import(&self.proxy, &entries, Whose::OwnOrigin)))
+        let entries = stream::list(content).map_err(|error| bad(error.to_string()))?;
+        Ok(json_response(&import(&self.proxy, entries, Whose::OwnOrigin)))
     }
 }
 
@@ -259,22 +306,18 @@ pub fn selectors(proxy: &Proxy, what: &str, value: &str) -> Result<Vec<Selector>
     Ok(vec![selector])
 }
 
-/// Stores recorded responses; how many are stored, and how many are not for which reason.
-pub fn import(proxy: &Proxy, entries: &Value, whose: Whose) -> Value {
-    let mut outcomes: BTreeMap<String, u64> = BTreeMap::new();
-    for entry in entries.as_array().into_iter().flatten() {
-        let outcome = match har::read(entry, proxy.now()) {
-            Ok(recorded) => match proxy.record(recorded, whose) {
-                Ok(()) => "stored".to_string(),
-                Err(why) => why.to_string(),
-            },
-            Err(error) => {
-                error.rsplit_once(": ").map_or(error.clone(), |(_, what)| what.to_string())
-            }
-        };
-        *outcomes.entry(outcome).or_default() += 1;
+/// Stores recorded responses, as far as that is possible.
+pub fn import(proxy: &Proxy, entries: Vec<HarEntry>, whose: Whose) -> Imported {
+    let mut imported = Imported::default();
+    for entry in entries {
+        // One that cannot be used does not keep the others out.
+        let recorded = entry.read(proxy.now()).map_err(|unusable| unusable.to_string());
+        match recorded.and_then(|recorded| proxy.record(recorded, whose).map_err(str::to_string)) {
+            Ok(()) => imported.stored += 1,
+            Err(reason) => *imported.left_out.entry(reason).or_default() += 1,
+        }
     }
-    json!(outcomes)
+    imported
 }
 
 /// What is wrong with a request.
@@ -326,6 +369,7 @@ fn text_as(content_type: &'static str, text: String) -> Response {
     Response { status: StatusCode::OK, fields, body: Body::Whole(text.into()) }
 }
 
-fn json_response(value: &Value) -> Response {
-    text_as("application/json", format!("{value}\n"))
+fn json_response(value: &impl Serialize) -> Response {
+    let text = serde_json::to_string(value).expect("no map has keys that are no text");
+    text_as("application/json", text + "\n")
 }

@@ -10,12 +10,13 @@ use std::time::Duration;
 
 use caching_proxy::cli::config::Config;
 use caching_proxy::clock::Clock;
-use caching_proxy::control::{About, Control, import};
+use caching_proxy::control::{About, Control, Imported, import};
 use caching_proxy::message::body::Body;
 use caching_proxy::message::network::Network;
 use caching_proxy::message::request::Request;
 use caching_proxy::origin::Unreachable;
 use caching_proxy::proxy::archive::Whose;
+use caching_proxy::proxy::archive::har::HarEntry;
 use caching_proxy::proxy::{Proxy, Settings};
 use caching_proxy::store::memory;
 use http::{HeaderValue, Method, StatusCode, Version};
@@ -85,11 +86,9 @@ impl OwnEngine {
         }
     }
 
-    /// Stores recorded responses; gives the outcome as JSON.
-    pub fn import(&self, content: &[u8]) -> Result<String, String> {
-        // One batch of a recording: `proxy import` cuts long ones up, as for a running proxy.
-        let entries = serde_json::from_slice(content).map_err(|error| error.to_string())?;
-        Ok(import(&self.proxy, &entries, self.whose).to_string())
+    /// Stores recorded responses, one batch of a recording; gives the outcome.
+    pub fn import(&self, entries: Vec<HarEntry>) -> Imported {
+        import(&self.proxy, entries, self.whose)
     }
 
     /// Waits until the store has written everything; the error is that it has not, or that something

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use crate::message::content::Content;
 use crate::message::target::{OriginUrl, is_loopback, split_authority};
@@ -12,9 +13,10 @@ use crate::policy::reuse::Presented;
 use crate::policy::stored::StoredResponse;
 use crate::policy::storing::Received;
 use crate::proxy::Proxy;
-use crate::proxy::archive::har::{Recorded, Secrets, entry};
+use crate::proxy::archive::har::{HarEntry, Recorded, Secrets};
 
 pub mod har;
+pub mod stream;
 
 /// Keys that one page is made of, at most.
 const KEYS_MAX: usize = 200;
@@ -35,12 +37,15 @@ pub enum Whose {
 }
 
 /// Some entries of a recording.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Deserialize, Serialize)]
 pub struct Page {
     /// The entries.
-    pub entries: Vec<serde_json::Value>,
+    pub entries: Vec<HarEntry>,
     /// Parts, and content that is too large or cannot be read.
     pub left_out: u64,
+    /// Entries whose URL had secrets, which are left out of it.
+    #[serde(default)]
+    pub redacted: u64,
     /// What to go on after; `None` at the end.
     pub next: Option<String>,
 }
@@ -59,7 +64,9 @@ impl Proxy {
                 match content_of(&response) {
                     Some(content) => {
                         bytes += content.len() as u64;
-                        page.entries.push(entry(key, response.head(), &content, secrets));
+                        let entry = HarEntry::new(key, response.head(), &content, secrets);
+                        page.redacted += u64::from(entry.url().contains(LEFT_OUT));
+                        page.entries.push(entry);
                     }
                     None => page.left_out += 1,
                 }
