@@ -1,8 +1,7 @@
 //! A response as it leaves the engine. RFC 9110 §6.
 
-use std::fmt::Write as _;
-
 use http::{HeaderName, HeaderValue, StatusCode};
+use serde_json::json;
 
 use crate::message::body::Body;
 use crate::message::fields::Fields;
@@ -30,8 +29,8 @@ impl Response {
     /// client asks for it.
     pub fn error(status: StatusCode, text: &str, as_json: bool) -> Self {
         let (content_type, content) = if as_json {
-            let code = status.as_u16();
-            ("application/json", format!("{{\"status\":{code},\"error\":{}}}\n", json_string(text)))
+            let content = json!({ "status": status.as_u16(), "error": text });
+            ("application/json", format!("{content}\n"))
         } else {
             ("text/plain; charset=utf-8", format!("{text}\n"))
         };
@@ -68,23 +67,6 @@ pub fn write_status_line(out: &mut Vec<u8>, status: StatusCode) {
     out.push(b' ');
     out.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
     out.extend_from_slice(b"\r\n");
-}
-
-/// `text` as a JSON string, quotation marks included (RFC 8259 §7).
-pub fn json_string(text: &str) -> String {
-    let mut quoted = String::with_capacity(text.len() + 2);
-    quoted.push('"');
-    for character in text.chars() {
-        match character {
-            '"' | '\\' => quoted.extend(['\\', character]),
-            control if control < ' ' => {
-                let _ = write!(quoted, "\\u{:04x}", control as u32);
-            }
-            plain => quoted.push(plain),
-        }
-    }
-    quoted.push('"');
-    quoted
 }
 
 #[cfg(test)]
@@ -139,7 +121,12 @@ mod tests {
     }
 
     #[test]
-    fn json_strings_are_escaped() {
-        assert_eq!(json_string("a \"b\" \\ \n é"), "\"a \\\"b\\\" \\\\ \\u000a é\"");
+    fn what_an_error_says_cannot_end_its_json() {
+        let error = Response::error(StatusCode::NOT_FOUND, "a \"b\" \\ \n é", true);
+        let Body::Whole(content) = error.body else { panic!("it has content") };
+        assert_eq!(
+            String::from_utf8_lossy(&content),
+            "{\"status\":404,\"error\":\"a \\\"b\\\" \\\\ \\n é\"}\n"
+        );
     }
 }

@@ -4,7 +4,9 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::{Method, StatusCode, Version};
+use serde_json::json;
 
+use crate::message::body::Body;
 use crate::message::fields::Fields;
 use crate::message::network::Network;
 use crate::message::percent::normalised;
@@ -166,8 +168,7 @@ impl Proxy {
         }
         let mut response = Response::error(StatusCode::OK, &format!("purged {purged}"), as_json);
         if as_json {
-            response.body =
-                crate::message::body::Body::Whole(format!("{{\"purged\":{purged}}}\n").into());
+            response.body = Body::Whole(format!("{}\n", json!({ "purged": purged })).into());
         }
         response.fields.set_text("cache-status", CacheStatus::default().to_string());
         response

@@ -1,5 +1,6 @@
 //! The access log: the line that is written for each request, and the thread that writes it.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -10,9 +11,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
+use serde::Serialize;
+use serde_json::value::RawValue;
+
 use crate::clock::Timestamp;
 use crate::message::date;
-use crate::message::response::json_string;
 use crate::policy::credentials::redacted;
 use crate::stats::Stats;
 use crate::vital;
@@ -281,21 +284,36 @@ fn combined(served: &AccessRecord<'_>) -> String {
     )
 }
 
+/// A line in JSON: what is known under fixed names, so that fields may be added.
+#[derive(Serialize)]
+struct JsonLine<'a> {
+    time: String,
+    client: Option<IpAddr>,
+    method: &'a str,
+    target: Cow<'a, str>,
+    status: u16,
+    bytes: u64,
+    hit: bool,
+    cache_status: &'a str,
+    /// In fixed notation: serde_json writes the microseconds of a hit as `2.5e-5`, which is the same number, but
+    /// not to what searches logs with patterns.
+    seconds: Box<RawValue>,
+}
+
 fn json(served: &AccessRecord<'_>) -> String {
-    let client =
-        served.client.map_or_else(|| "null".to_string(), |client| json_string(&client.to_string()));
-    format!(
-        "{{\"time\":\"{}\",\"client\":{client},\"method\":{},\"target\":{},\"status\":{},\
-         \"bytes\":{},\"hit\":{},\"cache_status\":{},\"seconds\":{:.6}}}\n",
-        date::format_rfc3339(served.at),
-        json_string(served.method),
-        json_string(&redacted(served.target)),
-        served.status,
-        served.bytes,
-        served.from_cache,
-        json_string(served.cache_status),
-        served.taken.as_secs_f64(),
-    )
+    let seconds = RawValue::from_string(format!("{:.6}", served.taken.as_secs_f64()));
+    let line = JsonLine {
+        time: date::format_rfc3339(served.at),
+        client: served.client,
+        method: served.method,
+        target: redacted(served.target),
+        status: served.status,
+        bytes: served.bytes,
+        hit: served.from_cache,
+        cache_status: served.cache_status,
+        seconds: seconds.expect("a duration is a number, and no infinite one"),
+    };
+    serde_json::to_string(&line).expect("neither keys nor values can be wrong") + "\n"
 }
 
 #[cfg(test)]
@@ -330,7 +348,7 @@ mod tests {
         assert_eq!(
             json(&served("/a\n\"")),
             "{\"time\":\"1994-11-06T08:49:37.000Z\",\"client\":\"127.0.0.1\",\"method\":\"GET\",\
-             \"target\":\"/a\\u000a\\\"\",\"status\":200,\"bytes\":5,\"hit\":true,\
+             \"target\":\"/a\\n\\\"\",\"status\":200,\"bytes\":5,\"hit\":true,\
              \"cache_status\":\"proxy; hit\",\"seconds\":0.002000}\n"
         );
     }
