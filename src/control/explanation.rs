@@ -1,4 +1,4 @@
-//! `proxy explain`: what would the proxy do with this request, and why?
+//! `proxy explain`: what would the proxy do with this request, and why? The words alone; the engine decides.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -16,9 +16,8 @@ use crate::policy::stored::StoredHead;
 use crate::proxy::Proxy;
 use crate::proxy::explain::{Explained, Explanation};
 
-/// The request that a command line describes: a path, or a URL of the origin server.
-///
-/// `fields` are `Name: value`; a Host is added where none is given.
+/// The request that a command line describes. `target` is a path, or a URL of the origin server; `fields` are
+/// `Name: value`, and `host` is added as Host if they have none.
 pub fn request(target: &str, fields: &[String], host: &str) -> Result<Request, String> {
     let mut lines = Fields::new();
     for line in fields {
@@ -39,13 +38,14 @@ pub fn request(target: &str, fields: &[String], host: &str) -> Result<Request, S
         .map_err(|error| format!("explain {}: {error}", redacted(target)))
 }
 
-/// Makes the request and puts all that is known of it into words; the error is that there is no response,
-/// neither the origin server's nor a stored one.
+/// Makes the request and describes the outcome, step by step. The error is such a description as well, of a
+/// request that got no response: neither the origin server's nor a stored one.
 pub fn explain(proxy: &Proxy, request: Request) -> Result<String, String> {
     let explanation = match proxy.explain(&Arc::new(request)) {
         Ok(explanation) => explanation,
         Err((status, told)) => {
             let text = format!("answered {status} without asking: {told}");
+            // A refusal (4xx) is what the proxy does with such a request, and so the explanation asked for.
             return if status.is_server_error() { Err(text) } else { Ok(text + "\n") };
         }
     };
@@ -84,7 +84,7 @@ pub fn explain(proxy: &Proxy, request: Request) -> Result<String, String> {
     Ok(text)
 }
 
-/// What a trusted peer has said (`--trust-forwarded`); `None` if nothing.
+/// What the proxy believes because a trusted peer has said it (`--trust-forwarded`); `None` if nothing.
 fn what_is_believed(believed: &Believed) -> Option<String> {
     let Believed { client, is_hidden, scheme, host, .. } = believed;
     let client = match client {
@@ -126,6 +126,7 @@ fn storing(text: &mut String, explained: &Explained) {
 
 fn freshness(text: &mut String, proxy: &Proxy, explained: &Explained) {
     let (lifetime, source) = explained.lifetime;
+    // The operator may have said "for ever": a number of seconds would hide that.
     let span = match lifetime {
         Lifetime::Unknown => "none".to_string(),
         Lifetime::Operator(span) if span == DeltaSeconds::MAX => "until cleared".to_string(),
@@ -142,7 +143,7 @@ fn freshness(text: &mut String, proxy: &Proxy, explained: &Explained) {
     }
 }
 
-/// For how long a stored response is of use, and how.
+/// Describes for how long a stored response can be reused, and what happens to it once it is stale.
 pub(super) fn until(text: &mut String, proxy: &Proxy, stored: &StoredHead, now: Timestamp) {
     match stored.freshness_left(now) {
         None => text.push_str("  fresh             until it is cleared or evicted\n"),
@@ -157,6 +158,7 @@ pub(super) fn until(text: &mut String, proxy: &Proxy, stored: &StoredHead, now: 
     if stored.directives.prohibits_stale() {
         text.push_str("  when stale        never served: must-revalidate, proxy-revalidate, s-maxage or no-cache\n");
     } else if stored.freshness_left(now).is_some() {
+        // The response's own directives come before the flags (RFC 5861 §3, §4).
         let rules = &proxy.reuse_rules();
         let own = stored.directives.stale_if_error.unwrap_or(rules.stale_if_error);
         let background =

@@ -1,4 +1,7 @@
-//! Stored responses as they are listed and shown.
+//! Stored responses as they are listed and shown: as JSON for programs, as text for people.
+//!
+//! Field values are bytes (RFC 9110 §5.5), but JSON and terminals take text: bytes that are no UTF-8 appear as
+//! replacement characters, here and never in what clients get.
 
 use std::fmt::Write as _;
 
@@ -13,8 +16,9 @@ use crate::policy::purging::tags;
 use crate::proxy::Proxy;
 use crate::store::backing::Listed;
 
-/// A line of a list, for programs. `fresh_for` is in seconds, negative once it is stale, and null if it
-/// stays fresh until it is cleared. `after` is what the next page is asked for with, if that is not the key.
+/// A line of a list, for programs. `fresh_for` is in seconds, negative once the response is stale, and null if
+/// it stays fresh until it is cleared. `after` names the place at which the next page begins, if the key does
+/// not.
 pub(super) fn json(listed: &Listed, now: Timestamp) -> Value {
     let head = &listed.head;
     let mut value = json!({
@@ -34,7 +38,7 @@ pub(super) fn json(listed: &Listed, now: Timestamp) -> Value {
     value
 }
 
-/// The same with all fields, tags, and what the request had that selects it.
+/// The same with all fields, tags, and the selecting header fields of the request it was made for.
 pub(super) fn json_with_fields(key: &CacheKey, listed: &Listed, now: Timestamp) -> Value {
     let mut value = json(&Listed { key: key.clone(), ..listed.clone() }, now);
     let selecting: Map<String, Value> = listed
@@ -60,7 +64,7 @@ pub(super) fn pairs(fields: &Fields) -> Value {
     fields.iter().map(pair).collect()
 }
 
-/// All that is stored for a key, for people.
+/// Everything that is stored for a key, for people.
 pub(super) fn text(proxy: &Proxy, key: &CacheKey, found: &[Listed], now: Timestamp) -> String {
     let mut text = format!("{key}\n");
     for listed in found {

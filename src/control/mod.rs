@@ -1,8 +1,8 @@
-//! The control interface: a request in, a response out. What a running proxy can be asked, and told.
+//! The control interface: a request in, a response out. What operators can ask of a running proxy.
 //!
-//! It is served on a Unix socket that is its owner's alone, and on a TCP port only where the operator wants
-//! that: then to loopback addresses, or to who has the token. It never speaks for the origin server, and
-//! nothing here is reachable from the port that clients use.
+//! It is served on a Unix socket that only the proxy's user can open, and on a TCP port where the operator asks
+//! for one: then to loopback addresses, or to clients that present the token. It never speaks for the origin
+//! server, and nothing here is reachable from the port that clients use.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -46,16 +46,16 @@ POST /purge?url=URL | prefix=P | match=GLOB | tag=T | stale=1 | all=1
 POST /import, with a list of HAR entries (over the Unix socket)
 ";
 
-/// What a proxy says of itself.
+/// What a proxy states about itself.
 #[derive(Clone, Debug)]
 pub struct About {
-    /// Where it listens.
+    /// The address on which it serves clients.
     pub address: String,
-    /// Whom it asks.
+    /// The URL of the origin server, without a password.
     pub origin: String,
-    /// What is behind memory; empty for nothing.
+    /// The store behind memory; empty if there is none.
     pub store: String,
-    /// Which store that is, wherever the command that asks was started; empty for none.
+    /// The identity of that store, the same in whatever folder a command was started; empty if there is none.
     pub cache: String,
     /// When it started.
     pub since: Timestamp,
@@ -111,18 +111,19 @@ impl Imported {
 pub struct Control {
     proxy: Arc<Proxy>,
     about: About,
-    /// Who comes over TCP must have it.
+    /// Clients over TCP must present it; `None` admits loopback addresses alone.
     token: Option<String>,
 }
 
 impl Control {
-    /// For this proxy; `token` is asked of everybody who comes over TCP.
+    /// The control interface of `proxy`; clients over TCP must present `token`, if there is one.
     pub fn new(proxy: Arc<Proxy>, about: About, token: Option<String>) -> Self {
         Self { proxy, about, token }
     }
 
     /// Answers a request, given its content if that is at hand; may wait.
     pub fn answer(&self, request: &Request, content: Option<&[u8]>) -> Response {
+        // First of all: a client that is not admitted learns not even which paths there are.
         if let Err((status, text)) = self.admit(request) {
             return Response::error(status, text, request.prefers_json());
         }
@@ -130,6 +131,7 @@ impl Control {
             request.target.as_str().split_once('?').unwrap_or((request.target.as_str(), ""));
         let query = Query::read(query);
         let is_get = request.method == Method::GET || request.method == Method::HEAD;
+        // A GET must change nothing (RFC 9110 §9.2.1): browsers and scanners follow links.
         let changes = path == "/purge" || path == "/import";
         if changes && request.method != Method::POST || !changes && !is_get {
             let text = if changes { "expected POST" } else { "expected GET" };
@@ -155,11 +157,13 @@ impl Control {
             .unwrap_or_else(|(status, text)| Response::error(status, &text, request.prefers_json()))
     }
 
-    /// Nobody comes in over TCP who may not, and no page of another site that a browser shows.
+    /// Admits a request: over the Unix socket always, over TCP with the token or, where there is none, from this
+    /// machine. A page that a browser shows must not get in either, although the browser is on this machine.
     fn admit(&self, request: &Request) -> Result<(), (StatusCode, &'static str)> {
+        // The Unix socket's permissions have admitted it already (mode 0600).
         let Some(client) = request.client else { return Ok(()) };
         if let Some(token) = &self.token {
-            // Whoever looks whether the proxy is well has no token, and learns nothing else.
+            // Load balancers and container hosts check health without a token, and learn nothing else.
             if request.target.as_str() == "/health" {
                 return Ok(());
             }
@@ -171,6 +175,8 @@ impl Control {
             }
             return Ok(());
         }
+        // A site can have its name resolve to 127.0.0.1 and then read the answers (DNS rebinding): the browser
+        // still sends the site's name as Host. Where it asks across sites, it sends Origin.
         let host = request.authority().and_then(split_authority);
         let names_us = host.is_some_and(|(host, _)| is_loopback(&host));
         if !client.ip().is_loopback() || !names_us || request.fields.contains("origin") {
@@ -208,6 +214,7 @@ impl Control {
         };
         let page =
             self.proxy.store().list(query.get("after").unwrap_or(""), most.clamp(1, PAGE_MAX));
+        // One moment for all of them, or the ages of a page would not agree.
         let now = self.proxy.now();
         let page: Value = page.iter().map(|listed| listing::json(listed, now)).collect();
         Ok(json_response(&page))
@@ -241,6 +248,7 @@ impl Control {
         let fields: Vec<String> = query.all("field").map(str::to_string).collect();
         let request = explanation::request(url, &fields, &self.about.address).map_err(bad)?;
         let key = self.proxy.key_for(url).map_err(bad)?;
+        // Before the request is made: what is shown is what was there when the operator asked.
         let found = self.proxy.stored_for(&key);
         let mut told = String::new();
         if !found.is_empty() {
@@ -257,6 +265,7 @@ impl Control {
 
     fn purge(&self, query: &Query) -> Result<Response, Wrong> {
         let mut all = Purged::default();
+        // A purge has one selector: of two, it would not be clear whether both must match.
         let (what, value) = query.0.first().map_or(("", ""), |(what, value)| (what, value));
         for selector in selectors(&self.proxy, what, value).map_err(bad)? {
             let purged = self.proxy.purge(&selector);
@@ -264,6 +273,7 @@ impl Control {
             log::info!("control: purged {}: {count} stored responses", redacted(&told));
             all.add(purged);
         }
+        // A purge that did not reach every tier must not look like one that did.
         match all.shortfall() {
             Some(text) => Err((StatusCode::SERVICE_UNAVAILABLE, text)),
             None => Ok(json_response(&PurgeAnswer { purged: all.count as u64 })),
@@ -277,6 +287,7 @@ impl Control {
     }
 
     fn import(&self, content: Option<&[u8]>) -> Result<Response, Wrong> {
+        // Over TCP no content is at hand: with the token one can look and purge, but not plant responses.
         let content =
             content.ok_or_else(|| bad("import: over the Unix socket only".to_string()))?;
         let entries = stream::list(content).map_err(|error| bad(error.to_string()))?;
@@ -327,7 +338,7 @@ fn bad(text: String) -> Wrong {
     (StatusCode::BAD_REQUEST, text)
 }
 
-/// Compares without telling by the time it takes how much agrees.
+/// Compares in a time that does not depend on how much agrees, so that nobody finds the token byte by byte.
 fn is_same(one: &[u8], other: &[u8]) -> bool {
     let differing = one.iter().zip(other).fold(0, |all, (one, other)| all | (one ^ other));
     one.len() == other.len() && differing == 0

@@ -3,6 +3,9 @@
 //! A lenient parser would make a fresh response out of one whose `Expires` is unreadable, and an
 //! unreadable `Expires` means "in the past" (RFC 9111 §5.3). So a value is taken whole or not at
 //! all. The weekday is read but not compared with the date: senders get it wrong.
+//!
+//! Not the crate `httpdate`: it trims, takes `+6` for a number and 31 February for a day, puts the century of
+//! two digits at 1970 whatever the present is (§5.6.7: at 50 years ahead), and panics beyond the year 9999.
 
 use crate::clock::Timestamp;
 

@@ -1,4 +1,8 @@
 //! The access log: the line that is written for each request, and the thread that writes it.
+//!
+//! Writing never holds up a request. Lines pass through a bounded queue to a thread of their own; lines that
+//! do not fit, or that the disk refuses, are dropped and counted. What may stand in a line is decided here as
+//! well: parameters that usually are secrets are left out, and no client can end a line or fake another one.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -29,12 +33,12 @@ pub enum AccessFormat {
     Json,
 }
 
-/// One request and its answer, as the access log tells them.
+/// One request and its response, as the access log records them.
 #[derive(Debug)]
 pub struct AccessRecord<'a> {
     /// When the request arrived.
     pub at: Timestamp,
-    /// Who sent it.
+    /// The client's address, as far as trusted peers tell it; `None` if it is not known.
     pub client: Option<IpAddr>,
     /// The method.
     pub method: &'a str,
@@ -50,36 +54,37 @@ pub struct AccessRecord<'a> {
     pub referer: &'a str,
     /// The request's `User-Agent`.
     pub user_agent: &'a str,
-    /// Did the body come from the cache?
+    /// Whether the content came from the cache.
     pub from_cache: bool,
-    /// What `Cache-Status` said.
+    /// The value of `Cache-Status`.
     pub cache_status: &'a str,
     /// From the arrival to the last byte.
     pub taken: Duration,
 }
 
-/// Lines of the access log that may wait to be written; further ones are left out and counted.
+/// Lines that wait to be written, at most; further ones are dropped and counted.
 const LINES_MAX: usize = 8192;
-/// Lines that are put together into one write, about so many bytes.
+/// Lines are joined into writes of about this many bytes.
 const WRITE_BYTES: usize = 64 * 1024;
 
-/// The access log: one line a request. A thread of its own writes it, so that nobody waits for a disk,
-/// or for whoever reads a pipe.
+/// The access log: one line a request. A thread of its own writes it, so that no request waits for a disk or
+/// for the reader of a pipe.
 pub struct AccessLog {
     format: AccessFormat,
     lines: SyncSender<AccessLine>,
+    /// Lines dropped since the thread last reported some; `stats` has them since the start.
     left_out: Arc<AtomicU64>,
     stats: Arc<Stats>,
-    /// The file is to be opened again: it may have been moved away. Not a line, for which there may be no
-    /// room.
+    /// Whether the file is to be opened again: it may have been moved away. A flag, not a line in the queue:
+    /// the queue may be full when the operator rotates the log, and the request must not be lost.
     reopens: Arc<AtomicBool>,
 }
 
 enum AccessLine {
     Text(String),
-    /// Look whether the file is to be opened again.
+    /// Wakes the thread to look at `reopens`.
     Look,
-    /// All before it is written: say so.
+    /// All lines before it are written: the sender is to be told.
     Flush(SyncSender<()>),
 }
 
@@ -103,7 +108,7 @@ impl AccessLog {
         let left_out = Arc::new(AtomicU64::new(0));
         let reopens = Arc::new(AtomicBool::new(false));
         let (counted, asked) = (Arc::clone(&left_out), Arc::clone(&reopens));
-        let lost = Lost { stats: Arc::clone(stats), all: 0, told: None };
+        let lost = Lost { stats: Arc::clone(stats), all: 0, warned: None };
         let write = move || {
             write_lines(
                 &waiting,
@@ -121,6 +126,8 @@ impl AccessLog {
 
     /// Adds one line, which is written soon; waits for nothing.
     pub fn write(&self, served: &AccessRecord<'_>) {
+        // The line is made here, on the caller's thread: the record borrows from the request, and several event
+        // loops make lines at once where one writer could not.
         let line = match self.format {
             AccessFormat::Combined => combined(served),
             AccessFormat::Json => json(served),
@@ -131,14 +138,14 @@ impl AccessLog {
         }
     }
 
-    /// Opens the file again, after all lines so far: whoever rotates logs has moved it away.
+    /// Opens the file again, after all lines so far: a program that rotates logs has moved it away.
     pub fn reopen(&self) {
         self.reopens.store(true, Ordering::Release);
-        // If there is no room, the writer has lines enough to wake up for.
+        // If the queue is full, the writer has lines enough to wake up for.
         let _ = self.lines.try_send(AccessLine::Look);
     }
 
-    /// Waits until all lines so far are written, but not for long.
+    /// Waits until all lines so far are written, but at most a second: the reader of a pipe may never read.
     pub fn flush(&self) {
         const PATIENCE: Duration = Duration::from_secs(1);
         let (done, is_done) = sync_channel(1);
@@ -152,8 +159,8 @@ fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().create(true).append(true).open(path)
 }
 
-/// Writes lines as they come, several at a time where they do. A log that cannot be written must not
-/// stop the proxy: what is lost is counted, and told once a minute.
+/// Writes lines as they come, several in one write where several wait. A log that cannot be written must not
+/// stop the proxy: what is lost is counted, and reported once a minute.
 fn write_lines(
     waiting: &Receiver<AccessLine>,
     mut output: LogOutput,
@@ -166,6 +173,7 @@ fn write_lines(
     while let Ok(first) = waiting.recv() {
         let mut next = Some(first);
         let (mut done, mut looks) = (None, false);
+        // Take what waits already, but do not wait for more: under little load a line appears at once.
         while let Some(line) = next.take() {
             match line {
                 AccessLine::Text(line) => text.push_str(&line),
@@ -180,6 +188,7 @@ fn write_lines(
             lost.add(lines, &error, path);
         }
         text.clear();
+        // Only now: lines from before the rotation belong into the file that was moved away.
         let reopens = reopens.swap(false, Ordering::AcqRel);
         if let Some(path) = path.filter(|_| reopens) {
             match open(path) {
@@ -199,16 +208,17 @@ fn write_lines(
     }
 }
 
-/// Where lines are written to.
+/// The file, pipe or stream that lines are written to.
 struct LogOutput {
     out: Box<dyn Write + Send>,
-    /// It ends with a part of a line.
+    /// Whether it ends in the middle of a line.
     is_torn: bool,
 }
 
 impl LogOutput {
-    /// Writes whole lines. The error says how many of them are not written, or in part.
+    /// Writes whole lines. The error says how many of them are not written, or only in part.
     fn write(&mut self, mut lines: &[u8]) -> Result<(), (u64, io::Error)> {
+        // Not `write_all`: after an error it does not say how far it came, and so which lines are lost.
         let mut written = || -> io::Result<()> {
             // A line that was torn when the disk was full must not spoil the next one.
             if self.is_torn && !lines.is_empty() {
@@ -232,20 +242,21 @@ impl LogOutput {
     }
 }
 
-/// Lines that could not be written.
+/// Lines that could not be written, and when the operator was last warned of them.
 struct Lost {
     stats: Arc<Stats>,
     all: u64,
-    told: Option<Instant>,
+    warned: Option<Instant>,
 }
 
 impl Lost {
     fn add(&mut self, lines: u64, error: &io::Error, path: Option<&Path>) {
-        const TOLD_EVERY: Duration = Duration::from_secs(60);
+        // A full disk refuses every write; the error log may be on the same disk.
+        const WARNED_EVERY: Duration = Duration::from_secs(60);
         self.all += lines;
         self.stats.count_lost_lines(lines);
-        if self.told.is_none_or(|told| told.elapsed() >= TOLD_EVERY) {
-            self.told = Some(Instant::now());
+        if self.warned.is_none_or(|warned| warned.elapsed() >= WARNED_EVERY) {
+            self.warned = Some(Instant::now());
             let (path, all) = (path.unwrap_or(Path::new("-")).display(), self.all);
             log::warn!("--access-log {path}: {error}; {all} lines are lost since the start");
         }

@@ -1,4 +1,8 @@
 //! How long answers took, in buckets.
+//!
+//! Two types of the same shape: [`Latencies`] is shared and atomic, [`Tally`] belongs to one thread. An event loop
+//! counts its hits in a tally and adds that to the shared ones once a turn, for an atomic addition a hit would
+//! have all loops contend for the same few cache lines.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -17,12 +21,12 @@ pub struct Latencies {
     sum_us: AtomicU64,
 }
 
-/// A histogram that one thread adds to, or that is read.
+/// A histogram that one thread adds to, or a snapshot of one.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Tally {
-    /// How many took no longer than the bound, and longer than the one before.
+    /// How many took no longer than the bound of that index, and longer than the bound before it.
     pub buckets: [u64; BUCKETS],
-    /// All together, in microseconds.
+    /// The sum of all, in microseconds.
     pub sum_us: u64,
 }
 
@@ -31,14 +35,14 @@ fn bucket(taken_us: u64) -> usize {
 }
 
 impl Latencies {
-    /// Counts one.
+    /// Counts one answer.
     pub fn count(&self, taken: Duration) {
         let taken_us = taken.as_micros() as u64;
         self.buckets[bucket(taken_us)].fetch_add(1, Ordering::Relaxed);
         self.sum_us.fetch_add(taken_us, Ordering::Relaxed);
     }
 
-    /// Counts what somebody else has counted.
+    /// Adds what a thread has counted for itself.
     pub fn add(&self, tally: &Tally) {
         for (bucket, count) in
             self.buckets.iter().zip(tally.buckets).filter(|(_, count)| *count > 0)
@@ -48,7 +52,7 @@ impl Latencies {
         self.sum_us.fetch_add(tally.sum_us, Ordering::Relaxed);
     }
 
-    /// What has been counted so far.
+    /// A snapshot. Its buckets may be of slightly different moments, which a histogram can bear.
     pub fn tally(&self) -> Tally {
         Tally {
             buckets: std::array::from_fn(|index| self.buckets[index].load(Ordering::Relaxed)),
@@ -58,20 +62,20 @@ impl Latencies {
 }
 
 impl Tally {
-    /// Counts some that took equally long.
+    /// Counts several answers that took equally long.
     pub fn count(&mut self, taken: Duration, count: u64) {
         let taken_us = taken.as_micros() as u64;
         self.buckets[bucket(taken_us)] += count;
         self.sum_us += taken_us * count;
     }
 
-    /// How many there are.
+    /// How many answers are counted.
     pub fn total(&self) -> u64 {
         self.buckets.iter().sum()
     }
 
-    /// The bound in microseconds that this share of all stay below; `None` if there are none, or it is
-    /// beyond the last bound.
+    /// The bound in microseconds that this share of all answers stay below; `None` if nothing is counted, or
+    /// the share reaches beyond the last bound. As coarse as the buckets: never less than the true quantile.
     pub fn quantile_us(&self, share: f64) -> Option<u64> {
         let total = self.total();
         #[allow(clippy::cast_sign_loss, reason = "neither is negative")]

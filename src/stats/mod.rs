@@ -105,7 +105,7 @@ impl Stats {
         }
     }
 
-    /// Counts how long hits took that were counted by somebody else.
+    /// Adds what an event loop has counted for itself.
     pub fn count_hit_latencies(&self, tally: &Tally) {
         self.hit_latencies.add(tally);
     }
@@ -115,12 +115,13 @@ impl Stats {
         self.cells.add(Counter::Swept, responses as u64);
     }
 
-    /// Counts lines of the access log that nobody will read.
+    /// Counts lines of the access log that are lost.
     fn count_lost_lines(&self, lines: u64) {
         self.cells.add(Counter::AccessLogLost, lines);
     }
 
-    /// There is so much more of something, or less. Whoever adds must take away again, however it ends.
+    /// Raises a gauge by `more`, or lowers it if negative. Each rise needs its fall, however the thing ends: a
+    /// panic included.
     pub fn gauge(&self, gauge: Counter, more: i64) {
         self.cells.change(gauge, more);
     }

@@ -1,11 +1,12 @@
 //! The cache filled on purpose, and taken from one place to another: warm, export, import.
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::process::{Command, Output, Stdio};
 use std::time::Instant;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::support::origin::{Gate, Origin, on};
 use super::support::proxy::{Proxy, command};
@@ -325,6 +326,58 @@ fn a_recording_goes_into_a_running_proxy_and_says_what_it_left_out() {
     // An export that cannot be written leaves what was there.
     let unwritable = tool(&folder, &["export", "/nowhere/x.har"]).output().expect("it runs");
     assert_eq!(unwritable.status.code(), Some(1));
+}
+
+/// Over the control interface, where programs ask: numbers, and no text to be cut.
+#[test]
+fn an_import_answers_with_a_count_for_each_reason() {
+    let folder = TemporaryFolder::new();
+    let origin = Origin::script([]);
+    let proxy = in_folder(&folder, &origin, &[]);
+    let socket = folder.file(&format!("caching-proxy/{}.sock", proxy.address.port()));
+    let entry = |method: &str, target: &str, directive: &str| {
+        json!({
+            "request": { "method": method, "url": format!("{}{target}", origin.url()) },
+            "response": {
+                "status": 200, "content": { "text": "a" },
+                "headers": [{ "name": "Cache-Control", "value": directive }],
+            },
+        })
+    };
+    let (fresh, no_store) = ("max-age=60", "no-store");
+    let all = json!([
+        entry("GET", "/a", fresh),
+        entry("GET", "/b", no_store),
+        entry("GET", "/c", fresh),
+        entry("GET", "/d", no_store),
+        entry("POST", "/a", fresh),
+        {},
+        null,
+        5
+    ]);
+    let left_out =
+        json!({ "\"POST\"; only GET is stored": 1, "an entry without a URL": 3, "no-store": 2 });
+    for (content, expected) in [
+        (all, Some(json!({ "stored": 2, "left_out": left_out }))),
+        (json!([]), Some(json!({ "stored": 0, "left_out": {} }))),
+        (json!({}), None),
+        (json!(5), None),
+    ] {
+        let content = content.to_string();
+        let mut stream = UnixStream::connect(&socket).expect("a socket");
+        let length = content.len();
+        let head = "POST /import HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n";
+        write!(stream, "{head}Content-Length: {length}\r\n\r\n{content}").expect("it reads");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+        assert_eq!(head.starts_with("HTTP/1.1 200 "), expected.is_some(), "{content}: {answer}");
+        if let Some(expected) = expected {
+            let counts: Value = serde_json::from_str(body).expect("JSON");
+            assert_eq!(counts, expected, "{content}");
+        }
+    }
+    assert!(proxy.get("/c").is_hit());
 }
 
 /// What no request can reach would take room for nothing; it is said what that was.
