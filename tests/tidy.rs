@@ -40,11 +40,16 @@ const FENCES: [(&str, &[&str]); 25] = [
         &[
             "store/redis/mod.rs",
             "store/redis/address.rs",
-            "store/redis/sentinel.rs",
-            "store/redis/link.rs",
             "store/redis/changes.rs",
+            "store/redis/content.rs",
+            "store/redis/link.rs",
+            "store/redis/links.rs",
             "store/redis/listing.rs",
             "store/redis/news.rs",
+            "store/redis/responses.rs",
+            "store/redis/scripts.rs",
+            "store/redis/sentinel.rs",
+            "store/redis/shared.rs",
             "store/redis/values.rs",
         ],
     ),
@@ -52,12 +57,17 @@ const FENCES: [(&str, &[&str]); 25] = [
         "rusqlite::",
         &[
             "store/sqlite/mod.rs",
-            "store/sqlite/schema.rs",
+            "store/sqlite/batch.rs",
             "store/sqlite/changes.rs",
+            "store/sqlite/checkpoint.rs",
+            "store/sqlite/database.rs",
             "store/sqlite/invalidations.rs",
-            "store/sqlite/room.rs",
+            "store/sqlite/refused.rs",
             "store/sqlite/row.rs",
+            "store/sqlite/schema.rs",
+            "store/sqlite/space.rs",
             "store/sqlite/spooled.rs",
+            "store/sqlite/tables.rs",
         ],
     ),
     ("crc32fast::", &["store/codec.rs"]),
@@ -255,7 +265,6 @@ fn no_two_files_import_each_other() {
     }
     let circles: Vec<_> = imports
         .iter()
-        .filter(|(one, _)| !one.starts_with("store")) // to come
         .filter(|(one, other)| one < other && imports.contains(&(other.clone(), one.clone())))
         .collect();
     assert!(circles.is_empty(), "{circles:#?}");
@@ -265,8 +274,7 @@ fn no_two_files_import_each_other() {
 /// now; a name of one function's own does not count.
 #[test]
 fn a_name_stands_for_one_type() {
-    const LATER: [&str; 8] = [
-        "store/redis/",
+    const LATER: [&str; 7] = [
         "stats/",
         "commands/",
         "proxy/",

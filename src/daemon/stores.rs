@@ -8,7 +8,7 @@ use caching_proxy::origin::trust::roots;
 use caching_proxy::store::Store;
 use caching_proxy::store::backing::Backing;
 use caching_proxy::store::memory;
-use caching_proxy::store::redis::{Address, Redis, SharedLimits, Trust};
+use caching_proxy::store::redis::{Address, Redis, RedisLimits, Trust};
 use caching_proxy::store::sqlite::{DiskLimits, Sqlite, default_path};
 use caching_proxy::store::tiers::Tiers;
 
@@ -64,7 +64,7 @@ pub fn open_backing(config: &Config) -> Result<Option<Arc<dyn Backing>>, String>
 
 /// Opens Redis with the roots that the flags name.
 fn redis(config: &Config, address: &Address) -> Result<Arc<dyn Backing>, String> {
-    let limits = SharedLimits {
+    let limits = RedisLimits {
         prefix: config.redis_prefix.clone(),
         content_bytes: config.limits.content_bytes,
     };

@@ -25,7 +25,7 @@ use caching_proxy::store::backing::{
     Backing, BackingError, BackingUsage, Change, Invalidations, Listed, Recalled,
 };
 use caching_proxy::store::memory::{Eviction, MemoryLimits, store};
-use caching_proxy::store::redis::{Address, Redis, SharedLimits};
+use caching_proxy::store::redis::{Address, Redis, RedisLimits};
 use caching_proxy::store::sqlite::{DiskLimits, Sqlite};
 use caching_proxy::store::tiers::Tiers;
 use parking_lot::RwLock;
@@ -92,7 +92,7 @@ fn sqlite(path: &Path, content_bytes: u64) -> Arc<Gated> {
 
 fn redis(server: &Server, content_bytes: u64) -> Arc<Gated> {
     let address = Address::read(&server.url()).expect("an address");
-    let wanted = SharedLimits { prefix: "test:".to_string(), content_bytes };
+    let wanted = RedisLimits { prefix: "test:".to_string(), content_bytes };
     let inner = Box::new(Redis::open(address, wanted).expect("a store"));
     let deadline = Instant::now() + PATIENCE;
     while !inner.is_ready() {

@@ -22,7 +22,7 @@ use caching_proxy::store::backing::{
     Backing, BackingError, BackingUsage, Change, Invalidations, Listed, Recalled,
 };
 use caching_proxy::store::memory::{Eviction, MemoryLimits, store};
-use caching_proxy::store::redis::{Address, Redis, SharedLimits};
+use caching_proxy::store::redis::{Address, Redis, RedisLimits};
 use caching_proxy::store::second_tier::SecondTier;
 use caching_proxy::store::sqlite::{DiskLimits, Sqlite};
 use caching_proxy::store::tiers::Tiers;
@@ -310,7 +310,7 @@ fn sqlite(path: &Path, content_bytes: u64) -> Box<dyn Backing> {
 
 fn redis(server: &Server, seed: u64, content_bytes: u64) -> Box<dyn Backing> {
     let address = Address::read(&server.url()).expect("an address");
-    let wanted = SharedLimits { prefix: format!("{seed}:"), content_bytes };
+    let wanted = RedisLimits { prefix: format!("{seed}:"), content_bytes };
     let redis = Redis::open(address, wanted).expect("a store");
     let deadline = Instant::now() + PATIENCE;
     while !redis.is_ready() {

@@ -12,7 +12,7 @@ use caching_proxy::policy::purging::Selector;
 use caching_proxy::policy::stored::{StoredHead, StoredResponse};
 use caching_proxy::store::backing::Backing;
 use caching_proxy::store::memory::{Eviction, MemoryLimits, store};
-use caching_proxy::store::redis::{Address, Redis, SharedLimits};
+use caching_proxy::store::redis::{Address, Redis, RedisLimits};
 use caching_proxy::store::sqlite::{DiskLimits, Sqlite};
 use caching_proxy::store::tiers::Tiers;
 use caching_proxy::store::{Put, Store};
@@ -53,7 +53,7 @@ fn on_disk(limits: MemoryLimits, disk: DiskLimits) -> Kept {
 fn shared(program: &str, limits: MemoryLimits) -> Kept {
     let server = Server::start(program);
     let address = Address::read(&server.url()).expect("an address");
-    let wanted = SharedLimits { prefix: "test:".to_string(), content_bytes: 64 << 20 };
+    let wanted = RedisLimits { prefix: "test:".to_string(), content_bytes: 64 << 20 };
     let backing = Redis::open(address, wanted).expect("a store");
     let deadline = Instant::now() + PATIENCE;
     while !backing.is_ready() {

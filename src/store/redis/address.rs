@@ -12,7 +12,7 @@ pub const FORMS: &str = "redis://HOST, rediss://HOST, redis+unix:/PATH, redis+cl
 const HOSTS_MAX: usize = 32;
 const SENTINEL_PORT: u16 = 26_379;
 
-/// Whose certificates are good, where the connection is encrypted.
+/// Whose certificates are trusted, where the connection is encrypted.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub enum Trust {
     /// The system's roots.
@@ -31,13 +31,13 @@ pub struct Address {
     /// Sentinels: with user, password and database.
     urls: Vec<String>,
     is_secure: bool,
-    kind: Kind,
+    topology: Topology,
     trust: Trust,
 }
 
-/// What is there.
+/// How the servers of an address work together.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) enum Kind {
+pub(super) enum Topology {
     Server,
     /// One server on this machine.
     Unix,
@@ -52,7 +52,7 @@ impl Address {
     pub fn read(text: &str) -> Option<Self> {
         let (scheme, rest) = text.split_once(':')?;
         if scheme == "redis+unix" {
-            return Self::of(vec![text.to_string()], false, Kind::Unix);
+            return Self::of(vec![text.to_string()], false, Topology::Unix);
         }
         let rest = rest.strip_prefix("//")?;
         let (base, is_secure) = match scheme.split('+').next()? {
@@ -67,12 +67,12 @@ impl Address {
         };
         let url = |host: &str| format!("{base}://{user}{}", host.trim());
         match scheme.split_once('+').map(|(_, kind)| kind) {
-            None => Self::of(vec![url(hosts)], is_secure, Kind::Server),
+            None => Self::of(vec![url(hosts)], is_secure, Topology::Server),
             Some("cluster") => {
                 let hosts: Vec<&str> = hosts.split(',').collect();
                 let are_named = hosts.iter().all(|host| !host.trim().is_empty());
                 let urls = hosts.into_iter().map(url).collect();
-                if are_named { Self::of(urls, is_secure, Kind::Cluster) } else { None }
+                if are_named { Self::of(urls, is_secure, Topology::Cluster) } else { None }
             }
             Some("sentinel") => {
                 let (hosts, rest) = hosts.split_once('/')?;
@@ -84,16 +84,16 @@ impl Address {
                     return None;
                 }
                 let urls = hosts.iter().map(|host| url(&format!("{host}/{database}"))).collect();
-                Self::of(urls, is_secure, Kind::Sentinel(name.to_string()))
+                Self::of(urls, is_secure, Topology::Sentinel(name.to_string()))
             }
             Some(_) => None,
         }
     }
 
-    fn of(urls: Vec<String>, is_secure: bool, kind: Kind) -> Option<Self> {
+    fn of(urls: Vec<String>, is_secure: bool, topology: Topology) -> Option<Self> {
         let readable = |url: &String| url.as_str().into_connection_info().is_ok();
         let fits = urls.len() <= HOSTS_MAX && urls.iter().all(readable);
-        fits.then_some(Self { urls, is_secure, kind, trust: Trust::System })
+        fits.then_some(Self { urls, is_secure, topology, trust: Trust::System })
     }
 
     /// The same, with these certificates.
@@ -107,8 +107,8 @@ impl Address {
         self.is_secure
     }
 
-    pub(super) fn kind(&self) -> &Kind {
-        &self.kind
+    pub(super) fn topology(&self) -> &Topology {
+        &self.topology
     }
 
     /// What the builder of a cluster's client is told of certificates.
@@ -121,8 +121,8 @@ impl Address {
         }
     }
 
-    /// How each place is reached.
-    pub(super) fn places(&self) -> RedisResult<Vec<ConnectionInfo>> {
+    /// How each server that the address names is connected to.
+    pub(super) fn connections(&self) -> RedisResult<Vec<ConnectionInfo>> {
         let mut tls = None;
         if let (Some(certificates), Some(first)) = (self.certificates(), self.urls.first()) {
             // They are read once, not at each connection.
@@ -131,7 +131,7 @@ impl Address {
                 tls.clone_from(tls_params);
             }
         }
-        let place = |url: &String| {
+        let connection = |url: &String| {
             let info = url.as_str().into_connection_info()?;
             // To say what library this is would be another answer to wait for.
             let settings = info.redis_settings().clone().set_skip_set_lib_name();
@@ -146,7 +146,7 @@ impl Address {
             };
             Ok(info.set_redis_settings(settings).set_addr(address))
         };
-        self.urls.iter().map(place).collect()
+        self.urls.iter().map(connection).collect()
     }
 }
 
@@ -166,10 +166,10 @@ impl fmt::Display for Address {
         };
         let hosts: Vec<String> = self.urls.iter().map(host).collect();
         let base = if self.is_secure { "rediss" } else { "redis" };
-        match &self.kind {
-            Kind::Server => write!(f, "{base}://{}", hosts.join(",")),
-            Kind::Cluster => write!(f, "{base}+cluster://{}", hosts.join(",")),
-            Kind::Unix => {
+        match &self.topology {
+            Topology::Server => write!(f, "{base}://{}", hosts.join(",")),
+            Topology::Cluster => write!(f, "{base}+cluster://{}", hosts.join(",")),
+            Topology::Unix => {
                 // User and password are in the query.
                 let info = self.urls[0].as_str().into_connection_info();
                 let info = info.expect("it was read when the address was made");
@@ -179,7 +179,7 @@ impl fmt::Display for Address {
                     database => write!(f, "?db={database}"),
                 }
             }
-            Kind::Sentinel(name) => {
+            Topology::Sentinel(name) => {
                 let split = |host: &String| {
                     let (host, database) = host.split_once('/').unwrap_or((host, ""));
                     (host.to_string(), database.to_string())

@@ -1,5 +1,4 @@
-//! What is written into Redis. Whatever must happen together or not at all is a script that Redis runs:
-//! all keys of one script are about one target URI, so that a cluster can run it, too.
+//! What is written into Redis. Whatever must happen together or not at all is a script (`scripts.rs`).
 
 use std::sync::Arc;
 
@@ -14,11 +13,14 @@ use crate::policy::stored::{StoredHead, StoredResponse};
 use crate::store::VARIANTS_MAX;
 use crate::store::backing::{BackingError, CHUNK_BYTES, Change, Stamp};
 use crate::store::codec;
+use crate::store::redis::content::{RedisPieces, salt};
 use crate::store::redis::link::Link;
-use crate::store::redis::{
-    PURGES_MAX, ReadResponse, RedisPieces, RedisShared, RedisState, listing, news, salt,
-    selector_text, values,
-};
+use crate::store::redis::listing;
+use crate::store::redis::purges::{PURGES_MAX, RedisState, selector_text};
+use crate::store::redis::responses::ReadResponse;
+use crate::store::redis::scripts::{FORGET, PURGE, PUT, RELEASE, REMOVE, script};
+use crate::store::redis::shared::RedisShared;
+use crate::store::redis::values;
 use crate::store::spooled::Spooled;
 
 /// Content up to this many bytes is in the field itself.
@@ -31,57 +33,6 @@ const ASKED_MAX_MS: u64 = INVALIDATION_MS - 300_000;
 /// Content that is on its way in, and content that was replaced and may still be read.
 const ARRIVING_MS: u64 = 3_600_000;
 const LEAVING_MS: u64 = 60_000;
-
-/// Stores a response: unless the key was invalidated since, or what it was made from is gone; in the place
-/// of others; for at least so long; and says so. 1 if it is stored.
-const PUT: &str = "
-local invalidations = redis.call('GET', KEYS[2]) or '0'
-if redis.call('GET', KEYS[3]) == ARGV[2] then redis.call('DEL', KEYS[3]) end
-if invalidations ~= ARGV[1] then return 0 end
-if ARGV[8] ~= '' then
-    local own = redis.call('HGET', KEYS[1], ARGV[8])
-    if not own or string.sub(own, 1, 16) ~= ARGV[9] then return 0 end
-end
-for index = 10, #ARGV do redis.call('HDEL', KEYS[1], ARGV[index]) end
-redis.call('HSET', KEYS[1], ARGV[6], ARGV[7])
-if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[5]) then redis.call('PEXPIRE', KEYS[1], ARGV[5]) end
-redis.call('PUBLISH', ARGV[3], ARGV[4])
-return 1";
-/// Removes one response if it is still the same; 1 if it was.
-pub(super) const REMOVE: &str = "
-local value = redis.call('HGET', KEYS[1], ARGV[1])
-if not value or string.sub(value, 1, 16) ~= ARGV[2] then return 0 end
-redis.call('HDEL', KEYS[1], ARGV[1])
-redis.call('PUBLISH', ARGV[3], ARGV[4])
-return 1";
-/// Removes all of a key; how many there were.
-const FORGET: &str = "
-local count = redis.call('HLEN', KEYS[1])
-redis.call('UNLINK', KEYS[1])
-if ARGV[3] ~= '0' then
-    redis.call('SET', KEYS[2], ARGV[4], 'PX', ARGV[3])
-end
-redis.call('PUBLISH', ARGV[1], ARGV[2])
-return count";
-/// Says that a response is not being fetched any more.
-const RELEASE: &str = "
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-redis.call('DEL', KEYS[1])
-redis.call('PUBLISH', ARGV[2], ARGV[3])
-return 1";
-/// Notes a purge; its number.
-const PURGE: &str = "
-local number = redis.call('HINCRBY', KEYS[1], 'purges', 1)
-redis.call('HSET', KEYS[1], 'p' .. number, ARGV[1])
-redis.call('HDEL', KEYS[1], 'p' .. (number - tonumber(ARGV[2])))
-return number";
-
-/// Puts one generation in the place of another; all of the state.
-pub(super) const RENEW: &str = "
-if (redis.call('HGET', KEYS[1], 'generation') or '') == ARGV[1] then
-    redis.call('HSET', KEYS[1], 'generation', ARGV[2])
-end
-return redis.call('HGETALL', KEYS[1])";
 
 /// Carries out changes.
 pub(super) fn apply(
@@ -123,8 +74,8 @@ pub(super) fn apply(
 
 /// What Redis knows of clears and purges now.
 fn state_now(shared: &RedisShared, link: &mut Link) -> RedisResult<RedisState> {
-    let told = link.one(&shared.read_state())?;
-    shared.update_state(link, &told)
+    let answer = link.one(&shared.read_state())?;
+    shared.update_state(link, &answer)
 }
 
 /// What makes room for a response.
@@ -151,7 +102,7 @@ impl RedisBatch<'_> {
             Change::Remove { key, response } => self.remove(key, response),
             Change::Forget { key, invalidates } => self.forget(key, *invalidates),
             Change::Release { key } => {
-                let message = news::changed(self.shared, key, 0);
+                let message = self.shared.changed_message(key, 0);
                 let mut release = script(RELEASE, &[self.shared.claim(key)]);
                 release.arg(&self.shared.id).arg(self.shared.channel()).arg(message);
                 self.link.one(&release).map(|_| 0)
@@ -254,8 +205,8 @@ impl RedisBatch<'_> {
         }
         let mut put = script(PUT, &[entry, shared.invalidations(key), shared.claim(key)]);
         put.arg(invalidations).arg(&shared.id).arg(shared.channel());
-        put.arg(news::changed(shared, key, number)).arg(self.life_ms(response.head()));
-        put.arg(field(response)).arg(value);
+        put.arg(shared.changed_message(key, number)).arg(self.life_ms(response.head()));
+        put.arg(values::field(response)).arg(value);
         put.arg(made_from.as_deref().unwrap_or_default());
         put.arg(format!("{:016x}", made_of.unwrap_or(0)));
         for (name, _) in &displaced {
@@ -307,7 +258,7 @@ impl RedisBatch<'_> {
             std::cmp::Reverse((response.response_time, response.place().number()))
         });
         let (mut newer_parts, mut count) = (1, 1);
-        let own_name = field(response);
+        let own_name = values::field(response);
         for (name, ReadResponse { is_inline, response: old, .. }) in kept {
             let own = old.place().number() == Some(number);
             if made_of.is_some() && old.place().number() == made_of {
@@ -332,8 +283,8 @@ impl RedisBatch<'_> {
         let Some(number) = response.place().number() else { return Ok(0) };
         let shared = self.shared;
         let mut remove = script(REMOVE, &[shared.entry(self.state.generation, key)]);
-        remove.arg(field(response)).arg(format!("{number:016x}"));
-        remove.arg(shared.channel()).arg(news::changed(shared, key, 0));
+        remove.arg(values::field(response)).arg(format!("{number:016x}"));
+        remove.arg(shared.channel()).arg(shared.changed_message(key, 0));
         let removed = values::number(&self.link.one(&remove)?);
         if removed > 0 && response.content.len() > INLINE_MAX {
             self.let_go(number, response.content.len())?;
@@ -345,7 +296,7 @@ impl RedisBatch<'_> {
         let shared = self.shared;
         let entry = shared.entry(self.state.generation, key);
         let mut forget = script(FORGET, &[entry, shared.invalidations(key)]);
-        forget.arg(shared.channel()).arg(news::changed(shared, key, 0));
+        forget.arg(shared.channel()).arg(shared.changed_message(key, 0));
         forget.arg(if invalidates { INVALIDATION_MS } else { 0 });
         // Not a count: where that was evicted, it would come to the same again.
         forget.arg(shared.new_number());
@@ -430,24 +381,7 @@ impl RedisBatch<'_> {
         }
         self.state = state_now(shared, self.link)?;
         let mut publish = cmd("PUBLISH");
-        publish.arg(shared.channel()).arg(news::purged(shared, selector, now));
+        publish.arg(shared.channel()).arg(shared.purged_message(selector, now));
         self.link.one(&publish).map(drop)
     }
-}
-
-pub(super) fn script(text: &str, keys: &[String]) -> Cmd {
-    let mut eval = cmd("EVAL");
-    eval.arg(text).arg(keys.len());
-    for key in keys {
-        eval.arg(key);
-    }
-    eval
-}
-
-/// The field of a response: the same for what has the same selecting header fields and is the same part.
-pub(super) fn field(head: &StoredHead) -> String {
-    let fingerprint = head.selecting.fingerprint();
-    let sum = |salt| codec::checksum(salt, 0, &fingerprint);
-    let part = head.part.map(|part| format!(":{}-{}", part.span.first, part.span.last));
-    format!("{:08x}{:08x}{}", sum(1), sum(2), part.unwrap_or_default())
 }

@@ -1,24 +1,16 @@
-//! Connections to Redis: to one server, to a cluster or to the primary that Sentinels know, one for each thread
-//! that asks, never used again after an error, and never waited for beyond a bound.
+//! One connection to Redis: never used again after an error, and never waited for beyond a bound.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use parking_lot::Mutex;
-use redis::cluster::{ClusterClient, ClusterConnection};
+use redis::cluster::ClusterConnection;
 use redis::{Client, Cmd, Connection, ConnectionLike, Pipeline, RedisError, RedisResult, Value};
 
 use crate::store::backing::BackingError;
-use crate::store::redis::address::{Address, Kind};
-use crate::store::redis::sentinel::Sentinels;
 
 /// To connect, and to be let in.
 pub(super) const CONNECT_MAX: Duration = Duration::from_millis(500);
 /// For an answer.
 pub(super) const ANSWER_MAX: Duration = Duration::from_millis(500);
-/// Connections that are kept open.
-const IDLE_MAX: usize = 64;
-
 /// One connection.
 pub(super) enum Link {
     Server(Box<Connection>),
@@ -56,164 +48,17 @@ impl Link {
     }
 }
 
-enum RedisTarget {
-    Server(Client),
-    Cluster(ClusterClient),
-    Sentinels(Sentinels),
-}
-
-/// An error as it is told.
-pub(super) fn told(error: &RedisError) -> BackingError {
+/// The error for the log and for whoever asked; it names the flags that may help.
+pub(super) fn backing_error(error: &RedisError) -> BackingError {
     let text = error.to_string();
     let is_distrust = text.contains("invalid peer certificate");
     BackingError(if is_distrust { format!("{text}; see --ca-cert, --insecure") } else { text })
 }
 
 /// Is this the answer of a replica to who wants to write?
-fn is_read_only(error: &RedisError) -> bool {
+pub(super) fn is_read_only(error: &RedisError) -> bool {
     let text = error.to_string();
     text.contains("READONLY") || text.contains("read only replica")
-}
-
-/// All connections.
-pub(super) struct Links {
-    target: RedisTarget,
-    /// One server, or each node that was named.
-    nodes: Vec<Client>,
-    idle: Mutex<Vec<Link>>,
-    /// It answered when it was last asked.
-    is_up: AtomicBool,
-    /// Raised when it goes down, so that no older connection is kept.
-    epoch: AtomicU64,
-}
-
-impl Links {
-    /// Connects to nobody yet.
-    pub(super) fn new(address: &Address) -> RedisResult<Self> {
-        let places = address.places()?;
-        let nodes: Vec<Client> =
-            places.iter().cloned().map(Client::open).collect::<RedisResult<_>>()?;
-        let target = match address.kind() {
-            Kind::Cluster => {
-                let mut builder = ClusterClient::builder(places)
-                    .connection_timeout(CONNECT_MAX)
-                    .response_timeout(ANSWER_MAX)
-                    // Enough for a slot that has moved, and a node that has gone.
-                    .retries(2)
-                    .max_retry_wait(100);
-                if let Some(certificates) = address.certificates() {
-                    builder = builder.certs(certificates);
-                }
-                RedisTarget::Cluster(builder.build()?)
-            }
-            Kind::Sentinel(name) => RedisTarget::Sentinels(Sentinels::new(name, places)?),
-            Kind::Server | Kind::Unix => RedisTarget::Server(nodes[0].clone()),
-        };
-        let (idle, is_up, epoch) = (Mutex::default(), AtomicBool::new(false), AtomicU64::new(0));
-        Ok(Self { target, nodes, idle, is_up, epoch })
-    }
-
-    /// Did it answer when it was last asked?
-    pub(super) fn is_up(&self) -> bool {
-        self.is_up.load(Ordering::Acquire)
-    }
-
-    /// It answers, or it does not.
-    pub(super) fn set_up(&self, is_up: bool) {
-        if !is_up {
-            self.epoch.fetch_add(1, Ordering::AcqRel);
-            self.idle.lock().clear();
-        }
-        self.is_up.store(is_up, Ordering::Release);
-    }
-
-    fn open(&self) -> RedisResult<Link> {
-        match &self.target {
-            RedisTarget::Server(client) => {
-                open(client).map(|connection| Link::Server(Box::new(connection)))
-            }
-            RedisTarget::Cluster(client) => {
-                let connection = client.get_connection()?;
-                connection.set_read_timeout(Some(ANSWER_MAX))?;
-                connection.set_write_timeout(Some(ANSWER_MAX))?;
-                Ok(Link::Cluster(Box::new(connection)))
-            }
-            RedisTarget::Sentinels(sentinels) => {
-                open(&sentinels.known()?).map(|connection| Link::Server(Box::new(connection)))
-            }
-        }
-    }
-
-    /// Works with a connection. After any error it is closed: its next answer might be to somebody
-    /// else's question. An error of the network means that Redis is down until it is heard of again.
-    pub(super) fn with<T>(
-        &self,
-        work: impl FnOnce(&mut Link) -> RedisResult<T>,
-    ) -> Result<T, BackingError> {
-        let epoch = self.epoch.load(Ordering::Acquire);
-        let kept = self.idle.lock().pop();
-        let link = kept.map_or_else(|| self.open(), Ok);
-        let result = link.and_then(|mut link| work(&mut link).map(|done| (link, done)));
-        match result {
-            Ok((link, done)) => {
-                let mut idle = self.idle.lock();
-                if idle.len() < IDLE_MAX && epoch == self.epoch.load(Ordering::Acquire) {
-                    idle.push(link);
-                }
-                Ok(done)
-            }
-            Err(error) => {
-                // Where Sentinels say who takes writes, they are asked again.
-                let is_demoted =
-                    matches!(self.target, RedisTarget::Sentinels(_)) && is_read_only(&error);
-                if error.is_io_error()
-                    || error.is_timeout()
-                    || error.is_connection_dropped()
-                    || is_demoted
-                {
-                    self.set_up(false);
-                }
-                Err(told(&error))
-            }
-        }
-    }
-
-    /// A connection of its own to the server, to the primary, or to one node of the cluster after the other.
-    /// The Sentinels are asked here and nowhere else, so that no request waits for them.
-    pub(super) fn apart(&self, number: usize) -> RedisResult<Connection> {
-        match &self.target {
-            RedisTarget::Sentinels(sentinels) => sentinels.find(number),
-            _ => open(&self.nodes[number % self.nodes.len()]),
-        }
-    }
-
-    /// Is the server that Sentinels have named still the primary? An error if it is not.
-    pub(super) fn still_leads(&self) -> Result<(), BackingError> {
-        if matches!(self.target, RedisTarget::Sentinels(_)) {
-            return self.with(Sentinels::leads);
-        }
-        Ok(())
-    }
-
-    /// The servers that have keys of their own, always in the same order.
-    pub(super) fn servers(&self) -> RedisResult<Vec<Client>> {
-        match &self.target {
-            RedisTarget::Server(client) => return Ok(vec![client.clone()]),
-            RedisTarget::Sentinels(sentinels) => return Ok(vec![sentinels.known()?]),
-            RedisTarget::Cluster(_) => {}
-        }
-        let mut last = None;
-        for node in &self.nodes {
-            match masters(node) {
-                Ok(mut masters) => {
-                    masters.sort_by_key(|client| client.get_connection_info().addr().to_string());
-                    return Ok(masters);
-                }
-                Err(error) => last = Some(error),
-            }
-        }
-        Err(last.expect("a cluster has at least one node"))
-    }
 }
 
 /// Connects. (Only to connect to a socket of this machine has no bound: it waits where a server that hangs has
@@ -223,47 +68,4 @@ pub(super) fn open(client: &Client) -> RedisResult<Connection> {
     connection.set_read_timeout(Some(ANSWER_MAX))?;
     connection.set_write_timeout(Some(ANSWER_MAX))?;
     Ok(connection)
-}
-
-/// The nodes of a cluster that have slots, as one of them knows them.
-fn masters(node: &Client) -> RedisResult<Vec<Client>> {
-    let known: String = redis::cmd("CLUSTER").arg("NODES").query(&mut open(node)?)?;
-    let info = node.get_connection_info();
-    let mut masters = Vec::new();
-    for line in known.lines() {
-        let words: Vec<&str> = line.split(' ').collect();
-        let (Some(address), Some(flags)) = (words.get(1), words.get(2)) else { continue };
-        if !flags.split(',').any(|flag| flag == "master")
-            || flags.contains("fail")
-            || words.len() < 9
-        {
-            continue;
-        }
-        // HOST:PORT@BUS[,NAME]
-        let Some((host, port)) = address.split('@').next().and_then(|place| place.rsplit_once(':'))
-        else {
-            continue;
-        };
-        let Ok(port) = port.parse() else { continue };
-        let own = info.addr().clone();
-        let host = match &own {
-            // A node that no other has met does not know where it is; we do.
-            redis::ConnectionAddr::Tcp(own, _)
-            | redis::ConnectionAddr::TcpTls { host: own, .. }
-                if host.is_empty() =>
-            {
-                own.as_str()
-            }
-            _ => host,
-        };
-        let host = host.to_string();
-        let address = match own {
-            redis::ConnectionAddr::TcpTls { insecure, tls_params, .. } => {
-                redis::ConnectionAddr::TcpTls { host, port, insecure, tls_params }
-            }
-            _ => redis::ConnectionAddr::Tcp(host, port),
-        };
-        masters.push(Client::open(info.clone().set_addr(address))?);
-    }
-    Ok(masters)
 }

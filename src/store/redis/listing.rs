@@ -10,8 +10,9 @@ use crate::clock::Timestamp;
 use crate::policy::key::CacheKey;
 use crate::policy::purging::Selector;
 use crate::store::backing::{BackingError, Listed};
-use crate::store::redis::link::{open, told};
-use crate::store::redis::{RedisShared, values};
+use crate::store::redis::link::{backing_error, open};
+use crate::store::redis::shared::RedisShared;
+use crate::store::redis::values;
 
 /// Names that Redis looks at in one step: to free them, and for a list. (The second is part of what a cursor
 /// means: it must not depend on the length of a page.)
@@ -23,7 +24,7 @@ const CURSOR: &str = "scan:";
 /// Where a list goes on. Redis keeps no order of keys, but it has a place in its table that its own next step
 /// begins at; the list is in the order of these steps, and within each in the order of keys.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-struct Place {
+struct ListCursor {
     /// Which server, where there are several.
     server: usize,
     /// What the step begins at, as the server has said.
@@ -34,7 +35,7 @@ struct Place {
     sought: Option<String>,
 }
 
-impl Place {
+impl ListCursor {
     fn read(after: &str) -> Self {
         let words = || {
             let mut words = after.strip_prefix(CURSOR)?.splitn(3, ':');
@@ -88,21 +89,22 @@ pub(super) fn list(
         return Err(BackingError("not reachable".to_string()));
     }
     let pattern = pattern(shared);
-    let servers = shared.links.servers().map_err(|error| told(&error))?;
-    let (mut listed, mut place) = (Vec::new(), Place::read(after));
-    while let Some(server) = servers.get(place.server) {
-        let mut connection = open(server).map_err(|error| told(&error))?;
-        let here = place.server;
-        while place.server == here {
-            let scan = scan(&pattern, place.step, LIST_COUNT);
-            let (next, names) =
-                scan.query::<(u64, Vec<String>)>(&mut connection).map_err(|error| told(&error))?;
-            if !list_step(shared, &names, &mut place, &mut listed, most)? {
+    let servers = shared.links.servers().map_err(|error| backing_error(&error))?;
+    let (mut listed, mut cursor) = (Vec::new(), ListCursor::read(after));
+    while let Some(server) = servers.get(cursor.server) {
+        let mut connection = open(server).map_err(|error| backing_error(&error))?;
+        let here = cursor.server;
+        while cursor.server == here {
+            let scan = scan(&pattern, cursor.step, LIST_COUNT);
+            let (next, names) = scan
+                .query::<(u64, Vec<String>)>(&mut connection)
+                .map_err(|error| backing_error(&error))?;
+            if !list_step(shared, &names, &mut cursor, &mut listed, most)? {
                 return Ok(listed);
             }
-            place = place.next(next);
+            cursor = cursor.next(next);
             if let Some(last) = listed.last_mut() {
-                last.cursor = Some(place.text());
+                last.cursor = Some(cursor.text());
             }
             if listed.len() >= most {
                 return Ok(listed);
@@ -116,14 +118,14 @@ pub(super) fn list(
 fn list_step(
     shared: &Arc<RedisShared>,
     names: &[String],
-    place: &mut Place,
+    cursor: &mut ListCursor,
     listed: &mut Vec<Listed>,
     most: usize,
 ) -> Result<bool, BackingError> {
     let state = shared.state();
     let current = |name: &String| parts(shared, name).filter(|(at, _)| *at == state.generation);
     let uris = names.iter().filter_map(current).map(|(_, uri)| uri).collect();
-    for uri in place.rest(uris) {
+    for uri in cursor.rest(uris) {
         let key = CacheKey::from(uri.as_str());
         let read = cmd("HGETALL").arg(shared.entry(state.generation, &key)).clone();
         let found = shared.links.with(|link| link.one(&read))?;
@@ -132,13 +134,13 @@ fn list_step(
         if !listed.is_empty() && listed.len() + variants.len() > most {
             return Ok(false);
         }
-        place.last = Some(uri);
+        cursor.last = Some(uri);
         listed.extend(variants.iter().map(|response| Listed {
             key: key.clone(),
             head: response.head().clone(),
             bytes: response.content.len(),
             reuses: 0,
-            cursor: Some(place.text()),
+            cursor: Some(cursor.text()),
         }));
     }
     Ok(true)
@@ -217,7 +219,7 @@ fn each_key(
         }
         Ok(())
     };
-    scan_all().map_err(|error| told(&error))
+    scan_all().map_err(|error| backing_error(&error))
 }
 
 /// What the names of all stored responses match.
@@ -260,16 +262,16 @@ mod tests {
             ("scan:0:7:bb", "abc"), ("b", "c"), ("x", ""), ("scan:x", ""),
         ];
         for (after, expected) in table {
-            let mut place = Place::read(after);
-            let rest: String = place.rest(keys()).into_iter().collect();
+            let mut cursor = ListCursor::read(after);
+            let rest: String = cursor.rest(keys()).into_iter().collect();
             assert_eq!(rest, expected, "{after}");
-            if place.sought.is_none() {
-                assert_eq!(Place::read(&place.text()), place, "{after}");
+            if cursor.sought.is_none() {
+                assert_eq!(ListCursor::read(&cursor.text()), cursor, "{after}");
             }
         }
-        let place = Place::read("scan:2:7:http://o/a?b:c");
-        assert_eq!(place.last.as_deref(), Some("http://o/a?b:c"));
-        assert_eq!(place.clone().next(9).text(), "scan:2:9:");
-        assert_eq!(place.next(0).text(), "scan:3:0:");
+        let cursor = ListCursor::read("scan:2:7:http://o/a?b:c");
+        assert_eq!(cursor.last.as_deref(), Some("http://o/a?b:c"));
+        assert_eq!(cursor.clone().next(9).text(), "scan:2:9:");
+        assert_eq!(cursor.next(0).text(), "scan:3:0:");
     }
 }

@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 
 use redis::{Connection, PubSub, cmd};
 
-use crate::clock::Timestamp;
 use crate::policy::key::CacheKey;
-use crate::policy::purging::Selector;
 use crate::store::backing::BackingError;
-use crate::store::redis::link::{ANSWER_MAX, CONNECT_MAX, told};
-use crate::store::redis::{RedisShared, read_purge, selector_text, values};
+use crate::store::redis::link::{ANSWER_MAX, CONNECT_MAX, backing_error};
+use crate::store::redis::purges::read_purge;
+use crate::store::redis::shared::RedisShared;
+use crate::store::redis::values;
 use crate::store::tiers::breaker::Breaker;
 use crate::vital;
 
@@ -37,17 +37,6 @@ const FIRST_ATTEMPT_MAX: Duration =
 /// Between two attempts to connect.
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
-
-/// A message that what is stored for a key has changed; `number` is that of what is stored now, or 0.
-pub(super) fn changed(shared: &RedisShared, key: &CacheKey, number: u64) -> Vec<u8> {
-    format!("{} k {number} {key}", shared.id).into_bytes()
-}
-
-/// A message that something was purged.
-pub(super) fn purged(shared: &RedisShared, selector: &Selector, now: Timestamp) -> Vec<u8> {
-    let now = now.0.to_string();
-    [shared.id.as_bytes(), b" p ", now.as_bytes(), b" ", &selector_text(selector)].concat()
-}
 
 /// Begins to listen; waits for the first attempt, so that whoever starts the proxy may use Redis at once if
 /// it is there.
@@ -102,7 +91,7 @@ impl Listener {
                     }
                     lost
                 }
-                Err(error) => Some(told(&error)),
+                Err(error) => Some(backing_error(&error)),
             };
             let Some((shared, lost)) = self.shared.upgrade().zip(lost) else { return };
             shared.links.set_up(false);
@@ -124,10 +113,10 @@ impl Listener {
     /// Listens until the connection is lost, and gives the reason; `None` if nobody uses the store.
     fn listen(&mut self, mut connection: Connection) -> Option<BackingError> {
         let channel = self.shared.upgrade()?.channel();
-        let told = |error: redis::RedisError| Some(told(&error));
+        let lost = |error: redis::RedisError| Some(backing_error(&error));
         let mut pubsub = connection.as_pubsub();
         if let Err(error) = pubsub.subscribe(&channel) {
-            return told(error);
+            return lost(error);
         }
         if let Err(error) = self.hear_ourselves(&mut pubsub) {
             return Some(error);
@@ -156,7 +145,7 @@ impl Listener {
         self.tried = None;
         drop(shared);
         if let Err(error) = pubsub.set_read_timeout(Some(TURN)) {
-            return told(error);
+            return lost(error);
         }
         self.go_on(&mut pubsub, unheard)
     }
@@ -204,7 +193,7 @@ impl Listener {
                     false
                 }
                 Err(error) if error.is_timeout() => true,
-                Err(error) => return Some(told(&error)),
+                Err(error) => return Some(backing_error(&error)),
             };
             let patience = if is_quiet { ANSWER_MAX } else { BUSY_MAX };
             if own.is_some() && looked.elapsed() >= patience {
@@ -281,14 +270,14 @@ impl RedisShared {
     fn greet(&self) -> Result<Greeted, BackingError> {
         let known = self.state().generation;
         self.links.with(|link| {
-            let mut told = link.one(&self.read_state())?;
-            let before = values::two_numbers(&told).0;
+            let mut answer = link.one(&self.read_state())?;
+            let before = values::two_numbers(&answer).0;
             // One of a backup, say: it has not heard of what was cleared since.
             if before > 0 && before < known {
-                self.renew_generation(link, &told)?;
-                told = link.one(&self.read_state())?;
+                self.renew_generation(link, &answer)?;
+                answer = link.one(&self.read_state())?;
             }
-            self.update_state(link, &told)?;
+            self.update_state(link, &answer)?;
             let has_lost_all = before == 0 || before < known;
             Ok(if has_lost_all { Greeted::HasLostAll } else { Greeted::StillThere })
         })

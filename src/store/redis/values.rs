@@ -2,14 +2,15 @@
 
 use redis::Value;
 
+use crate::policy::stored::StoredHead;
 use crate::store::codec;
-use crate::store::redis::{RedisState, read_purge};
+use crate::store::redis::purges::{RedisState, read_purge};
 
 /// The number of a response, how many purges it has stood, where its content is, and a checksum of these.
 const HEAD_BYTES: usize = 16 + 16 + 1 + 8;
 
 /// A field of a hash, taken apart.
-pub(super) struct Read<'a> {
+pub(super) struct HashField<'a> {
     pub number: u64,
     pub purges: u64,
     /// The frame has the content, too.
@@ -26,14 +27,14 @@ pub(super) fn write(number: u64, purges: u64, is_inline: bool, frame: &[u8]) -> 
 }
 
 /// Reads such a field.
-pub(super) fn read(value: &[u8]) -> Option<Read<'_>> {
+pub(super) fn read(value: &[u8]) -> Option<HashField<'_>> {
     let (head, frame) = value.split_at_checked(HEAD_BYTES)?;
     let text = std::str::from_utf8(head).ok()?;
     let number = |from: usize, to: usize| u64::from_str_radix(text.get(from..to)?, 16).ok();
     if number(33, 41)? != u64::from(codec::checksum(0, 0, &head[..33])) {
         return None;
     }
-    Some(Read {
+    Some(HashField {
         number: number(0, 16)?,
         purges: number(16, 32)?,
         is_inline: head[32] == b'i',
@@ -118,13 +119,21 @@ pub(super) fn state(value: &Value) -> RedisState {
     state
 }
 
+/// The field of a response: the same for what has the same selecting header fields and is the same part.
+pub(super) fn field(head: &StoredHead) -> String {
+    let fingerprint = head.selecting.fingerprint();
+    let sum = |salt| codec::checksum(salt, 0, &fingerprint);
+    let part = head.part.map(|part| format!(":{}-{}", part.span.first, part.span.last));
+    format!("{:08x}{:08x}{}", sum(1), sum(2), part.unwrap_or_default())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::clock::Timestamp;
     use crate::policy::key::Glob;
     use crate::policy::purging::Selector;
-    use crate::store::redis::{read_selector, selector_text};
+    use crate::store::redis::purges::{read_selector, selector_text};
 
     #[test]
     fn what_is_written_is_read_and_what_is_damaged_is_not() {

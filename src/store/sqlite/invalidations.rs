@@ -15,8 +15,8 @@ use crate::policy::partial::displaces;
 use crate::policy::purging::Selector;
 use crate::policy::stored::{StoredHead, StoredResponse};
 use crate::store::backing::Stamp;
-use crate::store::sqlite::DiskLimits;
-use crate::store::sqlite::changes::SqliteBatch;
+use crate::store::sqlite::batch::SqliteBatch;
+use crate::store::sqlite::limits::DiskLimits;
 
 /// The most keys and selectors that are kept; fewer in a small file.
 const KEYS_MAX: u64 = 10_000;
@@ -26,31 +26,6 @@ const SELECTOR_BYTES_MAX: usize = 1024;
 /// Bytes in the file of a key and of the longest selector, each in a table and in its index.
 const KEY_ROOM: u64 = 128;
 const SELECTOR_ROOM: u64 = 2560;
-
-/// `file` is another number in each file, `sequence` the last invalidation, `cleared` the last one of
-/// everything, and `pruned` the last one that is kept no more. A key is its fingerprint: a client decides how
-/// long a key is, and an unsafe request to it must not fill the file. `time` is in Unix milliseconds.
-pub(super) const TABLES: &str = "
-CREATE TABLE invalidations (
-    id        INTEGER PRIMARY KEY CHECK (id = 1),
-    file      INTEGER NOT NULL,
-    sequence  INTEGER NOT NULL,
-    cleared   INTEGER NOT NULL,
-    pruned    INTEGER NOT NULL,
-    keys      INTEGER NOT NULL,
-    selectors INTEGER NOT NULL
-);
-INSERT INTO invalidations VALUES (1, random() & 0x7fffffffffffffff, 0, 0, 0, 0, 0);
-CREATE TABLE invalidated_keys (
-    sequence INTEGER PRIMARY KEY,
-    key      BLOB    NOT NULL UNIQUE
-);
-CREATE TABLE invalidated_selectors (
-    sequence INTEGER PRIMARY KEY,
-    selector TEXT    NOT NULL UNIQUE,
-    time     INTEGER NOT NULL
-);
-";
 
 /// May a response be stored, as far as invalidations go?
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -10,8 +10,8 @@ use crate::policy::key::CacheKey;
 use crate::policy::stored::{StoredHead, StoredResponse};
 use crate::store::backing::Stamp;
 use crate::store::spooled::Spooled;
-use crate::store::sqlite::CHUNKS_MAX;
-use crate::store::sqlite::changes::SqliteBatch;
+use crate::store::sqlite::batch::SqliteBatch;
+use crate::store::sqlite::database::CHUNKS_MAX;
 use crate::store::sqlite::invalidations::Standing;
 use crate::store::sqlite::row::seconds;
 

@@ -6,7 +6,7 @@ use std::time::Instant;
 use caching_proxy::policy::key::CacheKey;
 use caching_proxy::store::Store;
 use caching_proxy::store::memory::{Eviction, MemoryLimits, store};
-use caching_proxy::store::redis::{Address, Redis, SharedLimits};
+use caching_proxy::store::redis::{Address, Redis, RedisLimits};
 use caching_proxy::store::tiers::Tiers;
 
 use super::PATIENCE;
@@ -19,7 +19,7 @@ pub fn open(url: &str) -> Arc<dyn Store> {
 }
 
 pub fn open_with(url: &str, limits: MemoryLimits) -> Arc<dyn Store> {
-    let wanted = SharedLimits { prefix: "test:".to_string(), content_bytes: 64 << 20 };
+    let wanted = RedisLimits { prefix: "test:".to_string(), content_bytes: 64 << 20 };
     let backing = Redis::open(Address::read(url).expect("an address"), wanted).expect("a store");
     let memory = store(Eviction::Lru, limits);
     Arc::new(Tiers::new(memory, Arc::new(backing), 4 << 20, false).expect("a thread"))
