@@ -97,7 +97,7 @@ fn redis(server: &Server, content_bytes: u64) -> Arc<Gated> {
     let deadline = Instant::now() + PATIENCE;
     while !inner.is_ready() {
         assert!(Instant::now() < deadline, "Redis is there, and not used");
-        thread::yield_now();
+        super::support::pause();
     }
     Arc::new(Gated { inner, gate: RwLock::default() })
 }
@@ -268,20 +268,17 @@ impl Trial {
                 self.store.remove_all(&KEYS[key].into());
                 self.model.retain(|(other, _), _| *other != key);
             }
-            Step::Purge(number) => {
-                // A purge waits until it is carried out, with what came before it.
-                self.store.purge(&selector(number), at(1000 + self.count / 2));
-                let (selector, now) = (selector(number), at(1000 + self.count / 2));
-                let head = |fresh_until| StoredHead {
-                    fresh_until,
-                    ..response(None, b"", 0).head().clone()
-                };
-                self.model.retain(|(key, _), (_, until)| {
-                    !selector.selects(KEYS[*key], &head(*until), now)
-                });
-            }
+            Step::Purge(number) => self.purge(&selector(number), at(1000 + self.count / 2)),
             Step::Cut => {}
         }
+    }
+
+    /// A purge waits until it is carried out, with what came before it.
+    fn purge(&mut self, selector: &Selector, now: Timestamp) {
+        self.store.purge(selector, now);
+        let head =
+            |fresh_until| StoredHead { fresh_until, ..response(None, b"", 0).head().clone() };
+        self.model.retain(|(key, _), (_, until)| !selector.selects(KEYS[*key], &head(*until), now));
     }
 
     /// What is behind memory.

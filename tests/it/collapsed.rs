@@ -3,6 +3,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener};
+use std::sync::mpsc::channel;
 use std::thread;
 
 use super::support::origin::{Gate, Origin, Step, on};
@@ -363,4 +364,182 @@ fn a_body_that_outgrows_the_store_is_passed_on_to_all() {
     }
     assert!(proxy.memory_kib().1 < 40 * 1024, "{:?}", proxy.memory_kib());
     assert_eq!(proxy.get("/a").body(), "later", "it is not stored");
+}
+
+/// Sends the same request from so many clients, and gives their replies.
+fn together(
+    proxy: &Proxy,
+    count: usize,
+    target: &str,
+    fields: &str,
+    ready: impl FnOnce(),
+) -> Vec<Reply> {
+    let (sender, replies) = channel();
+    let mut clients = Vec::new();
+    for _ in 0..count {
+        let (sender, mut connection) = (sender.clone(), proxy.connect());
+        connection.request("GET", target, fields, "");
+        clients.push(thread::spawn(move || {
+            sender.send(connection.reply()).expect("the test listens");
+        }));
+    }
+    ready();
+    drop(sender);
+    replies.iter().collect()
+}
+
+#[test]
+fn concurrent_misses_make_one_request_and_hold_no_worker() {
+    let gate = Gate::new();
+    let origin = Origin::script([
+        on("GET /a").wait(&gate).send(200, "Cache-Control: max-age=60", "hello"),
+        on("GET /b").send(200, "", "other"),
+    ]);
+    let proxy = Proxy::before(&origin, &["--workers", "3"]);
+    let replies = together(&proxy, 60, "/a", "", || {
+        origin.wait_for(1);
+        // Sixty wait, one holds a worker, and there are three: others are served all the same.
+        assert_eq!(proxy.get("/b").body(), "other");
+        assert!(proxy.get("/b").is_hit());
+        gate.open();
+    });
+    assert_eq!(replies.len(), 60);
+    for reply in &replies {
+        assert_eq!((reply.body(), reply.complete), ("hello".into(), true), "{}", reply.head.text);
+    }
+    assert_eq!(replies.iter().filter(|reply| !reply.is_hit()).count(), 1);
+    origin.assert_finished();
+}
+
+#[test]
+fn an_answer_that_cannot_be_shared_releases_all_who_wait() {
+    let (gate, second) = (Gate::new(), Gate::new());
+    let origin = Origin::script([
+        on("GET /a").wait(&gate).send(200, "Cache-Control: no-store", "own"),
+        on("GET /a").wait(&second).send(200, "Cache-Control: no-store", "own").times(9),
+    ]);
+    let proxy = Proxy::before(&origin, &[]);
+    let replies = together(&proxy, 10, "/a", "", || {
+        origin.wait_for(1);
+        gate.open();
+        // All nine are under way at the same time: none waits for another.
+        origin.wait_for(10);
+        second.open();
+    });
+    assert_eq!(replies.iter().filter(|reply| reply.body() == "own" && !reply.is_hit()).count(), 10);
+    origin.assert_finished();
+}
+
+/// The connection dies half way: one more request brings the rest, if it begins with the same bytes.
+#[test]
+fn the_death_of_a_fetch_is_mended_once_for_those_who_share_it() {
+    for (second, whole) in [("1234567890", true), ("abcdefghij", false)] {
+        let gate = Gate::new();
+        let fields = "Content-Length: 10; Cache-Control: max-age=60; ETag: \"a\"";
+        let origin = Origin::script([
+            on("GET /a").head(200, fields).bytes("123").wait(&gate).close(),
+            on("GET /a").head(200, fields).bytes(second),
+        ]);
+        // The second try is under way alone, too.
+        let proxy = Proxy::before(&origin, &["--workers", "2", "--origin-concurrency", "1"]);
+        let mut clients: Vec<_> = (0..5).map(|_| proxy.connect()).collect();
+        for client in &mut clients {
+            client.request("GET", "/a", "", "");
+            assert_eq!(client.head().expect("it grows for all").word(1), "200");
+        }
+        gate.open();
+        for client in &mut clients {
+            let expected: &[u8] = if whole { b"1234567890" } else { b"123" };
+            let mut content = vec![0; expected.len()];
+            std::io::Read::read_exact(&mut client.stream, &mut content).expect("content");
+            assert_eq!(content, expected);
+            assert!(whole || client.is_closed(), "what is not the same is not mixed");
+        }
+        assert_eq!(origin.asked().len(), 2);
+    }
+}
+
+#[test]
+fn a_leader_whose_client_leaves_finishes_for_the_others() {
+    let (gate, rest) = (Gate::new(), Gate::new());
+    let origin = Origin::script([on("GET /a")
+        .wait(&gate)
+        .head(200, "Content-Length: 400000; Cache-Control: max-age=60")
+        .then(Step::Repeat(vec![b'x'; 100_000], 2))
+        .wait(&rest)
+        .then(Step::Repeat(vec![b'x'; 100_000], 2))]);
+    let proxy = Proxy::before(&origin, &[]);
+    let mut leader = proxy.connect();
+    leader.request("GET", "/a", "", "");
+    origin.wait_for(1);
+    let replies = together(&proxy, 3, "/a", "", || {
+        gate.open();
+        assert!(leader.head().is_some());
+        drop(leader);
+        rest.open();
+    });
+    for reply in replies {
+        let got = (reply.complete, reply.content.len(), reply.is_hit());
+        assert_eq!(got, (true, 400_000, true), "{} {}", reply.head.text, proxy.log());
+    }
+    origin.assert_finished();
+}
+
+#[test]
+fn a_full_pool_says_so_at_once() {
+    let gate = Gate::new();
+    let origin = Origin::script([on("GET *any*")
+        .wait(&gate)
+        .send(200, "Cache-Control: no-store", "x")
+        .always()]);
+    let proxy = Proxy::before(&origin, &["--workers", "1"]);
+    let (sender, replies) = channel();
+    for number in 0..30 {
+        let (sender, mut connection) = (sender.clone(), proxy.connect());
+        connection.request("GET", &format!("/{number}"), "", "");
+        thread::spawn(move || sender.send(connection.reply()).expect("the test listens"));
+    }
+    drop(sender);
+    // One is at work and sixteen wait in line; the others are refused while the origin is silent.
+    for _ in 0..13 {
+        let refused = replies.recv().expect("a reply");
+        assert_eq!((refused.status, refused.field("retry-after")), (503, "1".into()));
+        assert_eq!(refused.cache_status(), "proxy; detail=full");
+    }
+    gate.open();
+    assert_eq!(replies.iter().map(|reply| reply.status).collect::<Vec<_>>(), [200; 17]);
+}
+
+#[test]
+fn stale_responses_are_served_while_a_new_one_is_fetched() {
+    let gate = Gate::new();
+    let fields = "Cache-Control: max-age=60, stale-while-revalidate=600; Age: 61";
+    let origin = Origin::script([
+        on("GET /a").send(200, fields, "old"),
+        on("GET /a").wait(&gate).send(200, "Cache-Control: max-age=60", "new"),
+    ]);
+    let proxy = Proxy::before(&origin, &[]);
+    proxy.get("/a");
+    for _ in 0..3 {
+        let stale = proxy.get("/a");
+        assert_eq!((stale.body(), stale.is_hit()), ("old".into(), true));
+        assert!(
+            stale.cache_status().ends_with("detail=stale-while-revalidate"),
+            "{}",
+            stale.cache_status()
+        );
+    }
+    origin.wait_for(2);
+    gate.open();
+    while proxy.get("/a").body() != "new" {}
+    origin.assert_finished();
+}
+
+#[test]
+fn the_timer_removes_what_is_of_no_more_use() {
+    let fields = "Cache-Control: max-age=60, stale-if-error=0; Age: 60";
+    let origin = Origin::script([on("GET /a").send(200, fields, "x")]);
+    let proxy = Proxy::before(&origin, &["--cache-clean-interval", "10ms", "--log-level", "debug"]);
+    proxy.get("/a");
+    proxy.wait_for_log("timer: 1 removed");
 }

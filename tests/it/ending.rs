@@ -18,7 +18,7 @@ fn assert_ends(proxy: &mut Proxy) -> String {
     let deadline = Instant::now() + PATIENCE;
     while proxy.is_alive() {
         assert!(Instant::now() < deadline, "it does not end: {}", proxy.log());
-        std::thread::yield_now();
+        super::support::pause();
     }
     let (status, _, log) = proxy.wait();
     assert!(status.success() && !log.contains("not finished in time"), "{log}");
@@ -49,40 +49,45 @@ fn get(target: &str) -> String {
     format!("GET {target} HTTP/1.1\r\nHost: h\r\n\r\n")
 }
 
+/// Content of every kind, by whether and how it says that it will end.
+fn endless_and_bounded(never: &Gate, slow: &Gate, late: &Gate) -> Origin {
+    let with_length = "Content-Type: text/event-stream; Content-Length: 22";
+    Origin::script([
+        stream("/events", "Content-Type: text/event-stream; Cache-Control: no-store", never)
+            .times(56),
+        stream("/storable", &format!("Content-Type: text/event-stream; {FRESH}"), never),
+        stream("/named", "Content-Type: Text/Event-Stream ; charset=utf-8", never).times(2),
+        stream("/pictures", "Content-Type: multipart/x-mixed-replace;boundary=b", never),
+        on("GET /until-closed")
+            .head(200, "Content-Type: text/event-stream")
+            .bytes(EVENT)
+            .wait(never),
+        on("GET /much")
+            .head(200, "Content-Type: text/event-stream")
+            .then(Step::Repeat(EVENT.repeat(1000).into_bytes(), 10_000))
+            .wait(never),
+        on("GET /late")
+            .wait(late)
+            .head(200, "Content-Type: text/event-stream")
+            .bytes(EVENT)
+            .wait(never),
+        on("GET /socket").head(101, AGREED).then(Step::Echo),
+        on("GET /bounded").head(200, with_length).bytes(EVENT).wait(slow).bytes(EVENT),
+        on("GET /slow")
+            .head(200, "Content-Type: text/plain; Transfer-Encoding: chunked")
+            .bytes(&format!("b\r\n{EVENT}\r\n"))
+            .wait(slow)
+            .bytes("4\r\nlast\r\n0\r\n\r\n"),
+        on("GET /stored").send(200, FRESH, "stored"),
+    ])
+}
+
 /// Streams without an end are cut at once, whoever listens to them and whatever they are called; a response
 /// that ends by itself is waited for; what was stored is on disk.
 #[test]
 fn sigterm_waits_for_what_ends_and_for_nothing_else() {
     let (never, slow, late) = (Gate::new(), Gate::new(), Gate::new());
-    let with_length = "Content-Type: text/event-stream; Content-Length: 22";
-    let origin = Origin::script([
-        stream("/events", "Content-Type: text/event-stream; Cache-Control: no-store", &never)
-            .times(56),
-        stream("/storable", &format!("Content-Type: text/event-stream; {FRESH}"), &never),
-        stream("/named", "Content-Type: Text/Event-Stream ; charset=utf-8", &never).times(2),
-        stream("/pictures", "Content-Type: multipart/x-mixed-replace;boundary=b", &never),
-        on("GET /until-closed")
-            .head(200, "Content-Type: text/event-stream")
-            .bytes(EVENT)
-            .wait(&never),
-        on("GET /much")
-            .head(200, "Content-Type: text/event-stream")
-            .then(Step::Repeat(EVENT.repeat(1000).into_bytes(), 10_000))
-            .wait(&never),
-        on("GET /late")
-            .wait(&late)
-            .head(200, "Content-Type: text/event-stream")
-            .bytes(EVENT)
-            .wait(&never),
-        on("GET /socket").head(101, AGREED).then(Step::Echo),
-        on("GET /bounded").head(200, with_length).bytes(EVENT).wait(&slow).bytes(EVENT),
-        on("GET /slow")
-            .head(200, "Content-Type: text/plain; Transfer-Encoding: chunked")
-            .bytes(&format!("b\r\n{EVENT}\r\n"))
-            .wait(&slow)
-            .bytes("4\r\nlast\r\n0\r\n\r\n"),
-        on("GET /stored").send(200, FRESH, "stored"),
-    ]);
+    let origin = endless_and_bounded(&never, &slow, &late);
     let folder = TemporaryFolder::new();
     let store = format!("sqlite:{}", folder.file("cache.db").display());
     let flags = ["--drain-timeout", "1h", "--workers", "80", "--store", &store];

@@ -315,7 +315,7 @@ fn redis(server: &Server, seed: u64, content_bytes: u64) -> Box<dyn Backing> {
     let deadline = Instant::now() + PATIENCE;
     while !redis.is_ready() {
         assert!(Instant::now() < deadline, "Redis is there, and not used");
-        thread::yield_now();
+        super::support::pause();
     }
     Box::new(redis)
 }

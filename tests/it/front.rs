@@ -125,7 +125,7 @@ fn wait_until(is_so: impl Fn() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !is_so() {
         assert!(Instant::now() < deadline);
-        thread::yield_now();
+        super::support::pause();
     }
 }
 

@@ -211,6 +211,32 @@ fn a_store_is_filled_without_a_running_proxy() {
     origin.assert_finished();
 }
 
+/// Fetches four responses, and exports them without their secrets; the file's path.
+fn exported(folder: &TemporaryFolder, origin: &Origin) -> String {
+    let proxy = in_folder(folder, origin, &["--share-cookies"]);
+    proxy.get("/a");
+    proxy.get_with("/b", "Accept: text/b\r\n");
+    proxy.get("/gone");
+    proxy.get("/key?api_key=s3cret&page=2");
+    let file = folder.file("recording.har");
+    let har = file.display().to_string();
+    let told = said(&tool(folder, &["export", &har]).output().expect("it runs"));
+    assert!(
+        told.contains("recording.har: 4 responses") && told.contains("1 URLs had secrets"),
+        "{told}"
+    );
+    drop(proxy);
+    let text = fs::read_to_string(&file).expect("it is there");
+    assert!(!text.contains("s3cret"), "{text}");
+    let recording: Value = serde_json::from_str(&text).expect("JSON");
+    let entries = recording["log"]["entries"].as_array().expect("a list");
+    assert_eq!((recording["log"]["version"].as_str(), entries.len()), (Some("1.2"), 4));
+    for name in ["startedDateTime", "time", "request", "response", "cache", "timings"] {
+        assert!(entries.iter().all(|entry| entry.get(name).is_some()), "HAR asks for {name}");
+    }
+    har
+}
+
 /// From a running proxy into a file, from there into a store, and that is played offline.
 #[test]
 fn a_recording_is_replayed_offline() {
@@ -230,27 +256,7 @@ fn a_recording_is_replayed_offline() {
         on("GET /gone").send(404, FRESH, "gone"),
         on("GET /key?api_key=s3cret&page=2").send(200, FRESH, "keyed"),
     ]);
-    let proxy = in_folder(&folder, &origin, &["--share-cookies"]);
-    proxy.get("/a");
-    proxy.get_with("/b", "Accept: text/b\r\n");
-    proxy.get("/gone");
-    proxy.get("/key?api_key=s3cret&page=2");
-    let file = folder.file("recording.har");
-    let har = file.display().to_string();
-    let told = said(&tool(&folder, &["export", &har]).output().expect("it runs"));
-    assert!(
-        told.contains("recording.har: 4 responses") && told.contains("1 URLs had secrets"),
-        "{told}"
-    );
-    drop(proxy);
-    let text = fs::read_to_string(&file).expect("it is there");
-    assert!(!text.contains("s3cret"), "{text}");
-    let recording: Value = serde_json::from_str(&text).expect("JSON");
-    let entries = recording["log"]["entries"].as_array().expect("a list");
-    assert_eq!((recording["log"]["version"].as_str(), entries.len()), (Some("1.2"), 4));
-    for name in ["startedDateTime", "time", "request", "response", "cache", "timings"] {
-        assert!(entries.iter().all(|entry| entry.get(name).is_some()), "HAR asks for {name}");
-    }
+    let har = exported(&folder, &origin);
     let store = format!("sqlite:{}", folder.file("replay.db").display());
     let told =
         said(&tool(&folder, &["import", &har, "--store", &store]).output().expect("it runs"));

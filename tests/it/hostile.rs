@@ -259,7 +259,7 @@ fn connections_beyond_the_bound_are_closed_or_wait() {
     let deadline = Instant::now() + Duration::from_secs(8);
     while closed() < 16 {
         assert!(Instant::now() < deadline, "{} of 16 are closed", closed());
-        std::thread::yield_now();
+        super::support::pause();
     }
     assert!(proxy.log().contains("at most 5 are kept: see --max-connections"));
     first.request("GET", "/a", "", "");

@@ -124,6 +124,9 @@ fn rules() -> Vec<Rule> {
 }
 
 /// Everything that a proxy tells: to clients, by its commands, by its control interface, and in its logs.
+/// A URL with the same password, of another server.
+const ELSEWHERE: &str = "http://user:s%40cret@h/a";
+
 /// `whole` is its origin server's URL with the password in it.
 fn all_that_is_told(mut command: std::process::Command, whole: &str) -> String {
     let folder = TemporaryFolder::new();
@@ -135,7 +138,7 @@ fn all_that_is_told(mut command: std::process::Command, whole: &str) -> String {
     for (target, fields) in [
         ("/a", ""),
         ("/a", "Referer: http://user:s%40cret@h/\r\n"),
-        ("http://user:s%40cret@h/a", ""),
+        (ELSEWHERE, ""),
         ("/fails", ""),
         ("/upgrade", "Connection: Upgrade\r\nUpgrade: x\r\n"),
     ] {
@@ -143,27 +146,48 @@ fn all_that_is_told(mut command: std::process::Command, whole: &str) -> String {
         told.push(format!("{}{}", reply.head.text, reply.body()));
     }
     std::fs::write(&urls, format!("/warm\n{whole}/warm\n/fails\n")).expect("a file");
-    let (urls, below) = (urls.to_str().expect("a path"), format!("{whole}/"));
-    let (one, elsewhere) = (format!("{whole}/a"), "http://user:s%40cret@h/a");
+    told.extend(what_commands_say(&proxy, whole, urls.to_str().expect("a path")));
+    let log = proxy.log();
+    let admin = log.lines().find_map(|line| line.split_once("control interface at http://"));
+    let admin: SocketAddr = admin.expect("a line").1.trim().parse().expect("an address");
+    for target in ["/info", "/stats", "/metrics", "/list", "/show?url=/new", "/explain?url=/a"]
+        .map(str::to_string)
+        .into_iter()
+        .chain(["show", "explain"].map(|what| format!("/{what}?url={ELSEWHERE}")))
+    {
+        let reply = Connection::open(admin).request("GET", &target, "", "").reply();
+        let path = target.split('?').next().unwrap_or_default();
+        told.push(format!("GET {path}:\n{}", reply.body()));
+    }
+    let (_, _, log) = proxy.stop();
+    told.extend([log, std::fs::read_to_string(access).expect("a log")]);
+    told.join("\n")
+}
+
+/// What the commands print that ask or tell a running proxy, and those that need none.
+fn what_commands_say(proxy: &Proxy, whole: &str, urls: &str) -> Vec<String> {
+    let mut told = Vec::new();
+    let below = format!("{whole}/");
+    let one = format!("{whole}/a");
     let commands: &[&[&str]] = &[
         &["list"],
         &["list", "--json"],
         &["show", "/a"],
         &["show", &one, "--json"],
-        &["show", elsewhere],
+        &["show", ELSEWHERE],
         &["explain", "/a"],
         &["explain", "/new"],
         &["explain", "/fails"],
-        &["explain", elsewhere],
+        &["explain", ELSEWHERE],
         &["stats"],
         &["stats", "--json"],
         &["warm", urls],
         &["export", "-"],
         &["export", "-", "--with-secrets"],
         &["purge", &one],
-        &["purge", elsewhere],
+        &["purge", ELSEWHERE],
         &["purge", "--prefix", &below],
-        &["purge", "--match", elsewhere],
+        &["purge", "--match", ELSEWHERE],
     ];
     for words in commands {
         told.push(format!("proxy {}:\n{}", words[0], said(&proxy.tell(words))));
@@ -173,21 +197,7 @@ fn all_that_is_told(mut command: std::process::Command, whole: &str) -> String {
             told.push(said(&output));
         }
     }
-    let log = proxy.log();
-    let admin = log.lines().find_map(|line| line.split_once("control interface at http://"));
-    let admin: SocketAddr = admin.expect("a line").1.trim().parse().expect("an address");
-    for target in ["/info", "/stats", "/metrics", "/list", "/show?url=/new", "/explain?url=/a"]
-        .map(str::to_string)
-        .into_iter()
-        .chain(["show", "explain"].map(|what| format!("/{what}?url={elsewhere}")))
-    {
-        let reply = Connection::open(admin).request("GET", &target, "", "").reply();
-        let path = target.split('?').next().unwrap_or_default();
-        told.push(format!("GET {path}:\n{}", reply.body()));
-    }
-    let (_, _, log) = proxy.stop();
-    told.extend([log, std::fs::read_to_string(access).expect("a log")]);
-    told.join("\n")
+    told
 }
 
 fn said(output: &Output) -> String {

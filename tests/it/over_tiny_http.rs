@@ -4,18 +4,20 @@
 #[path = "support/mod.rs"]
 mod support;
 
+#[path = "caching.rs"]
+mod caching;
 #[path = "certificates.rs"]
 mod certificates;
 #[path = "collapsed.rs"]
 mod collapsed;
 #[path = "credentials.rs"]
 mod credentials;
-#[path = "end_to_end.rs"]
-mod end_to_end;
 #[path = "ending.rs"]
 mod ending;
 #[path = "forwarded.rs"]
 mod forwarded;
+#[path = "forwarding.rs"]
+mod forwarding;
 #[path = "framing.rs"]
 mod framing;
 #[path = "gate.rs"]
@@ -28,6 +30,8 @@ mod invalidated;
 mod isolation;
 #[path = "keys.rs"]
 mod keys;
+#[path = "modes.rs"]
+mod modes;
 #[path = "next_hop.rs"]
 mod next_hop;
 #[path = "odd_origins.rs"]

@@ -336,7 +336,7 @@ fn wait_until(mut done: impl FnMut() -> bool) {
     let deadline = std::time::Instant::now() + PATIENCE;
     while !done() {
         assert!(std::time::Instant::now() < deadline, "it does not happen");
-        std::thread::yield_now();
+        super::support::pause();
     }
 }
 

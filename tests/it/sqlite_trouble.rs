@@ -235,7 +235,7 @@ fn processes_that_start_at_once_use_one_file() {
             let deadline = Instant::now() + PATIENCE;
             while rows(&path) < count as u64 {
                 assert!(Instant::now() < deadline, "{kind} {count}: {} are stored", rows(&path));
-                std::thread::yield_now();
+                super::support::pause();
             }
         }
     }

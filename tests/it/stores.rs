@@ -58,7 +58,7 @@ fn shared(program: &str, limits: MemoryLimits) -> Kept {
     let deadline = Instant::now() + PATIENCE;
     while !backing.is_ready() {
         assert!(Instant::now() < deadline, "Redis is there, and not used");
-        thread::yield_now();
+        super::support::pause();
     }
     let memory = store(Eviction::Lru, limits);
     let tiers = Tiers::new(memory, Arc::new(backing), 1 << 20, false).expect("a thread");

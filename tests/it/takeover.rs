@@ -51,7 +51,7 @@ fn a_new_process_takes_over_and_nobody_is_refused() {
                 "{round}: {log}"
             );
             while answered.load(Ordering::Relaxed) < before + 200 {
-                std::thread::yield_now();
+                super::support::pause();
             }
         }
         is_over.store(true, Ordering::Relaxed);
@@ -232,7 +232,7 @@ fn sighup_opens_the_access_log_again() {
         let deadline = std::time::Instant::now() + PATIENCE;
         while !fs::read_to_string(path).is_ok_and(|found| found.contains(text)) {
             assert!(std::time::Instant::now() < deadline, "{text} is not in {}", path.display());
-            std::thread::yield_now();
+            super::support::pause();
         }
     };
     proxy.get("/before");
@@ -251,6 +251,6 @@ fn wait_for_file(path: &std::path::Path) {
     let deadline = std::time::Instant::now() + PATIENCE;
     while !path.exists() {
         assert!(std::time::Instant::now() < deadline, "{} is not there", path.display());
-        std::thread::yield_now();
+        super::support::pause();
     }
 }

@@ -137,7 +137,7 @@ fn what_is_invalidated_on_its_way_behind_memory_is_read_to_its_end() {
             break;
         }
         assert!(Instant::now() < deadline, "{left} rows are left");
-        thread::yield_now();
+        super::support::pause();
     }
 }
 

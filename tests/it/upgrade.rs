@@ -232,7 +232,7 @@ fn an_upgrade_that_is_refused_is_not_counted_as_forwarded() {
         let deadline = Instant::now() + PATIENCE;
         while !std::fs::read_to_string(&log).unwrap_or_default().contains(&line) {
             assert!(Instant::now() < deadline, "{target}: {line} is not in the access log");
-            std::thread::yield_now();
+            super::support::pause();
         }
     }
 }

@@ -65,6 +65,11 @@ pub fn settings() -> Settings {
 /// Nothing in a test takes this long, unless something hangs.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Between two looks at what a test waits for: the processor belongs to those that it waits for.
+pub fn pause() {
+    std::thread::park_timeout(Duration::from_millis(1));
+}
+
 /// A folder that is removed with all that is in it.
 pub struct TemporaryFolder(PathBuf);
 

@@ -140,7 +140,7 @@ impl Proxy {
         let deadline = Instant::now() + PATIENCE;
         while !self.log().contains(text) {
             assert!(Instant::now() < deadline, "{text:?} is not in the log:\n{}", self.log());
-            std::thread::yield_now();
+            super::pause();
         }
     }
 
@@ -168,7 +168,7 @@ impl Proxy {
                 return;
             }
             assert!(Instant::now() < deadline, "more than {count} connections are left");
-            std::thread::yield_now();
+            super::pause();
         }
     }
 

@@ -143,7 +143,7 @@ fn is_up(child: &mut Child, folder: &TemporaryFolder, sign: &str) -> bool {
         if has_ended {
             return false;
         }
-        std::thread::yield_now();
+        super::pause();
     }
     false
 }
@@ -179,7 +179,7 @@ pub fn cluster() -> Option<(Vec<Server>, String)> {
     };
     while !nodes.iter().all(is_ok) {
         assert!(Instant::now() < deadline, "the cluster does not come together");
-        std::thread::yield_now();
+        super::pause();
     }
     let url = format!("redis+cluster://{}", addresses.join(","));
     Some((nodes, url))

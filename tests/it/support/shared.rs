@@ -33,7 +33,7 @@ pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !done() {
         assert!(Instant::now() < deadline, "it does not happen: {what}");
-        std::thread::yield_now();
+        super::pause();
     }
 }
 
