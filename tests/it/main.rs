@@ -6,6 +6,7 @@ mod agreement;
 mod arriving;
 mod caching;
 mod certificates;
+mod clients;
 mod collapsed;
 mod command_line;
 mod control;

@@ -2,7 +2,6 @@
 
 use std::fs;
 
-use super::support;
 use super::support::TemporaryFolder;
 use super::support::origin::{Origin, on};
 use super::support::proxy::{Proxy, command};
@@ -95,65 +94,6 @@ fn what_one_client_has_recorded_every_other_one_replays() {
         }
         origin.assert_finished();
     }
-}
-
-/// Programs that fetch the URL that is their last argument and print what comes.
-const PROGRAMS: [&[&str]; 4] = [
-    &["curl", "-sf"],
-    &["python3", "-c", "import requests, sys; print(requests.get(sys.argv[1]).text, end='')"],
-    &[
-        "node",
-        "-e",
-        "fetch(process.argv[1]).then(r => r.text()).then(t => process.stdout.write(t))",
-    ],
-    &["java", "FETCH"],
-];
-const FETCH: &str = "
-    import java.net.URI;
-    import java.net.http.*;
-    class Fetch {
-        public static void main(String[] arguments) throws Exception {
-            var request = HttpRequest.newBuilder(URI.create(arguments[0])).build();
-            var client = HttpClient.newBuilder().version(HttpClient.Version.HTTP_1_1).build();
-            System.out.print(client.send(request, HttpResponse.BodyHandlers.ofString()).body());
-        }
-    }";
-
-/// The same with the programs that are there.
-#[test]
-fn what_a_real_client_has_recorded_real_ones_replay() {
-    let sources = TemporaryFolder::new();
-    let source = sources.file("Fetch.java");
-    fs::write(&source, FETCH).expect("a file");
-    let source = source.display().to_string();
-    let fetch = |program: &[&str], proxy: &Proxy| {
-        let mut command = support::proxy::command_of(program[0]);
-        command
-            .args(program[1..].iter().map(|word| if *word == "FETCH" { &source } else { *word }));
-        let output = command.arg(format!("http://{}/a", proxy.address)).output().ok()?;
-        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
-    };
-    let mut replayed = 0;
-    for recorder in PROGRAMS {
-        let folder = TemporaryFolder::new();
-        let store = store_flag(&folder);
-        let origin = Origin::script([on("GET /a").send(200, VARY, "hello").always()]);
-        let mut proxy = Proxy::before(&origin, &["--store", &store]);
-        // What is not installed, or has no library for it, records nothing.
-        if fetch(recorder, &proxy).is_none() {
-            continue;
-        }
-        proxy.stop();
-        let proxy = Proxy::before(&origin, &["--store", &store, "--cache-mode", "offline"]);
-        for program in PROGRAMS {
-            if let Some(body) = fetch(program, &proxy) {
-                assert_eq!(body, "hello", "{recorder:?} {program:?}");
-                replayed += 1;
-            }
-        }
-        assert!(!proxy.get("/a").cache_status().contains("fwd"), "{recorder:?}");
-    }
-    eprintln!("{replayed} replays");
 }
 
 #[test]
