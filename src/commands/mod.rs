@@ -6,6 +6,8 @@
 use std::fmt::Write as _;
 use std::io::Write;
 
+use serde_json::Value;
+
 use caching_proxy::cli::Task;
 use caching_proxy::cli::config::Config;
 use caching_proxy::clock::{Clock, Timestamp};
@@ -13,7 +15,6 @@ use caching_proxy::control::{PurgeAnswer, explanation};
 use caching_proxy::policy::purging::Selector;
 use caching_proxy::proxy::archive::har::Secrets;
 use caching_proxy::store::backing::{Backing, Change};
-use serde_json::Value;
 
 use crate::commands::target::{Cache, CacheTarget, read, selectors, the_one};
 use crate::daemon::engine::OwnEngine;

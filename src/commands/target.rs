@@ -4,11 +4,12 @@
 //! in front of it, or, where there is none, by itself. Without a named store, running proxies are
 //! meant.
 
+use serde::de::DeserializeOwned;
+
 use caching_proxy::cli::config::{Config, StoreKind};
 use caching_proxy::control::{self, Imported, Info};
 use caching_proxy::policy::purging::Selector;
 use caching_proxy::proxy::archive::har::HarEntry;
-use serde::de::DeserializeOwned;
 
 use crate::daemon::engine::{OwnEngine, reader_of_urls};
 use crate::daemon::instances::{Instance, running, with_query};

@@ -11,6 +11,8 @@ use std::sync::mpsc::sync_channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
+
 use caching_proxy::cli::config::Config;
 use caching_proxy::control::{Info, explanation};
 use caching_proxy::message::body::Body;
@@ -19,7 +21,6 @@ use caching_proxy::message::response::Response;
 use caching_proxy::origin::RequestContent;
 use caching_proxy::policy::reason::{ReadStatus, Why};
 use caching_proxy::proxy::{Admission, Answer, Attempt, Proxy};
-use parking_lot::Mutex;
 
 use crate::commands::target::{Cache, CacheTarget, read};
 use crate::daemon::engine::OwnEngine;

@@ -8,6 +8,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::{HeaderValue, Method, StatusCode, Version};
+
 use caching_proxy::cli::config::Config;
 use caching_proxy::clock::Clock;
 use caching_proxy::control::{About, Control, Imported, import};
@@ -19,7 +21,6 @@ use caching_proxy::proxy::archive::Whose;
 use caching_proxy::proxy::archive::har::HarEntry;
 use caching_proxy::proxy::{Proxy, Settings};
 use caching_proxy::store::memory;
-use http::{HeaderValue, Method, StatusCode, Version};
 
 use crate::daemon::error::StartError;
 use crate::daemon::stores;

@@ -9,8 +9,9 @@ use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
 use std::time::Duration;
 
-use caching_proxy::cli::config::{Config, FrontKind};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+
+use caching_proxy::cli::config::{Config, FrontKind};
 
 use crate::daemon::error::StartError;
 use crate::daemon::instances;

@@ -12,6 +12,11 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use simplelog::{ConfigBuilder, WriteLogger};
+
 use caching_proxy::cli::config::{Config, FrontKind};
 use caching_proxy::clock::Clock;
 use caching_proxy::front::ConnectionLimits;
@@ -29,10 +34,6 @@ use caching_proxy::proxy::{Proxy, Settings};
 use caching_proxy::stats::{AccessLog, Stats};
 use caching_proxy::store::Store;
 use caching_proxy::vital;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
-use simplelog::{ConfigBuilder, WriteLogger};
 
 use crate::daemon::error::StartError;
 use crate::daemon::instances::{OwnSocket, Purpose};
