@@ -437,13 +437,15 @@ fn functions_stay_short() {
 fn names_are_whole_words() {
     let is_word = |c: char| c.is_alphanumeric() || c == '_';
     for (file, text) in sources() {
-        for word in code(&text).split(|c| !is_word(c)) {
+        // A command of openssl's has this name.
+        let code = code(&text).replace("openssl req ", "");
+        for word in code.split(|c| !is_word(c)) {
             let is_short = ["req", "resp", "hdr", "ctx", "util", "utils"].contains(&word);
             let is_vague = ["Manager", "Helper"].iter().any(|end| word.ends_with(end));
             assert!(!is_short && !is_vague, "{file} says {word}");
         }
         // `http` has a `get_all`, and ours stands in for it.
-        let getters = code(&text).split("fn get_").skip(1).map(str::to_string).collect::<Vec<_>>();
+        let getters = code.split("fn get_").skip(1).map(str::to_string).collect::<Vec<_>>();
         assert!(getters.iter().all(|name| name.starts_with("all")), "{file}: a getter is not get_");
     }
 }
