@@ -1,6 +1,6 @@
-//! What a store behind memory owes the tiers: it is slower, lasts longer, and may be shared.
+//! What a backing store owes the tiers: it is slower than memory, lasts longer, and may be shared.
 //!
-//! All its methods wait, so they are called by workers and by the one writer thread (`writer.rs`), never
+//! All its methods wait, so they are called by workers and by the one writer thread (`tiers/writer.rs`), never
 //! by an event loop. It may fail at any time; a failure costs a miss and nothing else.
 
 use std::fmt;
@@ -19,8 +19,8 @@ use crate::store::spooled::Spooled;
 /// What is read and written of content at a time, in bytes.
 pub const CHUNK_BYTES: usize = 64 * 1024;
 
-/// The state of a store behind memory at the moment when a request begins, as far as it decides whether
-/// its response may still be stored later: others that share the store may clear or purge meanwhile.
+/// The state of a backing store at the moment when a request begins, as far as it decides whether the response
+/// may still be stored later: others that share the store may clear or purge meanwhile.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Stamp {
     /// Numbers that mean something to the store; `None` if it was not asked.
@@ -31,7 +31,7 @@ pub struct Stamp {
     pub moment: u64,
 }
 
-/// What a store behind memory has for a key.
+/// What a backing store has for a key.
 #[derive(Debug, Default)]
 pub struct Recalled {
     /// The responses, the most recent first; their content is distant, or here if it is small.
@@ -54,11 +54,11 @@ pub enum Fetcher {
     Another,
 }
 
-/// Who is to hear what others have done to a shared store.
+/// Takes over what others have done to a shared store.
 pub trait Invalidations: Send + Sync {
-    /// What is stored for `key` has changed, or was invalidated. `place` is the number of what is stored
-    /// now: who has that already has missed nothing.
-    fn changed(&self, key: &CacheKey, place: Option<u64>);
+    /// What is stored for `key` has changed, or was invalidated. `number` is that of what is stored
+    /// now, by which a proxy that has it already knows that it has missed nothing.
+    fn changed(&self, key: &CacheKey, number: Option<u64>);
 
     /// Something was purged.
     fn purged(&self, selector: &Selector, now: Timestamp);
@@ -67,7 +67,7 @@ pub trait Invalidations: Send + Sync {
     fn missed(&self);
 }
 
-/// A stored response as `list` tells of it.
+/// A stored response as `list` gives it.
 #[derive(Clone, Debug)]
 pub struct Listed {
     /// The cache key.
@@ -89,7 +89,7 @@ impl Listed {
     }
 }
 
-/// Something that is to become of what is stored.
+/// A change of what is stored.
 pub enum Change {
     /// A response is stored.
     Put {
@@ -152,17 +152,17 @@ pub enum Change {
         /// All pieces but the last have [`CHUNK_BYTES`].
         bytes: Bytes,
     },
-    /// All its pieces have come.
+    /// All its pieces have come: they stand before it in the queue.
     Whole {
         /// What they belong to.
         spooled: Arc<Spooled>,
         /// What the response is.
         head: Box<StoredHead>,
         /// The state when its request began; `None` if it was invalidated since. Then it is not stored,
-        /// but stays for as long as somebody reads it.
+        /// but stays for as long as it has readers.
         begun: Option<Stamp>,
     },
-    /// They will not.
+    /// Its remaining pieces will not come.
     Abandon {
         /// What they belong to.
         spooled: Arc<Spooled>,
@@ -170,7 +170,7 @@ pub enum Change {
 }
 
 impl Change {
-    /// The key that it is about, if it is about one, and what is stored for that.
+    /// The key that it is about, if what is stored for a key may change by it. A lookup of that key waits for it.
     pub fn key(&self) -> Option<&CacheKey> {
         match self {
             Self::Put { key, .. }
@@ -178,11 +178,12 @@ impl Change {
             | Self::Remove { key, .. }
             | Self::Forget { key, .. } => Some(key),
             Self::Whole { spooled, .. } => Some(spooled.key()),
+            // A piece belongs to no stored response yet; a purge may concern any key, and is counted apart.
             _ => None,
         }
     }
 
-    /// Bytes of content that it carries.
+    /// Bytes of content that it carries: what it holds of the memory until it is carried out.
     pub fn bytes(&self) -> u64 {
         match self {
             Self::Put { response, .. } => {
@@ -194,20 +195,20 @@ impl Change {
     }
 }
 
-/// How much a store behind memory holds.
+/// How much a backing store holds.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct BackingUsage {
     /// Stored responses.
     pub responses: u64,
     /// Bytes that they take, with bookkeeping.
     pub bytes: u64,
-    /// Responses dropped to make room since the start.
+    /// Responses dropped to make space since the start.
     pub evicted: u64,
 }
 
-/// A store behind memory.
+/// A backing store.
 pub trait Backing: Send + Sync {
-    /// What it is called in the log.
+    /// Its name in the log.
     fn name(&self) -> String;
 
     /// Can it be asked at all at the moment? Does not wait.
@@ -221,8 +222,8 @@ pub trait Backing: Send + Sync {
         None
     }
 
-    /// Tells `invalidations` from now on what others do to the store.
-    fn listen(&self, _audience: Arc<dyn Invalidations>) {}
+    /// Calls `invalidations` from now on with what others do to the store.
+    fn listen(&self, _invalidations: Arc<dyn Invalidations>) {}
 
     /// What is stored for `key`, and the store's state. If that is nothing and `claims` is set, it is noted
     /// that this proxy fetches it, where the store can do that.
@@ -231,8 +232,8 @@ pub trait Backing: Send + Sync {
     /// Waits until another proxy is done with `key`, but no longer than `most`.
     fn wait(&self, _key: &CacheKey, _most: Duration) {}
 
-    /// Carries out changes, in their order, all of them or, on an error, none that matters; how many
-    /// responses each has stored or removed. Called by the writer thread alone.
+    /// Carries out changes, in their order; how many responses each has stored or removed. On an error, any of
+    /// them may have been carried out: the caller owes them all. Called by the writer thread alone.
     fn apply(&self, changes: &[&Change]) -> Result<Vec<u64>, BackingError>;
 
     /// What digests of credentials in it are keyed with; `None` while that is not known. Does not wait.
@@ -241,7 +242,7 @@ pub trait Backing: Send + Sync {
     /// The largest content in bytes that can be stored.
     fn content_bytes_max(&self) -> u64;
 
-    /// About so many bytes of content make one call of [`Backing::apply`].
+    /// Bytes of content, about, for one call of [`Backing::apply`].
     fn batch_bytes(&self) -> u64;
 
     /// What the store holds.
@@ -261,7 +262,7 @@ pub trait Backing: Send + Sync {
     fn close(&self) {}
 }
 
-/// Why a store behind memory did not do what it was asked for.
+/// Why a backing store did not do what it was asked for.
 #[derive(Debug)]
 pub struct BackingError(pub String);
 

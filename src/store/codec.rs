@@ -52,9 +52,10 @@ pub fn encode_head(key: &CacheKey, head: &StoredHead, length: u64) -> Vec<u8> {
     seal(begin(key, head, length, 0))
 }
 
-fn begin(key: &CacheKey, head: &StoredHead, length: u64, room: usize) -> Vec<u8> {
-    let mut out = Vec::with_capacity(512 + room);
+fn begin(key: &CacheKey, head: &StoredHead, length: u64, more_bytes: usize) -> Vec<u8> {
+    let mut out = Vec::with_capacity(512 + more_bytes);
     out.extend_from_slice(&MAGIC);
+    // The checksum's place: `seal` fills it in.
     out.extend_from_slice(&[0; 4]);
     put_text(&mut out, key.as_str().as_bytes());
     out.extend_from_slice(&head.status.as_u16().to_le_bytes());
@@ -87,17 +88,17 @@ fn begin(key: &CacheKey, head: &StoredHead, length: u64, room: usize) -> Vec<u8>
 }
 
 fn seal(mut frame: Vec<u8>) -> Vec<u8> {
+    assert!(frame.starts_with(&MAGIC) && frame.len() > 8, "a frame begins with `begin`");
     let sum = crc32fast::hash(&frame[8..]);
     frame[4..8].copy_from_slice(&sum.to_le_bytes());
     frame
 }
 
-/// A checksum of a piece of content; the same bytes at another place, or of another body, have
-/// another one.
-pub fn checksum(salt: u64, place: u64, bytes: &[u8]) -> u32 {
+/// A checksum of a piece of content; the same bytes as another piece, or of another body, have another one.
+pub fn checksum(salt: u64, piece: u64, bytes: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(&salt.to_le_bytes());
-    hasher.update(&place.to_le_bytes());
+    hasher.update(&piece.to_le_bytes());
     hasher.update(bytes);
     hasher.finalize()
 }
@@ -124,6 +125,7 @@ fn open(frame: &Bytes) -> Result<(CacheKey, StoredHead, u64, Bytes), Unreadable>
     if magic != MAGIC {
         return Err(Unreadable::Version);
     }
+    // The version comes before the checksum: another version may compute that in another way.
     let sum = frame.get(4..8).ok_or(Unreadable::Damaged)?;
     if sum != crc32fast::hash(&frame[8..]).to_le_bytes() {
         return Err(Unreadable::Damaged);
@@ -146,6 +148,8 @@ fn read(mut from: CodecReader) -> Option<(CacheKey, StoredHead, u64, Bytes)> {
     let age_on_arrival = DeltaSeconds(from.0.try_get_u32_le().ok()?);
     let mut moment = || from.0.try_get_u64_le().ok().map(Timestamp);
     let (response_time, fresh_until, useful_until) = (moment()?, moment()?, moment()?);
+    // The checksum is right, but is no signature: a shared store may hold what anybody has written. Lengths are
+    // compared with what is there before memory is taken for them.
     let mut fields = Fields::new();
     for _ in 0..from.length()? {
         let name = HeaderName::from_bytes(&from.text()?).ok()?;
@@ -163,6 +167,7 @@ fn read(mut from: CodecReader) -> Option<(CacheKey, StoredHead, u64, Bytes)> {
     let head = StoredHead {
         status,
         part,
+        // Read again, so that a newer version of the policy reads them by its own rules.
         directives: ResponseDirectives::read(&fields),
         fields,
         selecting: selecting.into_iter().collect::<Selecting>(),

@@ -1,8 +1,8 @@
 //! Where stored responses live, and what every store owes the engine.
 //!
 //! A store holds complete responses, and parts that are marked as such. It decides what to drop
-//! when it is full, never what may be reused: that is the policy's business. Memory (`memory.rs`) is the
-//! first tier; behind it there may be one that lasts or is shared (`backing.rs`, `tiers.rs`).
+//! when it is full, never what may be reused: that is the policy's business. Memory (`memory/`) is the
+//! first tier; there may be a backing store that lasts or is shared (`backing.rs`, `tiers/`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,7 +32,7 @@ pub mod underway;
 
 pub use outcome::{Purged, Put};
 
-/// The most stored responses for one target URI; the oldest variant makes room for a new one.
+/// The most stored responses for one target URI; the oldest variant goes for a new one.
 pub const VARIANTS_MAX: usize = 64;
 
 /// The responses stored for one target URI, the most recent first.
@@ -47,7 +47,7 @@ pub struct Usage {
     pub bytes: u64,
     /// Bytes of content on their way in.
     pub arriving_bytes: u64,
-    /// Responses dropped to make room.
+    /// Responses dropped to make space.
     pub evicted: u64,
 }
 
@@ -63,8 +63,8 @@ pub trait Store: Send + Sync {
     /// invalidated since `begun`.
     fn put(&self, key: &CacheKey, response: Arc<StoredResponse>, begun: &Begun) -> Put;
 
-    /// The same for `new`, which was made from `old`, if that is still stored: what has come while the
-    /// origin server was asked about `old` is newer than both.
+    /// The same for `new`, which was made from `old`, if that is still stored (RFC 9111 §4.3.4): what has come
+    /// while the origin server was asked about `old` is newer than both.
     fn replace(
         &self,
         key: &CacheKey,
@@ -95,10 +95,10 @@ pub trait Store: Send + Sync {
     }
 
     /// Removes what is selected at `now`, and lets nothing of it in that was asked for before; how many
-    /// there were. May wait for a store behind memory.
+    /// there were. May wait for the backing store.
     fn purge(&self, selector: &Selector, now: Timestamp) -> usize;
 
-    /// The same, and whether the store behind memory has done it, too.
+    /// The same, and whether the backing store has done it, too.
     fn purge_all_tiers(&self, selector: &Selector, now: Timestamp) -> Purged {
         Purged { count: self.purge(selector, now), owed_by: None }
     }
@@ -111,7 +111,8 @@ pub trait Store: Send + Sync {
     /// Notes that a request for `key` begins whose response may be stored.
     fn begin(&self, key: &CacheKey) -> Begun;
 
-    /// Memory for a body on its way in, none at first. It grows with [`Reservation::grow`] and ends when it is dropped.
+    /// Memory for a body on its way in, none at first. It grows with [`Reservation::grow`] and ends when it is
+    /// dropped.
     fn reserve(&self) -> Reservation;
 
     /// The largest content in bytes that can be stored.
@@ -125,7 +126,7 @@ pub trait Store: Send + Sync {
         None
     }
 
-    /// The second tier, if there is a store behind memory.
+    /// The second tier, if there is a backing store.
     fn tiers(&self) -> Option<&dyn SecondTier> {
         None
     }
@@ -139,9 +140,10 @@ pub struct Reservation {
 }
 
 impl Reservation {
-    /// Takes `bytes` more; `false` if there is no room for them.
+    /// Takes `bytes` more; `false` if they would exceed the bound.
     pub fn grow(&mut self, bytes: u64) -> bool {
         let most = self.arriving.bytes_max;
+        // Compared and added in one step: many bodies arrive at once, and together must stay in the bound.
         let taken = |all: u64| all.checked_add(bytes).filter(|all| *all <= most);
         let done =
             self.arriving.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).is_ok();
@@ -154,7 +156,8 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.arriving.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        let before = self.arriving.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        debug_assert!(before >= self.bytes, "no more is given back than was taken");
     }
 }
 
@@ -186,6 +189,7 @@ fn with_variant(
     let mut displaced = Vec::new();
     let mut newer_parts = 1;
     for other in variants {
+        // The bound counts the new response, which goes in below.
         if displaces(&response, other, newer_parts) || kept.len() + 1 == VARIANTS_MAX {
             displaced.push(Arc::clone(other));
         } else {
@@ -194,7 +198,7 @@ fn with_variant(
             kept.push(Arc::clone(other));
         }
     }
-    // What comes from the store behind memory may be older than what is here.
+    // What is recalled from the backing store may be older than what is here.
     let newer = kept.iter().take_while(|other| other.response_time > response.response_time);
     kept.insert(newer.count(), response);
     (kept, displaced)

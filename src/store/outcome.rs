@@ -2,7 +2,7 @@
 
 use crate::policy::reason::Detail;
 
-/// What became of a response that was to be stored.
+/// The outcome of storing a response.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Put {
     /// It is stored.
@@ -11,7 +11,7 @@ pub enum Put {
     Cleared,
     /// It does not fit.
     TooLarge,
-    /// What it was made from is not what is stored any more.
+    /// The response that it was made from is not stored any more (RFC 9111 §4.3.4).
     Replaced,
 }
 
@@ -27,24 +27,25 @@ impl Put {
     }
 }
 
-/// What became of a purge.
+/// The outcome of a purge.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Purged {
     /// Stored responses that it has removed.
     pub count: usize,
-    /// The name of the store behind memory, if that has not carried it out. It is owed then: nothing
-    /// that it may concern is used from there until it is done.
+    /// The name of the backing store, if that has not carried it out. It is owed then: nothing that it may
+    /// concern is used from there until it is done.
     pub owed_by: Option<String>,
 }
 
 impl Purged {
-    /// Adds what became of another one.
+    /// Adds the outcome of another purge.
     pub fn add(&mut self, other: Self) {
         self.count += other.count;
+        // The first store that owes is named; the operator tries again for all.
         self.owed_by = self.owed_by.take().or(other.owed_by);
     }
 
-    /// What is to be said if it is not done everywhere.
+    /// One line for the operator, if it is not done everywhere.
     pub fn shortfall(&self) -> Option<String> {
         let (store, count) = (self.owed_by.as_ref()?, self.count);
         Some(format!(

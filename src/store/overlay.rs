@@ -2,8 +2,8 @@
 //! changes to itself. With it, `proxy explain` goes every way that a request goes, and changes nothing.
 //!
 //! What it gives out are copies: to count a reuse of one is not to count a reuse of the original. It has no tiers,
-//! so that nothing is claimed, queued or brought into memory; who needs what is behind memory hands it in
-//! ([`Overlay::show`]). Content on its way in takes its room from the other store, and so has that store's bound.
+//! so that nothing is claimed, queued or brought into memory; what the backing store has is handed in
+//! ([`Overlay::show`]). Content on its way in takes its memory from the other store, and so has that store's bound.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -41,8 +41,9 @@ impl Overlay {
         overlay
     }
 
-    /// Lets these be seen for `key`, in the place of what was: copies of them.
+    /// Shows copies of these for `key`, and nothing else.
     pub fn show(&self, key: &CacheKey, variants: &[Arc<StoredResponse>]) {
+        // Copies have counts of reuses of their own: an explanation must not use up what `--hit-ttl` leaves.
         let variants = variants.iter().map(|original| Arc::new(original.copied()));
         self.by_key.lock().insert(key.to_string(), Arc::new(variants.collect()));
     }
@@ -52,7 +53,8 @@ impl Overlay {
         self.is_used.load(Ordering::Relaxed)
     }
 
-    /// Puts `response` in, after `old` has gone; `false` if that was not there.
+    /// Puts `response` in, after `old` has gone; `false` if that was not there. One lock over both, as in a
+    /// store that others share, so that an explanation goes the same way.
     fn change(
         &self,
         key: &CacheKey,
@@ -62,6 +64,7 @@ impl Overlay {
         let mut by_key = self.by_key.lock();
         let mut variants =
             by_key.get(key.as_str()).map(|present| present.to_vec()).unwrap_or_default();
+        // By identity, as the other stores compare: an equal response may be a later one.
         if let Some(old) = old {
             let before = variants.len();
             variants.retain(|other| !Arc::ptr_eq(other, old));
@@ -127,7 +130,7 @@ impl Store for Overlay {
         0
     }
 
-    /// Nothing: who purges means the store below.
+    /// Nothing: a purge means the store below.
     fn purge(&self, _: &Selector, _: Timestamp) -> usize {
         0
     }

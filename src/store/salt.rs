@@ -18,6 +18,7 @@ pub(super) fn to_text(salt: &Salt) -> String {
 
 /// The salt that is kept as this text; `None` if it is none.
 pub(super) fn from_text(text: &[u8]) -> Option<Salt> {
+    // Hexadecimal is one byte a letter: a longer letter would make a slice below end within it.
     let text = std::str::from_utf8(text).ok().filter(|text| text.len() == 2 * SALT_BYTES)?;
     let mut bytes = [0; SALT_BYTES];
     for (at, byte) in bytes.iter_mut().enumerate() {

@@ -1,4 +1,4 @@
-//! A body on its way into a store behind memory: how far it has come, and how it ended.
+//! A body on its way into a backing store: how far it has come, and how it ended.
 //!
 //! The writing end (`tiers/spool.rs`) hands in pieces, the store says what it has written, and any number of
 //! readers follow. This file knows neither the queue between them nor the store.
@@ -12,7 +12,9 @@ use crate::message::body::Arriving;
 use crate::message::content::Distant;
 use crate::policy::key::CacheKey;
 
-/// What is known of such a body, to who writes it, to the store, and to who reads it.
+/// What is known of such a body: shared by its writing end, the store and its readers.
+///
+/// Its lock is held for one look, taken last, and never while the store is read.
 pub struct Spooled {
     key: CacheKey,
     /// Its length, where the origin server stated it.
@@ -25,7 +27,7 @@ pub struct Spooled {
 /// Guarded by [`Spooled::state`].
 #[derive(Default)]
 struct SpoolState {
-    /// The store's own numbers for it, once there are some.
+    /// The store's own numbers for it, once there are some: its row or number, and its salt.
     place: Option<(u64, u64)>,
     /// Pieces that the store has been given.
     chunks: u64,
@@ -85,12 +87,16 @@ impl Spooled {
 
     /// The store has begun to keep it.
     pub fn begun(&self, number: u64, salt: u64, content: Arc<dyn Distant>) {
+        // A transaction that was rolled back may have given its number to another: the second attempt is of
+        // the same body, and brings the number that counts.
         let mut state = self.state.lock();
         (state.place, state.content) = (Some((number, salt)), Some(content));
     }
 
-    /// So many more bytes are in the store, for good.
+    /// So many more bytes are in the store, for good: readers may have them now. In a transaction, called
+    /// after it is committed.
     pub fn grown(&self, bytes: u64) {
+        debug_assert!(self.place().is_some(), "the store has begun to keep it before it grows");
         self.state.lock().bytes += bytes;
         self.moved.notify_all();
     }
@@ -102,6 +108,8 @@ impl Spooled {
 
     /// The first word about the end holds.
     pub(in crate::store) fn end(&self, end: SpoolEnd) {
+        // A piece that failed after the writing end had called it whole must not be overruled, nor the other
+        // way round: readers may have acted on the first.
         self.state.lock().end.get_or_insert(end);
         self.moved.notify_all();
     }
@@ -133,6 +141,7 @@ impl Arriving for Follower {
         while state.bytes == self.at && state.end.is_none() {
             self.spooled.moved.wait(&mut state);
         }
+        assert!(state.bytes >= self.at, "a body grows, and is read no further than it has come");
         let there = state.bytes - self.at;
         if there == 0 {
             return match state.end {
@@ -141,9 +150,11 @@ impl Arriving for Follower {
             };
         }
         let content = state.content.clone().ok_or(io::ErrorKind::UnexpectedEof)?;
+        // The store is read without the lock: its writer needs it to say that more has come.
         drop(state);
         let most = buffer.len().min(usize::try_from(there).unwrap_or(usize::MAX));
         let count = content.read_at(self.at, &mut buffer[..most])?;
+        // Bytes that were there are gone: an end here would look like the end of the body.
         if count == 0 && most > 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }

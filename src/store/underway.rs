@@ -6,6 +6,9 @@
 //!
 //! Misses and invalidations come here; hits do not. The lock of the list is held for one look, and no other
 //! is taken meanwhile but those of the marks. Both may be taken under the lock of a store or of the flights.
+//!
+//! An invalidation marks before it removes, and a store looks at the marks under the lock under which it
+//! stores: so a response either sees the mark and stays out, or is there when the invalidation removes.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -45,13 +48,15 @@ impl Marks {
     fn add(&self, key: &CacheKey, mark: &Arc<Mark>) {
         let mut list = self.list.lock();
         let is_decided = |mark: &Arc<Mark>| mark.selector.selects_key(key.as_str()) == Some(true);
-        // Once all responses for the key are meant, further marks say nothing new.
+        // Once all responses for the key are meant, further marks say nothing new. Without this, a client that
+        // sends unsafe requests during one long fetch would fill the list.
         if list.last().is_some_and(is_decided) {
             return;
         }
         if list.len() < MARKS_MAX {
             list.push(Arc::clone(mark));
         } else {
+            // The bound: it costs this one response, and `is_decided` keeps the list from growing on.
             list.push(Arc::new(Mark { selector: Selector::All, now: mark.now }));
         }
     }
@@ -60,6 +65,7 @@ impl Marks {
 impl Underway {
     /// Notes that a fetch for `key` begins, until the last copy of what is returned is dropped.
     pub fn begin(self: &Arc<Self>, key: &CacheKey) -> Begun {
+        // In the list before the origin server is asked: whatever is invalidated from now on is seen.
         let number = self.next_number.fetch_add(1, Ordering::Relaxed);
         let marks = Arc::<Marks>::default();
         self.by_key.lock().entry(key.clone()).or_default().push((number, Arc::clone(&marks)));
@@ -70,6 +76,7 @@ impl Underway {
     /// All responses for `key` are invalidated, but for the one that `own` will bring. To be called before
     /// they are removed.
     pub fn invalidate(&self, key: &CacheKey, own: Option<&Begun>) {
+        // Held to the end: a fetch that begins meanwhile asks the origin server after the invalidation.
         let by_key = self.by_key.lock();
         let Some(fetches) = by_key.get(key) else { return };
         let selector = Selector::Uri(key.to_string());
@@ -88,6 +95,7 @@ impl Underway {
         }
         let mark = Arc::new(Mark { selector: selector.clone(), now });
         for (key, fetches) in self.by_key.lock().iter() {
+            // Undecided, too: a tag or staleness is a matter of the response, which is not there yet.
             if selector.selects_key(key.as_str()) != Some(false) {
                 for (_, marks) in fetches {
                     marks.add(key, &mark);
@@ -106,7 +114,7 @@ impl Underway {
 #[derive(Clone)]
 pub struct Begun {
     fetch: Arc<Fetch>,
-    /// The state of the store behind memory.
+    /// The state of the backing store.
     backing: Stamp,
 }
 
@@ -122,6 +130,7 @@ impl Drop for Fetch {
     fn drop(&mut self) {
         let mut by_key = self.underway.by_key.lock();
         if let Some(fetches) = by_key.get_mut(&self.key) {
+            debug_assert!(fetches.iter().any(|(number, _)| *number == self.number), "dropped once");
             fetches.retain(|(number, _)| *number != self.number);
             if fetches.is_empty() {
                 by_key.remove(&self.key);
@@ -131,13 +140,14 @@ impl Drop for Fetch {
 }
 
 impl Begun {
-    /// The same, with the state of the store behind memory.
+    /// The same, with the state of the backing store.
     #[must_use]
     pub fn with(self, backing: Stamp) -> Self {
         Self { backing, ..self }
     }
 
-    /// The same fetch, if it begins only now.
+    /// The same fetch, if it begins only now: marks from before are forgotten. The stamp of the backing store
+    /// stays, and is replaced by that of the next recall.
     #[must_use]
     pub fn anew(&self) -> Self {
         self.fetch.underway.begin(&self.fetch.key).with(self.backing)
@@ -148,7 +158,7 @@ impl Begun {
         Arc::ptr_eq(&self.fetch, &other.fetch)
     }
 
-    /// The state of the store behind memory.
+    /// The state of the backing store.
     pub fn backing(&self) -> Stamp {
         self.backing
     }
@@ -162,6 +172,7 @@ impl Begun {
     pub fn admitted_at(&self, moment: usize, head: &StoredHead) -> bool {
         let key = self.fetch.key.as_str();
         let list = self.fetch.marks.list.lock();
+        // One mark is enough: they are not undone by what was stored or removed later.
         list.iter().take(moment).all(|mark| !mark.selector.selects(key, head, mark.now))
     }
 

@@ -16,8 +16,8 @@ use crate::policy::key::CacheKey;
 use crate::policy::purging::Selector;
 use crate::policy::stored::StoredResponse;
 use crate::store::backing::Listed;
+use crate::store::memory::key_index::KeyIndex;
 use crate::store::memory::limits::{Eviction, MemoryLimits};
-use crate::store::memory::names::KeyIndex;
 use crate::store::underway::{Begun, Underway};
 use crate::store::{Arrivals, Put, Reservation, Store, Usage, Variants, fits, with_variant};
 
@@ -34,7 +34,7 @@ pub(in crate::store) struct Exact {
     underway: Arc<Underway>,
     /// Everything that is stored.
     index: Mutex<Index>,
-    names: Arc<KeyIndex>,
+    keys: Arc<KeyIndex>,
 }
 
 /// Guarded by [`Exact::index`].
@@ -44,7 +44,7 @@ struct Index {
     by_use: LruCache<u64, (CacheKey, Arc<StoredResponse>)>,
     by_uselessness: BTreeSet<(Timestamp, u64)>,
     /// The same keys in order, for lists.
-    names: Arc<KeyIndex>,
+    keys: Arc<KeyIndex>,
     bytes: u64,
     next_number: u64,
     evicted: u64,
@@ -57,9 +57,10 @@ impl Exact {
             _ => limits,
         };
         let (stored_bytes_max, content_bytes_max, arriving) = limits.parts();
-        let names = Arc::new(KeyIndex::default());
+        // Two holders: the index under its lock, and lists without it.
+        let keys = Arc::new(KeyIndex::default());
         let index = Index {
-            names: Arc::clone(&names),
+            keys: Arc::clone(&keys),
             by_key: HashMap::new(),
             by_use: LruCache::unbounded(),
             by_uselessness: BTreeSet::new(),
@@ -75,11 +76,12 @@ impl Exact {
             arriving,
             underway: Arc::default(),
             index: Mutex::new(index),
-            names,
+            keys,
         }
     }
 
-    /// Stores a response, if `old`, where there is one, is stored.
+    /// Stores a response, if `old`, where there is one, is stored. Called without a lock, or under those of the
+    /// tiers; takes the index's, and under it those of the marks and of the key index.
     fn let_in(
         &self,
         key: &CacheKey,
@@ -88,7 +90,7 @@ impl Exact {
         begun: &Begun,
     ) -> Put {
         let bytes = response.memory_bytes(key) as u64;
-        // What goes is dropped after the lock is let go of: freeing a large body takes time.
+        // What goes is dropped after the lock is released: freeing a large body takes time.
         let mut gone = Vec::new();
         let mut index = self.index.lock();
         // An invalidation marks what is under way before it takes this lock: it either keeps the response
@@ -102,6 +104,7 @@ impl Exact {
         if bytes > self.stored_bytes_max || !fits(&response, self.content_bytes_max) {
             return Put::TooLarge;
         }
+        // Nothing is evicted before it is certain that the response fits.
         let present = index.by_key.get(key).map(|(variants, _)| Arc::clone(variants));
         let (_, displaced) = with_variant(&present.unwrap_or_default(), Arc::clone(&response));
         for other in displaced {
@@ -116,6 +119,7 @@ impl Exact {
             if self.eviction == Eviction::Entire {
                 gone.extend(index.empty());
             } else {
+                // Empty: the response is the only one, and fits alone.
                 let Some(number) = index.by_use.peek_lru().map(|(number, _)| *number) else {
                     break;
                 };
@@ -132,8 +136,9 @@ impl Exact {
         *variants = Arc::new(with_variant(variants, response).0);
         numbers.push(number);
         if numbers.len() == 1 {
-            index.names.add(key);
+            index.keys.add(key);
         }
+        debug_assert!(index.bytes <= self.stored_bytes_max, "space was made before it was taken");
         drop(index);
         drop(gone);
         Put::Stored
@@ -141,7 +146,8 @@ impl Exact {
 }
 
 impl Index {
-    /// Takes a response out of the whole index.
+    /// Takes a response out of all parts of the index, which hold the same responses before and after. The
+    /// caller drops it when it has released the lock.
     fn take_out(&mut self, number: u64) -> Option<(CacheKey, Arc<StoredResponse>)> {
         let (key, response) = self.by_use.pop(&number)?;
         self.by_uselessness.remove(&(response.useful_until, number));
@@ -152,7 +158,7 @@ impl Index {
             numbers.retain(|other| *other != number);
             if variants.is_empty() {
                 self.by_key.remove(&key);
-                self.names.remove(&key);
+                self.keys.remove(&key);
             }
         }
         Some((key, response))
@@ -169,7 +175,7 @@ impl Index {
     /// Empties the index; how many responses there were. What it held is dropped by the caller.
     fn empty(&mut self) -> Vec<Arc<StoredResponse>> {
         self.by_key = HashMap::new();
-        self.names.clear();
+        self.keys.clear();
         self.by_uselessness = BTreeSet::new();
         self.bytes = 0;
         let held = std::mem::replace(&mut self.by_use, LruCache::unbounded());
@@ -183,6 +189,7 @@ impl Store for Exact {
     }
 
     fn touch(&self, key: &str, response: &Arc<StoredResponse>) {
+        // The other policies do not look at use; a hit needs no second lock with them.
         if self.eviction == Eviction::Lru {
             let mut index = self.index.lock();
             if let Some(number) = index.number_of(key, response) {
@@ -214,6 +221,7 @@ impl Store for Exact {
     }
 
     fn remove_all_but(&self, key: &CacheKey, own: Option<&Begun>) -> usize {
+        // Marks first, without the lock: what was let in before it is found below, what comes later sees them.
         self.underway.invalidate(key, own);
         let mut index = self.index.lock();
         let numbers = index.by_key.get(key).map(|(_, numbers)| numbers.clone()).unwrap_or_default();
@@ -235,6 +243,7 @@ impl Store for Exact {
                 .collect();
             let gone: Vec<_> =
                 useless.iter().filter_map(|number| index.take_out(*number)).collect();
+            // Between two batches, hits get the lock.
             drop(index);
             swept += gone.len();
             if gone.len() < SWEEP_BATCH {
@@ -265,7 +274,7 @@ impl Store for Exact {
     }
 
     fn list(&self, after: &str, most: usize) -> Vec<Listed> {
-        self.names.page(after, most, |key| self.get(key.as_str()))
+        self.keys.page(after, most, |key| self.get(key.as_str()))
     }
 
     fn begin(&self, key: &CacheKey) -> Begun {

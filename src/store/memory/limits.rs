@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicU64;
 
 use crate::store::Arrivals;
 
-/// What goes when there is no more room (`--eviction-policy`).
+/// What goes when there is no more space (`--eviction-policy`).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Eviction {
     /// What has been asked for least, lately, by quick_cache's S3-FIFO.
@@ -47,6 +47,7 @@ impl MemoryLimits {
 
     /// Bytes for what is stored, bytes of the largest content, and the account of what arrives.
     pub(in crate::store) fn parts(self) -> (u64, u64, Arc<Arrivals>) {
+        // Two accounts: arriving bodies must not be refused because the cache is full, which it always is.
         let bytes_max = self.arriving_bytes();
         let arrivals = Arrivals { bytes: AtomicU64::new(0), bytes_max };
         (self.stored_bytes(), self.content_bytes_max(), Arc::new(arrivals))

@@ -2,7 +2,7 @@
 //!
 //! `s3-fifo` is quick_cache's; the exact policies share one index (`exact.rs`). A quarter of
 //! `--cache-memory` is kept free for bodies on their way in, and no single response may take more
-//! than that: so one large download can neither be refused for want of room nor empty the cache.
+//! than that: so one large download can neither be refused for want of memory nor empty the cache.
 
 use std::sync::Arc;
 
@@ -11,8 +11,8 @@ use crate::store::memory::exact::Exact;
 use crate::store::memory::s3_fifo::S3Fifo;
 
 mod exact;
+mod key_index;
 mod limits;
-pub(super) mod names;
 mod s3_fifo;
 
 pub use limits::{Eviction, MemoryLimits};
@@ -20,7 +20,7 @@ pub use limits::{Eviction, MemoryLimits};
 /// Makes a store in memory.
 pub fn store(eviction: Eviction, limits: MemoryLimits) -> Arc<dyn Store> {
     match eviction {
-        // With one response there is but one that can go, and S3-FIFO needs room for two queues.
+        // With one response there is but one that can go, and S3-FIFO needs two queues.
         Eviction::S3Fifo if limits.responses != Some(1) => Arc::new(S3Fifo::new(limits)),
         Eviction::S3Fifo | Eviction::Lru => Arc::new(Exact::new(Eviction::Lru, limits)),
         Eviction::Entire | Eviction::None => Arc::new(Exact::new(eviction, limits)),

@@ -3,7 +3,7 @@
 //! quick_cache splits its capacity over shards and refuses what is heavier than almost a whole one,
 //! so the shards here are few: each holds two of the largest responses that may be stored. A limit
 //! on the number of responses becomes a least weight: when each weighs at least an N-th of the
-//! capacity, there is room for N.
+//! capacity, there is space for N.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -18,8 +18,8 @@ use crate::policy::key::CacheKey;
 use crate::policy::purging::Selector;
 use crate::policy::stored::StoredResponse;
 use crate::store::backing::Listed;
+use crate::store::memory::key_index::KeyIndex;
 use crate::store::memory::limits::MemoryLimits;
-use crate::store::memory::names::KeyIndex;
 use crate::store::underway::{Begun, Underway};
 use crate::store::{Arrivals, Put, Reservation, Store, Usage, Variants, fits, with_variant};
 
@@ -34,7 +34,7 @@ const STRIPES: usize = 512;
 pub(in crate::store) struct S3Fifo {
     cache: Cache<CacheKey, Entry, Weight, DefaultHashBuilder, Counting>,
     evicted: Arc<AtomicU64>,
-    /// What a response weighs at least.
+    /// The least weight of a response, by which their number is bounded.
     least_weight: u64,
     /// quick_cache refuses an entry that weighs more.
     entry_weight_max: u64,
@@ -46,7 +46,7 @@ pub(in crate::store) struct S3Fifo {
     changes: Vec<Mutex<()>>,
     underway: Arc<Underway>,
     /// The keys in order, for lists.
-    names: Arc<KeyIndex>,
+    keys: Arc<KeyIndex>,
 }
 
 /// The variants of one target URI and their weight.
@@ -70,14 +70,14 @@ impl Weighter<CacheKey, Entry> for Weight {
 #[derive(Clone)]
 struct Counting {
     evicted: Arc<AtomicU64>,
-    names: Arc<KeyIndex>,
+    keys: Arc<KeyIndex>,
 }
 
 impl Lifecycle<CacheKey, Entry> for Counting {
     type RequestState = Vec<Entry>;
 
     fn on_evict(&self, gone: &mut Vec<Entry>, key: CacheKey, entry: Entry) {
-        self.names.remove(&key);
+        self.keys.remove(&key);
         self.evicted.fetch_add(entry.variants.len() as u64, Ordering::Relaxed);
         gone.push(entry);
     }
@@ -107,8 +107,8 @@ impl S3Fifo {
             .estimated_items_capacity(items.min(1 << 20) as usize)
             .build()
             .expect("capacity and item count are given");
-        let names = Arc::new(KeyIndex::default());
-        let lifecycle = Counting { evicted: Arc::clone(&evicted), names: Arc::clone(&names) };
+        let keys = Arc::new(KeyIndex::default());
+        let lifecycle = Counting { evicted: Arc::clone(&evicted), keys: Arc::clone(&keys) };
         let hash_builder = DefaultHashBuilder::default();
         let cache = Cache::with_options(options, Weight, hash_builder, lifecycle);
         // The share is less than one, so the product is no larger than the capacity.
@@ -124,7 +124,7 @@ impl S3Fifo {
             hasher: RandomState::new(),
             changes: (0..STRIPES).map(|_| Mutex::default()).collect(),
             underway: Arc::default(),
-            names,
+            keys,
         }
     }
 
@@ -141,7 +141,8 @@ impl S3Fifo {
         (!variants.is_empty()).then(|| Entry { variants: Arc::new(variants), weight })
     }
 
-    /// Stores a response, if `old`, where there is one, is stored.
+    /// Stores a response, if `old`, where there is one, is stored. Called without a lock, or under those of the
+    /// tiers; takes the key's change lock, under which quick_cache takes a shard's.
     fn let_in(
         &self,
         key: &CacheKey,
@@ -155,6 +156,7 @@ impl S3Fifo {
         if !begun.admits(&response) {
             return Put::Cleared;
         }
+        // `peek`, not `get`: to store is not to use.
         let present = self.cache.peek(key).map(|entry| entry.variants).unwrap_or_default();
         let is_there = |old| present.iter().any(|other| Arc::ptr_eq(other, old));
         if old.is_some_and(|old| !is_there(old)) {
@@ -165,6 +167,7 @@ impl S3Fifo {
         }
         let (variants, _) = with_variant(&present, response);
         let Some(entry) = self.entry(key, variants) else { return Put::TooLarge };
+        // An entry that is evicted at once has been stored all the same: nothing else was promised.
         self.insert(key, entry);
         drop(changing);
         Put::Stored
@@ -177,16 +180,18 @@ impl S3Fifo {
     /// Writes an entry, whose change lock is held.
     fn insert(&self, key: &CacheKey, entry: Entry) {
         self.cache.insert(key.clone(), entry);
-        self.names.add(key);
+        self.keys.add(key);
         // It may have been evicted between the two; what is evicted from now on takes its name along.
         if self.cache.peek(key).is_none() {
-            self.names.remove(key);
+            self.keys.remove(key);
         }
     }
 
     /// Removes the responses that `drops` says yes to; how many there were.
     fn remove_where(&self, key: &CacheKey, drops: impl Fn(&Arc<StoredResponse>) -> bool) -> usize {
         let _changing = self.change_lock(key).lock();
+        // An eviction takes no change lock: the entry may be gone by the time that it is written back, and then
+        // comes back without what was dropped.
         let Some(entry) = self.cache.peek(key) else { return 0 };
         let kept: Vec<_> =
             entry.variants.iter().filter(|response| !drops(response)).cloned().collect();
@@ -196,7 +201,7 @@ impl S3Fifo {
             Some(entry) => self.insert(key, entry),
             None => {
                 drop(self.cache.remove(key));
-                self.names.remove(key);
+                self.keys.remove(key);
             }
         }
         gone
@@ -239,6 +244,7 @@ impl Store for S3Fifo {
         let useless = |response: &Arc<StoredResponse>| response.useful_until <= now;
         let mut swept = 0;
         for (key, entry) in self.cache.iter() {
+            // Most have nothing useless, and cost no lock but the iterator's.
             if entry.variants.iter().any(useless) {
                 swept += self.remove_where(&key, useless);
             }
@@ -251,13 +257,16 @@ impl Store for S3Fifo {
             return self.remove_all(&CacheKey::from(uri.as_str()));
         }
         self.underway.purge(selector, now);
-        // Whoever has not seen the mark holds one of these until it has put its response.
+        // A put that has not seen the mark holds one of these until its response is in. Each is taken once, so
+        // that all such puts are over before anything is removed.
         for change in &self.changes {
             drop(change.lock());
         }
         if *selector == Selector::All {
             let held = self.usage().responses as usize;
-            self.names.clear();
+            // In this order: a key whose name goes while its entry stays would be stored and never listed. The
+            // other way round is mended by `list`.
+            self.keys.clear();
             self.cache.clear();
             return held;
         }
@@ -273,15 +282,16 @@ impl Store for S3Fifo {
     }
 
     fn list(&self, after: &str, most: usize) -> Vec<Listed> {
-        self.names.page(after, most, |key| {
+        self.keys.page(after, most, |key| {
             if let Some(entry) = self.cache.peek(key) {
                 return Some(entry.variants);
             }
-            // What came in while everything was cleared may have left its name.
+            // What came in while everything was cleared may have left its name. Looked at again under the change
+            // lock, or the name of what is being inserted would be removed.
             let _changing = self.change_lock(key).lock();
             let entry = self.cache.peek(key);
             if entry.is_none() {
-                self.names.remove(key);
+                self.keys.remove(key);
             }
             entry.map(|entry| entry.variants)
         })

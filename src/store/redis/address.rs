@@ -111,7 +111,7 @@ impl Address {
         &self.topology
     }
 
-    /// What the builder of a cluster's client is told of certificates.
+    /// The roots for a cluster's client, which makes its connections itself; `None` for the system's.
     pub(super) fn certificates(&self) -> Option<TlsCertificates> {
         match &self.trust {
             Trust::Roots(pem) if self.is_secure => {
@@ -223,8 +223,8 @@ mod tests {
             ("redis+sentinel:///main", None), ("redis+sentinel://a:1/ma in", None), ("redis+sentinel://a:1/main?x", None),
         ];
         for (text, expected) in table {
-            let told = Address::read(text).map(|address| address.to_string());
-            assert_eq!(told.as_deref(), expected, "{text}");
+            let read_back = Address::read(text).map(|address| address.to_string());
+            assert_eq!(read_back.as_deref(), expected, "{text}");
         }
         let many = |count| format!("redis+cluster://{}", vec!["h:1"; count].join(","));
         assert!(Address::read(&many(HOSTS_MAX)).is_some());

@@ -25,16 +25,20 @@ use crate::store::spooled::Spooled;
 
 /// Content up to this many bytes is in the field itself.
 const INLINE_MAX: u64 = CHUNK_BYTES as u64;
-/// What never becomes useless is forgotten so many milliseconds after it was stored or freshened.
+/// Milliseconds after which a response that never becomes useless is forgotten, from when it was stored or
+/// freshened.
 const LONGEST_MS: u64 = 30 * 86_400 * 1000;
-/// An invalidation is remembered for so long, and nothing is let in that was asked for longer ago.
+/// Milliseconds for which an invalidation is remembered; nothing is let in that was asked for longer ago.
 const INVALIDATION_MS: u64 = 3_600_000;
 const ASKED_MAX_MS: u64 = INVALIDATION_MS - 300_000;
 /// Content that is on its way in, and content that was replaced and may still be read.
 const ARRIVING_MS: u64 = 3_600_000;
 const LEAVING_MS: u64 = 60_000;
 
-/// Carries out changes.
+/// Carries out changes. Called by the writer thread alone, without a lock.
+///
+/// Redis has no transaction over several keys of a cluster, so a batch that fails may be carried out in part:
+/// the queue owes all of it, and the other proxies are made to forget what they have (`count_unheard`).
 pub(super) fn apply(
     shared: &Arc<RedisShared>,
     changes: &[&Change],
@@ -47,10 +51,10 @@ pub(super) fn apply(
         for change in changes {
             counts.push(batch.carry_out(change)?);
             match change {
-                // This is done already.
+                // One key: carried out as a removal, which needs no list of purges.
                 Change::Purge { selector: Selector::Uri(_), .. } => {}
                 Change::Purge { selector, now } => {
-                    batch.note(selector, *now)?;
+                    batch.note_purge(selector, *now)?;
                     purges.push((counts.len() - 1, selector, *now));
                 }
                 _ => {}
@@ -58,8 +62,9 @@ pub(super) fn apply(
         }
         Ok(counts)
     });
-    let mut counts = counts.inspect_err(|_| shared.leave_word())?;
-    // From here on it is only about room: what was purged is not used any more. A purge that has been
+    let mut counts = counts.inspect_err(|_| shared.count_unheard())?;
+    debug_assert_eq!(counts.len(), changes.len(), "each change has its count");
+    // From here on it is only about space: what was purged is not used any more. A purge that has been
     // carried out must not be owed because its remains could not be found and counted.
     for (index, selector, now) in purges {
         match listing::delete(shared, selector, now) {
@@ -78,7 +83,7 @@ fn state_now(shared: &RedisShared, link: &mut Link) -> RedisResult<RedisState> {
     shared.update_state(link, &answer)
 }
 
-/// What makes room for a response.
+/// What goes for a response that is stored.
 #[derive(Default)]
 struct Displaced {
     /// Its fields, each with the number and the length of the pieces that go with it.
@@ -111,11 +116,11 @@ impl RedisBatch<'_> {
             Change::Whole { spooled, head, begun } => self.whole(spooled, head, *begun),
             Change::Abandon { spooled } => {
                 if let Some(number) = spooled.number() {
-                    self.let_go(number, spooled.bytes())?;
+                    self.expire_soon(number, spooled.bytes())?;
                 }
                 Ok(0)
             }
-            // All at once: nobody may find what is purged after having heard of the purge.
+            // All at once: a proxy that has heard of the purge must not find what it has removed.
             Change::Purge { selector: Selector::Uri(uri), .. } => {
                 self.forget(&CacheKey::from(uri.as_str()), true)
             }
@@ -126,9 +131,10 @@ impl RedisBatch<'_> {
 
     /// May what was asked for then still be stored? What Redis was not asked about may not.
     fn admits(&self, key: &CacheKey, head: &StoredHead, begun: Stamp) -> Option<u64> {
+        // Beyond an hour the number of an invalidation may have expired, and would look as if there was none.
         let [generation, purges, invalidations, asked] = begun.numbers?;
         let in_time = self.now.0.saturating_sub(asked) < ASKED_MAX_MS;
-        let stands = generation == self.state.generation && self.state.spares(purges, key, head);
+        let stands = generation == self.state.generation && self.state.admits(purges, key, head);
         (in_time && stands).then_some(invalidations)
     }
 
@@ -143,6 +149,8 @@ impl RedisBatch<'_> {
             return self.displace(key, head);
         };
         let length = response.content.len();
+        // Content first, the field that refers to it last: no lookup finds what a failure in
+        // between leaves, and it expires.
         let (number, value) = match &response.content {
             Content::Here(content) if length <= INLINE_MAX => {
                 let number = self.shared.new_number();
@@ -164,6 +172,7 @@ impl RedisBatch<'_> {
             }
         };
         let stored = self.store(key, response, (number, &value), begun, invalidations)?;
+        // What is made from it later is compared with this number.
         if stored > 0 {
             response.place().set(number);
         }
@@ -193,14 +202,16 @@ impl RedisBatch<'_> {
         let shared = self.shared;
         let entry = shared.entry(self.state.generation, key);
         let made_of = response.place().number();
-        // What it was made from may have come since its request found nothing.
+        // A response that was made from another is looked for in any case: that one may have been stored after
+        // the request had found nothing.
         let Displaced { gone: displaced, made_from } = if begun.was_empty && made_of.is_none() {
             Displaced::default()
         } else {
             self.displaced(&entry, response, number)?
         };
         if made_of.is_some() && made_from.is_none() {
-            // What it was made from is not there any more, and something newer may be.
+            // The response that it was made from is not there any more, and something newer may be. The script
+            // compares once more, for what happens between this look and it.
             return Ok(0);
         }
         let mut put = script(PUT, &[entry, shared.invalidations(key), shared.claim(key)]);
@@ -213,8 +224,10 @@ impl RedisBatch<'_> {
             put.arg(name.as_slice());
         }
         let stored = values::number(&self.link.one(&put)?);
+        // Even if nothing was stored: then the fields are there still, and their content for a minute. It is
+        // found missing and dropped then, which costs a fetch.
         for (_, (number, length)) in displaced {
-            self.let_go(number, length)?;
+            self.expire_soon(number, length)?;
         }
         Ok(stored)
     }
@@ -249,6 +262,7 @@ impl RedisBatch<'_> {
         let (mut gone, mut kept, mut made_from) = (Vec::new(), Vec::new(), None);
         let made_of = response.place().number();
         for (name, value) in values::fields(&found) {
+            // What cannot be read, or is of another version, goes with the next response of the key.
             match self.shared.response(value) {
                 Some((read, _)) => kept.push((name, read)),
                 None => gone.push((name.to_vec(), (0, 0))),
@@ -264,6 +278,7 @@ impl RedisBatch<'_> {
             if made_of.is_some() && old.place().number() == made_of {
                 made_from = Some(name.to_vec());
             }
+            // In the order of their age: the oldest go where there are too many.
             let goes = count >= VARIANTS_MAX || displaces(response, &old, newer_parts);
             if own && name != own_name.as_bytes() {
                 gone.push((name.to_vec(), (0, 0)));
@@ -287,7 +302,7 @@ impl RedisBatch<'_> {
         remove.arg(shared.channel()).arg(shared.changed_message(key, 0));
         let removed = values::number(&self.link.one(&remove)?);
         if removed > 0 && response.content.len() > INLINE_MAX {
-            self.let_go(number, response.content.len())?;
+            self.expire_soon(number, response.content.len())?;
         }
         Ok(removed)
     }
@@ -297,8 +312,10 @@ impl RedisBatch<'_> {
         let entry = shared.entry(self.state.generation, key);
         let mut forget = script(FORGET, &[entry, shared.invalidations(key)]);
         forget.arg(shared.channel()).arg(shared.changed_message(key, 0));
+        // 0: what is owed for a replaced response rules out nothing that is on its way.
         forget.arg(if invalidates { INVALIDATION_MS } else { 0 });
-        // Not a count: where that was evicted, it would come to the same again.
+        // Not a count: where that was evicted, it would come to the same number again, and let in what was
+        // asked for before the first of the two invalidations.
         forget.arg(shared.new_number());
         self.link.one(&forget).map(|count| values::number(&count))
     }
@@ -329,8 +346,8 @@ impl RedisBatch<'_> {
         if commands.is_empty() { Ok(()) } else { self.link.ask(&commands).map(drop) }
     }
 
-    /// Content that nothing refers to any more goes, but not under the eyes of who reads it.
-    fn let_go(&mut self, number: u64, length: u64) -> RedisResult<()> {
+    /// Content that nothing refers to any more expires, in time enough for those who read it now.
+    fn expire_soon(&mut self, number: u64, length: u64) -> RedisResult<()> {
         self.extend(number, length, LEAVING_MS)
     }
 
@@ -338,6 +355,7 @@ impl RedisBatch<'_> {
         let number = spooled.number().unwrap_or_else(|| {
             let number = self.shared.new_number();
             let content = RedisPieces::new(self.shared, spooled.key(), number, u64::MAX, None);
+            // Its salt follows from its number and key.
             spooled.begun(number, 0, Arc::new(content));
             number
         });
@@ -356,7 +374,7 @@ impl RedisBatch<'_> {
         let (key, length) = (spooled.key(), spooled.bytes());
         let admitted = begun.and_then(|begun| Some((begun, self.admits(key, head, begun)?)));
         let Some((begun, invalidations)) = admitted else {
-            return self.let_go(number, length).map(|()| 0);
+            return self.expire_soon(number, length).map(|()| 0);
         };
         self.extend(number, length, self.life_ms(head))?;
         let value = self.without_content(key, head, number, length);
@@ -365,7 +383,7 @@ impl RedisBatch<'_> {
     }
 
     /// Writes a purge down, so that nothing it selects is used or let in by anybody; tells the others.
-    fn note(&mut self, selector: &Selector, now: Timestamp) -> RedisResult<()> {
+    fn note_purge(&mut self, selector: &Selector, now: Timestamp) -> RedisResult<()> {
         let shared = self.shared;
         match selector {
             Selector::All => {
@@ -379,7 +397,9 @@ impl RedisBatch<'_> {
                 self.link.one(&purge)?;
             }
         }
+        // Changes of the same batch that follow are compared with the purge.
         self.state = state_now(shared, self.link)?;
+        // Written first, published second: a proxy that hears of it finds it in the list.
         let mut publish = cmd("PUBLISH");
         publish.arg(shared.channel()).arg(shared.purged_message(selector, now));
         self.link.one(&publish).map(drop)

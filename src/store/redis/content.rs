@@ -40,8 +40,8 @@ impl RedisPieces {
         Self { shared, number, salt, length, key, field }
     }
 
-    /// A piece is not there, or is not what it was. The response goes at once: whoever asks next is
-    /// not to find the same.
+    /// A piece is not there, or is not what it was. The response goes at once, so that the next request does
+    /// not find the same.
     fn lost(&self, what: &str) -> io::Error {
         if let Some(field) = &self.field {
             let shared = &self.shared;
@@ -49,7 +49,8 @@ impl RedisPieces {
             let mut remove = script(REMOVE, &[entry]);
             remove.arg(field).arg(format!("{:016x}", self.number));
             remove.arg(shared.channel()).arg(shared.changed_message(&self.key, 0));
-            // If it cannot be removed, it is found once more, and dropped then.
+            // By number: another proxy may have stored a good one in the same field. If it cannot be removed, it
+            // is found once more, and dropped then.
             let _ = shared.links.with(|link| link.one(&remove));
             if let Some(more) = shared.losses.due() {
                 let key = self.key.redacted();
@@ -71,6 +72,8 @@ impl Distant for RedisPieces {
     }
 
     fn is_whole(&self) -> io::Result<bool> {
+        // Redis evicts keys one by one, so a response may lose its middle. One missing piece used to cut the
+        // body for every client until it expired.
         let pieces: Vec<u64> = (0..self.length.div_ceil(CHUNK_BYTES as u64)).collect();
         for some in pieces.chunks(PIECES_MAX) {
             // They are looked at as if they were read, so that none of them is evicted before the others.
@@ -92,6 +95,7 @@ impl Distant for RedisPieces {
         let command = cmd("GET").arg(self.shared.piece(self.number, piece)).clone();
         let value = self.shared.links.with(|link| link.one(&command));
         let value = value.map_err(|error| io::Error::other(error.0))?;
+        // Evicted since `is_whole`, or while it arrives not there yet, which `Spooled` rules out.
         let Value::BulkString(bytes) = value else { return Err(self.lost("missing")) };
         let bytes =
             values::checked(self.salt, piece, &bytes).ok_or_else(|| self.lost("damaged"))?;

@@ -24,6 +24,7 @@ impl Link {
     pub(super) fn ask(&mut self, commands: &[Cmd]) -> RedisResult<Vec<Value>> {
         match self {
             Self::Server(connection) => {
+                // One round trip; each answer is looked at on its own by `query`.
                 let mut pipeline = Pipeline::with_capacity(commands.len());
                 for command in commands {
                     pipeline.add_command(command.clone());
@@ -44,25 +45,27 @@ impl Link {
             Self::Server(connection) => connection.req_command(command),
             Self::Cluster(connection) => connection.req_command(command),
         };
+        // READONLY, NOPERM, OOM and others were once read as 0 or nothing here, so that writes and purges were
+        // lost, and said to be done.
         answer?.extract_error()
     }
 }
 
-/// The error for the log and for whoever asked; it names the flags that may help.
+/// The error of the client library as the store's own; it names the flags that may help.
 pub(super) fn backing_error(error: &RedisError) -> BackingError {
     let text = error.to_string();
     let is_distrust = text.contains("invalid peer certificate");
     BackingError(if is_distrust { format!("{text}; see --ca-cert, --insecure") } else { text })
 }
 
-/// Is this the answer of a replica to who wants to write?
+/// Is this the answer of a replica to a command that writes?
 pub(super) fn is_read_only(error: &RedisError) -> bool {
     let text = error.to_string();
     text.contains("READONLY") || text.contains("read only replica")
 }
 
 /// Connects. (Only to connect to a socket of this machine has no bound: it waits where a server that hangs has
-/// not accepted some hundred others. Who listens for news then waits alone, and Redis is not used.)
+/// not accepted some hundred others. The thread that listens for news then waits alone, and Redis is not used.)
 pub(super) fn open(client: &Client) -> RedisResult<Connection> {
     let connection = client.get_connection_with_timeout(CONNECT_MAX)?;
     connection.set_read_timeout(Some(ANSWER_MAX))?;

@@ -28,6 +28,7 @@ pub(super) struct Links {
     target: RedisTarget,
     /// One server, or each node that was named.
     nodes: Vec<Client>,
+    /// Connections that no thread uses now; the last one that was put back is taken first.
     idle: Mutex<Vec<Link>>,
     /// It answered when it was last asked.
     is_up: AtomicBool,
@@ -36,7 +37,7 @@ pub(super) struct Links {
 }
 
 impl Links {
-    /// Connects to nobody yet.
+    /// Makes no connection yet.
     pub(super) fn new(address: &Address) -> RedisResult<Self> {
         let named = address.connections()?;
         let nodes: Vec<Client> =
@@ -69,6 +70,7 @@ impl Links {
     /// It answers, or it does not.
     pub(super) fn set_up(&self, is_up: bool) {
         if !is_up {
+            // In this order: a connection that is put back in between has noted the old epoch.
             self.epoch.fetch_add(1, Ordering::AcqRel);
             self.idle.lock().clear();
         }
@@ -98,6 +100,8 @@ impl Links {
         &self,
         work: impl FnOnce(&mut Link) -> RedisResult<T>,
     ) -> Result<T, BackingError> {
+        // Called without a lock. Noted before the connection is taken, so that one from before Redis went down
+        // is not kept after it has come up again: it may be to a server that is no primary any more.
         let epoch = self.epoch.load(Ordering::Acquire);
         let kept = self.idle.lock().pop();
         let link = kept.map_or_else(|| self.open(), Ok);
@@ -111,6 +115,8 @@ impl Links {
                 Ok(done)
             }
             Err(error) => {
+                // An error that the server answers does not mean that it is down: without memory for
+                // a write it still answers reads. A timeout does, or each worker would wait one out.
                 // Where Sentinels say who takes writes, they are asked again.
                 let is_demoted =
                     matches!(self.target, RedisTarget::Sentinels(_)) && is_read_only(&error);
@@ -128,7 +134,7 @@ impl Links {
 
     /// A connection of its own to the server, to the primary, or to one node of the cluster after the other.
     /// The Sentinels are asked here and nowhere else, so that no request waits for them.
-    pub(super) fn apart(&self, number: usize) -> RedisResult<Connection> {
+    pub(super) fn dedicated(&self, number: usize) -> RedisResult<Connection> {
         match &self.target {
             RedisTarget::Sentinels(sentinels) => sentinels.find(number),
             _ => open(&self.nodes[number % self.nodes.len()]),
@@ -150,6 +156,7 @@ impl Links {
             RedisTarget::Sentinels(sentinels) => return Ok(vec![sentinels.known()?]),
             RedisTarget::Cluster(_) => {}
         }
+        // Any node knows all others; the next is asked where one is down.
         let mut last = None;
         for node in &self.nodes {
             match masters(node) {

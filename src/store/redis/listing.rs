@@ -29,7 +29,7 @@ struct ListCursor {
     server: usize,
     /// What the step begins at, as the server has said.
     step: u64,
-    /// The last key of it that was told.
+    /// The last key of it that was listed.
     last: Option<String>,
     /// All is passed over until this key is found: what is given is a key alone.
     sought: Option<String>,
@@ -52,13 +52,13 @@ impl ListCursor {
         format!("{CURSOR}{}:{}:{last}", self.server, self.step)
     }
 
-    /// The step after this one, which `next` is the server's word for.
+    /// The step after this one: `next` is what the server has named, 0 at its end.
     fn next(self, next: u64) -> Self {
         let server = self.server + usize::from(next == 0);
         Self { server, step: next, last: None, sought: self.sought }
     }
 
-    /// What of a step is still to be told.
+    /// The keys of a step that are still to be listed.
     fn rest(&mut self, mut keys: BTreeSet<String>) -> BTreeSet<String> {
         if let Some(sought) = &self.sought {
             if !keys.contains(sought) {
@@ -66,7 +66,8 @@ impl ListCursor {
             }
             self.last = self.sought.take();
         }
-        // If it is not there any more, the table may have grown, and the step with it: better twice than never.
+        // If the last key is not there any more, the table may have grown, and the step with it: better listed
+        // twice than never.
         match self.last.as_ref().filter(|last| keys.contains(*last)) {
             Some(last) => {
                 let mut rest = keys.split_off(last);
@@ -79,7 +80,7 @@ impl ListCursor {
 }
 
 /// At most `most` responses that come after `after`, and all variants of each key. Looks no further than it has
-/// to: at about as many names as a page has, where nobody else has keys there.
+/// to: at about as many names as a page has, where no other program has keys there.
 pub(super) fn list(
     shared: &Arc<RedisShared>,
     after: &str,
@@ -92,6 +93,7 @@ pub(super) fn list(
     let servers = shared.links.servers().map_err(|error| backing_error(&error))?;
     let (mut listed, mut cursor) = (Vec::new(), ListCursor::read(after));
     while let Some(server) = servers.get(cursor.server) {
+        // A connection of its own: the idle ones of a cluster go wherever a key is, not to one server.
         let mut connection = open(server).map_err(|error| backing_error(&error))?;
         let here = cursor.server;
         while cursor.server == here {
@@ -114,7 +116,7 @@ pub(super) fn list(
     Ok(listed)
 }
 
-/// Tells what one step has found; false if there was more than fits.
+/// Lists what one step has found; `false` if there was more than fits.
 fn list_step(
     shared: &Arc<RedisShared>,
     names: &[String],
@@ -130,7 +132,7 @@ fn list_step(
         let read = cmd("HGETALL").arg(shared.entry(state.generation, &key)).clone();
         let found = shared.links.with(|link| link.one(&read))?;
         let variants = shared.variants(&key, &found, &state);
-        // One key with very many variants is better told whole than not at all.
+        // One key with very many variants is better listed whole than not at all.
         if !listed.is_empty() && listed.len() + variants.len() > most {
             return Ok(false);
         }
@@ -158,7 +160,8 @@ pub(super) fn delete(
         for name in names {
             let Some((generation, uri)) = parts(shared, &name) else { continue };
             if generation != current {
-                // Cleared, or lost; nobody reads it any more.
+                // Cleared, or lost; nobody reads it any more. Counted here because a clear only begins a new
+                // generation, and its operator wants to know how many responses went.
                 let length: u64 = cmd("HLEN").arg(&name).query(connection)?;
                 let () = cmd("UNLINK").arg(&name).query(connection)?;
                 gone += length;
@@ -178,6 +181,8 @@ fn delete_selected(
     selector: &Selector,
     now: Timestamp,
 ) -> RedisResult<u64> {
+    // Only to free memory: the purge is in the list already, and each proxy leaves out what it selects. So what
+    // is stored between this look and the removal is not lost by more than one fetch.
     let found: Value = cmd("HGETALL").arg(name).query(connection)?;
     let mut delete = cmd("HDEL");
     delete.arg(name);
@@ -207,6 +212,8 @@ fn each_key(
         for server in shared.links.servers()? {
             let mut connection = open(&server)?;
             let mut cursor = 0;
+            // SCAN gives each key that is there all the while, some of them twice. Connections are this look's
+            // own: it takes long, and must not keep one from the workers.
             loop {
                 let (next, names) = scan(&pattern, cursor, SCAN_COUNT)
                     .query::<(u64, Vec<String>)>(&mut connection)?;

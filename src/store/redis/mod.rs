@@ -11,7 +11,10 @@
 //! What is removed stays removed: an invalidation raises a number beside the hash, a purge is written into
 //! a list that each proxy compares with what it reads and writes, and what was asked for before is not
 //! let in (`changes.rs`). What one proxy does, the others hear (`news.rs`). When Redis does not answer, it
-//! is not asked any more until it is heard of again.
+//! is not asked any more until news come from it again.
+//!
+//! From below: `link.rs` and `links.rs` are connections, `purges.rs`, `values.rs` and `scripts.rs` what is
+//! written, `shared.rs` what threads share, `content.rs` and `responses.rs` what is read.
 
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
@@ -31,7 +34,7 @@ use crate::store::backing::{
 use crate::store::redis::links::Links;
 use crate::store::redis::shared::RedisShared;
 use crate::store::redis::waits::Waits;
-use crate::store::tiers::breaker::Remark;
+use crate::store::tiers::breaker::LogLimit;
 
 mod address;
 mod changes;
@@ -51,7 +54,7 @@ mod waits;
 pub use address::{Address, FORMS, Trust};
 pub use shared::RedisLimits;
 
-/// For how long a proxy's word that it is fetching something holds.
+/// For how long a claim holds, should its proxy end without a word.
 const CLAIM: Duration = Duration::from_secs(10);
 
 /// A store in Redis.
@@ -73,7 +76,7 @@ impl Redis {
             waits: Waits::default(),
             invalidations: Mutex::default(),
             last_number: AtomicU64::new(0),
-            losses: Remark::default(),
+            losses: LogLimit::default(),
             hasher,
         });
         news::start(&shared)?;
@@ -101,6 +104,8 @@ impl Backing for Redis {
     fn recall(&self, key: &CacheKey, claims: bool) -> Result<Recalled, BackingError> {
         let shared = &self.0;
         shared.links.with(|link| {
+            // One round trip, on the bet that nothing was cleared: the state that comes with the hash says
+            // whether the bet was good.
             let known = shared.state().generation;
             let answers = link.ask(&[
                 shared.read_state(),
@@ -117,6 +122,7 @@ impl Backing for Redis {
                 link.one(cmd("HGETALL").arg(shared.entry(state.generation, key)))?
             };
             let mut variants = shared.variants(key, &found, &state);
+            // Read before the hash, or together with it, so an invalidation in between is one that came later.
             let invalidations = values::number(invalidations);
             let now = Clock::System.now().0;
             let numbers = Some([state.generation, state.purges, invalidations, now]);
@@ -125,7 +131,7 @@ impl Backing for Redis {
                 let mut set = cmd("SET");
                 set.arg(shared.claim(key)).arg(&shared.id).arg("NX");
                 set.arg("PX").arg(CLAIM.as_millis() as u64);
-                // Somebody may have stored it, and given up the claim, since we looked.
+                // Another proxy may have stored it, and given up its claim, since the look above.
                 let look = cmd("HGETALL").arg(shared.entry(state.generation, key)).clone();
                 let answers = link.ask(&[set, look])?;
                 let is_ours = answers.first().is_some_and(|answer| *answer != Value::Nil);
@@ -145,7 +151,8 @@ impl Backing for Redis {
         let shared = &self.0;
         let deadline = Instant::now() + most;
         let wait = shared.waits.begin(key);
-        // It may have been over before we began to listen.
+        // In the list before the look: the other proxy may have been done a moment ago, and its news then
+        // ended waits that did not include this one.
         let claim = shared.links.with(|link| link.one(cmd("GET").arg(shared.claim(key))));
         if !matches!(claim, Ok(Value::Nil) | Err(_)) {
             wait.until(deadline);

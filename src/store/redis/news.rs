@@ -4,6 +4,9 @@
 //! While the connection is lost, something may be missed: then memory is emptied once Redis is there
 //! again, which still has what is worth having. A Redis that has lost everything itself has nothing that
 //! memory could have missed.
+//!
+//! The thread holds no lock while it listens or asks. It keeps the store alive only for one step at a time, so
+//! that it ends when the store is dropped.
 
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Weak};
@@ -21,25 +24,25 @@ use crate::store::redis::values;
 use crate::store::tiers::breaker::Breaker;
 use crate::vital;
 
-/// How often it is found out whether our own news still come back, and whether there is more than news have
-/// told. With [`ANSWER_MAX`] and [`TURN`] this is a second.
+/// How often it is found out whether this proxy's own news still come back, and whether changes were made that
+/// no news told of. With [`ANSWER_MAX`] and [`TURN`] this is a second.
 const LOOK_EVERY: Duration = Duration::from_millis(400);
-/// For so long at most the thread does nothing but listen.
+/// The longest time that the thread does nothing but listen.
 const TURN: Duration = Duration::from_millis(100);
-/// Where news of others come all the while, our own may take longer to be read.
+/// Where news of others come all the while, this proxy's own may take longer to be read.
 const BUSY_MAX: Duration = Duration::from_secs(5);
-/// The field of the state that counts what could not be told.
+/// The field of the state that counts changes that no news told of.
 const UNHEARD: &str = "unheard";
-/// The first attempt, step by step: two connections (one to listen, one to ask), then to subscribe, to hear
-/// ourselves, to read what could not be told, and to read the state.
+/// The first attempt, step by step: two connections (one to listen, one to ask), then to subscribe, to hear an
+/// own message, to read the count of unheard changes, and to read the state.
 const FIRST_ATTEMPT_MAX: Duration =
     CONNECT_MAX.saturating_mul(2).saturating_add(ANSWER_MAX.saturating_mul(4));
 /// Between two attempts to connect.
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 
-/// Begins to listen; waits for the first attempt, so that whoever starts the proxy may use Redis at once if
-/// it is there.
+/// Begins to listen; waits for the first attempt, so that a proxy that has started uses Redis at once if it
+/// is there.
 pub(super) fn start(shared: &Arc<RedisShared>) -> Result<(), BackingError> {
     let name = format!("store {}", shared.address);
     let breaker = Breaker::new(name, "memory alone is used until it works again");
@@ -65,7 +68,7 @@ pub(super) fn start(shared: &Arc<RedisShared>) -> Result<(), BackingError> {
 struct Listener {
     shared: Weak<RedisShared>,
     breaker: Breaker,
-    /// Dropped once Redis is heard of for the first time, or is not.
+    /// Dropped after the first attempt, whatever its outcome: the start waits for that.
     tried: Option<SyncSender<()>>,
     /// Redis has been heard of since the last attempt to connect.
     has_listened: bool,
@@ -80,7 +83,9 @@ impl Listener {
         let mut pause = PAUSE_FIRST;
         for attempt in 0.. {
             let Some(shared) = self.shared.upgrade() else { return };
-            let connection = shared.links.apart(attempt);
+            let connection = shared.links.dedicated(attempt);
+            // Not held while the thread listens: the last other copy may be dropped meanwhile, and this one
+            // would keep the store from ending.
             drop(shared);
             let lost = match connection {
                 Ok(connection) => {
@@ -94,8 +99,11 @@ impl Listener {
                 Err(error) => Some(backing_error(&error)),
             };
             let Some((shared, lost)) = self.shared.upgrade().zip(lost) else { return };
+            // Before the pause: without news, what Redis has may be outdated in memory, and is not used.
             shared.links.set_up(false);
             drop(shared);
+            // A connection that has worked is often lost without a reason; the next attempt finds one. Only if
+            // that fails, too, is it worth a line.
             if std::mem::take(&mut self.has_listened) {
                 self.lost = Some(lost);
             } else {
@@ -110,7 +118,7 @@ impl Listener {
         }
     }
 
-    /// Listens until the connection is lost, and gives the reason; `None` if nobody uses the store.
+    /// Listens until the connection is lost, and gives the reason; `None` if the store has been dropped.
     fn listen(&mut self, mut connection: Connection) -> Option<BackingError> {
         let channel = self.shared.upgrade()?.channel();
         let lost = |error: redis::RedisError| Some(backing_error(&error));
@@ -118,24 +126,26 @@ impl Listener {
         if let Err(error) = pubsub.subscribe(&channel) {
             return lost(error);
         }
-        if let Err(error) = self.hear_ourselves(&mut pubsub) {
+        if let Err(error) = self.await_own_message(&mut pubsub) {
             return Some(error);
         }
-        // What happens from now on is heard; what happened before may have been missed.
+        // What happens from now on is heard; what happened before may have been missed. In this order: the count
+        // is read after the subscription works, so a change is heard of or counted, or both.
         let shared = self.shared.upgrade()?;
         let unheard = match shared.unheard() {
             Ok(unheard) => unheard,
             Err(error) => return Some(error),
         };
-        match shared.greet() {
-            Ok(Greeted::HasLostAll) => {}
-            // There was nothing that it could have been missed for.
-            Ok(Greeted::StillThere) if self.tried.is_some() => {}
-            Ok(Greeted::StillThere) => {
+        match shared.compare_generations() {
+            Ok(RedisFound::HasLostAll) => {}
+            // The first attempt: memory is empty, so nothing in it can be outdated.
+            Ok(RedisFound::StillThere) if self.tried.is_some() => {}
+            Ok(RedisFound::StillThere) => {
                 shared.has_missed();
             }
             Err(error) => return Some(error),
         }
+        // Memory is emptied before Redis is used: a lookup in between would find what others have removed.
         shared.links.set_up(true);
         self.has_listened = true;
         if let Some(lost) = self.lost.take() {
@@ -147,38 +157,40 @@ impl Listener {
         if let Err(error) = pubsub.set_read_timeout(Some(TURN)) {
             return lost(error);
         }
-        self.go_on(&mut pubsub, unheard)
+        self.follow(&mut pubsub, unheard)
     }
 
-    /// Waits for a message of our own: the server says neither to who may not publish nor to who may not
-    /// subscribe that nobody hears of what is stored and removed. Without news, Redis is not used.
-    fn hear_ourselves(&self, pubsub: &mut PubSub<'_>) -> Result<(), BackingError> {
+    /// Waits for a message of this proxy's own. A server tells neither a user who may not publish nor one who
+    /// may not subscribe that no news will come (new users may not, by default, since Redis 7). Without news,
+    /// Redis is not used.
+    fn await_own_message(&self, pubsub: &mut PubSub<'_>) -> Result<(), BackingError> {
         let shared = self.shared.upgrade().ok_or_else(|| BackingError("not used".to_string()))?;
-        let own = shared.say()?;
-        let deaf = |error: &redis::RedisError| shared.deaf(&error.to_string());
+        let own = shared.publish_own()?;
+        let without_news = |error: &redis::RedisError| shared.without_news(&error.to_string());
         let deadline = Instant::now() + ANSWER_MAX;
-        pubsub.set_read_timeout(Some(ANSWER_MAX)).map_err(|error| deaf(&error))?;
+        pubsub.set_read_timeout(Some(ANSWER_MAX)).map_err(|error| without_news(&error))?;
         while Instant::now() < deadline {
-            let message = pubsub.get_message().map_err(|error| deaf(&error))?;
+            let message = pubsub.get_message().map_err(|error| without_news(&error))?;
             if message.get_payload_bytes() == own {
                 return Ok(());
             }
             shared.hear(message.get_payload_bytes());
         }
-        Err(shared.deaf("too late"))
+        Err(shared.without_news("too late"))
     }
 
     /// Hears of what others do, until the connection is lost, or no news come over it any more: a server may
     /// take the right to a channel away while a proxy runs, or forget who listens.
-    fn go_on(&self, pubsub: &mut PubSub<'_>, mut unheard: u64) -> Option<BackingError> {
+    fn follow(&self, pubsub: &mut PubSub<'_>, mut unheard: u64) -> Option<BackingError> {
         let mut looked = Instant::now();
-        // Our own message that has not come back yet, sent when we looked.
+        // This proxy's own message that has not come back yet, sent at the last look. A PING would be answered
+        // over a connection whose subscription the server has dropped.
         let mut own: Option<Vec<u8>> = None;
         loop {
             if own.is_none() && looked.elapsed() >= LOOK_EVERY {
                 looked = Instant::now();
                 let shared = self.shared.upgrade()?;
-                match shared.look(&mut unheard).and_then(|()| shared.say()) {
+                match shared.check(&mut unheard).and_then(|()| shared.publish_own()) {
                     Ok(said) => own = Some(said),
                     Err(error) => return Some(error),
                 }
@@ -197,14 +209,16 @@ impl Listener {
             };
             let patience = if is_quiet { ANSWER_MAX } else { BUSY_MAX };
             if own.is_some() && looked.elapsed() >= patience {
-                return Some(self.shared.upgrade()?.deaf("our own message did not come back"));
+                return Some(
+                    self.shared.upgrade()?.without_news("our own message did not come back"),
+                );
             }
         }
     }
 }
 
 /// What is found behind a connection.
-enum Greeted {
+enum RedisFound {
     /// Redis has what it had.
     StillThere,
     /// It has lost everything, or has never had anything.
@@ -213,22 +227,22 @@ enum Greeted {
 
 impl RedisShared {
     /// Sends a message to ourselves; what it is.
-    fn say(&self) -> Result<Vec<u8>, BackingError> {
+    fn publish_own(&self) -> Result<Vec<u8>, BackingError> {
         let own = format!("{} h {}", self.id, self.new_number()).into_bytes();
         let publish = cmd("PUBLISH").arg(self.channel()).arg(&own).clone();
-        self.links.with(|link| link.one(&publish)).map_err(|error| self.deaf(&error.0))?;
+        self.links.with(|link| link.one(&publish)).map_err(|error| self.without_news(&error.0))?;
         Ok(own)
     }
 
-    fn deaf(&self, error: &str) -> BackingError {
+    fn without_news(&self, error: &str) -> BackingError {
         let channel = self.channel();
         BackingError(format!(
             "{error}: no news on channel {channel}; may the user publish and subscribe there?"
         ))
     }
 
-    /// Is Redis still what it was, and is there more than news have told?
-    fn look(&self, unheard: &mut u64) -> Result<(), BackingError> {
+    /// Is Redis still what it was? Empties memory if changes were made that no news told of.
+    fn check(&self, unheard: &mut u64) -> Result<(), BackingError> {
         // A worker may have found it dead, or a replica.
         if !self.links.is_up() {
             return Err(BackingError("a request was not answered".to_string()));
@@ -248,11 +262,11 @@ impl RedisShared {
         self.links.with(|link| link.one(&get)).map(|count| values::number(&count))
     }
 
-    /// Changes have failed, perhaps halfway: done, but not told. Those who look find out.
-    pub(super) fn leave_word(&self) {
+    /// Changes have failed, perhaps halfway: carried out, but not told. The other proxies find the count raised.
+    pub(super) fn count_unheard(&self) {
         if self.links.is_up() {
             let raise = cmd("HINCRBY").arg(self.state_key()).arg(UNHEARD).arg(1).clone();
-            // Where nothing can be written, nothing was.
+            // An error here: where nothing can be written, nothing was.
             let _ = self.links.with(|link| link.one(&raise));
         }
     }
@@ -267,9 +281,10 @@ impl RedisShared {
 
     /// Learns what has been cleared and purged, and sees to it that a Redis that was emptied does not
     /// come back to an old generation.
-    fn greet(&self) -> Result<Greeted, BackingError> {
+    fn compare_generations(&self) -> Result<RedisFound, BackingError> {
         let known = self.state().generation;
         self.links.with(|link| {
+            // The generation that this process knows is the only witness of a Redis that was emptied.
             let mut answer = link.one(&self.read_state())?;
             let before = values::two_numbers(&answer).0;
             // One of a backup, say: it has not heard of what was cleared since.
@@ -279,29 +294,33 @@ impl RedisShared {
             }
             self.update_state(link, &answer)?;
             let has_lost_all = before == 0 || before < known;
-            Ok(if has_lost_all { Greeted::HasLostAll } else { Greeted::StillThere })
+            Ok(if has_lost_all { RedisFound::HasLostAll } else { RedisFound::StillThere })
         })
     }
 }
 
 impl RedisShared {
-    /// Does to memory what another proxy has done to the store.
+    /// Does to memory what another proxy has done to the store. Takes the locks of memory (`tiers/memory.rs`), one
+    /// message at a time; none of this store's is held meanwhile.
     fn hear(&self, message: &[u8]) {
         let mut words = message.splitn(3, |byte| *byte == b' ');
         let (Some(who), Some(what), Some(rest)) = (words.next(), words.next(), words.next()) else {
             return;
         };
         let is_own = who == self.id.as_bytes();
+        // A copy, so that the lock is not held while memory's are taken.
         let invalidations = self.invalidations.lock().clone();
         match what {
             b"k" => {
                 let rest = String::from_utf8_lossy(rest);
                 let Some((number, key)) = rest.split_once(' ') else { return };
-                let place = number.parse().ok().filter(|number| *number > 0);
+                let number = number.parse().ok().filter(|number| *number > 0);
                 let key = CacheKey::from(key);
                 if let Some(invalidations) = invalidations.filter(|_| !is_own) {
-                    invalidations.changed(&key, place);
+                    invalidations.changed(&key, number);
                 }
+                // Also after own news: a worker of this proxy may wait for what another of its workers has
+                // stored. And after memory was changed: a worker that is woken looks there first.
                 self.waits.end(&key);
             }
             b"p" if !is_own => {

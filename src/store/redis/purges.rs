@@ -7,7 +7,7 @@ use crate::policy::key::{CacheKey, Glob};
 use crate::policy::purging::Selector;
 use crate::policy::stored::StoredHead;
 
-/// How many purges are remembered; what is older than all of them is as good as purged.
+/// The most purges that are remembered; a response from before all of them counts as purged.
 pub(super) const PURGES_MAX: u64 = 256;
 
 /// What has been cleared and purged, as far as is known. Guarded by [`RedisShared::state`].
@@ -21,7 +21,8 @@ pub(super) struct RedisState {
 
 impl RedisState {
     /// Has nothing that was purged since purge number `since` selected this response?
-    pub(super) fn spares(&self, since: u64, key: &CacheKey, head: &StoredHead) -> bool {
+    pub(super) fn admits(&self, since: u64, key: &CacheKey, head: &StoredHead) -> bool {
+        // Written after the last purge, by a proxy that knew of it.
         if since >= self.purges {
             return true;
         }
@@ -34,7 +35,7 @@ impl RedisState {
     }
 }
 
-/// A selector as it is written down, and back.
+/// A selector as it is written down: one letter, and what it selects by. Other versions read it, too.
 pub(super) fn selector_text(selector: &Selector) -> Vec<u8> {
     let with = |kind: u8, rest: &[u8]| [&[kind], rest].concat();
     match selector {
@@ -47,7 +48,7 @@ pub(super) fn selector_text(selector: &Selector) -> Vec<u8> {
     }
 }
 
-/// One that makes no sense, of a newer proxy perhaps, may mean anything.
+/// The selector of such a text. One that makes no sense, of a newer proxy perhaps, may mean anything.
 pub(super) fn read_selector(text: &[u8]) -> Selector {
     let Some((kind, rest)) = text.split_first() else { return Selector::All };
     let rest = String::from_utf8_lossy(rest).into_owned();

@@ -34,11 +34,13 @@ impl RedisShared {
         let mut variants: Vec<Arc<StoredResponse>> = values::fields(found)
             .into_iter()
             .filter_map(|(_, value)| {
+                // The frame names its key: a store that mixes up its answers must not give another's response.
                 let (kept, own) = self.response(value)?;
-                let fits = own == *key && state.spares(kept.purges, key, kept.response.head());
+                let fits = own == *key && state.admits(kept.purges, key, kept.response.head());
                 fits.then(|| Arc::new(kept.response))
             })
             .collect();
+        // A hash has no order.
         variants.sort_by_key(|response| {
             std::cmp::Reverse((response.response_time, response.place().number()))
         });
@@ -58,6 +60,7 @@ impl RedisShared {
             (key, StoredResponse::new(head, Content::Distant(Arc::new(content))))
         };
         let (number, purges) = (read.number, read.purges);
+        // Reuses are counted by each proxy for itself.
         let response = response.found_at(number, 0);
         Some((ReadResponse { purges, is_inline: read.is_inline, response }, key))
     }

@@ -3,8 +3,9 @@
 
 use redis::{Cmd, cmd};
 
-/// Stores a response: unless the key was invalidated since, or what it was made from is gone; in the place
-/// of others; for at least so long; and says so. 1 if it is stored.
+/// Stores a response, unless the key was invalidated since its request began, or the response that it was made
+/// from is gone; removes the fields that it displaces; keeps the hash for at least ARGV[5] milliseconds; tells
+/// the other proxies. 1 if it is stored. The claim ends either way.
 pub(super) const PUT: &str = "
 local invalidations = redis.call('GET', KEYS[2]) or '0'
 if redis.call('GET', KEYS[3]) == ARGV[2] then redis.call('DEL', KEYS[3]) end
@@ -34,7 +35,7 @@ if ARGV[3] ~= '0' then
 end
 redis.call('PUBLISH', ARGV[1], ARGV[2])
 return count";
-/// Says that a response is not being fetched any more.
+/// Ends a claim, if it is still this proxy's, and says that the response is not being fetched any more.
 pub(super) const RELEASE: &str = "
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 redis.call('DEL', KEYS[1])

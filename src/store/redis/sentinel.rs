@@ -9,21 +9,24 @@ use redis::{
 use crate::store::redis::link::{self, Link};
 use crate::store::redis::values;
 
-/// Sentinels, and what they have said last.
+/// Sentinels, and the primary that they have named last.
 pub(super) struct Sentinels {
     name: String,
-    /// The primary as if it were at each Sentinel's place: user, password, database and certificates are its.
-    places: Vec<ConnectionInfo>,
+    /// The primary as if it were at each Sentinel's address: user, password, database and certificates are the
+    /// primary's.
+    addresses: Vec<ConnectionInfo>,
+    /// Written by the thread that listens for news, read by all that connect; held for one look.
     primary: Mutex<Option<Client>>,
 }
 
 impl Sentinels {
-    /// Asks nobody yet.
-    pub(super) fn new(name: &str, places: Vec<ConnectionInfo>) -> RedisResult<Self> {
-        for place in &places {
-            Client::open(place.clone())?;
+    /// Makes no connection yet.
+    pub(super) fn new(name: &str, addresses: Vec<ConnectionInfo>) -> RedisResult<Self> {
+        // What is wrong with an address is found at the start, not at the first failover.
+        for address in &addresses {
+            Client::open(address.clone())?;
         }
-        Ok(Self { name: name.to_string(), places, primary: Mutex::default() })
+        Ok(Self { name: name.to_string(), addresses, primary: Mutex::default() })
     }
 
     /// The primary that was found last.
@@ -36,8 +39,8 @@ impl Sentinels {
     /// cut off from the others may name one that is none any more: then the next is asked.
     pub(super) fn find(&self, attempt: usize) -> RedisResult<Connection> {
         let mut last = None;
-        for index in 0..self.places.len() {
-            match self.find_by(&self.places[(attempt + index) % self.places.len()]) {
+        for index in 0..self.addresses.len() {
+            match self.find_by(&self.addresses[(attempt + index) % self.addresses.len()]) {
                 Ok(connection) => return Ok(connection),
                 Err(error) => last = Some(error),
             }
@@ -56,20 +59,22 @@ impl Sentinels {
         };
         let client = Client::open(place.clone().set_addr(address))?;
         let mut link = Link::Server(Box::new(link::open(&client)?));
+        // A Sentinel may not have heard of the failover yet, and the old primary may be back as a replica.
         Self::leads(&mut link)?;
         let Link::Server(connection) = link else { unreachable!("it was just made") };
         *self.primary.lock() = Some(client);
         Ok(*connection)
     }
 
-    /// What one Sentinel says. Sentinels mostly know no users: the user and the password are told to them only
-    /// where they ask for some.
+    /// The host and port that one Sentinel names. Sentinels mostly know no users: the user and the password are
+    /// sent only where they ask for some.
     fn ask(&self, place: &ConnectionInfo) -> RedisResult<(String, u16)> {
         let ask = |settings| {
             let client = Client::open(place.clone().set_redis_settings(settings))?;
             let mut link = Link::Server(Box::new(link::open(&client)?));
             link.one(cmd("SENTINEL").arg("GET-MASTER-ADDR-BY-NAME").arg(&self.name))
         };
+        // Without user and password first: a Sentinel that knows no users answers them with an error.
         let bare = redis::RedisConnectionInfo::default().set_skip_set_lib_name();
         let answer = match ask(bare) {
             Err(error) if error.code() == Some("NOAUTH") => {

@@ -24,7 +24,7 @@ use crate::store::redis::scripts::{RENEW, script};
 use crate::store::redis::values;
 use crate::store::redis::waits::Waits;
 use crate::store::salt::{from_text, random, to_text};
-use crate::store::tiers::breaker::Remark;
+use crate::store::tiers::breaker::LogLimit;
 
 /// The version of the format. Proxies of different versions share nothing, and disturb nothing, in one Redis.
 const FORMAT: &str = "2:";
@@ -43,17 +43,17 @@ pub(super) struct RedisShared {
     pub address: Address,
     pub limits: RedisLimits,
     pub links: Links,
-    /// Who we are, among the proxies that share the store.
+    /// This proxy's name among those that share the store; random, and new at each start.
     pub id: String,
     pub state: Mutex<RedisState>,
     /// What digests of credentials are keyed with, once Redis has said.
     pub salt: Mutex<Option<Arc<Salt>>>,
-    /// Who waits for another proxy's answer.
+    /// Workers that wait for what another proxy fetches.
     pub waits: Waits,
     pub invalidations: Mutex<Option<Arc<dyn Invalidations>>>,
     pub last_number: AtomicU64,
-    /// What is said of lost content.
-    pub losses: Remark,
+    /// How often lost content is logged.
+    pub losses: LogLimit,
     pub hasher: RandomState,
 }
 
@@ -92,12 +92,15 @@ impl RedisShared {
         format!("{}news", self.beginning())
     }
 
-    /// A number that nobody else has, as good as certainly; later ones are larger.
+    /// A number that no other proxy has given out, as good as certainly; later ones are larger.
     pub(super) fn new_number(&self) -> u64 {
+        // Not a count in Redis: under memory pressure that may be evicted, begins anew, and names of evicted
+        // generations would come again, with responses that a clear had removed.
         const RANDOM_BITS: u32 = 22;
         let now = Clock::System.now().0;
         let random = self.hasher.hash_one(now) >> (64 - RANDOM_BITS);
         let wanted = now << RANDOM_BITS | random;
+        // The clock may have been set back, or stand still between two calls.
         let later = |last: u64| Some(wanted.max(last + 1));
         let last = self.last_number.fetch_update(Ordering::Relaxed, Ordering::Relaxed, later);
         wanted.max(last.unwrap_or(0) + 1)
@@ -115,6 +118,8 @@ impl RedisShared {
     /// Takes over the salt that all proxies use, or sees to it that there is one. A Redis that was
     /// emptied is given the one that it had: the first proxy to come back decides.
     fn update_salt(&self, link: &mut Link, answer: Option<&Value>) -> RedisResult<()> {
+        // The lock is taken twice, briefly, with Redis asked in between: two threads that find no salt both try
+        // to set theirs, and both read the one that came first.
         let mut text = answer.and_then(values::bytes).map(<[u8]>::to_vec);
         let known = self.salt.lock().clone();
         if text.is_none() {
@@ -139,6 +144,7 @@ impl RedisShared {
     pub(super) fn update_state(&self, link: &mut Link, answer: &Value) -> RedisResult<RedisState> {
         self.update_salt(link, values::members(answer).get(2))?;
         let (generation, purges) = values::two_numbers(answer);
+        // Two numbers with each question say whether the list of purges has to be read; it nearly never has.
         let known = self.state();
         if generation > 0 && (known.generation, known.purges) == (generation, purges) {
             return Ok(known);
@@ -149,6 +155,8 @@ impl RedisShared {
             // It has never been there, or was evicted or deleted, and the purges with it.
             self.renew_generation(link, answer)?
         };
+        // Two threads may do this at once, and the older answer may come last. Its numbers then differ from
+        // those of the next answer, and the list is read again.
         let state = values::state(&all);
         *self.state.lock() = state.clone();
         Ok(state)
@@ -158,6 +166,7 @@ impl RedisShared {
     /// meanwhile; all that is known of clears and purges then.
     pub(super) fn renew_generation(&self, link: &mut Link, answer: &Value) -> RedisResult<Value> {
         let seen = values::members(answer).first().and_then(values::bytes).unwrap_or_default();
+        // Compared and set in one script: of several proxies that find Redis emptied, one begins it.
         let mut renew = script(RENEW, &[self.state_key()]);
         renew.arg(seen).arg(self.new_generation(self.state().generation));
         link.one(&renew)

@@ -28,6 +28,7 @@ pub(super) fn write(number: u64, purges: u64, is_inline: bool, frame: &[u8]) -> 
 
 /// Reads such a field.
 pub(super) fn read(value: &[u8]) -> Option<HashField<'_>> {
+    // Anybody may write into a shared Redis, and other versions do: what is not exactly this is not there.
     let (head, frame) = value.split_at_checked(HEAD_BYTES)?;
     let text = std::str::from_utf8(head).ok()?;
     let number = |from: usize, to: usize| u64::from_str_radix(text.get(from..to)?, 16).ok();

@@ -1,5 +1,7 @@
-//! Requests that wait for what another proxy fetches. A key is known here for as long as somebody waits for
-//! it, whether or not the other proxy is ever done.
+//! Requests that wait for what another proxy fetches. A key is listed here for as long as a worker waits for it,
+//! whether or not the other proxy is ever done.
+//!
+//! The lock of the list is held for one look, without that of a wait; a wait's is held alone.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -27,7 +29,7 @@ pub(super) struct Wait<'a> {
 }
 
 impl Waits {
-    /// Somebody begins to wait for `key`.
+    /// Begins a wait for `key`; several of one key end together.
     pub(super) fn begin<'a>(&'a self, key: &'a CacheKey) -> Wait<'a> {
         let waiting = Arc::clone(self.0.lock().entry(key.clone()).or_default());
         Wait { waits: self, key, waiting }
@@ -35,6 +37,7 @@ impl Waits {
 
     /// The other proxy is done with `key`.
     pub(super) fn end(&self, key: &CacheKey) {
+        // Taken out first: a wait that begins from now on is for the next fetch.
         let waiting = self.0.lock().remove(key);
         if let Some(waiting) = waiting {
             *waiting.is_over.lock() = true;
@@ -55,8 +58,9 @@ impl Wait<'_> {
 impl Drop for Wait<'_> {
     fn drop(&mut self) {
         let mut all = self.waits.0.lock();
-        // What is there may be a later one's. The last to leave it takes it along: the list has the other
-        // of two copies, and none is made without its lock.
+        // The entry may be a later wait's. The last to leave removes its own: the list has the other of two
+        // copies, and none is made without its lock. Without this, keys of proxies that had died stayed for
+        // ever.
         let is_ours = all.get(self.key).is_some_and(|there| Arc::ptr_eq(there, &self.waiting));
         if is_ours && Arc::strong_count(&self.waiting) == 2 {
             all.remove(self.key);
@@ -71,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_waits_in_vain_leaves_nothing_behind() {
+    fn a_wait_that_times_out_leaves_nothing() {
         let (waits, now) = (Waits::default(), Instant::now());
         let (a, b) = (CacheKey::from("a"), CacheKey::from("b"));
         for _ in 0..100 {
@@ -85,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn all_who_wait_for_a_key_hear_of_its_end_and_later_ones_do_not() {
+    fn all_waits_for_a_key_end_together_and_later_ones_do_not() {
         let waits = Waits::default();
         let (key, late) = (CacheKey::from("a"), Instant::now() + Duration::from_secs(60));
         let (one, other) = (waits.begin(&key), waits.begin(&key));

@@ -26,14 +26,14 @@ use crate::store::sqlite::row::{ResponseRow, seconds};
 
 /// Rows that are deleted in one transaction.
 const DELETE_BATCH: usize = 1000;
-/// What is on its way in or out is left alone for so many seconds after it was last seen alive.
+/// Seconds for which what is on its way in or out is left alone after a process has last shown that it uses it.
 const ORPHANED_AFTER: i64 = 300;
 
-/// What is true once the transaction is committed. What is changed after it within the transaction is to
-/// see it before.
+/// What becomes true when the transaction is committed. Changes that follow in the same transaction see it
+/// before: a removal once found nothing in SQLite because the response that it was about was in its own batch.
 #[derive(Default)]
 pub(super) struct BatchOutcome {
-    /// By address, which is a place's own for as long as it is in here.
+    /// By address, which belongs to one place for as long as that is kept here.
     pub places: HashMap<*const BackingId, (Arc<BackingId>, u64)>,
     pub grown: Vec<(Arc<Spooled>, u64)>,
 }
@@ -63,11 +63,16 @@ impl SqliteBatch<'_> {
         }
     }
 
+    /// Takes SQLite's write lock at once: a transaction that reads first and writes later may be refused in
+    /// its middle, where other processes write, too.
     pub(super) fn begin(&self) -> rusqlite::Result<()> {
         self.connection.execute_batch("BEGIN IMMEDIATE")
     }
 
+    /// Commits, and then makes known what has become true by it. On an error nothing is made known, and the
+    /// caller rolls back.
     pub(super) fn commit(&self) -> rusqlite::Result<()> {
+        // One row for all that the transaction has stored and removed: a count of the rows takes long.
         let more = self.counted.take();
         if more != 0 {
             let text = "UPDATE totals SET number = max(0, number + ?1) WHERE name = 'responses'";
@@ -75,6 +80,7 @@ impl SqliteBatch<'_> {
         }
         self.connection.execute_batch("COMMIT")?;
         let BatchOutcome { places, grown } = self.outcome.take();
+        // Only now: what was rolled back has no row, and its number may be given to another response.
         for (place, number) in places.values() {
             place.set(*number);
         }
@@ -92,6 +98,8 @@ impl SqliteBatch<'_> {
 
     /// Ends this transaction and begins another: what is deleted in one go must not fill the log.
     pub(super) fn turn(&self) -> rusqlite::Result<()> {
+        // What was changed so far is let go of for good, so the entry that keeps old responses out must be in
+        // the first transaction (`invalidations.rs`).
         self.commit()?;
         checkpoint_if_long(&self.database.path, self.database.limits, self.connection);
         self.begin()
@@ -119,6 +127,8 @@ impl SqliteBatch<'_> {
         place: Option<u64>,
     ) -> rusqlite::Result<()> {
         let (mut kept, mut newer_parts) = (0, 1);
+        // The rule is the policy's, and needs whole heads: a new response may serve requests that an old one
+        // with fewer selecting fields was stored for. What cannot be read goes.
         let rows = self.variants(key)?;
         for (number, old) in rows.into_iter().filter(|(number, _)| Some(*number) != place) {
             let goes = old.as_ref().is_none_or(|old| displaces(response, old, newer_parts));
@@ -163,6 +173,7 @@ impl SqliteBatch<'_> {
                     last_modified = ?10, selecting = ?11, fields = ?12, head = ?13 WHERE id = ?14";
         let row = ResponseRow::of(key, head, length, reuses, self.now);
         self.execute(text, &*row.params(&[&number.cast_signed()]))?;
+        // A freshened response may have other tags than before.
         self.execute("DELETE FROM tags WHERE response = ?1", [number.cast_signed()])?;
         self.tag(number, head)
     }
@@ -202,10 +213,11 @@ impl SqliteBatch<'_> {
         self.execute("DELETE FROM tags WHERE response = ?1", [number.cast_signed()]).map(drop)
     }
 
-    /// Deletes a response; one that somebody reads is only marked, and deleted later. 1 if it was there.
+    /// Deletes a response; one that has readers is only marked, and deleted later. 1 if it was there.
     pub(super) fn delete(&self, number: u64) -> rusqlite::Result<u64> {
         let id = number.cast_signed();
         let gone = if self.database.is_held(number) {
+            // Nobody finds it from now on. `used` is when it was last seen alive, for other processes.
             self.database.doom(number);
             let text = "UPDATE responses SET state = 2, used = ?2 WHERE id = ?1 AND state = 1";
             self.execute(text, params![id, seconds(self.now)])?
@@ -216,6 +228,7 @@ impl SqliteBatch<'_> {
             }
             gone
         };
+        debug_assert!(gone <= 1, "a number is one response's");
         self.count(-gone.cast_signed());
         Ok(gone as u64)
     }
@@ -252,6 +265,7 @@ impl SqliteBatch<'_> {
     }
 
     pub(super) fn clear_up(&self) -> rusqlite::Result<()> {
+        // Rows that this process holds are shown to be alive, well before another process may think otherwise.
         let now = seconds(self.now);
         let text = "SELECT id FROM responses WHERE state <> 1 AND used < ?1";
         for number in self.numbers(text, [now - ORPHANED_AFTER / 3])? {
@@ -266,8 +280,9 @@ impl SqliteBatch<'_> {
         Ok(())
     }
 
-    /// Deletes what was doomed and is held by nobody any more.
+    /// Deletes what was doomed and has no readers any more.
     pub(super) fn delete_doomed(&self) -> rusqlite::Result<()> {
+        // Taken out of the lock: `doom` takes it again below, for those that still have readers.
         let doomed = std::mem::take(&mut *self.database.doomed.lock());
         for number in doomed {
             if self.database.is_held(number) {

@@ -20,7 +20,8 @@ use crate::store::sqlite::invalidations::Standing;
 use crate::store::sqlite::row::{ResponseRow, seconds};
 use crate::store::sqlite::space;
 
-/// Carries out changes.
+/// Carries out changes, in one transaction where it can be. Called by the writer thread, without a lock; holds
+/// the writer's lock throughout, which readers take only where there is but one connection.
 pub(super) fn apply(
     database: &Arc<Database>,
     changes: &[&Change],
@@ -37,6 +38,8 @@ pub(super) fn apply(
             Ok(counts)
         }
         Err(error) => {
+            // SQLite rolls back by itself after some errors, after others not. If this fails, too, the next
+            // BEGIN says so.
             if !connection.is_autocommit() {
                 let _ = connection.execute_batch("ROLLBACK");
             }
@@ -69,6 +72,8 @@ fn read_only(changes: &[&Change]) -> Result<Vec<u64>, BackingError> {
 
 impl SqliteBatch<'_> {
     fn run(&mut self, changes: &[&Change]) -> rusqlite::Result<Vec<u64>> {
+        // Space is made for the whole batch at once, before its first response: within the transaction the
+        // file may grow, and must not do so beyond its share.
         let bytes: u64 = changes.iter().map(|change| change.bytes()).sum();
         let puts = changes.iter().filter(|change| matches!(change, Change::Put { .. })).count();
         self.begin()?;
@@ -132,15 +137,19 @@ impl SqliteBatch<'_> {
         response: &Arc<StoredResponse>,
         begun: Stamp,
     ) -> rusqlite::Result<u64> {
+        // A response that was made from another (RFC 9111 §4.3.4) has its place: the row is written over.
         let made_from = self.number(response.place());
         let place = made_from.filter(|number| self.exists(*number));
         match self.standing(key, response, begun)? {
             Standing::Admitted => {}
+            // What is stored for the key was asked for after the invalidation, and stays.
             Standing::KeyOutdated => return Ok(0),
+            // What it has replaced in memory must not come back when memory has dropped it.
             Standing::Outdated => return self.forget_replaced(key, response, place),
         }
         if place.is_none() && made_from.is_some() {
-            // What it was made from is not there any more, and something newer may be.
+            // The response that it was made from is not there any more, and something newer may be: storing
+            // this would bring back what was removed.
             return Ok(0);
         }
         self.displace(key, response, place)?;
@@ -161,6 +170,7 @@ impl SqliteBatch<'_> {
             (None, Content::Distant(_)) => return Ok(0),
         };
         let place = response.place();
+        // The copy keeps the address from being given to another place while it is the key.
         let given = (Arc::clone(place), number);
         self.outcome.borrow_mut().places.insert(Arc::as_ptr(place), given);
         Ok(1)
@@ -173,6 +183,8 @@ impl SqliteBatch<'_> {
         head: &StoredHead,
         length: u64,
     ) -> rusqlite::Result<(u64, u64)> {
+        // Random: rows may get the number of a deleted one, and content that was left over from that must not
+        // pass its checksum.
         let salt = RandomState::new().hash_one(key);
         let text = "INSERT INTO responses (method, state, status, stored, expires, useless, used, hits, \
                     size, content_type, etag, last_modified, selecting, fields, head, url, salt) \
@@ -230,9 +242,10 @@ impl SqliteBatch<'_> {
         Ok(numbers)
     }
 
-    /// Deletes everything but what somebody reads, or is on its way in and will not be let in.
+    /// Deletes everything but what has readers, and what is on its way in, which its stamp keeps out.
     fn purge_all(&mut self) -> rusqlite::Result<u64> {
         let gone = self.total()?;
+        // These are marked one by one; then whole tables go, which is quick however much is in them.
         let held: Vec<u64> = self.database.held.lock().keys().copied().collect();
         for number in held {
             self.delete(number)?;
@@ -247,6 +260,7 @@ impl SqliteBatch<'_> {
                  DELETE FROM contents WHERE id / {CHUNKS_MAX} NOT IN (SELECT id FROM responses)"
             ))?;
         }
+        // The total is set, not counted down: whatever was wrong with it before is mended.
         self.counted.set(0);
         self.execute("UPDATE totals SET number = 0 WHERE name = 'responses'", [])?;
         Ok(gone)

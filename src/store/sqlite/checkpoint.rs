@@ -17,12 +17,14 @@ pub(super) fn log_bytes(path: &Path) -> u64 {
 
 /// Writes the log back into the file when it is long.
 pub(super) fn checkpoint_if_long(path: &Path, limits: DiskLimits, connection: &Connection) {
+    // A quarter: a batch fills another quarter at most (`Backing::batch_bytes`), and while a reader keeps the
+    // log from being cut, it may grow on for some batches.
     if log_bytes(path) > limits.log_bytes_max() / 4 {
         checkpoint(connection);
     }
 }
 
-/// Writes the log back into the file and cuts it to nothing, unless somebody reads just now.
+/// Writes the log back into the file and cuts it to nothing, unless a reader is in the middle of it.
 pub(super) fn checkpoint(connection: &Connection) {
     // The answer says whether it was complete; the next time comes soon.
     let _ = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));

@@ -1,4 +1,4 @@
-//! The open file: its connections, who reads its content, and opening it again.
+//! The open file: its connections, the readers of its content, and opening it again.
 //!
 //! Order of locks: `writer` first, then one of the others, each held for one look. `writer` is held for a
 //! whole batch, and by a reader only where there is no other connection; so nothing that an event loop calls
@@ -43,15 +43,15 @@ pub(super) struct Database {
     /// Raised when the file is made anew, so that no old connection goes back into the pool.
     pub epoch: AtomicU64,
     pub is_damaged: AtomicBool,
-    /// Responses whose content is held by somebody, and how often: they are not deleted meanwhile.
+    /// Responses whose content has readers, and how many: they are not deleted meanwhile.
     pub held: Mutex<HashMap<u64, usize>>,
-    /// Responses to be deleted: they were removed while somebody read them, or their content is damaged.
+    /// Responses to be deleted: they were removed while they had readers, or their content is damaged.
     pub doomed: Mutex<Vec<u64>>,
     pub evicted: AtomicU64,
     /// What digests of credentials are keyed with; `None` if the file is from before there were any, and
-    /// can only be read.
+    /// can only be read. Taken by requests that carry credentials, so never held while the file is read.
     pub salt: Mutex<Option<Arc<Salt>>>,
-    /// The file's number on its file system: it is another one if somebody has taken the file away.
+    /// The file's number on its file system: it is another one if the file was moved away or deleted.
     pub inode: AtomicU64,
     /// Why nothing can be written just now; `None` if it can, or never can.
     pub trouble: Mutex<Option<Trouble>>,
@@ -88,6 +88,7 @@ pub(super) fn open(
         inode: AtomicU64::new(schema::inode(path)),
         trouble: Mutex::default(),
     };
+    // Not an error to end with, as far as it may pass: several proxies start at once, and one holds the lock.
     let refused = match schema::open_or_make(path, opening, None) {
         Ok(writer) => {
             let salt = tables::salt(&writer);
@@ -112,12 +113,13 @@ pub(super) fn open(
 }
 
 impl Database {
-    /// Runs `read` with a connection.
+    /// Runs `read` with a connection. Called without a lock.
     pub(super) fn reading<T>(
         &self,
         read: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T, BackingError> {
         if !self.opening.is_shared {
+            // On a network file system: locks between connections cannot be trusted, so there is but one.
             let writer = self.writer.lock();
             let connection = writer.as_ref().ok_or_else(Self::gone)?;
             return read(connection).map_err(|error| self.error(&error));
@@ -125,6 +127,8 @@ impl Database {
         if self.how_read() == Reading::Alone && !schema::has_log(&self.path) {
             return self.reading_alone(read);
         }
+        // Before the connection is taken: one that was opened on a file that has since been replaced would
+        // read a file that has no name any more, for ever.
         let epoch = self.epoch.load(Ordering::Acquire);
         let kept = self.readers.lock().pop();
         let connection = match kept {
@@ -132,6 +136,7 @@ impl Database {
             None => self.new_reader().map_err(|error| self.error(&error))?,
         };
         let result = read(&connection).map_err(|error| self.error(&error));
+        // After an error the connection may be in a transaction; it is closed instead of being asked.
         let mut readers = self.readers.lock();
         if readers.len() < READERS_KEPT
             && epoch == self.epoch.load(Ordering::Acquire)
@@ -149,21 +154,22 @@ impl Database {
             return Ok(connection);
         }
         // The writer is making the file anew at this moment, and holds its lock until the tables are there.
+        // Without the wait, this look was a failure of the store, which was left alone for a while.
         drop(self.writer.lock());
         open()
     }
 
-    /// Runs `read` with a connection that takes no lock and knows no log: only while nobody writes. None is
+    /// Runs `read` with a connection that takes no lock and knows no log: only while no process writes. None is
     /// kept, because it would never hear of what another process changes.
     fn reading_alone<T>(
         &self,
         read: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T, BackingError> {
         // What looks like damage is another process that has just begun to write.
-        let told = |error: rusqlite::Error| BackingError(explain(&error));
+        let passing = |error: rusqlite::Error| BackingError(explain(&error));
         let connection =
-            schema::open_reader(&self.path, true, self.opening.busy_max).map_err(told)?;
-        read(&connection).map_err(told)
+            schema::open_reader(&self.path, true, self.opening.busy_max).map_err(passing)?;
+        read(&connection).map_err(passing)
     }
 
     pub(super) fn how_read(&self) -> Reading {
@@ -184,6 +190,7 @@ impl Database {
             error.sqlite_error_code(),
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
         ) {
+            // Only noted: the writer makes the file anew before its next batch, under its own lock.
             self.is_damaged.store(true, Ordering::Release);
         }
         BackingError(explain(error))
@@ -196,6 +203,8 @@ impl Database {
         salt: u64,
         length: u64,
     ) -> Arc<dyn Distant> {
+        // Counted before the caller lets go of what it has read: a row that is deleted before that is found
+        // missing by the first read, which drops the response.
         *self.held.lock().entry(number).or_default() += 1;
         Arc::new(ContentRows { database: Arc::clone(self), number, salt, length })
     }
@@ -205,6 +214,8 @@ impl Database {
     }
 
     pub(super) fn doom(&self, number: u64) {
+        // Bounded: beyond it, a removed row is found by the sweep (its state is not 1), and a damaged one when
+        // it is read next.
         let mut doomed = self.doomed.lock();
         if doomed.len() < 10_000 && !doomed.contains(&number) {
             doomed.push(number);
@@ -236,6 +247,7 @@ impl Distant for ContentRows {
     fn read_at(&self, at: u64, buffer: &mut [u8]) -> io::Result<usize> {
         let (chunk, skip) = (at / CHUNK_BYTES as u64, (at % CHUNK_BYTES as u64) as usize);
         let id = chunk_id(self.number, chunk);
+        // One piece, one row, one short read lock: a slow client must not keep the log from being cut.
         let read = |connection: &Connection| {
             let mut select = connection
                 .prepare_cached("SELECT checksum, content FROM contents WHERE id = ?1")?;
@@ -262,6 +274,7 @@ impl Drop for ContentRows {
     fn drop(&mut self) {
         let mut held = self.database.held.lock();
         if let Some(count) = held.get_mut(&self.number) {
+            debug_assert!(*count > 0, "a reader is counted from its beginning to its drop");
             *count -= 1;
             if *count == 0 {
                 held.remove(&self.number);
@@ -272,11 +285,15 @@ impl Drop for ContentRows {
 
 /// The row of a chunk of response `number`.
 pub(super) fn chunk_id(number: u64, chunk: u64) -> i64 {
+    debug_assert!(chunk < CHUNKS_MAX, "a further piece would be another response's first");
     (number * CHUNKS_MAX + chunk).cast_signed()
 }
 
 /// Makes a file anew that has turned out to be damaged, and opens one again that was taken away, or that
 /// could not be opened before.
+///
+/// Called by the writer thread alone, without a lock; holds the writer's until the tables are there, which
+/// readers without a connection wait for ([`Database::new_reader`]).
 pub(super) fn reopen(database: &Arc<Database>) -> Result<(), BackingError> {
     let is_damaged = database.is_damaged.load(Ordering::Acquire);
     let found = schema::inode(&database.path);
@@ -286,12 +303,14 @@ pub(super) fn reopen(database: &Arc<Database>) -> Result<(), BackingError> {
     if is_ours && !is_damaged && writer.is_some() {
         return Ok(());
     }
+    // Closed first: an open connection keeps a deleted file and its log on the disk.
     *writer = None;
     database.epoch.fetch_add(1, Ordering::Release);
     database.readers.lock().clear();
+    // Damage was seen in the file that was open. If another process has made it anew meanwhile, that one is good.
     let damaged = (is_damaged && is_ours).then_some(opened);
     let outcome = schema::open_or_make(&database.path, database.opening, damaged);
-    // What is read from now on is read from what is there now.
+    // Once more: a reader that opened the old file in between has noted the epoch before this.
     database.epoch.fetch_add(1, Ordering::Release);
     database.readers.lock().clear();
     match outcome {
@@ -311,6 +330,7 @@ pub(super) fn reopen(database: &Arc<Database>) -> Result<(), BackingError> {
                 database.is_damaged.store(true, Ordering::Release);
             }
             let (reading, salt) = schema::readable(&database.path, database.opening);
+            // A file that cannot be read now keeps the salt that is known: it may be the same file later.
             if salt.is_some() {
                 *database.salt.lock() = salt;
             }
@@ -323,6 +343,7 @@ pub(super) fn reopen(database: &Arc<Database>) -> Result<(), BackingError> {
 
 /// Puts everything into the file itself, and closes it.
 pub(super) fn close(database: &Arc<Database>) {
+    // Readers that are out close their connections when they are done; the last one to close removes the log.
     database.epoch.fetch_add(1, Ordering::Release);
     database.readers.lock().clear();
     let writer = database.writer.lock().take();

@@ -1,10 +1,11 @@
 //! What was invalidated, and in which order: whatever process asks or invalidates, a response that was asked
 //! for before is not stored after it, and every other response is.
 //!
-//! Each invalidation has a number, its sequence. A request notes the last one when it begins ([`InvalidationState::stamp`]);
-//! before its response is stored, later ones are looked at ([`SqliteBatch::standing`]). Of each key and each selector
-//! the last invalidation is kept, and both are bounded: what began before one that is kept no more counts as
-//! outdated. A change and its entry here are one transaction, or its entry is in the first of several.
+//! Each invalidation has a number, its sequence. A request notes the last one when it begins
+//! ([`InvalidationState::stamp`]); before its response is stored, later ones are looked at
+//! ([`SqliteBatch::standing`]). Of each key and each selector the last invalidation is kept, and both are
+//! bounded: what began before one that is kept no more counts as outdated. A change and its entry here are one
+//! transaction, or its entry is in the first of several.
 
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -24,8 +25,8 @@ const SELECTORS_MAX: u64 = 1_000;
 /// A longer selector counts as all.
 const SELECTOR_BYTES_MAX: usize = 1024;
 /// Bytes in the file of a key and of the longest selector, each in a table and in its index.
-const KEY_ROOM: u64 = 128;
-const SELECTOR_ROOM: u64 = 2560;
+const KEY_BYTES: u64 = 128;
+const SELECTOR_BYTES: u64 = 2560;
 
 /// May a response be stored, as far as invalidations go?
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -34,7 +35,8 @@ pub(super) enum Standing {
     Admitted,
     /// All responses for its key were: what is stored for it now was asked for later.
     KeyOutdated,
-    /// It was by what it is (or nobody knows any more): what it has replaced elsewhere may still be stored.
+    /// It was, by its fields (or that is not known any more): what it has replaced elsewhere may still be
+    /// stored.
     Outdated,
 }
 
@@ -77,6 +79,8 @@ impl InvalidationState {
 
 impl SqliteBatch<'_> {
     /// May a response of this head be stored whose request began then?
+    ///
+    /// Called in the transaction that stores it: SQLite lets no other process invalidate before that is committed.
     pub(super) fn standing(
         &self,
         key: &CacheKey,
@@ -86,6 +90,7 @@ impl SqliteBatch<'_> {
         let Some(stamp) = begun.numbers else { return Ok(Standing::Admitted) };
         let state = InvalidationState::read(self.connection)?;
         let before = state.last_before(stamp);
+        // The usual case, and one row read for it.
         if before >= state.sequence {
             return Ok(Standing::Admitted);
         }
@@ -93,7 +98,8 @@ impl SqliteBatch<'_> {
             return Ok(Standing::KeyOutdated);
         }
         let by_selector = self.standing_by_selectors(key, head, before)?;
-        // What is kept no more may have concerned it.
+        // An invalidation that is kept no more may have concerned it. Outdated and not KeyOutdated: what is
+        // stored now may be older than that invalidation.
         Ok(if by_selector == Standing::Admitted && before < state.pruned {
             Standing::Outdated
         } else {
@@ -124,6 +130,7 @@ impl SqliteBatch<'_> {
                     return Ok(Standing::KeyOutdated);
                 }
                 Some(selector) if !selector.selects(key.as_str(), head, now) => {}
+                // Selected by its fields; or another version has written what this one cannot read.
                 _ => standing = Standing::Outdated,
             }
         }
@@ -153,6 +160,7 @@ impl SqliteBatch<'_> {
     pub(super) fn note_key(&self, key: &CacheKey) -> rusqlite::Result<()> {
         let mut state = InvalidationState::read(self.connection)?;
         state.sequence += 1;
+        // The last one of a key says all: it is newer for every request that an earlier one is newer for.
         let key = fingerprint(key.as_str().as_bytes());
         let known = self.execute("DELETE FROM invalidated_keys WHERE key = ?1", [key])?;
         let text = "INSERT INTO invalidated_keys (sequence, key) VALUES (?1, ?2)";
@@ -206,6 +214,7 @@ impl SqliteBatch<'_> {
         let text = format!("SELECT sequence FROM {table} ORDER BY sequence LIMIT 1 OFFSET ?1");
         let mut select = self.connection.prepare_cached(&text)?;
         let last: Option<u64> = select.query_row([excess - 1], |row| row.get(0)).optional()?;
+        // Whole sequences go, the oldest first, so that one number says what is kept no more.
         let last = last.unwrap_or(0);
         let text = format!("DELETE FROM {table} WHERE sequence <= ?1");
         let gone = self.execute(&text, [last.cast_signed()])?;
@@ -223,13 +232,13 @@ impl SqliteBatch<'_> {
 }
 
 impl DiskLimits {
-    /// A sixteenth of the room at most.
+    /// The most keys: a sixteenth of the file at most.
     fn keys_max(self) -> u64 {
-        (self.bytes / 16 / KEY_ROOM).min(KEYS_MAX)
+        (self.bytes / 16 / KEY_BYTES).min(KEYS_MAX)
     }
 
     fn selectors_max(self) -> u64 {
-        (self.bytes / 16 / SELECTOR_ROOM).min(SELECTORS_MAX)
+        (self.bytes / 16 / SELECTOR_BYTES).min(SELECTORS_MAX)
     }
 }
 

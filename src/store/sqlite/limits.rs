@@ -14,6 +14,7 @@ pub struct DiskLimits {
 impl DiskLimits {
     /// The most that the write-ahead log takes: an eighth, at most 16 MiB.
     pub(super) fn log_bytes_max(self) -> u64 {
+        // Counted within the limit: an operator gives a partition's size, and the log lies beside the file.
         (self.bytes / 8).min(16 << 20)
     }
 
@@ -24,6 +25,7 @@ impl DiskLimits {
 
     /// The largest content: `--max-object-size`, or a half of the file.
     pub(super) fn content_bytes_max(self) -> u64 {
+        // Space is made before content is written, of what has no readers: more than a half may not be had.
         self.content_bytes.min(self.file_bytes_max() / 2)
     }
 }

@@ -96,6 +96,7 @@ impl Backing for Sqlite {
             let rows: Vec<Row> = select
                 .query_map(params![key.as_str(), VARIANTS_MAX], row)?
                 .collect::<rusqlite::Result<_>>()?;
+            // Most keys have one response of one piece: its content comes with the head.
             let only = match &rows[..] {
                 [(number, salt, ..)] => first_chunk(connection, *number, *salt)?,
                 _ => None,
@@ -107,7 +108,8 @@ impl Backing for Sqlite {
             Ok((rows, numbers.map(|state| state.stamp()), only))
         });
         let (rows, numbers, only) = match read {
-            // Somebody has taken the file away. Nothing is stored any more, and the writer makes another.
+            // The file was moved away or deleted: nothing is stored any more, and the writer makes another. No
+            // failure of the store, which would leave it alone for a while.
             Err(_) if database.is_taken_away() => return Ok(Recalled::default()),
             read => read?,
         };
@@ -122,6 +124,7 @@ impl Backing for Sqlite {
                     let response = StoredResponse::new(head, content).found_at(number, reuses);
                     variants.push(Arc::new(response));
                 }
+                // Damaged, of another version, or another key's: of no use to any request.
                 _ => database.doom(number),
             }
         }
@@ -156,7 +159,7 @@ impl Backing for Sqlite {
             let pages: u64 = connection.pragma_query_value(None, "page_count", |row| row.get(0))?;
             let free: u64 =
                 connection.pragma_query_value(None, "freelist_count", |row| row.get(0))?;
-            Ok((responses, (pages - free) * schema::PAGE_BYTES))
+            Ok((responses, pages.saturating_sub(free) * schema::PAGE_BYTES))
         })?;
         Ok(BackingUsage { responses, bytes, evicted: self.0.evicted.load(Ordering::Relaxed) })
     }
@@ -186,7 +189,7 @@ impl Backing for Sqlite {
         if all.len() > most
             && let Some(last) = all.last().map(|listed| listed.key.clone())
         {
-            // The last key may have more variants; it is told whole, or next time.
+            // The last key may have more variants; it is listed whole, or on the next page.
             all.retain(|listed| listed.key < last);
             if all.is_empty() {
                 all = listed(read(last.as_str(), VARIANTS_MAX, true)?);

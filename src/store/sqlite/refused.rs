@@ -108,6 +108,7 @@ pub(super) fn explain(error: &rusqlite::Error) -> String {
             "cannot be opened or written; check its folder's permissions, or choose another path"
                 .to_string()
         }
+        // SQLite says "disk I/O error" for a full disk where it cannot tell.
         Some(ErrorCode::SystemIoFailure) => format!("{error}; is the disk full?"),
         _ => error.to_string(),
     }

@@ -44,6 +44,7 @@ impl ResponseRow {
                 format!("{name}: {}", String::from_utf8_lossy(value.unwrap_or_default()))
             })
             .collect();
+        // NULL is never: SQLite has no number that is later than all others for a person who queries the file.
         let until = |moment: Timestamp| (moment != Timestamp::MAX).then(|| seconds(moment));
         let mut fields = Vec::new();
         head.fields.write_to(&mut fields);
@@ -52,6 +53,7 @@ impl ResponseRow {
             stored: seconds(head.response_time),
             expires: until(head.fresh_until),
             useless: until(head.useful_until),
+            // To store is to use: a new response must not be the first to be evicted.
             used: seconds(now),
             hits: reuses.cast_signed(),
             size: length.cast_signed(),
@@ -59,6 +61,7 @@ impl ResponseRow {
             etag: text("etag"),
             last_modified: text("last-modified"),
             selecting: (!selecting.is_empty()).then(|| selecting.join("\n")),
+            // For people; `head` has the bytes.
             fields: String::from_utf8_lossy(&fields).replace("\r\n", "\n"),
             head: codec::encode_head(key, head, length),
         }

@@ -22,9 +22,9 @@ use crate::store::sqlite::tables::{
 
 /// A page of the file.
 pub(super) const PAGE_BYTES: u64 = 4096;
-/// For how long a connection waits for another process, if nobody says otherwise.
+/// For how long a connection waits for another process, by default (`--store-lock-timeout`).
 pub(super) const BUSY_MAX: Duration = Duration::from_secs(5);
-/// Where nobody says when a lock is free, it is tried again after this.
+/// A lock that cannot be waited for is tried again after this.
 const RETRY_AFTER: Duration = Duration::from_millis(10);
 
 /// Where the file is if nothing is said: `$XDG_CACHE_HOME/caching-proxy/cache.db`, else the same below
@@ -68,6 +68,7 @@ pub(super) fn open_or_make(
 ) -> Result<Connection, Refused> {
     let folder = folder_of(path);
     fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(Refused::Folder)?;
+    // Held while a file is made anew, and no longer. That it could not be had is no error where the file opens.
     let locked = lock_folder(folder, opening.busy_max);
     if inode(path) == 0 && locked.is_ok() {
         // What a file that was taken away has left behind is no part of the new one.
@@ -119,15 +120,15 @@ pub(super) fn readable(path: &Path, opening: Opening) -> (Reading, Option<Arc<Sa
         let reader = open_reader(path, is_alone, RETRY_AFTER).ok()?;
         matches!(check(&reader), Ok(Tables::Current)).then(|| salt(&reader))
     };
-    // Where there is but one connection, nobody reads before it is there.
+    // Where there is but one connection, nothing is read before it is open.
     if !opening.is_shared {
         return (Reading::Nothing, None);
     }
     if let Some(salt) = read(false) {
         return (Reading::Shared, salt);
     }
-    // Readers share an index of the log. On a full disk there is no room for it; but if there is no log
-    // either, nobody writes.
+    // Readers share an index of the log. On a full disk there is no space for it; but if there is no
+    // log either, no process writes.
     if has_log(path) {
         return (Reading::Nothing, None);
     }
@@ -182,7 +183,7 @@ fn try_writer(path: &Path, opening: Opening) -> Result<Connection, Refused> {
         connection.pragma_update(None, "journal_mode", "TRUNCATE")?;
     }
     connection.pragma_update(None, "synchronous", "NORMAL")?;
-    // `room.rs` decides when.
+    // `checkpoint.rs` decides when.
     connection.pragma_update(None, "wal_autocheckpoint", 0)?;
     connection.pragma_update(None, "cache_size", -4096)?;
     connection.set_prepared_statement_cache_capacity(32);
@@ -213,7 +214,7 @@ fn try_writer(path: &Path, opening: Opening) -> Result<Connection, Refused> {
     Ok(connection)
 }
 
-/// A connection that reads. `is_alone` says that nobody can write, so that not even a lock is taken.
+/// A connection that reads. `is_alone` says that no process writes, so that not even a lock is taken.
 pub(super) fn open_reader(
     path: &Path,
     is_alone: bool,

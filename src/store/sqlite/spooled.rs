@@ -1,4 +1,5 @@
-//! Content that comes bit by bit, on its way into the file: a row that nobody finds until all of it is there.
+//! Content that comes bit by bit, on its way into the file: a row that no lookup finds (`state` is 0) until all
+//! of it is there.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -34,15 +35,17 @@ impl SqliteBatch<'_> {
             place
         } else {
             let (number, salt) = self.insert_empty(spooled.key())?;
-            // Its length is not known yet; who reads it knows how far it has come.
+            // Its length is not known yet; `Spooled` keeps its readers from reading further than it has come.
             spooled.begun(number, salt, self.database.content(number, salt, u64::MAX));
             (number, salt)
         };
         let chunk = spooled.next_chunk();
+        // Nothing is grown by it, so the end finds bytes missing, and the body is cut.
         if chunk >= CHUNKS_MAX {
             return Ok(0);
         }
         self.insert_chunk(number, salt, chunk, bytes)?;
+        // Readers have connections of their own, and see the piece once it is committed.
         self.outcome.borrow_mut().grown.push((Arc::clone(spooled), bytes.len() as u64));
         Ok(1)
     }
@@ -57,7 +60,8 @@ impl SqliteBatch<'_> {
         let key = spooled.key();
         let standing = begun.map(|begun| self.standing(key, head, begun)).transpose()?;
         if standing != Some(Standing::Admitted) {
-            // Whoever reads along reads to the end; it is deleted when nobody does any more.
+            // Its readers read to the end; it is deleted when there are none any more. Deleted at once, it
+            // broke off their downloads.
             self.database.doom(number);
             return Ok(0);
         }
@@ -66,9 +70,11 @@ impl SqliteBatch<'_> {
             [number.cast_signed()],
             |_| Ok(()),
         );
+        // A purge of everything, or another process that took it for orphaned, has deleted the row.
         if arriving.optional()?.is_none() {
             return Ok(0);
         }
+        // Its last pieces may be in this very transaction, and not grown yet.
         let coming: u64 = self
             .outcome
             .borrow()
@@ -85,7 +91,8 @@ impl SqliteBatch<'_> {
         Ok(1)
     }
 
-    /// Deletes the row of what will not come, if it is its own: a transaction that was rolled back has given its number to another.
+    /// Deletes the row of what will not come, if it is its own: a transaction that was rolled back has given its
+    /// number to another.
     pub(super) fn abandon_spooled(&self, spooled: &Spooled) -> rusqlite::Result<u64> {
         let Some((number, salt)) = spooled.place() else { return Ok(0) };
         let text = "SELECT 1 FROM responses WHERE id = ?1 AND salt = ?2";

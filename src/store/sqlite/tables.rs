@@ -115,6 +115,7 @@ pub(super) fn check(connection: &Connection) -> Result<Tables, Refused> {
     let tables: i64 =
         connection.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get(0))?;
     match (tables, application, version) {
+        // Whatever its numbers: an empty file of any name may be made ours.
         (0, ..) => Ok(Tables::Missing),
         (_, APPLICATION, VERSION) => Ok(Tables::Current),
         (_, APPLICATION, PREVIOUS) if !has_table(connection, "salt")? => Ok(Tables::Clear),

@@ -44,12 +44,12 @@ impl MemoryTier {
         &self.changing[hash as usize % STRIPES]
     }
 
-    /// What is stored for `key` changes, or is about to; nobody else changes it until the guard is dropped.
+    /// What is stored for `key` changes, or is about to; no other thread changes it until the guard is dropped.
     ///
     /// Called without the key's lock; the one of purges may be held.
     pub(super) fn change(&self, key: &CacheKey) -> MutexGuard<'_, ()> {
         let changing = self.stripe(key).lock();
-        // Before the change: whoever recalled without the lock must not see the new state and the old count.
+        // Before the change: a recall, which takes no lock, must not see the new state with the old count.
         self.moments.next(key);
         changing
     }
@@ -58,13 +58,14 @@ impl MemoryTier {
 /// What other proxies have done to a shared store is done to memory, too. Called by the thread that listens
 /// for news, without a lock; nothing is handed to the queue, since the store has it already.
 impl Invalidations for MemoryTier {
-    fn changed(&self, key: &CacheKey, place: Option<u64>) {
+    fn changed(&self, key: &CacheKey, number: Option<u64>) {
         let _changing = self.change(key);
         let present = self.memory.get(key.as_str()).unwrap_or_default();
-        if place.is_some() && present.iter().any(|response| response.place().number() == place) {
+        // It is here already, stored or recalled by this proxy: the news is of what it has.
+        if number.is_some() && present.iter().any(|response| response.place().number() == number) {
             return;
         }
-        if place.is_some() {
+        if number.is_some() {
             // Something newer is stored: what was here goes, but nothing is wrong with what is on its way,
             // which may be that very response, read a moment before its news came. Marking the fetch had
             // one response in three fetched twice where several proxies share a store.

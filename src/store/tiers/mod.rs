@@ -25,7 +25,7 @@ use crate::policy::stored::StoredResponse;
 use crate::store::backing::{Backing, Change, Invalidations, Listed, Stamp};
 use crate::store::outcome::{Purged, Put};
 use crate::store::second_tier::SecondTier;
-use crate::store::tiers::breaker::{Breaker, Remark};
+use crate::store::tiers::breaker::{Breaker, LogLimit};
 use crate::store::tiers::memory::MemoryTier;
 use crate::store::tiers::queue::{Queue, QueueLimits};
 use crate::store::tiers::writer::StoreWriter;
@@ -48,18 +48,18 @@ const PURGE_MAX: Duration = Duration::from_secs(60);
 
 /// Memory and its backing store.
 pub struct Tiers {
-    front: Arc<MemoryTier>,
+    first: Arc<MemoryTier>,
     backing: Arc<dyn Backing>,
     queue: Arc<Queue>,
     /// Two breakers: a file on a full disk can still be read, and must be.
     reads: Breaker,
     writes: Arc<Breaker>,
     /// How often lost content is logged.
-    lost: Remark,
+    lost: LogLimit,
     /// The period in which a response's use is handed in once; raised by the writer thread.
     period: Arc<AtomicU32>,
     /// Each reuse is handed in, because the number of reuses is limited (`--hit-ttl`).
-    tells_each_use: bool,
+    reports_each_use: bool,
     /// `--cache-ttl`, for what was stored without it.
     cache_ttl: Option<DeltaSeconds>,
     /// Closed when the writer thread has ended.
@@ -73,7 +73,7 @@ impl Tiers {
         memory: Arc<dyn Store>,
         backing: Arc<dyn Backing>,
         queued_bytes: u64,
-        tells_each_use: bool,
+        reports_each_use: bool,
     ) -> io::Result<Self> {
         let queue = Arc::new(Queue::new(QueueLimits::of(queued_bytes)));
         let period = Arc::new(AtomicU32::new(1));
@@ -89,24 +89,25 @@ impl Tiers {
         }
         .start()?;
         let reads = Breaker::new(backing.name(), "memory alone is used until it works again");
-        let front = Arc::new(MemoryTier::new(memory));
-        backing.listen(Arc::clone(&front) as Arc<dyn Invalidations>);
-        let (cache_ttl, ended, lost) = (None, Mutex::new(ended), Remark::default());
+        // News may come from this line on: memory is ready for them, and nothing has been recalled yet.
+        let first = Arc::new(MemoryTier::new(memory));
+        backing.listen(Arc::clone(&first) as Arc<dyn Invalidations>);
+        let (cache_ttl, ended, lost) = (None, Mutex::new(ended), LogLimit::default());
         Ok(Self {
-            front,
+            first,
             backing,
             queue,
             reads,
             writes,
             lost,
             period,
-            tells_each_use,
+            reports_each_use,
             cache_ttl,
             ended,
         })
     }
 
-    /// The same, where nothing is reused later than `cache_ttl` after it came, whoever stored it.
+    /// The same, where nothing is reused later than `cache_ttl` after it came, by whatever process it was stored.
     #[must_use]
     pub fn capped(mut self, cache_ttl: Option<DeltaSeconds>) -> Self {
         self.cache_ttl = cache_ttl;
@@ -118,12 +119,12 @@ impl Tiers {
     /// The caller holds `purging` for reading, and no stripe. The guard is to be held until the change has
     /// been handed to the queue.
     fn change(&self, key: &CacheKey, begun: &Begun) -> (MutexGuard<'_, ()>, Stamp) {
-        let changing = self.front.stripe(key).lock();
+        let changing = self.first.stripe(key).lock();
         let mut stamp = begun.backing();
         // That there was nothing for the key says no more once anything has been stored for it: it would
         // spare the look for what the new response displaces. Compared before this change counts itself.
-        stamp.was_empty &= stamp.moment == self.front.moments.now(key);
-        self.front.moments.next(key);
+        stamp.was_empty &= stamp.moment == self.first.moments.now(key);
+        self.first.moments.next(key);
         (changing, stamp)
     }
 
@@ -147,11 +148,11 @@ impl Tiers {
             return put;
         }
         if put == Put::TooLarge
-            && let Some(present) = self.front.memory.get(key.as_str())
+            && let Some(present) = self.first.memory.get(key.as_str())
         {
             // It lives in the backing store alone, and what it takes the place of must not outlive it here.
             for other in present.iter().filter(|other| other.selecting == response.selecting) {
-                self.front.memory.remove(key, other);
+                self.first.memory.remove(key, other);
             }
         }
         let key = key.clone();
@@ -186,23 +187,23 @@ impl Drop for Tiers {
 
 impl Store for Tiers {
     fn get(&self, key: &str) -> Option<Variants> {
-        self.front.memory.get(key)
+        self.first.memory.get(key)
     }
 
     fn touch(&self, key: &str, response: &Arc<StoredResponse>) {
-        self.front.memory.touch(key, response);
+        self.first.memory.touch(key, response);
         // On the way of every hit: no lock but the queue's, and that only once in a period.
         let place = response.place();
-        if self.tells_each_use || place.is_news(self.period.load(Ordering::Relaxed)) {
+        if self.reports_each_use || place.is_news(self.period.load(Ordering::Relaxed)) {
             let place = Arc::clone(place);
             self.queue.send(Change::Used { place, reuses: response.reuses() }, None);
         }
     }
 
     fn put(&self, key: &CacheKey, response: Arc<StoredResponse>, begun: &Begun) -> Put {
-        let _purging = self.front.purging.read();
+        let _purging = self.first.purging.read();
         let (_changing, stamp) = self.change(key, begun);
-        let put = self.front.memory.put(key, Arc::clone(&response), begun);
+        let put = self.first.memory.put(key, Arc::clone(&response), begun);
         self.put_backing(key, response, stamp, put)
     }
 
@@ -213,14 +214,14 @@ impl Store for Tiers {
         new: Arc<StoredResponse>,
         begun: &Begun,
     ) -> Put {
-        let _purging = self.front.purging.read();
+        let _purging = self.first.purging.read();
         let (_changing, stamp) = self.change(key, begun);
         let place = old.place().number();
-        let present = self.front.memory.get(key.as_str()).unwrap_or_default();
+        let present = self.first.memory.get(key.as_str()).unwrap_or_default();
         // A twin: `old` was recalled for this request, and another request has promoted it since.
         let is_old = |other: &&Arc<StoredResponse>| Arc::ptr_eq(other, old) || is_twin(other, old);
         let put = match present.iter().find(is_old) {
-            Some(old) => self.front.memory.replace(key, old, Arc::clone(&new), begun),
+            Some(old) => self.first.memory.replace(key, old, Arc::clone(&new), begun),
             None if !begun.admits(&new) => Put::Cleared,
             None if place.is_none() || present.iter().any(|other| displaces(&new, other, 1)) => {
                 Put::Replaced
@@ -233,8 +234,8 @@ impl Store for Tiers {
     }
 
     fn remove(&self, key: &CacheKey, response: &Arc<StoredResponse>) {
-        let _changing = self.front.change(key);
-        let present = self.front.memory.get(key.as_str()).unwrap_or_default();
+        let _changing = self.first.change(key);
+        let present = self.first.memory.get(key.as_str()).unwrap_or_default();
         let is_successor = |other: &Arc<StoredResponse>| {
             !Arc::ptr_eq(other, response) && Arc::ptr_eq(other.place(), response.place())
         };
@@ -243,9 +244,9 @@ impl Store for Tiers {
             // would remove what was made from it.
             return;
         }
-        self.front.memory.remove(key, response);
+        self.first.memory.remove(key, response);
         for twin in present.iter().filter(|other| is_twin(other, response)) {
-            self.front.memory.remove(key, twin);
+            self.first.memory.remove(key, twin);
         }
         let (key, response) = (key.clone(), Arc::clone(response));
         self.queue.send(Change::Remove { key, response }, None);
@@ -254,16 +255,16 @@ impl Store for Tiers {
     fn remove_all_but(&self, key: &CacheKey, own: Option<&Begun>) -> usize {
         // Marks, memory, queue, in this order and under the key's lock: what comes in between is kept out
         // by the mark, what was stored before is removed by the rest.
-        let _purging = self.front.purging.read();
-        let _changing = self.front.change(key);
-        let removed = self.front.memory.remove_all_but(key, own);
+        let _purging = self.first.purging.read();
+        let _changing = self.first.change(key);
+        let removed = self.first.memory.remove_all_but(key, own);
         self.queue.send(Change::Forget { key: key.clone(), invalidates: true }, None);
         removed
     }
 
     fn sweep(&self, now: Timestamp) -> usize {
         self.queue.send(Change::Sweep { now }, None);
-        self.front.memory.sweep(now)
+        self.first.memory.sweep(now)
     }
 
     fn purge(&self, selector: &Selector, now: Timestamp) -> usize {
@@ -274,8 +275,8 @@ impl Store for Tiers {
         let (reply, outcome) = sync_channel(1);
         // No change is between its two halves while this is held, so none is handed in after the purge
         // that memory took before it.
-        let purging = self.front.purging.write();
-        let here = self.front.memory.purge(selector, now);
+        let purging = self.first.purging.write();
+        let here = self.first.memory.purge(selector, now);
         self.queue.send(Change::Purge { selector: selector.clone(), now }, Some(reply));
         // The wait below may be a minute; under the lock nothing could be stored meanwhile.
         drop(purging);
@@ -300,25 +301,25 @@ impl Store for Tiers {
             }
             Err(error) => {
                 log::info!("{}: {error}; what is in memory is listed", self.backing.name());
-                self.front.memory.list(after, most)
+                self.first.memory.list(after, most)
             }
         }
     }
 
     fn begin(&self, key: &CacheKey) -> Begun {
-        self.front.memory.begin(key)
+        self.first.memory.begin(key)
     }
 
     fn reserve(&self) -> Reservation {
-        self.front.memory.reserve()
+        self.first.memory.reserve()
     }
 
     fn content_bytes_max(&self) -> u64 {
-        self.front.memory.content_bytes_max().max(self.backing.content_bytes_max())
+        self.first.memory.content_bytes_max().max(self.backing.content_bytes_max())
     }
 
     fn usage(&self) -> Usage {
-        self.front.memory.usage()
+        self.first.memory.usage()
     }
 
     fn salt(&self) -> Option<Arc<Salt>> {

@@ -152,7 +152,7 @@ impl Queue {
 
     /// Hands in a change; waits for nothing. What finds no space is dropped, or owed.
     ///
-    /// Called with the key's lock held, or that of purges, by whoever has changed memory: the order in which
+    /// Called with the key's lock held, or that of purges, right after memory was changed: the order in which
     /// changes get here is the order in which memory saw them.
     pub(in crate::store) fn send(&self, change: Change, reply: Option<SyncSender<u64>>) {
         let mut state = self.state.lock();
@@ -311,7 +311,7 @@ impl Queue {
         }
         drop(state);
         self.settled.notify_all();
-        // Without the lock: whoever waits for a reply may come back at once.
+        // Without the lock: the thread that waits for a reply may hand in the next change at once.
         for (order, count) in work.orders.into_iter().zip(counts) {
             if let Some(reply) = order.reply {
                 let _ = reply.try_send(*count);
@@ -319,7 +319,7 @@ impl Queue {
         }
     }
 
-    /// These could not be carried out. If that was tried, nobody knows how far it came. What was owed with
+    /// These could not be carried out. If that was tried, it is not known how far it came. What was owed with
     /// them is owed on.
     pub(in crate::store) fn failed(&self, work: &Work, was_tried: bool) {
         let fate = if was_tried { Fate::Unknown } else { Fate::Dropped };
@@ -424,6 +424,7 @@ impl QueueState {
         }
     }
 
+    /// Owes a key, or everything if there are too many.
     fn owe_key(&mut self, key: CacheKey, number: u64, invalidates: bool) {
         if let Some(owed) = self.owed.get_mut(&key) {
             // A batch that fails late must not set the key back to an earlier change: what stands between

@@ -51,14 +51,14 @@ impl SecondTier for Tiers {
             return Ok(self.install(key, Arc::clone(response), begun));
         };
         let length = distant.length();
-        let mut reservation = self.front.memory.reserve();
+        let mut reservation = self.first.memory.reserve();
         // The client is sent this content straight from the backing store. A piece that is found missing
         // after the head has gone out could only cut the response short, for every client until it expires.
         let leave_there = || {
             let whole = distant.is_whole()?.then(|| Arc::clone(response));
             whole.ok_or_else(|| io::ErrorKind::InvalidData.into())
         };
-        if length > self.front.memory.content_bytes_max() || !reservation.grow(length) {
+        if length > self.first.memory.content_bytes_max() || !reservation.grow(length) {
             return leave_there();
         }
         let Some(mut buffer) = Buffer::with_capacity(length as usize) else {
@@ -100,8 +100,8 @@ impl SecondTier for Tiers {
             return Put::TooLarge;
         }
         let key = spool.spooled().key().clone();
-        let purging = self.front.purging.read();
-        let changing = self.front.change(&key);
+        let purging = self.first.purging.read();
+        let changing = self.first.change(&key);
         // Under both locks: an invalidation has marked `begun` by now, or stands after this change in the
         // queue.
         let stamp = begun.admits(&head).then(|| begun.backing());
@@ -119,7 +119,7 @@ impl SecondTier for Tiers {
     }
 
     fn memory_content_bytes_max(&self) -> u64 {
-        self.front.memory.content_bytes_max()
+        self.first.memory.content_bytes_max()
     }
 
     fn backing_usage(&self) -> Option<BackingUsage> {
@@ -170,7 +170,7 @@ impl Tiers {
         if !is_ready() || !self.queue.settle(key) || !is_ready() || !self.reads.lets_through() {
             return None;
         }
-        let moment = self.front.moments.now(key);
+        let moment = self.first.moments.now(key);
         match self.backing.recall(key, claims) {
             Ok(mut recalled) => {
                 self.reads.worked();
@@ -200,21 +200,21 @@ impl Tiers {
         fetched: Arc<StoredResponse>,
         begun: &Begun,
     ) -> Arc<StoredResponse> {
-        let _changing = self.front.stripe(key).lock();
+        let _changing = self.first.stripe(key).lock();
         let newer = |other: &&Arc<StoredResponse>| {
             other.selecting == fetched.selecting
                 && other.part == fetched.part
                 && other.response_time >= fetched.response_time
         };
-        let present: Option<Variants> = self.front.memory.get(key.as_str());
+        let present: Option<Variants> = self.first.memory.get(key.as_str());
         if let Some(newer) = present.iter().flat_map(|variants| variants.iter()).find(newer) {
             return Arc::clone(newer);
         }
         // Since it was found it may have been removed or replaced, and what has replaced it evicted: memory
         // alone cannot tell, the count of changes can. This request may still use it, since it was stored
         // when the request asked.
-        if begun.backing().moment == self.front.moments.now(key) {
-            self.front.memory.put(key, Arc::clone(&fetched), begun);
+        if begun.backing().moment == self.first.moments.now(key) {
+            self.first.memory.put(key, Arc::clone(&fetched), begun);
         }
         fetched
     }
@@ -222,9 +222,9 @@ impl Tiers {
     /// Something for `key` was stored in the backing store alone: what memory has from before is outdated.
     /// It goes without a mark, which would rule out the fetches under way.
     fn forget_in_memory(&self, key: &CacheKey) {
-        let _changing = self.front.change(key);
-        for other in self.front.memory.get(key.as_str()).unwrap_or_default().iter() {
-            self.front.memory.remove(key, other);
+        let _changing = self.first.change(key);
+        for other in self.first.memory.get(key.as_str()).unwrap_or_default().iter() {
+            self.first.memory.remove(key, other);
         }
     }
 }

@@ -215,10 +215,10 @@ mod tests {
         enum Fate {
             Stored,
             Cleared,
-            /// Nobody carries anything out in time, or so many pieces.
+            /// Only these pieces are carried out in time.
             Late(usize),
             Closed(usize),
-            /// The store fails on what comes after so many pieces.
+            /// The store fails on what comes after these pieces.
             Fails(usize),
         }
         use Fate::{Cleared, Closed, Fails, Late, Stored};

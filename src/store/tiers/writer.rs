@@ -1,4 +1,8 @@
-//! The one thread that writes to the store behind memory, and what it does when that fails.
+//! The one thread that writes to the backing store, and what it does when that fails.
+//!
+//! It holds no lock while the store is asked. Whatever it does with a batch, the queue hears of the outcome
+//! exactly once, by [`Queue::done`] or [`Queue::failed`]: lookups wait for that. A panic here ends the
+//! process (`vital.rs`), since nothing would be removed from the store any more.
 
 use std::io;
 use std::sync::Arc;
@@ -16,7 +20,7 @@ use crate::vital;
 /// How much the writer thread stands back.
 #[cfg(target_os = "linux")]
 const NICENESS: i32 = 5;
-/// A use of a response is told once in so long.
+/// The use of a response is written once in this period.
 const PERIOD: Duration = Duration::from_secs(30);
 
 /// What the thread works on.
@@ -24,7 +28,7 @@ pub(in crate::store) struct StoreWriter {
     pub backing: Arc<dyn Backing>,
     pub queue: Arc<Queue>,
     pub breaker: Arc<Breaker>,
-    /// Counts the periods in which the use of a response is told once; never 0.
+    /// Counts the periods in which the use of a response is handed in once; never 0.
     pub period: Arc<AtomicU32>,
     /// Dropped when the thread ends.
     pub _end: SyncSender<()>,
@@ -34,7 +38,7 @@ impl StoreWriter {
     /// Starts the thread; it ends when the queue is closed and empty.
     pub(in crate::store) fn start(self) -> io::Result<()> {
         let run = move || {
-            // Where there are not cores enough, those who wait for an answer come first. (On Linux this
+            // Where there are not cores enough, threads that clients wait for come first. (On Linux this
             // is about the thread alone.)
             #[cfg(target_os = "linux")]
             let _ = rustix::process::nice(NICENESS);
@@ -45,6 +49,8 @@ impl StoreWriter {
     }
 
     fn run(self) {
+        // The breaker keeps lookups from the store; the pause here keeps the writer from it, which comes by
+        // itself and must be the one attempt after each failure.
         let mut pause = PAUSE_FIRST;
         let mut resting_until: Option<Instant> = None;
         let mut idle = Duration::from_secs(1);
@@ -57,6 +63,7 @@ impl StoreWriter {
                 self.period.store(next, Ordering::Relaxed);
             }
             let resting = resting_until.is_some_and(|until| Instant::now() < until);
+            // What is owed waits for the store to work again: an attempt with it would fail at once, and again.
             let holds = resting || !self.backing.is_ready();
             let work = match self.queue.next(self.backing.batch_bytes(), idle, holds) {
                 Next::Closed => return self.backing.close(),
@@ -69,6 +76,8 @@ impl StoreWriter {
                 }
                 Next::Work(work) => work,
             };
+            // Changes are not kept for later: the queue would be full after a moment. What must go is owed,
+            // and the rest is lost.
             if resting || !self.backing.is_ready() {
                 self.queue.failed(&work, false);
                 continue;
@@ -91,7 +100,7 @@ impl StoreWriter {
         }
     }
 
-    /// Tells the log when the store gets into trouble by itself, and out of it; is it in any now?
+    /// Logs when the store gets into trouble by itself, and out of it; is it in any now?
     fn notice_trouble(&self, before: bool) -> bool {
         match self.backing.trouble() {
             Some(error) if !before => self.breaker.failed(&error),
@@ -101,7 +110,11 @@ impl StoreWriter {
         self.backing.trouble().is_some()
     }
 
-    /// What is owed comes first; what came before it is not written any more.
+    /// Carries out what is owed, then the changes but for those that it has outdated; how many responses each
+    /// has stored or removed.
+    ///
+    /// Two calls of the store: should the second fail, what was owed is carried out, and owed once more, which
+    /// does no harm.
     fn carry_out(&self, work: &Work) -> Result<Vec<u64>, BackingError> {
         let mut owed = Vec::new();
         if work.owed_all.is_some() {
@@ -136,6 +149,8 @@ impl StoreWriter {
             }
         }
         let done = self.backing.apply(&changes)?;
+        assert_eq!(done.len(), kept.len(), "a store counts for each change, or fails");
+        // What was left out counts 0: a purge does not stand among it, so no answer is wrong by it.
         let mut counts = vec![0; work.orders.len()];
         for (index, count) in kept.into_iter().zip(done) {
             counts[index] = count;

@@ -186,7 +186,7 @@ fn queued_content_is_bounded() {
 }
 
 #[test]
-fn what_fails_is_owed_and_whoever_waits_for_it_learns_of_it() {
+fn what_fails_is_owed_and_the_thread_that_waits_for_it_learns_of_it() {
     let queue = queue();
     let (reply, outcome) = sync_channel(1);
     queue.send(put("a", 1), None);
@@ -195,7 +195,7 @@ fn what_fails_is_owed_and_whoever_waits_for_it_learns_of_it() {
     queue.failed(&failed, true);
     drop(failed);
     assert!(outcome.recv().is_err());
-    assert!(!queue.settle(&key("a")), "nobody knows whether it is there, and what else");
+    assert!(!queue.settle(&key("a")), "it may be there, or what it was to replace");
     assert!(!queue.settle(&key("b")));
     // While the store is left alone, what is owed waits.
     assert!(matches!(queue.next(1, Duration::ZERO, true), Next::Idle));
@@ -207,7 +207,7 @@ fn what_fails_is_owed_and_whoever_waits_for_it_learns_of_it() {
     assert!(queue.settle(&key("a")) && !queue.settle(&key("c")), "one key is meant");
     queue.send(Change::Purge { selector: Selector::Stale, now: Timestamp(0) }, None);
     queue.failed(&work(&queue), true);
-    assert!(!queue.settle(&key("a")), "nobody knows what was meant");
+    assert!(!queue.settle(&key("a")), "any key may have been meant");
 }
 
 #[test]

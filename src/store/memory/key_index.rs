@@ -29,6 +29,7 @@ impl KeyIndex {
 
     /// Nothing is stored at all.
     pub(in crate::store) fn clear(&self) {
+        // Dropped without the lock: freeing many keys takes time.
         let held = std::mem::take(&mut *self.0.lock());
         drop(held);
     }
@@ -50,12 +51,14 @@ impl KeyIndex {
         let mut listed: Vec<Listed> = Vec::new();
         let mut after = CacheKey::from(after);
         while listed.is_empty() {
+            // Copied, so that the lock is not held while keys are looked up: a store takes its own lock first,
+            // and this one under it.
             let keys = self.after(&after, most);
             let Some(last) = keys.last() else { break };
             after = last.clone();
             for key in &keys {
                 let Some(variants) = get(key) else { continue };
-                // One key with very many variants is better told whole than not at all.
+                // One key with very many variants is better listed whole than not at all.
                 if !listed.is_empty() && listed.len() + variants.len() > most {
                     break;
                 }
@@ -100,14 +103,14 @@ mod tests {
 
     #[test]
     fn a_page_looks_up_what_it_shows_and_no_more() {
-        let names = KeyIndex::default();
+        let keys = KeyIndex::default();
         for number in 0..10_000 {
-            names.add(&CacheKey::from(format!("{number:05}").as_str()));
+            keys.add(&CacheKey::from(format!("{number:05}").as_str()));
         }
         let looked_up = Cell::new(0);
         let page = |most, gone: usize| {
             looked_up.set(0);
-            let page = names.page("00041", most, |_| {
+            let page = keys.page("00041", most, |_| {
                 looked_up.set(looked_up.get() + 1);
                 (looked_up.get() > gone).then(variants)
             });
