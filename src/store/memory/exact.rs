@@ -127,17 +127,7 @@ impl Exact {
             }
             index.evicted += (gone.len() - before) as u64;
         }
-        let number = index.next_number;
-        index.next_number += 1;
-        index.bytes += bytes;
-        index.by_uselessness.insert((response.useful_until, number));
-        index.by_use.put(number, (key.clone(), Arc::clone(&response)));
-        let (variants, numbers) = index.by_key.entry(key.clone()).or_default();
-        *variants = Arc::new(with_variant(variants, response).0);
-        numbers.push(number);
-        if numbers.len() == 1 {
-            index.keys.add(key);
-        }
+        index.add(key, response, bytes);
         debug_assert!(index.bytes <= self.stored_bytes_max, "space was made before it was taken");
         drop(index);
         drop(gone);
@@ -146,6 +136,21 @@ impl Exact {
 }
 
 impl Index {
+    /// Adds a response to all parts of the index; space for its `bytes` has been made.
+    fn add(&mut self, key: &CacheKey, response: Arc<StoredResponse>, bytes: u64) {
+        let number = self.next_number;
+        self.next_number += 1;
+        self.bytes += bytes;
+        self.by_uselessness.insert((response.useful_until, number));
+        self.by_use.put(number, (key.clone(), Arc::clone(&response)));
+        let (variants, numbers) = self.by_key.entry(key.clone()).or_default();
+        *variants = Arc::new(with_variant(variants, response).0);
+        numbers.push(number);
+        if numbers.len() == 1 {
+            self.keys.add(key);
+        }
+    }
+
     /// Takes a response out of all parts of the index, which hold the same responses before and after. The
     /// caller drops it when it has released the lock.
     fn take_out(&mut self, number: u64) -> Option<(CacheKey, Arc<StoredResponse>)> {

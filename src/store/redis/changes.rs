@@ -382,7 +382,7 @@ impl RedisBatch<'_> {
         self.store(key, &response, (number, &value), begun, invalidations)
     }
 
-    /// Writes a purge down, so that nothing it selects is used or let in by anybody; tells the others.
+    /// Writes a purge down, so that no proxy uses or lets in what it selects; tells the others.
     fn note_purge(&mut self, selector: &Selector, now: Timestamp) -> RedisResult<()> {
         let shared = self.shared;
         match selector {

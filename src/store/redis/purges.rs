@@ -10,7 +10,7 @@ use crate::policy::stored::StoredHead;
 /// The most purges that are remembered; a response from before all of them counts as purged.
 pub(super) const PURGES_MAX: u64 = 256;
 
-/// What has been cleared and purged, as far as is known. Guarded by [`RedisShared::state`].
+/// What has been cleared and purged, as far as is known. Guarded by `RedisShared::state`.
 #[derive(Clone, Debug, Default)]
 pub(super) struct RedisState {
     pub generation: u64,

@@ -4,8 +4,8 @@
 use redis::{Cmd, cmd};
 
 /// Stores a response, unless the key was invalidated since its request began, or the response that it was made
-/// from is gone; removes the fields that it displaces; keeps the hash for at least ARGV[5] milliseconds; tells
-/// the other proxies. 1 if it is stored. The claim ends either way.
+/// from is gone; removes the fields that it displaces; keeps the hash for at least as long as the fifth argument
+/// says, in milliseconds; tells the other proxies. 1 if it is stored. The claim ends either way.
 pub(super) const PUT: &str = "
 local invalidations = redis.call('GET', KEYS[2]) or '0'
 if redis.call('GET', KEYS[3]) == ARGV[2] then redis.call('DEL', KEYS[3]) end

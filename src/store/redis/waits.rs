@@ -21,7 +21,7 @@ struct ClaimWait {
     over: Condvar,
 }
 
-/// One of them; dropped, it waits no longer.
+/// One worker's wait; over when it is dropped.
 pub(super) struct Wait<'a> {
     waits: &'a Waits,
     key: &'a CacheKey,

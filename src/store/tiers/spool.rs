@@ -15,7 +15,7 @@ use crate::store::outcome::Put;
 use crate::store::spooled::{SpoolEnd, Spooled};
 use crate::store::tiers::queue::Queue;
 
-/// The writing end. Dropped before [`Spool::send_whole`], it abandons the body.
+/// The writing end. Dropped before the end of the body was handed in, it abandons it.
 pub struct Spool {
     queue: Arc<Queue>,
     spooled: Arc<Spooled>,
