@@ -25,14 +25,8 @@ impl DeltaSeconds {
 
     /// The sum, at most [`Self::MAX`].
     #[must_use]
-    pub fn plus(self, other: Self) -> Self {
+    pub(crate) fn plus(self, other: Self) -> Self {
         Self::saturating_from(u64::from(self.0) + u64::from(other.0))
-    }
-
-    /// The difference, at least zero.
-    #[must_use]
-    pub fn minus(self, other: Self) -> Self {
-        Self(self.0.saturating_sub(other.0))
     }
 }
 
@@ -62,13 +56,13 @@ impl Timestamp {
 
     /// The moment `span` earlier, at least the beginning of 1970.
     #[must_use]
-    pub fn minus(self, span: DeltaSeconds) -> Self {
+    pub(crate) fn minus(self, span: DeltaSeconds) -> Self {
         Self(self.0.saturating_sub(u64::from(span.0) * 1000))
     }
 
     /// The moment `span` later.
     #[must_use]
-    pub fn plus(self, span: DeltaSeconds) -> Self {
+    pub(crate) fn plus(self, span: DeltaSeconds) -> Self {
         Self(self.0.saturating_add(u64::from(span.0) * 1000))
     }
 }
@@ -118,7 +112,6 @@ mod tests {
     fn spans_saturate() {
         assert_eq!(DeltaSeconds::saturating_from(99_999_999_999), DeltaSeconds::MAX);
         assert_eq!(DeltaSeconds::MAX.plus(DeltaSeconds(1)), DeltaSeconds::MAX);
-        assert_eq!(DeltaSeconds(1).minus(DeltaSeconds(2)), DeltaSeconds::ZERO);
         assert_eq!(Timestamp(5).seconds_since(Timestamp(9000)), DeltaSeconds::ZERO);
         assert_eq!(Timestamp::MAX.plus(DeltaSeconds::MAX), Timestamp::MAX);
     }

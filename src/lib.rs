@@ -5,7 +5,7 @@
 //! 1. *Read.* A front reads a [`message::request::Request`] and answers what is not acceptable at once
 //!    ([`front`], [`message::request`]).
 //! 2. *Look up.* [`proxy::Proxy::lookup`] finds the stored responses for the cache key, without waiting.
-//! 3. *Select and decide.* [`policy::selection`] and [`policy::vary`] select the response that fits,
+//! 3. *Select and decide.* `policy::selection` and [`policy::vary`] select the response that fits,
 //!    [`policy::reuse`] decides: reuse, reuse stale, validate, forward, or refuse, always with the reason.
 //!    What is reused is answered with the client's conditions and ranges in mind
 //!    ([`policy::precondition`], [`policy::range`]).
@@ -13,9 +13,9 @@
 //!    and the others wait, parked, without a thread.
 //! 5. *Recall.* Behind memory there may be a store that lasts; a worker looks there first.
 //! 6. *Exchange.* [`proxy::Proxy::forward`] asks the origin server for a response, or whether the stored
-//!    one still holds ([`policy::validation`], [`policy::forwarding`], [`origin`]).
+//!    one still holds (`policy::validation`, `policy::forwarding`, [`origin`]).
 //! 7. *Receive.* [`policy::storing`] and [`policy::partial`] decide whether the response is stored.
-//! 8. *Answer.* The body grows ([`message::growing`], [`proxy::fill`]) while clients read it, each at its
+//! 8. *Answer.* The body grows (`message::growing`, [`proxy::fill`]) while clients read it, each at its
 //!    own pace. It is stored when its last byte has come, never before.
 //!
 //! # What must stay true

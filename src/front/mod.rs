@@ -13,11 +13,11 @@ use crate::stats::AccessLog;
 
 mod dispatch;
 pub mod event;
-pub mod outgoing;
+mod outgoing;
 mod served;
 pub mod tiny;
 mod tunnels;
-pub mod wire;
+mod wire;
 pub mod workers;
 
 pub use dispatch::Handler;

@@ -25,11 +25,11 @@ const ARRIVALS_MAX: usize = 1024;
 const WORKERS_PER_RESERVED: usize = 8;
 
 /// A piece of work.
-pub type Job = Box<dyn FnOnce(Role) + Send>;
+pub(crate) type Job = Box<dyn FnOnce(Role) + Send>;
 
 /// What a worker may do.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Role {
+pub(crate) enum Role {
     /// Anything.
     Any,
     /// Look things up, and nothing that may wait; that is handed on as [`Kind::Forward`].
@@ -38,7 +38,7 @@ pub enum Role {
 
 /// What kind of work it is, and whether it was let in before.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// A request that has just come.
     Arrival,
     /// An arrival that was parked.
@@ -84,7 +84,7 @@ impl Pool {
     }
 
     /// Hands in work; gives it back if the queue is full.
-    pub fn submit(&self, kind: Kind, job: Job) -> Result<(), Job> {
+    pub(crate) fn submit(&self, kind: Kind, job: Job) -> Result<(), Job> {
         let line = match kind {
             Kind::Arrival | Kind::Resumed => &self.arrivals,
             Kind::Forward | Kind::ResumedForward => &self.forwards,

@@ -95,7 +95,7 @@ pub trait Growing: Send {
 }
 
 /// A body that is whole, read piece by piece.
-pub struct InMemory(pub Bytes);
+pub(crate) struct InMemory(pub Bytes);
 
 impl Growing for InMemory {
     fn length(&self) -> Option<u64> {

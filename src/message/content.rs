@@ -99,7 +99,7 @@ pub enum Slice {
 
 impl Slice {
     /// The piece, as a body.
-    pub fn into_body(self) -> Body {
+    pub(crate) fn into_body(self) -> Body {
         match self {
             Self::Here(bytes) => Body::Whole(bytes),
             Self::Distant(reader) => Body::Arriving(Box::new(reader)),

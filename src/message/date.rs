@@ -209,14 +209,14 @@ pub fn format(timestamp: Timestamp) -> String {
 }
 
 /// The shape of access logs: `06/Nov/1994:08:49:37 +0000`.
-pub fn format_for_log(timestamp: Timestamp) -> String {
+pub(crate) fn format_for_log(timestamp: Timestamp) -> String {
     let (year, month, day, hour, minute, second) = parts(timestamp);
     let month = MONTH_NAMES[month as usize - 1];
     format!("{day:02}/{month}/{year:04}:{hour:02}:{minute:02}:{second:02} +0000")
 }
 
 /// The shape of machine-readable logs (RFC 3339): `1994-11-06T08:49:37.000Z`.
-pub fn format_rfc3339(timestamp: Timestamp) -> String {
+pub(crate) fn format_rfc3339(timestamp: Timestamp) -> String {
     let (year, month, day, hour, minute, second) = parts(timestamp);
     let milliseconds = timestamp.0 % 1000;
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milliseconds:03}Z")

@@ -43,29 +43,29 @@ impl Fields {
     }
 
     /// Puts one field line in the place of all lines of that name; it comes last.
-    pub fn set(&mut self, name: HeaderName, value: HeaderValue) {
+    pub(crate) fn set(&mut self, name: HeaderName, value: HeaderValue) {
         self.remove(name.as_str());
         self.append(name, value);
     }
 
-    /// As [`Fields::set`], with a value that this program has made. A value that no field may have,
+    /// As `set`, with a value that this program has made. A value that no field may have,
     /// because of a control character in it, turns into a question mark.
     pub fn set_text(&mut self, name: &'static str, value: String) {
         self.set(HeaderName::from_static(name), text_value(value));
     }
 
     /// Removes all field lines of that name.
-    pub fn remove(&mut self, name: &str) {
+    pub(crate) fn remove(&mut self, name: &str) {
         self.lines.retain(|(other, _)| other != name);
     }
 
     /// Keeps the field lines for which `keep` is true.
-    pub fn retain(&mut self, mut keep: impl FnMut(&HeaderName, &HeaderValue) -> bool) {
+    pub(crate) fn retain(&mut self, mut keep: impl FnMut(&HeaderName, &HeaderValue) -> bool) {
         self.lines.retain(|(name, value)| keep(name, value));
     }
 
     /// Replaces each value of the lines called `name` for which `replace` gives another one.
-    pub fn rewrite(&mut self, name: &str, replace: impl Fn(&[u8]) -> Option<Vec<u8>>) {
+    pub(crate) fn rewrite(&mut self, name: &str, replace: impl Fn(&[u8]) -> Option<Vec<u8>>) {
         for (_, value) in self.lines.iter_mut().filter(|(other, _)| other == name) {
             // A replacement that no field may hold leaves the line as it was: what came from outside is
             // not worth a panic.
@@ -117,13 +117,13 @@ impl Fields {
     }
 
     /// Does a list-based field have this member, in any case?
-    pub fn has_member(&self, name: &str, member: &str) -> bool {
+    pub(crate) fn has_member(&self, name: &str, member: &str) -> bool {
         self.members(name).any(|other| other.eq_ignore_ascii_case(member.as_bytes()))
     }
 
     /// The date in the only line of that name; `None` if there is no line, more than one, or an
     /// unreadable one. `now` settles the century of two-digit years.
-    pub fn date(&self, name: &str, now: Timestamp) -> Option<Timestamp> {
+    pub(crate) fn date(&self, name: &str, now: Timestamp) -> Option<Timestamp> {
         let mut lines = self.get_all(name);
         let first = lines.next()?;
         // Two dates are no date: the later one would make a response fresh which the earlier one says
@@ -135,19 +135,19 @@ impl Fields {
     }
 
     /// Bytes that the lines take in memory, bookkeeping included.
-    pub fn memory_bytes(&self) -> usize {
+    pub(crate) fn memory_bytes(&self) -> usize {
         let line_bytes = size_of::<(HeaderName, HeaderValue)>();
         let text = |(name, value): &(HeaderName, HeaderValue)| name.as_str().len() + value.len();
         self.lines.capacity() * line_bytes + self.lines.iter().map(text).sum::<usize>()
     }
 
     /// Gives back memory that is allocated and not used; for fields that are kept.
-    pub fn shrink(&mut self) {
+    pub(crate) fn shrink(&mut self) {
         self.lines.shrink_to_fit();
     }
 
     /// Writes the lines as they go on the wire, each ended by CR LF.
-    pub fn write_to(&self, out: &mut Vec<u8>) {
+    pub(crate) fn write_to(&self, out: &mut Vec<u8>) {
         for (name, value) in &self.lines {
             write_name(out, name);
             out.extend_from_slice(b": ");
@@ -164,12 +164,12 @@ impl FromIterator<(HeaderName, HeaderValue)> for Fields {
 }
 
 /// Writes a number in decimal digits, without an allocation: each hit writes its age and length.
-pub fn write_decimal(out: &mut Vec<u8>, number: u64) {
+pub(crate) fn write_decimal(out: &mut Vec<u8>, number: u64) {
     out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
 /// A field value that this program has made; a question mark if a control character is in it.
-pub fn text_value(text: String) -> HeaderValue {
+pub(crate) fn text_value(text: String) -> HeaderValue {
     HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("?"))
 }
 
@@ -200,7 +200,7 @@ pub fn list_members(value: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 /// Splits at each `separator` that does not stand in a quoted string, in which a backslash escapes the
 /// next byte (RFC 9110 §5.6.4).
-pub fn split_unquoted(value: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
+pub(crate) fn split_unquoted(value: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
     // A quotation mark that is never closed hides all that follows: a member that cannot be delimited
     // is one member.
     let mut quoted = false;

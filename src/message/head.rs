@@ -11,7 +11,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode, Version};
 use crate::message::fields::Fields;
 
 /// The most field lines that a response may have.
-pub const RESPONSE_LINES_MAX: usize = 128;
+pub(crate) const RESPONSE_LINES_MAX: usize = 128;
 
 /// The head of a response, interim or final.
 #[derive(Clone, Debug)]
@@ -86,7 +86,7 @@ pub fn may_be_complete(bytes: &[u8], seen: usize) -> bool {
 ///
 /// `path` is what follows the authority in the target URI. Without one, OPTIONS asks about the server
 /// as a whole (RFC 9112 §3.2.4).
-pub fn write_request(method: &Method, path: &str, host: &str, fields: &Fields) -> Vec<u8> {
+pub(crate) fn write_request(method: &Method, path: &str, host: &str, fields: &Fields) -> Vec<u8> {
     let target: Cow<'_, str> = match path {
         "" if *method == Method::OPTIONS => "*".into(),
         path if path.starts_with('/') => path.into(),

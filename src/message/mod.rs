@@ -1,16 +1,16 @@
 //! What an HTTP message is (RFC 9110 §6): no I/O and no caching.
 
 pub mod body;
-pub mod buffer;
+pub(crate) mod buffer;
 pub mod chunked;
 pub mod content;
 pub mod date;
 pub mod fields;
-pub mod framing;
-pub mod growing;
+pub(crate) mod framing;
+pub(crate) mod growing;
 pub mod head;
 pub mod network;
-pub mod percent;
+pub(crate) mod percent;
 pub mod reference;
 pub mod request;
 pub mod response;

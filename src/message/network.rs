@@ -15,7 +15,7 @@ impl Network {
     /// Reads `127.0.0.1`, `::1` (also in brackets), `10.0.0.0/8` or `fe80::/10`; `None` for anything else.
     ///
     /// IPv4 addresses that are mapped into IPv6 (`::ffff:10.0.0.0/104`) are read as what they are, as
-    /// [`Network::holds`] sees them.
+    /// `holds` sees them.
     pub fn read(text: &str) -> Option<Self> {
         let written = if text.contains('/') {
             text.parse().ok()?
@@ -34,7 +34,7 @@ impl Network {
 
     /// Is `address` in this network? A mapped IPv4 address counts as IPv4: a socket that takes both kinds of
     /// clients shows IPv4 ones mapped (RFC 4291 §2.5.5.2).
-    pub fn holds(&self, address: IpAddr) -> bool {
+    pub(crate) fn holds(&self, address: IpAddr) -> bool {
         self.0.contains(&address.to_canonical())
     }
 }

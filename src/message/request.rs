@@ -68,7 +68,7 @@ impl Request {
     }
 
     /// The same, under other limits than the default ones.
-    pub fn within(
+    pub(crate) fn within(
         limits: RequestLimits,
         method: Method,
         target: &str,
@@ -117,7 +117,7 @@ impl Request {
 
     /// Does the client wait for a 100 before it sends its content (RFC 9110 §10.1.1)? An HTTP/1.0
     /// client cannot, and one without content has nothing to send.
-    pub fn expects_continue(&self) -> bool {
+    pub(crate) fn expects_continue(&self) -> bool {
         self.version != Version::HTTP_10
             && !matches!(self.framing, Framing::None | Framing::Length(0))
             && self.fields.contains("expect")
@@ -125,14 +125,14 @@ impl Request {
 
     /// The host and port that the client asked for: those of the target, which outrank the Host field
     /// (RFC 9112 §3.2.2).
-    pub fn authority(&self) -> Option<&str> {
+    pub(crate) fn authority(&self) -> Option<&str> {
         let host = || self.fields.get("host").and_then(|host| host.to_str().ok());
         self.target.authority().or_else(host).filter(|authority| !authority.is_empty())
     }
 
     /// Would this client rather read JSON than text? By the first media type that it names; the error
     /// is short in either form.
-    pub fn prefers_json(&self) -> bool {
+    pub(crate) fn prefers_json(&self) -> bool {
         let first = self.fields.members("accept").next();
         first.is_some_and(|kind| kind.starts_with(b"application/json") || kind.ends_with(b"+json"))
     }
@@ -220,7 +220,7 @@ fn check_expectation(fields: &Fields, version: Version) -> Result<(), RequestErr
 pub enum RequestError {
     /// The request target has none of the forms of RFC 9112 §3.2.
     Target,
-    /// The request target is longer than [`TARGET_BYTES_MAX`].
+    /// The request target is longer than `TARGET_BYTES_MAX`.
     TargetTooLong,
     /// More field lines than this.
     TooManyFields(usize),
@@ -257,7 +257,7 @@ pub enum RequestError {
 impl RequestError {
     /// What is wrong with a request whose content could not be read to its end. A front says so by the
     /// kind of its error.
-    pub fn of_content(error: &io::Error, limits: RequestLimits) -> Self {
+    pub(crate) fn of_content(error: &io::Error, limits: RequestLimits) -> Self {
         // The fronts read content through `io::Read`, which has no room for more than a kind.
         match error.kind() {
             io::ErrorKind::TimedOut => Self::Late("content"),

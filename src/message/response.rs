@@ -44,7 +44,7 @@ impl Response {
 
     /// Is the content a stream that does not end by itself, as far as its head tells? The end of the
     /// process does not wait for such streams.
-    pub fn is_endless(&self) -> bool {
+    pub(crate) fn is_endless(&self) -> bool {
         // With a length it ends by itself, whatever its type.
         if !matches!(self.body, Body::Arriving(_) | Body::Growing(_))
             || self.body.length().is_some()
@@ -61,7 +61,7 @@ impl Response {
 }
 
 /// Writes a status line (RFC 9112 §4).
-pub fn write_status_line(out: &mut Vec<u8>, status: StatusCode) {
+pub(crate) fn write_status_line(out: &mut Vec<u8>, status: StatusCode) {
     out.extend_from_slice(b"HTTP/1.1 ");
     out.extend_from_slice(status.as_str().as_bytes());
     out.push(b' ');

@@ -15,7 +15,7 @@ use http::Method;
 use crate::message::percent::{encode, normalised};
 
 /// The longest request target that is taken, in bytes. Longer ones are answered 414.
-pub const TARGET_BYTES_MAX: usize = 32 * 1024;
+pub(crate) const TARGET_BYTES_MAX: usize = 32 * 1024;
 
 /// The schemes of HTTP (RFC 9110 §4.2).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -35,7 +35,7 @@ impl Scheme {
     }
 
     /// `http` or `https`.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Http => "http",
             Self::Https => "https",
@@ -120,25 +120,25 @@ impl OriginUrl {
     }
 
     /// `http` or `https`.
-    pub fn scheme(&self) -> &'static str {
+    pub(crate) fn scheme(&self) -> &'static str {
         if self.secure { "https" } else { "http" }
     }
 
     /// Host, and port where it is not the scheme's own: what goes into a Host field.
-    pub fn authority(&self) -> String {
+    pub(crate) fn authority(&self) -> String {
         let usual = if self.secure { 443 } else { 80 };
         if self.port == usual { self.host.clone() } else { format!("{}:{}", self.host, self.port) }
     }
 
     /// What follows the authority in an absolute URI, if that points at this origin server.
-    pub fn strip<'a>(&self, uri: &'a str) -> Option<&'a str> {
+    pub(crate) fn strip<'a>(&self, uri: &'a str) -> Option<&'a str> {
         let (scheme, rest) = uri.split_once("://")?;
         scheme.eq_ignore_ascii_case(self.scheme()).then(|| self.strip_authority(rest))?
     }
 
     /// The same for a URI reference: one that names a server without a scheme (`//host/path`) has the
     /// scheme of the request that it answers (RFC 3986 §5.2.2).
-    pub fn strip_reference<'a>(&self, reference: &'a str) -> Option<&'a str> {
+    pub(crate) fn strip_reference<'a>(&self, reference: &'a str) -> Option<&'a str> {
         match reference.strip_prefix("//") {
             Some(rest) => self.strip_authority(rest),
             None => self.strip(reference),
@@ -186,7 +186,7 @@ pub(super) fn without_userinfo(authority: &str) -> Option<&str> {
 }
 
 /// Host in lower case and port of an authority; `None` if it is none.
-pub fn split_authority(authority: &str) -> Option<(String, Option<u16>)> {
+pub(crate) fn split_authority(authority: &str) -> Option<(String, Option<u16>)> {
     // An IPv6 address has colons, so its brackets decide where the port begins.
     let (host, port) = match authority.strip_prefix('[') {
         Some(rest) => {
@@ -218,7 +218,7 @@ pub fn split_authority(authority: &str) -> Option<(String, Option<u16>)> {
 
 /// Is this an authority, as [`split_authority`] sees it? Nothing is copied: this is asked for every
 /// hit.
-pub fn is_authority(authority: &[u8]) -> bool {
+pub(crate) fn is_authority(authority: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(authority) else { return false };
     if text.starts_with('[') {
         return split_authority(text).is_some();
@@ -265,7 +265,7 @@ impl Target {
 
     /// The same for a request with this method: an absolute form without a path means to OPTIONS what
     /// `*` means (RFC 9112 §3.2.4).
-    pub fn of_request(method: &Method, text: &str) -> Option<Self> {
+    pub(crate) fn of_request(method: &Method, text: &str) -> Option<Self> {
         let mut target = Self::parse(text)?;
         if *method == Method::OPTIONS && target.authority.is_some() {
             let rest = text.split("://").nth(1).unwrap_or_default();
@@ -277,17 +277,17 @@ impl Target {
     }
 
     /// Path and query as the client wrote them, or `*`.
-    pub fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         &self.text
     }
 
     /// The authority of a target in absolute form.
-    pub fn authority(&self) -> Option<&str> {
+    pub(crate) fn authority(&self) -> Option<&str> {
         self.authority.as_deref()
     }
 
     /// Would dot segments lead out of the origin server's path prefix?
-    pub fn escapes(&self, origin: &OriginUrl) -> bool {
+    pub(crate) fn escapes(&self, origin: &OriginUrl) -> bool {
         if origin.prefix.is_empty() {
             return false;
         }
@@ -311,7 +311,7 @@ impl Target {
 
 /// The URL by which the origin server is asked for a target: with the prefix in front, and forbidden
 /// bytes percent-encoded. `*` is the server as a whole, whose URL has no path (RFC 9112 §3.2.4).
-pub fn url_at(origin: &OriginUrl, target: &str) -> String {
+pub(crate) fn url_at(origin: &OriginUrl, target: &str) -> String {
     if target == "*" {
         return format!("{}://{}", origin.scheme(), origin.authority());
     }
@@ -320,7 +320,7 @@ pub fn url_at(origin: &OriginUrl, target: &str) -> String {
 
 /// An absolute http URI in two: scheme, host and port, and what follows the authority. User information
 /// means nothing here and is left out (RFC 9110 §4.2.4), and so is a fragment.
-pub fn split_url(url: &str) -> Result<(OriginUrl, &str), String> {
+pub(crate) fn split_url(url: &str) -> Result<(OriginUrl, &str), String> {
     let url = url.split('#').next().unwrap_or_default();
     let authority_at = url.find("://").map_or(0, |at| at + 3);
     let path_at = url[authority_at..].find(['/', '?']).map_or(url.len(), |at| authority_at + at);

@@ -16,10 +16,10 @@ pub mod blocking;
 pub mod egress;
 mod error;
 pub mod gate;
-pub mod held;
+mod held;
 pub mod resolver;
 pub mod trust;
-pub mod tunnel;
+mod tunnel;
 
 pub use error::OriginError;
 

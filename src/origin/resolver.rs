@@ -22,7 +22,7 @@ const FAILURE_REMEMBERED: Duration = Duration::from_secs(1);
 const NAMES_MAX: usize = 256;
 
 /// Looks a name up: the system's resolver, or a test's.
-pub type LookUp = dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync;
+pub(crate) type LookUp = dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync;
 
 /// A memory of names, shared by its clones.
 #[derive(Clone)]
@@ -66,7 +66,7 @@ impl Names {
     }
 
     /// The addresses of a host, within `limit`; empty if it has none, or none were found in time.
-    pub fn addresses(&self, host: &str, port: u16, limit: Duration) -> Vec<SocketAddr> {
+    pub(crate) fn addresses(&self, host: &str, port: u16, limit: Duration) -> Vec<SocketAddr> {
         let bare = host.trim_start_matches('[').trim_end_matches(']');
         // An address is no name: `--origin http://127.0.0.1` works on a machine without a resolver.
         if let Ok(address) = bare.parse::<IpAddr>() {
@@ -101,7 +101,7 @@ impl Names {
 
     /// Has a host none of whose addresses can be connected to moved meanwhile? It is looked up again,
     /// at most once a second, within `limit`.
-    pub fn has_moved(&self, host: &str, port: u16, limit: Duration) -> bool {
+    pub(crate) fn has_moved(&self, host: &str, port: u16, limit: Duration) -> bool {
         let bare = host.trim_start_matches('[').trim_end_matches(']');
         let mut names = self.shared.names.lock();
         let Some(name) = names.get_mut(&(bare.to_string(), port)) else { return false };

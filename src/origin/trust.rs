@@ -86,7 +86,7 @@ fn read_file(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
 /// What TLS connections are made with. The parts are made at the first use: reading all roots takes
 /// longer than a start may.
 #[derive(Clone)]
-pub struct TlsSettings(Arc<Settings>);
+pub(crate) struct TlsSettings(Arc<Settings>);
 
 struct Settings {
     /// `None` for no verification at all.

@@ -79,12 +79,12 @@ impl ResponseDirectives {
     }
 
     /// May a shared cache keep what was made for one user (§3.5)?
-    pub fn shares_what_is_personal(&self) -> bool {
+    pub(crate) fn shares_what_is_personal(&self) -> bool {
         self.public || self.s_maxage.is_some() || self.must_revalidate
     }
 
     /// Must this never be served stale (§4.2.4)? `s-maxage` says so too (§5.2.2.10).
-    pub fn prohibits_stale(&self) -> bool {
+    pub(crate) fn prohibits_stale(&self) -> bool {
         self.must_revalidate || self.proxy_revalidate || self.no_cache || self.s_maxage.is_some()
     }
 }

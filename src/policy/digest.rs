@@ -30,7 +30,7 @@ impl Salt {
 
     /// What stands for the value of a field: HMAC-SHA-256, cut, as text. The same value in another
     /// field has another digest.
-    pub fn digest(&self, field: &str, value: &[u8]) -> Vec<u8> {
+    pub(crate) fn digest(&self, field: &str, value: &[u8]) -> Vec<u8> {
         // Keyed, because passwords and short tokens can be guessed: whoever reads the store without its
         // salt cannot try them.
         let mut context = hmac::Context::with_key(&self.key);
@@ -44,13 +44,13 @@ impl Salt {
 }
 
 /// What stands for bytes that are no secret, where they take too much room: SHA-256, cut.
-pub fn fingerprint(bytes: &[u8]) -> [u8; DIGEST_BYTES] {
+pub(crate) fn fingerprint(bytes: &[u8]) -> [u8; DIGEST_BYTES] {
     let digest = digest::digest(&digest::SHA256, bytes);
     *digest.as_ref().first_chunk().expect("SHA-256 has 32 bytes")
 }
 
 /// Bytes in hexadecimal digits.
-pub fn hexadecimal(bytes: &[u8]) -> String {
+pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
     let digit = |half: u8| char::from_digit(u32::from(half), 16).expect("half a byte");
     bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }

@@ -37,7 +37,7 @@ impl Lifetime {
     }
 
     /// Is it the origin server's own word?
-    pub fn is_explicit(self) -> bool {
+    pub(crate) fn is_explicit(self) -> bool {
         matches!(self, Self::Explicit(_))
     }
 }
@@ -118,7 +118,7 @@ fn heuristic_lifetime(
 }
 
 /// Is a response with this status cacheable by default (RFC 9110 §15.1)?
-pub fn is_heuristically_cacheable(status: StatusCode) -> bool {
+pub(crate) fn is_heuristically_cacheable(status: StatusCode) -> bool {
     matches!(status.as_u16(), 200 | 203 | 204 | 206 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501)
 }
 

@@ -20,7 +20,7 @@ pub struct CacheKey(Arc<str>);
 
 impl CacheKey {
     /// The key of a target (path and query, shaped by [`KeyRules::shape`]) at `origin`.
-    pub fn new(origin: &OriginUrl, passed_on: &PassedOn<'_>, target: &str) -> Self {
+    pub(crate) fn new(origin: &OriginUrl, passed_on: &PassedOn<'_>, target: &str) -> Self {
         // The usual case, without a copy of host or scheme: this is done for every request.
         let mark = passed_on.mark();
         if passed_on.host.is_none() && mark.is_empty() {
@@ -37,7 +37,7 @@ impl CacheKey {
     }
 
     /// What keys begin with whose host is the origin server's; a target follows.
-    pub fn prefix(origin: &OriginUrl) -> String {
+    pub(crate) fn prefix(origin: &OriginUrl) -> String {
         format!("{}://{}{}", origin.scheme(), origin.authority(), origin.prefix)
     }
 
@@ -47,7 +47,7 @@ impl CacheKey {
     }
 
     /// The key for logs: parameters that usually are secrets have no values.
-    pub fn redacted(&self) -> Cow<'_, str> {
+    pub(crate) fn redacted(&self) -> Cow<'_, str> {
         redacted(&self.0)
     }
 }
@@ -60,7 +60,7 @@ impl From<&str> for CacheKey {
 
 /// What the origin server is told of the client's own URL, and so takes part in its answer.
 #[derive(Clone, Debug, Default)]
-pub struct PassedOn<'a> {
+pub(crate) struct PassedOn<'a> {
     /// Host and port: in the Host field (`--preserve-host`), or believed.
     pub host: Option<Cow<'a, str>>,
     /// The host is one that a trusted peer has said; it stands in `X-Forwarded-Host`.
@@ -73,7 +73,7 @@ pub struct PassedOn<'a> {
 const MARKS: [&str; 3] = ["forwarded-proto@", "forwarded-host@", "forwarded@"];
 
 /// A key, or the beginning of one, without its mark: a URI as clients write it.
-pub fn unmarked(uri: &str) -> Cow<'_, str> {
+pub(crate) fn unmarked(uri: &str) -> Cow<'_, str> {
     let Some((scheme, rest)) = uri.split_once("://") else { return Cow::Borrowed(uri) };
     match MARKS.iter().find_map(|mark| rest.strip_prefix(mark)) {
         Some(rest) => Cow::Owned(format!("{scheme}://{rest}")),
@@ -83,7 +83,7 @@ pub fn unmarked(uri: &str) -> Cow<'_, str> {
 
 /// The beginning of a key with each of the marks, under these schemes, or under its own if there are
 /// none. A purge by URL means all of them.
-pub fn marked(uri: &str, schemes: &[&str]) -> Vec<String> {
+pub(crate) fn marked(uri: &str, schemes: &[&str]) -> Vec<String> {
     let uri = unmarked(uri);
     let Some((own, rest)) = uri.split_once("://") else { return Vec::new() };
     let schemes = if schemes.is_empty() { &[own] } else { schemes };
@@ -129,7 +129,7 @@ pub struct KeyRules {
 
 impl KeyRules {
     /// Is the query left as the client wrote it?
-    pub fn is_plain(&self) -> bool {
+    pub(crate) fn is_plain(&self) -> bool {
         self.ignored.is_empty() && !self.sort_query
     }
 
@@ -174,7 +174,7 @@ impl KeyRules {
     }
 
     /// The key of an absolute URI, such as one that a response names.
-    pub fn key_of(&self, uri: &str) -> CacheKey {
+    pub(crate) fn key_of(&self, uri: &str) -> CacheKey {
         CacheKey::from(&*self.shape(uri))
     }
 
@@ -209,7 +209,7 @@ impl Glob {
 
     /// Does the pattern fit the whole of `name`? It takes at most as many steps as the product of both
     /// lengths.
-    pub fn fits(&self, name: &[u8]) -> bool {
+    pub(crate) fn fits(&self, name: &[u8]) -> bool {
         // One place to come back to is enough: whatever an earlier star could have taken, the last one
         // can take as well. So there is no recursion, and no pattern that takes exponential time.
         let (mut at, mut in_name) = (0, 0);

@@ -21,13 +21,13 @@ const GROWTH_SHARE: u64 = 8;
 const DIGESTS: [&str; 2] = ["content-digest", "content-md5"];
 
 /// Takes out the digests of other content than what the fields will stand before.
-pub fn without_digests(fields: &mut Fields) {
+pub(crate) fn without_digests(fields: &mut Fields) {
     fields.retain(|name, _| !DIGESTS.contains(&name.as_str()));
 }
 
 /// A strong validator (RFC 9110 §8.8.1).
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Strong {
+pub(crate) enum Strong {
     /// An entity tag without `W/`, as it was sent.
     Tag(Vec<u8>),
     /// A `Last-Modified` that is strong.
@@ -35,7 +35,7 @@ pub enum Strong {
 }
 
 /// The strong validator of a response, if it has one.
-pub fn strong_validator(head: &StoredHead) -> Option<Strong> {
+pub(crate) fn strong_validator(head: &StoredHead) -> Option<Strong> {
     match head.fields.get("etag").map(|tag| tag.as_bytes().trim_ascii()) {
         // A tag counts alone: with a weak one, not even a strong date says that two parts fit byte for
         // byte.
@@ -46,7 +46,7 @@ pub fn strong_validator(head: &StoredHead) -> Option<Strong> {
 }
 
 /// Are both certainly of the same representation?
-pub fn same_representation(one: &StoredHead, other: &StoredHead) -> bool {
+pub(crate) fn same_representation(one: &StoredHead, other: &StoredHead) -> bool {
     let validator = strong_validator(one);
     validator.is_some() && validator == strong_validator(other)
 }
@@ -107,7 +107,7 @@ pub struct Union {
 
 impl Union {
     /// Is it the whole representation?
-    pub fn is_whole(&self) -> bool {
+    pub(crate) fn is_whole(&self) -> bool {
         self.part.span.first == 0 && self.part.reaches_end()
     }
 }
@@ -145,7 +145,7 @@ pub fn union(new: &StoredHead, new_held: u64, old: &StoredResponse) -> Option<Un
 }
 
 /// Does the 206 that has come hold just what `prefix`, a part from 0, lacks of the whole (§3.4)?
-pub fn completes(received: &StoredHead, prefix: &StoredResponse) -> bool {
+pub(crate) fn completes(received: &StoredHead, prefix: &StoredResponse) -> bool {
     let held = prefix.content.len();
     let (Some(part), Some(before)) = (received.part, prefix.part) else { return false };
     // Each condition rules out one way of making a body up from two: a gap, an overlap, another length,

@@ -30,7 +30,7 @@ pub fn is_not_modified(request: &Fields, stored: &StoredHead) -> bool {
 }
 
 /// The same for a response whose head has come at `response_time`.
-pub fn holds_for(
+pub(crate) fn holds_for(
     request: &Fields,
     status: StatusCode,
     response: &Fields,
@@ -69,7 +69,7 @@ fn modified(response: &Fields, response_time: Timestamp) -> Timestamp {
 }
 
 /// A tag without the mark of weakness: what weak comparison compares (§8.8.3.2).
-pub fn opaque(tag: &[u8]) -> &[u8] {
+pub(crate) fn opaque(tag: &[u8]) -> &[u8] {
     match tag.strip_prefix(b"W/") {
         Some(rest) if rest.starts_with(b"\"") => rest,
         _ => tag,
@@ -112,13 +112,13 @@ pub fn if_range_holds(request: &Fields, stored: &StoredHead) -> bool {
 }
 
 /// The `Last-Modified` of a stored response, where it is a strong validator.
-pub fn strong_last_modified(stored: &StoredHead) -> Option<Timestamp> {
+pub(crate) fn strong_last_modified(stored: &StoredHead) -> Option<Timestamp> {
     strong_modification(&stored.fields, stored.response_time)
 }
 
 /// `Last-Modified`, where it is a strong validator: older than `Date` by so much that no second change
 /// can hide in the same second (§8.8.2.2).
-pub fn strong_modification(response: &Fields, now: Timestamp) -> Option<Timestamp> {
+pub(crate) fn strong_modification(response: &Fields, now: Timestamp) -> Option<Timestamp> {
     // A cache cannot know that one clock made both dates, so a second is not enough. RFC 7232 §2.2.2 named a
     // minute.
     const SAFE_SECONDS: u32 = 60;
@@ -152,12 +152,12 @@ const LEFT_OUT_OF_416: [&str; 19] = [
 
 /// Takes out of a stored response's fields what a 416 does not carry (RFC 9110 §15.5.17). The others are
 /// about the resource, and a browser may need them to read the response.
-pub fn keep_for_416(fields: &mut Fields) {
+pub(crate) fn keep_for_416(fields: &mut Fields) {
     fields.retain(|name, _| !LEFT_OUT_OF_416.contains(&name.as_str()));
 }
 
 /// Takes out of a stored response's fields what a 304 does not carry (RFC 9110 §15.4.5).
-pub fn keep_for_304(fields: &mut Fields) {
+pub(crate) fn keep_for_304(fields: &mut Fields) {
     let has_tag = fields.contains("etag");
     fields.retain(|name, _| {
         let name = name.as_str();

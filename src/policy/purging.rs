@@ -67,7 +67,7 @@ impl fmt::Display for Selector {
 }
 
 /// The tags of a response, at most [`TAGS_MAX`].
-pub fn tags(head: &StoredHead) -> impl Iterator<Item = &str> {
+pub(crate) fn tags(head: &StoredHead) -> impl Iterator<Item = &str> {
     // Fastly separates by spaces, Cloudflare by commas, Varnish's xkey by either; no tag has one in it.
     let values = TAG_FIELDS.into_iter().flat_map(|name| head.fields.get_all(name));
     let lists = values.filter_map(|value| value.to_str().ok());

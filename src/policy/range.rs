@@ -204,19 +204,19 @@ impl Part {
     }
 
     /// Is it, with `held` bytes, the whole representation?
-    pub fn is_whole(self, held: u64) -> bool {
+    pub(crate) fn is_whole(self, held: u64) -> bool {
         self.span.first == 0 && self.reaches_end() && self.is_full(held)
     }
 
     /// Does it claim to reach the end of the representation?
-    pub fn reaches_end(self) -> bool {
+    pub(crate) fn reaches_end(self) -> bool {
         self.complete.is_some_and(|length| self.span.last + 1 == length)
     }
 
     /// May a part with this claim and `held` bytes be kept? It may hold as many as it claims, or fewer
     /// if it claims to reach the end: then positions count from its front, and what did not come does
     /// not exist.
-    pub fn admits(self, held: u64) -> bool {
+    pub(crate) fn admits(self, held: u64) -> bool {
         // Origin servers are seen that say `bytes 4-9/10` over five bytes. The message is complete by
         // its length, so it is no truncation; it answers ranges from its front, and `is_full` keeps it
         // from being combined with others.
@@ -224,7 +224,7 @@ impl Part {
     }
 
     /// Are all the bytes there that it claims?
-    pub fn is_full(self, held: u64) -> bool {
+    pub(crate) fn is_full(self, held: u64) -> bool {
         held == self.span.length()
     }
 

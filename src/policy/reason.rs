@@ -24,7 +24,7 @@ pub enum Why {
 
 impl Why {
     /// All of them, in the order of the counters.
-    pub const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::Bypass,
         Self::Method,
         Self::UriMiss,
@@ -209,18 +209,18 @@ impl Detail {
     }
 
     /// Was the response overtaken on its way, by an invalidation or by a newer response?
-    pub fn is_overtaken(self) -> bool {
+    pub(crate) fn is_overtaken(self) -> bool {
         // Such a response answers those who asked before that, and is of no use to anybody later.
         matches!(self, Self::Cleared | Self::Replaced)
     }
 
     /// Is it the origin server's word that a response is not for a shared cache?
-    pub fn forbids_sharing(self) -> bool {
+    pub(crate) fn forbids_sharing(self) -> bool {
         matches!(self, Self::NoStore | Self::Private | Self::VaryStar | Self::MustUnderstand)
     }
 
     /// What an operator can do about it, in flags; `None` if nothing.
-    pub fn remedy(self) -> Option<&'static str> {
+    pub(crate) fn remedy(self) -> Option<&'static str> {
         // Only where a flag changes this very outcome: `proxy explain` prints it as advice.
         match self {
             Self::Disabled => Some("--cache-size-limit above 0"),

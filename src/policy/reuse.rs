@@ -91,13 +91,13 @@ impl Presented {
 
     /// The same as if it had no credentials (`--share-credentials`).
     #[must_use]
-    pub fn without_credentials(self) -> Self {
+    pub(crate) fn without_credentials(self) -> Self {
         Self { cookie: false, authorization: false, credentials: false, ..self }
     }
 
     /// The rule by which a response that is fresh only by a guess is neither stored for this request
     /// nor given to it; `None` if the request has no credentials.
-    pub fn personal(&self) -> Option<Detail> {
+    pub(crate) fn personal(&self) -> Option<Detail> {
         // In the order of how clear the word is to a reader of `Cache-Status`.
         match self {
             Self { cookie: true, .. } => Some(Detail::Cookie),
@@ -108,7 +108,7 @@ impl Presented {
     }
 
     /// May its response serve others who ask the same at the same time?
-    pub fn collapses(&self) -> bool {
+    pub(crate) fn collapses(&self) -> bool {
         // What is excluded here brings a response that is made for this client alone, or asks for one
         // that is. A condition of the client's own is no hindrance: it does not go to the origin server
         // then.
@@ -122,14 +122,14 @@ impl Presented {
 
     /// The same as a plain GET for the whole.
     #[must_use]
-    pub fn as_get(self) -> Self {
+    pub(crate) fn as_get(self) -> Self {
         Self { get: true, head: false, range: false, if_range: false, conditional: false, ..self }
     }
 
     /// What the cache asks for on its own account with this request's credentials: the whole response
     /// to a GET, whatever the client wanted of a cache.
     #[must_use]
-    pub fn in_the_background(self) -> Self {
+    pub(crate) fn in_the_background(self) -> Self {
         // `only-if-cached` above all: the next cache would answer 504, and nothing would be refreshed.
         Self { directives: RequestDirectives::default(), ..self.as_get() }
     }
@@ -273,7 +273,7 @@ fn decide_on(
 
 /// How a response that fits a request is judged.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Judgement {
+pub(crate) enum Judgement {
     /// It may answer.
     Usable,
     /// It is stale, and may answer all the same.
@@ -293,7 +293,7 @@ pub enum Judgement {
 }
 
 /// Judges a response, stored or on its way in, that fits the request (§4, §5.2.1, §5.2.2).
-pub fn judge(
+pub(crate) fn judge(
     presented: &Presented,
     head: &StoredHead,
     used_up: bool,
@@ -377,7 +377,7 @@ pub fn may_stand_in(
 
 /// Must a request that was answered with an error have that very answer? It said `no-cache`: it wants
 /// what the origin server says now (§5.2.1.4).
-pub fn wants_the_error(presented: &Presented, rules: &ReuseRules) -> bool {
+pub(crate) fn wants_the_error(presented: &Presented, rules: &ReuseRules) -> bool {
     rules.mode == Mode::Standard && presented.directives.no_cache
 }
 

@@ -75,35 +75,35 @@ impl Deref for StoredResponse {
 impl StoredHead {
     /// Makes it stale no later than `most` after it came. The program that stored it, or another one
     /// that shares the store, may have had another `--cache-ttl`.
-    pub fn cap_freshness(&mut self, most: DeltaSeconds) {
+    pub(crate) fn cap_freshness(&mut self, most: DeltaSeconds) {
         self.fresh_until = self.fresh_until.min(self.response_time.plus(most));
     }
 
     /// Its age at `now`, in whole seconds (§4.2.3).
-    pub fn current_age(&self, now: Timestamp) -> DeltaSeconds {
+    pub(crate) fn current_age(&self, now: Timestamp) -> DeltaSeconds {
         // A clock that was set back adds nothing: the age is at least that on arrival.
         self.age_on_arrival.plus(now.seconds_since(self.response_time))
     }
 
     /// Is it fresh at `now` (§4.2)?
-    pub fn is_fresh(&self, now: Timestamp) -> bool {
+    pub(crate) fn is_fresh(&self, now: Timestamp) -> bool {
         // §4.2: fresh while the lifetime is greater than the age; equal is stale.
         now < self.fresh_until
     }
 
     /// For how long it stays fresh, in whole seconds.
-    pub fn fresh_for(&self, now: Timestamp) -> DeltaSeconds {
+    pub(crate) fn fresh_for(&self, now: Timestamp) -> DeltaSeconds {
         self.fresh_until.seconds_since(now)
     }
 
     /// For how long it has been stale, in seconds, rounded up.
-    pub fn stale_for(&self, now: Timestamp) -> DeltaSeconds {
+    pub(crate) fn stale_for(&self, now: Timestamp) -> DeltaSeconds {
         // Rounded up, so that `max-stale=1` ends after a second and not after two.
         Timestamp(now.0.saturating_add(999)).seconds_since(self.fresh_until)
     }
 
     /// Seconds of freshness left; negative once it is stale; `None` if its freshness never ends.
-    pub fn freshness_left(&self, now: Timestamp) -> Option<i64> {
+    pub(crate) fn freshness_left(&self, now: Timestamp) -> Option<i64> {
         if self.fresh_until == Timestamp::MAX {
             return None;
         }
@@ -135,7 +135,7 @@ impl StoredResponse {
     /// A response that the store behind memory keeps at `place`, and that has been reused `reuses`
     /// times.
     #[must_use]
-    pub fn found_at(mut self, place: u64, reuses: u64) -> Self {
+    pub(crate) fn found_at(mut self, place: u64, reuses: u64) -> Self {
         self.place = Arc::new(BackingId::at(place));
         self.reuses = AtomicU64::new(reuses);
         self
@@ -143,21 +143,21 @@ impl StoredResponse {
 
     /// The same response, whose reuses are counted apart from this one's.
     #[must_use]
-    pub fn copied(&self) -> Self {
+    pub(crate) fn copied(&self) -> Self {
         let copy = self.with(self.head.clone(), self.content.clone());
         Self { reuses: AtomicU64::new(self.reuses()), ..copy }
     }
 
     /// The same response, stale no later than `most` after it came.
     #[must_use]
-    pub fn capped(&self, most: DeltaSeconds) -> Self {
+    pub(crate) fn capped(&self, most: DeltaSeconds) -> Self {
         let mut head = self.head.clone();
         head.cap_freshness(most);
         Self { head, ..self.copied() }
     }
 
     /// Where the store behind memory keeps it.
-    pub fn place(&self) -> &Arc<BackingId> {
+    pub(crate) fn place(&self) -> &Arc<BackingId> {
         &self.place
     }
 
@@ -168,7 +168,7 @@ impl StoredResponse {
 
     /// Counts one reuse; `false`, and nothing is counted, if it has been reused `most` times already
     /// (`--hit-ttl`).
-    pub fn count_reuse(&self, most: u64) -> bool {
+    pub(crate) fn count_reuse(&self, most: u64) -> bool {
         // Compared and counted in one step: of several requests at once, exactly `most` may have it.
         let more = |reuses| (reuses < most).then_some(reuses + 1);
         self.reuses.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
@@ -185,23 +185,23 @@ impl StoredResponse {
     }
 
     /// Has it been reused `most` times?
-    pub fn is_used_up(&self, most: u64) -> bool {
+    pub(crate) fn is_used_up(&self, most: u64) -> bool {
         self.reuses.load(Ordering::Relaxed) >= most
     }
 
     /// Its head as bytes, for requests that ask nothing in particular. `make` is called once at most,
     /// by the first of them.
-    pub fn make_ready(&self, make: impl FnOnce(&Self) -> Option<Vec<u8>>) -> Option<&[u8]> {
+    pub(crate) fn make_ready(&self, make: impl FnOnce(&Self) -> Option<Vec<u8>>) -> Option<&[u8]> {
         self.ready.get_or_init(|| make(self)).as_deref()
     }
 
     /// The same, if it has been made.
-    pub fn ready_head(&self) -> Option<&[u8]> {
+    pub(crate) fn ready_head(&self) -> Option<&[u8]> {
         self.ready.get()?.as_deref()
     }
 
     /// Bytes that such a head takes, or a few less.
-    pub fn ready_bytes(&self) -> usize {
+    pub(crate) fn ready_bytes(&self) -> usize {
         /// The status line, and the fields that the proxy adds.
         const ADDED: usize = 96;
         let line =
@@ -212,7 +212,7 @@ impl StoredResponse {
     }
 
     /// Bytes in memory under `key`: key, fields, content, and the bookkeeping around them.
-    pub fn memory_bytes(&self, key: &CacheKey) -> usize {
+    pub(crate) fn memory_bytes(&self, key: &CacheKey) -> usize {
         /// Reference counts, allocator slack, and the entries in the index and among the names.
         const BOOKKEEPING: usize = 192;
         size_of::<Self>()
@@ -249,12 +249,12 @@ impl BackingId {
     }
 
     /// Notes where the store has put it.
-    pub fn set(&self, number: u64) {
+    pub(crate) fn set(&self, number: u64) {
         self.number.store(number, Ordering::Release);
     }
 
     /// Is a use in `period` the first one that the store hears of?
-    pub fn is_news(&self, period: u32) -> bool {
+    pub(crate) fn is_news(&self, period: u32) -> bool {
         // Looked at before it is swapped: hits on one response from many threads would else pull its
         // cache line back and forth.
         self.told.load(Ordering::Relaxed) != period

@@ -128,7 +128,11 @@ fn is_forced(status: StatusCode, rules: &StoringRules) -> bool {
 
 /// All rules about storing a response, in the order in which they are asked. All are answered, for
 /// `proxy explain`; the first that fails is the reason that is told.
-pub fn checks(presented: &Presented, received: &Received<'_>, rules: &StoringRules) -> Vec<Check> {
+pub(crate) fn checks(
+    presented: &Presented,
+    received: &Received<'_>,
+    rules: &StoringRules,
+) -> Vec<Check> {
     let Received { status, fields, response_time, .. } = *received;
     let directives = ResponseDirectives::read(fields);
     let lifetime = freshness_lifetime(status, fields, &directives, response_time, rules.freshness);

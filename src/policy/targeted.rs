@@ -12,7 +12,7 @@ use crate::message::fields::{Fields, list_members};
 use crate::policy::cache_control::ResponseDirectives;
 
 /// The name of the field.
-pub const CDN_CACHE_CONTROL: &str = "cdn-cache-control";
+pub(crate) const CDN_CACHE_CONTROL: &str = "cdn-cache-control";
 
 impl ResponseDirectives {
     /// Reads the directives of a response: of `CDN-Cache-Control` if there is a valid one, else of

@@ -14,7 +14,7 @@ use crate::policy::digest::Salt;
 
 /// The most selecting header fields of one response. Every 304 may name more (§3.2), each is kept with a
 /// value, and each lookup compares them all; an origin server that names more means none in particular.
-pub const NAMES_MAX: usize = 64;
+pub(crate) const NAMES_MAX: usize = 64;
 
 /// A request as the origin server gets it, and the key of its credentials' digests. The two go
 /// together, so that no selecting value can be read in clear.
@@ -32,7 +32,7 @@ pub struct Selecting(Vec<(HeaderName, Option<Vec<u8>>)>);
 
 impl Selecting {
     /// The values in `request` of the fields that `response` names in `Vary`. `None` if it names `*`,
-    /// something that is no field name, or more than [`NAMES_MAX`]: such a response matches no request.
+    /// something that is no field name, or more than `NAMES_MAX`: such a response matches no request.
     pub fn read(response: &Fields, request: Sent<'_>) -> Option<Self> {
         // RFC 9111 §4.1: one `*` among the members, in any line, and no request ever matches.
         let mut values: Vec<(HeaderName, Option<Vec<u8>>)> = Vec::new();
@@ -63,13 +63,13 @@ impl Selecting {
 
     /// The same fields with their values in another request.
     #[must_use]
-    pub fn of_request(&self, request: Sent<'_>) -> Self {
+    pub(crate) fn of_request(&self, request: Sent<'_>) -> Self {
         let value = |(name, _): &(HeaderName, _)| (name.clone(), selecting_value(name, request));
         Self(self.0.iter().map(value).collect())
     }
 
     /// Are all fields of `other` among these, with the same values?
-    pub fn includes(&self, other: &Self) -> bool {
+    pub(crate) fn includes(&self, other: &Self) -> bool {
         other.0.iter().all(|selecting| self.0.contains(selecting))
     }
 
@@ -101,7 +101,7 @@ impl Selecting {
     }
 
     /// Bytes in memory, those that were allocated and not used included.
-    pub fn memory_bytes(&self) -> usize {
+    pub(crate) fn memory_bytes(&self) -> usize {
         let values = self.0.iter().map(|(_, value)| value.as_ref().map_or(0, Vec::len));
         self.0.capacity() * size_of::<(HeaderName, Option<Vec<u8>>)>() + values.sum::<usize>()
     }
@@ -129,13 +129,13 @@ pub fn matches(selecting: &Selecting, fields: &Fields, request: Sent<'_>) -> boo
 }
 
 /// Does `response` name something in `Vary` for which no request can match?
-pub fn matches_none(response: &Fields) -> bool {
+pub(crate) fn matches_none(response: &Fields) -> bool {
     response.members("vary").any(|member| selecting_name(member).is_none())
         || names_too_many(response)
 }
 
-/// Does `response` name more than [`NAMES_MAX`] fields in `Vary`?
-pub fn names_too_many(response: &Fields) -> bool {
+/// Does `response` name more than `NAMES_MAX` fields in `Vary`?
+pub(crate) fn names_too_many(response: &Fields) -> bool {
     let mut names: Vec<&[u8]> = Vec::new();
     for member in response.members("vary") {
         if !names.iter().any(|known| known.eq_ignore_ascii_case(member)) {

@@ -19,7 +19,7 @@ use crate::vital;
 const CONTENT_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
 /// Answers a request, given its content; may wait.
-pub type ControlHandler = Arc<dyn Fn(&Request, &[u8]) -> Response + Send + Sync>;
+pub(crate) type ControlHandler = Arc<dyn Fn(&Request, &[u8]) -> Response + Send + Sync>;
 
 /// Answers clients of `listener` until the process ends.
 pub fn serve(listener: UnixListener, handler: ControlHandler) -> io::Result<()> {
