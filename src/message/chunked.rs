@@ -101,59 +101,72 @@ impl Decoder {
 
     /// Takes one byte that is not content, and gives the next state.
     fn step(&mut self, byte: u8) -> Result<ChunkedState, Malformed> {
-        use ChunkedState::{
-            Data, DataEnd, DataEndLf, Done, Extension, LastLf, Size, SizeEnd, Space, Trailer,
-            TrailerEnd, TrailerName, TrailerValue,
-        };
         /// A size with these bits has no room for another digit.
         const FULL: u64 = 0xf << 60;
         Ok(match (self.state, byte) {
-            (Size(size, digits), digit) if digit.is_ascii_hexdigit() => {
+            (ChunkedState::Size(size, digits), digit) if digit.is_ascii_hexdigit() => {
                 // A size that overflowed would wrap to a small one, and the rest of the chunk be read
                 // as the next message.
                 if size & FULL != 0 || digits == DIGITS_MAX {
                     return Err(Malformed);
                 }
                 let value = char::from(digit).to_digit(16).unwrap_or(0);
-                Size(size << 4 | u64::from(value), digits + 1)
+                ChunkedState::Size(size << 4 | u64::from(value), digits + 1)
             }
             // No digit at all: an empty size is not zero.
-            (Size(_, 0), _) => return Err(Malformed),
-            (Size(size, _), b' ' | b'\t') => Space(size),
+            (ChunkedState::Size(_, 0), _) => return Err(Malformed),
+            (ChunkedState::Size(size, _), b' ' | b'\t') => ChunkedState::Space(size),
             // Not behind white space: `5 \r\n` is a mistake, `5 ;x\r\n` is bad white space that RFC
             // 9110 §5.6.3 wants to be accepted.
-            (Size(size, _) | Extension(size), b'\r') => SizeEnd(size),
-            (Space(size), b' ' | b'\t') => self.extend(Space(size))?,
-            (Size(size, _) | Space(size), b';') => Extension(size),
-            (Extension(size), byte) if is_text(byte) => self.extend(Extension(size))?,
-            (SizeEnd(0) | TrailerEnd, b'\n') => Trailer,
-            (SizeEnd(size), b'\n') => {
+            (ChunkedState::Size(size, _) | ChunkedState::Extension(size), b'\r') => {
+                ChunkedState::SizeEnd(size)
+            }
+            (ChunkedState::Space(size), b' ' | b'\t') => self.extend(ChunkedState::Space(size))?,
+            (ChunkedState::Size(size, _) | ChunkedState::Space(size), b';') => {
+                ChunkedState::Extension(size)
+            }
+            (ChunkedState::Extension(size), byte) if is_text(byte) => {
+                self.extend(ChunkedState::Extension(size))?
+            }
+            (ChunkedState::SizeEnd(0) | ChunkedState::TrailerEnd, b'\n') => ChunkedState::Trailer,
+            (ChunkedState::SizeEnd(size), b'\n') => {
                 // Content pays for the extensions beside it; only those of a sender that sends little
                 // else add up.
                 let paid = usize::try_from(size).unwrap_or(usize::MAX);
                 self.extension_bytes = self.extension_bytes.saturating_sub(paid);
-                Data(size)
+                ChunkedState::Data(size)
             }
             // A bare line feed is refused here and everywhere: a server that takes it for a line's end
             // and one that does not would see two different requests in the same bytes (RFC 9112
             // §11.2).
-            (DataEnd, b'\r') => DataEndLf,
-            (DataEndLf, b'\n') => Size(0, 0),
-            (Trailer, b'\r') => LastLf,
-            (Trailer, byte) if is_token_byte(byte) => {
+            (ChunkedState::DataEnd, b'\r') => ChunkedState::DataEndLf,
+            (ChunkedState::DataEndLf, b'\n') => ChunkedState::Size(0, 0),
+            _ => self.step_in_trailer(byte)?,
+        })
+    }
+
+    /// Takes one byte of the trailer section, whose fields are dropped (§7.1.2).
+    fn step_in_trailer(&mut self, byte: u8) -> Result<ChunkedState, Malformed> {
+        Ok(match (self.state, byte) {
+            (ChunkedState::Trailer, b'\r') => ChunkedState::LastLf,
+            (ChunkedState::Trailer, byte) if is_token_byte(byte) => {
                 // Trailer fields are dropped, but bounded as a head is: they would be an endless
                 // message otherwise.
                 self.trailer_lines += 1;
                 if self.trailer_lines > self.limits.field_lines {
                     return Err(Malformed);
                 }
-                self.trail(TrailerName)?
+                self.trail(ChunkedState::TrailerName)?
             }
-            (TrailerName, b':') => TrailerValue,
-            (TrailerName, byte) if is_token_byte(byte) => self.trail(TrailerName)?,
-            (TrailerValue, b'\r') => TrailerEnd,
-            (TrailerValue, byte) if is_text(byte) => self.trail(TrailerValue)?,
-            (LastLf, b'\n') => Done,
+            (ChunkedState::TrailerName, b':') => ChunkedState::TrailerValue,
+            (ChunkedState::TrailerName, byte) if is_token_byte(byte) => {
+                self.trail(ChunkedState::TrailerName)?
+            }
+            (ChunkedState::TrailerValue, b'\r') => ChunkedState::TrailerEnd,
+            (ChunkedState::TrailerValue, byte) if is_text(byte) => {
+                self.trail(ChunkedState::TrailerValue)?
+            }
+            (ChunkedState::LastLf, b'\n') => ChunkedState::Done,
             // Whatever is not expected: there is no way to find the next chunk again.
             _ => return Err(Malformed),
         })

@@ -300,7 +300,7 @@ pub(crate) fn judge(
     now: Timestamp,
     rules: &ReuseRules,
 ) -> Judgement {
-    use Judgement::{NotForThisUser, ToBeValidated, Usable, UsableStale, UsedUp};
+    use Judgement::{NotForThisUser, ToBeValidated, Usable, UsedUp};
     // `--cache-mode force` ignores what requests say; the origin server's own word still counts below,
     // where it is explicit.
     let standard = rules.mode == Mode::Standard;
@@ -337,10 +337,23 @@ pub(crate) fn judge(
     if head.is_fresh(now) {
         return Usable;
     }
+    judge_stale(presented, head, now, rules)
+}
+
+/// Judges a stale response: does the client take it as it is, or may it be given while a new one is fetched
+/// (§4.2.4)?
+fn judge_stale(
+    presented: &Presented,
+    head: &StoredHead,
+    now: Timestamp,
+    rules: &ReuseRules,
+) -> Judgement {
+    let standard = rules.mode == Mode::Standard;
+    let directives = presented.directives;
     // §5.2.1.2: the client takes what is stale, but not what the origin server forbids to give.
     let taken = directives.max_stale.filter(|_| standard && !head.directives.prohibits_stale());
     if taken.is_some_and(|most| most == DeltaSeconds::MAX || head.stale_for(now) <= most) {
-        return UsableStale { detail: Detail::MaxStale, refresh: false };
+        return Judgement::UsableStale { detail: Detail::MaxStale, refresh: false };
     }
     // RFC 5861 §3: the origin server's number, if it states one, outranks the operator's default,
     // shorter or longer.
@@ -349,9 +362,9 @@ pub(crate) fn judge(
     if may_be_stale(head, window, now) && directives.max_age.is_none() {
         // What a no-store request brings may not be stored, so it would refresh nothing (§5.2.1.5).
         let refresh = !(standard && directives.no_store);
-        return UsableStale { detail: Detail::StaleWhileRevalidate, refresh };
+        return Judgement::UsableStale { detail: Detail::StaleWhileRevalidate, refresh };
     }
-    ToBeValidated(Why::Stale, None)
+    Judgement::ToBeValidated(Why::Stale, None)
 }
 
 /// May a stored response stand in for an origin server that failed: that gave no response, must not
