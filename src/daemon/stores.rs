@@ -8,7 +8,7 @@ use caching_proxy::origin::trust::roots;
 use caching_proxy::store::Store;
 use caching_proxy::store::backing::Backing;
 use caching_proxy::store::memory;
-use caching_proxy::store::redis::{Address, Redis, RedisLimits, Trust};
+use caching_proxy::store::redis::{ANSWER_MAX, Address, Redis, RedisLimits, Trust};
 use caching_proxy::store::sqlite::{DiskLimits, Sqlite, default_path};
 use caching_proxy::store::tiers::Tiers;
 
@@ -67,6 +67,7 @@ fn redis(config: &Config, address: &Address) -> Result<Arc<dyn Backing>, String>
     let limits = RedisLimits {
         prefix: config.redis_prefix.clone(),
         content_bytes: config.limits.content_bytes,
+        answer_max: ANSWER_MAX,
     };
     let opened = Redis::open(address.clone().trusting(trust(config, address)?), limits);
     let opened = opened.map_err(|error| format!("--store {address}: {error}"))?;

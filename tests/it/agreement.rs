@@ -92,7 +92,7 @@ fn sqlite(path: &Path, content_bytes: u64) -> Arc<Gated> {
 
 fn redis(server: &Server, content_bytes: u64) -> Arc<Gated> {
     let address = Address::read(&server.url()).expect("an address");
-    let wanted = RedisLimits { prefix: "test:".to_string(), content_bytes };
+    let wanted = RedisLimits { prefix: "test:".to_string(), content_bytes, answer_max: PATIENCE };
     let inner = Box::new(Redis::open(address, wanted).expect("a store"));
     let deadline = Instant::now() + PATIENCE;
     while !inner.is_ready() {

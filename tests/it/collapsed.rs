@@ -498,6 +498,10 @@ fn a_full_pool_says_so_at_once() {
         let (sender, mut connection) = (sender.clone(), proxy.connect());
         connection.request("GET", &format!("/{number}"), "", "");
         thread::spawn(move || sender.send(connection.reply()).expect("the test listens"));
+        if number == 0 {
+            // Until the worker has taken it, it is one of those that wait.
+            origin.wait_for(1);
+        }
     }
     drop(sender);
     // One is at work and sixteen wait in line; the others are refused while the origin is silent.

@@ -148,7 +148,7 @@ fn what_was_stored_is_written_although_somebody_is_not_finished_in_time() {
     ]);
     let folder = TemporaryFolder::new();
     let store = format!("sqlite:{}", folder.file("cache.db").display());
-    let mut proxy = Proxy::before(&origin, &["--drain-timeout", "2s", "--store", &store]);
+    let mut proxy = Proxy::before(&origin, &["--drain-timeout", "6s", "--store", &store]);
     let mut slow = proxy.connect();
     slow.send(get("/slow"));
     assert!(slow.head().is_some());

@@ -310,7 +310,7 @@ fn sqlite(path: &Path, content_bytes: u64) -> Box<dyn Backing> {
 
 fn redis(server: &Server, seed: u64, content_bytes: u64) -> Box<dyn Backing> {
     let address = Address::read(&server.url()).expect("an address");
-    let wanted = RedisLimits { prefix: format!("{seed}:"), content_bytes };
+    let wanted = RedisLimits { prefix: format!("{seed}:"), content_bytes, answer_max: PATIENCE };
     let redis = Redis::open(address, wanted).expect("a store");
     let deadline = Instant::now() + PATIENCE;
     while !redis.is_ready() {

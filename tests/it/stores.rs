@@ -41,7 +41,7 @@ fn on_disk(limits: MemoryLimits, disk: DiskLimits) -> Kept {
     let folder = TemporaryFolder::new();
     let backing = Sqlite::open(&folder.file("cache.db"), disk).expect("a store");
     let memory = store(Eviction::Lru, limits);
-    let tiers = Tiers::new(memory, Arc::new(backing), 1 << 20, false).expect("a thread");
+    let tiers = Tiers::new(memory, Arc::new(backing), QUEUED, false).expect("a thread");
     Kept {
         name: format!("sqlite {limits:?}"),
         store: Arc::new(tiers),
@@ -53,7 +53,8 @@ fn on_disk(limits: MemoryLimits, disk: DiskLimits) -> Kept {
 fn shared(program: &str, limits: MemoryLimits) -> Kept {
     let server = Server::start(program);
     let address = Address::read(&server.url()).expect("an address");
-    let wanted = RedisLimits { prefix: "test:".to_string(), content_bytes: 64 << 20 };
+    let wanted =
+        RedisLimits { prefix: "test:".to_string(), content_bytes: 64 << 20, answer_max: PATIENCE };
     let backing = Redis::open(address, wanted).expect("a store");
     let deadline = Instant::now() + PATIENCE;
     while !backing.is_ready() {
@@ -61,11 +62,13 @@ fn shared(program: &str, limits: MemoryLimits) -> Kept {
         super::support::pause();
     }
     let memory = store(Eviction::Lru, limits);
-    let tiers = Tiers::new(memory, Arc::new(backing), 1 << 20, false).expect("a thread");
+    let tiers = Tiers::new(memory, Arc::new(backing), QUEUED, false).expect("a thread");
     let name = format!("{program} {limits:?}");
     Kept { name, store: Arc::new(tiers), folder: None, server: Some(server) }
 }
 
+/// Bytes of changes that wait for the store: all that a test stores, however busy the machine is.
+const QUEUED: u64 = 64 << 20;
 const DISK: DiskLimits = DiskLimits { bytes: 256 << 20, responses: None, content_bytes: 64 << 20 };
 /// Room for one response.
 const TINY: MemoryLimits =

@@ -7,10 +7,6 @@ use redis::{Client, Cmd, Connection, ConnectionLike, Pipeline, RedisError, Redis
 
 use crate::store::backing::BackingError;
 
-/// To connect, and to be let in.
-pub(super) const CONNECT_MAX: Duration = Duration::from_millis(500);
-/// For an answer.
-pub(super) const ANSWER_MAX: Duration = Duration::from_millis(500);
 /// One connection.
 pub(super) enum Link {
     Server(Box<Connection>),
@@ -66,9 +62,9 @@ pub(super) fn is_read_only(error: &RedisError) -> bool {
 
 /// Connects. (Only to connect to a socket of this machine has no bound: it waits where a server that hangs has
 /// not accepted some hundred others. The thread that listens for news then waits alone, and Redis is not used.)
-pub(super) fn open(client: &Client) -> RedisResult<Connection> {
-    let connection = client.get_connection_with_timeout(CONNECT_MAX)?;
-    connection.set_read_timeout(Some(ANSWER_MAX))?;
-    connection.set_write_timeout(Some(ANSWER_MAX))?;
+pub(super) fn open(client: &Client, answer_max: Duration) -> RedisResult<Connection> {
+    let connection = client.get_connection_with_timeout(answer_max)?;
+    connection.set_read_timeout(Some(answer_max))?;
+    connection.set_write_timeout(Some(answer_max))?;
     Ok(connection)
 }

@@ -4,6 +4,7 @@
 //! The lock of the idle connections is held to take one or put one back, never while Redis is asked.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use redis::cluster::ClusterClient;
@@ -11,7 +12,7 @@ use redis::{Client, Connection, RedisResult};
 
 use crate::store::backing::BackingError;
 use crate::store::redis::address::{Address, Topology};
-use crate::store::redis::link::{ANSWER_MAX, CONNECT_MAX, Link, backing_error, is_read_only, open};
+use crate::store::redis::link::{Link, backing_error, is_read_only, open};
 use crate::store::redis::sentinel::Sentinels;
 
 /// Connections that are kept open.
@@ -34,19 +35,21 @@ pub(super) struct Links {
     is_up: AtomicBool,
     /// Raised when it goes down, so that no older connection is kept.
     epoch: AtomicU64,
+    /// The longest wait to be connected, and for each answer.
+    answer_max: Duration,
 }
 
 impl Links {
     /// Makes no connection yet.
-    pub(super) fn new(address: &Address) -> RedisResult<Self> {
+    pub(super) fn new(address: &Address, answer_max: Duration) -> RedisResult<Self> {
         let named = address.connections()?;
         let nodes: Vec<Client> =
             named.iter().cloned().map(Client::open).collect::<RedisResult<_>>()?;
         let target = match address.topology() {
             Topology::Cluster => {
                 let mut builder = ClusterClient::builder(named)
-                    .connection_timeout(CONNECT_MAX)
-                    .response_timeout(ANSWER_MAX)
+                    .connection_timeout(answer_max)
+                    .response_timeout(answer_max)
                     // Enough for a slot that has moved, and a node that has gone.
                     .retries(2)
                     .max_retry_wait(100);
@@ -55,11 +58,13 @@ impl Links {
                 }
                 RedisTarget::Cluster(builder.build()?)
             }
-            Topology::Sentinel(name) => RedisTarget::Sentinels(Sentinels::new(name, named)?),
+            Topology::Sentinel(name) => {
+                RedisTarget::Sentinels(Sentinels::new(name, named, answer_max)?)
+            }
             Topology::Server | Topology::Unix => RedisTarget::Server(nodes[0].clone()),
         };
         let (idle, is_up, epoch) = (Mutex::default(), AtomicBool::new(false), AtomicU64::new(0));
-        Ok(Self { target, nodes, idle, is_up, epoch })
+        Ok(Self { target, nodes, idle, is_up, epoch, answer_max })
     }
 
     /// Did it answer when it was last asked?
@@ -80,17 +85,16 @@ impl Links {
     fn open(&self) -> RedisResult<Link> {
         match &self.target {
             RedisTarget::Server(client) => {
-                open(client).map(|connection| Link::Server(Box::new(connection)))
+                open(client, self.answer_max).map(|connection| Link::Server(Box::new(connection)))
             }
             RedisTarget::Cluster(client) => {
                 let connection = client.get_connection()?;
-                connection.set_read_timeout(Some(ANSWER_MAX))?;
-                connection.set_write_timeout(Some(ANSWER_MAX))?;
+                connection.set_read_timeout(Some(self.answer_max))?;
+                connection.set_write_timeout(Some(self.answer_max))?;
                 Ok(Link::Cluster(Box::new(connection)))
             }
-            RedisTarget::Sentinels(sentinels) => {
-                open(&sentinels.known()?).map(|connection| Link::Server(Box::new(connection)))
-            }
+            RedisTarget::Sentinels(sentinels) => open(&sentinels.known()?, self.answer_max)
+                .map(|connection| Link::Server(Box::new(connection))),
         }
     }
 
@@ -137,7 +141,7 @@ impl Links {
     pub(super) fn dedicated(&self, number: usize) -> RedisResult<Connection> {
         match &self.target {
             RedisTarget::Sentinels(sentinels) => sentinels.find(number),
-            _ => open(&self.nodes[number % self.nodes.len()]),
+            _ => open(&self.nodes[number % self.nodes.len()], self.answer_max),
         }
     }
 
@@ -159,7 +163,7 @@ impl Links {
         // Any node knows all others; the next is asked where one is down.
         let mut last = None;
         for node in &self.nodes {
-            match masters(node) {
+            match masters(node, self.answer_max) {
                 Ok(mut masters) => {
                     masters.sort_by_key(|client| client.get_connection_info().addr().to_string());
                     return Ok(masters);
@@ -172,8 +176,8 @@ impl Links {
 }
 
 /// The nodes of a cluster that have slots, as one of them knows them.
-fn masters(node: &Client) -> RedisResult<Vec<Client>> {
-    let known: String = redis::cmd("CLUSTER").arg("NODES").query(&mut open(node)?)?;
+fn masters(node: &Client, answer_max: Duration) -> RedisResult<Vec<Client>> {
+    let known: String = redis::cmd("CLUSTER").arg("NODES").query(&mut open(node, answer_max)?)?;
     let info = node.get_connection_info();
     let mut masters = Vec::new();
     for line in known.lines() {

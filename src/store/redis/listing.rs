@@ -94,7 +94,8 @@ pub(super) fn list(
     let (mut listed, mut cursor) = (Vec::new(), ListCursor::read(after));
     while let Some(server) = servers.get(cursor.server) {
         // A connection of its own: the idle ones of a cluster go wherever a key is, not to one server.
-        let mut connection = open(server).map_err(|error| backing_error(&error))?;
+        let mut connection =
+            open(server, shared.limits.answer_max).map_err(|error| backing_error(&error))?;
         let here = cursor.server;
         while cursor.server == here {
             let scan = scan(&pattern, cursor.step, LIST_COUNT);
@@ -210,7 +211,7 @@ fn each_key(
     let pattern = pattern(shared);
     let mut scan_all = || -> RedisResult<()> {
         for server in shared.links.servers()? {
-            let mut connection = open(&server)?;
+            let mut connection = open(&server, shared.limits.answer_max)?;
             let mut cursor = 0;
             // SCAN gives each key that is there all the while, some of them twice. Connections are this look's
             // own: it takes long, and must not keep one from the workers.

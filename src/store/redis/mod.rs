@@ -52,7 +52,7 @@ mod values;
 mod waits;
 
 pub use address::{Address, FORMS, Trust};
-pub use shared::RedisLimits;
+pub use shared::{ANSWER_MAX, RedisLimits};
 
 /// For how long a claim holds, should its proxy end without a word.
 const CLAIM: Duration = Duration::from_secs(10);
@@ -63,7 +63,8 @@ pub struct Redis(Arc<RedisShared>);
 impl Redis {
     /// Opens the store. That Redis cannot be reached now is no error: it is used as soon as it can.
     pub fn open(address: Address, limits: RedisLimits) -> Result<Self, BackingError> {
-        let links = Links::new(&address).map_err(|error| link::backing_error(&error))?;
+        let links =
+            Links::new(&address, limits.answer_max).map_err(|error| link::backing_error(&error))?;
         let hasher = RandomState::new();
         let id = format!("{:016x}", hasher.hash_one("proxy"));
         let shared = Arc::new(RedisShared {

@@ -17,7 +17,7 @@ use redis::{Connection, PubSub, cmd};
 
 use crate::policy::key::CacheKey;
 use crate::store::backing::BackingError;
-use crate::store::redis::link::{ANSWER_MAX, CONNECT_MAX, backing_error};
+use crate::store::redis::link::backing_error;
 use crate::store::redis::purges::read_purge;
 use crate::store::redis::shared::RedisShared;
 use crate::store::redis::values;
@@ -25,7 +25,7 @@ use crate::store::tiers::breaker::Breaker;
 use crate::vital;
 
 /// How often it is found out whether this proxy's own news still come back, and whether changes were made that
-/// no news told of. With [`ANSWER_MAX`] and [`TURN`] this is a second.
+/// no news told of. With [`ANSWER_MAX`](super::ANSWER_MAX) and [`TURN`] this is a second.
 const LOOK_EVERY: Duration = Duration::from_millis(400);
 /// The longest time that the thread does nothing but listen.
 const TURN: Duration = Duration::from_millis(100);
@@ -33,10 +33,10 @@ const TURN: Duration = Duration::from_millis(100);
 const BUSY_MAX: Duration = Duration::from_secs(5);
 /// The field of the state that counts changes that no news told of.
 const UNHEARD: &str = "unheard";
-/// The first attempt, step by step: two connections (one to listen, one to ask), then to subscribe, to hear an
-/// own message, to read the count of unheard changes, and to read the state.
-const FIRST_ATTEMPT_MAX: Duration =
-    CONNECT_MAX.saturating_mul(2).saturating_add(ANSWER_MAX.saturating_mul(4));
+/// The first attempt has six steps that each may take as long as an answer: two connections (one to listen, one
+/// to ask), then to subscribe, to hear an own message, to read the count of unheard changes, and to read the
+/// state.
+const FIRST_STEPS: u32 = 6;
 /// Between two attempts to connect.
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
@@ -61,7 +61,7 @@ pub(super) fn start(shared: &Arc<RedisShared>) -> Result<(), BackingError> {
     vital::spawn("store-news", listen)
         .map_err(|error| BackingError(format!("a thread: {error}")))?;
     // Whether it has worked or not; on a busy machine each step may take as long as it may.
-    let _ = has_tried.recv_timeout(FIRST_ATTEMPT_MAX);
+    let _ = has_tried.recv_timeout(shared.limits.answer_max * FIRST_STEPS);
     Ok(())
 }
 
@@ -167,8 +167,9 @@ impl Listener {
         let shared = self.shared.upgrade().ok_or_else(|| BackingError("not used".to_string()))?;
         let own = shared.publish_own()?;
         let without_news = |error: &redis::RedisError| shared.without_news(&error.to_string());
-        let deadline = Instant::now() + ANSWER_MAX;
-        pubsub.set_read_timeout(Some(ANSWER_MAX)).map_err(|error| without_news(&error))?;
+        let answer_max = shared.limits.answer_max;
+        let deadline = Instant::now() + answer_max;
+        pubsub.set_read_timeout(Some(answer_max)).map_err(|error| without_news(&error))?;
         while Instant::now() < deadline {
             let message = pubsub.get_message().map_err(|error| without_news(&error))?;
             if message.get_payload_bytes() == own {
@@ -186,6 +187,7 @@ impl Listener {
         // This proxy's own message that has not come back yet, sent at the last look. A PING would be answered
         // over a connection whose subscription the server has dropped.
         let mut own: Option<Vec<u8>> = None;
+        let answer_max = self.shared.upgrade()?.limits.answer_max;
         loop {
             if own.is_none() && looked.elapsed() >= LOOK_EVERY {
                 looked = Instant::now();
@@ -207,7 +209,7 @@ impl Listener {
                 Err(error) if error.is_timeout() => true,
                 Err(error) => return Some(backing_error(&error)),
             };
-            let patience = if is_quiet { ANSWER_MAX } else { BUSY_MAX };
+            let patience = if is_quiet { answer_max } else { BUSY_MAX.max(answer_max) };
             if own.is_some() && looked.elapsed() >= patience {
                 return Some(
                     self.shared.upgrade()?.without_news("our own message did not come back"),

@@ -1,6 +1,8 @@
 //! Where the primary is, as Sentinels know it. They are asked one after the other, each within a bound, whenever
 //! the connection to the primary was lost or it turns out to be none.
 
+use std::time::Duration;
+
 use parking_lot::Mutex;
 use redis::{
     Client, Connection, ConnectionAddr, ConnectionInfo, ErrorKind, RedisError, RedisResult, cmd,
@@ -17,16 +19,22 @@ pub(super) struct Sentinels {
     addresses: Vec<ConnectionInfo>,
     /// Written by the thread that listens for news, read by all that connect; held for one look.
     primary: Mutex<Option<Client>>,
+    /// The longest wait to be connected, and for each answer.
+    answer_max: Duration,
 }
 
 impl Sentinels {
     /// Makes no connection yet.
-    pub(super) fn new(name: &str, addresses: Vec<ConnectionInfo>) -> RedisResult<Self> {
+    pub(super) fn new(
+        name: &str,
+        addresses: Vec<ConnectionInfo>,
+        answer_max: Duration,
+    ) -> RedisResult<Self> {
         // What is wrong with an address is found at the start, not at the first failover.
         for address in &addresses {
             Client::open(address.clone())?;
         }
-        Ok(Self { name: name.to_string(), addresses, primary: Mutex::default() })
+        Ok(Self { name: name.to_string(), addresses, primary: Mutex::default(), answer_max })
     }
 
     /// The primary that was found last.
@@ -58,7 +66,7 @@ impl Sentinels {
             _ => ConnectionAddr::Tcp(host, port),
         };
         let client = Client::open(place.clone().set_addr(address))?;
-        let mut link = Link::Server(Box::new(link::open(&client)?));
+        let mut link = Link::Server(Box::new(link::open(&client, self.answer_max)?));
         // A Sentinel may not have heard of the failover yet, and the old primary may be back as a replica.
         Self::leads(&mut link)?;
         let Link::Server(connection) = link else { unreachable!("it was just made") };
@@ -71,7 +79,7 @@ impl Sentinels {
     fn ask(&self, place: &ConnectionInfo) -> RedisResult<(String, u16)> {
         let ask = |settings| {
             let client = Client::open(place.clone().set_redis_settings(settings))?;
-            let mut link = Link::Server(Box::new(link::open(&client)?));
+            let mut link = Link::Server(Box::new(link::open(&client, self.answer_max)?));
             link.one(cmd("SENTINEL").arg("GET-MASTER-ADDR-BY-NAME").arg(&self.name))
         };
         // Without user and password first: a Sentinel that knows no users answers them with an error.

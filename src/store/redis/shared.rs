@@ -7,6 +7,7 @@
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use redis::{Cmd, RedisResult, Value, cmd};
@@ -36,7 +37,13 @@ pub struct RedisLimits {
     pub prefix: String,
     /// `--max-object-size`: bytes of the largest content.
     pub content_bytes: u64,
+    /// The longest wait to be connected, and for each answer; [`ANSWER_MAX`] unless a test has more time.
+    /// Redis is not used after a longer silence, until it is heard of again.
+    pub answer_max: Duration,
 }
+
+/// How long requests may be held up by a Redis that hangs.
+pub const ANSWER_MAX: Duration = Duration::from_millis(500);
 
 /// What all threads share.
 pub(super) struct RedisShared {

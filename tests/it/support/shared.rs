@@ -19,7 +19,8 @@ pub fn open(url: &str) -> Arc<dyn Store> {
 }
 
 pub fn open_with(url: &str, limits: MemoryLimits) -> Arc<dyn Store> {
-    let wanted = RedisLimits { prefix: "test:".to_string(), content_bytes: 64 << 20 };
+    let wanted =
+        RedisLimits { prefix: "test:".to_string(), content_bytes: 64 << 20, answer_max: PATIENCE };
     let backing = Redis::open(Address::read(url).expect("an address"), wanted).expect("a store");
     let memory = store(Eviction::Lru, limits);
     Arc::new(Tiers::new(memory, Arc::new(backing), 4 << 20, false).expect("a thread"))
