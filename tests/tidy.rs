@@ -118,7 +118,7 @@ const FENCES: [(&str, &[&str]); 25] = [
             "origin/blocking/shown.rs",
             "origin/blocking/tls.rs",
             "origin/blocking/transport.rs",
-            "commands/warm.rs",
+            "origin/blocking/plain.rs",
         ],
     ),
     ("tiny_http::", &["front/tiny/mod.rs", "front/tiny/exchange.rs", "front/tiny/private.rs"]),

@@ -1,7 +1,7 @@
 //! The texts about the command line: `-h`, `--help`, the help of each command, and `docs/flags.md`.
 //!
 //! They are made of the tables in `flags.rs` and `commands.rs`, so that no text can contradict the program. What is
-//! written here is only what is true of all flags together. No line for a terminal is longer than [`COLUMNS`].
+//! written here is only what is true of all flags together. No line for a terminal is longer than 80 columns.
 
 use std::fmt::Write as _;
 

@@ -19,6 +19,7 @@ use caching_proxy::message::body::Body;
 use caching_proxy::message::request::Request;
 use caching_proxy::message::response::Response;
 use caching_proxy::origin::RequestContent;
+use caching_proxy::origin::blocking::plain::{PlainClient, PlainResponse};
 use caching_proxy::policy::reason::{ReadStatus, Why};
 use caching_proxy::proxy::{Admission, Answer, Attempt, Proxy};
 
@@ -36,7 +37,7 @@ const SILENCE_MAX: Duration = Duration::from_secs(120);
 
 /// What fetches: a running proxy, or an engine of this process over a store that lasts.
 enum WarmSource {
-    Running { base: String, origin: String, agent: ureq::Agent },
+    Running { base: String, origin: String, client: PlainClient },
     Own { engine: Box<OwnEngine>, origin: String },
 }
 
@@ -211,21 +212,11 @@ impl WarmSource {
             }
         };
         let Info { address, origin, .. } = read(&instance.ask("GET", "/info", &[])?)?;
-        // ureq's defaults are for applications: redirects are the cache's to store, an error status is
-        // an outcome, and a proxy from the environment would not reach this machine.
-        let agent = ureq::Agent::config_builder()
-            .proxy(None)
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .timeout_connect(Some(Duration::from_secs(5)))
-            .timeout_recv_response(Some(SILENCE_MAX))
-            .timeout_recv_body(None)
-            .build()
-            .new_agent();
         // A proxy that listens on all addresses cannot be connected to at `0.0.0.0` everywhere; on
         // loopback it can.
         let address = address.replace("0.0.0.0:", "127.0.0.1:").replace("[::]:", "[::1]:");
-        Ok(Self::Running { base: format!("http://{address}"), origin, agent })
+        let client = PlainClient::new(SILENCE_MAX);
+        Ok(Self::Running { base: format!("http://{address}"), origin, client })
     }
 
     /// The targets that a list or a sitemap names. The sitemaps that a sitemap index names are fetched,
@@ -289,22 +280,11 @@ impl WarmSource {
     /// Fetches one response to its end: it is stored only when its last byte has come.
     fn get(&self, target: &str) -> Result<Got, String> {
         match self {
-            Self::Running { base, agent, .. } => {
-                let [name, value] = ASKED;
-                let response = agent.get(format!("{base}{target}")).header(name, value).call();
-                let mut response = response.map_err(|error| error.to_string())?;
-                // RFC 9211 §2: each cache adds itself at the end, so the last one is the proxy that was
-                // asked.
-                let told = response.headers().get_all("cache-status").iter().next_back();
-                let told = told.and_then(|line| line.to_str().ok()).unwrap_or_default().to_string();
-                let mut content = Vec::new();
-                let mut reader = response.body_mut().as_reader();
-                // The beginning is kept for sitemaps; the rest is read and dropped, or the response
-                // would count as cut.
-                let read = (&mut reader).take(LIST_BYTES_MAX).read_to_end(&mut content);
-                let read = read.and_then(|_| io::copy(&mut reader, &mut io::sink()));
-                read.map_err(|error| format!("cut short: {error}"))?;
-                Ok(Got { status: response.status().as_u16(), told, content })
+            Self::Running { base, client, .. } => {
+                let url = format!("{base}{target}");
+                let PlainResponse { status, cache_status, content } =
+                    client.get(&url, ASKED.into(), LIST_BYTES_MAX)?;
+                Ok(Got { status, told: cache_status, content })
             }
             Self::Own { engine, .. } => {
                 let field = ASKED.join(": ");

@@ -8,8 +8,6 @@ use super::support::proxy::run;
 
 /// Lines of the README.
 const README_LINES_MAX: usize = 120;
-/// Generated from the table of flags; links to it are good even where it has not been generated.
-const GENERATED: &str = "docs/flags.md";
 /// Commands with a help text of their own.
 const COMMANDS: [&str; 8] =
     ["stats", "list", "show", "explain", "purge", "warm", "export", "import"];
@@ -103,9 +101,8 @@ fn links_lead_to_files_and_headings() {
             let (path, anchor) = link.split_once('#').unwrap_or((&link, ""));
             let path = if path.is_empty() { name.clone() } else { normal(&folder.join(path)) };
             let is_there = root().join(&path).exists();
-            let is_tolerated = path == Path::new(GENERATED);
-            assert!(is_there || is_tolerated, "{}: {link}: no such file", name.display());
-            if is_there && !anchor.is_empty() {
+            assert!(is_there, "{}: {link}: no such file", name.display());
+            if !anchor.is_empty() {
                 let target = documents.get(&path).unwrap_or_else(|| panic!("{link}: no document"));
                 let is_heading = anchors(target).contains(anchor);
                 assert!(is_heading, "{}: {link}: no such heading", name.display());

@@ -1,6 +1,7 @@
 //! The origin server's side for a worker: one thread, one exchange, by ureq. No other room names its types.
 
 pub mod client;
+pub mod plain;
 pub mod redirects;
 mod shown;
 mod tls;
