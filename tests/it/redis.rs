@@ -546,14 +546,17 @@ fn a_large_body_that_has_lost_a_piece_is_dropped_at_once() {
         wait_until("it is stored again", || first.get("/large").is_hit());
     }
     for damaged in [0, 152] {
-        for name in piece_names(damaged) {
-            server.ask(&["SETRANGE", &name, "1000", "xxx"]);
-        }
-        let cut = second.get("/large");
-        assert!(
-            !cut.complete && expected.starts_with(&cut.content),
-            "{damaged}: not one wrong byte"
-        );
+        // What was on its way into Redis may take the place of what was damaged: whole, then, and once.
+        let cut = (0..3).find_map(|_| {
+            for name in piece_names(damaged) {
+                server.ask(&["SETRANGE", &name, "1000", "xxx"]);
+            }
+            let reply = second.get("/large");
+            let is_right = expected.starts_with(&reply.content);
+            assert!(is_right, "{damaged}: not one wrong byte");
+            (!reply.complete).then_some(reply)
+        });
+        assert!(cut.is_some(), "{damaged}: what is damaged does not look whole");
         for proxy in [&first, &second] {
             let reply = proxy.get("/large");
             assert!(reply.complete && reply.content == expected, "{damaged}: {}", reply.status);
