@@ -39,11 +39,11 @@ pub(super) trait Exchange: Send + Sized + 'static {
     fn go_over(self, fields: &Fields, tunnel: Tunnel, place: Place);
 
     /// Goes on after another request has been waited for; must not wait itself.
-    fn resume(self, desk: &Arc<Desk>, attempt: Attempt);
+    fn resume(self, dispatch: &Arc<Dispatch>, attempt: Attempt);
 }
 
 /// The way of all exchanges of a front.
-pub(super) struct Desk {
+pub(super) struct Dispatch {
     pub proxy: Arc<Proxy>,
     pub tunnels: Tunnels,
     pool: Pool,
@@ -56,7 +56,7 @@ pub(super) struct Desk {
 /// Answers requests instead of the proxy; may wait.
 pub type Handler = Arc<dyn Fn(&Request) -> Response + Send + Sync>;
 
-impl Desk {
+impl Dispatch {
     pub(super) fn new(
         proxy: Arc<Proxy>,
         pool: Pool,
@@ -81,12 +81,12 @@ impl Desk {
     }
 
     /// Hands an exchange to a worker, to be looked up and answered.
-    pub(super) fn look_up_soon(self: &Arc<Self>, exchange: impl Exchange, attempt: Attempt) {
+    pub(super) fn submit_lookup(self: &Arc<Self>, exchange: impl Exchange, attempt: Attempt) {
         // What was let in before is not refused now: its client has waited already.
         let kind = if attempt.is_first() { Kind::Arrival } else { Kind::Resumed };
-        let desk = Arc::clone(self);
+        let dispatch = Arc::clone(self);
         self.submit(kind, exchange, move |exchange, role| {
-            if let Some((exchange, response)) = desk.look_up(exchange, attempt, role) {
+            if let Some((exchange, response)) = dispatch.look_up(exchange, attempt, role) {
                 exchange.respond(response.into());
             }
         });
@@ -106,12 +106,12 @@ impl Desk {
             return Some((exchange, response));
         }
         if self.handler.is_some() || self.proxy.is_purge(exchange.request()) {
-            self.handle_soon(exchange);
+            self.submit_handler(exchange);
             return None;
         }
         // An upgrade has no part in the cache (RFC 9110 §7.8).
         if let Some(protocols) = protocols(exchange.request()) {
-            self.go_over_soon(exchange, protocols);
+            self.submit_upgrade(exchange, protocols);
             return None;
         }
         let kind = if attempt.is_first() { Kind::Forward } else { Kind::ResumedForward };
@@ -119,7 +119,7 @@ impl Desk {
             Answer::Ready(response) => return Some((exchange, response)),
             // The refresh is a job of its own, so that this client's connection is free at once.
             Answer::Stale(response, forward) => {
-                self.refresh_soon(forward);
+                self.submit_refresh(forward);
                 return Some((exchange, response));
             }
             Answer::Forward(forward) => forward,
@@ -130,15 +130,15 @@ impl Desk {
             // it on; other requests for the same may be parked behind it already.
             Admission::Lead(forward) if role == Role::Any => self.forward(exchange, forward),
             Admission::Lead(forward) => {
-                let desk = Arc::clone(self);
-                self.submit(kind, exchange, move |exchange, _| desk.forward(exchange, forward));
+                let dispatch = Arc::clone(self);
+                self.submit(kind, exchange, move |exchange, _| dispatch.forward(exchange, forward));
             }
             Admission::Ready(response) => return Some((exchange, response)),
             Admission::Wait(waiting) => {
-                let desk = Arc::clone(self);
+                let dispatch = Arc::clone(self);
                 // The waker owns the exchange. It is called on another thread, possibly before `park`
                 // returns, so nothing may be done with the exchange here afterwards.
-                waiting.park(Box::new(move |attempt| exchange.resume(&desk, attempt)));
+                waiting.park(Box::new(move |attempt| exchange.resume(&dispatch, attempt)));
             }
         }
         None
@@ -152,36 +152,36 @@ impl Desk {
         // A stale response stood in, and the origin server is to be asked again: not on this client's
         // time.
         if let Some(refresh) = forwarded.refresh.take() {
-            self.refresh_soon(refresh);
+            self.submit_refresh(refresh);
         }
         exchange.respond(forwarded);
     }
 
     /// Hands a request that is about the proxy itself (a purge, the control interface) to a worker that
     /// may wait.
-    fn handle_soon(self: &Arc<Self>, exchange: impl Exchange) {
-        let desk = Arc::clone(self);
+    fn submit_handler(self: &Arc<Self>, exchange: impl Exchange) {
+        let dispatch = Arc::clone(self);
         self.submit(Kind::Forward, exchange, move |exchange, _| {
-            let response = match &desk.handler {
+            let response = match &dispatch.handler {
                 Some(handler) => handler(exchange.request()),
-                None => desk.proxy.answer_purge(exchange.request()),
+                None => dispatch.proxy.answer_purge(exchange.request()),
             };
             exchange.respond(response.into());
         });
     }
 
     /// Hands a request to go over to another protocol to a worker that may wait.
-    fn go_over_soon(self: &Arc<Self>, exchange: impl Exchange, protocols: String) {
-        let desk = Arc::clone(self);
+    fn submit_upgrade(self: &Arc<Self>, exchange: impl Exchange, protocols: String) {
+        let dispatch = Arc::clone(self);
         self.submit(Kind::Forward, exchange, move |exchange, _| {
             // Taken before the origin server is asked: it would agree, and be left alone with a
             // connection.
-            let Some(place) = desk.tunnels.place() else {
+            let Some(place) = dispatch.tunnels.place() else {
                 let prefers_json = exchange.request().prefers_json();
-                let response = desk.proxy.refuse_for_want_of_tunnels(prefers_json);
+                let response = dispatch.proxy.refuse_for_want_of_tunnels(prefers_json);
                 return exchange.respond(response.into());
             };
-            match desk.proxy.upgrade(exchange.request(), &protocols) {
+            match dispatch.proxy.upgrade(exchange.request(), &protocols) {
                 Upgraded::Agreed(fields, tunnel) => exchange.go_over(&fields, tunnel, place),
                 Upgraded::Declined(response) => exchange.respond(response.into()),
             }
@@ -222,7 +222,7 @@ impl Desk {
 
     /// Fetches a new response in the background, unless another request does so already or no worker is
     /// free: then the next request tries again.
-    fn refresh_soon(&self, forward: Box<Forward>) {
+    fn submit_refresh(&self, forward: Box<Forward>) {
         let Admission::Lead(forward) = self.proxy.join(forward) else { return };
         let proxy = Arc::clone(&self.proxy);
         let job: Job = Box::new(move |_| {

@@ -209,7 +209,7 @@ impl<S: Socket> Clients<S> {
     }
 
     fn panicked(&mut self, slot: usize) -> Outcome<S> {
-        self.room.desk.proxy.stats().count(Counter::Panic);
+        self.room.dispatch.proxy.stats().count(Counter::Panic);
         log::error!("an event loop panicked; this cost one connection");
         self.close(slot)
     }

@@ -223,7 +223,7 @@ impl Connection {
                 self.phase = Phase::Over;
                 return;
             }
-            let response = room.desk.proxy.refuse_for_want_of_workers(false);
+            let response = room.dispatch.proxy.refuse_for_want_of_workers(false);
             return self.refuse(&response);
         }
         room.held += bytes.len();
@@ -337,8 +337,8 @@ impl Connection {
         self.since = room.moment;
         if room.log.is_none()
             && let Some(plain) = plain::read(head)
-            && !room.desk.has_handler()
-            && let Some(glance) = room.desk.proxy.glance(plain.plain, room.now, &mut room.key)
+            && !room.dispatch.has_handler()
+            && let Some(glance) = room.dispatch.proxy.glance(plain.plain, room.now, &mut room.key)
         {
             return self.answer_at_a_glance(&glance, &plain, head.version, room);
         }
@@ -408,7 +408,8 @@ impl Connection {
     }
 
     fn look_up(&mut self, exchange: Exchange, attempt: Attempt, room: &mut Room) {
-        if let Some((exchange, response)) = room.desk.look_up(exchange, attempt, Role::Reserved) {
+        if let Some((exchange, response)) = room.dispatch.look_up(exchange, attempt, Role::Reserved)
+        {
             exchange.settle();
             self.respond(response, room);
         }
@@ -458,7 +459,7 @@ impl Connection {
     /// Refuses what is no request.
     fn refuse_head(&mut self, error: &RequestError, room: &mut Room) {
         log::info!("{}: {error}", self.peer);
-        let response = room.desk.proxy.refuse_unread(error, false);
+        let response = room.dispatch.proxy.refuse_unread(error, false);
         self.refuse(&response);
     }
 

@@ -88,7 +88,7 @@ impl EventLoop {
                 return Err(format!("waiting for clients: {error}"));
             }
             let room = &mut self.clients.room;
-            (room.now, room.woke) = (room.desk.proxy.now(), Instant::now());
+            (room.now, room.woke) = (room.dispatch.proxy.now(), Instant::now());
             // The loop may have slept for long; who comes now begins now.
             let due = self.ticker.due(room.now);
             room.moment = due.unwrap_or(room.moment);
@@ -235,10 +235,10 @@ impl EventLoop {
         };
         let room = &mut self.clients.room;
         room.held -= early.len();
-        let (desk, log) = (&room.desk, &room.log);
+        let (dispatch, log) = (&room.dispatch, &room.log);
         let (tunnelling, shared) = (&self.shared.tunnelling, Arc::clone(&self.shared));
         let end = Box::new(move || shared.leave());
-        tunnel(socket.into(), early, agreed, (request, arrival), (desk, log), tunnelling, end);
+        tunnel(socket.into(), early, agreed, (request, arrival), (dispatch, log), tunnelling, end);
     }
 
     /// The first loop looks after those who wait for others' answers, also when it does not accept any more.
@@ -249,7 +249,7 @@ impl EventLoop {
     /// Looks at all connections.
     fn look(&mut self) {
         if self.is_first() {
-            self.clients.room.desk.proxy.release_the_patient(self.shared.wait_max);
+            self.clients.room.dispatch.proxy.release_the_patient(self.shared.wait_max);
         }
         let tick = self.ticker.tick();
         for slot in 0..self.clients.slots() {

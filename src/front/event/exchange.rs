@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use http::Version;
 
-use crate::front::dispatch::{self, Desk};
+use crate::front::dispatch::{self, Dispatch};
 use crate::front::event::inbox::{self, Agreed, Place};
 use crate::front::event::upload::{Upload, UploadReader};
 use crate::front::tunnels;
@@ -126,7 +126,7 @@ impl dispatch::Exchange for Exchange {
         self.inbox.post(Letter::GoOver(self.place, Box::new(agreed)));
     }
 
-    fn resume(self, _: &Arc<Desk>, attempt: Attempt) {
+    fn resume(self, _: &Arc<Dispatch>, attempt: Attempt) {
         let (inbox, place) = (Arc::clone(&self.inbox), self.place);
         inbox.post(Letter::Resume(place, Box::new(self), attempt));
     }

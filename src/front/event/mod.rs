@@ -23,7 +23,7 @@ use mio::{Interest, Poll, Registry, Waker};
 use parking_lot::Mutex;
 
 use crate::front::FrontSettings;
-use crate::front::dispatch::Desk;
+use crate::front::dispatch::Dispatch;
 use crate::front::event::accept::Acceptor;
 use crate::front::event::event_loop::{BELL, EventLoop, LISTENER, Shared};
 use crate::front::event::exchange::{Inbox, Letter};
@@ -85,7 +85,7 @@ impl EventFront {
         threads: usize,
         settings: FrontSettings,
     ) -> io::Result<Self> {
-        let desk = Arc::new(Desk::new(proxy, pool, settings.handler, settings.health_path));
+        let dispatch = Arc::new(Dispatch::new(proxy, pool, settings.handler, settings.health_path));
         let log = Arc::new(settings.access_log);
         let timeouts = Timeouts::new(&settings.connections);
         let polls = (0..threads.max(1)).map(|_| Poll::new()).collect::<io::Result<Vec<_>>>()?;
@@ -96,7 +96,7 @@ impl EventFront {
             connections_max: settings.connections.connections_max.max(1),
             wait_max: settings.wait_max,
             tunnelling: Arc::default(),
-            stats: Arc::clone(desk.proxy.stats()),
+            stats: Arc::clone(dispatch.proxy.stats()),
             accepts: AtomicBool::new(true),
         });
         let registry = polls[0].registry().try_clone()?;
@@ -104,8 +104,8 @@ impl EventFront {
         let held_max = HELD_MAX / polls.len();
         for (number, poll) in polls.into_iter().enumerate() {
             let inbox = Arc::clone(&shared.inboxes[number]);
-            let (desk, log) = (Arc::clone(&desk), Arc::clone(&log));
-            let room = Room::new(desk, inbox, log, settings.limits, timeouts, held_max);
+            let (dispatch, log) = (Arc::clone(&dispatch), Arc::clone(&log));
+            let room = Room::new(dispatch, inbox, log, settings.limits, timeouts, held_max);
             let event_loop = EventLoop::new(poll, room, Arc::clone(&shared));
             vital::spawn(&format!("loop-{number}"), move || event_loop.run())?;
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::clock::Timestamp;
-use crate::front::dispatch::Desk;
+use crate::front::dispatch::Dispatch;
 use crate::front::event::exchange::Inbox;
 use crate::front::event::inbox::{Endless, Place};
 use crate::front::event::output::Spare;
@@ -16,7 +16,7 @@ use crate::stats::{AccessLog, Tally};
 
 /// What a loop's connections share.
 pub(super) struct Room {
-    pub desk: Arc<Desk>,
+    pub dispatch: Arc<Dispatch>,
     pub inbox: Arc<Inbox>,
     pub log: Arc<Option<AccessLog>>,
     pub limits: RequestLimits,
@@ -50,16 +50,16 @@ pub(super) struct Room {
 
 impl Room {
     pub(super) fn new(
-        desk: Arc<Desk>,
+        dispatch: Arc<Dispatch>,
         inbox: Arc<Inbox>,
         log: Arc<Option<AccessLog>>,
         limits: RequestLimits,
         timeouts: Timeouts,
         held_max: usize,
     ) -> Self {
-        let now = desk.proxy.now();
+        let now = dispatch.proxy.now();
         Self {
-            desk,
+            dispatch,
             inbox,
             log,
             limits,
@@ -90,7 +90,7 @@ impl Room {
     pub(super) fn count(&mut self) {
         let (hits, bytes) = std::mem::take(&mut self.glances);
         if hits > 0 {
-            let stats = self.desk.proxy.stats();
+            let stats = self.dispatch.proxy.stats();
             stats.count_fast_hits(hits, bytes);
             stats.count_hit_latencies(&std::mem::take(&mut self.latencies));
         }

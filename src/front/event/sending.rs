@@ -103,7 +103,7 @@ impl Connection {
                     Some(_) => return Transmitted::Enough,
                 },
                 Halt::Cut if !outgoing.has_begun() => {
-                    let response = room.desk.proxy.refuse_cut(&current.request);
+                    let response = room.dispatch.proxy.refuse_cut(&current.request);
                     current.reader.keeps_alive = false;
                     self.respond(response, room);
                 }
@@ -156,7 +156,7 @@ impl Connection {
 
     pub(super) fn write_down(&mut self, room: &Room) {
         let Some(mut current) = self.current.take() else { return };
-        if room.desk.has_handler() {
+        if room.dispatch.has_handler() {
             // It is not the proxy's clients that were answered.
             return;
         }
@@ -164,7 +164,7 @@ impl Connection {
             if outgoing.is_truncated() {
                 told.truncated();
             }
-            let (proxy, log) = (&room.desk.proxy, Option::as_ref(&room.log));
+            let (proxy, log) = (&room.dispatch.proxy, Option::as_ref(&room.log));
             write_down(proxy, log, &current.request, current.arrival, told, outgoing.sent());
         }
     }

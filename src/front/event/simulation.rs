@@ -11,7 +11,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::front::FrontSettings;
-use crate::front::dispatch::Desk;
+use crate::front::dispatch::Dispatch;
 use crate::front::event::clients::{Clients, Outcome, Ready, Socket};
 use crate::front::event::connection::Connection;
 use crate::front::event::exchange::{Inbox, Letter};
@@ -89,10 +89,10 @@ impl Simulation {
     pub fn new(proxy: Arc<Proxy>, pool: Pool, settings: &FrontSettings) -> Self {
         let (rings, bell) = channel();
         let inbox = Inbox::new(Box::new(move || _ = rings.send(())));
-        let desk = Arc::new(Desk::new(proxy, pool, None, None));
+        let dispatch = Arc::new(Dispatch::new(proxy, pool, None, None));
         let timeouts = Timeouts::new(&settings.connections);
         let held_max = 1 << 20;
-        let room = Room::new(desk, inbox, Arc::new(None), settings.limits, timeouts, held_max);
+        let room = Room::new(dispatch, inbox, Arc::new(None), settings.limits, timeouts, held_max);
         let clients = Clients::new(room);
         Self { clients, bell, letters: VecDeque::new(), ends: Vec::new() }
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use http::StatusCode;
 use parking_lot::Mutex;
 
-use crate::front::dispatch::Desk;
+use crate::front::dispatch::Dispatch;
 use crate::front::event::inbox::Agreed;
 use crate::front::served::{Arrival, LogRecord, write_down};
 use crate::front::tunnels::{self, Ends};
@@ -62,7 +62,7 @@ pub(super) fn tunnel(
     early: Vec<u8>,
     agreed: Agreed,
     (request, arrival): (Arc<Request>, Arrival),
-    (desk, log): (&Arc<Desk>, &Arc<Option<AccessLog>>),
+    (dispatch, log): (&Arc<Dispatch>, &Arc<Option<AccessLog>>),
     tunnelling: &Arc<Tunnelling>,
     end: Box<dyn Fn() + Send>,
 ) {
@@ -75,7 +75,7 @@ pub(super) fn tunnel(
     }
     let (reading, writing, cutting) = (Arc::clone(&stream), Arc::clone(&stream), stream);
     let mut early = std::io::Cursor::new(early);
-    let (desk, log) = (Arc::clone(desk), Arc::clone(log));
+    let (dispatch, log) = (Arc::clone(dispatch), Arc::clone(log));
     let ends = Ends {
         greeting: interim_head(StatusCode::SWITCHING_PROTOCOLS, &fields),
         read: Box::new(move |buffer| match early.read(buffer) {
@@ -86,7 +86,7 @@ pub(super) fn tunnel(
         cut: Box::new(move || _ = cutting.shutdown(Shutdown::Both)),
         concluded: Box::new(move |passed| {
             let log = Option::as_ref(&log);
-            write_down(&desk.proxy, log, &request, arrival, &LogRecord::of_tunnel(), passed);
+            write_down(&dispatch.proxy, log, &request, arrival, &LogRecord::of_tunnel(), passed);
             drop(open);
         }),
     };

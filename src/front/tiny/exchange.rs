@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http::{Method, StatusCode, Version};
 use parking_lot::Mutex;
 
-use crate::front::dispatch::{self, Desk};
+use crate::front::dispatch::{self, Dispatch};
 use crate::front::outgoing::Outgoing;
 use crate::front::served::{Arrival, LogRecord, write_down};
 use crate::front::tiny::connections::{Activity, Connections};
@@ -329,8 +329,8 @@ impl dispatch::Exchange for Exchange {
         self.become_tunnel(fields, tunnel, place);
     }
 
-    fn resume(self, desk: &Arc<Desk>, attempt: Attempt) {
-        desk.look_up_soon(self, attempt);
+    fn resume(self, dispatch: &Arc<Dispatch>, attempt: Attempt) {
+        dispatch.submit_lookup(self, attempt);
     }
 }
 

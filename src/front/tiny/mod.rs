@@ -32,7 +32,7 @@ use http::{HeaderName, HeaderValue, Method, Version};
 use parking_lot::Mutex;
 
 use crate::front::FrontSettings;
-use crate::front::dispatch::Desk;
+use crate::front::dispatch::Dispatch;
 use crate::front::tiny::connections::Connections;
 use crate::front::tiny::exchange::{Exchange, TinyShared, discard_unread};
 use crate::front::tiny::pump::Pumps;
@@ -71,7 +71,7 @@ struct Inner {
     wait_max: Duration,
     limits: RequestLimits,
     shared: Arc<TinyShared>,
-    desk: Arc<Desk>,
+    dispatch: Arc<Dispatch>,
     /// No client is accepted any more.
     stopping: AtomicBool,
     /// No client is waited for any more.
@@ -103,8 +103,12 @@ impl TinyFront {
         let local = listener.local_addr()?;
         let connections = Connections::new(local, settings.connections);
         let pumps = Pumps::start(proxy.stats())?;
-        let desk =
-            Arc::new(Desk::new(Arc::clone(&proxy), pool, settings.handler, settings.health_path));
+        let dispatch = Arc::new(Dispatch::new(
+            Arc::clone(&proxy),
+            pool,
+            settings.handler,
+            settings.health_path,
+        ));
         let shared = TinyShared { proxy, connections, pumps, access_log: settings.access_log };
         let inner = Arc::new(Inner {
             listener: Mutex::new(Some(listener)),
@@ -112,7 +116,7 @@ impl TinyFront {
             wait_max: settings.wait_max,
             limits: settings.limits,
             shared: Arc::new(shared),
-            desk,
+            dispatch,
             stopping: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             server: Mutex::new(None),
@@ -272,13 +276,13 @@ impl Inner {
                 let begin = Box::new(move || {
                     let exchange = taken.lock().take();
                     if let Some(exchange) = exchange {
-                        front.desk.look_up_soon(exchange, Attempt::default());
+                        front.dispatch.submit_lookup(exchange, Attempt::default());
                     }
                 });
                 if self.shared.connections.in_turn(peer, begin).is_err()
                     && let Some(exchange) = slot.lock().take()
                 {
-                    self.desk.refuse_full(exchange);
+                    self.dispatch.refuse_full(exchange);
                 }
             }
             Err(error) => {
