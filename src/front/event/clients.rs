@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use crate::front::event::connection::Connection;
-use crate::front::event::exchange::Letter;
+use crate::front::event::exchange::LoopMessage;
 use crate::front::event::room::Room;
 use crate::front::event::sending::Transmitted;
 use crate::stats::Counter;
@@ -176,15 +176,15 @@ impl<S: Socket> Clients<S> {
         }
     }
 
-    /// Reads a letter about an exchange; one about an exchange that is over is not read.
-    pub(super) fn deliver(&mut self, letter: Letter) -> Outcome<S> {
-        let Some(place) = letter.place() else { return Outcome::Stays };
+    /// Handles a message about an exchange; one about an exchange that is over is dropped.
+    pub(super) fn deliver(&mut self, message: LoopMessage) -> Outcome<S> {
+        let Some(place) = message.place() else { return Outcome::Stays };
         let Some(Some(client)) = self.slots.get_mut(place.slot) else { return Outcome::Stays };
         if !client.connection.is_at(place) {
             return Outcome::Stays;
         }
         let room = &mut self.room;
-        match catch_unwind(AssertUnwindSafe(|| client.connection.deliver(letter, room))) {
+        match catch_unwind(AssertUnwindSafe(|| client.connection.deliver(message, room))) {
             Ok(true) => self.give_turn(place.slot),
             Ok(false) => Outcome::Stays,
             Err(_) => self.panicked(place.slot),

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use http::{HeaderName, HeaderValue, Method, Version};
 
-use crate::front::event::exchange::{Exchange, Letter};
+use crate::front::event::exchange::{Exchange, LoopMessage};
 use crate::front::event::inbox::{Agreed, Place};
 use crate::front::event::intake::{Intake, Taken};
 use crate::front::event::output::Output;
@@ -98,7 +98,7 @@ pub(super) struct Current {
     pub(super) outgoing: Option<Outgoing>,
     pub(super) told: Option<LogRecord>,
     /// Its body has grown since it was found to have no more; `None` as long as nobody would say so.
-    /// The one who sets it writes a letter, so there is one only each time that more is waited for.
+    /// Whoever sets it sends a message, so there is only one each time that more is waited for.
     pub(super) grown: Option<Arc<AtomicBool>>,
     /// There is no more of the body at the moment.
     pub(super) starved: bool,
@@ -386,7 +386,7 @@ impl Connection {
             None
         } else {
             let inbox = Arc::clone(&room.inbox);
-            let want = move || inbox.post(Letter::ContentWanted(place));
+            let want = move || inbox.send(LoopMessage::ContentWanted(place));
             let upload = Upload::new(Box::new(want));
             self.intake = Some(Box::new(Intake::new(request.framing, &upload, room.limits)));
             Some(upload)
@@ -415,22 +415,22 @@ impl Connection {
         }
     }
 
-    /// Reads a letter about the exchange under way; `false` if there is nothing to do about it.
-    pub(super) fn deliver(&mut self, letter: Letter, room: &mut Room) -> bool {
+    /// Handles a message about the exchange under way; `false` if there is nothing to do about it.
+    pub(super) fn deliver(&mut self, message: LoopMessage, room: &mut Room) -> bool {
         let Some(current) = &mut self.current else { return false };
-        match letter {
+        match message {
             // A client that has not taken what there was need not be asked again.
-            Letter::Grown(_) => return current.starved,
+            LoopMessage::Grown(_) => return current.starved,
             // All others come before the response.
             _ if current.outgoing.is_some() => {}
-            Letter::Response(_, response) => self.respond(response, room),
-            Letter::Resume(_, exchange, attempt) => self.look_up(*exchange, attempt, room),
-            Letter::Interim(_, bytes) => {
+            LoopMessage::Response(_, response) => self.respond(response, room),
+            LoopMessage::Resume(_, exchange, attempt) => self.look_up(*exchange, attempt, room),
+            LoopMessage::Interim(_, bytes) => {
                 if self.output.len() < UNSENT_MAX {
                     self.output.extend(&bytes);
                 }
             }
-            Letter::ContentWanted(_) => {
+            LoopMessage::ContentWanted(_) => {
                 self.since = room.moment;
                 if current.request.expects_continue() && !current.continued {
                     current.continued = true;
@@ -440,13 +440,16 @@ impl Connection {
                 }
                 self.go_on(room);
             }
-            Letter::GoOver(_, agreed) => current.agreed = Some(agreed),
-            Letter::Lost(_) => {
+            LoopMessage::GoOver(_, agreed) => current.agreed = Some(agreed),
+            LoopMessage::Lost(_) => {
                 self.current = None;
                 self.output.extend(PANICKED);
                 self.hang_up();
             }
-            Letter::Client(..) | Letter::Accept(_) | Letter::Drain(_) | Letter::Retire => {}
+            LoopMessage::Client(..)
+            | LoopMessage::Accept(_)
+            | LoopMessage::Drain(_)
+            | LoopMessage::Retire => {}
         }
         true
     }

@@ -12,16 +12,16 @@ use mio::{Events, Interest, Poll, Token};
 
 use crate::front::event::accept::{Accepted, Acceptor, PAUSE};
 use crate::front::event::clients::{Client, Clients, Outcome, Ready, Socket};
-use crate::front::event::exchange::{Inbox, Letter};
+use crate::front::event::exchange::{LoopInbox, LoopMessage};
 use crate::front::event::inbox::Endless;
 use crate::front::event::room::Room;
 use crate::front::event::timeouts::Ticker;
 use crate::front::event::tunnelling::{Tunnelling, tunnel};
 use crate::stats::{Counter, Stats};
 
-/// Stands for the bell among the clients' slots.
-pub(super) const BELL: Token = Token(usize::MAX);
-/// Stands for the listeners.
+/// The waker's token, among the clients' slots.
+pub(super) const WAKER: Token = Token(usize::MAX);
+/// The token of the listeners.
 pub(super) const LISTENER: Token = Token(usize::MAX - 1);
 /// How many sockets' news are heard at a time.
 const EVENTS: usize = 1024;
@@ -30,7 +30,7 @@ const ACCEPTS_PER_TURN: usize = 64;
 
 /// What all loops of a front share.
 pub(super) struct Shared {
-    pub inboxes: Vec<Arc<Inbox>>,
+    pub inboxes: Vec<Arc<LoopInbox>>,
     /// Clients that are connected.
     pub open: Arc<AtomicUsize>,
     pub connections_max: usize,
@@ -57,7 +57,7 @@ pub(super) struct EventLoop {
     /// Which loop has the next client.
     next: usize,
     ticker: Ticker,
-    letters: Vec<Letter>,
+    messages: Vec<LoopMessage>,
 }
 
 impl EventLoop {
@@ -73,13 +73,13 @@ impl EventLoop {
             lets_in: true,
             next: 0,
             ticker,
-            letters: Vec::new(),
+            messages: Vec::new(),
         }
     }
 
     /// Runs until the proxy ends; the error is that it cannot wait for clients any more.
     pub(super) fn run(mut self) -> Result<(), String> {
-        self.clients.room.inbox.own();
+        self.clients.room.inbox.set_owner();
         let mut events = Events::with_capacity(EVENTS);
         while !self.clients.room.draining || self.shared.open.load(Ordering::Acquire) > 0 {
             if let Err(error) = self.poll.poll(&mut events, self.patience())
@@ -94,7 +94,7 @@ impl EventLoop {
             room.moment = due.unwrap_or(room.moment);
             for event in &events {
                 match event.token() {
-                    BELL => {}
+                    WAKER => {}
                     LISTENER => self.accepts = true,
                     Token(slot) => {
                         let outcome = self.clients.hear(slot, ready(event));
@@ -106,7 +106,7 @@ impl EventLoop {
                 let outcome = self.clients.go_on(slot);
                 self.settle(outcome);
             }
-            self.read_letters();
+            self.read_messages();
             if self.accepts {
                 self.accept();
             }
@@ -144,33 +144,33 @@ impl EventLoop {
         anybody.then(|| self.ticker.tick())
     }
 
-    fn read_letters(&mut self) {
+    fn read_messages(&mut self) {
         loop {
-            let mut letters = std::mem::take(&mut self.letters);
-            self.clients.room.inbox.take(&mut letters);
-            if letters.is_empty() {
-                self.letters = letters;
+            let mut messages = std::mem::take(&mut self.messages);
+            self.clients.room.inbox.take(&mut messages);
+            if messages.is_empty() {
+                self.messages = messages;
                 return;
             }
-            for letter in letters.drain(..) {
-                self.read(letter);
+            for message in messages.drain(..) {
+                self.read(message);
             }
-            self.letters = letters;
+            self.messages = messages;
         }
     }
 
-    fn read(&mut self, letter: Letter) {
-        match letter {
-            Letter::Client(stream, peer) => self.welcome(TcpStream::from_std(stream), peer),
-            Letter::Drain(endless) => self.drain(endless),
-            Letter::Retire => self.stop_accepting(),
-            Letter::Accept(acceptor) => {
+    fn read(&mut self, message: LoopMessage) {
+        match message {
+            LoopMessage::Client(stream, peer) => self.welcome(TcpStream::from_std(stream), peer),
+            LoopMessage::Drain(endless) => self.drain(endless),
+            LoopMessage::Retire => self.stop_accepting(),
+            LoopMessage::Accept(acceptor) => {
                 self.acceptor = Some(*acceptor);
                 // Somebody may have come before it was here.
                 self.accepts = true;
             }
-            letter => {
-                let outcome = self.clients.deliver(letter);
+            message => {
+                let outcome = self.clients.deliver(message);
                 self.settle(outcome);
             }
         }
@@ -182,7 +182,7 @@ impl EventLoop {
         for _ in 0..ACCEPTS_PER_TURN {
             let Some(acceptor) = &mut self.acceptor else { return };
             if self.shared.open.load(Ordering::Relaxed) >= self.shared.connections_max {
-                // Whoever leaves rings the bell.
+                // The next connection that is closed wakes this loop.
                 self.pauses = true;
                 return;
             }
@@ -196,7 +196,7 @@ impl EventLoop {
                     if Arc::ptr_eq(inbox, &self.clients.room.inbox) {
                         self.welcome(stream, peer);
                     } else {
-                        inbox.post(Letter::Client(stream.into(), peer));
+                        inbox.send(LoopMessage::Client(stream.into(), peer));
                     }
                 }
                 Accepted::Nobody => {
@@ -289,7 +289,7 @@ impl Shared {
     pub(super) fn leave(&self) {
         self.stats.gauge(Counter::Connections, -1);
         if self.open.fetch_sub(1, Ordering::AcqRel) >= self.connections_max {
-            self.inboxes[0].ring();
+            self.inboxes[0].wake();
         }
     }
 }

@@ -25,12 +25,12 @@ use crate::proxy::{Attempt, Forwarded};
 const INTERIMS_MAX: u32 = 64;
 
 /// The inbox of a loop, and what lies in it.
-pub(super) type Inbox = inbox::Inbox<Exchange>;
-pub(super) type Letter = inbox::Letter<Exchange>;
+pub(super) type LoopInbox = inbox::Inbox<Exchange>;
+pub(super) type LoopMessage = inbox::Message<Exchange>;
 
 /// A request and the place where its answer goes. Dropped unanswered, it says that it is lost.
 pub(super) struct Exchange {
-    inbox: Arc<Inbox>,
+    inbox: Arc<LoopInbox>,
     place: Place,
     request: Arc<Request>,
     upload: Option<Arc<Upload>>,
@@ -39,7 +39,7 @@ pub(super) struct Exchange {
 
 impl Exchange {
     pub(super) fn new(
-        inbox: Arc<Inbox>,
+        inbox: Arc<LoopInbox>,
         place: Place,
         request: Arc<Request>,
         upload: Option<Arc<Upload>>,
@@ -52,16 +52,16 @@ impl Exchange {
         self.answered = true;
     }
 
-    fn post(&mut self, response: Response) {
+    fn send_response(&mut self, response: Response) {
         self.answered = true;
-        self.inbox.post(Letter::Response(self.place, response));
+        self.inbox.send(LoopMessage::Response(self.place, response));
     }
 
     /// Passes on what arrives, through a bounded buffer. Waits for the client while that is full.
     fn relay(&mut self, response: Response, mut body: Box<dyn Arriving>) {
         let (mut writer, reader) = Writer::new(body.length(), Buffer::default());
         writer.let_go();
-        self.post(Response { body: Body::Growing(Box::new(reader)), ..response });
+        self.send_response(Response { body: Body::Growing(Box::new(reader)), ..response });
         let mut piece = vec![0; PIECE_BYTES];
         loop {
             match body.read(&mut piece) {
@@ -98,7 +98,7 @@ impl dispatch::Exchange for Exchange {
         let (inbox, place, sent) = (Arc::clone(&self.inbox), self.place, AtomicU32::new(0));
         Some(Arc::new(move |status, fields| {
             if sent.fetch_add(1, Ordering::Relaxed) < INTERIMS_MAX {
-                inbox.post(Letter::Interim(place, interim_head(status, &fields)));
+                inbox.send(LoopMessage::Interim(place, interim_head(status, &fields)));
             }
         }))
     }
@@ -107,7 +107,7 @@ impl dispatch::Exchange for Exchange {
         let Forwarded { mut response, filler, .. } = forwarded;
         match std::mem::replace(&mut response.body, Body::None { length: None }) {
             Body::Arriving(body) => self.relay(response, body),
-            body => self.post(Response { body, ..response }),
+            body => self.send_response(Response { body, ..response }),
         }
         drop(self);
         // It grows under the client's eyes, or is worth keeping.
@@ -117,25 +117,25 @@ impl dispatch::Exchange for Exchange {
     }
 
     fn refuse(mut self, response: Response) {
-        self.post(response);
+        self.send_response(response);
     }
 
     fn go_over(mut self, fields: &Fields, tunnel: Tunnel, place: tunnels::Place) {
         self.answered = true;
         let agreed = Agreed { fields: fields.clone(), tunnel, place };
-        self.inbox.post(Letter::GoOver(self.place, Box::new(agreed)));
+        self.inbox.send(LoopMessage::GoOver(self.place, Box::new(agreed)));
     }
 
     fn resume(self, _: &Arc<Dispatch>, attempt: Attempt) {
         let (inbox, place) = (Arc::clone(&self.inbox), self.place);
-        inbox.post(Letter::Resume(place, Box::new(self), attempt));
+        inbox.send(LoopMessage::Resume(place, Box::new(self), attempt));
     }
 }
 
 impl Drop for Exchange {
     fn drop(&mut self) {
         if !self.answered {
-            self.inbox.post(Letter::Lost(self.place));
+            self.inbox.send(LoopMessage::Lost(self.place));
         }
     }
 }

@@ -1,5 +1,5 @@
-//! What other threads tell an event loop: letters in a box, and a bell that is rung once for all that
-//! lie in it.
+//! The inbox of an event loop: messages from other threads, and a waker that is called once for all that
+//! have come since the loop last read them.
 
 use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, OnceLock};
@@ -14,7 +14,7 @@ use crate::message::response::Response;
 use crate::origin::Tunnel;
 use crate::proxy::Attempt;
 
-/// An exchange, as other threads know it. Letters about one that is over are not read.
+/// An exchange, as other threads know it. The loop drops messages about one that is over.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Place {
     /// Where its connection stands in the loop's list.
@@ -23,8 +23,8 @@ pub(super) struct Place {
     pub number: u64,
 }
 
-/// What an event loop is told; `E` is an exchange as a worker has it, which knows this inbox.
-pub(super) enum Letter<E> {
+/// A message to an event loop; `E` is an exchange as a worker has it, which knows this inbox.
+pub(super) enum Message<E> {
     /// A client that another loop has accepted.
     Client(TcpStream, SocketAddr),
     /// The response.
@@ -49,7 +49,7 @@ pub(super) enum Letter<E> {
     Retire,
 }
 
-impl<E> Letter<E> {
+impl<E> Message<E> {
     /// Which exchange it is about, if any.
     pub(super) fn place(&self) -> Option<Place> {
         match self {
@@ -81,44 +81,44 @@ pub(super) struct Agreed {
     pub place: tunnels::Place,
 }
 
-/// The box of one loop. It holds a few letters for each exchange that is under way at most.
+/// The inbox of one loop. It holds a few messages for each exchange under way, at most.
 pub(super) struct Inbox<E> {
-    letters: Mutex<Vec<Letter<E>>>,
-    bell: Box<dyn Fn() + Send + Sync>,
-    /// The loop's own thread looks into the box before it sleeps, and needs no bell.
+    messages: Mutex<Vec<Message<E>>>,
+    waker: Box<dyn Fn() + Send + Sync>,
+    /// The loop's own thread reads the inbox before it sleeps, and need not be woken.
     owner: OnceLock<ThreadId>,
 }
 
 impl<E> Inbox<E> {
-    /// A box whose loop is woken by `bell`, which must not block.
-    pub(super) fn new(bell: Box<dyn Fn() + Send + Sync>) -> Arc<Self> {
-        Arc::new(Self { letters: Mutex::default(), bell, owner: OnceLock::new() })
+    /// An inbox whose loop is woken by `waker`, which must not block.
+    pub(super) fn new(waker: Box<dyn Fn() + Send + Sync>) -> Arc<Self> {
+        Arc::new(Self { messages: Mutex::default(), waker, owner: OnceLock::new() })
     }
 
-    /// The calling thread is the loop's.
-    pub(super) fn own(&self) {
+    /// The calling thread is the one that reads the inbox.
+    pub(super) fn set_owner(&self) {
         let _ = self.owner.set(thread::current().id());
     }
 
-    /// Puts a letter in.
-    pub(super) fn post(&self, letter: Letter<E>) {
-        let mut letters = self.letters.lock();
-        let first = letters.is_empty();
-        letters.push(letter);
-        drop(letters);
+    /// Adds a message, and wakes the loop if it is the first one since the loop last read them.
+    pub(super) fn send(&self, message: Message<E>) {
+        let mut messages = self.messages.lock();
+        let first = messages.is_empty();
+        messages.push(message);
+        drop(messages);
         if first && self.owner.get() != Some(&thread::current().id()) {
-            (self.bell)();
+            (self.waker)();
         }
     }
 
-    /// Wakes the loop.
-    pub(super) fn ring(&self) {
-        (self.bell)();
+    /// Wakes the loop without a message.
+    pub(super) fn wake(&self) {
+        (self.waker)();
     }
 
-    /// Takes all letters out, into `letters`, which is empty.
-    pub(super) fn take(&self, letters: &mut Vec<Letter<E>>) {
-        std::mem::swap(letters, &mut *self.letters.lock());
+    /// Takes all messages out, into `messages`, which is empty.
+    pub(super) fn take(&self, messages: &mut Vec<Message<E>>) {
+        std::mem::swap(messages, &mut *self.messages.lock());
     }
 }
 
@@ -129,23 +129,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_bell_rings_once_for_many_letters() {
-        let rings = Arc::new(AtomicUsize::new(0));
-        let counted = Arc::clone(&rings);
+    fn the_loop_is_woken_once_for_many_messages() {
+        let wakes = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&wakes);
         let inbox: Arc<Inbox<()>> =
             Inbox::new(Box::new(move || _ = counted.fetch_add(1, Ordering::Relaxed)));
-        let mut letters = Vec::new();
+        let mut messages = Vec::new();
         for _ in 0..2 {
             for _ in 0..1000 {
-                inbox.post(Letter::Retire);
+                inbox.send(Message::Retire);
             }
-            inbox.take(&mut letters);
-            assert_eq!(letters.len(), 1000);
-            letters.clear();
+            inbox.take(&mut messages);
+            assert_eq!(messages.len(), 1000);
+            messages.clear();
         }
-        assert_eq!(rings.load(Ordering::Relaxed), 2);
-        inbox.own();
-        inbox.post(Letter::Retire);
-        assert_eq!(rings.load(Ordering::Relaxed), 2, "who posts is about to look");
+        assert_eq!(wakes.load(Ordering::Relaxed), 2);
+        inbox.set_owner();
+        inbox.send(Message::Retire);
+        assert_eq!(wakes.load(Ordering::Relaxed), 2, "the sender is the reader, and about to read");
     }
 }

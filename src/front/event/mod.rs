@@ -1,11 +1,11 @@
 //! The event front: one event loop a core, which never waits.
 //!
 //! A loop reads requests, answers what is fresh in memory on the spot, and hands all else to the worker
-//! pool; a worker's answers come back as letters. The first loop also accepts clients and deals them
-//! out.
+//! pool; a worker's answers come back as messages. The first loop also accepts clients, and gives
+//! each loop the next one in turn.
 //!
 //! - `event_loop.rs` waits, `clients.rs` gives each client its turns, `accept.rs` has the listener,
-//!   `inbox.rs` the letters.
+//!   `inbox.rs` the messages.
 //! - `connection.rs` is one connection, `output.rs` what it has to send, `parse.rs` and `intake.rs` what
 //!   it reads, `plain.rs` what it can answer at a glance: bytes in, bytes out, no socket.
 //! - `simulation.rs` is a loop without sockets, for tests.
@@ -25,8 +25,8 @@ use parking_lot::Mutex;
 use crate::front::FrontSettings;
 use crate::front::dispatch::Dispatch;
 use crate::front::event::accept::Acceptor;
-use crate::front::event::event_loop::{BELL, EventLoop, LISTENER, Shared};
-use crate::front::event::exchange::{Inbox, Letter};
+use crate::front::event::event_loop::{EventLoop, LISTENER, Shared, WAKER};
+use crate::front::event::exchange::{LoopInbox, LoopMessage};
 use crate::front::event::inbox::Endless;
 use crate::front::event::room::Room;
 use crate::front::event::timeouts::Timeouts;
@@ -118,7 +118,7 @@ impl EventFront {
         for listener in acceptor.listeners() {
             registry.register(listener, LISTENER, Interest::READABLE)?;
         }
-        self.shared.inboxes[0].post(Letter::Accept(Box::new(acceptor)));
+        self.shared.inboxes[0].send(LoopMessage::Accept(Box::new(acceptor)));
         Ok(())
     }
 
@@ -139,13 +139,13 @@ impl EventFront {
         // The others go on until nobody is dealt out to them any more.
         let (first, others) = self.shared.inboxes.split_at(1);
         for inbox in first {
-            inbox.post(Letter::Retire);
+            inbox.send(LoopMessage::Retire);
         }
         while self.shared.accepts.load(Ordering::Acquire) && Instant::now() < grace {
             thread::sleep(PAUSE);
         }
         for inbox in others {
-            inbox.post(Letter::Retire);
+            inbox.send(LoopMessage::Retire);
         }
         while self.shared.open.load(Ordering::Acquire) > 0 && Instant::now() < grace {
             thread::sleep(PAUSE);
@@ -162,7 +162,7 @@ impl EventFront {
     fn finish(&self, limit: Duration, endless: Endless) -> bool {
         let deadline = Instant::now() + limit;
         for inbox in &self.shared.inboxes {
-            inbox.post(Letter::Drain(endless));
+            inbox.send(LoopMessage::Drain(endless));
         }
         let drained = loop {
             if endless == Endless::Cut {
@@ -183,9 +183,9 @@ impl EventFront {
     }
 }
 
-/// The box for the loop that waits by `poll`.
-fn inbox_of(poll: &Poll) -> io::Result<Arc<Inbox>> {
-    let waker = Waker::new(poll.registry(), BELL)?;
+/// The inbox of the loop that waits by `poll`.
+fn inbox_of(poll: &Poll) -> io::Result<Arc<LoopInbox>> {
+    let waker = Waker::new(poll.registry(), WAKER)?;
     // It fails only if the system has no memory for eight bytes; the next wake-up will do.
-    Ok(Inbox::new(Box::new(move || _ = waker.wake())))
+    Ok(LoopInbox::new(Box::new(move || _ = waker.wake())))
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use crate::clock::Timestamp;
 use crate::front::dispatch::Dispatch;
-use crate::front::event::exchange::Inbox;
+use crate::front::event::exchange::LoopInbox;
 use crate::front::event::inbox::{Endless, Place};
 use crate::front::event::output::Spare;
 use crate::front::event::timeouts::{Moment, Timeouts};
@@ -17,7 +17,7 @@ use crate::stats::{AccessLog, Tally};
 /// What a loop's connections share.
 pub(super) struct Room {
     pub dispatch: Arc<Dispatch>,
-    pub inbox: Arc<Inbox>,
+    pub inbox: Arc<LoopInbox>,
     pub log: Arc<Option<AccessLog>>,
     pub limits: RequestLimits,
     pub timeouts: Timeouts,
@@ -51,7 +51,7 @@ pub(super) struct Room {
 impl Room {
     pub(super) fn new(
         dispatch: Arc<Dispatch>,
-        inbox: Arc<Inbox>,
+        inbox: Arc<LoopInbox>,
         log: Arc<Option<AccessLog>>,
         limits: RequestLimits,
         timeouts: Timeouts,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::front::event::connection::{Connection, LINGERED_MAX, Phase};
-use crate::front::event::exchange::Letter;
+use crate::front::event::exchange::LoopMessage;
 use crate::front::event::inbox::Endless;
 use crate::front::event::room::Room;
 use crate::front::outgoing::{Halt, Outgoing, Take};
@@ -137,7 +137,7 @@ impl Connection {
         if let Some(outgoing) = &mut current.outgoing {
             outgoing.listen(Box::new(move || {
                 if !grown.swap(true, Ordering::AcqRel) {
-                    inbox.post(Letter::Grown(place));
+                    inbox.send(LoopMessage::Grown(place));
                 }
             }));
         }

@@ -14,7 +14,7 @@ use crate::front::FrontSettings;
 use crate::front::dispatch::Dispatch;
 use crate::front::event::clients::{Clients, Outcome, Ready, Socket};
 use crate::front::event::connection::Connection;
-use crate::front::event::exchange::{Inbox, Letter};
+use crate::front::event::exchange::{LoopInbox, LoopMessage};
 use crate::front::event::room::Room;
 use crate::front::event::timeouts::Timeouts;
 use crate::front::workers::Pool;
@@ -27,9 +27,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// called for.
 pub struct Simulation {
     clients: Clients<Pipe>,
-    bell: Receiver<()>,
-    /// What other threads have told the loop, and it has not read yet.
-    letters: VecDeque<Letter>,
+    wakes: Receiver<()>,
+    /// What other threads have sent to the loop, and it has not handled yet.
+    messages: VecDeque<LoopMessage>,
     /// One for each client that there ever was, and its slot while it is connected.
     ends: Vec<(Arc<Mutex<End>>, Option<usize>)>,
 }
@@ -87,14 +87,14 @@ impl Socket for Pipe {
 impl Simulation {
     /// A loop in front of an engine and a pool.
     pub fn new(proxy: Arc<Proxy>, pool: Pool, settings: &FrontSettings) -> Self {
-        let (rings, bell) = channel();
-        let inbox = Inbox::new(Box::new(move || _ = rings.send(())));
+        let (sent, wakes) = channel();
+        let inbox = LoopInbox::new(Box::new(move || _ = sent.send(())));
         let dispatch = Arc::new(Dispatch::new(proxy, pool, None, None));
         let timeouts = Timeouts::new(&settings.connections);
         let held_max = 1 << 20;
         let room = Room::new(dispatch, inbox, Arc::new(None), settings.limits, timeouts, held_max);
         let clients = Clients::new(room);
-        Self { clients, bell, letters: VecDeque::new(), ends: Vec::new() }
+        Self { clients, wakes, messages: VecDeque::new(), ends: Vec::new() }
     }
 
     /// A client connects, which takes nothing yet, and later `piece_max` bytes at a time.
@@ -147,31 +147,31 @@ impl Simulation {
         any
     }
 
-    /// The loop reads the oldest letter; `false` if there is none.
+    /// The loop handles the oldest message; `false` if there is none.
     pub fn deliver(&mut self) -> bool {
-        let mut letters = Vec::new();
-        self.clients.room.inbox.take(&mut letters);
-        self.letters.extend(letters);
-        let Some(letter) = self.letters.pop_front() else { return false };
-        let slot = letter.place().map_or(usize::MAX, |place| place.slot);
-        let outcome = self.clients.deliver(letter);
+        let mut messages = Vec::new();
+        self.clients.room.inbox.take(&mut messages);
+        self.messages.extend(messages);
+        let Some(message) = self.messages.pop_front() else { return false };
+        let slot = message.place().map_or(usize::MAX, |place| place.slot);
+        let outcome = self.clients.deliver(message);
         self.settle(slot, &outcome);
         true
     }
 
-    /// The same, once a worker has had so much time to write one.
+    /// The same, once a worker has had so much time to send one.
     pub fn deliver_within(&mut self, span: Duration) -> bool {
         if !self.deliver() {
-            let _ = self.bell.recv_timeout(span);
+            let _ = self.wakes.recv_timeout(span);
             return self.deliver();
         }
         true
     }
 
-    /// Waits until there is a letter, and reads it.
+    /// Waits until there is a message, and handles it.
     pub fn wait_and_deliver(&mut self) {
         while !self.deliver() {
-            self.bell.recv_timeout(PATIENCE).expect("an exchange that hangs");
+            self.wakes.recv_timeout(PATIENCE).expect("an exchange that hangs");
         }
     }
 

@@ -22,7 +22,7 @@ use crate::proxy::fill::{Filler, PIECE_BYTES};
 use crate::stats::{Counter, Stats};
 use crate::vital;
 
-/// Stands for the inbox among the clients' numbers.
+/// The waker's token, among the clients' numbers.
 const INBOX: Token = Token(usize::MAX);
 
 /// All the threads, one for each core.
@@ -52,12 +52,12 @@ pub(super) struct Pump {
 
 struct PumpInbox {
     waker: Waker,
-    letters: Mutex<Letters>,
+    messages: Mutex<PumpMessages>,
 }
 
-/// What other threads have put in since the thread last looked. Guarded by [`PumpInbox::letters`].
+/// What other threads have sent since the thread last read it. Guarded by [`PumpInbox::messages`].
 #[derive(Default)]
-struct Letters {
+struct PumpMessages {
     new: Vec<Sending>,
     /// The responses whose body has grown.
     grown: HashSet<usize>,
@@ -67,7 +67,7 @@ impl Pump {
     fn start(stats: &Arc<Stats>) -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), INBOX)?;
-        let inbox = Arc::new(PumpInbox { waker, letters: Mutex::default() });
+        let inbox = Arc::new(PumpInbox { waker, messages: Mutex::default() });
         let stats = Arc::clone(stats);
         let thread_inbox = Arc::clone(&inbox);
         let work = move || {
@@ -89,8 +89,8 @@ impl Pump {
 
     /// Hands a response to the thread.
     fn add(&self, sending: Sending) {
-        // First the letter, then the wake-up: the thread looks once it is awake.
-        self.inbox.letters.lock().new.push(sending);
+        // First the message, then the wake-up: the thread looks once it is awake.
+        self.inbox.messages.lock().new.push(sending);
         self.inbox.wake();
     }
 
@@ -147,7 +147,7 @@ impl Pumping {
                 return Err(format!("waiting for clients: {error}"));
             }
             // The lock is held for the exchange of two values: those who put something in must not wait.
-            let Letters { new, mut grown } = std::mem::take(&mut *self.inbox.letters.lock());
+            let PumpMessages { new, mut grown } = std::mem::take(&mut *self.inbox.messages.lock());
             grown.extend(events.iter().map(|event| event.token().0));
             for sending in new {
                 if let Some(number) = self.take_in(sending) {
@@ -175,11 +175,11 @@ impl Pumping {
         }
         let inbox = Arc::clone(&self.inbox);
         sending.listen(Box::new(move || {
-            let mut letters = inbox.letters.lock();
+            let mut messages = inbox.messages.lock();
             // One wake-up for all that grows until the thread looks.
-            let first = letters.grown.is_empty();
-            letters.grown.insert(number);
-            drop(letters);
+            let first = messages.grown.is_empty();
+            messages.grown.insert(number);
+            drop(messages);
             if first {
                 inbox.wake();
             }
