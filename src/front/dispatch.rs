@@ -10,7 +10,7 @@ use std::sync::Arc;
 use http::{Method, StatusCode};
 use parking_lot::Mutex;
 
-use crate::front::tunnels::{Place, Tunnels};
+use crate::front::tunnels::{TunnelPermit, Tunnels};
 use crate::front::workers::{Job, Kind, Pool, Role};
 use crate::message::fields::Fields;
 use crate::message::request::Request;
@@ -36,7 +36,7 @@ pub(super) trait Exchange: Send + Sized + 'static {
     fn refuse(self, response: Response);
 
     /// Makes a tunnel of the connection.
-    fn go_over(self, fields: &Fields, tunnel: Tunnel, place: Place);
+    fn go_over(self, fields: &Fields, tunnel: Tunnel, permit: TunnelPermit);
 
     /// Goes on after another request has been waited for; must not wait itself.
     fn resume(self, dispatch: &Arc<Dispatch>, attempt: Attempt);
@@ -176,13 +176,13 @@ impl Dispatch {
         self.submit(Kind::Forward, exchange, move |exchange, _| {
             // Taken before the origin server is asked: it would agree, and be left alone with a
             // connection.
-            let Some(place) = dispatch.tunnels.place() else {
+            let Some(permit) = dispatch.tunnels.permit() else {
                 let prefers_json = exchange.request().prefers_json();
                 let response = dispatch.proxy.refuse_for_want_of_tunnels(prefers_json);
                 return exchange.respond(response.into());
             };
             match dispatch.proxy.upgrade(exchange.request(), &protocols) {
-                Upgraded::Agreed(fields, tunnel) => exchange.go_over(&fields, tunnel, place),
+                Upgraded::Agreed(fields, tunnel) => exchange.go_over(&fields, tunnel, permit),
                 Upgraded::Declined(response) => exchange.respond(response.into()),
             }
         });

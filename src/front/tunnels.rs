@@ -20,19 +20,19 @@ const PIECE_BYTES: usize = 16 * 1024;
 pub(super) struct Tunnels(Arc<AtomicUsize>);
 
 /// The permit for one tunnel, given back when it is dropped.
-pub(super) struct Place(Arc<AtomicUsize>);
+pub(super) struct TunnelPermit(Arc<AtomicUsize>);
 
 impl Tunnels {
     /// A permit, if there is one left.
-    pub(super) fn place(&self) -> Option<Place> {
+    pub(super) fn permit(&self) -> Option<TunnelPermit> {
         // Compared and counted in one step: several workers may ask at once.
         let more = |count| (count < TUNNELS_MAX).then_some(count + 1);
         self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
-        Some(Place(Arc::clone(&self.0)))
+        Some(TunnelPermit(Arc::clone(&self.0)))
     }
 }
 
-impl Drop for Place {
+impl Drop for TunnelPermit {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -53,7 +53,7 @@ pub(super) struct Ends {
 }
 
 /// Tells the client that the origin server has agreed, and passes bytes from then on.
-pub(super) fn begin(ends: Ends, tunnel: Tunnel, place: Place) {
+pub(super) fn begin(ends: Ends, tunnel: Tunnel, permit: TunnelPermit) {
     let Ends { greeting, mut read, mut write, cut, concluded } = ends;
     let Tunnel { mut from_origin, mut to_origin, hang_up } = tunnel;
     // Two threads, because either side may be silent while the other speaks, and neither read has a
@@ -92,7 +92,7 @@ pub(super) fn begin(ends: Ends, tunnel: Tunnel, place: Place) {
         // thread ends the other one.
         hang_up();
         concluded(inward.join().unwrap_or(0));
-        drop(place);
+        drop(permit);
     };
     if let Err(error) = thread::Builder::new().name("tunnel".to_string()).spawn(outward) {
         log::warn!("no thread for a tunnel: {error}");
@@ -104,12 +104,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn there_are_only_so_many_tunnels() {
+    fn the_number_of_tunnels_is_bounded() {
         let tunnels = Tunnels::default();
-        let mut places: Vec<Place> =
-            (0..TUNNELS_MAX).map(|_| tunnels.place().expect("there is room")).collect();
-        assert!(tunnels.place().is_none());
-        places.pop();
-        assert!(tunnels.place().is_some());
+        let mut permits: Vec<TunnelPermit> =
+            (0..TUNNELS_MAX).map(|_| tunnels.permit().expect("a permit is left")).collect();
+        assert!(tunnels.permit().is_none());
+        permits.pop();
+        assert!(tunnels.permit().is_some());
     }
 }

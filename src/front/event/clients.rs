@@ -52,7 +52,7 @@ pub(super) struct Client<S> {
     readable: bool,
     /// What there is to read ends with the client's end.
     ending: bool,
-    /// It has its one place among those whose turn was over before all was done.
+    /// It is listed once among those whose turn was over before all was done.
     waits: bool,
 }
 
@@ -178,16 +178,16 @@ impl<S: Socket> Clients<S> {
 
     /// Handles a message about an exchange; one about an exchange that is over is dropped.
     pub(super) fn deliver(&mut self, message: LoopMessage) -> Outcome<S> {
-        let Some(place) = message.place() else { return Outcome::Stays };
-        let Some(Some(client)) = self.slots.get_mut(place.slot) else { return Outcome::Stays };
-        if !client.connection.is_at(place) {
+        let Some(id) = message.exchange_id() else { return Outcome::Stays };
+        let Some(Some(client)) = self.slots.get_mut(id.slot) else { return Outcome::Stays };
+        if !client.connection.is_current(id) {
             return Outcome::Stays;
         }
         let room = &mut self.room;
         match catch_unwind(AssertUnwindSafe(|| client.connection.deliver(message, room))) {
-            Ok(true) => self.give_turn(place.slot),
+            Ok(true) => self.give_turn(id.slot),
             Ok(false) => Outcome::Stays,
-            Err(_) => self.panicked(place.slot),
+            Err(_) => self.panicked(id.slot),
         }
     }
 

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use http::{HeaderName, HeaderValue, Method, Version};
 
 use crate::front::event::exchange::{Exchange, LoopMessage};
-use crate::front::event::inbox::{Agreed, Place};
+use crate::front::event::inbox::{Agreed, ExchangeId};
 use crate::front::event::intake::{Intake, Taken};
 use crate::front::event::output::Output;
 use crate::front::event::parse::{self, Head};
@@ -91,7 +91,7 @@ pub(super) enum Phase {
 
 /// An exchange that is more than a glance.
 pub(super) struct Current {
-    pub(super) place: Place,
+    pub(super) id: ExchangeId,
     pub(super) request: Arc<Request>,
     pub(super) reader: WireClient,
     pub(super) arrival: Arrival,
@@ -379,21 +379,21 @@ impl Connection {
 
     fn begin_exchange(&mut self, request: Request, room: &mut Room) {
         let request = Arc::new(request);
-        let place = room.place(self.slot);
+        let id = room.next_id(self.slot);
         let arrival = Arrival { at: room.now, since: Instant::now(), peer: self.peer };
         let reader = WireClient { version: request.version, keeps_alive: keeps_alive(&request) };
         let upload = if matches!(request.framing, Framing::None | Framing::Length(0)) {
             None
         } else {
             let inbox = Arc::clone(&room.inbox);
-            let want = move || inbox.send(LoopMessage::ContentWanted(place));
+            let want = move || inbox.send(LoopMessage::ContentWanted(id));
             let upload = Upload::new(Box::new(want));
             self.intake = Some(Box::new(Intake::new(request.framing, &upload, room.limits)));
             Some(upload)
         };
-        let exchange = Exchange::new(Arc::clone(&room.inbox), place, Arc::clone(&request), upload);
+        let exchange = Exchange::new(Arc::clone(&room.inbox), id, Arc::clone(&request), upload);
         self.current = Some(Box::new(Current {
-            place,
+            id,
             request,
             reader,
             arrival,
@@ -455,8 +455,8 @@ impl Connection {
     }
 
     /// Is this the exchange under way?
-    pub(super) fn is_at(&self, place: Place) -> bool {
-        self.current.as_ref().is_some_and(|current| current.place == place)
+    pub(super) fn is_current(&self, id: ExchangeId) -> bool {
+        self.current.as_ref().is_some_and(|current| current.id == id)
     }
 
     /// Refuses what is no request.

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use http::Version;
 
 use crate::front::dispatch::{self, Dispatch};
-use crate::front::event::inbox::{self, Agreed, Place};
+use crate::front::event::inbox::{self, Agreed, ExchangeId};
 use crate::front::event::upload::{Upload, UploadReader};
 use crate::front::tunnels;
 use crate::front::wire::interim_head;
@@ -28,10 +28,10 @@ const INTERIMS_MAX: u32 = 64;
 pub(super) type LoopInbox = inbox::Inbox<Exchange>;
 pub(super) type LoopMessage = inbox::Message<Exchange>;
 
-/// A request and the place where its answer goes. Dropped unanswered, it says that it is lost.
+/// A request, and the id that its answer carries. Dropped unanswered, it sends [`LoopMessage::Lost`].
 pub(super) struct Exchange {
     inbox: Arc<LoopInbox>,
-    place: Place,
+    id: ExchangeId,
     request: Arc<Request>,
     upload: Option<Arc<Upload>>,
     answered: bool,
@@ -40,11 +40,11 @@ pub(super) struct Exchange {
 impl Exchange {
     pub(super) fn new(
         inbox: Arc<LoopInbox>,
-        place: Place,
+        id: ExchangeId,
         request: Arc<Request>,
         upload: Option<Arc<Upload>>,
     ) -> Self {
-        Self { inbox, place, request, upload, answered: false }
+        Self { inbox, id, request, upload, answered: false }
     }
 
     /// The loop answers it by itself.
@@ -54,7 +54,7 @@ impl Exchange {
 
     fn send_response(&mut self, response: Response) {
         self.answered = true;
-        self.inbox.send(LoopMessage::Response(self.place, response));
+        self.inbox.send(LoopMessage::Response(self.id, response));
     }
 
     /// Passes on what arrives, through a bounded buffer. Waits for the client while that is full.
@@ -95,10 +95,10 @@ impl dispatch::Exchange for Exchange {
         if self.request.version == Version::HTTP_10 {
             return None;
         }
-        let (inbox, place, sent) = (Arc::clone(&self.inbox), self.place, AtomicU32::new(0));
+        let (inbox, id, sent) = (Arc::clone(&self.inbox), self.id, AtomicU32::new(0));
         Some(Arc::new(move |status, fields| {
             if sent.fetch_add(1, Ordering::Relaxed) < INTERIMS_MAX {
-                inbox.send(LoopMessage::Interim(place, interim_head(status, &fields)));
+                inbox.send(LoopMessage::Interim(id, interim_head(status, &fields)));
             }
         }))
     }
@@ -120,22 +120,22 @@ impl dispatch::Exchange for Exchange {
         self.send_response(response);
     }
 
-    fn go_over(mut self, fields: &Fields, tunnel: Tunnel, place: tunnels::Place) {
+    fn go_over(mut self, fields: &Fields, tunnel: Tunnel, permit: tunnels::TunnelPermit) {
         self.answered = true;
-        let agreed = Agreed { fields: fields.clone(), tunnel, place };
-        self.inbox.send(LoopMessage::GoOver(self.place, Box::new(agreed)));
+        let agreed = Agreed { fields: fields.clone(), tunnel, permit };
+        self.inbox.send(LoopMessage::GoOver(self.id, Box::new(agreed)));
     }
 
     fn resume(self, _: &Arc<Dispatch>, attempt: Attempt) {
-        let (inbox, place) = (Arc::clone(&self.inbox), self.place);
-        inbox.send(LoopMessage::Resume(place, Box::new(self), attempt));
+        let (inbox, id) = (Arc::clone(&self.inbox), self.id);
+        inbox.send(LoopMessage::Resume(id, Box::new(self), attempt));
     }
 }
 
 impl Drop for Exchange {
     fn drop(&mut self) {
         if !self.answered {
-            self.inbox.send(LoopMessage::Lost(self.place));
+            self.inbox.send(LoopMessage::Lost(self.id));
         }
     }
 }

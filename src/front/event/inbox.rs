@@ -16,8 +16,8 @@ use crate::proxy::Attempt;
 
 /// An exchange, as other threads know it. The loop drops messages about one that is over.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Place {
-    /// Where its connection stands in the loop's list.
+pub(super) struct ExchangeId {
+    /// The slot of its connection.
     pub slot: usize,
     /// No other exchange of the loop has the same.
     pub number: u64,
@@ -28,19 +28,19 @@ pub(super) enum Message<E> {
     /// A client that another loop has accepted.
     Client(TcpStream, SocketAddr),
     /// The response.
-    Response(Place, Response),
+    Response(ExchangeId, Response),
     /// An interim response, as bytes.
-    Interim(Place, Vec<u8>),
+    Interim(ExchangeId, Vec<u8>),
     /// The request's content is waited for.
-    ContentWanted(Place),
+    ContentWanted(ExchangeId),
     /// The body has grown.
-    Grown(Place),
+    Grown(ExchangeId),
     /// The request it waited for is answered.
-    Resume(Place, Box<E>, Attempt),
+    Resume(ExchangeId, Box<E>, Attempt),
     /// The origin server has agreed to speak another protocol.
-    GoOver(Place, Box<Agreed>),
+    GoOver(ExchangeId, Box<Agreed>),
     /// A worker panicked.
-    Lost(Place),
+    Lost(ExchangeId),
     /// Clients are to be accepted.
     Accept(Box<Acceptor>),
     /// The proxy is to end.
@@ -51,16 +51,16 @@ pub(super) enum Message<E> {
 
 impl<E> Message<E> {
     /// Which exchange it is about, if any.
-    pub(super) fn place(&self) -> Option<Place> {
+    pub(super) fn exchange_id(&self) -> Option<ExchangeId> {
         match self {
             Self::Client(..) | Self::Accept(_) | Self::Drain(_) | Self::Retire => None,
-            Self::Response(place, _)
-            | Self::Interim(place, _)
-            | Self::ContentWanted(place)
-            | Self::Grown(place)
-            | Self::GoOver(place, _)
-            | Self::Resume(place, ..)
-            | Self::Lost(place) => Some(*place),
+            Self::Response(id, _)
+            | Self::Interim(id, _)
+            | Self::ContentWanted(id)
+            | Self::Grown(id)
+            | Self::GoOver(id, _)
+            | Self::Resume(id, ..)
+            | Self::Lost(id) => Some(*id),
         }
     }
 }
@@ -78,7 +78,7 @@ pub(super) enum Endless {
 pub(super) struct Agreed {
     pub fields: Fields,
     pub tunnel: Tunnel,
-    pub place: tunnels::Place,
+    pub permit: tunnels::TunnelPermit,
 }
 
 /// The inbox of one loop. It holds a few messages for each exchange under way, at most.

@@ -7,7 +7,7 @@ use std::time::Instant;
 use crate::clock::Timestamp;
 use crate::front::dispatch::Dispatch;
 use crate::front::event::exchange::LoopInbox;
-use crate::front::event::inbox::{Endless, Place};
+use crate::front::event::inbox::{Endless, ExchangeId};
 use crate::front::event::output::Spare;
 use crate::front::event::timeouts::{Moment, Timeouts};
 use crate::front::outgoing::SCRATCH_BYTES;
@@ -80,10 +80,10 @@ impl Room {
         }
     }
 
-    /// The place of a new exchange of the connection in this slot.
-    pub(super) fn place(&mut self, slot: usize) -> Place {
+    /// The id of a new exchange of the connection in this slot.
+    pub(super) fn next_id(&mut self, slot: usize) -> ExchangeId {
         self.next_number += 1;
-        Place { slot, number: self.next_number }
+        ExchangeId { slot, number: self.next_number }
     }
 
     /// Counts what was answered at a glance.

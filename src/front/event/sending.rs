@@ -131,13 +131,13 @@ impl Connection {
     /// From now on the loop is told when the body has grown.
     fn listen(&mut self, room: &Room) {
         let Some(current) = &mut self.current else { return };
-        let (inbox, place) = (Arc::clone(&room.inbox), current.place);
+        let (inbox, id) = (Arc::clone(&room.inbox), current.id);
         let grown = Arc::new(AtomicBool::new(false));
         current.grown = Some(Arc::clone(&grown));
         if let Some(outgoing) = &mut current.outgoing {
             outgoing.listen(Box::new(move || {
                 if !grown.swap(true, Ordering::AcqRel) {
-                    inbox.send(LoopMessage::Grown(place));
+                    inbox.send(LoopMessage::Grown(id));
                 }
             }));
         }

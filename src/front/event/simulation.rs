@@ -153,7 +153,7 @@ impl Simulation {
         self.clients.room.inbox.take(&mut messages);
         self.messages.extend(messages);
         let Some(message) = self.messages.pop_front() else { return false };
-        let slot = message.place().map_or(usize::MAX, |place| place.slot);
+        let slot = message.exchange_id().map_or(usize::MAX, |id| id.slot);
         let outcome = self.clients.deliver(message);
         self.settle(slot, &outcome);
         true

@@ -66,7 +66,7 @@ pub(super) fn tunnel(
     tunnelling: &Arc<Tunnelling>,
     end: Box<dyn Fn() + Send>,
 ) {
-    let Agreed { fields, tunnel, place } = agreed;
+    let Agreed { fields, tunnel, permit } = agreed;
     let stream = Arc::new(stream);
     let open = Open { tunnelling: Arc::clone(tunnelling), number: tunnelling.insert(&stream), end };
     if let Err(error) = stream.set_nonblocking(false) {
@@ -90,5 +90,5 @@ pub(super) fn tunnel(
             drop(open);
         }),
     };
-    tunnels::begin(ends, tunnel, place);
+    tunnels::begin(ends, tunnel, permit);
 }

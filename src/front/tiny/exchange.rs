@@ -19,7 +19,7 @@ use crate::front::served::{Arrival, LogRecord, write_down};
 use crate::front::tiny::connections::{Activity, Connections};
 use crate::front::tiny::pump::Pumps;
 use crate::front::tiny::sending::{Recipient, Sending};
-use crate::front::tunnels::{self, Ends, Place};
+use crate::front::tunnels::{self, Ends, TunnelPermit};
 use crate::front::wire::{
     CHUNK_HEAD_BYTES, Delimiting, LAST_CHUNK, WireClient, chunk_head, interim_head,
 };
@@ -124,7 +124,7 @@ impl Exchange {
 
     /// Tells the client that the origin server has agreed to speak another protocol, past tiny_http's
     /// writer, and makes a tunnel of the connection.
-    fn become_tunnel(mut self, fields: &Fields, tunnel: Tunnel, place: Place) {
+    fn become_tunnel(mut self, fields: &Fields, tunnel: Tunnel, permit: TunnelPermit) {
         // Dropped unanswered, the exchange sends a 500 on the way out.
         let Some(socket) = self.shared.connections.socket(self.peer) else {
             return log::warn!("{}: no tunnel: the client's socket was not found", self.peer);
@@ -152,7 +152,7 @@ impl Exchange {
                 }
             }),
         };
-        tunnels::begin(ends, tunnel, place);
+        tunnels::begin(ends, tunnel, permit);
     }
 
     /// Reads what the client sends through a tunnel: tiny_http hands over the bare connection where a
@@ -325,8 +325,8 @@ impl dispatch::Exchange for Exchange {
         self.answer_by(response, false);
     }
 
-    fn go_over(self, fields: &Fields, tunnel: Tunnel, place: Place) {
-        self.become_tunnel(fields, tunnel, place);
+    fn go_over(self, fields: &Fields, tunnel: Tunnel, permit: TunnelPermit) {
+        self.become_tunnel(fields, tunnel, permit);
     }
 
     fn resume(self, dispatch: &Arc<Dispatch>, attempt: Attempt) {
