@@ -19,7 +19,7 @@ use crate::origin::{Interim, RequestContent, Tunnel};
 use crate::proxy::{Admission, Answer, Attempt, Forward, Forwarded, Proxy, Upgraded, protocols};
 
 /// A request and its client. Dropped unanswered, it tells the client that something went wrong.
-pub(super) trait Exchange: Send + Sized + 'static {
+pub(super) trait ClientExchange: Send + Sized + 'static {
     /// The request.
     fn request(&self) -> &Arc<Request>;
 
@@ -81,7 +81,7 @@ impl Dispatch {
     }
 
     /// Hands an exchange to a worker, to be looked up and answered.
-    pub(super) fn submit_lookup(self: &Arc<Self>, exchange: impl Exchange, attempt: Attempt) {
+    pub(super) fn submit_lookup(self: &Arc<Self>, exchange: impl ClientExchange, attempt: Attempt) {
         // What was let in before is not refused now: its client has waited already.
         let kind = if attempt.is_first() { Kind::Arrival } else { Kind::Resumed };
         let dispatch = Arc::clone(self);
@@ -94,7 +94,7 @@ impl Dispatch {
 
     /// Looks a request up, without waiting unless `role` permits it. Gives the response if there is
     /// one already; else the exchange is on its way.
-    pub(super) fn look_up<E: Exchange>(
+    pub(super) fn look_up<E: ClientExchange>(
         self: &Arc<Self>,
         exchange: E,
         attempt: Attempt,
@@ -145,7 +145,7 @@ impl Dispatch {
     }
 
     /// Asks the origin server and answers with its response. On a worker: both may take long.
-    fn forward(&self, mut exchange: impl Exchange, forward: Box<Forward>) {
+    fn forward(&self, mut exchange: impl ClientExchange, forward: Box<Forward>) {
         let interim = exchange.interim();
         let mut forwarded =
             exchange.with_content(|content| self.proxy.forward(forward, content, interim.as_ref()));
@@ -159,7 +159,7 @@ impl Dispatch {
 
     /// Hands a request that is about the proxy itself (a purge, the control interface) to a worker that
     /// may wait.
-    fn submit_handler(self: &Arc<Self>, exchange: impl Exchange) {
+    fn submit_handler(self: &Arc<Self>, exchange: impl ClientExchange) {
         let dispatch = Arc::clone(self);
         self.submit(Kind::Forward, exchange, move |exchange, _| {
             let response = match &dispatch.handler {
@@ -171,7 +171,7 @@ impl Dispatch {
     }
 
     /// Hands a request to go over to another protocol to a worker that may wait.
-    fn submit_upgrade(self: &Arc<Self>, exchange: impl Exchange, protocols: String) {
+    fn submit_upgrade(self: &Arc<Self>, exchange: impl ClientExchange, protocols: String) {
         let dispatch = Arc::clone(self);
         self.submit(Kind::Forward, exchange, move |exchange, _| {
             // Taken before the origin server is asked: it would agree, and be left alone with a
@@ -189,7 +189,7 @@ impl Dispatch {
     }
 
     /// Hands an exchange to a worker, or refuses it if the queue is full.
-    fn submit<E: Exchange>(
+    fn submit<E: ClientExchange>(
         &self,
         kind: Kind,
         exchange: E,
@@ -215,7 +215,7 @@ impl Dispatch {
     }
 
     /// Answers 503 to a request for which there is no worker.
-    pub(super) fn refuse_full(&self, exchange: impl Exchange) {
+    pub(super) fn refuse_full(&self, exchange: impl ClientExchange) {
         let prefers_json = exchange.request().prefers_json();
         exchange.refuse(self.proxy.refuse_for_want_of_workers(prefers_json));
     }

@@ -37,7 +37,7 @@ pub(super) trait Socket {
 /// The clients of a loop, and what their connections share.
 pub(super) struct Clients<S> {
     pub room: Room,
-    slots: Vec<Option<Client<S>>>,
+    slots: Vec<Option<ConnectedClient<S>>>,
     free: Vec<usize>,
     /// Whose turn was over before all was done.
     again: Vec<usize>,
@@ -45,7 +45,7 @@ pub(super) struct Clients<S> {
 }
 
 /// One of them.
-pub(super) struct Client<S> {
+pub(super) struct ConnectedClient<S> {
     pub socket: S,
     pub connection: Connection,
     /// There may be something to read.
@@ -67,15 +67,15 @@ pub(super) struct Ready {
 }
 
 /// What becomes of a client.
-pub(super) enum Outcome<S> {
+pub(super) enum ClientOutcome<S> {
     Stays,
     Gone,
     /// Its connection becomes a tunnel.
-    GoesOver(Box<Client<S>>),
+    GoesOver(Box<ConnectedClient<S>>),
 }
 
 /// What a turn came to.
-enum Turn {
+enum TurnEnd {
     Wait,
     Again,
     Over,
@@ -114,7 +114,7 @@ impl<S: Socket> Clients<S> {
     pub(super) fn add(&mut self, slot: usize, socket: S, peer: SocketAddr) {
         let connection = Connection::new(peer, slot, self.room.moment);
         let (readable, ending, waits) = (true, false, false);
-        self.slots[slot] = Some(Client { socket, connection, readable, ending, waits });
+        self.slots[slot] = Some(ConnectedClient { socket, connection, readable, ending, waits });
     }
 
     /// The connection of the client in this slot.
@@ -123,8 +123,8 @@ impl<S: Socket> Clients<S> {
     }
 
     /// Something has happened to a client's socket.
-    pub(super) fn hear(&mut self, slot: usize, ready: Ready) -> Outcome<S> {
-        let Some(Some(client)) = self.slots.get_mut(slot) else { return Outcome::Stays };
+    pub(super) fn hear(&mut self, slot: usize, ready: Ready) -> ClientOutcome<S> {
+        let Some(Some(client)) = self.slots.get_mut(slot) else { return ClientOutcome::Stays };
         client.readable |= ready.readable || ready.ended;
         client.ending |= ready.ended;
         if ready.broken {
@@ -144,16 +144,16 @@ impl<S: Socket> Clients<S> {
         std::mem::take(&mut self.again)
     }
 
-    pub(super) fn go_on(&mut self, slot: usize) -> Outcome<S> {
-        let Some(Some(client)) = self.slots.get_mut(slot) else { return Outcome::Stays };
-        if std::mem::take(&mut client.waits) { self.give_turn(slot) } else { Outcome::Stays }
+    pub(super) fn go_on(&mut self, slot: usize) -> ClientOutcome<S> {
+        let Some(Some(client)) = self.slots.get_mut(slot) else { return ClientOutcome::Stays };
+        if std::mem::take(&mut client.waits) { self.give_turn(slot) } else { ClientOutcome::Stays }
     }
 
-    pub(super) fn give_turn(&mut self, slot: usize) -> Outcome<S> {
-        let Some(Some(client)) = self.slots.get_mut(slot) else { return Outcome::Stays };
+    pub(super) fn give_turn(&mut self, slot: usize) -> ClientOutcome<S> {
+        let Some(Some(client)) = self.slots.get_mut(slot) else { return ClientOutcome::Stays };
         if client.waits {
             // Its turn comes.
-            return Outcome::Stays;
+            return ClientOutcome::Stays;
         }
         let (room, buffer) = (&mut self.room, &mut self.buffer);
         let before = room.glances.0;
@@ -164,93 +164,95 @@ impl<S: Socket> Clients<S> {
             room.latencies.count(room.woke.elapsed(), glances);
         }
         match turn {
-            Ok(Turn::Wait) => Outcome::Stays,
-            Ok(Turn::Again) => {
+            Ok(TurnEnd::Wait) => ClientOutcome::Stays,
+            Ok(TurnEnd::Again) => {
                 client.waits = true;
                 self.again.push(slot);
-                Outcome::Stays
+                ClientOutcome::Stays
             }
-            Ok(Turn::Over) => self.close(slot),
-            Ok(Turn::GoOver) => self.take(slot).map_or(Outcome::Gone, Outcome::GoesOver),
+            Ok(TurnEnd::Over) => self.close(slot),
+            Ok(TurnEnd::GoOver) => {
+                self.take(slot).map_or(ClientOutcome::Gone, ClientOutcome::GoesOver)
+            }
             Err(_) => self.panicked(slot),
         }
     }
 
     /// Handles a message about an exchange; one about an exchange that is over is dropped.
-    pub(super) fn deliver(&mut self, message: LoopMessage) -> Outcome<S> {
-        let Some(id) = message.exchange_id() else { return Outcome::Stays };
-        let Some(Some(client)) = self.slots.get_mut(id.slot) else { return Outcome::Stays };
+    pub(super) fn deliver(&mut self, message: LoopMessage) -> ClientOutcome<S> {
+        let Some(id) = message.exchange_id() else { return ClientOutcome::Stays };
+        let Some(Some(client)) = self.slots.get_mut(id.slot) else { return ClientOutcome::Stays };
         if !client.connection.is_current(id) {
-            return Outcome::Stays;
+            return ClientOutcome::Stays;
         }
         let room = &mut self.room;
         match catch_unwind(AssertUnwindSafe(|| client.connection.deliver(message, room))) {
             Ok(true) => self.give_turn(id.slot),
-            Ok(false) => Outcome::Stays,
+            Ok(false) => ClientOutcome::Stays,
             Err(_) => self.panicked(id.slot),
         }
     }
 
     /// A look at a client, `tick` after the last one: ends what has taken too long.
-    pub(super) fn look(&mut self, slot: usize, tick: Duration) -> Outcome<S> {
-        let Some(Some(client)) = self.slots.get_mut(slot) else { return Outcome::Stays };
+    pub(super) fn look(&mut self, slot: usize, tick: Duration) -> ClientOutcome<S> {
+        let Some(Some(client)) = self.slots.get_mut(slot) else { return ClientOutcome::Stays };
         if client.connection.look(tick, &mut self.room) {
             self.give_turn(slot)
         } else {
-            Outcome::Stays
+            ClientOutcome::Stays
         }
     }
 
     /// The proxy is about to end.
-    pub(super) fn drain(&mut self, slot: usize) -> Outcome<S> {
-        let Some(Some(client)) = self.slots.get_mut(slot) else { return Outcome::Stays };
+    pub(super) fn drain(&mut self, slot: usize) -> ClientOutcome<S> {
+        let Some(Some(client)) = self.slots.get_mut(slot) else { return ClientOutcome::Stays };
         client.connection.drain();
         self.give_turn(slot)
     }
 
-    fn panicked(&mut self, slot: usize) -> Outcome<S> {
+    fn panicked(&mut self, slot: usize) -> ClientOutcome<S> {
         self.room.dispatch.proxy.stats().count(Counter::Panic);
         log::error!("an event loop panicked; this cost one connection");
         self.close(slot)
     }
 
     /// Lets a client go.
-    pub(super) fn close(&mut self, slot: usize) -> Outcome<S> {
-        let Some(mut client) = self.take(slot) else { return Outcome::Stays };
+    pub(super) fn close(&mut self, slot: usize) -> ClientOutcome<S> {
+        let Some(mut client) = self.take(slot) else { return ClientOutcome::Stays };
         let room = &mut self.room;
         // What it leaves behind may be anything but a reason to stop.
         let _ = catch_unwind(AssertUnwindSafe(|| client.connection.abandon(room)));
-        Outcome::Gone
+        ClientOutcome::Gone
     }
 
-    fn take(&mut self, slot: usize) -> Option<Box<Client<S>>> {
+    fn take(&mut self, slot: usize) -> Option<Box<ConnectedClient<S>>> {
         let client = self.slots.get_mut(slot).and_then(Option::take)?;
         self.free.push(slot);
         Some(Box::new(client))
     }
 }
 
-impl<S: Socket> Client<S> {
+impl<S: Socket> ConnectedClient<S> {
     /// Sends, works and reads until there is nothing more to do, or others should have their turn. The
     /// loop's room is this client's meanwhile, and empty again at the end.
-    fn turn(&mut self, room: &mut Room, buffer: &mut [u8]) -> Turn {
+    fn turn(&mut self, room: &mut Room, buffer: &mut [u8]) -> TurnEnd {
         self.connection.output.borrow(&mut room.spare);
         let turn = self.rounds(room, buffer);
         self.connection.output.give_back(&mut room.spare);
         turn
     }
 
-    fn rounds(&mut self, room: &mut Room, buffer: &mut [u8]) -> Turn {
+    fn rounds(&mut self, room: &mut Room, buffer: &mut [u8]) -> TurnEnd {
         let Self { socket, connection, readable, ending, .. } = self;
         for _ in 0..READS_PER_TURN {
             match connection.transmit(room, &mut |slices| socket.send(slices)) {
                 Transmitted::Enough => {}
-                Transmitted::More => return Turn::Again,
+                Transmitted::More => return TurnEnd::Again,
                 Transmitted::Last => socket.end(),
-                Transmitted::Over => return Turn::Over,
+                Transmitted::Over => return TurnEnd::Over,
                 Transmitted::Cut => {
                     socket.cut();
-                    return Turn::Over;
+                    return TurnEnd::Over;
                 }
             }
             if connection.has_more() {
@@ -258,13 +260,13 @@ impl<S: Socket> Client<S> {
                 continue;
             }
             if connection.is_agreed() {
-                return Turn::GoOver;
+                return TurnEnd::GoOver;
             }
             if connection.is_over() {
-                return Turn::Over;
+                return TurnEnd::Over;
             }
             if !*readable || !connection.wants_input() {
-                return Turn::Wait;
+                return TurnEnd::Wait;
             }
             match socket.receive(buffer) {
                 Ok(0) => {
@@ -278,9 +280,9 @@ impl<S: Socket> Client<S> {
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => *readable = false,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return Turn::Over,
+                Err(_) => return TurnEnd::Over,
             }
         }
-        Turn::Again
+        TurnEnd::Again
     }
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use http::{HeaderName, HeaderValue, Method, Version};
 
-use crate::front::event::exchange::{Exchange, LoopMessage};
+use crate::front::event::exchange::{EventExchange, LoopMessage};
 use crate::front::event::inbox::{Agreed, ExchangeId};
 use crate::front::event::intake::{Intake, Taken};
 use crate::front::event::output::Output;
@@ -391,7 +391,8 @@ impl Connection {
             self.intake = Some(Box::new(Intake::new(request.framing, &upload, room.limits)));
             Some(upload)
         };
-        let exchange = Exchange::new(Arc::clone(&room.inbox), id, Arc::clone(&request), upload);
+        let exchange =
+            EventExchange::new(Arc::clone(&room.inbox), id, Arc::clone(&request), upload);
         self.current = Some(Box::new(Current {
             id,
             request,
@@ -407,7 +408,7 @@ impl Connection {
         self.look_up(exchange, Attempt::default(), room);
     }
 
-    fn look_up(&mut self, exchange: Exchange, attempt: Attempt, room: &mut Room) {
+    fn look_up(&mut self, exchange: EventExchange, attempt: Attempt, room: &mut Room) {
         if let Some((exchange, response)) = room.dispatch.look_up(exchange, attempt, Role::Reserved)
         {
             exchange.settle();

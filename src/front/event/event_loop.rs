@@ -11,7 +11,7 @@ use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 
 use crate::front::event::accept::{Accepted, Acceptor, PAUSE};
-use crate::front::event::clients::{Client, Clients, Outcome, Ready, Socket};
+use crate::front::event::clients::{ClientOutcome, Clients, ConnectedClient, Ready, Socket};
 use crate::front::event::exchange::{LoopInbox, LoopMessage};
 use crate::front::event::inbox::Endless;
 use crate::front::event::room::Room;
@@ -29,7 +29,7 @@ const EVENTS: usize = 1024;
 const ACCEPTS_PER_TURN: usize = 64;
 
 /// What all loops of a front share.
-pub(super) struct Shared {
+pub(super) struct EventShared {
     pub inboxes: Vec<Arc<LoopInbox>>,
     /// Clients that are connected.
     pub open: Arc<AtomicUsize>,
@@ -45,7 +45,7 @@ pub(super) struct Shared {
 pub(super) struct EventLoop {
     poll: Poll,
     clients: Clients<TcpStream>,
-    shared: Arc<Shared>,
+    shared: Arc<EventShared>,
     /// One loop accepts for all, as soon as the listeners are open.
     acceptor: Option<Acceptor>,
     /// Somebody may be waiting to be accepted.
@@ -61,7 +61,7 @@ pub(super) struct EventLoop {
 }
 
 impl EventLoop {
-    pub(super) fn new(poll: Poll, room: Room, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(poll: Poll, room: Room, shared: Arc<EventShared>) -> Self {
         let ticker = Ticker::new(room.timeouts.tick(), room.now);
         Self {
             poll,
@@ -119,11 +119,11 @@ impl EventLoop {
     }
 
     /// Does what a client's turn leaves to be done.
-    fn settle(&mut self, outcome: Outcome<TcpStream>) {
+    fn settle(&mut self, outcome: ClientOutcome<TcpStream>) {
         match outcome {
-            Outcome::Stays => {}
-            Outcome::Gone => self.shared.leave(),
-            Outcome::GoesOver(client) => self.go_over(*client),
+            ClientOutcome::Stays => {}
+            ClientOutcome::Gone => self.shared.leave(),
+            ClientOutcome::GoesOver(client) => self.go_over(*client),
         }
     }
 
@@ -227,8 +227,8 @@ impl EventLoop {
     }
 
     /// Hands a connection over to a tunnel.
-    fn go_over(&mut self, client: Client<TcpStream>) {
-        let Client { mut socket, mut connection, .. } = client;
+    fn go_over(&mut self, client: ConnectedClient<TcpStream>) {
+        let ConnectedClient { mut socket, mut connection, .. } = client;
         let _ = self.poll.registry().deregister(&mut socket);
         let Some((agreed, request, arrival, early)) = connection.take_agreed() else {
             return self.shared.leave();
@@ -284,7 +284,7 @@ impl EventLoop {
     }
 }
 
-impl Shared {
+impl EventShared {
     /// A client is gone: if others had to wait for that, one of them comes in.
     pub(super) fn leave(&self) {
         self.stats.gauge(Counter::Connections, -1);

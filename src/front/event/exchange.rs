@@ -25,11 +25,11 @@ use crate::proxy::{Attempt, Forwarded};
 const INTERIMS_MAX: u32 = 64;
 
 /// The inbox of a loop, and what lies in it.
-pub(super) type LoopInbox = inbox::Inbox<Exchange>;
-pub(super) type LoopMessage = inbox::Message<Exchange>;
+pub(super) type LoopInbox = inbox::Inbox<EventExchange>;
+pub(super) type LoopMessage = inbox::Message<EventExchange>;
 
 /// A request, and the id that its answer carries. Dropped unanswered, it sends [`LoopMessage::Lost`].
-pub(super) struct Exchange {
+pub(super) struct EventExchange {
     inbox: Arc<LoopInbox>,
     id: ExchangeId,
     request: Arc<Request>,
@@ -37,7 +37,7 @@ pub(super) struct Exchange {
     answered: bool,
 }
 
-impl Exchange {
+impl EventExchange {
     pub(super) fn new(
         inbox: Arc<LoopInbox>,
         id: ExchangeId,
@@ -76,7 +76,7 @@ impl Exchange {
     }
 }
 
-impl dispatch::Exchange for Exchange {
+impl dispatch::ClientExchange for EventExchange {
     fn request(&self) -> &Arc<Request> {
         &self.request
     }
@@ -132,7 +132,7 @@ impl dispatch::Exchange for Exchange {
     }
 }
 
-impl Drop for Exchange {
+impl Drop for EventExchange {
     fn drop(&mut self) {
         if !self.answered {
             self.inbox.send(LoopMessage::Lost(self.id));

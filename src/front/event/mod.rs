@@ -25,7 +25,7 @@ use parking_lot::Mutex;
 use crate::front::FrontSettings;
 use crate::front::dispatch::Dispatch;
 use crate::front::event::accept::Acceptor;
-use crate::front::event::event_loop::{EventLoop, LISTENER, Shared, WAKER};
+use crate::front::event::event_loop::{EventLoop, EventShared, LISTENER, WAKER};
 use crate::front::event::exchange::{LoopInbox, LoopMessage};
 use crate::front::event::inbox::Endless;
 use crate::front::event::room::Room;
@@ -56,7 +56,7 @@ const HELD_MAX: usize = 32 * 1024 * 1024;
 
 /// A front that listens.
 pub struct EventFront {
-    shared: Arc<Shared>,
+    shared: Arc<EventShared>,
     log: Arc<Option<crate::stats::AccessLog>>,
     /// What will accept clients, and where the first loop waits.
     closed: Mutex<Option<(Acceptor, Registry)>>,
@@ -90,7 +90,7 @@ impl EventFront {
         let timeouts = Timeouts::new(&settings.connections);
         let polls = (0..threads.max(1)).map(|_| Poll::new()).collect::<io::Result<Vec<_>>>()?;
         let inboxes = polls.iter().map(inbox_of).collect::<io::Result<Vec<_>>>()?;
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(EventShared {
             inboxes,
             open: Arc::new(AtomicUsize::new(0)),
             connections_max: settings.connections.connections_max.max(1),

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 
 use crate::front::FrontSettings;
 use crate::front::dispatch::Dispatch;
-use crate::front::event::clients::{Clients, Outcome, Ready, Socket};
+use crate::front::event::clients::{ClientOutcome, Clients, Ready, Socket};
 use crate::front::event::connection::Connection;
 use crate::front::event::exchange::{LoopInbox, LoopMessage};
 use crate::front::event::room::Room;
@@ -31,12 +31,12 @@ pub struct Simulation {
     /// What other threads have sent to the loop, and it has not handled yet.
     messages: VecDeque<LoopMessage>,
     /// One for each client that there ever was, and its slot while it is connected.
-    ends: Vec<(Arc<Mutex<End>>, Option<usize>)>,
+    ends: Vec<(Arc<Mutex<ClientEnd>>, Option<usize>)>,
 }
 
 /// The client's end of a connection.
 #[derive(Default)]
-struct End {
+struct ClientEnd {
     to_proxy: VecDeque<u8>,
     has_ended: bool,
     /// How many bytes more the client takes.
@@ -48,7 +48,7 @@ struct End {
 }
 
 /// The proxy's end.
-struct Pipe(Arc<Mutex<End>>);
+struct Pipe(Arc<Mutex<ClientEnd>>);
 
 impl Socket for Pipe {
     fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
@@ -99,7 +99,7 @@ impl Simulation {
 
     /// A client connects, which takes nothing yet, and later `piece_max` bytes at a time.
     pub fn connect(&mut self, piece_max: usize) -> usize {
-        let end = Arc::new(Mutex::new(End { piece_max, ..End::default() }));
+        let end = Arc::new(Mutex::new(ClientEnd { piece_max, ..ClientEnd::default() }));
         let slot = self.clients.free_slot();
         let client = self.ends.len();
         let port = u16::try_from(client + 1).unwrap_or(u16::MAX);
@@ -245,8 +245,8 @@ impl Simulation {
         self.settle(slot, &outcome);
     }
 
-    fn settle(&mut self, slot: usize, outcome: &Outcome<Pipe>) {
-        if !matches!(outcome, Outcome::Stays) {
+    fn settle(&mut self, slot: usize, outcome: &ClientOutcome<Pipe>) {
+        if !matches!(outcome, ClientOutcome::Stays) {
             for (_, other) in self.ends.iter_mut().filter(|(_, other)| *other == Some(slot)) {
                 *other = None;
             }

@@ -12,7 +12,7 @@ const UPLOAD_BYTES: usize = 64 * 1024;
 
 /// Content between a loop and a worker.
 pub(super) struct Upload {
-    state: Mutex<State>,
+    state: Mutex<UploadState>,
     /// Something came, or the end.
     moved: Condvar,
     /// Tells the loop that content is waited for.
@@ -21,7 +21,7 @@ pub(super) struct Upload {
 
 /// Guarded by [`Upload::state`].
 #[derive(Default)]
-struct State {
+struct UploadState {
     bytes: VecDeque<u8>,
     end: Option<Result<(), io::ErrorKind>>,
     /// The worker has begun to read.
@@ -30,7 +30,7 @@ struct State {
     held_up: bool,
 }
 
-impl State {
+impl UploadState {
     fn room(&self) -> usize {
         if self.wanted { UPLOAD_BYTES.saturating_sub(self.bytes.len()) } else { 0 }
     }

@@ -50,7 +50,7 @@ pub(super) struct TinyShared {
 }
 
 /// A request and its client. Dropped unanswered, it cuts the connection.
-pub(super) struct Exchange {
+pub(super) struct TinyExchange {
     shared: Arc<TinyShared>,
     inner: Option<tiny_http::Request>,
     request: Arc<Request>,
@@ -66,7 +66,7 @@ pub(super) struct Exchange {
     answered: bool,
 }
 
-impl Exchange {
+impl TinyExchange {
     pub(super) fn new(
         shared: Arc<TinyShared>,
         inner: tiny_http::Request,
@@ -261,7 +261,7 @@ impl Exchange {
     }
 }
 
-impl dispatch::Exchange for Exchange {
+impl dispatch::ClientExchange for TinyExchange {
     fn request(&self) -> &Arc<Request> {
         &self.request
     }
@@ -334,7 +334,7 @@ impl dispatch::Exchange for Exchange {
     }
 }
 
-impl Recipient for Exchange {
+impl Recipient for TinyExchange {
     fn note_waiting(&self, waits: bool) {
         self.shared.connections.note_waiting(&self.activity, waits);
     }
@@ -383,7 +383,7 @@ fn keeps_alive(request: &Request) -> bool {
         && (request.version != Version::HTTP_10 || has(b"keep-alive"))
 }
 
-impl Drop for Exchange {
+impl Drop for TinyExchange {
     fn drop(&mut self) {
         if let Some(inner) = self.inner.take() {
             if self.answered {
@@ -412,7 +412,7 @@ fn discard(inner: tiny_http::Request, left: u64) {
 
 /// Reads a request's content, and tells a cut one from a complete one.
 struct RequestContentReader<'a> {
-    exchange: &'a mut Exchange,
+    exchange: &'a mut TinyExchange,
 }
 
 impl Read for RequestContentReader<'_> {

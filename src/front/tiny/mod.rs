@@ -34,7 +34,7 @@ use parking_lot::Mutex;
 use crate::front::FrontSettings;
 use crate::front::dispatch::Dispatch;
 use crate::front::tiny::connections::Connections;
-use crate::front::tiny::exchange::{Exchange, TinyShared, discard_unread};
+use crate::front::tiny::exchange::{TinyExchange, TinyShared, discard_unread};
 use crate::front::tiny::pump::Pumps;
 use crate::front::wire::WireClient;
 use crate::front::workers::Pool;
@@ -268,7 +268,7 @@ impl Inner {
         match translate(&inner, peer, self.limits) {
             Ok(request) => {
                 let shared = Arc::clone(&self.shared);
-                let exchange = Exchange::new(shared, inner, Arc::new(request), peer, activity);
+                let exchange = TinyExchange::new(shared, inner, Arc::new(request), peer, activity);
                 let front = Arc::clone(self);
                 let slot = Arc::new(Mutex::new(Some(exchange)));
                 let taken = Arc::clone(&slot);
