@@ -1,4 +1,4 @@
-//! The shortest way to a hit: a fresh response that every plain request for its target URI may be
+//! The fast path, the shortest way to a hit: a fresh response that every plain request for its target URI may be
 //! given alike. Nothing is allocated and nothing is parsed here; whatever is not plain goes through
 //! [`Proxy::lookup`], which comes to the same answer. RFC 9111 §4.
 
@@ -29,16 +29,16 @@ pub struct Plain<'a> {
     pub credentials: bool,
 }
 
-/// What plain requests are answered with.
-pub struct Glance {
+/// What plain requests for a target URI are answered with.
+pub struct FastHit {
     variants: Variants,
     now: Timestamp,
 }
 
-impl Glance {
+impl FastHit {
     /// The content.
     pub fn content(&self) -> &Bytes {
-        self.stored().content.here().expect("a glance finds what is in memory")
+        self.stored().content.here().expect("a fast hit is found in memory")
     }
 
     /// Writes the head but for the empty line at its end: what was put together when it was first asked
@@ -62,9 +62,14 @@ impl Glance {
 }
 
 impl Proxy {
-    /// A fresh response for a plain request, if it can be found at a glance. `key` is room to put the
-    /// cache key together. Counts nothing.
-    pub fn glance(&self, plain: Plain<'_>, now: Timestamp, key: &mut String) -> Option<Glance> {
+    /// A fresh response for a plain request, if memory has one that may be given as it is. `key` is a
+    /// buffer for the cache key. Counts nothing.
+    pub fn answer_fast(
+        &self,
+        plain: Plain<'_>,
+        now: Timestamp,
+        key: &mut String,
+    ) -> Option<FastHit> {
         let Plain { target, credentials } = plain;
         let credentials = credentials || self.settings.origin_authorization.is_some();
         let prefix = &self.settings.origin.prefix;
@@ -93,7 +98,7 @@ impl Proxy {
         }
         stored.note_reuse();
         self.store.touch(key, stored);
-        Some(Glance { variants, now })
+        Some(FastHit { variants, now })
     }
 
     /// What all plain requests are answered with, but for the fields that change: `None` if there is

@@ -55,7 +55,7 @@ mod site;
 mod steps;
 mod upgrade;
 
-pub use fast_path::{Glance, Plain};
+pub use fast_path::{FastHit, Plain};
 pub use steps::{Admission, Answer, Attempt, Forward, Forwarded, Waiting};
 pub use upgrade::{Upgraded, protocols};
 
@@ -117,7 +117,7 @@ pub struct Proxy {
     stats: Arc<Stats>,
     /// What cache keys begin with.
     key_prefix: String,
-    /// The settings are such that a glance sees all there is.
+    /// The settings are such that the fast path sees all that matters.
     plain: bool,
     /// The log has said that credentials kept a response from being stored.
     told_of_credentials: AtomicBool,
@@ -181,8 +181,8 @@ impl Proxy {
         }
     }
 
-    /// Sends those who have waited longer than `most` for another's answer to the origin server.
-    pub fn release_the_patient(&self, most: Duration) {
+    /// Sends requests that have been parked for longer than `most` to the origin server.
+    pub fn expire_parked(&self, most: Duration) {
         self.flights.expire(most);
     }
 

@@ -396,9 +396,9 @@ fn an_http_1_0_client_sees_that_a_body_was_cut() {
     assert!(!reply.complete, "{:?}", reply.body());
 }
 
-/// What a glance says and what the longer way says is the same.
+/// The fast path and the lookup answer alike.
 #[test]
-fn a_glance_and_a_lookup_agree() {
+fn the_fast_path_and_the_lookup_agree() {
     let with = |target: &str, status: u16, fields: &str, body: &str| {
         on(&format!("GET {target}")).send(status, &format!("{FRESH}; {fields}"), body).always()
     };
@@ -419,7 +419,7 @@ fn a_glance_and_a_lookup_agree() {
             for (method, connection) in
                 [("GET", ""), ("HEAD", ""), ("GET", "Connection: close\r\n")]
             {
-                let glance = proxy.ask(method, target, connection, "");
+                let fast = proxy.ask(method, target, connection, "");
                 // A length of nothing changes nothing, and is not plain.
                 let fields = format!("{connection}Content-Length: 0\r\n");
                 let lookup = proxy.ask(method, target, &fields, "");
@@ -435,8 +435,8 @@ fn a_glance_and_a_lookup_agree() {
                     fields.sort();
                     (reply.head.first.clone(), fields, reply.content.clone())
                 };
-                assert_eq!(sorted(&glance), sorted(&lookup), "{method} {target} {flags:?}");
-                assert!(glance.is_hit() && !glance.field("age").is_empty());
+                assert_eq!(sorted(&fast), sorted(&lookup), "{method} {target} {flags:?}");
+                assert!(fast.is_hit() && !fast.field("age").is_empty());
             }
         }
     }

@@ -156,12 +156,12 @@ impl<S: Socket> Clients<S> {
             return ClientOutcome::Stays;
         }
         let (room, buffer) = (&mut self.room, &mut self.buffer);
-        let before = room.glances.0;
+        let before = room.fast_hits.count;
         // One client's trouble must not be the others'.
         let turn = catch_unwind(AssertUnwindSafe(|| client.turn(room, buffer)));
-        let glances = room.glances.0 - before;
-        if glances > 0 {
-            room.latencies.count(room.woke.elapsed(), glances);
+        let fast_hits = room.fast_hits.count - before;
+        if fast_hits > 0 {
+            room.latencies.count(room.woke.elapsed(), fast_hits);
         }
         match turn {
             Ok(TurnEnd::Wait) => ClientOutcome::Stays,

@@ -30,7 +30,7 @@ use crate::message::fields::Fields;
 use crate::message::percent::encode_beyond_ascii;
 use crate::message::request::{Framing, Request, RequestError, RequestLimits};
 use crate::message::response::Response;
-use crate::proxy::{Attempt, Glance};
+use crate::proxy::{Attempt, FastHit};
 
 /// Content of a hit up to this is sent from one buffer, with its head and with other responses.
 const COPIED_MAX: usize = 8 * 1024;
@@ -66,7 +66,7 @@ pub(super) struct Connection {
     pub(super) half_closed: bool,
     /// Content that has not come to its end.
     pub(super) intake: Option<Box<Intake>>,
-    /// The exchange under way, unless it was answered at a glance.
+    /// The exchange under way, unless it was answered on the fast path.
     pub(super) current: Option<Box<Current>>,
     /// What it has been answered and has not taken yet.
     pub(super) output: Output,
@@ -89,7 +89,7 @@ pub(super) enum Phase {
     Over,
 }
 
-/// An exchange that is more than a glance.
+/// An exchange that was not answered on the fast path.
 pub(super) struct Current {
     pub(super) id: ExchangeId,
     pub(super) request: Arc<Request>,
@@ -338,9 +338,9 @@ impl Connection {
         if room.log.is_none()
             && let Some(plain) = plain::read(head)
             && !room.dispatch.has_handler()
-            && let Some(glance) = room.dispatch.proxy.glance(plain.plain, room.now, &mut room.key)
+            && let Some(hit) = room.dispatch.proxy.answer_fast(plain.plain, room.now, &mut room.key)
         {
-            return self.answer_at_a_glance(&glance, &plain, head.version, room);
+            return self.answer_fast(&hit, &plain, head.version, room);
         }
         match to_request(head, self.peer, room.limits) {
             Ok(request) => self.begin_exchange(request, room),
@@ -348,15 +348,15 @@ impl Connection {
         }
     }
 
-    fn answer_at_a_glance(
+    fn answer_fast(
         &mut self,
-        glance: &Glance,
+        hit: &FastHit,
         plain: &PlainHead<'_>,
         version: Version,
         room: &mut Room,
     ) {
         let out = self.output.bytes_mut();
-        glance.write_head(out);
+        hit.write_head(out);
         self.closes = !plain.keeps_alive || room.draining;
         if self.closes {
             out.extend_from_slice(b"Connection: close\r\n");
@@ -364,12 +364,12 @@ impl Connection {
             out.extend_from_slice(b"Connection: keep-alive\r\n");
         }
         out.extend_from_slice(b"\r\n");
-        let content = glance.content();
-        room.glances.0 += 1;
+        let content = hit.content();
+        room.fast_hits.count += 1;
         if plain.head {
             return;
         }
-        room.glances.1 += content.len() as u64;
+        room.fast_hits.content_bytes += content.len() as u64;
         if content.len() <= COPIED_MAX {
             out.extend_from_slice(content);
         } else {

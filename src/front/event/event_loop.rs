@@ -249,7 +249,7 @@ impl EventLoop {
     /// Looks at all connections.
     fn look(&mut self) {
         if self.is_first() {
-            self.clients.room.dispatch.proxy.release_the_patient(self.shared.wait_max);
+            self.clients.room.dispatch.proxy.expire_parked(self.shared.wait_max);
         }
         let tick = self.ticker.tick();
         for slot in 0..self.clients.slots() {

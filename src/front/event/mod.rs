@@ -7,7 +7,7 @@
 //! - `event_loop.rs` waits, `clients.rs` gives each client its turns, `accept.rs` has the listener,
 //!   `inbox.rs` the messages.
 //! - `connection.rs` is one connection, `output.rs` what it has to send, `parse.rs` and `intake.rs` what
-//!   it reads, `plain.rs` what it can answer at a glance: bytes in, bytes out, no socket.
+//!   it reads, `plain.rs` what the fast path may answer: bytes in, bytes out, no socket.
 //! - `simulation.rs` is a loop without sockets, for tests.
 //! - `exchange.rs` and `upload.rs` are what a worker sees of it.
 //! - `timeouts.rs` says for how long a client may take its time.

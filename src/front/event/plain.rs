@@ -1,4 +1,4 @@
-//! Which requests can be answered at a glance: those that ask nothing of a cache but the response.
+//! Which requests the fast path may answer: those that ask nothing of a cache but the response.
 
 use http::Version;
 
@@ -7,7 +7,7 @@ use crate::message::target::is_authority;
 use crate::policy::effect::{Effect, effect_of};
 use crate::proxy::Plain;
 
-/// A request that may be answered at a glance.
+/// A request that the fast path may answer.
 pub(super) struct PlainHead<'a> {
     pub plain: Plain<'a>,
     /// The method is HEAD.

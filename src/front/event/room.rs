@@ -14,6 +14,14 @@ use crate::front::outgoing::SCRATCH_BYTES;
 use crate::message::request::RequestLimits;
 use crate::stats::{AccessLog, Tally};
 
+/// Hits of the fast path, counted by the loop: a counter that all threads share would cost each hit more
+/// than its lookup.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct FastHits {
+    pub count: u64,
+    pub content_bytes: u64,
+}
+
 /// What a loop's connections share.
 pub(super) struct Room {
     pub dispatch: Arc<Dispatch>,
@@ -39,8 +47,8 @@ pub(super) struct Room {
     pub scratch: Vec<u8>,
     /// Room for a cache key.
     pub key: String,
-    /// Hits that were answered at a glance since they were counted last, and their bytes of content.
-    pub glances: (u64, u64),
+    /// Hits of the fast path since they were counted last.
+    pub fast_hits: FastHits,
     /// How long they took.
     pub latencies: Tally,
     /// When the loop woke up.
@@ -73,7 +81,7 @@ impl Room {
             spare: Spare::default(),
             scratch: vec![0; SCRATCH_BYTES],
             key: String::new(),
-            glances: (0, 0),
+            fast_hits: FastHits::default(),
             latencies: Tally::default(),
             woke: Instant::now(),
             next_number: 0,
@@ -86,12 +94,12 @@ impl Room {
         ExchangeId { slot, number: self.next_number }
     }
 
-    /// Counts what was answered at a glance.
+    /// Adds the hits of the fast path to the counters that all threads share.
     pub(super) fn count(&mut self) {
-        let (hits, bytes) = std::mem::take(&mut self.glances);
-        if hits > 0 {
+        let FastHits { count, content_bytes } = std::mem::take(&mut self.fast_hits);
+        if count > 0 {
             let stats = self.dispatch.proxy.stats();
-            stats.count_fast_hits(hits, bytes);
+            stats.count_fast_hits(count, content_bytes);
             stats.count_hit_latencies(&std::mem::take(&mut self.latencies));
         }
     }

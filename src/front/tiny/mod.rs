@@ -222,7 +222,7 @@ impl Inner {
             pause = WATCH_INTERVAL.max(begun.elapsed() * WATCH_SHARE);
             // Also while stopping: this thread once ended with accepting, and parked requests then
             // waited without a bound.
-            self.shared.proxy.release_the_patient(self.wait_max);
+            self.shared.proxy.expire_parked(self.wait_max);
             if self.stopping.load(Ordering::Acquire) {
                 continue;
             }
