@@ -82,7 +82,7 @@ impl Dispatch {
 
     /// Hands an exchange to a worker, to be looked up and answered.
     pub(super) fn submit_lookup(self: &Arc<Self>, exchange: impl ClientExchange, attempt: Attempt) {
-        // What was let in before is not refused now: its client has waited already.
+        // What was accepted before is not refused now: its client has waited already.
         let kind = if attempt.is_first() { Kind::Arrival } else { Kind::Resumed };
         let dispatch = Arc::clone(self);
         self.submit(kind, exchange, move |exchange, role| {

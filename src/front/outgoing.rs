@@ -14,7 +14,7 @@ use crate::message::body::{Body, Growing, Grown, InMemory};
 use crate::message::response::Response;
 use crate::proxy::fill::PIECE_BYTES;
 
-/// Room for one piece and the framing in front of it; a longer head goes out by itself.
+/// One piece and the framing in front of it; a longer head goes out by itself.
 pub const SCRATCH_BYTES: usize = 4 * 1024 + PIECE_BYTES;
 
 /// Takes bytes: gives how many it took, or `WouldBlock`.
@@ -115,10 +115,7 @@ impl Outgoing {
     /// Sends what there is and what the client takes: at most `most` bytes of content, or a little
     /// more. `scratch` has [`SCRATCH_BYTES`].
     pub fn advance(&mut self, scratch: &mut [u8], most: u64, take: &mut Take<'_>) -> Halt {
-        assert!(
-            scratch.len() >= SCRATCH_BYTES,
-            "the scratch has room for one piece and its framing"
-        );
+        assert!(scratch.len() >= SCRATCH_BYTES, "the scratch holds one piece and its framing");
         // The share bounds a turn: a client that takes everything at once would keep the others
         // waiting.
         let limit = self.sent.saturating_add(most);
@@ -151,7 +148,7 @@ impl Outgoing {
             self.note_sent(taken);
             return Ok(None);
         }
-        // The piece is copied behind room for its framing, so that both are one slice.
+        // The piece is copied behind space for its framing, so that both are one slice.
         let (framing, piece) = scratch.split_at_mut(SCRATCH_BYTES - PIECE_BYTES);
         let count = match self.copy_piece(piece) {
             Ok(Some(count)) => count,
@@ -219,7 +216,7 @@ impl Outgoing {
         self.begun = true;
         let framing = taken.min(self.pending.len());
         if framing == self.pending.len() {
-            // The head's room is given back: a large body may take long.
+            // The head's memory is given back: a large body may take long.
             self.pending = Vec::new();
         } else {
             self.pending.drain(..framing);

@@ -4,9 +4,9 @@
 //! server may wait long. So that fresh hits are answered even when the origin server keeps every worker
 //! waiting, there are a few threads more, one for eight workers, that only look up.
 //!
-//! New work is refused when its queue is long. Work that was let in before and has been parked
-//! meanwhile comes back into the same queue and is never refused: there is room for each request that
-//! can be parked.
+//! New work is refused when its queue is long. Work that was accepted before and has been parked
+//! meanwhile comes back into the same queue and is never refused: the queue has a slot for each request
+//! that can be parked.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -36,7 +36,7 @@ pub(crate) enum Role {
     Reserved,
 }
 
-/// What kind of work it is, and whether it was let in before.
+/// What kind of work it is, and whether it was accepted before.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Kind {
     /// A request that has just come.
@@ -62,8 +62,8 @@ impl Pool {
     /// Starts `workers` threads, at least one, and those that only look up. At most `parked_max`
     /// requests can be parked.
     pub fn start(workers: usize, parked_max: usize, stats: &Arc<Stats>) -> io::Result<Self> {
-        // Room beyond the bound for new work is for what was parked: a resumed request has waited, and
-        // its client with it.
+        // The slots beyond the bound for new work are for what was parked: a resumed request has waited,
+        // and its client with it.
         let forwards_max = workers * FORWARDS_PER_WORKER;
         let (arrivals, arriving) = bounded::<Job>(ARRIVALS_MAX + parked_max);
         let (forwards, forwarding) = bounded::<Job>(forwards_max + parked_max);
@@ -85,7 +85,7 @@ impl Pool {
 
     /// Hands in work; gives it back if the queue is full.
     pub(crate) fn submit(&self, kind: Kind, job: Job) -> Result<(), Job> {
-        let line = match kind {
+        let queue = match kind {
             Kind::Arrival | Kind::Resumed => &self.arrivals,
             Kind::Forward | Kind::ResumedForward => &self.forwards,
         };
@@ -96,10 +96,10 @@ impl Pool {
         };
         // Several threads may get past this at once, and overshoot by as many; the channel's own bound
         // holds for all.
-        if line.len() >= most {
+        if queue.len() >= most {
             return Err(job);
         }
-        line.try_send(job).map_err(TrySendError::into_inner)?;
+        queue.try_send(job).map_err(TrySendError::into_inner)?;
         self.stats.gauge(Counter::WaitingJobs, 1);
         Ok(())
     }
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn arrivals_wait_in_a_bounded_line() {
+    fn arrivals_wait_in_a_bounded_queue() {
         let pool = Pool::start(1, 4, &Arc::default()).expect("a thread");
         let (release, held) = channel::<()>();
         let held = Arc::new(std::sync::Mutex::new(held));
@@ -179,7 +179,7 @@ mod tests {
             assert!(pool.submit(Kind::Arrival, Box::new(|_| ())).is_ok());
         }
         assert!(pool.submit(Kind::Arrival, Box::new(|_| ())).is_err());
-        assert!(pool.submit(Kind::Resumed, Box::new(|_| ())).is_ok(), "it was let in before");
+        assert!(pool.submit(Kind::Resumed, Box::new(|_| ())).is_ok(), "it was accepted before");
         drop(release);
     }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::front::event::connection::Connection;
 use crate::front::event::exchange::LoopMessage;
-use crate::front::event::room::Room;
+use crate::front::event::loop_state::LoopState;
 use crate::front::event::sending::Transmitted;
 use crate::stats::Counter;
 
@@ -36,7 +36,7 @@ pub(super) trait Socket {
 
 /// The clients of a loop, and what their connections share.
 pub(super) struct Clients<S> {
-    pub room: Room,
+    pub state: LoopState,
     slots: Vec<Option<ConnectedClient<S>>>,
     free: Vec<usize>,
     /// Whose turn was over before all was done.
@@ -83,9 +83,9 @@ enum TurnEnd {
 }
 
 impl<S: Socket> Clients<S> {
-    pub(super) fn new(room: Room) -> Self {
+    pub(super) fn new(state: LoopState) -> Self {
         let (slots, free, again) = (Vec::new(), Vec::new(), Vec::new());
-        Self { room, slots, free, again, buffer: vec![0; READ_BYTES] }
+        Self { state, slots, free, again, buffer: vec![0; READ_BYTES] }
     }
 
     /// How many slots there are, free ones among them.
@@ -112,7 +112,7 @@ impl<S: Socket> Clients<S> {
 
     /// A new client, which may have sent something already.
     pub(super) fn add(&mut self, slot: usize, socket: S, peer: SocketAddr) {
-        let connection = Connection::new(peer, slot, self.room.moment);
+        let connection = Connection::new(peer, slot, self.state.moment);
         let (readable, ending, waits) = (true, false, false);
         self.slots[slot] = Some(ConnectedClient { socket, connection, readable, ending, waits });
     }
@@ -155,13 +155,13 @@ impl<S: Socket> Clients<S> {
             // Its turn comes.
             return ClientOutcome::Stays;
         }
-        let (room, buffer) = (&mut self.room, &mut self.buffer);
-        let before = room.fast_hits.count;
+        let (state, buffer) = (&mut self.state, &mut self.buffer);
+        let before = state.fast_hits.count;
         // One client's trouble must not be the others'.
-        let turn = catch_unwind(AssertUnwindSafe(|| client.turn(room, buffer)));
-        let fast_hits = room.fast_hits.count - before;
+        let turn = catch_unwind(AssertUnwindSafe(|| client.turn(state, buffer)));
+        let fast_hits = state.fast_hits.count - before;
         if fast_hits > 0 {
-            room.latencies.count(room.woke.elapsed(), fast_hits);
+            state.latencies.count(state.woke.elapsed(), fast_hits);
         }
         match turn {
             Ok(TurnEnd::Wait) => ClientOutcome::Stays,
@@ -185,8 +185,8 @@ impl<S: Socket> Clients<S> {
         if !client.connection.is_current(id) {
             return ClientOutcome::Stays;
         }
-        let room = &mut self.room;
-        match catch_unwind(AssertUnwindSafe(|| client.connection.deliver(message, room))) {
+        let state = &mut self.state;
+        match catch_unwind(AssertUnwindSafe(|| client.connection.deliver(message, state))) {
             Ok(true) => self.give_turn(id.slot),
             Ok(false) => ClientOutcome::Stays,
             Err(_) => self.panicked(id.slot),
@@ -196,7 +196,7 @@ impl<S: Socket> Clients<S> {
     /// A look at a client, `tick` after the last one: ends what has taken too long.
     pub(super) fn look(&mut self, slot: usize, tick: Duration) -> ClientOutcome<S> {
         let Some(Some(client)) = self.slots.get_mut(slot) else { return ClientOutcome::Stays };
-        if client.connection.look(tick, &mut self.room) {
+        if client.connection.look(tick, &mut self.state) {
             self.give_turn(slot)
         } else {
             ClientOutcome::Stays
@@ -211,7 +211,7 @@ impl<S: Socket> Clients<S> {
     }
 
     fn panicked(&mut self, slot: usize) -> ClientOutcome<S> {
-        self.room.dispatch.proxy.stats().count(Counter::Panic);
+        self.state.dispatch.proxy.stats().count(Counter::Panic);
         log::error!("an event loop panicked; this cost one connection");
         self.close(slot)
     }
@@ -219,9 +219,9 @@ impl<S: Socket> Clients<S> {
     /// Lets a client go.
     pub(super) fn close(&mut self, slot: usize) -> ClientOutcome<S> {
         let Some(mut client) = self.take(slot) else { return ClientOutcome::Stays };
-        let room = &mut self.room;
+        let state = &mut self.state;
         // What it leaves behind may be anything but a reason to stop.
-        let _ = catch_unwind(AssertUnwindSafe(|| client.connection.abandon(room)));
+        let _ = catch_unwind(AssertUnwindSafe(|| client.connection.abandon(state)));
         ClientOutcome::Gone
     }
 
@@ -233,19 +233,19 @@ impl<S: Socket> Clients<S> {
 }
 
 impl<S: Socket> ConnectedClient<S> {
-    /// Sends, works and reads until there is nothing more to do, or others should have their turn. The
-    /// loop's room is this client's meanwhile, and empty again at the end.
-    fn turn(&mut self, room: &mut Room, buffer: &mut [u8]) -> TurnEnd {
-        self.connection.output.borrow(&mut room.spare);
-        let turn = self.rounds(room, buffer);
-        self.connection.output.give_back(&mut room.spare);
+    /// Sends, works and reads until there is nothing more to do, or other clients should have their turn.
+    /// The loop's turn buffer is this client's meanwhile, and empty again at the end.
+    fn turn(&mut self, state: &mut LoopState, buffer: &mut [u8]) -> TurnEnd {
+        self.connection.output.begin_turn(&mut state.turn_buffer);
+        let turn = self.rounds(state, buffer);
+        self.connection.output.end_turn(&mut state.turn_buffer);
         turn
     }
 
-    fn rounds(&mut self, room: &mut Room, buffer: &mut [u8]) -> TurnEnd {
+    fn rounds(&mut self, state: &mut LoopState, buffer: &mut [u8]) -> TurnEnd {
         let Self { socket, connection, readable, ending, .. } = self;
         for _ in 0..READS_PER_TURN {
-            match connection.transmit(room, &mut |slices| socket.send(slices)) {
+            match connection.transmit(state, &mut |slices| socket.send(slices)) {
                 Transmitted::Enough => {}
                 Transmitted::More => return TurnEnd::Again,
                 Transmitted::Last => socket.end(),
@@ -256,7 +256,7 @@ impl<S: Socket> ConnectedClient<S> {
                 }
             }
             if connection.has_more() {
-                connection.go_on(room);
+                connection.go_on(state);
                 continue;
             }
             if connection.is_agreed() {
@@ -271,12 +271,12 @@ impl<S: Socket> ConnectedClient<S> {
             match socket.receive(buffer) {
                 Ok(0) => {
                     *readable = false;
-                    connection.end_of_input(room);
+                    connection.end_of_input(state);
                 }
                 Ok(count) => {
-                    // Less than there was room for: there is no more, unless the end is.
+                    // Less than the buffer holds: there is no more, unless the client has closed its side.
                     *readable = count == buffer.len() || *ending;
-                    connection.receive(&buffer[..count], room);
+                    connection.receive(&buffer[..count], state);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => *readable = false,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

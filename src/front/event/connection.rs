@@ -15,10 +15,10 @@ use http::{HeaderName, HeaderValue, Method, Version};
 use crate::front::event::exchange::{EventExchange, LoopMessage};
 use crate::front::event::inbox::{Agreed, ExchangeId};
 use crate::front::event::intake::{Intake, Taken};
+use crate::front::event::loop_state::LoopState;
 use crate::front::event::output::Output;
 use crate::front::event::parse::{self, Head};
 use crate::front::event::plain::{self, PlainHead};
-use crate::front::event::room::Room;
 use crate::front::event::timeouts::{Awaited, Moment};
 use crate::front::event::upload::Upload;
 use crate::front::outgoing::Outgoing;
@@ -134,7 +134,7 @@ impl Connection {
             Phase::Over => false,
             Phase::Open if self.half_closed || self.deaf => false,
             Phase::Open => match &self.intake {
-                Some(intake) => self.input.is_empty() && intake.has_room(),
+                Some(intake) => self.input.is_empty() && intake.has_space(),
                 None => !self.is_busy(),
             },
         }
@@ -179,7 +179,7 @@ impl Connection {
     }
 
     /// The client has sent bytes.
-    pub(super) fn receive(&mut self, bytes: &[u8], room: &mut Room) {
+    pub(super) fn receive(&mut self, bytes: &[u8], state: &mut LoopState) {
         if let Phase::Lingering(left) = &mut self.phase {
             match left.checked_sub(bytes.len()) {
                 Some(fewer) => *left = fewer,
@@ -188,32 +188,32 @@ impl Connection {
             return;
         }
         if self.input.is_empty() {
-            let used = self.work(bytes, room);
-            self.keep(&bytes[used..], room);
+            let used = self.work(bytes, state);
+            self.keep(&bytes[used..], state);
         } else {
-            self.keep(bytes, room);
-            self.go_on(room);
+            self.keep(bytes, state);
+            self.go_on(state);
         }
     }
 
     /// Goes on with what has come already.
-    pub(super) fn go_on(&mut self, room: &mut Room) {
+    pub(super) fn go_on(&mut self, state: &mut LoopState) {
         let mut input = std::mem::take(&mut self.input);
-        room.held -= input.len();
-        let used = self.work(&input, room);
+        state.held -= input.len();
+        let used = self.work(&input, state);
         if used < input.len() {
             input.drain(..used);
-            room.held += input.len();
+            state.held += input.len();
             self.input = input;
         }
     }
 
     /// Keeps bytes for later.
-    fn keep(&mut self, bytes: &[u8], room: &mut Room) {
+    fn keep(&mut self, bytes: &[u8], state: &mut LoopState) {
         if bytes.is_empty() {
             return;
         }
-        if room.held + bytes.len() > room.held_max {
+        if state.held + bytes.len() > state.held_max {
             log::warn!(
                 "{}: too much of unfinished requests is held; this one is refused",
                 self.peer
@@ -223,15 +223,15 @@ impl Connection {
                 self.phase = Phase::Over;
                 return;
             }
-            let response = room.dispatch.proxy.refuse_for_want_of_workers(false);
+            let response = state.dispatch.proxy.refuse_for_want_of_workers(false);
             return self.refuse(&response);
         }
-        room.held += bytes.len();
+        state.held += bytes.len();
         self.input.extend_from_slice(bytes);
     }
 
     /// The client has closed its side; it may still be waiting for answers (§9.6).
-    pub(super) fn end_of_input(&mut self, room: &mut Room) {
+    pub(super) fn end_of_input(&mut self, state: &mut LoopState) {
         self.half_closed = true;
         if let Some(intake) = self.intake.take() {
             intake.end(Err(io::ErrorKind::UnexpectedEof));
@@ -239,9 +239,9 @@ impl Connection {
         } else if !self.input.is_empty() && !self.is_busy() && self.phase == Phase::Open {
             // It is read once more, for what may be wrong with it.
             self.searched = 0;
-            self.go_on(room);
+            self.go_on(state);
             if !self.input.is_empty() && !self.is_busy() {
-                self.refuse_head(&RequestError::Line("ended before the head was complete"), room);
+                self.refuse_head(&RequestError::Line("ended before the head was complete"), state);
             }
         }
     }
@@ -257,7 +257,7 @@ impl Connection {
     }
 
     /// Uses what can be used of `bytes`; how many these were.
-    fn work(&mut self, bytes: &[u8], room: &mut Room) -> usize {
+    fn work(&mut self, bytes: &[u8], state: &mut LoopState) -> usize {
         let mut used = 0;
         self.has_more = false;
         while used < bytes.len() {
@@ -268,7 +268,7 @@ impl Connection {
             if let Some(intake) = &mut self.intake {
                 let (count, taken) = intake.take(rest);
                 used += count;
-                self.since = room.moment;
+                self.since = state.moment;
                 match taken {
                     Taken::End => self.intake = None,
                     Taken::Failed => {
@@ -276,7 +276,7 @@ impl Connection {
                         self.hang_up();
                     }
                     Taken::More => {
-                        if intake.is_discarded() && !intake.has_room() {
+                        if intake.is_discarded() && !intake.has_space() {
                             self.intake = None;
                             self.hang_up();
                         }
@@ -289,7 +289,7 @@ impl Connection {
                 self.has_more = true;
                 return used;
             }
-            match self.read_head(rest, room) {
+            match self.read_head(rest, state) {
                 Some(count) => used += count,
                 None => return used,
             }
@@ -299,7 +299,7 @@ impl Connection {
 
     /// Begins with the request whose head `bytes` begin with; how long that is. `None` if it is not
     /// complete.
-    fn read_head(&mut self, bytes: &[u8], room: &mut Room) -> Option<usize> {
+    fn read_head(&mut self, bytes: &[u8], state: &mut LoopState) -> Option<usize> {
         // However slowly it drips, it is read again only when it may be complete, or when there is so
         // much more of it that something may be wrong.
         let pointless = self.searched > 0
@@ -308,9 +308,9 @@ impl Connection {
         let read = if pointless {
             Ok(None)
         } else {
-            parse::head(bytes, room.limits, |head| {
+            parse::head(bytes, state.limits, |head| {
                 self.searched = 0;
-                self.begin(head, room);
+                self.begin(head, state);
                 head.length
             })
         };
@@ -318,33 +318,34 @@ impl Connection {
             Ok(Some(length)) => Some(length),
             Ok(None) => {
                 if self.searched == 0 && !self.first {
-                    self.since = room.moment;
+                    self.since = state.moment;
                 }
                 self.searched = bytes.len();
                 None
             }
             Err(error) => {
                 self.searched = 0;
-                self.refuse_head(&error, room);
+                self.refuse_head(&error, state);
                 Some(bytes.len())
             }
         }
     }
 
     /// A head has come.
-    fn begin(&mut self, head: &Head<'_, '_>, room: &mut Room) {
+    fn begin(&mut self, head: &Head<'_, '_>, state: &mut LoopState) {
         self.first = false;
-        self.since = room.moment;
-        if room.log.is_none()
+        self.since = state.moment;
+        if state.log.is_none()
             && let Some(plain) = plain::read(head)
-            && !room.dispatch.has_handler()
-            && let Some(hit) = room.dispatch.proxy.answer_fast(plain.plain, room.now, &mut room.key)
+            && !state.dispatch.has_handler()
+            && let Some(hit) =
+                state.dispatch.proxy.answer_fast(plain.plain, state.now, &mut state.key)
         {
-            return self.answer_fast(&hit, &plain, head.version, room);
+            return self.answer_fast(&hit, &plain, head.version, state);
         }
-        match to_request(head, self.peer, room.limits) {
-            Ok(request) => self.begin_exchange(request, room),
-            Err(error) => self.refuse_head(&error, room),
+        match to_request(head, self.peer, state.limits) {
+            Ok(request) => self.begin_exchange(request, state),
+            Err(error) => self.refuse_head(&error, state),
         }
     }
 
@@ -353,11 +354,11 @@ impl Connection {
         hit: &FastHit,
         plain: &PlainHead<'_>,
         version: Version,
-        room: &mut Room,
+        state: &mut LoopState,
     ) {
         let out = self.output.bytes_mut();
         hit.write_head(out);
-        self.closes = !plain.keeps_alive || room.draining;
+        self.closes = !plain.keeps_alive || state.draining;
         if self.closes {
             out.extend_from_slice(b"Connection: close\r\n");
         } else if version == Version::HTTP_10 {
@@ -365,11 +366,11 @@ impl Connection {
         }
         out.extend_from_slice(b"\r\n");
         let content = hit.content();
-        room.fast_hits.count += 1;
+        state.fast_hits.count += 1;
         if plain.head {
             return;
         }
-        room.fast_hits.content_bytes += content.len() as u64;
+        state.fast_hits.content_bytes += content.len() as u64;
         if content.len() <= COPIED_MAX {
             out.extend_from_slice(content);
         } else {
@@ -377,22 +378,22 @@ impl Connection {
         }
     }
 
-    fn begin_exchange(&mut self, request: Request, room: &mut Room) {
+    fn begin_exchange(&mut self, request: Request, state: &mut LoopState) {
         let request = Arc::new(request);
-        let id = room.next_id(self.slot);
-        let arrival = Arrival { at: room.now, since: Instant::now(), peer: self.peer };
+        let id = state.next_id(self.slot);
+        let arrival = Arrival { at: state.now, since: Instant::now(), peer: self.peer };
         let reader = WireClient { version: request.version, keeps_alive: keeps_alive(&request) };
         let upload = if matches!(request.framing, Framing::None | Framing::Length(0)) {
             None
         } else {
-            let inbox = Arc::clone(&room.inbox);
-            let want = move || inbox.send(LoopMessage::ContentWanted(id));
-            let upload = Upload::new(Box::new(want));
-            self.intake = Some(Box::new(Intake::new(request.framing, &upload, room.limits)));
+            let inbox = Arc::clone(&state.inbox);
+            let ask_loop = move || inbox.send(LoopMessage::ContentWanted(id));
+            let upload = Upload::new(Box::new(ask_loop));
+            self.intake = Some(Box::new(Intake::new(request.framing, &upload, state.limits)));
             Some(upload)
         };
         let exchange =
-            EventExchange::new(Arc::clone(&room.inbox), id, Arc::clone(&request), upload);
+            EventExchange::new(Arc::clone(&state.inbox), id, Arc::clone(&request), upload);
         self.current = Some(Box::new(Current {
             id,
             request,
@@ -405,41 +406,42 @@ impl Connection {
             continued: false,
             agreed: None,
         }));
-        self.look_up(exchange, Attempt::default(), room);
+        self.look_up(exchange, Attempt::default(), state);
     }
 
-    fn look_up(&mut self, exchange: EventExchange, attempt: Attempt, room: &mut Room) {
-        if let Some((exchange, response)) = room.dispatch.look_up(exchange, attempt, Role::Reserved)
+    fn look_up(&mut self, exchange: EventExchange, attempt: Attempt, state: &mut LoopState) {
+        if let Some((exchange, response)) =
+            state.dispatch.look_up(exchange, attempt, Role::Reserved)
         {
             exchange.settle();
-            self.respond(response, room);
+            self.respond(response, state);
         }
     }
 
     /// Handles a message about the exchange under way; `false` if there is nothing to do about it.
-    pub(super) fn deliver(&mut self, message: LoopMessage, room: &mut Room) -> bool {
+    pub(super) fn deliver(&mut self, message: LoopMessage, state: &mut LoopState) -> bool {
         let Some(current) = &mut self.current else { return false };
         match message {
             // A client that has not taken what there was need not be asked again.
             LoopMessage::Grown(_) => return current.starved,
             // All others come before the response.
             _ if current.outgoing.is_some() => {}
-            LoopMessage::Response(_, response) => self.respond(response, room),
-            LoopMessage::Resume(_, exchange, attempt) => self.look_up(*exchange, attempt, room),
+            LoopMessage::Response(_, response) => self.respond(response, state),
+            LoopMessage::Resume(_, exchange, attempt) => self.look_up(*exchange, attempt, state),
             LoopMessage::Interim(_, bytes) => {
                 if self.output.len() < UNSENT_MAX {
                     self.output.extend(&bytes);
                 }
             }
             LoopMessage::ContentWanted(_) => {
-                self.since = room.moment;
+                self.since = state.moment;
                 if current.request.expects_continue() && !current.continued {
                     current.continued = true;
                     if self.input.is_empty() {
                         self.output.extend(CONTINUE);
                     }
                 }
-                self.go_on(room);
+                self.go_on(state);
             }
             LoopMessage::GoOver(_, agreed) => current.agreed = Some(agreed),
             LoopMessage::Lost(_) => {
@@ -461,9 +463,9 @@ impl Connection {
     }
 
     /// Refuses what is no request.
-    fn refuse_head(&mut self, error: &RequestError, room: &mut Room) {
+    fn refuse_head(&mut self, error: &RequestError, state: &mut LoopState) {
         log::info!("{}: {error}", self.peer);
-        let response = room.dispatch.proxy.refuse_unread(error, false);
+        let response = state.dispatch.proxy.refuse_unread(error, false);
         self.refuse(&response);
     }
 
@@ -486,13 +488,13 @@ impl Connection {
     }
 
     /// The connection is gone: whoever still does something for it learns of it.
-    pub(super) fn abandon(&mut self, room: &mut Room) {
-        room.held -= self.input.len();
+    pub(super) fn abandon(&mut self, state: &mut LoopState) {
+        state.held -= self.input.len();
         self.input = Vec::new();
         if let Some(intake) = &self.intake {
             intake.end(Err(io::ErrorKind::UnexpectedEof));
         }
-        self.write_down(room);
+        self.write_down(state);
     }
 
     /// What the client is to do next.
@@ -507,7 +509,7 @@ impl Connection {
         if let Some(current) = sending {
             return if current.starved { Awaited::Nothing } else { Awaited::Taking };
         }
-        if let Some(intake) = self.intake.as_ref().filter(|intake| intake.has_room()) {
+        if let Some(intake) = self.intake.as_ref().filter(|intake| intake.has_space()) {
             return Awaited::Content { received: intake.received, waited: intake.waited };
         }
         if self.current.is_some() {
@@ -518,16 +520,16 @@ impl Connection {
 
     /// A look at the connection, `tick` after the last one: ends what has taken too long. `true` if
     /// there is something to send or to close.
-    pub(super) fn look(&mut self, tick: Duration, room: &mut Room) -> bool {
+    pub(super) fn look(&mut self, tick: Duration, state: &mut LoopState) -> bool {
         let awaited = self.awaited();
         if let (Awaited::Content { .. }, Some(intake)) = (awaited, &mut self.intake) {
             intake.waited += tick;
         }
-        if !room.timeouts.is_over(awaited, room.moment.since(self.since)) {
+        if !state.timeouts.is_over(awaited, state.moment.since(self.since)) {
             return false;
         }
         match awaited {
-            Awaited::Head => self.refuse_head(&RequestError::Late("head"), room),
+            Awaited::Head => self.refuse_head(&RequestError::Late("head"), state),
             Awaited::Content { .. } if self.current.is_some() => {
                 if let Some(intake) = self.intake.take() {
                     intake.end(Err(io::ErrorKind::TimedOut));

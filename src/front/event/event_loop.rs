@@ -14,7 +14,7 @@ use crate::front::event::accept::{Accepted, Acceptor, PAUSE};
 use crate::front::event::clients::{ClientOutcome, Clients, ConnectedClient, Ready, Socket};
 use crate::front::event::exchange::{LoopInbox, LoopMessage};
 use crate::front::event::inbox::Endless;
-use crate::front::event::room::Room;
+use crate::front::event::loop_state::LoopState;
 use crate::front::event::timeouts::Ticker;
 use crate::front::event::tunnelling::{Tunnelling, tunnel};
 use crate::stats::{Counter, Stats};
@@ -61,11 +61,11 @@ pub(super) struct EventLoop {
 }
 
 impl EventLoop {
-    pub(super) fn new(poll: Poll, room: Room, shared: Arc<EventShared>) -> Self {
-        let ticker = Ticker::new(room.timeouts.tick(), room.now);
+    pub(super) fn new(poll: Poll, state: LoopState, shared: Arc<EventShared>) -> Self {
+        let ticker = Ticker::new(state.timeouts.tick(), state.now);
         Self {
             poll,
-            clients: Clients::new(room),
+            clients: Clients::new(state),
             shared,
             acceptor: None,
             accepts: false,
@@ -79,19 +79,19 @@ impl EventLoop {
 
     /// Runs until the proxy ends; the error is that it cannot wait for clients any more.
     pub(super) fn run(mut self) -> Result<(), String> {
-        self.clients.room.inbox.set_owner();
+        self.clients.state.inbox.set_owner();
         let mut events = Events::with_capacity(EVENTS);
-        while !self.clients.room.draining || self.shared.open.load(Ordering::Acquire) > 0 {
+        while !self.clients.state.draining || self.shared.open.load(Ordering::Acquire) > 0 {
             if let Err(error) = self.poll.poll(&mut events, self.patience())
                 && error.kind() != io::ErrorKind::Interrupted
             {
                 return Err(format!("waiting for clients: {error}"));
             }
-            let room = &mut self.clients.room;
-            (room.now, room.woke) = (room.dispatch.proxy.now(), Instant::now());
+            let state = &mut self.clients.state;
+            (state.now, state.woke) = (state.dispatch.proxy.now(), Instant::now());
             // The loop may have slept for long; who comes now begins now.
-            let due = self.ticker.due(room.now);
-            room.moment = due.unwrap_or(room.moment);
+            let due = self.ticker.due(state.now);
+            state.moment = due.unwrap_or(state.moment);
             for event in &events {
                 match event.token() {
                     WAKER => {}
@@ -113,7 +113,7 @@ impl EventLoop {
             if due.is_some() {
                 self.look();
             }
-            self.clients.room.count();
+            self.clients.state.count();
         }
         Ok(())
     }
@@ -136,7 +136,7 @@ impl EventLoop {
             return Some(PAUSE);
         }
         // Those who wait for others' answers may be another loop's clients.
-        let anybody = if self.is_first() || self.clients.room.draining {
+        let anybody = if self.is_first() || self.clients.state.draining {
             self.shared.open.load(Ordering::Relaxed) > 0
         } else {
             !self.clients.is_empty()
@@ -147,7 +147,7 @@ impl EventLoop {
     fn read_messages(&mut self) {
         loop {
             let mut messages = std::mem::take(&mut self.messages);
-            self.clients.room.inbox.take(&mut messages);
+            self.clients.state.inbox.take(&mut messages);
             if messages.is_empty() {
                 self.messages = messages;
                 return;
@@ -193,7 +193,7 @@ impl EventLoop {
                     let loops = self.shared.inboxes.len();
                     self.next = (self.next + 1) % loops;
                     let inbox = &self.shared.inboxes[self.next];
-                    if Arc::ptr_eq(inbox, &self.clients.room.inbox) {
+                    if Arc::ptr_eq(inbox, &self.clients.state.inbox) {
                         self.welcome(stream, peer);
                     } else {
                         inbox.send(LoopMessage::Client(stream.into(), peer));
@@ -233,9 +233,9 @@ impl EventLoop {
         let Some((agreed, request, arrival, early)) = connection.take_agreed() else {
             return self.shared.leave();
         };
-        let room = &mut self.clients.room;
-        room.held -= early.len();
-        let (dispatch, log) = (&room.dispatch, &room.log);
+        let state = &mut self.clients.state;
+        state.held -= early.len();
+        let (dispatch, log) = (&state.dispatch, &state.log);
         let (tunnelling, shared) = (&self.shared.tunnelling, Arc::clone(&self.shared));
         let end = Box::new(move || shared.leave());
         tunnel(socket.into(), early, agreed, (request, arrival), (dispatch, log), tunnelling, end);
@@ -243,13 +243,13 @@ impl EventLoop {
 
     /// The first loop looks after those who wait for others' answers, also when it does not accept any more.
     fn is_first(&self) -> bool {
-        Arc::ptr_eq(&self.shared.inboxes[0], &self.clients.room.inbox)
+        Arc::ptr_eq(&self.shared.inboxes[0], &self.clients.state.inbox)
     }
 
     /// Looks at all connections.
     fn look(&mut self) {
         if self.is_first() {
-            self.clients.room.dispatch.proxy.expire_parked(self.shared.wait_max);
+            self.clients.state.dispatch.proxy.expire_parked(self.shared.wait_max);
         }
         let tick = self.ticker.tick();
         for slot in 0..self.clients.slots() {
@@ -260,7 +260,7 @@ impl EventLoop {
 
     /// Nobody else is accepted, and each response is its connection's last.
     fn stop_accepting(&mut self) {
-        self.clients.room.draining = true;
+        self.clients.state.draining = true;
         if let Some(mut acceptor) = self.acceptor.take() {
             for listener in acceptor.listeners() {
                 let _ = self.poll.registry().deregister(listener);
@@ -275,7 +275,7 @@ impl EventLoop {
     /// The proxy is about to end.
     fn drain(&mut self, endless: Endless) {
         self.stop_accepting();
-        self.clients.room.endless = endless;
+        self.clients.state.endless = endless;
         self.lets_in = false;
         for slot in 0..self.clients.slots() {
             let outcome = self.clients.drain(slot);

@@ -59,22 +59,23 @@ impl Intake {
         Self { coding, sink, most, received: 0, waited }
     }
 
-    /// Is there somebody, or no one at all, to take more of it now?
-    pub(super) fn has_room(&self) -> bool {
-        self.room() > 0
+    /// Can it be given more bytes now, to be read by the worker or thrown away?
+    pub(super) fn has_space(&self) -> bool {
+        self.space() > 0
     }
 
-    fn room(&self) -> usize {
+    /// How many bytes it can be given now.
+    fn space(&self) -> usize {
         match &self.sink {
-            Sink::Upload(upload) => upload.room(),
+            Sink::Upload(upload) => upload.space(),
             Sink::Discard(left) => *left as usize,
         }
     }
 
-    /// For how many bytes there is room; where there is none, the loop is told when there is.
-    fn room_or_wait(&self) -> usize {
+    /// The same; where there is no space, the loop is sent a message when there is some.
+    fn space_or_wait(&self) -> usize {
         match &self.sink {
-            Sink::Upload(upload) => upload.room_or_wait(),
+            Sink::Upload(upload) => upload.space_or_wait(),
             Sink::Discard(left) => *left as usize,
         }
     }
@@ -83,16 +84,16 @@ impl Intake {
     pub(super) fn take(&mut self, bytes: &[u8]) -> (usize, Taken) {
         let mut used = 0;
         loop {
-            let room = self.room_or_wait();
+            let space = self.space_or_wait();
             let rest = &bytes[used..];
             let (count, data) = match &mut self.coding {
                 Coding::Length(left) => {
                     let fits = usize::try_from(*left).unwrap_or(usize::MAX);
-                    let count = rest.len().min(fits).min(room);
+                    let count = rest.len().min(fits).min(space);
                     *left -= count as u64;
                     (count, Some(&rest[..count]))
                 }
-                Coding::Chunked(decoder) => match decoder.next(rest, room) {
+                Coding::Chunked(decoder) => match decoder.next(rest, space) {
                     Ok((count, Piece::Data(data))) => (count, Some(data)),
                     Ok((count, Piece::More)) => (count, Some(&rest[..0])),
                     Ok((count, Piece::End)) => (count, None),

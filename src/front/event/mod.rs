@@ -28,7 +28,7 @@ use crate::front::event::accept::Acceptor;
 use crate::front::event::event_loop::{EventLoop, EventShared, LISTENER, WAKER};
 use crate::front::event::exchange::{LoopInbox, LoopMessage};
 use crate::front::event::inbox::Endless;
-use crate::front::event::room::Room;
+use crate::front::event::loop_state::LoopState;
 use crate::front::event::timeouts::Timeouts;
 use crate::front::workers::Pool;
 use crate::proxy::Proxy;
@@ -41,10 +41,10 @@ mod event_loop;
 mod exchange;
 mod inbox;
 mod intake;
+mod loop_state;
 mod output;
 pub mod parse;
 mod plain;
-mod room;
 mod sending;
 pub mod simulation;
 mod timeouts;
@@ -105,8 +105,8 @@ impl EventFront {
         for (number, poll) in polls.into_iter().enumerate() {
             let inbox = Arc::clone(&shared.inboxes[number]);
             let (dispatch, log) = (Arc::clone(&dispatch), Arc::clone(&log));
-            let room = Room::new(dispatch, inbox, log, settings.limits, timeouts, held_max);
-            let event_loop = EventLoop::new(poll, room, Arc::clone(&shared));
+            let state = LoopState::new(dispatch, inbox, log, settings.limits, timeouts, held_max);
+            let event_loop = EventLoop::new(poll, state, Arc::clone(&shared));
             vital::spawn(&format!("loop-{number}"), move || event_loop.run())?;
         }
         Ok(Self { shared, log, closed })

@@ -1,9 +1,9 @@
 //! What a connection still has to send: bytes, and content behind them.
 //!
-//! It belongs to one connection, and nobody else can reach it. The event loop lends the connection that has
-//! a turn some room to put responses together in, and that room is empty whenever it changes hands: what the
-//! client has not taken by the end of the turn stays with its connection. So one client's bytes cannot be
-//! sent to another, whichever way a turn ends.
+//! It belongs to one connection, and nobody else can reach it. The connections of a loop use one buffer in
+//! turn to put responses together in, and that buffer is empty between turns: what the client has not taken
+//! by the end of the turn stays with its connection. So one client's bytes cannot be sent to another,
+//! whichever way a turn ends.
 
 use std::io::{self, IoSlice};
 
@@ -11,10 +11,10 @@ use bytes::{Buf, Bytes};
 
 use crate::front::outgoing::Take;
 
-/// Room to put responses together in, lent to one connection at a time. It is empty while nobody has it,
-/// and only [`Output`] can put anything into it.
+/// The buffer of the connection that has a turn. It is empty between turns, and only [`Output`] can put
+/// anything into it.
 #[derive(Default)]
-pub(super) struct Spare(Vec<u8>);
+pub(super) struct TurnBuffer(Vec<u8>);
 
 /// What one connection has to send.
 #[derive(Default)]
@@ -27,19 +27,22 @@ pub(super) struct Output {
 }
 
 impl Output {
-    /// A turn begins: takes the loop's room.
-    pub(super) fn borrow(&mut self, spare: &mut Spare) {
-        assert!(spare.0.is_empty(), "another connection's bytes are left in the loop's room");
+    /// Begins a turn: takes the loop's buffer.
+    pub(super) fn begin_turn(&mut self, turn_buffer: &mut TurnBuffer) {
+        assert!(
+            turn_buffer.0.is_empty(),
+            "another connection's bytes are left in the turn's buffer"
+        );
         // Mostly there are none: a client that takes what it asks for leaves nothing behind.
-        spare.0.extend_from_slice(&self.bytes);
-        self.bytes = std::mem::take(&mut spare.0);
+        turn_buffer.0.extend_from_slice(&self.bytes);
+        self.bytes = std::mem::take(&mut turn_buffer.0);
     }
 
-    /// The turn ends: gives the room back, and keeps what is unsent in as little as it takes.
-    pub(super) fn give_back(&mut self, spare: &mut Spare) {
+    /// Ends a turn: gives the buffer back empty, and keeps what is unsent in as few bytes as it takes.
+    pub(super) fn end_turn(&mut self, turn_buffer: &mut TurnBuffer) {
         let unsent = self.bytes.as_slice().to_vec();
-        spare.0 = std::mem::replace(&mut self.bytes, unsent);
-        spare.0.clear();
+        turn_buffer.0 = std::mem::replace(&mut self.bytes, unsent);
+        turn_buffer.0.clear();
     }
 
     /// Bytes to send, without the content behind them.
@@ -128,39 +131,39 @@ mod tests {
     fn what_is_unsent_stays_with_its_connection() {
         let whole = b"head and the content";
         for window in 0..=whole.len() {
-            let (mut spare, mut first, mut second) =
-                (Spare::default(), Output::default(), Output::default());
-            first.borrow(&mut spare);
+            let (mut turn_buffer, mut first, mut second) =
+                (TurnBuffer::default(), Output::default(), Output::default());
+            first.begin_turn(&mut turn_buffer);
             first.extend(b"head");
             first.follow_with(Bytes::from_static(b" and the content"));
             assert_eq!(send(&mut first, window), whole[..window]);
             assert_eq!(first.is_closed(), window < whole.len(), "{window}");
-            first.give_back(&mut spare);
-            second.borrow(&mut spare);
+            first.end_turn(&mut turn_buffer);
+            second.begin_turn(&mut turn_buffer);
             second.extend(b"other");
             assert_eq!(send(&mut second, usize::MAX), b"other");
-            second.give_back(&mut spare);
-            first.borrow(&mut spare);
+            second.end_turn(&mut turn_buffer);
+            first.begin_turn(&mut turn_buffer);
             assert_eq!(send(&mut first, usize::MAX), whole[window..]);
-            first.give_back(&mut spare);
+            first.end_turn(&mut turn_buffer);
             assert!(first.is_empty() && !first.is_closed());
         }
     }
 
     #[test]
     fn unsent_bytes_take_no_more_memory_than_they_need() {
-        let (mut spare, mut output) = (Spare::default(), Output::default());
-        output.borrow(&mut spare);
+        let (mut turn_buffer, mut output) = (TurnBuffer::default(), Output::default());
+        output.begin_turn(&mut turn_buffer);
         output.extend(&vec![b'x'; 100_000]);
         assert_eq!(send(&mut output, 99_990).len(), 99_990);
-        output.give_back(&mut spare);
-        assert!(output.bytes.capacity() <= 16 && spare.0.capacity() >= 100_000);
+        output.end_turn(&mut turn_buffer);
+        assert!(output.bytes.capacity() <= 16 && turn_buffer.0.capacity() >= 100_000);
     }
 
     #[test]
     #[should_panic(expected = "another connection's bytes")]
-    fn room_that_is_not_empty_is_a_bug() {
-        Output::default().borrow(&mut Spare(b"left".to_vec()));
+    fn a_turn_buffer_that_is_not_empty_is_a_bug() {
+        Output::default().begin_turn(&mut TurnBuffer(b"left".to_vec()));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::front::event::connection::{Connection, LINGERED_MAX, Phase};
 use crate::front::event::exchange::LoopMessage;
 use crate::front::event::inbox::Endless;
-use crate::front::event::room::Room;
+use crate::front::event::loop_state::LoopState;
 use crate::front::outgoing::{Halt, Outgoing, Take};
 use crate::front::served::{LogRecord, write_down};
 use crate::front::wire::WireClient;
@@ -34,10 +34,10 @@ pub(super) enum Transmitted {
 
 impl Connection {
     /// Begins to send the response of the exchange under way.
-    pub(super) fn respond(&mut self, response: Response, room: &mut Room) {
+    pub(super) fn respond(&mut self, response: Response, state: &mut LoopState) {
         let Some(current) = &mut self.current else { return };
-        let told = LogRecord::read(&response, Option::as_ref(&room.log));
-        let mut keeps_alive = current.reader.keeps_alive && !room.draining;
+        let told = LogRecord::read(&response, Option::as_ref(&state.log));
+        let mut keeps_alive = current.reader.keeps_alive && !state.draining;
         if let Some(intake) = &mut self.intake {
             // Who waits for a 100 may send its content after all, or not: that cannot be told.
             let undecided = current.request.expects_continue() && !current.continued;
@@ -65,21 +65,21 @@ impl Connection {
 
     /// Sends what there is, as far as the client takes it. When the proxy is to end, a stream without an end
     /// ends with that.
-    pub(super) fn transmit(&mut self, room: &mut Room, take: &mut Take<'_>) -> Transmitted {
-        let sent = self.send_on(room, take);
+    pub(super) fn transmit(&mut self, state: &mut LoopState, take: &mut Take<'_>) -> Transmitted {
+        let sent = self.send_on(state, take);
         let outgoing = self.current.as_ref().and_then(|current| current.outgoing.as_ref());
-        match outgoing.filter(|outgoing| outgoing.is_endless() && room.endless == Endless::Cut) {
+        match outgoing.filter(|outgoing| outgoing.is_endless() && state.endless == Endless::Cut) {
             Some(outgoing) if outgoing.ends_by_closing() => Transmitted::Cut,
             Some(_) => Transmitted::Over,
             None => sent,
         }
     }
 
-    fn send_on(&mut self, room: &mut Room, take: &mut Take<'_>) -> Transmitted {
+    fn send_on(&mut self, state: &mut LoopState, take: &mut Take<'_>) -> Transmitted {
         if self.phase == Phase::Over {
             return Transmitted::Over;
         }
-        match self.send_ready(room, take) {
+        match self.send_ready(state, take) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Transmitted::Enough,
             Err(_) => return Transmitted::Over,
@@ -88,9 +88,9 @@ impl Connection {
             && let Some(outgoing) = &mut current.outgoing
         {
             let before = (outgoing.sent(), outgoing.has_begun());
-            let halt = outgoing.advance(&mut room.scratch, TURN_BYTES, take);
+            let halt = outgoing.advance(&mut state.scratch, TURN_BYTES, take);
             if (outgoing.sent(), outgoing.has_begun()) != before || current.starved {
-                self.since = room.moment;
+                self.since = state.moment;
             }
             current.starved = halt == Halt::Starved;
             match halt {
@@ -98,40 +98,40 @@ impl Connection {
                 Halt::Paused => return Transmitted::More,
                 // It is asked once more if it has grown meanwhile, or before it was listened to.
                 Halt::Starved => match &current.grown {
-                    None => self.listen(room),
+                    None => self.listen(state),
                     Some(grown) if grown.swap(false, Ordering::AcqRel) => {}
                     Some(_) => return Transmitted::Enough,
                 },
                 Halt::Cut if !outgoing.has_begun() => {
-                    let response = room.dispatch.proxy.refuse_cut(&current.request);
+                    let response = state.dispatch.proxy.refuse_cut(&current.request);
                     current.reader.keeps_alive = false;
-                    self.respond(response, room);
+                    self.respond(response, state);
                 }
-                Halt::Done => self.conclude(room),
+                Halt::Done => self.conclude(state),
                 // Other framing shows by itself that something is missing.
                 Halt::Cut if outgoing.ends_by_closing() => return Transmitted::Cut,
                 Halt::Failed | Halt::Cut => return Transmitted::Over,
             }
         }
         if self.closes && self.phase == Phase::Open {
-            self.since = room.moment;
+            self.since = state.moment;
             return self.close();
         }
         Transmitted::Enough
     }
 
     /// Sends what was put together, before anything else.
-    fn send_ready(&mut self, room: &Room, take: &mut Take<'_>) -> io::Result<()> {
+    fn send_ready(&mut self, state: &LoopState, take: &mut Take<'_>) -> io::Result<()> {
         while self.output.send_once(take)? {
-            self.since = room.moment;
+            self.since = state.moment;
         }
         Ok(())
     }
 
     /// From now on the loop is told when the body has grown.
-    fn listen(&mut self, room: &Room) {
+    fn listen(&mut self, state: &LoopState) {
         let Some(current) = &mut self.current else { return };
-        let (inbox, id) = (Arc::clone(&room.inbox), current.id);
+        let (inbox, id) = (Arc::clone(&state.inbox), current.id);
         let grown = Arc::new(AtomicBool::new(false));
         current.grown = Some(Arc::clone(&grown));
         if let Some(outgoing) = &mut current.outgoing {
@@ -144,19 +144,19 @@ impl Connection {
     }
 
     /// The response is sent.
-    fn conclude(&mut self, room: &Room) {
-        self.since = room.moment;
+    fn conclude(&mut self, state: &LoopState) {
+        self.since = state.moment;
         // A response whose head was sent before the proxy was to end may be the last one all the same.
-        let is_last = room.draining && self.input.is_empty();
+        let is_last = state.draining && self.input.is_empty();
         let keeps_alive = self.current.as_ref().is_none_or(|current| current.reader.keeps_alive);
         self.closes = !keeps_alive || is_last;
-        self.write_down(room);
+        self.write_down(state);
         self.has_more |= !self.input.is_empty();
     }
 
-    pub(super) fn write_down(&mut self, room: &Room) {
+    pub(super) fn write_down(&mut self, state: &LoopState) {
         let Some(mut current) = self.current.take() else { return };
-        if room.dispatch.has_handler() {
+        if state.dispatch.has_handler() {
             // It is not the proxy's clients that were answered.
             return;
         }
@@ -164,7 +164,7 @@ impl Connection {
             if outgoing.is_truncated() {
                 told.truncated();
             }
-            let (proxy, log) = (&room.dispatch.proxy, Option::as_ref(&room.log));
+            let (proxy, log) = (&state.dispatch.proxy, Option::as_ref(&state.log));
             write_down(proxy, log, &current.request, current.arrival, told, outgoing.sent());
         }
     }

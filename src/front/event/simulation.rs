@@ -15,7 +15,7 @@ use crate::front::dispatch::Dispatch;
 use crate::front::event::clients::{ClientOutcome, Clients, Ready, Socket};
 use crate::front::event::connection::Connection;
 use crate::front::event::exchange::{LoopInbox, LoopMessage};
-use crate::front::event::room::Room;
+use crate::front::event::loop_state::LoopState;
 use crate::front::event::timeouts::Timeouts;
 use crate::front::workers::Pool;
 use crate::proxy::Proxy;
@@ -92,8 +92,9 @@ impl Simulation {
         let dispatch = Arc::new(Dispatch::new(proxy, pool, None, None));
         let timeouts = Timeouts::new(&settings.connections);
         let held_max = 1 << 20;
-        let room = Room::new(dispatch, inbox, Arc::new(None), settings.limits, timeouts, held_max);
-        let clients = Clients::new(room);
+        let state =
+            LoopState::new(dispatch, inbox, Arc::new(None), settings.limits, timeouts, held_max);
+        let clients = Clients::new(state);
         Self { clients, wakes, messages: VecDeque::new(), ends: Vec::new() }
     }
 
@@ -150,7 +151,7 @@ impl Simulation {
     /// The loop handles the oldest message; `false` if there is none.
     pub fn deliver(&mut self) -> bool {
         let mut messages = Vec::new();
-        self.clients.room.inbox.take(&mut messages);
+        self.clients.state.inbox.take(&mut messages);
         self.messages.extend(messages);
         let Some(message) = self.messages.pop_front() else { return false };
         let slot = message.exchange_id().map_or(usize::MAX, |id| id.slot);
@@ -177,7 +178,7 @@ impl Simulation {
 
     /// `span` passes, and the loop looks at all connections.
     pub fn tick(&mut self, span: Duration) {
-        self.clients.room.moment = self.clients.room.moment.after(span);
+        self.clients.state.moment = self.clients.state.moment.after(span);
         for slot in 0..self.clients.slots() {
             let outcome = self.clients.look(slot, span);
             self.settle(slot, &outcome);
@@ -228,7 +229,7 @@ impl Simulation {
                 self.wait_and_deliver();
             }
         }
-        assert_eq!(self.clients.room.held, 0, "what was held is let go of");
+        assert_eq!(self.clients.state.held, 0, "what was held is let go of");
         (self.received(client), self.is_cut(client))
     }
 

@@ -1,5 +1,5 @@
 //! A request's content on its way from an event loop to the worker that sends it on: a short piece of
-//! it at a time. The loop does not read what there is no room for, so the client waits.
+//! it at a time. The loop does not read what there is no space for, so the client waits.
 
 use std::collections::VecDeque;
 use std::io::{self, Read};
@@ -13,10 +13,10 @@ const UPLOAD_BYTES: usize = 64 * 1024;
 /// Content between a loop and a worker.
 pub(super) struct Upload {
     state: Mutex<UploadState>,
-    /// Something came, or the end.
-    moved: Condvar,
-    /// Tells the loop that content is waited for.
-    want: Box<dyn Fn() + Send + Sync>,
+    /// Bytes have come, or the end.
+    changed: Condvar,
+    /// Sends the loop a message: content is waited for.
+    ask_loop: Box<dyn Fn() + Send + Sync>,
 }
 
 /// Guarded by [`Upload::state`].
@@ -25,46 +25,46 @@ struct UploadState {
     bytes: VecDeque<u8>,
     end: Option<Result<(), io::ErrorKind>>,
     /// The worker has begun to read.
-    wanted: bool,
-    /// The loop has met a full buffer, or one that nobody reads, and is to be told.
-    held_up: bool,
+    is_read: bool,
+    /// The loop has found no space, and waits for a message.
+    loop_waits: bool,
 }
 
 impl UploadState {
-    fn room(&self) -> usize {
-        if self.wanted { UPLOAD_BYTES.saturating_sub(self.bytes.len()) } else { 0 }
+    fn space(&self) -> usize {
+        if self.is_read { UPLOAD_BYTES.saturating_sub(self.bytes.len()) } else { 0 }
     }
 }
 
 impl Upload {
-    pub(super) fn new(want: Box<dyn Fn() + Send + Sync>) -> Arc<Self> {
-        Arc::new(Self { state: Mutex::default(), moved: Condvar::new(), want })
+    pub(super) fn new(ask_loop: Box<dyn Fn() + Send + Sync>) -> Arc<Self> {
+        Arc::new(Self { state: Mutex::default(), changed: Condvar::new(), ask_loop })
     }
 
-    /// For how many bytes there is room.
-    pub(super) fn room(&self) -> usize {
-        self.state.lock().room()
+    /// How many bytes can be added now.
+    pub(super) fn space(&self) -> usize {
+        self.state.lock().space()
     }
 
-    /// The same, of a loop that has bytes to give: where there is no room, it is told when there is. Only
-    /// the reader, who tells it, takes that back; a loop that merely looked would wait for ever.
-    pub(super) fn room_or_wait(&self) -> usize {
+    /// The same, for a loop that has bytes to add: where there is no space, the worker wakes the loop when
+    /// there is some. Only the worker takes that back: a loop that merely asked would wait for ever.
+    pub(super) fn space_or_wait(&self) -> usize {
         let mut state = self.state.lock();
-        let room = state.room();
-        state.held_up |= room == 0;
-        room
+        let space = state.space();
+        state.loop_waits |= space == 0;
+        space
     }
 
-    /// Adds content, no more than there was room for.
+    /// Adds content, no more than there was space for.
     pub(super) fn push(&self, bytes: &[u8]) {
         self.state.lock().bytes.extend(bytes);
-        self.moved.notify_one();
+        self.changed.notify_one();
     }
 
     /// All of it has come; or never will.
     pub(super) fn end(&self, how: Result<(), io::ErrorKind>) {
         self.state.lock().end.get_or_insert(how);
-        self.moved.notify_one();
+        self.changed.notify_one();
     }
 }
 
@@ -82,10 +82,10 @@ impl Read for UploadReader {
                 buffer[..count].copy_from_slice(&from[..count]);
                 state.bytes.drain(..count);
                 // Half of it, so that the loop is not woken for every few bytes.
-                if state.held_up && state.bytes.len() <= UPLOAD_BYTES / 2 {
-                    state.held_up = false;
+                if state.loop_waits && state.bytes.len() <= UPLOAD_BYTES / 2 {
+                    state.loop_waits = false;
                     drop(state);
-                    (self.0.want)();
+                    (self.0.ask_loop)();
                 }
                 return Ok(count);
             }
@@ -94,24 +94,24 @@ impl Read for UploadReader {
                 Some(Err(kind)) => return Err(kind.into()),
                 None => {}
             }
-            if !state.wanted || state.held_up {
-                (state.wanted, state.held_up) = (true, false);
+            if !state.is_read || state.loop_waits {
+                (state.is_read, state.loop_waits) = (true, false);
                 drop(state);
-                (self.0.want)();
+                (self.0.ask_loop)();
                 state = self.0.state.lock();
                 continue;
             }
-            self.0.moved.wait(&mut state);
+            self.0.changed.wait(&mut state);
         }
     }
 }
 
 impl Drop for UploadReader {
-    /// Nobody reads it any more: there is no room.
+    /// The worker reads no more: there is no space from now on.
     fn drop(&mut self) {
         let mut state = self.0.state.lock();
         state.bytes = VecDeque::new();
-        state.wanted = false;
+        state.is_read = false;
     }
 }
 
@@ -131,7 +131,7 @@ mod tests {
     #[test]
     fn content_passes_through_a_bounded_buffer() {
         let (upload, wants) = upload();
-        assert_eq!(upload.room(), 0, "nobody reads yet");
+        assert_eq!(upload.space(), 0, "nobody reads yet");
         let mut reader = UploadReader(Arc::clone(&upload));
         let worker = thread::spawn(move || {
             let mut all = Vec::new();
@@ -140,12 +140,12 @@ mod tests {
         let content: Vec<u8> = (0..1_000_000_u32).map(|number| number as u8).collect();
         let mut left = &content[..];
         while !left.is_empty() {
-            let room = upload.room_or_wait();
-            assert!(room <= UPLOAD_BYTES);
-            let (now, later) = left.split_at(room.min(left.len()));
+            let space = upload.space_or_wait();
+            assert!(space <= UPLOAD_BYTES);
+            let (now, later) = left.split_at(space.min(left.len()));
             upload.push(now);
             left = later;
-            if room == 0 {
+            if space == 0 {
                 thread::yield_now();
             }
         }
@@ -155,25 +155,25 @@ mod tests {
         assert!(wants.load(Ordering::Acquire) > 0);
     }
 
-    /// A loop that has bytes to give is told of room, however often it has looked in between.
+    /// A loop that has bytes to add is woken once there is space, however often it has asked in between.
     #[test]
-    fn a_look_at_the_room_takes_nothing_back() {
+    fn asking_for_space_takes_nothing_back() {
         let (upload, wants) = upload();
         let mut reader = UploadReader(Arc::clone(&upload));
         upload.push(b"a");
-        assert_eq!(upload.room_or_wait(), 0);
+        assert_eq!(upload.space_or_wait(), 0);
         let mut byte = [0];
         assert_eq!(reader.read(&mut byte).ok(), Some(1));
-        upload.state.lock().wanted = true;
-        upload.push(&vec![0; upload.room()]);
-        assert_eq!(upload.room_or_wait(), 0);
-        let told = wants.load(Ordering::Acquire);
+        upload.state.lock().is_read = true;
+        upload.push(&vec![0; upload.space()]);
+        assert_eq!(upload.space_or_wait(), 0);
+        let before = wants.load(Ordering::Acquire);
         let mut left = UPLOAD_BYTES;
         while left > UPLOAD_BYTES / 2 {
             left -= reader.read(&mut [0; 4096]).expect("content");
-            assert!(upload.room() > 0);
+            assert!(upload.space() > 0);
         }
-        assert_eq!(wants.load(Ordering::Acquire), told + 1);
+        assert_eq!(wants.load(Ordering::Acquire), before + 1);
     }
 
     #[test]

@@ -517,12 +517,11 @@ impl Sender<'_> {
         delimiting: Delimiting,
     ) -> io::Result<Delimiting> {
         let mut result = self.write_now(head);
-        // Room for the chunk's size in front of the piece and for the line end behind it: one write for
-        // all three.
+        // The chunk's size fits in front of the piece and the line end behind it: one write for all three.
         let mut piece = vec![0; PIECE_BYTES + CHUNK_HEAD_BYTES + 2];
         while result.is_ok() {
-            let room = CHUNK_HEAD_BYTES..CHUNK_HEAD_BYTES + PIECE_BYTES;
-            let count = body.read(&mut piece[room]).inspect_err(|error| {
+            let middle = CHUNK_HEAD_BYTES..CHUNK_HEAD_BYTES + PIECE_BYTES;
+            let count = body.read(&mut piece[middle]).inspect_err(|error| {
                 // TimedOut means that this client has fallen behind; then the body is not cut.
                 self.truncated = error.kind() != io::ErrorKind::TimedOut;
             })?;

@@ -114,7 +114,7 @@ impl Pump {
                 }
             }
         }
-        // The rest may take minutes, and brings its own room.
+        // The rest may take minutes, and has a buffer of its own.
         drop((scratch, piece));
         filler.run();
     }

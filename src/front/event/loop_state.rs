@@ -1,5 +1,5 @@
-//! What the connections of one event loop share: the time, the counters, and room to work in, so that
-//! none of them needs any of its own while it is idle.
+//! What the connections of one event loop share: the time, the counters, and buffers that they use in
+//! turn, so that none of them needs any of its own while it is idle.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -8,7 +8,7 @@ use crate::clock::Timestamp;
 use crate::front::dispatch::Dispatch;
 use crate::front::event::exchange::LoopInbox;
 use crate::front::event::inbox::{Endless, ExchangeId};
-use crate::front::event::output::Spare;
+use crate::front::event::output::TurnBuffer;
 use crate::front::event::timeouts::{Moment, Timeouts};
 use crate::front::outgoing::SCRATCH_BYTES;
 use crate::message::request::RequestLimits;
@@ -23,7 +23,7 @@ pub(super) struct FastHits {
 }
 
 /// What a loop's connections share.
-pub(super) struct Room {
+pub(super) struct LoopState {
     pub dispatch: Arc<Dispatch>,
     pub inbox: Arc<LoopInbox>,
     pub log: Arc<Option<AccessLog>>,
@@ -41,11 +41,11 @@ pub(super) struct Room {
     pub held: usize,
     /// The most of them.
     pub held_max: usize,
-    /// Room to put responses together in, for the connection that has a turn.
-    pub spare: Spare,
-    /// Room for a piece of a body.
+    /// What the connection that has a turn puts its responses together in.
+    pub turn_buffer: TurnBuffer,
+    /// A piece of a body on its way to a client.
     pub scratch: Vec<u8>,
-    /// Room for a cache key.
+    /// The cache key of a plain request.
     pub key: String,
     /// Hits of the fast path since they were counted last.
     pub fast_hits: FastHits,
@@ -56,7 +56,7 @@ pub(super) struct Room {
     next_number: u64,
 }
 
-impl Room {
+impl LoopState {
     pub(super) fn new(
         dispatch: Arc<Dispatch>,
         inbox: Arc<LoopInbox>,
@@ -78,7 +78,7 @@ impl Room {
             moment: Moment::default(),
             held: 0,
             held_max,
-            spare: Spare::default(),
+            turn_buffer: TurnBuffer::default(),
             scratch: vec![0; SCRATCH_BYTES],
             key: String::new(),
             fast_hits: FastHits::default(),
