@@ -61,19 +61,19 @@ pub(super) struct Arrival {
 }
 
 /// Records a response of which `bytes` bytes of content were sent.
-pub(super) fn write_down(
+pub(super) fn record_response(
     proxy: &Proxy,
     log: Option<&AccessLog>,
     request: &Request,
     arrival: Arrival,
-    told: &LogRecord,
+    record: &LogRecord,
     bytes: u64,
 ) {
     // Both are counted at the end, when the client has taken what it took: a slow client is part of the
     // time.
     let taken = arrival.since.elapsed();
-    proxy.stats().count_bytes(bytes, told.from_cache);
-    proxy.stats().count_latency(told.from_cache, taken);
+    proxy.stats().count_bytes(bytes, record.from_cache);
+    proxy.stats().count_latency(record.from_cache, taken);
     let Some(log) = log else { return };
     log.write(&AccessRecord {
         at: arrival.at,
@@ -81,12 +81,12 @@ pub(super) fn write_down(
         method: request.method.as_str(),
         target: request.target.as_str(),
         version: if request.version == Version::HTTP_10 { "HTTP/1.0" } else { "HTTP/1.1" },
-        status: told.status,
+        status: record.status,
         bytes,
         referer: field_text(&request.fields, "referer"),
         user_agent: field_text(&request.fields, "user-agent"),
-        from_cache: told.from_cache,
-        cache_status: &told.cache_status,
+        from_cache: record.from_cache,
+        cache_status: &record.cache_status,
         taken,
     });
 }

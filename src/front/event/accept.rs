@@ -13,8 +13,8 @@ use mio::net::{TcpListener, TcpStream};
 
 /// How long to wait before accepting again after that has failed.
 pub(super) const PAUSE: Duration = Duration::from_millis(50);
-/// A failure is told once in this span.
-const TOLD_EVERY: Duration = Duration::from_secs(60);
+/// The log has one warning of a failure in this span, at most.
+const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 /// The answer where there is no descriptor for a client.
 const NO_DESCRIPTOR: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain\r\n\
     Retry-After: 1\r\nX-Cache: MISS\r\nCache-Status: proxy; detail=full\r\nContent-Length: 40\r\n\
@@ -26,7 +26,7 @@ pub(super) struct Acceptor {
     /// Whose turn it is.
     next: usize,
     reserve: Option<File>,
-    told: Option<Instant>,
+    last_warning: Option<Instant>,
 }
 
 /// What came of it.
@@ -45,7 +45,7 @@ impl Acceptor {
         };
         let listeners = listeners.into_iter().map(mio).collect::<io::Result<Vec<_>>>()?;
         assert!(!listeners.is_empty(), "a front listens somewhere");
-        Ok(Self { listeners, next: 0, reserve: reserve(), told: None })
+        Ok(Self { listeners, next: 0, reserve: reserve(), last_warning: None })
     }
 
     pub(super) fn listeners(&mut self) -> &mut [TcpListener] {
@@ -74,9 +74,9 @@ impl Acceptor {
                 }
                 Err(error) if is_the_clients(&error) => {}
                 Err(error) => {
-                    self.tell(&error);
+                    self.warn(&error);
                     if is_scarcity(&error) {
-                        self.turn_away();
+                        self.refuse_one();
                     }
                     return Accepted::Later;
                 }
@@ -85,7 +85,7 @@ impl Acceptor {
     }
 
     /// Answers one client by means of the descriptor in reserve.
-    fn turn_away(&mut self) {
+    fn refuse_one(&mut self) {
         drop(self.reserve.take());
         // The system says that there is no descriptor before it looks whether anybody waits: it may be at
         // another listener.
@@ -101,9 +101,9 @@ impl Acceptor {
         self.reserve = reserve();
     }
 
-    fn tell(&mut self, error: &io::Error) {
-        if self.told.is_none_or(|told| told.elapsed() > TOLD_EVERY) {
-            self.told = Some(Instant::now());
+    fn warn(&mut self, error: &io::Error) {
+        if self.last_warning.is_none_or(|last| last.elapsed() > WARNING_INTERVAL) {
+            self.last_warning = Some(Instant::now());
             log::warn!("accepting connections: {error}; trying again");
         }
     }

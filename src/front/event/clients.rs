@@ -1,6 +1,6 @@
 //! The clients of one event loop: whose turn it is, and what happens in a turn.
 //!
-//! All that a client says or is told goes through its `Connection`. What stands for the socket is a trait,
+//! All bytes from and to a client go through its `Connection`. What stands for the socket is a trait,
 //! so that a simulation plays the very turns that the loop plays.
 
 use std::io::{self, IoSlice};

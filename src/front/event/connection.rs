@@ -96,13 +96,13 @@ pub(super) struct Current {
     pub(super) reader: WireClient,
     pub(super) arrival: Arrival,
     pub(super) outgoing: Option<Outgoing>,
-    pub(super) told: Option<LogRecord>,
+    pub(super) record: Option<LogRecord>,
     /// Its body has grown since it was found to have no more; `None` as long as nobody would say so.
     /// Whoever sets it sends a message, so there is only one each time that more is waited for.
     pub(super) grown: Option<Arc<AtomicBool>>,
     /// There is no more of the body at the moment.
     pub(super) starved: bool,
-    /// The client was told to send its content.
+    /// The client has been sent a 100, or has sent content without one.
     pub(super) continued: bool,
     pub(super) agreed: Option<Box<Agreed>>,
 }
@@ -400,7 +400,7 @@ impl Connection {
             reader,
             arrival,
             outgoing: None,
-            told: None,
+            record: None,
             grown: None,
             starved: false,
             continued: false,
@@ -494,7 +494,7 @@ impl Connection {
         if let Some(intake) = &self.intake {
             intake.end(Err(io::ErrorKind::UnexpectedEof));
         }
-        self.write_down(state);
+        self.end_exchange(state);
     }
 
     /// What the client is to do next.

@@ -42,7 +42,7 @@ pub(super) enum Taken {
     More,
     /// That was all.
     End,
-    /// It is not what it should be, or too much: nothing that follows can be told apart from it.
+    /// It is not what it should be, or too much: nothing shows where the next request begins.
     Failed,
 }
 

@@ -36,7 +36,7 @@ pub struct Head<'bytes, 'lines> {
 }
 
 /// Reads a head from the beginning of `bytes` and gives what `then` makes of it; `None` if it is not
-/// complete. Whatever is wrong with what has come is told at once.
+/// complete. What is wrong with the bytes so far is an error at once.
 pub fn head<T>(
     bytes: &[u8],
     limits: RequestLimits,

@@ -9,7 +9,7 @@ use crate::front::event::exchange::LoopMessage;
 use crate::front::event::inbox::Endless;
 use crate::front::event::loop_state::LoopState;
 use crate::front::outgoing::{Halt, Outgoing, Take};
-use crate::front::served::{LogRecord, write_down};
+use crate::front::served::{LogRecord, record_response};
 use crate::front::wire::WireClient;
 use crate::message::body::Body;
 use crate::message::response::Response;
@@ -36,10 +36,10 @@ impl Connection {
     /// Begins to send the response of the exchange under way.
     pub(super) fn respond(&mut self, response: Response, state: &mut LoopState) {
         let Some(current) = &mut self.current else { return };
-        let told = LogRecord::read(&response, Option::as_ref(&state.log));
+        let record = LogRecord::read(&response, Option::as_ref(&state.log));
         let mut keeps_alive = current.reader.keeps_alive && !state.draining;
         if let Some(intake) = &mut self.intake {
-            // Who waits for a 100 may send its content after all, or not: that cannot be told.
+            // A client that waits for a 100 may send its content after all, or not: nothing on the wire says which.
             let undecided = current.request.expects_continue() && !current.continued;
             if !intake.discard() || undecided {
                 keeps_alive = false;
@@ -50,7 +50,7 @@ impl Connection {
             Ok(outgoing) => {
                 current.reader.keeps_alive = keeps_alive && !outgoing.ends_by_closing();
                 current.outgoing = Some(outgoing);
-                current.told = Some(told);
+                current.record = Some(record);
             }
             Err(response) => {
                 // Nobody here can wait for it, and no exchange sends it.
@@ -128,7 +128,7 @@ impl Connection {
         Ok(())
     }
 
-    /// From now on the loop is told when the body has grown.
+    /// From now on the loop is sent a message when the body has grown.
     fn listen(&mut self, state: &LoopState) {
         let Some(current) = &mut self.current else { return };
         let (inbox, id) = (Arc::clone(&state.inbox), current.id);
@@ -150,22 +150,23 @@ impl Connection {
         let is_last = state.draining && self.input.is_empty();
         let keeps_alive = self.current.as_ref().is_none_or(|current| current.reader.keeps_alive);
         self.closes = !keeps_alive || is_last;
-        self.write_down(state);
+        self.end_exchange(state);
         self.has_more |= !self.input.is_empty();
     }
 
-    pub(super) fn write_down(&mut self, state: &LoopState) {
+    /// Ends the exchange under way, and records what was sent of its response.
+    pub(super) fn end_exchange(&mut self, state: &LoopState) {
         let Some(mut current) = self.current.take() else { return };
         if state.dispatch.has_handler() {
             // It is not the proxy's clients that were answered.
             return;
         }
-        if let (Some(told), Some(outgoing)) = (&mut current.told, &current.outgoing) {
+        if let (Some(record), Some(outgoing)) = (&mut current.record, &current.outgoing) {
             if outgoing.is_truncated() {
-                told.truncated();
+                record.truncated();
             }
             let (proxy, log) = (&state.dispatch.proxy, Option::as_ref(&state.log));
-            write_down(proxy, log, &current.request, current.arrival, told, outgoing.sent());
+            record_response(proxy, log, &current.request, current.arrival, record, outgoing.sent());
         }
     }
 

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use crate::front::dispatch::Dispatch;
 use crate::front::event::inbox::Agreed;
-use crate::front::served::{Arrival, LogRecord, write_down};
+use crate::front::served::{Arrival, LogRecord, record_response};
 use crate::front::tunnels::{self, Ends};
 use crate::front::wire::interim_head;
 use crate::message::request::Request;
@@ -86,7 +86,14 @@ pub(super) fn tunnel(
         cut: Box::new(move || _ = cutting.shutdown(Shutdown::Both)),
         concluded: Box::new(move |passed| {
             let log = Option::as_ref(&log);
-            write_down(&dispatch.proxy, log, &request, arrival, &LogRecord::of_tunnel(), passed);
+            record_response(
+                &dispatch.proxy,
+                log,
+                &request,
+                arrival,
+                &LogRecord::of_tunnel(),
+                passed,
+            );
             drop(open);
         }),
     };

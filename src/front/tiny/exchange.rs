@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 
 use crate::front::dispatch::{self, Dispatch};
 use crate::front::outgoing::Outgoing;
-use crate::front::served::{Arrival, LogRecord, write_down};
+use crate::front::served::{Arrival, LogRecord, record_response};
 use crate::front::tiny::connections::{Activity, Connections};
 use crate::front::tiny::pump::Pumps;
 use crate::front::tiny::sending::{Recipient, Sending};
@@ -112,11 +112,11 @@ impl TinyExchange {
         // has to be cut instead.
         let socket = if through { self.shared.connections.socket(self.peer) } else { None };
         let Some(socket) = socket else { return Err(Box::new((self, response))) };
-        let told = self.tell(&response);
+        let record = self.begin_record(&response);
         match Outgoing::new(self.reader, &self.request.method, response) {
             Ok(outgoing) => {
                 self.answered = true;
-                Ok(Sending::new(Box::new(self), socket, outgoing, told))
+                Ok(Sending::new(Box::new(self), socket, outgoing, record))
             }
             Err(response) => Err(Box::new((self, response))),
         }
@@ -131,7 +131,7 @@ impl TinyExchange {
         };
         self.answered = true;
         self.shared.connections.note_tunnel(self.peer);
-        let told = LogRecord::of_tunnel();
+        let record = LogRecord::of_tunnel();
         // Shared by the thread that reads and by the conclusion, which comes after that thread's last
         // read: nobody waits for the lock long.
         let exchange = Arc::new(Mutex::new(Some(self)));
@@ -140,7 +140,7 @@ impl TinyExchange {
         let cut = Arc::clone(&socket);
         let ends = Ends {
             greeting: interim_head(StatusCode::SWITCHING_PROTOCOLS, fields),
-            // Locked by the one thread that reads, until it is told of the end.
+            // Locked by the one thread that reads, until the tunnel is over.
             read: Box::new(move |buffer| {
                 reading.lock().as_mut().map_or(Ok(0), |exchange| exchange.read_from_tunnel(buffer))
             }),
@@ -148,7 +148,7 @@ impl TinyExchange {
             cut: Box::new(move || cut.cut()),
             concluded: Box::new(move |passed| {
                 if let Some(exchange) = exchange.lock().take() {
-                    Box::new(exchange).conclude(&told, passed, false);
+                    Box::new(exchange).conclude(&record, passed, false);
                 }
             }),
         };
@@ -164,30 +164,30 @@ impl TinyExchange {
     /// Sends the response, through tiny_http's writer or past it, and records it.
     fn answer_by(&mut self, response: Response, through: bool) {
         self.answered = true;
-        let mut told = self.tell(&response);
+        let mut record = self.begin_record(&response);
         let bytes = if through {
-            self.answer_through(response, &mut told)
+            self.answer_through(response, &mut record)
         } else {
             self.answer_past(response)
         };
-        self.write_down(&told, bytes);
+        self.record(&record, bytes);
     }
 
-    /// What the access log will say of a response that is about to be sent.
-    fn tell(&self, response: &Response) -> LogRecord {
+    /// What the access log will say of a response that is about to be sent; notes a stream without an end.
+    fn begin_record(&self, response: &Response) -> LogRecord {
         if response.is_endless() && self.request.method != Method::HEAD {
             self.shared.connections.note_endless(self.peer);
         }
         LogRecord::read(response, self.shared.access_log.as_ref())
     }
 
-    fn write_down(&self, told: &LogRecord, bytes: u64) {
+    fn record(&self, record: &LogRecord, bytes: u64) {
         let TinyShared { proxy, access_log, .. } = &*self.shared;
-        write_down(proxy, access_log.as_ref(), &self.request, self.arrival, told, bytes);
+        record_response(proxy, access_log.as_ref(), &self.request, self.arrival, record, bytes);
     }
 
     /// Sends the response through tiny_http's writer; gives the number of bytes of content.
-    fn answer_through(&mut self, response: Response, told: &mut LogRecord) -> u64 {
+    fn answer_through(&mut self, response: Response, record: &mut LogRecord) -> u64 {
         let Some(inner) = self.inner.take() else { return 0 };
         let note = |waiting| self.shared.connections.note_waiting(&self.activity, waiting);
         let mut sender =
@@ -202,7 +202,7 @@ impl TinyExchange {
             }
         }
         if sender.truncated {
-            told.truncated();
+            record.truncated();
         }
         sender.sent
     }
@@ -351,7 +351,7 @@ impl Recipient for TinyExchange {
         }
         // The response went past tiny_http's writer: it goes on to the connection's next request.
         drop(self.inner.take().map(tiny_http::Request::into_writer));
-        self.write_down(record, sent);
+        self.record(record, sent);
     }
 }
 
@@ -410,7 +410,7 @@ fn discard(inner: tiny_http::Request, left: u64) {
     }
 }
 
-/// Reads a request's content, and tells a cut one from a complete one.
+/// Reads a request's content; a cut one is an error, never an end.
 struct RequestContentReader<'a> {
     exchange: &'a mut TinyExchange,
 }
@@ -469,7 +469,7 @@ struct Sender<'a> {
     sent: u64,
     /// The rest of the body will not come.
     truncated: bool,
-    /// Is told when the client is waited for, and when no longer.
+    /// Is called when waiting for the client begins, and when it ends.
     note: &'a dyn Fn(bool),
 }
 

@@ -1,5 +1,5 @@
 //! One response on its way to a client while its body grows, past tiny_http's writer. It knows no
-//! exchange: who is told of the outcome is a trait.
+//! exchange: who is record of the outcome is a trait.
 
 use crate::front::outgoing::{Halt, Outgoing};
 use crate::front::served::LogRecord;
@@ -7,7 +7,7 @@ use crate::front::tiny::sockets::ClientSocket;
 
 /// The client that a response is sent to, as far as sending goes.
 pub(super) trait Recipient: Send {
-    /// Is told whether the client takes nothing at the moment.
+    /// Is record whether the client takes nothing at the moment.
     fn note_waiting(&self, waits: bool);
 
     /// Answers with an error: the body is cut, and nothing of it has been sent.
@@ -22,7 +22,7 @@ pub(super) struct Sending {
     recipient: Box<dyn Recipient>,
     socket: ClientSocket,
     outgoing: Outgoing,
-    told: LogRecord,
+    record: LogRecord,
 }
 
 impl Sending {
@@ -30,9 +30,9 @@ impl Sending {
         recipient: Box<dyn Recipient>,
         socket: ClientSocket,
         outgoing: Outgoing,
-        told: LogRecord,
+        record: LogRecord,
     ) -> Self {
-        Self { recipient, socket, outgoing, told }
+        Self { recipient, socket, outgoing, record }
     }
 
     /// The client's socket.
@@ -69,9 +69,9 @@ impl Sending {
             return self.recipient.refuse_cut();
         }
         if self.outgoing.is_truncated() {
-            self.told.truncated();
+            self.record.truncated();
         }
         let well = halt == Halt::Done && !self.outgoing.ends_by_closing();
-        self.recipient.conclude(&self.told, self.outgoing.sent(), well);
+        self.recipient.conclude(&self.record, self.outgoing.sent(), well);
     }
 }
