@@ -35,8 +35,8 @@ pub(super) trait ClientExchange: Send + Sized + 'static {
     /// Sends a short response and ends the connection; does not wait.
     fn refuse(self, response: Response);
 
-    /// Makes a tunnel of the connection.
-    fn go_over(self, fields: &Fields, tunnel: Tunnel, permit: TunnelPermit);
+    /// Answers 101 and makes a tunnel of the connection (RFC 9110 §7.8).
+    fn switch_protocols(self, fields: &Fields, tunnel: Tunnel, permit: TunnelPermit);
 
     /// Goes on after another request has been waited for; must not wait itself.
     fn resume(self, dispatch: &Arc<Dispatch>, attempt: Attempt);
@@ -170,7 +170,7 @@ impl Dispatch {
         });
     }
 
-    /// Hands a request to go over to another protocol to a worker that may wait.
+    /// Hands a request for another protocol to a worker that may wait.
     fn submit_upgrade(self: &Arc<Self>, exchange: impl ClientExchange, protocols: String) {
         let dispatch = Arc::clone(self);
         self.submit(Kind::Forward, exchange, move |exchange, _| {
@@ -182,7 +182,9 @@ impl Dispatch {
                 return exchange.respond(response.into());
             };
             match dispatch.proxy.upgrade(exchange.request(), &protocols) {
-                Upgraded::Agreed(fields, tunnel) => exchange.go_over(&fields, tunnel, permit),
+                Upgraded::Agreed(fields, tunnel) => {
+                    exchange.switch_protocols(&fields, tunnel, permit)
+                }
                 Upgraded::Declined(response) => exchange.respond(response.into()),
             }
         });

@@ -39,22 +39,22 @@ impl Drop for TunnelPermit {
 }
 
 /// The client's side of a tunnel.
-pub(super) struct Ends {
+pub(super) struct TunnelClient {
     /// What the client is sent first: the 101.
     pub greeting: Vec<u8>,
     /// Reads what the client sends; `Ok(0)` is the end.
     pub read: Box<dyn FnMut(&mut [u8]) -> io::Result<usize> + Send>,
     /// Sends all of it to the client, and waits for that.
     pub write: Box<dyn FnMut(&[u8]) -> io::Result<()> + Send>,
-    /// Ends the connection in both directions, from any thread.
+    /// TunnelClient the connection in both directions, from any thread.
     pub cut: Box<dyn Fn() + Send>,
     /// Is called at the end with the number of bytes that the client was sent.
     pub concluded: Box<dyn FnOnce(u64) + Send>,
 }
 
 /// Tells the client that the origin server has agreed, and passes bytes from then on.
-pub(super) fn begin(ends: Ends, tunnel: Tunnel, permit: TunnelPermit) {
-    let Ends { greeting, mut read, mut write, cut, concluded } = ends;
+pub(super) fn begin(client: TunnelClient, tunnel: Tunnel, permit: TunnelPermit) {
+    let TunnelClient { greeting, mut read, mut write, cut, concluded } = client;
     let Tunnel { mut from_origin, mut to_origin, hang_up } = tunnel;
     // Two threads, because either side may be silent while the other speaks, and neither read has a
     // timeout: a chat may be quiet for hours.

@@ -71,7 +71,7 @@ pub(super) enum ClientOutcome<S> {
     Stays,
     Gone,
     /// Its connection becomes a tunnel.
-    GoesOver(Box<ConnectedClient<S>>),
+    Upgraded(Box<ConnectedClient<S>>),
 }
 
 /// What a turn came to.
@@ -79,7 +79,7 @@ enum TurnEnd {
     Wait,
     Again,
     Over,
-    GoOver,
+    Upgrade,
 }
 
 impl<S: Socket> Clients<S> {
@@ -171,8 +171,8 @@ impl<S: Socket> Clients<S> {
                 ClientOutcome::Stays
             }
             Ok(TurnEnd::Over) => self.close(slot),
-            Ok(TurnEnd::GoOver) => {
-                self.take(slot).map_or(ClientOutcome::Gone, ClientOutcome::GoesOver)
+            Ok(TurnEnd::Upgrade) => {
+                self.take(slot).map_or(ClientOutcome::Gone, ClientOutcome::Upgraded)
             }
             Err(_) => self.panicked(slot),
         }
@@ -259,8 +259,8 @@ impl<S: Socket> ConnectedClient<S> {
                 connection.go_on(state);
                 continue;
             }
-            if connection.is_agreed() {
-                return TurnEnd::GoOver;
+            if connection.is_upgraded() {
+                return TurnEnd::Upgrade;
             }
             if connection.is_over() {
                 return TurnEnd::Over;

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use http::{HeaderName, HeaderValue, Method, Version};
 
 use crate::front::event::exchange::{EventExchange, LoopMessage};
-use crate::front::event::inbox::{Agreed, ExchangeId};
+use crate::front::event::inbox::{AgreedUpgrade, ExchangeId};
 use crate::front::event::intake::{Intake, Taken};
 use crate::front::event::loop_state::LoopState;
 use crate::front::event::output::Output;
@@ -104,7 +104,7 @@ pub(super) struct Current {
     pub(super) starved: bool,
     /// The client has been sent a 100, or has sent content without one.
     pub(super) continued: bool,
-    pub(super) agreed: Option<Box<Agreed>>,
+    pub(super) upgrade: Option<Box<AgreedUpgrade>>,
 }
 
 impl Connection {
@@ -165,17 +165,19 @@ impl Connection {
     }
 
     /// Has the origin server agreed to speak another protocol?
-    pub(super) fn is_agreed(&self) -> bool {
-        self.current.as_ref().is_some_and(|current| current.agreed.is_some())
+    pub(super) fn is_upgraded(&self) -> bool {
+        self.current.as_ref().is_some_and(|current| current.upgrade.is_some())
             && self.output.is_empty()
     }
 
     /// What becomes a tunnel now, and what the client has sent for it already.
-    pub(super) fn take_agreed(&mut self) -> Option<(Agreed, Arc<Request>, Arrival, Vec<u8>)> {
+    pub(super) fn take_upgrade(
+        &mut self,
+    ) -> Option<(AgreedUpgrade, Arc<Request>, Arrival, Vec<u8>)> {
         let current = self.current.as_mut()?;
-        let agreed = current.agreed.take()?;
+        let upgrade = current.upgrade.take()?;
         let (request, arrival) = (Arc::clone(&current.request), current.arrival);
-        Some((*agreed, request, arrival, std::mem::take(&mut self.input)))
+        Some((*upgrade, request, arrival, std::mem::take(&mut self.input)))
     }
 
     /// The client has sent bytes.
@@ -404,7 +406,7 @@ impl Connection {
             grown: None,
             starved: false,
             continued: false,
-            agreed: None,
+            upgrade: None,
         }));
         self.look_up(exchange, Attempt::default(), state);
     }
@@ -443,7 +445,7 @@ impl Connection {
                 }
                 self.go_on(state);
             }
-            LoopMessage::GoOver(_, agreed) => current.agreed = Some(agreed),
+            LoopMessage::Upgrade(_, upgrade) => current.upgrade = Some(upgrade),
             LoopMessage::Lost(_) => {
                 self.current = None;
                 self.output.extend(PANICKED);

@@ -16,7 +16,7 @@ use crate::front::event::exchange::{LoopInbox, LoopMessage};
 use crate::front::event::inbox::Endless;
 use crate::front::event::loop_state::LoopState;
 use crate::front::event::timeouts::Ticker;
-use crate::front::event::tunnelling::{Tunnelling, tunnel};
+use crate::front::event::tunnelling::{OpenTunnels, tunnel};
 use crate::stats::{Counter, Stats};
 
 /// The waker's token, among the clients' slots.
@@ -35,7 +35,7 @@ pub(super) struct EventShared {
     pub open: Arc<AtomicUsize>,
     pub connections_max: usize,
     pub wait_max: Duration,
-    pub tunnelling: Arc<Tunnelling>,
+    pub open_tunnels: Arc<OpenTunnels>,
     pub stats: Arc<Stats>,
     /// New clients are accepted.
     pub accepts: AtomicBool,
@@ -123,7 +123,7 @@ impl EventLoop {
         match outcome {
             ClientOutcome::Stays => {}
             ClientOutcome::Gone => self.shared.leave(),
-            ClientOutcome::GoesOver(client) => self.go_over(*client),
+            ClientOutcome::Upgraded(client) => self.begin_tunnel(*client),
         }
     }
 
@@ -227,18 +227,26 @@ impl EventLoop {
     }
 
     /// Hands a connection over to a tunnel.
-    fn go_over(&mut self, client: ConnectedClient<TcpStream>) {
+    fn begin_tunnel(&mut self, client: ConnectedClient<TcpStream>) {
         let ConnectedClient { mut socket, mut connection, .. } = client;
         let _ = self.poll.registry().deregister(&mut socket);
-        let Some((agreed, request, arrival, early)) = connection.take_agreed() else {
+        let Some((upgrade, request, arrival, early)) = connection.take_upgrade() else {
             return self.shared.leave();
         };
         let state = &mut self.clients.state;
         state.held -= early.len();
         let (dispatch, log) = (&state.dispatch, &state.log);
-        let (tunnelling, shared) = (&self.shared.tunnelling, Arc::clone(&self.shared));
+        let (open_tunnels, shared) = (&self.shared.open_tunnels, Arc::clone(&self.shared));
         let end = Box::new(move || shared.leave());
-        tunnel(socket.into(), early, agreed, (request, arrival), (dispatch, log), tunnelling, end);
+        tunnel(
+            socket.into(),
+            early,
+            upgrade,
+            (request, arrival),
+            (dispatch, log),
+            open_tunnels,
+            end,
+        );
     }
 
     /// The first loop looks after those who wait for others' answers, also when it does not accept any more.

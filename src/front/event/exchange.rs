@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use http::Version;
 
 use crate::front::dispatch::{self, Dispatch};
-use crate::front::event::inbox::{self, Agreed, ExchangeId};
+use crate::front::event::inbox::{self, AgreedUpgrade, ExchangeId};
 use crate::front::event::upload::{Upload, UploadReader};
 use crate::front::tunnels;
 use crate::front::wire::interim_head;
@@ -120,10 +120,10 @@ impl dispatch::ClientExchange for EventExchange {
         self.send_response(response);
     }
 
-    fn go_over(mut self, fields: &Fields, tunnel: Tunnel, permit: tunnels::TunnelPermit) {
+    fn switch_protocols(mut self, fields: &Fields, tunnel: Tunnel, permit: tunnels::TunnelPermit) {
         self.answered = true;
-        let agreed = Agreed { fields: fields.clone(), tunnel, permit };
-        self.inbox.send(LoopMessage::GoOver(self.id, Box::new(agreed)));
+        let upgrade = AgreedUpgrade { fields: fields.clone(), tunnel, permit };
+        self.inbox.send(LoopMessage::Upgrade(self.id, Box::new(upgrade)));
     }
 
     fn resume(self, _: &Arc<Dispatch>, attempt: Attempt) {

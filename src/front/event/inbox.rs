@@ -38,7 +38,7 @@ pub(super) enum Message<E> {
     /// The request it waited for is answered.
     Resume(ExchangeId, Box<E>, Attempt),
     /// The origin server has agreed to speak another protocol.
-    GoOver(ExchangeId, Box<Agreed>),
+    Upgrade(ExchangeId, Box<AgreedUpgrade>),
     /// A worker panicked.
     Lost(ExchangeId),
     /// Clients are to be accepted.
@@ -58,7 +58,7 @@ impl<E> Message<E> {
             | Self::Interim(id, _)
             | Self::ContentWanted(id)
             | Self::Grown(id)
-            | Self::GoOver(id, _)
+            | Self::Upgrade(id, _)
             | Self::Resume(id, ..)
             | Self::Lost(id) => Some(*id),
         }
@@ -75,7 +75,7 @@ pub(super) enum Endless {
 }
 
 /// What becomes a tunnel.
-pub(super) struct Agreed {
+pub(super) struct AgreedUpgrade {
     pub fields: Fields,
     pub tunnel: Tunnel,
     pub permit: tunnels::TunnelPermit,

@@ -95,7 +95,7 @@ impl EventFront {
             open: Arc::new(AtomicUsize::new(0)),
             connections_max: settings.connections.connections_max.max(1),
             wait_max: settings.wait_max,
-            tunnelling: Arc::default(),
+            open_tunnels: Arc::default(),
             stats: Arc::clone(dispatch.proxy.stats()),
             accepts: AtomicBool::new(true),
         });
@@ -166,7 +166,7 @@ impl EventFront {
         }
         let drained = loop {
             if endless == Endless::Cut {
-                self.shared.tunnelling.cut();
+                self.shared.open_tunnels.cut();
             }
             if self.shared.open.load(Ordering::Acquire) == 0 {
                 break true;

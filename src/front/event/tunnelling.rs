@@ -9,21 +9,21 @@ use http::StatusCode;
 use parking_lot::Mutex;
 
 use crate::front::dispatch::Dispatch;
-use crate::front::event::inbox::Agreed;
+use crate::front::event::inbox::AgreedUpgrade;
 use crate::front::served::{Arrival, LogRecord, record_response};
-use crate::front::tunnels::{self, Ends};
+use crate::front::tunnels::{self, TunnelClient};
 use crate::front::wire::interim_head;
 use crate::message::request::Request;
 use crate::stats::AccessLog;
 
 /// The tunnels that there are, for the end.
 #[derive(Default)]
-pub(super) struct Tunnelling {
+pub(super) struct OpenTunnels {
     /// By number, and the next number.
     open: Mutex<(HashMap<u64, Arc<TcpStream>>, u64)>,
 }
 
-impl Tunnelling {
+impl OpenTunnels {
     fn insert(&self, stream: &Arc<TcpStream>) -> u64 {
         let mut open = self.open.lock();
         open.1 += 1;
@@ -41,16 +41,16 @@ impl Tunnelling {
 }
 
 /// A tunnel that is open: noted, and forgotten when this is dropped.
-struct Open {
-    tunnelling: Arc<Tunnelling>,
+struct OpenTunnel {
+    open_tunnels: Arc<OpenTunnels>,
     number: u64,
     /// Says that the client's connection is over.
     end: Box<dyn Fn() + Send>,
 }
 
-impl Drop for Open {
+impl Drop for OpenTunnel {
     fn drop(&mut self) {
-        self.tunnelling.open.lock().0.remove(&self.number);
+        self.open_tunnels.open.lock().0.remove(&self.number);
         (self.end)();
     }
 }
@@ -60,15 +60,19 @@ impl Drop for Open {
 pub(super) fn tunnel(
     stream: TcpStream,
     early: Vec<u8>,
-    agreed: Agreed,
+    upgrade: AgreedUpgrade,
     (request, arrival): (Arc<Request>, Arrival),
     (dispatch, log): (&Arc<Dispatch>, &Arc<Option<AccessLog>>),
-    tunnelling: &Arc<Tunnelling>,
+    open_tunnels: &Arc<OpenTunnels>,
     end: Box<dyn Fn() + Send>,
 ) {
-    let Agreed { fields, tunnel, permit } = agreed;
+    let AgreedUpgrade { fields, tunnel, permit } = upgrade;
     let stream = Arc::new(stream);
-    let open = Open { tunnelling: Arc::clone(tunnelling), number: tunnelling.insert(&stream), end };
+    let open = OpenTunnel {
+        open_tunnels: Arc::clone(open_tunnels),
+        number: open_tunnels.insert(&stream),
+        end,
+    };
     if let Err(error) = stream.set_nonblocking(false) {
         log::warn!("{}: no tunnel: {error}", arrival.peer);
         return (tunnel.hang_up)();
@@ -76,7 +80,7 @@ pub(super) fn tunnel(
     let (reading, writing, cutting) = (Arc::clone(&stream), Arc::clone(&stream), stream);
     let mut early = std::io::Cursor::new(early);
     let (dispatch, log) = (Arc::clone(dispatch), Arc::clone(log));
-    let ends = Ends {
+    let client = TunnelClient {
         greeting: interim_head(StatusCode::SWITCHING_PROTOCOLS, &fields),
         read: Box::new(move |buffer| match early.read(buffer) {
             Ok(0) => (&*reading).read(buffer),
@@ -97,5 +101,5 @@ pub(super) fn tunnel(
             drop(open);
         }),
     };
-    tunnels::begin(ends, tunnel, permit);
+    tunnels::begin(client, tunnel, permit);
 }

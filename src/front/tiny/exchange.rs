@@ -19,7 +19,7 @@ use crate::front::served::{Arrival, LogRecord, record_response};
 use crate::front::tiny::connections::{Activity, Connections};
 use crate::front::tiny::pump::Pumps;
 use crate::front::tiny::sending::{Recipient, Sending};
-use crate::front::tunnels::{self, Ends, TunnelPermit};
+use crate::front::tunnels::{self, TunnelClient, TunnelPermit};
 use crate::front::wire::{
     CHUNK_HEAD_BYTES, Delimiting, LAST_CHUNK, WireClient, chunk_head, interim_head,
 };
@@ -138,7 +138,7 @@ impl TinyExchange {
         let reading = Arc::clone(&exchange);
         let socket = Arc::new(socket);
         let cut = Arc::clone(&socket);
-        let ends = Ends {
+        let client = TunnelClient {
             greeting: interim_head(StatusCode::SWITCHING_PROTOCOLS, fields),
             // Locked by the one thread that reads, until the tunnel is over.
             read: Box::new(move |buffer| {
@@ -152,7 +152,7 @@ impl TinyExchange {
                 }
             }),
         };
-        tunnels::begin(ends, tunnel, permit);
+        tunnels::begin(client, tunnel, permit);
     }
 
     /// Reads what the client sends through a tunnel: tiny_http hands over the bare connection where a
@@ -325,7 +325,7 @@ impl dispatch::ClientExchange for TinyExchange {
         self.answer_by(response, false);
     }
 
-    fn go_over(self, fields: &Fields, tunnel: Tunnel, permit: TunnelPermit) {
+    fn switch_protocols(self, fields: &Fields, tunnel: Tunnel, permit: TunnelPermit) {
         self.become_tunnel(fields, tunnel, permit);
     }
 
