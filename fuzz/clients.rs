@@ -292,7 +292,7 @@ pub fn clients(data: &[u8]) {
             14 => {
                 let span = Duration::from_millis(u64::from(step[1]) * 100);
                 passed += span;
-                simulation.tick(span);
+                simulation.advance_time(span);
             }
             _ => {
                 // Another client comes into the slot of one that leaves.

@@ -58,7 +58,7 @@ pub(super) struct ConnectedClient<S> {
 
 /// What a socket is ready for.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Ready {
+pub(super) struct Readiness {
     pub readable: bool,
     /// The client has closed its side.
     pub ended: bool,
@@ -123,11 +123,15 @@ impl<S: Socket> Clients<S> {
     }
 
     /// Something has happened to a client's socket.
-    pub(super) fn hear(&mut self, slot: usize, ready: Ready) -> ClientOutcome<S> {
+    pub(super) fn handle_readiness(
+        &mut self,
+        slot: usize,
+        readiness: Readiness,
+    ) -> ClientOutcome<S> {
         let Some(Some(client)) = self.slots.get_mut(slot) else { return ClientOutcome::Stays };
-        client.readable |= ready.readable || ready.ended;
-        client.ending |= ready.ended;
-        if ready.broken {
+        client.readable |= readiness.readable || readiness.ended;
+        client.ending |= readiness.ended;
+        if readiness.broken {
             return self.close(slot);
         }
         self.give_turn(slot)
@@ -194,9 +198,9 @@ impl<S: Socket> Clients<S> {
     }
 
     /// A look at a client, `tick` after the last one: ends what has taken too long.
-    pub(super) fn look(&mut self, slot: usize, tick: Duration) -> ClientOutcome<S> {
+    pub(super) fn check_timeouts(&mut self, slot: usize, interval: Duration) -> ClientOutcome<S> {
         let Some(Some(client)) = self.slots.get_mut(slot) else { return ClientOutcome::Stays };
-        if client.connection.look(tick, &mut self.state) {
+        if client.connection.check_timeouts(interval, &mut self.state) {
             self.give_turn(slot)
         } else {
             ClientOutcome::Stays

@@ -522,10 +522,10 @@ impl Connection {
 
     /// A look at the connection, `tick` after the last one: ends what has taken too long. `true` if
     /// there is something to send or to close.
-    pub(super) fn look(&mut self, tick: Duration, state: &mut LoopState) -> bool {
+    pub(super) fn check_timeouts(&mut self, interval: Duration, state: &mut LoopState) -> bool {
         let awaited = self.awaited();
         if let (Awaited::Content { .. }, Some(intake)) = (awaited, &mut self.intake) {
-            intake.waited += tick;
+            intake.waited += interval;
         }
         if !state.timeouts.is_over(awaited, state.moment.since(self.since)) {
             return false;

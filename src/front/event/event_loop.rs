@@ -6,16 +6,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use mio::event::Event as Readiness;
+use mio::event::Event;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 
 use crate::front::event::accept::{Accepted, Acceptor, PAUSE};
-use crate::front::event::clients::{ClientOutcome, Clients, ConnectedClient, Ready, Socket};
+use crate::front::event::clients::{ClientOutcome, Clients, ConnectedClient, Readiness, Socket};
 use crate::front::event::exchange::{LoopInbox, LoopMessage};
 use crate::front::event::inbox::Endless;
 use crate::front::event::loop_state::LoopState;
-use crate::front::event::timeouts::Ticker;
+use crate::front::event::timeouts::CheckTimer;
 use crate::front::event::tunnelling::{OpenTunnels, tunnel};
 use crate::stats::{Counter, Stats};
 
@@ -51,28 +51,28 @@ pub(super) struct EventLoop {
     /// Somebody may be waiting to be accepted.
     accepts: bool,
     /// Accepting has failed, and is tried again after a pause.
-    pauses: bool,
+    accept_paused: bool,
     /// Who has been accepted is served.
-    lets_in: bool,
+    serves_new: bool,
     /// Which loop has the next client.
     next: usize,
-    ticker: Ticker,
+    check_timer: CheckTimer,
     messages: Vec<LoopMessage>,
 }
 
 impl EventLoop {
     pub(super) fn new(poll: Poll, state: LoopState, shared: Arc<EventShared>) -> Self {
-        let ticker = Ticker::new(state.timeouts.tick(), state.now);
+        let check_timer = CheckTimer::new(state.timeouts.check_interval(), state.now);
         Self {
             poll,
             clients: Clients::new(state),
             shared,
             acceptor: None,
             accepts: false,
-            pauses: false,
-            lets_in: true,
+            accept_paused: false,
+            serves_new: true,
             next: 0,
-            ticker,
+            check_timer,
             messages: Vec::new(),
         }
     }
@@ -82,7 +82,7 @@ impl EventLoop {
         self.clients.state.inbox.set_owner();
         let mut events = Events::with_capacity(EVENTS);
         while !self.clients.state.draining || self.shared.open.load(Ordering::Acquire) > 0 {
-            if let Err(error) = self.poll.poll(&mut events, self.patience())
+            if let Err(error) = self.poll.poll(&mut events, self.poll_timeout())
                 && error.kind() != io::ErrorKind::Interrupted
             {
                 return Err(format!("waiting for clients: {error}"));
@@ -90,28 +90,28 @@ impl EventLoop {
             let state = &mut self.clients.state;
             (state.now, state.woke) = (state.dispatch.proxy.now(), Instant::now());
             // The loop may have slept for long; who comes now begins now.
-            let due = self.ticker.due(state.now);
+            let due = self.check_timer.due(state.now);
             state.moment = due.unwrap_or(state.moment);
             for event in &events {
                 match event.token() {
                     WAKER => {}
                     LISTENER => self.accepts = true,
                     Token(slot) => {
-                        let outcome = self.clients.hear(slot, ready(event));
-                        self.settle(outcome);
+                        let outcome = self.clients.handle_readiness(slot, readiness(event));
+                        self.apply(outcome);
                     }
                 }
             }
             for slot in self.clients.take_unfinished() {
                 let outcome = self.clients.go_on(slot);
-                self.settle(outcome);
+                self.apply(outcome);
             }
             self.read_messages();
             if self.accepts {
                 self.accept();
             }
             if due.is_some() {
-                self.look();
+                self.check_timeouts();
             }
             self.clients.state.count();
         }
@@ -119,20 +119,20 @@ impl EventLoop {
     }
 
     /// Does what a client's turn leaves to be done.
-    fn settle(&mut self, outcome: ClientOutcome<TcpStream>) {
+    fn apply(&mut self, outcome: ClientOutcome<TcpStream>) {
         match outcome {
             ClientOutcome::Stays => {}
-            ClientOutcome::Gone => self.shared.leave(),
+            ClientOutcome::Gone => self.shared.note_closed(),
             ClientOutcome::Upgraded(client) => self.begin_tunnel(*client),
         }
     }
 
     /// How long to sleep if nothing happens.
-    fn patience(&self) -> Option<Duration> {
-        if self.clients.has_unfinished() || self.accepts && !self.pauses {
+    fn poll_timeout(&self) -> Option<Duration> {
+        if self.clients.has_unfinished() || self.accepts && !self.accept_paused {
             return Some(Duration::ZERO);
         }
-        if self.pauses {
+        if self.accept_paused {
             return Some(PAUSE);
         }
         // Those who wait for others' answers may be another loop's clients.
@@ -141,7 +141,7 @@ impl EventLoop {
         } else {
             !self.clients.is_empty()
         };
-        anybody.then(|| self.ticker.tick())
+        anybody.then(|| self.check_timer.interval())
     }
 
     fn read_messages(&mut self) {
@@ -161,7 +161,7 @@ impl EventLoop {
 
     fn read(&mut self, message: LoopMessage) {
         match message {
-            LoopMessage::Client(stream, peer) => self.welcome(TcpStream::from_std(stream), peer),
+            LoopMessage::Client(stream, peer) => self.add_client(TcpStream::from_std(stream), peer),
             LoopMessage::Drain(endless) => self.drain(endless),
             LoopMessage::Retire => self.stop_accepting(),
             LoopMessage::Accept(acceptor) => {
@@ -171,19 +171,19 @@ impl EventLoop {
             }
             message => {
                 let outcome = self.clients.deliver(message);
-                self.settle(outcome);
+                self.apply(outcome);
             }
         }
     }
 
     /// Accepts who waits, as many as there may be.
     fn accept(&mut self) {
-        self.pauses = false;
+        self.accept_paused = false;
         for _ in 0..ACCEPTS_PER_TURN {
             let Some(acceptor) = &mut self.acceptor else { return };
             if self.shared.open.load(Ordering::Relaxed) >= self.shared.connections_max {
                 // The next connection that is closed wakes this loop.
-                self.pauses = true;
+                self.accept_paused = true;
                 return;
             }
             match acceptor.next() {
@@ -194,7 +194,7 @@ impl EventLoop {
                     self.next = (self.next + 1) % loops;
                     let inbox = &self.shared.inboxes[self.next];
                     if Arc::ptr_eq(inbox, &self.clients.state.inbox) {
-                        self.welcome(stream, peer);
+                        self.add_client(stream, peer);
                     } else {
                         inbox.send(LoopMessage::Client(stream.into(), peer));
                     }
@@ -204,7 +204,7 @@ impl EventLoop {
                     return;
                 }
                 Accepted::Later => {
-                    self.pauses = true;
+                    self.accept_paused = true;
                     return;
                 }
             }
@@ -212,18 +212,18 @@ impl EventLoop {
     }
 
     /// Takes a client in.
-    fn welcome(&mut self, mut stream: TcpStream, peer: SocketAddr) {
+    fn add_client(&mut self, mut stream: TcpStream, peer: SocketAddr) {
         let slot = self.clients.free_slot();
         let interest = Interest::READABLE | Interest::WRITABLE;
         if let Err(error) = self.poll.registry().register(&mut stream, Token(slot), interest) {
             log::warn!("{peer}: {error}");
             self.clients.give_back(slot);
-            return self.shared.leave();
+            return self.shared.note_closed();
         }
         self.clients.add(slot, stream, peer);
         let outcome =
-            if self.lets_in { self.clients.give_turn(slot) } else { self.clients.close(slot) };
-        self.settle(outcome);
+            if self.serves_new { self.clients.give_turn(slot) } else { self.clients.close(slot) };
+        self.apply(outcome);
     }
 
     /// Hands a connection over to a tunnel.
@@ -231,13 +231,13 @@ impl EventLoop {
         let ConnectedClient { mut socket, mut connection, .. } = client;
         let _ = self.poll.registry().deregister(&mut socket);
         let Some((upgrade, request, arrival, early)) = connection.take_upgrade() else {
-            return self.shared.leave();
+            return self.shared.note_closed();
         };
         let state = &mut self.clients.state;
         state.held -= early.len();
         let (dispatch, log) = (&state.dispatch, &state.log);
         let (open_tunnels, shared) = (&self.shared.open_tunnels, Arc::clone(&self.shared));
-        let end = Box::new(move || shared.leave());
+        let end = Box::new(move || shared.note_closed());
         tunnel(
             socket.into(),
             early,
@@ -255,14 +255,14 @@ impl EventLoop {
     }
 
     /// Looks at all connections.
-    fn look(&mut self) {
+    fn check_timeouts(&mut self) {
         if self.is_first() {
             self.clients.state.dispatch.proxy.expire_parked(self.shared.wait_max);
         }
-        let tick = self.ticker.tick();
+        let interval = self.check_timer.interval();
         for slot in 0..self.clients.slots() {
-            let outcome = self.clients.look(slot, tick);
-            self.settle(outcome);
+            let outcome = self.clients.check_timeouts(slot, interval);
+            self.apply(outcome);
         }
     }
 
@@ -277,24 +277,24 @@ impl EventLoop {
             self.shared.accepts.store(false, Ordering::Release);
         }
         self.accepts = false;
-        self.pauses = false;
+        self.accept_paused = false;
     }
 
     /// The proxy is about to end.
     fn drain(&mut self, endless: Endless) {
         self.stop_accepting();
         self.clients.state.endless = endless;
-        self.lets_in = false;
+        self.serves_new = false;
         for slot in 0..self.clients.slots() {
             let outcome = self.clients.drain(slot);
-            self.settle(outcome);
+            self.apply(outcome);
         }
     }
 }
 
 impl EventShared {
     /// A client is gone: if others had to wait for that, one of them comes in.
-    pub(super) fn leave(&self) {
+    pub(super) fn note_closed(&self) {
         self.stats.gauge(Counter::Connections, -1);
         if self.open.fetch_sub(1, Ordering::AcqRel) >= self.connections_max {
             self.inboxes[0].wake();
@@ -326,8 +326,8 @@ impl Socket for TcpStream {
     }
 }
 
-fn ready(event: &Readiness) -> Ready {
-    Ready {
+fn readiness(event: &Event) -> Readiness {
+    Readiness {
         readable: event.is_readable(),
         ended: event.is_read_closed(),
         broken: event.is_error() || event.is_write_closed(),

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 
 use crate::front::FrontSettings;
 use crate::front::dispatch::Dispatch;
-use crate::front::event::clients::{ClientOutcome, Clients, Ready, Socket};
+use crate::front::event::clients::{ClientOutcome, Clients, Readiness, Socket};
 use crate::front::event::connection::Connection;
 use crate::front::event::exchange::{LoopInbox, LoopMessage};
 use crate::front::event::loop_state::LoopState;
@@ -21,7 +21,7 @@ use crate::front::workers::Pool;
 use crate::proxy::Proxy;
 
 /// Nothing that a worker does takes this long.
-const PATIENCE: Duration = Duration::from_secs(20);
+const WORKER_WAIT_MAX: Duration = Duration::from_secs(20);
 
 /// A loop and its clients. What does not happen by itself on a real loop happens here only when it is
 /// called for.
@@ -108,25 +108,25 @@ impl Simulation {
         self.clients.add(slot, Pipe(Arc::clone(&end)), peer);
         self.ends.push((end, Some(slot)));
         let outcome = self.clients.give_turn(slot);
-        self.settle(slot, &outcome);
+        self.apply(slot, &outcome);
         client
     }
 
     /// A client sends bytes.
     pub fn send(&mut self, client: usize, bytes: &[u8]) {
         self.ends[client].0.lock().to_proxy.extend(bytes);
-        self.hear(client, Ready { readable: true, ..Ready::default() });
+        self.handle_readiness(client, Readiness { readable: true, ..Readiness::default() });
     }
 
     /// A client closes its side.
     pub fn end(&mut self, client: usize) {
         self.ends[client].0.lock().has_ended = true;
-        self.hear(client, Ready { ended: true, ..Ready::default() });
+        self.handle_readiness(client, Readiness { ended: true, ..Readiness::default() });
     }
 
     /// A client goes away.
     pub fn leave(&mut self, client: usize) {
-        self.hear(client, Ready { broken: true, ..Ready::default() });
+        self.handle_readiness(client, Readiness { broken: true, ..Readiness::default() });
     }
 
     /// A client takes `count` bytes more.
@@ -134,7 +134,7 @@ impl Simulation {
         let mut end = self.ends[client].0.lock();
         end.window = end.window.saturating_add(count);
         drop(end);
-        self.hear(client, Ready::default());
+        self.handle_readiness(client, Readiness::default());
     }
 
     /// Those whose turn was over before all was done have another one; `false` if there is nobody.
@@ -143,7 +143,7 @@ impl Simulation {
         let any = !unfinished.is_empty();
         for slot in unfinished {
             let outcome = self.clients.go_on(slot);
-            self.settle(slot, &outcome);
+            self.apply(slot, &outcome);
         }
         any
     }
@@ -156,7 +156,7 @@ impl Simulation {
         let Some(message) = self.messages.pop_front() else { return false };
         let slot = message.exchange_id().map_or(usize::MAX, |id| id.slot);
         let outcome = self.clients.deliver(message);
-        self.settle(slot, &outcome);
+        self.apply(slot, &outcome);
         true
     }
 
@@ -172,16 +172,16 @@ impl Simulation {
     /// Waits until there is a message, and handles it.
     pub fn wait_and_deliver(&mut self) {
         while !self.deliver() {
-            self.wakes.recv_timeout(PATIENCE).expect("an exchange that hangs");
+            self.wakes.recv_timeout(WORKER_WAIT_MAX).expect("an exchange that hangs");
         }
     }
 
     /// `span` passes, and the loop looks at all connections.
-    pub fn tick(&mut self, span: Duration) {
+    pub fn advance_time(&mut self, span: Duration) {
         self.clients.state.moment = self.clients.state.moment.after(span);
         for slot in 0..self.clients.slots() {
-            let outcome = self.clients.look(slot, span);
-            self.settle(slot, &outcome);
+            let outcome = self.clients.check_timeouts(slot, span);
+            self.apply(slot, &outcome);
         }
     }
 
@@ -240,13 +240,13 @@ impl Simulation {
         end.lock().to_proxy.is_empty() && connection.is_some_and(Connection::wants_input)
     }
 
-    fn hear(&mut self, client: usize, ready: Ready) {
+    fn handle_readiness(&mut self, client: usize, readiness: Readiness) {
         let Some(slot) = self.ends[client].1 else { return };
-        let outcome = self.clients.hear(slot, ready);
-        self.settle(slot, &outcome);
+        let outcome = self.clients.handle_readiness(slot, readiness);
+        self.apply(slot, &outcome);
     }
 
-    fn settle(&mut self, slot: usize, outcome: &ClientOutcome<Pipe>) {
+    fn apply(&mut self, slot: usize, outcome: &ClientOutcome<Pipe>) {
         if !matches!(outcome, ClientOutcome::Stays) {
             for (_, other) in self.ends.iter_mut().filter(|(_, other)| *other == Some(slot)) {
                 *other = None;

@@ -13,10 +13,10 @@ const CONTENT_RATE_MIN: u64 = 500;
 /// For how long what a client still sends is thrown away, after the last response on its connection.
 const LINGER: Duration = Duration::from_secs(2);
 /// Bounds of the span between two looks at all connections.
-const TICK_MIN: Duration = Duration::from_millis(10);
-const TICK_MAX: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL_MIN: Duration = Duration::from_millis(10);
+const CHECK_INTERVAL_MAX: Duration = Duration::from_secs(1);
 /// How many looks there are in the shortest timeout.
-const TICKS_PER_TIMEOUT: u32 = 8;
+const CHECKS_PER_TIMEOUT: u32 = 8;
 
 /// Milliseconds since the loop began, modulo 2^32: 49 days. Spans between two of them are right as long
 /// as they are shorter than that.
@@ -82,33 +82,34 @@ impl Timeouts {
     }
 
     /// The span between two looks at all connections.
-    pub(super) fn tick(&self) -> Duration {
-        (self.header.min(self.idle) / TICKS_PER_TIMEOUT).clamp(TICK_MIN, TICK_MAX)
+    pub(super) fn check_interval(&self) -> Duration {
+        (self.header.min(self.idle) / CHECKS_PER_TIMEOUT)
+            .clamp(CHECK_INTERVAL_MIN, CHECK_INTERVAL_MAX)
     }
 }
 
 /// Says when it is time for a look.
-pub(super) struct Ticker {
+pub(super) struct CheckTimer {
     begun: Instant,
-    tick: Duration,
+    interval: Duration,
     last: Timestamp,
 }
 
-impl Ticker {
-    pub(super) fn new(tick: Duration, now: Timestamp) -> Self {
-        Self { begun: Instant::now(), tick, last: now }
+impl CheckTimer {
+    pub(super) fn new(interval: Duration, now: Timestamp) -> Self {
+        Self { begun: Instant::now(), interval, last: now }
     }
 
     /// The longest that the loop may sleep while there are connections.
-    pub(super) fn tick(&self) -> Duration {
-        self.tick
+    pub(super) fn interval(&self) -> Duration {
+        self.interval
     }
 
     /// The moment, if it is time for a look. `now` is the system's time: when that is set back, a look
     /// comes early, and what it sees is still told by a clock that nobody sets.
     pub(super) fn due(&mut self, now: Timestamp) -> Option<Moment> {
         let passed = now.0.checked_sub(self.last.0);
-        if passed.is_some_and(|passed| u128::from(passed) < self.tick.as_millis()) {
+        if passed.is_some_and(|passed| u128::from(passed) < self.interval.as_millis()) {
             return None;
         }
         self.last = now;
@@ -149,9 +150,9 @@ mod tests {
             let quiet = Duration::from_secs(seconds);
             assert_eq!(timeouts.is_over(awaited, quiet), expected, "{awaited:?} {seconds} s");
         }
-        assert_eq!(timeouts.tick(), TICK_MAX);
+        assert_eq!(timeouts.check_interval(), CHECK_INTERVAL_MAX);
         let timeouts = Timeouts { header: Duration::from_millis(400), idle };
-        assert_eq!(timeouts.tick(), Duration::from_millis(50));
+        assert_eq!(timeouts.check_interval(), Duration::from_millis(50));
     }
 
     #[test]
@@ -161,10 +162,10 @@ mod tests {
 
     #[test]
     fn a_look_is_due_once_a_tick_and_when_the_clock_is_set_back() {
-        let mut ticker = Ticker::new(Duration::from_millis(100), Timestamp(1000));
-        assert!(ticker.due(Timestamp(1099)).is_none());
-        assert!(ticker.due(Timestamp(1100)).is_some());
-        assert!(ticker.due(Timestamp(1199)).is_none());
-        assert!(ticker.due(Timestamp(900)).is_some());
+        let mut check_timer = CheckTimer::new(Duration::from_millis(100), Timestamp(1000));
+        assert!(check_timer.due(Timestamp(1099)).is_none());
+        assert!(check_timer.due(Timestamp(1100)).is_some());
+        assert!(check_timer.due(Timestamp(1199)).is_none());
+        assert!(check_timer.due(Timestamp(900)).is_some());
     }
 }
