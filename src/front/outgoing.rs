@@ -64,8 +64,8 @@ pub enum Halt {
 impl Outgoing {
     /// A response to a request with this method. A body that still arrives is given back: reading it
     /// may wait.
-    pub fn new(reader: WireClient, method: &Method, response: Response) -> Result<Self, Response> {
-        let delimiting = reader.delimiting_of(method, &response);
+    pub fn new(client: WireClient, method: &Method, response: Response) -> Result<Self, Response> {
+        let delimiting = client.delimiting_of(method, &response);
         let endless = response.is_endless() && !matches!(delimiting, Delimiting::Nothing(_));
         let Response { status, fields, body } = response;
         let body: Box<dyn Growing> = match body {
@@ -77,7 +77,7 @@ impl Outgoing {
             Body::Growing(body) => body,
         };
         let head = Response { status, fields, body: Body::None { length: None } };
-        let pending = reader.head(&head, delimiting);
+        let pending = client.head(&head, delimiting);
         let (piece_left, rest, begun, sent) = (0, Rest::More, false, 0);
         Ok(Self { body, delimiting, pending, piece_left, rest, begun, endless, sent })
     }
@@ -247,8 +247,8 @@ mod tests {
 
     fn outgoing(body: Body) -> Outgoing {
         let response = Response { status: StatusCode::OK, fields: Fields::new(), body };
-        let reader = WireClient { version: Version::HTTP_11, keeps_alive: true };
-        Outgoing::new(reader, &Method::GET, response).expect("it need not be waited for")
+        let client = WireClient { version: Version::HTTP_11, keeps_alive: true };
+        Outgoing::new(client, &Method::GET, response).expect("it need not be waited for")
     }
 
     /// Sends all, `step` bytes at a time, and blocks between.

@@ -124,8 +124,8 @@ mod tests {
             (Version::HTTP_10, true,  None,    "Connection: close\r\n"),
         ];
         for (version, keeps_alive, length, expected) in table {
-            let reader = WireClient { version, keeps_alive };
-            let head = reader.head(&response, reader.delimiting(length));
+            let client = WireClient { version, keeps_alive };
+            let head = client.head(&response, client.delimiting(length));
             let expected = format!("HTTP/1.1 200 OK\r\nETag: \"a\"\r\n{expected}\r\n");
             assert_eq!(String::from_utf8_lossy(&head), expected);
         }

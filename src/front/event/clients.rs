@@ -40,7 +40,7 @@ pub(super) struct Clients<S> {
     slots: Vec<Option<ConnectedClient<S>>>,
     free: Vec<usize>,
     /// Whose turn was over before all was done.
-    again: Vec<usize>,
+    unfinished: Vec<usize>,
     buffer: Vec<u8>,
 }
 
@@ -53,7 +53,7 @@ pub(super) struct ConnectedClient<S> {
     /// What there is to read ends with the client's end.
     ending: bool,
     /// It is listed once among those whose turn was over before all was done.
-    waits: bool,
+    is_unfinished: bool,
 }
 
 /// What a socket is ready for.
@@ -84,8 +84,8 @@ enum TurnEnd {
 
 impl<S: Socket> Clients<S> {
     pub(super) fn new(state: LoopState) -> Self {
-        let (slots, free, again) = (Vec::new(), Vec::new(), Vec::new());
-        Self { state, slots, free, again, buffer: vec![0; READ_BYTES] }
+        let (slots, free, unfinished) = (Vec::new(), Vec::new(), Vec::new());
+        Self { state, slots, free, unfinished, buffer: vec![0; READ_BYTES] }
     }
 
     /// How many slots there are, free ones among them.
@@ -113,8 +113,9 @@ impl<S: Socket> Clients<S> {
     /// A new client, which may have sent something already.
     pub(super) fn add(&mut self, slot: usize, socket: S, peer: SocketAddr) {
         let connection = Connection::new(peer, slot, self.state.moment);
-        let (readable, ending, waits) = (true, false, false);
-        self.slots[slot] = Some(ConnectedClient { socket, connection, readable, ending, waits });
+        let (readable, ending, is_unfinished) = (true, false, false);
+        self.slots[slot] =
+            Some(ConnectedClient { socket, connection, readable, ending, is_unfinished });
     }
 
     /// The connection of the client in this slot.
@@ -139,23 +140,27 @@ impl<S: Socket> Clients<S> {
 
     /// Is there anybody whose turn was over before all was done?
     pub(super) fn has_unfinished(&self) -> bool {
-        !self.again.is_empty()
+        !self.unfinished.is_empty()
     }
 
     /// Those whose turn was over before all was done: each is to be given one more, by
     /// [`Clients::go_on`], whatever else has happened to it.
     pub(super) fn take_unfinished(&mut self) -> Vec<usize> {
-        std::mem::take(&mut self.again)
+        std::mem::take(&mut self.unfinished)
     }
 
     pub(super) fn go_on(&mut self, slot: usize) -> ClientOutcome<S> {
         let Some(Some(client)) = self.slots.get_mut(slot) else { return ClientOutcome::Stays };
-        if std::mem::take(&mut client.waits) { self.give_turn(slot) } else { ClientOutcome::Stays }
+        if std::mem::take(&mut client.is_unfinished) {
+            self.give_turn(slot)
+        } else {
+            ClientOutcome::Stays
+        }
     }
 
     pub(super) fn give_turn(&mut self, slot: usize) -> ClientOutcome<S> {
         let Some(Some(client)) = self.slots.get_mut(slot) else { return ClientOutcome::Stays };
-        if client.waits {
+        if client.is_unfinished {
             // Its turn comes.
             return ClientOutcome::Stays;
         }
@@ -170,8 +175,8 @@ impl<S: Socket> Clients<S> {
         match turn {
             Ok(TurnEnd::Wait) => ClientOutcome::Stays,
             Ok(TurnEnd::Again) => {
-                client.waits = true;
-                self.again.push(slot);
+                client.is_unfinished = true;
+                self.unfinished.push(slot);
                 ClientOutcome::Stays
             }
             Ok(TurnEnd::Over) => self.close(slot),

@@ -67,13 +67,13 @@ pub(super) struct Connection {
     /// Content that has not come to its end.
     pub(super) intake: Option<Box<Intake>>,
     /// The exchange under way, unless it was answered on the fast path.
-    pub(super) current: Option<Box<Current>>,
+    pub(super) current: Option<Box<CurrentExchange>>,
     /// What it has been answered and has not taken yet.
     pub(super) output: Output,
     /// It ends with what is being sent.
     pub(super) closes: bool,
     /// Nothing that comes is listened to any more.
-    pub(super) deaf: bool,
+    pub(super) ignores_input: bool,
     /// No request has come yet.
     pub(super) first: bool,
     /// When something moved last; of a head, its first byte.
@@ -90,10 +90,10 @@ pub(super) enum Phase {
 }
 
 /// An exchange that was not answered on the fast path.
-pub(super) struct Current {
+pub(super) struct CurrentExchange {
     pub(super) id: ExchangeId,
     pub(super) request: Arc<Request>,
-    pub(super) reader: WireClient,
+    pub(super) client: WireClient,
     pub(super) arrival: Arrival,
     pub(super) outgoing: Option<Outgoing>,
     pub(super) record: Option<LogRecord>,
@@ -121,7 +121,7 @@ impl Connection {
             current: None,
             output: Output::default(),
             closes: false,
-            deaf: false,
+            ignores_input: false,
             first: true,
             since: moment,
         }
@@ -132,7 +132,7 @@ impl Connection {
         match self.phase {
             Phase::Lingering(_) => !self.half_closed,
             Phase::Over => false,
-            Phase::Open if self.half_closed || self.deaf => false,
+            Phase::Open if self.half_closed || self.ignores_input => false,
             Phase::Open => match &self.intake {
                 Some(intake) => self.input.is_empty() && intake.has_space(),
                 None => !self.is_busy(),
@@ -237,7 +237,7 @@ impl Connection {
         self.half_closed = true;
         if let Some(intake) = self.intake.take() {
             intake.end(Err(io::ErrorKind::UnexpectedEof));
-            self.hang_up();
+            self.ignore_input();
         } else if !self.input.is_empty() && !self.is_busy() && self.phase == Phase::Open {
             // It is read once more, for what may be wrong with it.
             self.searched = 0;
@@ -249,11 +249,11 @@ impl Connection {
     }
 
     /// Nothing that comes is listened to any more; the connection ends with the present response.
-    fn hang_up(&mut self) {
-        self.deaf = true;
+    fn ignore_input(&mut self) {
+        self.ignores_input = true;
         self.has_more = false;
         match &mut self.current {
-            Some(current) => current.reader.keeps_alive = false,
+            Some(current) => current.client.keeps_alive = false,
             None => self.closes = true,
         }
     }
@@ -264,7 +264,7 @@ impl Connection {
         self.has_more = false;
         while used < bytes.len() {
             let rest = &bytes[used..];
-            if self.deaf || self.phase != Phase::Open {
+            if self.ignores_input || self.phase != Phase::Open {
                 return bytes.len();
             }
             if let Some(intake) = &mut self.intake {
@@ -275,12 +275,12 @@ impl Connection {
                     Taken::End => self.intake = None,
                     Taken::Failed => {
                         self.intake = None;
-                        self.hang_up();
+                        self.ignore_input();
                     }
                     Taken::More => {
                         if intake.is_discarded() && !intake.has_space() {
                             self.intake = None;
-                            self.hang_up();
+                            self.ignore_input();
                         }
                         return used;
                     }
@@ -384,7 +384,7 @@ impl Connection {
         let request = Arc::new(request);
         let id = state.next_id(self.slot);
         let arrival = Arrival { at: state.now, since: Instant::now(), peer: self.peer };
-        let reader = WireClient { version: request.version, keeps_alive: keeps_alive(&request) };
+        let client = WireClient { version: request.version, keeps_alive: keeps_alive(&request) };
         let upload = if matches!(request.framing, Framing::None | Framing::Length(0)) {
             None
         } else {
@@ -396,10 +396,10 @@ impl Connection {
         };
         let exchange =
             EventExchange::new(Arc::clone(&state.inbox), id, Arc::clone(&request), upload);
-        self.current = Some(Box::new(Current {
+        self.current = Some(Box::new(CurrentExchange {
             id,
             request,
-            reader,
+            client,
             arrival,
             outgoing: None,
             record: None,
@@ -449,7 +449,7 @@ impl Connection {
             LoopMessage::Lost(_) => {
                 self.current = None;
                 self.output.extend(PANICKED);
-                self.hang_up();
+                self.ignore_input();
             }
             LoopMessage::Client(..)
             | LoopMessage::Accept(_)
@@ -473,13 +473,13 @@ impl Connection {
 
     /// Sends a short response, and listens to nothing any more.
     fn refuse(&mut self, response: &Response) {
-        let reader = WireClient { version: Version::HTTP_11, keeps_alive: false };
+        let client = WireClient { version: Version::HTTP_11, keeps_alive: false };
         if let Body::Whole(content) = &response.body {
-            let delimiting = reader.delimiting(Some(content.len() as u64));
-            self.output.extend(&reader.head(response, delimiting));
+            let delimiting = client.delimiting(Some(content.len() as u64));
+            self.output.extend(&client.head(response, delimiting));
             self.output.extend(content);
         }
-        self.hang_up();
+        self.ignore_input();
     }
 
     /// The proxy is about to end: an idle connection is closed now, another one after its response.
@@ -536,7 +536,7 @@ impl Connection {
                 if let Some(intake) = self.intake.take() {
                     intake.end(Err(io::ErrorKind::TimedOut));
                 }
-                self.hang_up();
+                self.ignore_input();
             }
             _ => self.phase = Phase::Over,
         }

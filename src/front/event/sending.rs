@@ -37,7 +37,7 @@ impl Connection {
     pub(super) fn respond(&mut self, response: Response, state: &mut LoopState) {
         let Some(current) = &mut self.current else { return };
         let record = LogRecord::read(&response, Option::as_ref(&state.log));
-        let mut keeps_alive = current.reader.keeps_alive && !state.draining;
+        let mut keeps_alive = current.client.keeps_alive && !state.draining;
         if let Some(intake) = &mut self.intake {
             // A client that waits for a 100 may send its content after all, or not: nothing on the wire says which.
             let undecided = current.request.expects_continue() && !current.continued;
@@ -45,10 +45,10 @@ impl Connection {
                 keeps_alive = false;
             }
         }
-        let reader = WireClient { keeps_alive, ..current.reader };
-        match Outgoing::new(reader, &current.request.method, response) {
+        let client = WireClient { keeps_alive, ..current.client };
+        match Outgoing::new(client, &current.request.method, response) {
             Ok(outgoing) => {
-                current.reader.keeps_alive = keeps_alive && !outgoing.ends_by_closing();
+                current.client.keeps_alive = keeps_alive && !outgoing.ends_by_closing();
                 current.outgoing = Some(outgoing);
                 current.record = Some(record);
             }
@@ -104,7 +104,7 @@ impl Connection {
                 },
                 Halt::Cut if !outgoing.has_begun() => {
                     let response = state.dispatch.proxy.refuse_cut(&current.request);
-                    current.reader.keeps_alive = false;
+                    current.client.keeps_alive = false;
                     self.respond(response, state);
                 }
                 Halt::Done => self.conclude(state),
@@ -148,7 +148,7 @@ impl Connection {
         self.since = state.moment;
         // A response whose head was sent before the proxy was to end may be the last one all the same.
         let is_last = state.draining && self.input.is_empty();
-        let keeps_alive = self.current.as_ref().is_none_or(|current| current.reader.keeps_alive);
+        let keeps_alive = self.current.as_ref().is_none_or(|current| current.client.keeps_alive);
         self.closes = !keeps_alive || is_last;
         self.end_exchange(state);
         self.has_more |= !self.input.is_empty();
@@ -172,7 +172,7 @@ impl Connection {
 
     /// Everything is sent and nothing more will be.
     fn close(&mut self) -> Transmitted {
-        let quiet = self.intake.is_none() && self.input.is_empty() && !self.deaf;
+        let quiet = self.intake.is_none() && self.input.is_empty() && !self.ignores_input;
         if quiet || self.half_closed {
             self.phase = Phase::Over;
             return Transmitted::Over;

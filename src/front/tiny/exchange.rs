@@ -56,7 +56,7 @@ pub(super) struct TinyExchange {
     request: Arc<Request>,
     peer: SocketAddr,
     activity: Arc<Activity>,
-    reader: WireClient,
+    client: WireClient,
     /// Bytes of content not read yet; `None` for a chunked one that has not ended.
     left: Option<u64>,
     /// The client waits for a 100 before it sends its content.
@@ -81,7 +81,7 @@ impl TinyExchange {
             Framing::Length(length) => Some(length),
             Framing::Chunked => None,
         };
-        let reader = WireClient { version: request.version, keeps_alive: keeps_alive(&request) };
+        let client = WireClient { version: request.version, keeps_alive: keeps_alive(&request) };
         let expects_continue = request.expects_continue();
         let inner = Some(inner);
         Self {
@@ -90,7 +90,7 @@ impl TinyExchange {
             request,
             peer,
             activity,
-            reader,
+            client,
             left,
             expects_continue,
             arrival,
@@ -113,7 +113,7 @@ impl TinyExchange {
         let socket = if through { self.shared.connections.socket(self.peer) } else { None };
         let Some(socket) = socket else { return Err(Box::new((self, response))) };
         let record = self.begin_record(&response);
-        match Outgoing::new(self.reader, &self.request.method, response) {
+        match Outgoing::new(self.client, &self.request.method, response) {
             Ok(outgoing) => {
                 self.answered = true;
                 Ok(Sending::new(Box::new(self), socket, outgoing, record))
@@ -192,7 +192,7 @@ impl TinyExchange {
         let note = |waiting| self.shared.connections.note_waiting(&self.activity, waiting);
         let mut sender =
             Sender { out: inner.into_writer(), sent: 0, truncated: false, note: &note };
-        match sender.send(self.reader, &self.request.method, response) {
+        match sender.send(self.client, &self.request.method, response) {
             // tiny_http closes when it has read `Connection: close`, and knows no other reason.
             Ok(Delimiting::Close) => self.shared.connections.cut(self.peer),
             Ok(_) => {}
@@ -219,7 +219,7 @@ impl TinyExchange {
             };
             response.body = Body::Whole(content);
         }
-        let reader = WireClient { keeps_alive: false, ..self.reader };
+        let client = WireClient { keeps_alive: false, ..self.client };
         let mut head_and_content = Vec::new();
         let mut sender = Sender {
             out: Box::new(&mut head_and_content),
@@ -227,7 +227,7 @@ impl TinyExchange {
             truncated: false,
             note: &|_| (),
         };
-        let sent = match sender.send(reader, &self.request.method, response) {
+        let sent = match sender.send(client, &self.request.method, response) {
             Ok(_) => sender.sent,
             Err(_) => 0,
         };
@@ -477,7 +477,7 @@ impl Sender<'_> {
     /// Sends a response; gives how it was delimited. After an error the connection must be cut.
     fn send(
         &mut self,
-        reader: WireClient,
+        client: WireClient,
         method: &Method,
         mut response: Response,
     ) -> io::Result<Delimiting> {
@@ -487,9 +487,9 @@ impl Sender<'_> {
             body => body,
         };
         response.body = body;
-        let delimiting = reader.delimiting_of(method, &response);
+        let delimiting = client.delimiting_of(method, &response);
         let body = std::mem::replace(&mut response.body, Body::None { length: None });
-        let mut head = reader.head(&response, delimiting);
+        let mut head = client.head(&response, delimiting);
         match body {
             _ if matches!(delimiting, Delimiting::Nothing(_)) => self.write_now(&head)?,
             Body::Whole(bytes) => {

@@ -286,12 +286,12 @@ impl Inner {
                 }
             }
             Err(error) => {
-                let reader = WireClient { version: Version::HTTP_11, keeps_alive: false };
+                let client = WireClient { version: Version::HTTP_11, keeps_alive: false };
                 let mut response = self.shared.proxy.refuse_unread(&error, false);
                 let mut bytes = Vec::new();
                 let body = std::mem::replace(&mut response.body, Body::None { length: None });
                 if let Body::Whole(content) = body {
-                    bytes = reader.head(&response, reader.delimiting(Some(content.len() as u64)));
+                    bytes = client.head(&response, client.delimiting(Some(content.len() as u64)));
                     bytes.extend_from_slice(&content);
                 }
                 log::info!("{peer}: {error}");
