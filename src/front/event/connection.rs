@@ -14,10 +14,10 @@ use http::{HeaderName, HeaderValue, Method, Version};
 
 use crate::front::event::exchange::{EventExchange, LoopMessage};
 use crate::front::event::inbox::{AgreedUpgrade, ExchangeId};
-use crate::front::event::intake::{Intake, Taken};
+use crate::front::event::intake::Intake;
 use crate::front::event::loop_state::LoopState;
 use crate::front::event::output::Output;
-use crate::front::event::parse::{self, Head};
+use crate::front::event::parse::Head;
 use crate::front::event::plain::{self, PlainHead};
 use crate::front::event::timeouts::{Awaited, Moment};
 use crate::front::event::upload::Upload;
@@ -34,12 +34,8 @@ use crate::proxy::{Attempt, FastHit};
 
 /// Content of a hit up to this is sent from one buffer, with its head and with other responses.
 const COPIED_MAX: usize = 8 * 1024;
-/// So many bytes of responses to pipelined requests are put together before they are sent.
-const OUT_BYTES: usize = 64 * 1024;
 /// Interim responses that a client has not taken yet; further ones are left out.
 const UNSENT_MAX: usize = 16 * 1024;
-/// An incomplete head is looked at each time that so many bytes of it have come.
-const READ_AGAIN_BYTES: usize = 4 * 1024;
 /// What is thrown away of what a client sends after the last response.
 pub(super) const LINGERED_MAX: usize = 4 * 1024 * 1024;
 
@@ -146,7 +142,7 @@ impl Connection {
     }
 
     /// Is an exchange under way, or something that the client must take first?
-    fn is_busy(&self) -> bool {
+    pub(super) fn is_busy(&self) -> bool {
         self.current.is_some() || self.output.is_closed() || self.closes
     }
 
@@ -180,161 +176,8 @@ impl Connection {
         Some((*upgrade, request, arrival, std::mem::take(&mut self.input)))
     }
 
-    /// The client has sent bytes.
-    pub(super) fn receive(&mut self, bytes: &[u8], state: &mut LoopState) {
-        if let Phase::Lingering(left) = &mut self.phase {
-            match left.checked_sub(bytes.len()) {
-                Some(fewer) => *left = fewer,
-                None => self.phase = Phase::Over,
-            }
-            return;
-        }
-        if self.input.is_empty() {
-            let used = self.work(bytes, state);
-            self.keep(&bytes[used..], state);
-        } else {
-            self.keep(bytes, state);
-            self.go_on(state);
-        }
-    }
-
-    /// Goes on with what has come already.
-    pub(super) fn go_on(&mut self, state: &mut LoopState) {
-        let mut input = std::mem::take(&mut self.input);
-        state.held -= input.len();
-        let used = self.work(&input, state);
-        if used < input.len() {
-            input.drain(..used);
-            state.held += input.len();
-            self.input = input;
-        }
-    }
-
-    /// Keeps bytes for later.
-    fn keep(&mut self, bytes: &[u8], state: &mut LoopState) {
-        if bytes.is_empty() {
-            return;
-        }
-        if state.held + bytes.len() > state.held_max {
-            log::warn!(
-                "{}: too much of unfinished requests is held; this one is refused",
-                self.peer
-            );
-            if self.is_busy() {
-                // A refusal would be taken for the answer that is on its way.
-                self.phase = Phase::Over;
-                return;
-            }
-            let response = state.dispatch.proxy.refuse_for_want_of_workers(false);
-            return self.refuse(&response);
-        }
-        state.held += bytes.len();
-        self.input.extend_from_slice(bytes);
-    }
-
-    /// The client has closed its side; it may still be waiting for answers (§9.6).
-    pub(super) fn end_of_input(&mut self, state: &mut LoopState) {
-        self.half_closed = true;
-        if let Some(intake) = self.intake.take() {
-            intake.end(Err(io::ErrorKind::UnexpectedEof));
-            self.ignore_input();
-        } else if !self.input.is_empty() && !self.is_busy() && self.phase == Phase::Open {
-            // It is read once more, for what may be wrong with it.
-            self.searched = 0;
-            self.go_on(state);
-            if !self.input.is_empty() && !self.is_busy() {
-                self.refuse_head(&RequestError::Line("ended before the head was complete"), state);
-            }
-        }
-    }
-
-    /// Nothing that comes is listened to any more; the connection ends with the present response.
-    fn ignore_input(&mut self) {
-        self.ignores_input = true;
-        self.has_more = false;
-        match &mut self.current {
-            Some(current) => current.client.keeps_alive = false,
-            None => self.closes = true,
-        }
-    }
-
-    /// Uses what can be used of `bytes`; how many these were.
-    fn work(&mut self, bytes: &[u8], state: &mut LoopState) -> usize {
-        let mut used = 0;
-        self.has_more = false;
-        while used < bytes.len() {
-            let rest = &bytes[used..];
-            if self.ignores_input || self.phase != Phase::Open {
-                return bytes.len();
-            }
-            if let Some(intake) = &mut self.intake {
-                let (count, taken) = intake.take(rest);
-                used += count;
-                self.since = state.moment;
-                match taken {
-                    Taken::End => self.intake = None,
-                    Taken::Failed => {
-                        self.intake = None;
-                        self.ignore_input();
-                    }
-                    Taken::More => {
-                        if intake.is_discarded() && !intake.has_space() {
-                            self.intake = None;
-                            self.ignore_input();
-                        }
-                        return used;
-                    }
-                }
-                continue;
-            }
-            if self.is_busy() || self.output.len() > OUT_BYTES {
-                self.has_more = true;
-                return used;
-            }
-            match self.read_head(rest, state) {
-                Some(count) => used += count,
-                None => return used,
-            }
-        }
-        used
-    }
-
-    /// Begins with the request whose head `bytes` begin with; how long that is. `None` if it is not
-    /// complete.
-    fn read_head(&mut self, bytes: &[u8], state: &mut LoopState) -> Option<usize> {
-        // However slowly it drips, it is read again only when it may be complete, or when there is so
-        // much more of it that something may be wrong.
-        let pointless = self.searched > 0
-            && bytes.len() / READ_AGAIN_BYTES == self.searched / READ_AGAIN_BYTES
-            && !parse::may_be_complete(bytes, self.searched);
-        let read = if pointless {
-            Ok(None)
-        } else {
-            parse::head(bytes, state.limits, |head| {
-                self.searched = 0;
-                self.begin(head, state);
-                head.length
-            })
-        };
-        match read {
-            Ok(Some(length)) => Some(length),
-            Ok(None) => {
-                if self.searched == 0 && !self.first {
-                    self.since = state.moment;
-                }
-                self.searched = bytes.len();
-                None
-            }
-            Err(error) => {
-                self.searched = 0;
-                self.refuse_head(&error, state);
-                Some(bytes.len())
-            }
-        }
-    }
-
     /// A head has come.
-    fn begin(&mut self, head: &Head<'_, '_>, state: &mut LoopState) {
+    pub(super) fn begin(&mut self, head: &Head<'_, '_>, state: &mut LoopState) {
         self.first = false;
         self.since = state.moment;
         if state.log.is_none()
@@ -465,14 +308,14 @@ impl Connection {
     }
 
     /// Refuses what is no request.
-    fn refuse_head(&mut self, error: &RequestError, state: &mut LoopState) {
+    pub(super) fn refuse_head(&mut self, error: &RequestError, state: &mut LoopState) {
         log::info!("{}: {error}", self.peer);
         let response = state.dispatch.proxy.refuse_unread(error, false);
         self.refuse(&response);
     }
 
     /// Sends a short response, and listens to nothing any more.
-    fn refuse(&mut self, response: &Response) {
+    pub(super) fn refuse(&mut self, response: &Response) {
         let client = WireClient { version: Version::HTTP_11, keeps_alive: false };
         if let Body::Whole(content) = &response.body {
             let delimiting = client.delimiting(Some(content.len() as u64));

@@ -6,8 +6,9 @@
 //!
 //! - `event_loop.rs` waits, `clients.rs` gives each client its turns, `accept.rs` has the listener,
 //!   `inbox.rs` the messages.
-//! - `connection.rs` is one connection, `output.rs` what it has to send, `parse.rs` and `intake.rs` what
-//!   it reads, `plain.rs` what the fast path may answer: bytes in, bytes out, no socket.
+//! - `connection.rs` is one connection; `receiving.rs`, `parse.rs` and `intake.rs` are what it reads,
+//!   `sending.rs` and `output.rs` what it has to send, `plain.rs` what the fast path may answer: bytes in,
+//!   bytes out, no socket.
 //! - `simulation.rs` is a loop without sockets, for tests.
 //! - `exchange.rs` and `upload.rs` are what a worker sees of it.
 //! - `timeouts.rs` says for how long a client may take its time.
@@ -45,6 +46,7 @@ mod loop_state;
 mod output;
 pub mod parse;
 mod plain;
+mod receiving;
 mod sending;
 pub mod simulation;
 mod timeouts;
