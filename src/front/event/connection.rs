@@ -36,10 +36,10 @@ use crate::proxy::{Attempt, FastHit};
 const COPIED_MAX: usize = 8 * 1024;
 /// Interim responses that a client has not taken yet; further ones are left out.
 const UNSENT_MAX: usize = 16 * 1024;
-/// What is thrown away of what a client sends after the last response.
+/// At most this much of what a client sends after the last response is read and thrown away.
 pub(super) const LINGERED_MAX: usize = 4 * 1024 * 1024;
 
-/// Goes on with a client that waits before it sends its content (RFC 9110 §15.2.1).
+/// Asks a client that waits for this to send its content (RFC 9110 §15.2.1).
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 /// The answer of a worker that could not give one (RFC 9110 §15.6.1).
 const PANICKED: &[u8] = b"HTTP/1.1 500 Internal Server Error\r\nContent-Type: text/plain\r\n\
@@ -54,9 +54,9 @@ pub(super) struct Connection {
     pub(super) phase: Phase,
     /// Bytes that have come and cannot be used yet.
     pub(super) input: Vec<u8>,
-    /// How many of them have been searched for the end of a head.
+    /// How many bytes of `input` have been searched for the end of a head.
     pub(super) searched: usize,
-    /// Some of them can be used as soon as the present response is sent.
+    /// Some bytes of `input` can be used as soon as the present response is sent.
     pub(super) has_more: bool,
     /// The client has closed its side.
     pub(super) half_closed: bool,
@@ -64,23 +64,24 @@ pub(super) struct Connection {
     pub(super) intake: Option<Box<Intake>>,
     /// The exchange under way, unless it was answered on the fast path.
     pub(super) current: Option<Box<CurrentExchange>>,
-    /// What it has been answered and has not taken yet.
+    /// What is to be sent, and the client has not taken yet.
     pub(super) output: Output,
-    /// It ends with what is being sent.
+    /// The connection ends with what is being sent.
     pub(super) closes: bool,
-    /// Nothing that comes is listened to any more.
+    /// What the client sends is ignored: where its next request would begin is not known any more.
     pub(super) ignores_input: bool,
     /// No request has come yet.
     pub(super) first: bool,
-    /// When something moved last; of a head, its first byte.
+    /// When bytes moved last, in either direction; of a head, its first byte.
     pub(super) since: Moment,
 }
 
 #[derive(Clone, Copy, Eq, PartialEq)]
 pub(super) enum Phase {
     Open,
-    /// The last response is sent; so many bytes more are thrown away until the client closes, so that
-    /// it reads the response before it learns that nobody listens (§9.6).
+    /// The last response is sent. What the client still sends is read and thrown away until it closes, this
+    /// many bytes at most: unread bytes make the kernel send RST, and the client could lose the response
+    /// to it (§9.6).
     Lingering(usize),
     Over,
 }
@@ -93,7 +94,7 @@ pub(super) struct CurrentExchange {
     pub(super) arrival: Arrival,
     pub(super) outgoing: Option<Outgoing>,
     pub(super) record: Option<LogRecord>,
-    /// Its body has grown since it was found to have no more; `None` as long as nobody would say so.
+    /// Its body has grown since it was found to have no more; `None` until the body is listened to.
     /// Whoever sets it sends a message, so there is only one each time that more is waited for.
     pub(super) grown: Option<Arc<AtomicBool>>,
     /// There is no more of the body at the moment.
@@ -123,20 +124,24 @@ impl Connection {
         }
     }
 
-    /// Is there a use for more bytes?
+    /// Can the connection use more bytes from the client? If not, they stay in the kernel's buffer, and the
+    /// client waits.
     pub(super) fn wants_input(&self) -> bool {
         match self.phase {
             Phase::Lingering(_) => !self.half_closed,
             Phase::Over => false,
             Phase::Open if self.half_closed || self.ignores_input => false,
             Phase::Open => match &self.intake {
+                // Kept bytes come before new ones, and a worker that reads slowly holds up its client alone.
                 Some(intake) => self.input.is_empty() && intake.has_space(),
+                // The next request is not read before this one is answered: a client that pipelines
+                // cannot make the proxy keep more for it than one read.
                 None => !self.is_busy(),
             },
         }
     }
 
-    /// Are there bytes to go on with?
+    /// Can bytes that have come already be used now?
     pub(super) fn has_more(&self) -> bool {
         self.has_more && !self.is_busy()
     }
@@ -151,7 +156,7 @@ impl Connection {
         self.current.is_some()
     }
 
-    /// Can nothing more come of it?
+    /// Is there nothing more to read and nothing more to send?
     pub(super) fn is_over(&self) -> bool {
         match self.phase {
             Phase::Over => true,
@@ -163,10 +168,12 @@ impl Connection {
     /// Has the origin server agreed to speak another protocol?
     pub(super) fn is_upgraded(&self) -> bool {
         self.current.as_ref().is_some_and(|current| current.upgrade.is_some())
+            // The 101 is sent by the tunnel's own thread: interim responses must be out before it.
             && self.output.is_empty()
     }
 
-    /// What becomes a tunnel now, and what the client has sent for it already.
+    /// What becomes a tunnel now, and what the client has sent for it already: that may be the first bytes of
+    /// the other protocol, which stay counted as kept.
     pub(super) fn take_upgrade(
         &mut self,
     ) -> Option<(AgreedUpgrade, Arc<Request>, Arrival, Vec<u8>)> {
@@ -180,6 +187,8 @@ impl Connection {
     pub(super) fn begin(&mut self, head: &Head<'_, '_>, state: &mut LoopState) {
         self.first = false;
         self.since = state.moment;
+        // The fast path writes no log line, and knows of no handler. All other reasons to leave it are in
+        // `plain::read` and in `answer_fast`; the long way comes to the same answer.
         if state.log.is_none()
             && let Some(plain) = plain::read(head)
             && !state.dispatch.has_handler()
@@ -194,6 +203,7 @@ impl Connection {
         }
     }
 
+    /// Answers with a fresh response from memory, in the output: no exchange begins.
     fn answer_fast(
         &mut self,
         hit: &FastHit,
@@ -201,6 +211,7 @@ impl Connection {
         version: Version,
         state: &mut LoopState,
     ) {
+        debug_assert!(self.current.is_none() && !self.closes, "one response at a time");
         let out = self.output.bytes_mut();
         hit.write_head(out);
         self.closes = !plain.keeps_alive || state.draining;
@@ -216,6 +227,8 @@ impl Connection {
             return;
         }
         state.fast_hits.content_bytes += content.len() as u64;
+        // A short copy costs less than a second slice, and lets the next response follow in the same
+        // buffer. Large content is sent from the store's own memory.
         if content.len() <= COPIED_MAX {
             out.extend_from_slice(content);
         } else {
@@ -223,11 +236,15 @@ impl Connection {
         }
     }
 
+    /// Begins the exchange of a request that is not answered on the fast path.
     fn begin_exchange(&mut self, request: Request, state: &mut LoopState) {
+        assert!(self.current.is_none(), "a connection has one exchange at a time");
+        assert!(self.intake.is_none(), "the content of the request before has come to its end");
         let request = Arc::new(request);
         let id = state.next_id(self.slot);
         let arrival = Arrival { at: state.now, since: Instant::now(), peer: self.peer };
         let client = WireClient { version: request.version, keeps_alive: keeps_alive(&request) };
+        // Content of no bytes has no end to wait for: an intake for it would never be asked for any.
         let upload = if matches!(request.framing, Framing::None | Framing::Length(0)) {
             None
         } else {
@@ -239,6 +256,7 @@ impl Connection {
         };
         let exchange =
             EventExchange::new(Arc::clone(&state.inbox), id, Arc::clone(&request), upload);
+        // Before the lookup: the exchange's first message may come while that is still going on.
         self.current = Some(Box::new(CurrentExchange {
             id,
             request,
@@ -254,11 +272,14 @@ impl Connection {
         self.look_up(exchange, Attempt::default(), state);
     }
 
+    /// Looks the request up, as far as that needs no waiting; a response is sent at once.
     fn look_up(&mut self, exchange: EventExchange, attempt: Attempt, state: &mut LoopState) {
+        // `Reserved`: on this thread nothing may wait. What has to wait goes to the pool, and its response
+        // comes back as a message.
         if let Some((exchange, response)) =
             state.dispatch.look_up(exchange, attempt, Role::Reserved)
         {
-            exchange.settle();
+            exchange.into_answered();
             self.respond(response, state);
         }
     }
@@ -269,11 +290,13 @@ impl Connection {
         match message {
             // A client that has not taken what there was need not be asked again.
             LoopMessage::Grown(_) => return current.starved,
-            // All others come before the response.
+            // All others come before the response; what is late has no use any more.
             _ if current.outgoing.is_some() => {}
             LoopMessage::Response(_, response) => self.respond(response, state),
             LoopMessage::Resume(_, exchange, attempt) => self.look_up(*exchange, attempt, state),
             LoopMessage::Interim(_, bytes) => {
+                // Deviation from RFC 9110 §15.2: further ones are left out, because an origin server could
+                // fill memory with them while the client takes nothing.
                 if self.output.len() < UNSENT_MAX {
                     self.output.extend(&bytes);
                 }
@@ -282,6 +305,7 @@ impl Connection {
                 self.since = state.moment;
                 if current.request.expects_continue() && !current.continued {
                     current.continued = true;
+                    // RFC 9110 §10.1.1: a client that has sent content already waits for no 100.
                     if self.input.is_empty() {
                         self.output.extend(CONTINUE);
                     }
@@ -290,6 +314,7 @@ impl Connection {
             }
             LoopMessage::Upgrade(_, upgrade) => current.upgrade = Some(upgrade),
             LoopMessage::Lost(_) => {
+                // Nothing of a response has been sent, so the client can be given a whole one.
                 self.current = None;
                 self.output.extend(PANICKED);
                 self.ignore_input();
@@ -297,24 +322,24 @@ impl Connection {
             LoopMessage::Client(..)
             | LoopMessage::Accept(_)
             | LoopMessage::Drain(_)
-            | LoopMessage::Retire => {}
+            | LoopMessage::Retire => unreachable!("the loop handles what is about no exchange"),
         }
         true
     }
 
-    /// Is this the exchange under way?
+    /// Is this the exchange under way? Messages about an earlier one may still come.
     pub(super) fn is_current(&self, id: ExchangeId) -> bool {
         self.current.as_ref().is_some_and(|current| current.id == id)
     }
 
-    /// Refuses what is no request.
+    /// Refuses what is not an acceptable request.
     pub(super) fn refuse_head(&mut self, error: &RequestError, state: &mut LoopState) {
         log::info!("{}: {error}", self.peer);
         let response = state.dispatch.proxy.refuse_unread(error, false);
         self.refuse(&response);
     }
 
-    /// Sends a short response, and listens to nothing any more.
+    /// Sends a short response, and ignores what the client sends from then on.
     pub(super) fn refuse(&mut self, response: &Response) {
         let client = WireClient { version: Version::HTTP_11, keeps_alive: false };
         if let Body::Whole(content) = &response.body {
@@ -332,17 +357,20 @@ impl Connection {
         }
     }
 
-    /// The connection is gone: whoever still does something for it learns of it.
+    /// The connection is gone: the worker that reads its content sees an error, and what was sent of its
+    /// response is recorded.
     pub(super) fn abandon(&mut self, state: &mut LoopState) {
-        state.held -= self.input.len();
+        state.release(self.input.len());
         self.input = Vec::new();
+        // A worker may be waiting for more of it, and has no timeout of its own.
         if let Some(intake) = &self.intake {
             intake.end(Err(io::ErrorKind::UnexpectedEof));
         }
         self.end_exchange(state);
     }
 
-    /// What the client is to do next.
+    /// What the connection waits for the client to do. The order counts: what is to be taken comes before
+    /// what is to be sent, because a client that takes nothing is not asked for anything either.
     fn awaited(&self) -> Awaited {
         if let Phase::Lingering(_) = self.phase {
             return Awaited::Closing;
@@ -363,11 +391,12 @@ impl Connection {
         if self.input.is_empty() { Awaited::Request { first: self.first } } else { Awaited::Head }
     }
 
-    /// A look at the connection, `tick` after the last one: ends what has taken too long. `true` if
-    /// there is something to send or to close.
+    /// Ends what has taken too long; `interval` has passed since the last check. `true` if there is something
+    /// to send or to close.
     pub(super) fn check_timeouts(&mut self, interval: Duration, state: &mut LoopState) -> bool {
         let awaited = self.awaited();
         if let (Awaited::Content { .. }, Some(intake)) = (awaited, &mut self.intake) {
+            // Counted by the checks: a client that sends a byte now and then still has to come to its end.
             intake.waited += interval;
         }
         if !state.timeouts.is_over(awaited, state.moment.since(self.since)) {
@@ -375,6 +404,7 @@ impl Connection {
         }
         match awaited {
             Awaited::Head => self.refuse_head(&RequestError::Late("head"), state),
+            // The worker answers: it sees the error when it reads on, and knows what has been sent already.
             Awaited::Content { .. } if self.current.is_some() => {
                 if let Some(intake) = self.intake.take() {
                     intake.end(Err(io::ErrorKind::TimedOut));

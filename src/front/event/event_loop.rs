@@ -1,4 +1,8 @@
 //! One event loop: what it waits for, and in which order it does what there is to do.
+//!
+//! A round of the loop: wait for readiness, read the clock, give turns to the clients whose sockets are
+//! ready and to those with more to do, handle messages, accept, check timeouts. Nothing in a round waits
+//! for anything but `poll`.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, SocketAddr};
@@ -23,22 +27,22 @@ use crate::stats::{Counter, Stats};
 pub(super) const WAKER: Token = Token(usize::MAX);
 /// The token of the listeners.
 pub(super) const LISTENER: Token = Token(usize::MAX - 1);
-/// How many sockets' news are heard at a time.
+/// How many sockets' readiness one `poll` reports, at most.
 const EVENTS: usize = 1024;
-/// How many clients are accepted before others have their turn.
+/// How many clients are accepted before connected ones have their turn.
 const ACCEPTS_PER_TURN: usize = 64;
 
 /// What all loops of a front share.
 pub(super) struct EventShared {
     pub inboxes: Vec<Arc<LoopInbox>>,
-    /// Clients that are connected.
+    /// How many clients are connected, tunnels among them.
     pub open: Arc<AtomicUsize>,
     pub connections_max: usize,
     pub wait_max: Duration,
     pub open_tunnels: Arc<OpenTunnels>,
     pub stats: Arc<Stats>,
-    /// New clients are accepted.
-    pub accepts: AtomicBool,
+    /// New clients are still accepted, so other loops may be sent some.
+    pub is_accepting: AtomicBool,
 }
 
 /// One loop.
@@ -48,15 +52,16 @@ pub(super) struct EventLoop {
     shared: Arc<EventShared>,
     /// One loop accepts for all, as soon as the listeners are open.
     acceptor: Option<Acceptor>,
-    /// Somebody may be waiting to be accepted.
-    accepts: bool,
-    /// Accepting has failed, and is tried again after a pause.
+    /// Clients may be waiting to be accepted.
+    may_accept: bool,
+    /// No client can be accepted at the moment; accepting is tried again after a pause.
     accept_paused: bool,
-    /// Who has been accepted is served.
+    /// A client that another loop has accepted is served; once the proxy ends, it is closed.
     serves_new: bool,
-    /// Which loop has the next client.
+    /// The loop that the last client was given to.
     next: usize,
     check_timer: CheckTimer,
+    /// Empty between rounds; kept for its memory, which goes back and forth with the inbox.
     messages: Vec<LoopMessage>,
 }
 
@@ -68,7 +73,7 @@ impl EventLoop {
             clients: Clients::new(state),
             shared,
             acceptor: None,
-            accepts: false,
+            may_accept: false,
             accept_paused: false,
             serves_new: true,
             next: 0,
@@ -87,35 +92,50 @@ impl EventLoop {
             {
                 return Err(format!("waiting for clients: {error}"));
             }
-            let state = &mut self.clients.state;
-            (state.now, state.woke) = (state.dispatch.proxy.now(), Instant::now());
-            // The loop may have slept for long; who comes now begins now.
-            let due = self.check_timer.due(state.now);
-            state.moment = due.unwrap_or(state.moment);
-            for event in &events {
-                match event.token() {
-                    WAKER => {}
-                    LISTENER => self.accepts = true,
-                    Token(slot) => {
-                        let outcome = self.clients.handle_readiness(slot, readiness(event));
-                        self.apply(outcome);
-                    }
-                }
-            }
-            for slot in self.clients.take_unfinished() {
-                let outcome = self.clients.go_on(slot);
-                self.apply(outcome);
-            }
-            self.read_messages();
-            if self.accepts {
+            let checks_timeouts = self.read_clocks();
+            self.give_turns(&events);
+            // After the turns: what a client has asked for in this round may be answered already.
+            self.handle_messages();
+            if self.may_accept {
                 self.accept();
             }
-            if due.is_some() {
+            if checks_timeouts {
                 self.check_timeouts();
             }
             self.clients.state.count();
         }
         Ok(())
+    }
+
+    /// Reads the clocks, once for all that happens in this round; `true` if timeouts are to be checked.
+    fn read_clocks(&mut self) -> bool {
+        let state = &mut self.clients.state;
+        (state.now, state.woke) = (state.dispatch.proxy.now(), Instant::now());
+        // Before any turn: the loop may have slept for hours, and a request whose first byte has come
+        // now has all of its timeout left.
+        let due = self.check_timer.due(state.now);
+        state.moment = due.unwrap_or(state.moment);
+        due.is_some()
+    }
+
+    /// Gives a turn to each client whose socket is ready, then to each that had more to do.
+    fn give_turns(&mut self, events: &Events) {
+        for event in events {
+            match event.token() {
+                // It has ended the wait, which is all that it is for; messages are read anyway.
+                WAKER => {}
+                LISTENER => self.may_accept = true,
+                Token(slot) => {
+                    let outcome = self.clients.handle_readiness(slot, readiness(event));
+                    self.apply(outcome);
+                }
+            }
+        }
+        // Taken as a whole first: a client that is still not done is listed again, for the next round.
+        for slot in self.clients.take_unfinished() {
+            let outcome = self.clients.go_on(slot);
+            self.apply(outcome);
+        }
     }
 
     /// Does what a client's turn leaves to be done.
@@ -127,25 +147,31 @@ impl EventLoop {
         }
     }
 
-    /// How long to sleep if nothing happens.
+    /// How long to wait for readiness; `None` without a bound.
     fn poll_timeout(&self) -> Option<Duration> {
-        if self.clients.has_unfinished() || self.accepts && !self.accept_paused {
+        // Work that is left over must not wait; sockets are asked all the same, so that all have turns.
+        if self.clients.has_unfinished() || self.may_accept && !self.accept_paused {
             return Some(Duration::ZERO);
         }
         if self.accept_paused {
             return Some(PAUSE);
         }
-        // Those who wait for others' answers may be another loop's clients.
-        let anybody = if self.is_first() || self.clients.state.draining {
+        // The first loop expires parked requests, which may be another loop's clients'. A loop that drains
+        // has to learn when the last tunnel has ended: no message says so.
+        let is_needed = if self.is_first() || self.clients.state.draining {
             self.shared.open.load(Ordering::Relaxed) > 0
         } else {
             !self.clients.is_empty()
         };
-        anybody.then(|| self.check_timer.interval())
+        // Without clients nothing can be overdue: an idle proxy does not wake up.
+        is_needed.then(|| self.check_timer.interval())
     }
 
-    fn read_messages(&mut self) {
+    /// Handles all messages, those among them that come meanwhile.
+    fn handle_messages(&mut self) {
         loop {
+            // A message's handling may send another one to this very loop, without a wake-up: the inbox is
+            // read until it is empty.
             let mut messages = std::mem::take(&mut self.messages);
             self.clients.state.inbox.take(&mut messages);
             if messages.is_empty() {
@@ -153,21 +179,23 @@ impl EventLoop {
                 return;
             }
             for message in messages.drain(..) {
-                self.read(message);
+                self.handle(message);
             }
             self.messages = messages;
         }
     }
 
-    fn read(&mut self, message: LoopMessage) {
+    fn handle(&mut self, message: LoopMessage) {
         match message {
             LoopMessage::Client(stream, peer) => self.add_client(TcpStream::from_std(stream), peer),
             LoopMessage::Drain(endless) => self.drain(endless),
             LoopMessage::Retire => self.stop_accepting(),
             LoopMessage::Accept(acceptor) => {
+                assert!(self.acceptor.is_none(), "a front begins to accept once");
                 self.acceptor = Some(*acceptor);
-                // Somebody may have come before it was here.
-                self.accepts = true;
+                // The listeners are registered before this message is sent, and report each client once
+                // (edge-triggered): one may have come in between.
+                self.may_accept = true;
             }
             message => {
                 let outcome = self.clients.deliver(message);
@@ -176,31 +204,21 @@ impl EventLoop {
         }
     }
 
-    /// Accepts who waits, as many as there may be.
+    /// Accepts waiting clients, as many as there may be.
     fn accept(&mut self) {
         self.accept_paused = false;
         for _ in 0..ACCEPTS_PER_TURN {
             let Some(acceptor) = &mut self.acceptor else { return };
+            // Only this loop adds to the number, so it cannot get past the bound between here and there.
             if self.shared.open.load(Ordering::Relaxed) >= self.shared.connections_max {
                 // The next connection that is closed wakes this loop.
                 self.accept_paused = true;
                 return;
             }
             match acceptor.next() {
-                Accepted::Client(stream, peer) => {
-                    self.shared.open.fetch_add(1, Ordering::AcqRel);
-                    self.shared.stats.gauge(Counter::Connections, 1);
-                    let loops = self.shared.inboxes.len();
-                    self.next = (self.next + 1) % loops;
-                    let inbox = &self.shared.inboxes[self.next];
-                    if Arc::ptr_eq(inbox, &self.clients.state.inbox) {
-                        self.add_client(stream, peer);
-                    } else {
-                        inbox.send(LoopMessage::Client(stream.into(), peer));
-                    }
-                }
+                Accepted::Client(stream, peer) => self.assign(stream, peer),
                 Accepted::Nobody => {
-                    self.accepts = false;
+                    self.may_accept = false;
                     return;
                 }
                 Accepted::Later => {
@@ -211,9 +229,26 @@ impl EventLoop {
         }
     }
 
-    /// Takes a client in.
+    /// Gives a new client to a loop, to each in its turn.
+    fn assign(&mut self, stream: TcpStream, peer: SocketAddr) {
+        // Counted here, not by the client's loop: a draining front waits until the number is zero, and
+        // a client on its way to its loop must not be missed.
+        self.shared.open.fetch_add(1, Ordering::AcqRel);
+        self.shared.stats.gauge(Counter::Connections, 1);
+        self.next = (self.next + 1) % self.shared.inboxes.len();
+        let inbox = &self.shared.inboxes[self.next];
+        if Arc::ptr_eq(inbox, &self.clients.state.inbox) {
+            self.add_client(stream, peer);
+        } else {
+            inbox.send(LoopMessage::Client(stream.into(), peer));
+        }
+    }
+
+    /// Adds a client, which has been counted already.
     fn add_client(&mut self, mut stream: TcpStream, peer: SocketAddr) {
         let slot = self.clients.free_slot();
+        assert!(slot < LISTENER.0, "a slot's token is a client's alone");
+        // Registered once for both: edge-triggered readiness costs no call of the system per turn.
         let interest = Interest::READABLE | Interest::WRITABLE;
         if let Err(error) = self.poll.registry().register(&mut stream, Token(slot), interest) {
             log::warn!("{peer}: {error}");
@@ -221,6 +256,7 @@ impl EventLoop {
             return self.shared.note_closed();
         }
         self.clients.add(slot, stream, peer);
+        // It may have sent its request before it was registered, so it has a turn now.
         let outcome =
             if self.serves_new { self.clients.give_turn(slot) } else { self.clients.close(slot) };
         self.apply(outcome);
@@ -229,12 +265,13 @@ impl EventLoop {
     /// Hands a connection over to a tunnel.
     fn begin_tunnel(&mut self, client: ConnectedClient<TcpStream>) {
         let ConnectedClient { mut socket, mut connection, .. } = client;
+        // Its threads read and write it from now on: readiness must not give its slot's next client a turn.
         let _ = self.poll.registry().deregister(&mut socket);
         let Some((upgrade, request, arrival, early)) = connection.take_upgrade() else {
             return self.shared.note_closed();
         };
         let state = &mut self.clients.state;
-        state.held -= early.len();
+        state.release(early.len());
         let (dispatch, log) = (&state.dispatch, &state.log);
         let (open_tunnels, shared) = (&self.shared.open_tunnels, Arc::clone(&self.shared));
         let end = Box::new(move || shared.note_closed());
@@ -249,12 +286,12 @@ impl EventLoop {
         );
     }
 
-    /// The first loop looks after those who wait for others' answers, also when it does not accept any more.
+    /// The first loop expires parked requests, also when it does not accept any more.
     fn is_first(&self) -> bool {
         Arc::ptr_eq(&self.shared.inboxes[0], &self.clients.state.inbox)
     }
 
-    /// Looks at all connections.
+    /// Ends what has taken too long, on all connections.
     fn check_timeouts(&mut self) {
         if self.is_first() {
             self.clients.state.dispatch.proxy.expire_parked(self.shared.wait_max);
@@ -266,21 +303,22 @@ impl EventLoop {
         }
     }
 
-    /// Nobody else is accepted, and each response is its connection's last.
+    /// Accepts no more clients; each response is its connection's last from now on.
     fn stop_accepting(&mut self) {
         self.clients.state.draining = true;
         if let Some(mut acceptor) = self.acceptor.take() {
             for listener in acceptor.listeners() {
                 let _ = self.poll.registry().deregister(listener);
             }
+            // Closed before the store: whoever sees it knows that no client is given to a loop any more.
             drop(acceptor);
-            self.shared.accepts.store(false, Ordering::Release);
+            self.shared.is_accepting.store(false, Ordering::Release);
         }
-        self.accepts = false;
+        self.may_accept = false;
         self.accept_paused = false;
     }
 
-    /// The proxy is about to end.
+    /// The proxy is about to end: closes idle connections, and others after their response.
     fn drain(&mut self, endless: Endless) {
         self.stop_accepting();
         self.clients.state.endless = endless;
@@ -293,10 +331,13 @@ impl EventLoop {
 }
 
 impl EventShared {
-    /// A client is gone: if others had to wait for that, one of them comes in.
+    /// Notes that a connection is closed: if clients had to wait for that, one of them is accepted.
     pub(super) fn note_closed(&self) {
         self.stats.gauge(Counter::Connections, -1);
-        if self.open.fetch_sub(1, Ordering::AcqRel) >= self.connections_max {
+        let open = self.open.fetch_sub(1, Ordering::AcqRel);
+        assert!(open > 0, "a connection is closed once");
+        // Below the bound the first loop does not wait for this: accepting was never paused.
+        if open >= self.connections_max {
             self.inboxes[0].wake();
         }
     }
@@ -307,8 +348,9 @@ impl Socket for TcpStream {
         self.read(buffer)
     }
 
-    /// In one call of the system.
+    /// Sends all slices in one call of the system.
     fn send(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        // A short hit is one slice: `write` need not copy a list of slices into the kernel first.
         let mut full = slices.iter().filter(|slice| !slice.is_empty());
         match (full.next(), full.next()) {
             (None, _) => Ok(0),
@@ -322,6 +364,8 @@ impl Socket for TcpStream {
     }
 
     fn cut(&mut self) {
+        // RFC 9112 §8: without a length, only an error tells the client that the body is cut. With no time
+        // to linger the kernel sends RST instead of FIN.
         let _ = socket2::SockRef::from(&*self).set_linger(Some(Duration::ZERO));
     }
 }
@@ -330,6 +374,7 @@ fn readiness(event: &Event) -> Readiness {
     Readiness {
         readable: event.is_readable(),
         ended: event.is_read_closed(),
+        // The peer takes nothing more. A client that has only closed its side still reads.
         broken: event.is_error() || event.is_write_closed(),
     }
 }

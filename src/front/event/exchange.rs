@@ -47,8 +47,8 @@ impl EventExchange {
         Self { inbox, id, request, upload, answered: false }
     }
 
-    /// The loop answers it by itself.
-    pub(super) fn settle(mut self) {
+    /// Gives the exchange up: the loop answers it by itself.
+    pub(super) fn into_answered(mut self) {
         self.answered = true;
     }
 

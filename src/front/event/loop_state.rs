@@ -35,12 +35,13 @@ pub(super) struct LoopState {
     pub endless: Endless,
     /// The time, read when the loop woke up.
     pub now: Timestamp,
-    /// The moment, as of the last look at all connections.
+    /// The moment, as of the last check of timeouts.
     pub moment: Moment,
-    /// Bytes that have come and cannot be used yet, of all connections together.
-    pub held: usize,
-    /// The most of them.
-    pub held_max: usize,
+    /// Bytes that have come and cannot be used yet, of all connections together. Each connection counts
+    /// what it keeps, by [`LoopState::hold`], and gives it back, by [`LoopState::release`].
+    held: usize,
+    /// The most of them: what one client does not finish must not cost the others their memory.
+    held_max: usize,
     /// What the connection that has a turn puts its responses together in.
     pub turn_buffer: TurnBuffer,
     /// A piece of a body on its way to a client.
@@ -65,6 +66,7 @@ impl LoopState {
         timeouts: Timeouts,
         held_max: usize,
     ) -> Self {
+        // Read again when the loop wakes up; nothing happens before.
         let now = dispatch.proxy.now();
         Self {
             dispatch,
@@ -88,14 +90,37 @@ impl LoopState {
         }
     }
 
+    /// Counts `bytes` more that a connection keeps; `false`, and nothing is counted, if that is too many.
+    pub(super) fn hold(&mut self, bytes: usize) -> bool {
+        let fits = self.held + bytes <= self.held_max;
+        if fits {
+            self.held += bytes;
+        }
+        fits
+    }
+
+    /// Counts `bytes` less.
+    pub(super) fn release(&mut self, bytes: usize) {
+        // A number that wrapped would refuse every request from then on.
+        assert!(self.held >= bytes, "a connection gives back what it has kept");
+        self.held -= bytes;
+    }
+
+    /// Is nothing kept for any connection?
+    pub(super) fn holds_nothing(&self) -> bool {
+        self.held == 0
+    }
+
     /// The id of a new exchange of the connection in this slot.
     pub(super) fn next_id(&mut self, slot: usize) -> ExchangeId {
+        // Counted, never reused: a slot's next client must not be given a message for the last one.
         self.next_number += 1;
         ExchangeId { slot, number: self.next_number }
     }
 
     /// Adds the hits of the fast path to the counters that all threads share.
     pub(super) fn count(&mut self) {
+        // Once a round: the counters are atomic, and shared by all loops and workers.
         let FastHits { count, content_bytes } = std::mem::take(&mut self.fast_hits);
         if count > 0 {
             let stats = self.dispatch.proxy.stats();

@@ -99,7 +99,7 @@ impl EventFront {
             wait_max: settings.wait_max,
             open_tunnels: Arc::default(),
             stats: Arc::clone(dispatch.proxy.stats()),
-            accepts: AtomicBool::new(true),
+            is_accepting: AtomicBool::new(true),
         });
         let registry = polls[0].registry().try_clone()?;
         let closed = Mutex::new(Some((Acceptor::new(listeners)?, registry)));
@@ -143,7 +143,7 @@ impl EventFront {
         for inbox in first {
             inbox.send(LoopMessage::Retire);
         }
-        while self.shared.accepts.load(Ordering::Acquire) && Instant::now() < grace {
+        while self.shared.is_accepting.load(Ordering::Acquire) && Instant::now() < grace {
             thread::sleep(PAUSE);
         }
         for inbox in others {

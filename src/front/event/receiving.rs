@@ -8,15 +8,16 @@ use crate::front::event::loop_state::LoopState;
 use crate::front::event::parse;
 use crate::message::request::RequestError;
 
-/// So many bytes of responses to pipelined requests are put together before they are sent.
+/// Responses to pipelined requests are sent once they have more bytes than this together.
 const OUT_BYTES: usize = 64 * 1024;
-/// An incomplete head is looked at each time that so many bytes of it have come.
+/// An incomplete head is read again each time that this many bytes more of it have come.
 const READ_AGAIN_BYTES: usize = 4 * 1024;
 
 impl Connection {
     /// The client has sent bytes.
     pub(super) fn receive(&mut self, bytes: &[u8], state: &mut LoopState) {
         if let Phase::Lingering(left) = &mut self.phase {
+            // It is thrown away, but not for ever: a client that goes on sending is cut.
             match left.checked_sub(bytes.len()) {
                 Some(fewer) => *left = fewer,
                 None => self.phase = Phase::Over,
@@ -24,6 +25,7 @@ impl Connection {
             return;
         }
         if self.input.is_empty() {
+            // Used from the loop's own read buffer: most requests come whole, and are never copied.
             let used = self.work(bytes, state);
             self.keep(&bytes[used..], state);
         } else {
@@ -34,12 +36,13 @@ impl Connection {
 
     /// Goes on with what has come already.
     pub(super) fn go_on(&mut self, state: &mut LoopState) {
+        // Taken and given back first, so that the count is right even if a panic loses these bytes.
         let mut input = std::mem::take(&mut self.input);
-        state.held -= input.len();
+        state.release(input.len());
         let used = self.work(&input, state);
         if used < input.len() {
             input.drain(..used);
-            state.held += input.len();
+            assert!(state.hold(input.len()), "less is kept than before");
             self.input = input;
         }
     }
@@ -49,7 +52,7 @@ impl Connection {
         if bytes.is_empty() {
             return;
         }
-        if state.held + bytes.len() > state.held_max {
+        if !state.hold(bytes.len()) {
             log::warn!(
                 "{}: too much of unfinished requests is held; this one is refused",
                 self.peer
@@ -62,7 +65,6 @@ impl Connection {
             let response = state.dispatch.proxy.refuse_for_want_of_workers(false);
             return self.refuse(&response);
         }
-        state.held += bytes.len();
         self.input.extend_from_slice(bytes);
     }
 
@@ -70,6 +72,7 @@ impl Connection {
     pub(super) fn end_of_input(&mut self, state: &mut LoopState) {
         self.half_closed = true;
         if let Some(intake) = self.intake.take() {
+            // The worker sees an error, never an end: the origin server must not take a part for the whole.
             intake.end(Err(io::ErrorKind::UnexpectedEof));
             self.ignore_input();
         } else if !self.input.is_empty() && !self.is_busy() && self.phase == Phase::Open {
@@ -82,7 +85,7 @@ impl Connection {
         }
     }
 
-    /// Nothing that comes is listened to any more; the connection ends with the present response.
+    /// Ignores what the client sends from now on; the connection ends with the present response.
     pub(super) fn ignore_input(&mut self) {
         self.ignores_input = true;
         self.has_more = false;
@@ -99,6 +102,7 @@ impl Connection {
         while used < bytes.len() {
             let rest = &bytes[used..];
             if self.ignores_input || self.phase != Phase::Open {
+                // Used up, as far as the caller is concerned: what is ignored is not kept either.
                 return bytes.len();
             }
             if let Some(intake) = &mut self.intake {
@@ -112,6 +116,8 @@ impl Connection {
                         self.ignore_input();
                     }
                     Taken::More => {
+                        // Content that nobody wants is read only up to a bound. Beyond it, closing the
+                        // connection is cheaper than reading on to the next request.
                         if intake.is_discarded() && !intake.has_space() {
                             self.intake = None;
                             self.ignore_input();
@@ -121,6 +127,7 @@ impl Connection {
                 }
                 continue;
             }
+            // The bound is for clients that pipeline: their responses are put together, then sent first.
             if self.is_busy() || self.output.len() > OUT_BYTES {
                 self.has_more = true;
                 return used;
@@ -136,8 +143,8 @@ impl Connection {
     /// Begins with the request whose head `bytes` begin with; how long that is. `None` if it is not
     /// complete.
     fn read_head(&mut self, bytes: &[u8], state: &mut LoopState) -> Option<usize> {
-        // However slowly it drips, it is read again only when it may be complete, or when there is so
-        // much more of it that something may be wrong.
+        // A client that sends its head byte by byte would have it parsed as often: it is read again only
+        // when it may be complete, or when enough has come that something in it may be wrong.
         let pointless = self.searched > 0
             && bytes.len() / READ_AGAIN_BYTES == self.searched / READ_AGAIN_BYTES
             && !parse::may_be_complete(bytes, self.searched);
@@ -153,6 +160,8 @@ impl Connection {
         match read {
             Ok(Some(length)) => Some(length),
             Ok(None) => {
+                // Its first bytes: the timeout of a head begins, which later bytes do not extend. On a new
+                // connection it began with the connection.
                 if self.searched == 0 && !self.first {
                     self.since = state.moment;
                 }
@@ -162,6 +171,7 @@ impl Connection {
             Err(error) => {
                 self.searched = 0;
                 self.refuse_head(&error, state);
+                // All of it: where another request would begin cannot be known (RFC 9112 §11.2).
                 Some(bytes.len())
             }
         }

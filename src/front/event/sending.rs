@@ -39,7 +39,7 @@ impl Connection {
         let record = LogRecord::read(&response, Option::as_ref(&state.log));
         let mut keeps_alive = current.client.keeps_alive && !state.draining;
         if let Some(intake) = &mut self.intake {
-            // A client that waits for a 100 may send its content after all, or not: nothing on the wire says which.
+            // A client that waits for a 100 may send its content after all, or not: nothing shows which.
             let undecided = current.request.expects_continue() && !current.continued;
             if !intake.discard() || undecided {
                 keeps_alive = false;

@@ -229,7 +229,7 @@ impl Simulation {
                 self.wait_and_deliver();
             }
         }
-        assert_eq!(self.clients.state.held, 0, "what was held is let go of");
+        assert!(self.clients.state.holds_nothing(), "what was kept is given back");
         (self.received(client), self.is_cut(client))
     }
 
