@@ -39,20 +39,20 @@ pub(super) struct Clients<S> {
     pub state: LoopState,
     slots: Vec<Option<ConnectedClient<S>>>,
     free: Vec<usize>,
-    /// Whose turn was over before all was done.
+    /// The slots of clients that had more to do when their turn was over.
     unfinished: Vec<usize>,
     buffer: Vec<u8>,
 }
 
-/// One of them.
+/// A client: its socket, and the connection that knows no socket.
 pub(super) struct ConnectedClient<S> {
     pub socket: S,
     pub connection: Connection,
-    /// There may be something to read.
+    /// The socket may have bytes to read: readiness is edge-triggered, so this is kept until a read blocks.
     readable: bool,
-    /// What there is to read ends with the client's end.
+    /// The client has closed its side: behind the last bytes a read gives the end, without new readiness.
     ending: bool,
-    /// It is listed once among those whose turn was over before all was done.
+    /// It is listed in [`Clients::unfinished`], once.
     is_unfinished: bool,
 }
 
@@ -99,20 +99,26 @@ impl<S: Socket> Clients<S> {
 
     /// A slot for a new client.
     pub(super) fn free_slot(&mut self) -> usize {
-        self.free.pop().unwrap_or_else(|| {
+        // The last one that was freed: the list stays as short as the most clients at a time.
+        let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
             self.slots.len() - 1
-        })
+        });
+        assert!(self.slots[slot].is_none(), "a free slot has no client");
+        slot
     }
 
     /// The slot is not needed after all.
     pub(super) fn give_back(&mut self, slot: usize) {
+        assert!(self.slots[slot].is_none(), "a slot that is given back has no client");
         self.free.push(slot);
     }
 
     /// A new client, which may have sent something already.
     pub(super) fn add(&mut self, slot: usize, socket: S, peer: SocketAddr) {
+        assert!(self.slots[slot].is_none(), "a slot has one client");
         let connection = Connection::new(peer, slot, self.state.moment);
+        // Its first bytes may have come before the socket was registered: no readiness reports them.
         let (readable, ending, is_unfinished) = (true, false, false);
         self.slots[slot] =
             Some(ConnectedClient { socket, connection, readable, ending, is_unfinished });
@@ -123,7 +129,7 @@ impl<S: Socket> Clients<S> {
         self.slots.get(slot)?.as_ref().map(|client| &client.connection)
     }
 
-    /// Something has happened to a client's socket.
+    /// Notes what a client's socket is ready for, and gives the client a turn.
     pub(super) fn handle_readiness(
         &mut self,
         slot: usize,
@@ -138,19 +144,21 @@ impl<S: Socket> Clients<S> {
         self.give_turn(slot)
     }
 
-    /// Is there anybody whose turn was over before all was done?
+    /// Have clients more to do?
     pub(super) fn has_unfinished(&self) -> bool {
         !self.unfinished.is_empty()
     }
 
-    /// Those whose turn was over before all was done: each is to be given one more, by
+    /// The slots of the clients that have more to do: each is to be given one more turn, by
     /// [`Clients::go_on`], whatever else has happened to it.
     pub(super) fn take_unfinished(&mut self) -> Vec<usize> {
         std::mem::take(&mut self.unfinished)
     }
 
+    /// Gives a client the turn that it is listed for, if it is still there.
     pub(super) fn go_on(&mut self, slot: usize) -> ClientOutcome<S> {
         let Some(Some(client)) = self.slots.get_mut(slot) else { return ClientOutcome::Stays };
+        // The slot may have another client by now, which is not listed.
         if std::mem::take(&mut client.is_unfinished) {
             self.give_turn(slot)
         } else {
@@ -158,17 +166,20 @@ impl<S: Socket> Clients<S> {
         }
     }
 
+    /// Gives a client a turn, unless it is listed for one.
     pub(super) fn give_turn(&mut self, slot: usize) -> ClientOutcome<S> {
         let Some(Some(client)) = self.slots.get_mut(slot) else { return ClientOutcome::Stays };
         if client.is_unfinished {
-            // Its turn comes.
+            // Readiness and messages must not let it overtake the others: its turn comes in the next round.
             return ClientOutcome::Stays;
         }
         let (state, buffer) = (&mut self.state, &mut self.buffer);
         let before = state.fast_hits.count;
-        // One client's trouble must not be the others'.
+        // A bug that one client's bytes reach costs this connection, not the loop's other clients.
         let turn = catch_unwind(AssertUnwindSafe(|| client.turn(state, buffer)));
         let fast_hits = state.fast_hits.count - before;
+        // Measured from the loop's waking up, so that waiting for other clients' turns counts; one clock
+        // read for all of a turn.
         if fast_hits > 0 {
             state.latencies.count(state.woke.elapsed(), fast_hits);
         }
@@ -189,8 +200,10 @@ impl<S: Socket> Clients<S> {
 
     /// Handles a message about an exchange; one about an exchange that is over is dropped.
     pub(super) fn deliver(&mut self, message: LoopMessage) -> ClientOutcome<S> {
-        let Some(id) = message.exchange_id() else { return ClientOutcome::Stays };
+        let id = message.exchange_id().expect("the loop handles what is about no exchange");
         let Some(Some(client)) = self.slots.get_mut(id.slot) else { return ClientOutcome::Stays };
+        // A worker answers whenever it is done. Its client may be gone by then, and the slot another's:
+        // that one must not be sent the response, so the number decides.
         if !client.connection.is_current(id) {
             return ClientOutcome::Stays;
         }
@@ -202,7 +215,7 @@ impl<S: Socket> Clients<S> {
         }
     }
 
-    /// A look at a client, `tick` after the last one: ends what has taken too long.
+    /// Ends what has taken a client too long; `interval` has passed since the last check.
     pub(super) fn check_timeouts(&mut self, slot: usize, interval: Duration) -> ClientOutcome<S> {
         let Some(Some(client)) = self.slots.get_mut(slot) else { return ClientOutcome::Stays };
         if client.connection.check_timeouts(interval, &mut self.state) {
@@ -219,21 +232,23 @@ impl<S: Socket> Clients<S> {
         self.give_turn(slot)
     }
 
+    /// Closes the connection on which a bug has shown.
     fn panicked(&mut self, slot: usize) -> ClientOutcome<S> {
         self.state.dispatch.proxy.stats().count(Counter::Panic);
         log::error!("an event loop panicked; this cost one connection");
         self.close(slot)
     }
 
-    /// Lets a client go.
+    /// Closes a client's connection, by dropping its socket.
     pub(super) fn close(&mut self, slot: usize) -> ClientOutcome<S> {
         let Some(mut client) = self.take(slot) else { return ClientOutcome::Stays };
         let state = &mut self.state;
-        // What it leaves behind may be anything but a reason to stop.
+        // After a panic its state may be anything, so this may panic, too.
         let _ = catch_unwind(AssertUnwindSafe(|| client.connection.abandon(state)));
         ClientOutcome::Gone
     }
 
+    /// Takes a client out of its slot, which is free from then on.
     fn take(&mut self, slot: usize) -> Option<Box<ConnectedClient<S>>> {
         let client = self.slots.get_mut(slot).and_then(Option::take)?;
         self.free.push(slot);
@@ -251,6 +266,7 @@ impl<S: Socket> ConnectedClient<S> {
         turn
     }
 
+    /// One round for each read: what it sends makes it able to read, and what it reads makes it send.
     fn rounds(&mut self, state: &mut LoopState, buffer: &mut [u8]) -> TurnEnd {
         let Self { socket, connection, readable, ending, .. } = self;
         for _ in 0..READS_PER_TURN {
@@ -264,6 +280,7 @@ impl<S: Socket> ConnectedClient<S> {
                     return TurnEnd::Over;
                 }
             }
+            // Bytes that are here come before bytes that a read would bring.
             if connection.has_more() {
                 connection.go_on(state);
                 continue;
@@ -283,7 +300,8 @@ impl<S: Socket> ConnectedClient<S> {
                     connection.end_of_input(state);
                 }
                 Ok(count) => {
-                    // Less than the buffer holds: there is no more, unless the client has closed its side.
+                    // Less than the buffer holds: there is no more, and new bytes bring new readiness. Only
+                    // the client's end may be behind them, which has been reported already.
                     *readable = count == buffer.len() || *ending;
                     connection.receive(&buffer[..count], state);
                 }

@@ -31,11 +31,11 @@ pub(super) enum Message<E> {
     Response(ExchangeId, Response),
     /// An interim response, as bytes.
     Interim(ExchangeId, Vec<u8>),
-    /// The request's content is waited for.
+    /// A worker waits for the request's content.
     ContentWanted(ExchangeId),
     /// The body has grown.
     Grown(ExchangeId),
-    /// The request it waited for is answered.
+    /// The request that this one was parked behind is answered, or has taken too long.
     Resume(ExchangeId, Box<E>, Attempt),
     /// The origin server has agreed to speak another protocol.
     Upgrade(ExchangeId, Box<AgreedUpgrade>),
@@ -45,7 +45,7 @@ pub(super) enum Message<E> {
     Accept(Box<Acceptor>),
     /// The proxy is to end.
     Drain(Endless),
-    /// Somebody else accepts from now on; who is connected already is served once more.
+    /// Another process accepts from now on; each connected client is served once more.
     Retire,
 }
 
@@ -97,15 +97,19 @@ impl<E> Inbox<E> {
 
     /// The calling thread is the one that reads the inbox.
     pub(super) fn set_owner(&self) {
-        let _ = self.owner.set(thread::current().id());
+        let is_first = self.owner.set(thread::current().id()).is_ok();
+        assert!(is_first, "one thread reads an inbox");
     }
 
     /// Adds a message, and wakes the loop if it is the first one since the loop last read them.
     pub(super) fn send(&self, message: Message<E>) {
+        // The lock is held for the push alone: event loops send to each other, and must not wait.
         let mut messages = self.messages.lock();
         let first = messages.is_empty();
         messages.push(message);
         drop(messages);
+        // Behind the first message there is a wake-up on its way, or the loop is about to read the inbox.
+        // Each wake-up is a call of the system, and a body that grows would make thousands.
         if first && self.owner.get() != Some(&thread::current().id()) {
             (self.waker)();
         }
@@ -118,6 +122,8 @@ impl<E> Inbox<E> {
 
     /// Takes all messages out, into `messages`, which is empty.
     pub(super) fn take(&self, messages: &mut Vec<Message<E>>) {
+        assert!(messages.is_empty(), "all messages that were taken have been handled");
+        // Swapped, so that both lists keep their memory.
         std::mem::swap(messages, &mut *self.messages.lock());
     }
 }
