@@ -104,6 +104,15 @@ pub(super) struct CurrentExchange {
     pub(super) upgrade: Option<Box<AgreedUpgrade>>,
 }
 
+/// A connection that leaves the loop for a tunnel.
+pub(super) struct UpgradedConnection {
+    pub upgrade: AgreedUpgrade,
+    pub request: Arc<Request>,
+    pub arrival: Arrival,
+    /// What the client has sent for the tunnel already: it need not wait for the 101.
+    pub early: Vec<u8>,
+}
+
 impl Connection {
     pub(super) fn new(peer: SocketAddr, slot: usize, moment: Moment) -> Self {
         Self {
@@ -172,15 +181,11 @@ impl Connection {
             && self.output.is_empty()
     }
 
-    /// What becomes a tunnel now, and what the client has sent for it already: that may be the first bytes of
-    /// the other protocol, which stay counted as kept.
-    pub(super) fn take_upgrade(
-        &mut self,
-    ) -> Option<(AgreedUpgrade, Arc<Request>, Arrival, Vec<u8>)> {
-        let current = self.current.as_mut()?;
-        let upgrade = current.upgrade.take()?;
-        let (request, arrival) = (Arc::clone(&current.request), current.arrival);
-        Some((*upgrade, request, arrival, std::mem::take(&mut self.input)))
+    /// Ends the connection as far as HTTP goes: gives what becomes a tunnel, if anything does.
+    pub(super) fn into_upgraded(self, state: &mut LoopState) -> Option<UpgradedConnection> {
+        state.release(self.input.len());
+        let CurrentExchange { request, arrival, upgrade, .. } = *self.current?;
+        Some(UpgradedConnection { upgrade: *upgrade?, request, arrival, early: self.input })
     }
 
     /// A head has come.

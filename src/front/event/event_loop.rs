@@ -20,7 +20,7 @@ use crate::front::event::exchange::{LoopInbox, LoopMessage};
 use crate::front::event::inbox::Endless;
 use crate::front::event::loop_state::LoopState;
 use crate::front::event::timeouts::CheckTimer;
-use crate::front::event::tunnelling::{OpenTunnels, tunnel};
+use crate::front::event::tunnelling::{OpenTunnel, OpenTunnels, tunnel};
 use crate::stats::{Counter, Stats};
 
 /// The waker's token, among the clients' slots.
@@ -264,26 +264,20 @@ impl EventLoop {
 
     /// Hands a connection over to a tunnel.
     fn begin_tunnel(&mut self, client: ConnectedClient<TcpStream>) {
-        let ConnectedClient { mut socket, mut connection, .. } = client;
-        // Its threads read and write it from now on: readiness must not give its slot's next client a turn.
+        let ConnectedClient { mut socket, connection, .. } = client;
+        // The tunnel's threads read and write it from now on, and its slot may have another client soon:
+        // that one must not be given turns for this one's readiness.
         let _ = self.poll.registry().deregister(&mut socket);
-        let Some((upgrade, request, arrival, early)) = connection.take_upgrade() else {
+        let state = &mut self.clients.state;
+        let Some(upgraded) = connection.into_upgraded(state) else {
             return self.shared.note_closed();
         };
-        let state = &mut self.clients.state;
-        state.release(early.len());
-        let (dispatch, log) = (&state.dispatch, &state.log);
-        let (open_tunnels, shared) = (&self.shared.open_tunnels, Arc::clone(&self.shared));
-        let end = Box::new(move || shared.note_closed());
-        tunnel(
-            socket.into(),
-            early,
-            upgrade,
-            (request, arrival),
-            (dispatch, log),
-            open_tunnels,
-            end,
-        );
+        let (proxy, log) = (Arc::clone(&state.dispatch.proxy), Arc::clone(&state.log));
+        let shared = Arc::clone(&self.shared);
+        let open = OpenTunnel::new(&self.shared.open_tunnels, socket.into(), move || {
+            shared.note_closed();
+        });
+        tunnel(open, upgraded, proxy, log);
     }
 
     /// The first loop expires parked requests, also when it does not accept any more.

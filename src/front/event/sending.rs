@@ -14,7 +14,7 @@ use crate::front::wire::WireClient;
 use crate::message::body::Body;
 use crate::message::response::Response;
 
-/// So much of one body is sent before other connections have their turn.
+/// This much of one body is sent before other connections have their turn.
 const TURN_BYTES: u64 = 1024 * 1024;
 
 /// What sending came to.
@@ -36,6 +36,9 @@ impl Connection {
     /// Begins to send the response of the exchange under way.
     pub(super) fn respond(&mut self, response: Response, state: &mut LoopState) {
         let Some(current) = &mut self.current else { return };
+        // A body that is cut before its first byte is replaced by an error; nothing else is.
+        let replaced = current.outgoing.as_ref();
+        assert!(replaced.is_none_or(|outgoing| !outgoing.has_begun()), "one response to a request");
         let record = LogRecord::read(&response, Option::as_ref(&state.log));
         let mut keeps_alive = current.client.keeps_alive && !state.draining;
         if let Some(intake) = &mut self.intake {
@@ -53,7 +56,8 @@ impl Connection {
                 current.record = Some(record);
             }
             Err(response) => {
-                // Nobody here can wait for it, and no exchange sends it.
+                // A bug: `EventExchange` passes a body that arrives on as one that grows, because this thread
+                // cannot wait for it.
                 log::error!("{}: a body that has to be waited for", self.peer);
                 if let Body::Arriving(body) = response.body {
                     body.abandon();
@@ -66,6 +70,7 @@ impl Connection {
     /// Sends what there is, as far as the client takes it. When the proxy is to end, a stream without an end
     /// ends with that.
     pub(super) fn transmit(&mut self, state: &mut LoopState, take: &mut Take<'_>) -> Transmitted {
+        // Sent first: what has come of the stream until now is the client's.
         let sent = self.send_on(state, take);
         let outgoing = self.current.as_ref().and_then(|current| current.outgoing.as_ref());
         match outgoing.filter(|outgoing| outgoing.is_endless() && state.endless == Endless::Cut) {
@@ -79,50 +84,72 @@ impl Connection {
         if self.phase == Phase::Over {
             return Transmitted::Over;
         }
+        // The output comes first: it has earlier responses, and interim ones of this exchange.
         match self.send_ready(state, take) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Transmitted::Enough,
             Err(_) => return Transmitted::Over,
         }
-        while let Some(current) = &mut self.current
-            && let Some(outgoing) = &mut current.outgoing
-        {
-            let before = (outgoing.sent(), outgoing.has_begun());
-            let halt = outgoing.advance(&mut state.scratch, TURN_BYTES, take);
-            if (outgoing.sent(), outgoing.has_begun()) != before || current.starved {
-                self.since = state.moment;
-            }
-            current.starved = halt == Halt::Starved;
-            match halt {
-                Halt::Blocked => return Transmitted::Enough,
-                Halt::Paused => return Transmitted::More,
-                // It is asked once more if it has grown meanwhile, or before it was listened to.
-                Halt::Starved => match &current.grown {
-                    None => self.listen(state),
-                    Some(grown) if grown.swap(false, Ordering::AcqRel) => {}
-                    Some(_) => return Transmitted::Enough,
-                },
-                Halt::Cut if !outgoing.has_begun() => {
-                    let response = state.dispatch.proxy.refuse_cut(&current.request);
-                    current.client.keeps_alive = false;
-                    self.respond(response, state);
-                }
-                Halt::Done => self.conclude(state),
-                // Other framing shows by itself that something is missing.
-                Halt::Cut if outgoing.ends_by_closing() => return Transmitted::Cut,
-                Halt::Failed | Halt::Cut => return Transmitted::Over,
+        while let Some(halt) = self.advance(state, take) {
+            if let Some(transmitted) = self.handle_halt(halt, state) {
+                return transmitted;
             }
         }
         if self.closes && self.phase == Phase::Open {
+            // The client's time to close begins.
             self.since = state.moment;
             return self.close();
         }
         Transmitted::Enough
     }
 
+    /// Sends the response of the exchange under way, until it halts; `None` if there is none.
+    fn advance(&mut self, state: &mut LoopState, take: &mut Take<'_>) -> Option<Halt> {
+        let current = self.current.as_mut()?;
+        let outgoing = current.outgoing.as_mut()?;
+        let before = (outgoing.sent(), outgoing.has_begun());
+        let halt = outgoing.advance(&mut state.scratch, TURN_BYTES, take);
+        // The client's timeout begins anew with each byte that it takes, and when there is something to
+        // take again: while the body was waited for, the client was not late.
+        if (outgoing.sent(), outgoing.has_begun()) != before || current.starved {
+            self.since = state.moment;
+        }
+        current.starved = halt == Halt::Starved;
+        Some(halt)
+    }
+
+    /// Does what follows from a halt; `None` if sending can go on at once.
+    fn handle_halt(&mut self, halt: Halt, state: &mut LoopState) -> Option<Transmitted> {
+        let current = self.current.as_mut()?;
+        let outgoing = current.outgoing.as_ref()?;
+        match halt {
+            Halt::Blocked => return Some(Transmitted::Enough),
+            Halt::Paused => return Some(Transmitted::More),
+            // It is asked once more if it has grown meanwhile, or before it was listened to. Without that a
+            // piece that came between the two would be sent with the next one, or never.
+            Halt::Starved => match &current.grown {
+                None => self.listen(state),
+                Some(grown) if grown.swap(false, Ordering::AcqRel) => {}
+                Some(_) => return Some(Transmitted::Enough),
+            },
+            // Nothing is on the wire yet, so the client can have a proper error.
+            Halt::Cut if !outgoing.has_begun() => {
+                let response = state.dispatch.proxy.refuse_cut(&current.request);
+                current.client.keeps_alive = false;
+                self.respond(response, state);
+            }
+            Halt::Done => self.conclude(state),
+            // Other framing shows by itself that something is missing (RFC 9112 §8).
+            Halt::Cut if outgoing.ends_by_closing() => return Some(Transmitted::Cut),
+            Halt::Failed | Halt::Cut => return Some(Transmitted::Over),
+        }
+        None
+    }
+
     /// Sends what was put together, before anything else.
     fn send_ready(&mut self, state: &LoopState, take: &mut Take<'_>) -> io::Result<()> {
         while self.output.send_once(take)? {
+            // Any byte counts: a client that takes a little now and then is slow, not gone.
             self.since = state.moment;
         }
         Ok(())
@@ -135,6 +162,8 @@ impl Connection {
         let grown = Arc::new(AtomicBool::new(false));
         current.grown = Some(Arc::clone(&grown));
         if let Some(outgoing) = &mut current.outgoing {
+            // Called by the thread that fetches the body, with the body's lock held: it may do no more than
+            // send a message.
             outgoing.listen(Box::new(move || {
                 if !grown.swap(true, Ordering::AcqRel) {
                     inbox.send(LoopMessage::Grown(id));
@@ -143,7 +172,7 @@ impl Connection {
         }
     }
 
-    /// The response is sent.
+    /// The response is sent: the exchange is over.
     fn conclude(&mut self, state: &LoopState) {
         self.since = state.moment;
         // A response whose head was sent before the proxy was to end may be the last one all the same.
@@ -158,11 +187,12 @@ impl Connection {
     pub(super) fn end_exchange(&mut self, state: &LoopState) {
         let Some(mut current) = self.current.take() else { return };
         if state.dispatch.has_handler() {
-            // It is not the proxy's clients that were answered.
+            // An operator was answered, not a client of the proxy.
             return;
         }
         if let (Some(record), Some(outgoing)) = (&mut current.record, &current.outgoing) {
             if outgoing.is_truncated() {
+                // Known only now: the head went out when the response was still expected to be whole.
                 record.truncated();
             }
             let (proxy, log) = (&state.dispatch.proxy, Option::as_ref(&state.log));
@@ -170,8 +200,9 @@ impl Connection {
         }
     }
 
-    /// Everything is sent and nothing more will be.
+    /// Ends a connection on which everything is sent and nothing more will be.
     fn close(&mut self) -> Transmitted {
+        // A client that has nothing on its way loses nothing by a plain close.
         let quiet = self.intake.is_none() && self.input.is_empty() && !self.ignores_input;
         if quiet || self.half_closed {
             self.phase = Phase::Over;

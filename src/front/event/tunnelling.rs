@@ -1,87 +1,112 @@
 //! Connections that leave an event loop for a tunnel, with threads of their own.
+//!
+//! The loop knows nothing of them any more. They are listed here, so that the end of the proxy can cut
+//! them, and their front counts them among its open connections.
 
 use std::collections::HashMap;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 
 use http::StatusCode;
 use parking_lot::Mutex;
 
-use crate::front::dispatch::Dispatch;
+use crate::front::event::connection::UpgradedConnection;
 use crate::front::event::inbox::AgreedUpgrade;
-use crate::front::served::{Arrival, LogRecord, record_response};
+use crate::front::served::{LogRecord, record_response};
 use crate::front::tunnels::{self, TunnelClient};
 use crate::front::wire::interim_head;
-use crate::message::request::Request;
+use crate::proxy::Proxy;
 use crate::stats::AccessLog;
 
-/// The tunnels that there are, for the end.
+/// The open tunnels of a front.
 #[derive(Default)]
 pub(super) struct OpenTunnels {
-    /// By number, and the next number.
-    open: Mutex<(HashMap<u64, Arc<TcpStream>>, u64)>,
+    by_number: Mutex<TunnelsByNumber>,
+}
+
+/// Guarded by [`OpenTunnels::by_number`].
+#[derive(Default)]
+struct TunnelsByNumber {
+    streams: HashMap<u64, Arc<TcpStream>>,
+    last: u64,
 }
 
 impl OpenTunnels {
     fn insert(&self, stream: &Arc<TcpStream>) -> u64 {
-        let mut open = self.open.lock();
-        open.1 += 1;
-        let number = open.1;
-        open.0.insert(number, Arc::clone(stream));
+        let mut tunnels = self.by_number.lock();
+        tunnels.last += 1;
+        let number = tunnels.last;
+        tunnels.streams.insert(number, Arc::clone(stream));
         number
+    }
+
+    fn remove(&self, number: u64) {
+        let removed = self.by_number.lock().streams.remove(&number);
+        assert!(removed.is_some(), "a tunnel is listed until it is dropped");
     }
 
     /// Cuts all tunnels.
     pub(super) fn cut(&self) {
-        for stream in self.open.lock().0.values() {
+        // They stay listed: each removes itself when its threads have seen the end. A client that is gone
+        // already makes this fail, which does no harm.
+        for stream in self.by_number.lock().streams.values() {
             let _ = stream.shutdown(Shutdown::Both);
         }
     }
 }
 
-/// A tunnel that is open: noted, and forgotten when this is dropped.
-struct OpenTunnel {
+/// A tunnel's client, listed in [`OpenTunnels`] until this is dropped.
+pub(super) struct OpenTunnel {
     open_tunnels: Arc<OpenTunnels>,
     number: u64,
-    /// Says that the client's connection is over.
-    end: Box<dyn Fn() + Send>,
+    stream: Arc<TcpStream>,
+    /// Notes that the client's connection is closed.
+    note_closed: Box<dyn Fn() + Send>,
+}
+
+impl OpenTunnel {
+    /// Lists a client's socket; `note_closed` is called once, when the tunnel is over.
+    pub(super) fn new(
+        open_tunnels: &Arc<OpenTunnels>,
+        stream: TcpStream,
+        note_closed: impl Fn() + Send + 'static,
+    ) -> Self {
+        let stream = Arc::new(stream);
+        let number = open_tunnels.insert(&stream);
+        let (open_tunnels, note_closed) = (Arc::clone(open_tunnels), Box::new(note_closed));
+        Self { open_tunnels, number, stream, note_closed }
+    }
 }
 
 impl Drop for OpenTunnel {
     fn drop(&mut self) {
-        self.open_tunnels.open.lock().0.remove(&self.number);
-        (self.end)();
+        // Removed before it is counted as closed: a front that drains waits for the count, and the process
+        // may end with it.
+        self.open_tunnels.remove(self.number);
+        (self.note_closed)();
     }
 }
 
-/// Makes a tunnel of a client's socket. `early` is what the client has sent for it already; `end` is called
-/// once, when the tunnel is over.
+/// Makes a tunnel of a client's connection; its threads go on with it.
 pub(super) fn tunnel(
-    stream: TcpStream,
-    early: Vec<u8>,
-    upgrade: AgreedUpgrade,
-    (request, arrival): (Arc<Request>, Arrival),
-    (dispatch, log): (&Arc<Dispatch>, &Arc<Option<AccessLog>>),
-    open_tunnels: &Arc<OpenTunnels>,
-    end: Box<dyn Fn() + Send>,
+    open: OpenTunnel,
+    upgraded: UpgradedConnection,
+    proxy: Arc<Proxy>,
+    log: Arc<Option<AccessLog>>,
 ) {
+    let UpgradedConnection { upgrade, request, arrival, early } = upgraded;
     let AgreedUpgrade { fields, tunnel, permit } = upgrade;
-    let stream = Arc::new(stream);
-    let open = OpenTunnel {
-        open_tunnels: Arc::clone(open_tunnels),
-        number: open_tunnels.insert(&stream),
-        end,
-    };
-    if let Err(error) = stream.set_nonblocking(false) {
+    // Its threads wait for bytes; the event loop's sockets never do.
+    if let Err(error) = open.stream.set_nonblocking(false) {
         log::warn!("{}: no tunnel: {error}", arrival.peer);
         return (tunnel.hang_up)();
     }
-    let (reading, writing, cutting) = (Arc::clone(&stream), Arc::clone(&stream), stream);
-    let mut early = std::io::Cursor::new(early);
-    let (dispatch, log) = (Arc::clone(dispatch), Arc::clone(log));
+    let [reading, writing, cutting] = [(); 3].map(|()| Arc::clone(&open.stream));
+    let mut early = io::Cursor::new(early);
     let client = TunnelClient {
         greeting: interim_head(StatusCode::SWITCHING_PROTOCOLS, &fields),
+        // What the loop has read too much comes first: these bytes are in no socket any more.
         read: Box::new(move |buffer| match early.read(buffer) {
             Ok(0) => (&*reading).read(buffer),
             count => count,
@@ -89,15 +114,9 @@ pub(super) fn tunnel(
         write: Box::new(move |bytes| (&*writing).write_all(bytes)),
         cut: Box::new(move || _ = cutting.shutdown(Shutdown::Both)),
         concluded: Box::new(move |passed| {
-            let log = Option::as_ref(&log);
-            record_response(
-                &dispatch.proxy,
-                log,
-                &request,
-                arrival,
-                &LogRecord::of_tunnel(),
-                passed,
-            );
+            let (log, record) = (Option::as_ref(&log), LogRecord::of_tunnel());
+            record_response(&proxy, log, &request, arrival, &record, passed);
+            // Last: what is counted as closed has its line in the log.
             drop(open);
         }),
     };
