@@ -1,8 +1,8 @@
 //! New clients, however scarce descriptors are.
 //!
 //! When there are as many clients as there may be, further ones wait in the kernel's queue. When the
-//! process has no descriptor left, one that is kept for this is given up for a moment, so that whoever
-//! waits learns of it instead of waiting for nothing.
+//! process has no descriptor left, one that is kept for this is given up for a moment, so that a waiting
+//! client learns of it instead of waiting for nothing.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -23,16 +23,17 @@ const NO_DESCRIPTOR: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type:
 /// Accepts clients.
 pub(super) struct Acceptor {
     listeners: Vec<TcpListener>,
-    /// Whose turn it is.
+    /// The listener to ask next: each in its turn, so that none is served before the others.
     next: usize,
+    /// The descriptor that is given up for a client that cannot be accepted otherwise.
     reserve: Option<File>,
     last_warning: Option<Instant>,
 }
 
-/// What came of it.
+/// The outcome of accepting once.
 pub(super) enum Accepted {
     Client(TcpStream, SocketAddr),
-    /// Nobody else is waiting.
+    /// No client is waiting.
     Nobody,
     /// Try again after [`PAUSE`].
     Later,
@@ -54,12 +55,13 @@ impl Acceptor {
 
     /// The next client.
     pub(super) fn next(&mut self) -> Accepted {
-        // Those at which nobody waits, one after the other.
+        // Listeners in a row at which no client waits.
         let mut quiet = 0;
         loop {
             match self.listeners[self.next].accept() {
                 Ok((stream, peer)) => {
                     self.next = (self.next + 1) % self.listeners.len();
+                    // It was given up, and could not be had again: now there are descriptors once more.
                     if self.reserve.is_none() {
                         self.reserve = reserve();
                     }
@@ -84,10 +86,10 @@ impl Acceptor {
         }
     }
 
-    /// Answers one client by means of the descriptor in reserve.
+    /// Answers one client by means of the descriptor in reserve, and closes its connection.
     fn refuse_one(&mut self) {
         drop(self.reserve.take());
-        // The system says that there is no descriptor before it looks whether anybody waits: it may be at
+        // The system says that there is no descriptor before it asks whether a client waits: it may be at
         // another listener.
         for _ in 0..self.listeners.len() {
             let accepted = self.listeners[self.next].accept();
@@ -101,6 +103,7 @@ impl Acceptor {
         self.reserve = reserve();
     }
 
+    /// Writes a warning, unless there was one a short while ago: this fails again and again.
     fn warn(&mut self, error: &io::Error) {
         if self.last_warning.is_none_or(|last| last.elapsed() > WARNING_INTERVAL) {
             self.last_warning = Some(Instant::now());

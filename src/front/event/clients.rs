@@ -99,7 +99,7 @@ impl<S: Socket> Clients<S> {
 
     /// A slot for a new client.
     pub(super) fn free_slot(&mut self) -> usize {
-        // The last one that was freed: the list stays as short as the most clients at a time.
+        // A freed one before a new one: the list gets as long as the most clients at a time, no longer.
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
             self.slots.len() - 1

@@ -310,7 +310,7 @@ impl Connection {
                 self.since = state.moment;
                 if current.request.expects_continue() && !current.continued {
                     current.continued = true;
-                    // RFC 9110 §10.1.1: a client that has sent content already waits for no 100.
+                    // RFC 9110 §10.1.1: it may be left out if content has come already.
                     if self.input.is_empty() {
                         self.output.extend(CONTINUE);
                     }

@@ -24,7 +24,7 @@ use crate::proxy::{Attempt, Forwarded};
 /// Interim responses that one request's client is sent.
 const INTERIMS_MAX: u32 = 64;
 
-/// The inbox of a loop, and what lies in it.
+/// The inbox of a loop, and its messages.
 pub(super) type LoopInbox = inbox::Inbox<EventExchange>;
 pub(super) type LoopMessage = inbox::Message<EventExchange>;
 
@@ -53,6 +53,7 @@ impl EventExchange {
     }
 
     fn send_response(&mut self, response: Response) {
+        assert!(!self.answered, "an exchange has one response");
         self.answered = true;
         self.inbox.send(LoopMessage::Response(self.id, response));
     }
@@ -60,6 +61,7 @@ impl EventExchange {
     /// Passes on what arrives, through a bounded buffer. Waits for the client while that is full.
     fn relay(&mut self, response: Response, mut body: Box<dyn Arriving>) {
         let (mut writer, reader) = Writer::new(body.length(), Buffer::default());
+        // Nothing of it is kept for readers to come: this body is one client's.
         writer.let_go();
         self.send_response(Response { body: Body::Growing(Box::new(reader)), ..response });
         let mut piece = vec![0; PIECE_BYTES];
@@ -82,6 +84,7 @@ impl dispatch::ClientExchange for EventExchange {
     }
 
     fn with_content<T>(&mut self, send: impl FnOnce(RequestContent<'_>) -> T) -> T {
+        // None for a length of zero either, whatever the framing says.
         let Some(upload) = &self.upload else { return send(RequestContent::None) };
         let mut reader = UploadReader(Arc::clone(upload));
         match self.request.framing {
@@ -92,11 +95,13 @@ impl dispatch::ClientExchange for EventExchange {
     }
 
     fn interim(&self) -> Option<Arc<Interim>> {
+        // RFC 9110 §15.2: an HTTP/1.0 client would take it for the response.
         if self.request.version == Version::HTTP_10 {
             return None;
         }
         let (inbox, id, sent) = (Arc::clone(&self.inbox), self.id, AtomicU32::new(0));
         Some(Arc::new(move |status, fields| {
+            // Bounded for each request: an origin server can send them as fast as it likes.
             if sent.fetch_add(1, Ordering::Relaxed) < INTERIMS_MAX {
                 inbox.send(LoopMessage::Interim(id, interim_head(status, &fields)));
             }
@@ -109,8 +114,9 @@ impl dispatch::ClientExchange for EventExchange {
             Body::Arriving(body) => self.relay(response, body),
             body => self.send_response(Response { body, ..response }),
         }
+        // The client has all that it needs from this thread; its upload is given up here.
         drop(self);
-        // It grows under the client's eyes, or is worth keeping.
+        // The client reads the body while it grows, or it is worth storing.
         if let Some(filler) = filler {
             filler.run();
         }
@@ -121,6 +127,8 @@ impl dispatch::ClientExchange for EventExchange {
     }
 
     fn switch_protocols(mut self, fields: &Fields, tunnel: Tunnel, permit: tunnels::TunnelPermit) {
+        // From here on the message has the client: dropped unread, it ends the tunnel and gives the permit
+        // back.
         self.answered = true;
         let upgrade = AgreedUpgrade { fields: fields.clone(), tunnel, permit };
         self.inbox.send(LoopMessage::Upgrade(self.id, Box::new(upgrade)));
@@ -134,6 +142,7 @@ impl dispatch::ClientExchange for EventExchange {
 
 impl Drop for EventExchange {
     fn drop(&mut self) {
+        // A job panicked, and what it owned is dropped. The client must not wait for ever.
         if !self.answered {
             self.inbox.send(LoopMessage::Lost(self.id));
         }

@@ -109,7 +109,7 @@ impl<E> Inbox<E> {
         messages.push(message);
         drop(messages);
         // Behind the first message there is a wake-up on its way, or the loop is about to read the inbox.
-        // Each wake-up is a call of the system, and a body that grows would make thousands.
+        // Each wake-up is a call of the system, and bodies that grow would make very many.
         if first && self.owner.get() != Some(&thread::current().id()) {
             (self.waker)();
         }

@@ -1,5 +1,7 @@
 //! A request's content on its way in: taken out of its framing, and given to the worker that waits for
 //! it, or thrown away. RFC 9112 §6.
+//!
+//! Content whose end is not proven is never passed on as whole: the worker's last read is an error.
 
 use std::io;
 use std::sync::Arc;
@@ -9,7 +11,7 @@ use crate::front::event::upload::Upload;
 use crate::message::chunked::{Decoder, Piece};
 use crate::message::request::{Framing, RequestLimits};
 
-/// Content that nobody wanted is read to its end up to this; beyond it the connection is closed.
+/// Content that no worker reads is read and thrown away up to this; beyond it the connection is closed.
 const DISCARDED_MAX: u64 = 256 * 1024;
 
 /// Content that has not come to its end.
@@ -19,19 +21,19 @@ pub(super) struct Intake {
     most: Option<u64>,
     /// Bytes that have come.
     pub received: u64,
-    /// For how long they were waited for, all together.
+    /// For how long they were waited for, altogether.
     pub waited: Duration,
 }
 
 enum Coding {
-    /// So many bytes are left.
+    /// This many bytes are left.
     Length(u64),
     Chunked(Decoder),
 }
 
 enum Sink {
     Upload(Arc<Upload>),
-    /// Nobody wants it; so many bytes more are read.
+    /// No worker reads it; this many bytes more are thrown away.
     Discard(u64),
 }
 
@@ -47,7 +49,7 @@ pub(super) enum Taken {
 }
 
 impl Intake {
-    /// Content that is framed so, for `upload`; `None` if there is none.
+    /// Content with this framing, for `upload`.
     pub(super) fn new(framing: Framing, upload: &Arc<Upload>, limits: RequestLimits) -> Self {
         let coding = match framing {
             Framing::None => Coding::Length(0),
@@ -83,7 +85,10 @@ impl Intake {
     /// Takes what can be taken of `bytes`; how many these were.
     pub(super) fn take(&mut self, bytes: &[u8]) -> (usize, Taken) {
         let mut used = 0;
+        // One round for each piece: chunk heads stand between them, and what a round takes leaves less space.
         loop {
+            // Without space nothing is taken, and the loop reads no more of this client until the worker
+            // has: so a slow origin server slows its own client down.
             let space = self.space_or_wait();
             let rest = &bytes[used..];
             let (count, data) = match &mut self.coding {
@@ -97,6 +102,8 @@ impl Intake {
                     Ok((count, Piece::Data(data))) => (count, Some(data)),
                     Ok((count, Piece::More)) => (count, Some(&rest[..0])),
                     Ok((count, Piece::End)) => (count, None),
+                    // RFC 9112 §7.1: what follows a chunk that cannot be read may be anything, so all of it
+                    // counts as taken.
                     Err(_) => {
                         self.end(Err(io::ErrorKind::InvalidData));
                         return (bytes.len(), Taken::Failed);
@@ -108,6 +115,7 @@ impl Intake {
             if !self.pass(data.unwrap_or_default()) {
                 return (bytes.len(), Taken::Failed);
             }
+            // Only here is it known to be whole.
             if ended {
                 self.end(Ok(()));
                 return (used, Taken::End);
@@ -118,8 +126,10 @@ impl Intake {
         }
     }
 
+    /// Passes content on; `false` if it is more than a request may have.
     fn pass(&mut self, data: &[u8]) -> bool {
         self.received += data.len() as u64;
+        // Chunked content announces no length, so its bound is found only here.
         if self.most.is_some_and(|most| self.received > most) {
             self.end(Err(io::ErrorKind::FileTooLarge));
             return false;
@@ -127,7 +137,10 @@ impl Intake {
         match &mut self.sink {
             Sink::Upload(upload) if !data.is_empty() => upload.push(data),
             Sink::Upload(_) => {}
-            Sink::Discard(left) => *left -= data.len() as u64,
+            Sink::Discard(left) => {
+                assert!(data.len() as u64 <= *left, "no more is taken than there is space for");
+                *left -= data.len() as u64;
+            }
         }
         true
     }
@@ -139,15 +152,16 @@ impl Intake {
         }
     }
 
-    /// Nobody wants it any more. `false` if there is, or may be, more than is worth reading.
+    /// No worker reads it any more. `false` if more is left of it than is worth reading.
     pub(super) fn discard(&mut self) -> bool {
         if let Sink::Upload(_) = self.sink {
             self.sink = Sink::Discard(DISCARDED_MAX);
         }
+        // How much chunked content there is to come is not known: it is read, up to the bound.
         !matches!(self.coding, Coding::Length(left) if left > DISCARDED_MAX)
     }
 
-    /// Does nobody want it?
+    /// Is it thrown away?
     pub(super) fn is_discarded(&self) -> bool {
         matches!(self.sink, Sink::Discard(_))
     }

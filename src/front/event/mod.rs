@@ -60,7 +60,7 @@ const HELD_MAX: usize = 32 * 1024 * 1024;
 pub struct EventFront {
     shared: Arc<EventShared>,
     log: Arc<Option<crate::stats::AccessLog>>,
-    /// What will accept clients, and where the first loop waits.
+    /// What will accept clients, and where the first loop waits; `None` once it accepts.
     closed: Mutex<Option<(Acceptor, Registry)>>,
 }
 
@@ -78,7 +78,7 @@ impl EventFront {
         Ok(front)
     }
 
-    /// Makes all ready for the clients of `listeners`, at least one, with so many event loops, at least one.
+    /// Makes all ready for the clients of `listeners`, at least one, with `threads` event loops, at least one.
     /// The listeners need not be open yet.
     pub fn new(
         listeners: Vec<TcpListener>,
@@ -87,6 +87,7 @@ impl EventFront {
         threads: usize,
         settings: FrontSettings,
     ) -> io::Result<Self> {
+        assert!(!listeners.is_empty(), "a front listens somewhere");
         let dispatch = Arc::new(Dispatch::new(proxy, pool, settings.handler, settings.health_path));
         let log = Arc::new(settings.access_log);
         let timeouts = Timeouts::new(&settings.connections);
@@ -104,6 +105,7 @@ impl EventFront {
         let registry = polls[0].registry().try_clone()?;
         let closed = Mutex::new(Some((Acceptor::new(listeners)?, registry)));
         let held_max = HELD_MAX / polls.len();
+        // The first loop's inbox is the first one: it accepts, and expires parked requests for all.
         for (number, poll) in polls.into_iter().enumerate() {
             let inbox = Arc::clone(&shared.inboxes[number]);
             let (dispatch, log) = (Arc::clone(&dispatch), Arc::clone(&log));
@@ -117,6 +119,8 @@ impl EventFront {
     /// Begins to serve clients; the listeners are open.
     pub fn accept(&self) -> io::Result<()> {
         let Some((mut acceptor, registry)) = self.closed.lock().take() else { return Ok(()) };
+        // Here, not on the loop's thread, so that an error ends the start; then the loop is told to ask
+        // them at once, since a client may have come in between.
         for listener in acceptor.listeners() {
             registry.register(listener, LISTENER, Interest::READABLE)?;
         }
@@ -131,14 +135,16 @@ impl EventFront {
         }
     }
 
-    /// Somebody else accepts now. Who is connected here already may have sent a request that has not come
-    /// yet, and is served once more if it comes soon; then what is under way is finished, as by
-    /// [`EventFront::drain`]. Nobody waits for this process: streams without an end go on as long as it may take.
+    /// Stops accepting, because another process accepts now. A connected client may have sent a request that
+    /// has not come yet, and is served once more if it comes soon; then what is under way is finished, as by
+    /// [`EventFront::drain`]. No process waits for this one's end: streams without an end go on for as long
+    /// as `limit` lets them.
     pub fn retire(&self, limit: Duration) -> bool {
         const GRACE: Duration = Duration::from_secs(1);
         const PAUSE: Duration = Duration::from_millis(2);
         let grace = Instant::now() + GRACE;
-        // The others go on until nobody is dealt out to them any more.
+        // The others go on until no client is given to them any more: a loop that retires ends with its last
+        // connection, and would not read the message with the next client.
         let (first, others) = self.shared.inboxes.split_at(1);
         for inbox in first {
             inbox.send(LoopMessage::Retire);
@@ -161,12 +167,14 @@ impl EventFront {
         self.finish(limit, Endless::Cut)
     }
 
+    /// Lets what is under way finish, at most `limit`; `false` if it did not.
     fn finish(&self, limit: Duration, endless: Endless) -> bool {
         let deadline = Instant::now() + limit;
         for inbox in &self.shared.inboxes {
             inbox.send(LoopMessage::Drain(endless));
         }
         let drained = loop {
+            // Each time: an upgrade under way may become a tunnel after the first.
             if endless == Endless::Cut {
                 self.shared.open_tunnels.cut();
             }
@@ -178,6 +186,7 @@ impl EventFront {
             }
             thread::sleep(Duration::from_millis(2));
         };
+        // The process ends soon, and lines are written by a thread of their own.
         if let Some(log) = &*self.log {
             log.flush();
         }

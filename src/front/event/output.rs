@@ -33,13 +33,15 @@ impl Output {
             turn_buffer.0.is_empty(),
             "another connection's bytes are left in the turn's buffer"
         );
-        // Mostly there are none: a client that takes what it asks for leaves nothing behind.
+        // Mostly none are copied: a client that takes what it asks for leaves nothing unsent.
         turn_buffer.0.extend_from_slice(&self.bytes);
         self.bytes = std::mem::take(&mut turn_buffer.0);
     }
 
     /// Ends a turn: gives the buffer back empty, and keeps what is unsent in as few bytes as it takes.
     pub(super) fn end_turn(&mut self, turn_buffer: &mut TurnBuffer) {
+        // A copy of its own: a client that takes nothing must not keep the buffer, which has grown to the
+        // largest responses of all.
         let unsent = self.bytes.as_slice().to_vec();
         turn_buffer.0 = std::mem::replace(&mut self.bytes, unsent);
         turn_buffer.0.clear();
@@ -82,12 +84,15 @@ impl Output {
         if self.is_empty() {
             return Ok(false);
         }
+        // Until all is taken: also after an error, or an interrupted call, that leaves everything here.
         self.is_blocked = true;
         let count = match take(&[IoSlice::new(&self.bytes), IoSlice::new(&self.content)]) {
+            // A socket that takes nothing says `WouldBlock`; this would be asked for ever.
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(true),
             count => count?,
         };
+        assert!(count <= self.bytes.len() + self.content.len(), "a client takes what there is");
         let of_bytes = count.min(self.bytes.len());
         if of_bytes == self.bytes.len() {
             self.bytes.clear();

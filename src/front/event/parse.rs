@@ -3,7 +3,7 @@
 //! The request line is read here, because what is wrong with it has several answers; the field lines
 //! are httparse's. Both are strict where two readers could see two messages: no bare CR, no folded
 //! line, no space before a colon. Lines may end in a bare LF (§2.2), as old clients write them, but
-//! then all of them must: one among others could hide a field from whoever stands in front of us.
+//! then all of them must: one among others could hide a field from a proxy in front of this one.
 
 use http::Version;
 use httparse::{Error, Status};
@@ -42,6 +42,8 @@ pub fn head<T>(
     limits: RequestLimits,
     then: impl FnOnce(&Head<'_, '_>) -> T,
 ) -> Result<Option<T>, RequestError> {
+    // Line by line, so that a request that is no HTTP is refused with its first bytes, not once the header
+    // timeout is over.
     let Some(skipped) = skip_empty_lines(bytes)? else { return Ok(None) };
     let Some(line) = request_line(&bytes[skipped..])? else { return Ok(None) };
     let begin = skipped + line.length;
@@ -49,6 +51,7 @@ pub fn head<T>(
     // looked at, so that what is wrong with a head does not depend on how much of it has come.
     let most = limits.field_bytes + 4 * limits.field_lines + 2;
     let section = &bytes[begin..bytes.len().min(begin + most + 1)];
+    // On the stack for common heads: only a longer one is parsed twice, and allocates.
     let mut few = [httparse::EMPTY_HEADER; FEW_LINES];
     let mut many;
     let mut parsed = httparse::parse_headers(section, &mut few);
@@ -58,6 +61,7 @@ pub fn head<T>(
     }
     match parsed {
         Ok(Status::Complete((length, lines))) => {
+            // RFC 9112 §2.2 permits a bare LF, and §11.2 is why it must not stand among other line ends.
             if !ends_alike(&section[..length], lines, line.ends_in_crlf) {
                 return Err(RequestError::Field("a line end unlike the first".to_string()));
             }
@@ -69,6 +73,7 @@ pub fn head<T>(
         }
         Ok(Status::Partial) => Ok(None),
         Err(Error::TooManyHeaders) => Err(RequestError::TooManyFields(limits.field_lines)),
+        // httparse says only that something is wrong; the operator's log needs the line.
         Err(_) => Err(RequestError::Field(first_bad_line(section))),
     }
 }
@@ -101,6 +106,7 @@ fn skip_empty_lines(bytes: &[u8]) -> Result<Option<usize>, RequestError> {
 }
 
 fn request_line(bytes: &[u8]) -> Result<Option<RequestLine<'_>>, RequestError> {
+    // A line that is longer is refused anyway: what stands behind it must not be searched each time.
     let bytes = &bytes[..bytes.len().min(TARGET_BYTES_MAX + LINE_BYTES + 1)];
     let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else {
         return match bytes.first() {
@@ -116,6 +122,7 @@ fn request_line(bytes: &[u8]) -> Result<Option<RequestLine<'_>>, RequestError> {
     if let Some(byte) = line.first().filter(|byte| !is_token_byte(**byte)) {
         return Err(no_http(*byte));
     }
+    // §3: lenient parsing by any whitespace invites request smuggling, so it is one space or nothing.
     let mut parts = line.split(|byte| *byte == b' ');
     let (Some(method), Some(target), Some(version), None) =
         (parts.next(), parts.next(), parts.next(), parts.next())
@@ -165,6 +172,8 @@ fn version_of(text: &[u8]) -> Result<Version, RequestError> {
 
 /// Do all lines end as the request line does?
 fn ends_alike(section: &[u8], lines: &[Line<'_>], crlf: bool) -> bool {
+    // httparse hides the line ends. Values are slices of the section, so their addresses say where each
+    // line's end must begin.
     let base = section.as_ptr() as usize;
     let is_end = |rest: &[u8]| rest.starts_with(if crlf { b"\r\n" } else { b"\n" });
     let all = lines.iter().all(|line| {

@@ -24,11 +24,13 @@ pub(super) fn read<'a>(head: &Head<'a, '_>) -> Option<PlainHead<'a>> {
         b"HEAD" => true,
         _ => return None,
     };
+    // Origin form only: the other forms name the host a second time (RFC 9112 §3.2).
     let target = std::str::from_utf8(head.target).ok()?;
     if !target.starts_with('/') || target.contains('#') {
         return None;
     }
     let modern = head.version == Version::HTTP_11;
+    // One pass, and no line is kept: this is done for every request.
     let (mut host, mut credentials) = (false, false);
     let mut keeps_alive = None;
     for line in head.lines {
@@ -52,6 +54,7 @@ pub(super) fn read<'a>(head: &Head<'a, '_>) -> Option<PlainHead<'a>> {
     }
     let keeps_alive = keeps_alive.unwrap_or(modern);
     let plain = Plain { target, credentials };
+    // §3.2: HTTP/1.1 without a host is refused, on the long way; HTTP/1.0 has none.
     (host || !modern).then_some(PlainHead { plain, head: is_head, keeps_alive })
 }
 

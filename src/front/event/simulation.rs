@@ -20,7 +20,7 @@ use crate::front::event::timeouts::Timeouts;
 use crate::front::workers::Pool;
 use crate::proxy::Proxy;
 
-/// Nothing that a worker does takes this long.
+/// The longest that a test waits for a worker: nothing that one does takes this long.
 const WORKER_WAIT_MAX: Duration = Duration::from_secs(20);
 
 /// A loop and its clients. What does not happen by itself on a real loop happens here only when it is
@@ -91,6 +91,7 @@ impl Simulation {
         let inbox = LoopInbox::new(Box::new(move || _ = sent.send(())));
         let dispatch = Arc::new(Dispatch::new(proxy, pool, None, None));
         let timeouts = Timeouts::new(&settings.connections);
+        // Less than a real loop's, so that a test can reach it.
         let held_max = 1 << 20;
         let state =
             LoopState::new(dispatch, inbox, Arc::new(None), settings.limits, timeouts, held_max);
@@ -103,10 +104,12 @@ impl Simulation {
         let end = Arc::new(Mutex::new(ClientEnd { piece_max, ..ClientEnd::default() }));
         let slot = self.clients.free_slot();
         let client = self.ends.len();
+        // Each client has an address of its own, as far as there are ports.
         let port = u16::try_from(client + 1).unwrap_or(u16::MAX);
         let peer = SocketAddr::from(([127, 0, 0, 1], port));
         self.clients.add(slot, Pipe(Arc::clone(&end)), peer);
         self.ends.push((end, Some(slot)));
+        // As a real loop does for a new client.
         let outcome = self.clients.give_turn(slot);
         self.apply(slot, &outcome);
         client
@@ -133,11 +136,12 @@ impl Simulation {
     pub fn take(&mut self, client: usize, count: usize) {
         let mut end = self.ends[client].0.lock();
         end.window = end.window.saturating_add(count);
+        // The turn sends through the same lock.
         drop(end);
         self.handle_readiness(client, Readiness::default());
     }
 
-    /// Those whose turn was over before all was done have another one; `false` if there is nobody.
+    /// Gives clients that had more to do when their turn was over another one; `false` if there are none.
     pub fn go_on(&mut self) -> bool {
         let unfinished = self.clients.take_unfinished();
         let any = !unfinished.is_empty();
@@ -150,6 +154,7 @@ impl Simulation {
 
     /// The loop handles the oldest message; `false` if there is none.
     pub fn deliver(&mut self) -> bool {
+        // One at a time, so that a test can do anything between two messages.
         let mut messages = Vec::new();
         self.clients.state.inbox.take(&mut messages);
         self.messages.extend(messages);
@@ -176,7 +181,7 @@ impl Simulation {
         }
     }
 
-    /// `span` passes, and the loop looks at all connections.
+    /// `span` passes, and the loop checks the timeouts of all connections.
     pub fn advance_time(&mut self, span: Duration) {
         self.clients.state.moment = self.clients.state.moment.after(span);
         for slot in 0..self.clients.slots() {
@@ -219,6 +224,7 @@ impl Simulation {
         self.take(client, usize::MAX);
         let mut pieces = pieces.into_iter();
         while self.is_connected(client) {
+            // A client that still has a turn coming is not sent more: that would hide a lost wake-up.
             if self.go_on() {
             } else if self.is_reading(client) {
                 match pieces.next() {
@@ -240,15 +246,18 @@ impl Simulation {
         end.lock().to_proxy.is_empty() && connection.is_some_and(Connection::wants_input)
     }
 
+    /// Tells the loop what a client's socket is ready for.
     fn handle_readiness(&mut self, client: usize, readiness: Readiness) {
         let Some(slot) = self.ends[client].1 else { return };
         let outcome = self.clients.handle_readiness(slot, readiness);
         self.apply(slot, &outcome);
     }
 
+    /// Notes that a client is not connected any more.
     fn apply(&mut self, slot: usize, outcome: &ClientOutcome<Pipe>) {
         if !matches!(outcome, ClientOutcome::Stays) {
             for (_, other) in self.ends.iter_mut().filter(|(_, other)| *other == Some(slot)) {
+                // Its slot may be another client's from now on.
                 *other = None;
             }
         }

@@ -1,6 +1,6 @@
 //! For how long a client may take its time. Nothing is set or cleared per request: a few times in each
-//! span all connections of a loop are looked at, and what a request does is note the moment, which the
-//! loop knows anyway.
+//! timeout all connections of a loop are checked, and a request does no more than note the moment, which
+//! the loop has read anyway.
 
 use std::time::{Duration, Instant};
 
@@ -12,10 +12,10 @@ use crate::front::ConnectionLimits;
 const CONTENT_RATE_MIN: u64 = 500;
 /// For how long what a client still sends is thrown away, after the last response on its connection.
 const LINGER: Duration = Duration::from_secs(2);
-/// Bounds of the span between two looks at all connections.
+/// Bounds of the span between two checks of all connections.
 const CHECK_INTERVAL_MIN: Duration = Duration::from_millis(10);
 const CHECK_INTERVAL_MAX: Duration = Duration::from_secs(1);
-/// How many looks there are in the shortest timeout.
+/// How many checks there are in the shortest timeout: a client is cut late by about an eighth of it.
 const CHECKS_PER_TIMEOUT: u32 = 8;
 
 /// Milliseconds since the loop began, modulo 2^32: 49 days. Spans between two of them are right as long
@@ -26,6 +26,7 @@ pub(super) struct Moment(u32);
 impl Moment {
     /// The span since an earlier moment.
     pub(super) fn since(self, earlier: Self) -> Duration {
+        // Four bytes in each connection, where an `Instant` would take sixteen.
         Duration::from_millis(u64::from(self.0.wrapping_sub(earlier.0)))
     }
 
@@ -38,7 +39,7 @@ impl Moment {
 /// What a connection is waiting for its client to do.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Awaited {
-    /// Nothing: it is the proxy's turn.
+    /// Nothing: the client waits for the proxy.
     Nothing,
     /// A request, of which nothing has come. On a new connection it must come as soon as a head must
     /// be complete.
@@ -69,26 +70,30 @@ impl Timeouts {
     /// since its first byte.
     pub(super) fn is_over(&self, awaited: Awaited, quiet: Duration) -> bool {
         match awaited {
+            // The origin server has timeouts of its own, in the exchange with it.
             Awaited::Nothing => false,
+            // A connection on which nothing comes is as cheap for an attacker as a head that never ends.
             Awaited::Request { first: true } | Awaited::Head => quiet > self.header,
             Awaited::Request { first: false } | Awaited::Taking => quiet > self.idle,
+            // By the rate, too: a byte now and then would hold a worker for as long as the client likes.
             Awaited::Content { received, waited } => {
                 let granted =
                     Duration::from_millis(received.saturating_mul(1000) / CONTENT_RATE_MIN);
                 quiet > self.idle || waited > self.header.saturating_add(granted)
             }
+            // RFC 9112 §9.6: long enough for the client to read the last response.
             Awaited::Closing => quiet > LINGER.min(self.idle),
         }
     }
 
-    /// The span between two looks at all connections.
+    /// The span between two checks of all connections.
     pub(super) fn check_interval(&self) -> Duration {
         (self.header.min(self.idle) / CHECKS_PER_TIMEOUT)
             .clamp(CHECK_INTERVAL_MIN, CHECK_INTERVAL_MAX)
     }
 }
 
-/// Says when it is time for a look.
+/// Says when timeouts are to be checked.
 pub(super) struct CheckTimer {
     begun: Instant,
     interval: Duration,
@@ -105,9 +110,10 @@ impl CheckTimer {
         self.interval
     }
 
-    /// The moment, if it is time for a look. `now` is the system's time: when that is set back, a look
-    /// comes early, and what it sees is still told by a clock that nobody sets.
+    /// The moment, if timeouts are to be checked. `now` is the system's time: when that is set back, a check
+    /// comes early, and the moment is still read from a clock that is never set.
     pub(super) fn due(&mut self, now: Timestamp) -> Option<Moment> {
+        // `None` if the clock was set back: a check that comes too early harms nothing.
         let passed = now.0.checked_sub(self.last.0);
         if passed.is_some_and(|passed| u128::from(passed) < self.interval.as_millis()) {
             return None;
@@ -156,12 +162,12 @@ mod tests {
     }
 
     #[test]
-    fn moments_go_round() {
+    fn moments_wrap() {
         assert_eq!(Moment(5).since(Moment(u32::MAX - 4)), Duration::from_millis(10));
     }
 
     #[test]
-    fn a_look_is_due_once_a_tick_and_when_the_clock_is_set_back() {
+    fn a_check_is_due_once_an_interval_and_when_the_clock_is_set_back() {
         let mut check_timer = CheckTimer::new(Duration::from_millis(100), Timestamp(1000));
         assert!(check_timer.due(Timestamp(1099)).is_none());
         assert!(check_timer.due(Timestamp(1100)).is_some());

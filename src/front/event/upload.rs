@@ -32,6 +32,7 @@ struct UploadState {
 
 impl UploadState {
     fn space(&self) -> usize {
+        // Before the worker reads, bytes stay with the connection, which may still throw them away.
         if self.is_read { UPLOAD_BYTES.saturating_sub(self.bytes.len()) } else { 0 }
     }
 }
@@ -57,12 +58,17 @@ impl Upload {
 
     /// Adds content, no more than there was space for.
     pub(super) fn push(&self, bytes: &[u8]) {
-        self.state.lock().bytes.extend(bytes);
+        let mut state = self.state.lock();
+        state.bytes.extend(bytes);
+        // The worker only makes space meanwhile, so what there was space for still fits.
+        assert!(state.bytes.len() <= UPLOAD_BYTES, "no more is added than there is space for");
+        drop(state);
         self.changed.notify_one();
     }
 
     /// All of it has come; or never will.
     pub(super) fn end(&self, how: Result<(), io::ErrorKind>) {
+        // The first word counts: a connection that is closed behind whole content does not cut it.
         self.state.lock().end.get_or_insert(how);
         self.changed.notify_one();
     }
@@ -89,11 +95,15 @@ impl Read for UploadReader {
                 }
                 return Ok(count);
             }
+            // Behind all bytes: those that came before a cut are the worker's, too.
             match state.end {
                 Some(Ok(())) => return Ok(0),
                 Some(Err(kind)) => return Err(kind.into()),
                 None => {}
             }
+            // Before the first byte the loop must be asked: it reads no content that no worker waits for,
+            // and a client may be waiting for its 100. The lock is not held while the loop is woken, which
+            // takes the inbox's; so the state is looked at once more before the wait.
             if !state.is_read || state.loop_waits {
                 (state.is_read, state.loop_waits) = (true, false);
                 drop(state);
@@ -110,6 +120,7 @@ impl Drop for UploadReader {
     /// The worker reads no more: there is no space from now on.
     fn drop(&mut self) {
         let mut state = self.0.state.lock();
+        // The loop's connection keeps the upload until the request is answered: its memory is given back now.
         state.bytes = VecDeque::new();
         state.is_read = false;
     }
