@@ -268,8 +268,8 @@ impl<S: Socket> ConnectedClient<S> {
 
     /// One round for each read: what it sends makes it able to read, and what it reads makes it send.
     fn rounds(&mut self, state: &mut LoopState, buffer: &mut [u8]) -> TurnEnd {
-        let Self { socket, connection, readable, ending, .. } = self;
         for _ in 0..READS_PER_TURN {
+            let Self { socket, connection, readable, .. } = &mut *self;
             match connection.transmit(state, &mut |slices| socket.send(slices)) {
                 Transmitted::Enough => {}
                 Transmitted::More => return TurnEnd::Again,
@@ -294,22 +294,30 @@ impl<S: Socket> ConnectedClient<S> {
             if !*readable || !connection.wants_input() {
                 return TurnEnd::Wait;
             }
-            match socket.receive(buffer) {
-                Ok(0) => {
-                    *readable = false;
-                    connection.end_of_input(state);
-                }
-                Ok(count) => {
-                    // Less than the buffer holds: there is no more, and new bytes bring new readiness. Only
-                    // the client's end may be behind them, which has been reported already.
-                    *readable = count == buffer.len() || *ending;
-                    connection.receive(&buffer[..count], state);
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => *readable = false,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return TurnEnd::Over,
+            if self.read(state, buffer).is_err() {
+                return TurnEnd::Over;
             }
         }
         TurnEnd::Again
+    }
+
+    /// Reads once; an error is the connection's end.
+    fn read(&mut self, state: &mut LoopState, buffer: &mut [u8]) -> io::Result<()> {
+        match self.socket.receive(buffer) {
+            Ok(0) => {
+                self.readable = false;
+                self.connection.end_of_input(state);
+            }
+            Ok(count) => {
+                // Less than the buffer holds: there is no more, and new bytes bring new readiness. Only the
+                // client's end may be behind them, which has been reported already.
+                self.readable = count == buffer.len() || self.ending;
+                self.connection.receive(&buffer[..count], state);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
     }
 }

@@ -306,17 +306,7 @@ impl Connection {
                     self.output.extend(&bytes);
                 }
             }
-            LoopMessage::ContentWanted(_) => {
-                self.since = state.moment;
-                if current.request.expects_continue() && !current.continued {
-                    current.continued = true;
-                    // RFC 9110 §10.1.1: it may be left out if content has come already.
-                    if self.input.is_empty() {
-                        self.output.extend(CONTINUE);
-                    }
-                }
-                self.go_on(state);
-            }
+            LoopMessage::ContentWanted(_) => self.ask_for_content(state),
             LoopMessage::Upgrade(_, upgrade) => current.upgrade = Some(upgrade),
             LoopMessage::Lost(_) => {
                 // Nothing of a response has been sent, so the client can be given a whole one.
@@ -330,6 +320,21 @@ impl Connection {
             | LoopMessage::Retire => unreachable!("the loop handles what is about no exchange"),
         }
         true
+    }
+
+    /// A worker waits for content: asks the client for it, and passes on what has come already.
+    fn ask_for_content(&mut self, state: &mut LoopState) {
+        let Some(current) = &mut self.current else { return };
+        // The client's time to send content begins now; until now the proxy did not read it.
+        self.since = state.moment;
+        if current.request.expects_continue() && !current.continued {
+            current.continued = true;
+            // RFC 9110 §10.1.1: it may be left out if content has come already.
+            if self.input.is_empty() {
+                self.output.extend(CONTINUE);
+            }
+        }
+        self.go_on(state);
     }
 
     /// Is this the exchange under way? Messages about an earlier one may still come.

@@ -31,6 +31,26 @@ enum Coding {
     Chunked(Decoder),
 }
 
+impl Coding {
+    /// The next content in `bytes`, `space` bytes of it at most, and how many bytes it takes with its
+    /// framing. The content is `None` at the end of a chunked body; all is `None` if this is no chunk.
+    fn next<'a>(&mut self, bytes: &'a [u8], space: usize) -> Option<(usize, Option<&'a [u8]>)> {
+        match self {
+            Self::Length(left) => {
+                let fits = usize::try_from(*left).unwrap_or(usize::MAX);
+                let count = bytes.len().min(fits).min(space);
+                *left -= count as u64;
+                Some((count, Some(&bytes[..count])))
+            }
+            Self::Chunked(decoder) => match decoder.next(bytes, space).ok()? {
+                (count, Piece::Data(data)) => Some((count, Some(data))),
+                (count, Piece::More) => Some((count, Some(&[]))),
+                (count, Piece::End) => Some((count, None)),
+            },
+        }
+    }
+}
+
 enum Sink {
     Upload(Arc<Upload>),
     /// No worker reads it; this many bytes more are thrown away.
@@ -91,24 +111,11 @@ impl Intake {
             // has: so a slow origin server slows its own client down.
             let space = self.space_or_wait();
             let rest = &bytes[used..];
-            let (count, data) = match &mut self.coding {
-                Coding::Length(left) => {
-                    let fits = usize::try_from(*left).unwrap_or(usize::MAX);
-                    let count = rest.len().min(fits).min(space);
-                    *left -= count as u64;
-                    (count, Some(&rest[..count]))
-                }
-                Coding::Chunked(decoder) => match decoder.next(rest, space) {
-                    Ok((count, Piece::Data(data))) => (count, Some(data)),
-                    Ok((count, Piece::More)) => (count, Some(&rest[..0])),
-                    Ok((count, Piece::End)) => (count, None),
-                    // RFC 9112 §7.1: what follows a chunk that cannot be read may be anything, so all of it
-                    // counts as taken.
-                    Err(_) => {
-                        self.end(Err(io::ErrorKind::InvalidData));
-                        return (bytes.len(), Taken::Failed);
-                    }
-                },
+            // RFC 9112 §7.1: what follows a chunk that cannot be read may be anything, so all of it counts
+            // as taken.
+            let Some((count, data)) = self.coding.next(rest, space) else {
+                self.end(Err(io::ErrorKind::InvalidData));
+                return (bytes.len(), Taken::Failed);
             };
             used += count;
             let ended = data.is_none() || matches!(self.coding, Coding::Length(0));

@@ -105,25 +105,12 @@ impl Connection {
                 // Used up, as far as the caller is concerned: what is ignored is not kept either.
                 return bytes.len();
             }
-            if let Some(intake) = &mut self.intake {
-                let (count, taken) = intake.take(rest);
+            // Content comes before the next head, also where its request has been answered already.
+            if self.intake.is_some() {
+                let (count, taken) = self.take_content(rest, state);
                 used += count;
-                self.since = state.moment;
-                match taken {
-                    Taken::End => self.intake = None,
-                    Taken::Failed => {
-                        self.intake = None;
-                        self.ignore_input();
-                    }
-                    Taken::More => {
-                        // Content that nobody wants is read only up to a bound. Beyond it, closing the
-                        // connection is cheaper than reading on to the next request.
-                        if intake.is_discarded() && !intake.has_space() {
-                            self.intake = None;
-                            self.ignore_input();
-                        }
-                        return used;
-                    }
+                if taken == Taken::More {
+                    return used;
                 }
                 continue;
             }
@@ -138,6 +125,24 @@ impl Connection {
             }
         }
         used
+    }
+
+    /// Takes what can be taken of `bytes` as content; how many these were, and what has become of it.
+    fn take_content(&mut self, bytes: &[u8], state: &LoopState) -> (usize, Taken) {
+        let intake = self.intake.as_mut().expect("the caller has seen it");
+        self.since = state.moment;
+        let (count, taken) = intake.take(bytes);
+        match taken {
+            Taken::End => self.intake = None,
+            // Content that no worker reads is read only up to a bound. Beyond it, closing the connection is
+            // cheaper than reading on to the next request.
+            Taken::More if !intake.is_discarded() || intake.has_space() => {}
+            Taken::More | Taken::Failed => {
+                self.intake = None;
+                self.ignore_input();
+            }
+        }
+        (count, taken)
     }
 
     /// Begins with the request whose head `bytes` begin with; how long that is. `None` if it is not
