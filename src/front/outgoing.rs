@@ -148,6 +148,11 @@ impl Outgoing {
             self.note_sent(taken);
             return Ok(None);
         }
+        self.send_piece(scratch, take)
+    }
+
+    /// Sends the next piece of a body that grows, or is chunked, with the framing in front of it.
+    fn send_piece(&mut self, scratch: &mut [u8], take: &mut Take<'_>) -> io::Result<Option<Halt>> {
         // The piece is copied behind space for its framing, so that both are one slice.
         let (framing, piece) = scratch.split_at_mut(SCRATCH_BYTES - PIECE_BYTES);
         let count = match self.copy_piece(piece) {
@@ -202,6 +207,8 @@ impl Outgoing {
             Grown::NotYet if self.pending.is_empty() => return Ok(None),
             Grown::NotYet => {}
             Grown::End => {
+                // The last chunk would be taken for content of the one before.
+                assert!(!begun, "what was announced of a body is there");
                 self.rest = Rest::Nothing;
                 if self.delimiting == Delimiting::Chunked {
                     self.pending.extend_from_slice(LAST_CHUNK);
@@ -226,11 +233,16 @@ impl Outgoing {
             return;
         }
         // Only now: bytes that the client has not taken are copied once more next time.
+        let is_chunked = self.delimiting == Delimiting::Chunked;
+        assert!(
+            !is_chunked || content <= self.piece_left,
+            "a chunk is as long as it was announced"
+        );
         self.body.consume(content);
         self.sent += content as u64;
         self.piece_left = self.piece_left.saturating_sub(content);
         // RFC 9112 §7.1: a line end closes each chunk. It goes out with the next one.
-        if self.piece_left == 0 && self.delimiting == Delimiting::Chunked {
+        if self.piece_left == 0 && is_chunked {
             self.pending.extend_from_slice(b"\r\n");
         }
     }

@@ -3,7 +3,7 @@
 //!
 //! Each tunnel has two threads of its own, so that it holds no worker; their number is bounded.
 
-use std::io;
+use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -34,7 +34,9 @@ impl Tunnels {
 
 impl Drop for TunnelPermit {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        // A count that wrapped would refuse every tunnel from then on.
+        let count = self.0.fetch_sub(1, Ordering::Relaxed);
+        assert!(count > 0, "a permit is given back once");
     }
 }
 
@@ -52,26 +54,14 @@ pub(super) struct TunnelClient {
     pub concluded: Box<dyn FnOnce(u64) + Send>,
 }
 
-/// Tells the client that the origin server has agreed, and passes bytes from then on.
+/// Sends the 101 to the client, and passes bytes from then on.
 pub(super) fn begin(client: TunnelClient, tunnel: Tunnel, permit: TunnelPermit) {
-    let TunnelClient { greeting, mut read, mut write, cut, concluded } = client;
-    let Tunnel { mut from_origin, mut to_origin, hang_up } = tunnel;
+    let TunnelClient { greeting, read, write, cut, concluded } = client;
+    let Tunnel { from_origin, to_origin, hang_up } = tunnel;
     // Two threads, because either side may be silent while the other speaks, and neither read has a
     // timeout: a chat may be quiet for hours.
     let inward = move || {
-        let mut piece = vec![0; PIECE_BYTES];
-        let mut passed = 0;
-        // The 101 goes out on the thread that writes, before any byte of the other protocol.
-        if write(&greeting).is_err() {
-            cut();
-            return passed;
-        }
-        while let Ok(count) = from_origin.read(&mut piece) {
-            if count == 0 || write(&piece[..count]).is_err() {
-                break;
-            }
-            passed += count as u64;
-        }
+        let passed = pass_to_client(&greeting, from_origin, write);
         // The other thread waits for the client; it ends when the connection does.
         cut();
         passed
@@ -82,12 +72,7 @@ pub(super) fn begin(client: TunnelClient, tunnel: Tunnel, permit: TunnelPermit) 
         Err(error) => return log::warn!("no thread for a tunnel: {error}"),
     };
     let outward = move || {
-        let mut piece = vec![0; PIECE_BYTES];
-        while let Ok(count) = read(&mut piece) {
-            if count == 0 || to_origin.write_all(&piece[..count]).is_err() {
-                break;
-            }
-        }
+        pass_to_origin(read, to_origin);
         // The first thread waits for the origin server; it ends when that connection does. So each
         // thread ends the other one.
         hang_up();
@@ -96,6 +81,40 @@ pub(super) fn begin(client: TunnelClient, tunnel: Tunnel, permit: TunnelPermit) 
     };
     if let Err(error) = thread::Builder::new().name("tunnel".to_string()).spawn(outward) {
         log::warn!("no thread for a tunnel: {error}");
+    }
+}
+
+/// Passes bytes to the client until either side ends; gives their number.
+fn pass_to_client(
+    greeting: &[u8],
+    mut from_origin: Box<dyn Read + Send>,
+    mut write: Box<dyn FnMut(&[u8]) -> io::Result<()> + Send>,
+) -> u64 {
+    let mut piece = vec![0; PIECE_BYTES];
+    let mut passed = 0;
+    // The 101 goes out on the thread that writes, before any byte of the other protocol.
+    if write(greeting).is_err() {
+        return passed;
+    }
+    while let Ok(count) = from_origin.read(&mut piece) {
+        if count == 0 || write(&piece[..count]).is_err() {
+            break;
+        }
+        passed += count as u64;
+    }
+    passed
+}
+
+/// Passes bytes to the origin server until either side ends.
+fn pass_to_origin(
+    mut read: Box<dyn FnMut(&mut [u8]) -> io::Result<usize> + Send>,
+    mut to_origin: Box<dyn Write + Send>,
+) {
+    let mut piece = vec![0; PIECE_BYTES];
+    while let Ok(count) = read(&mut piece) {
+        if count == 0 || to_origin.write_all(&piece[..count]).is_err() {
+            break;
+        }
     }
 }
 

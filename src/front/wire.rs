@@ -99,6 +99,9 @@ pub const CHUNK_HEAD_BYTES: usize = 10;
 
 /// The size line of a chunk, at most [`CHUNK_HEAD_BYTES`] long.
 pub fn chunk_head(length: usize) -> Vec<u8> {
+    // A chunk without bytes is the last one: it would end the body (RFC 9112 §7.1).
+    assert!(length > 0, "a chunk has content");
+    assert!(u32::try_from(length).is_ok(), "the size line is no longer than CHUNK_HEAD_BYTES");
     format!("{length:X}\r\n").into_bytes()
 }
 

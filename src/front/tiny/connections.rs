@@ -1,8 +1,8 @@
 //! The connections of clients over tiny_http: which are idle, which are in the middle of something,
 //! which are cut off.
 //!
-//! tiny_http has no timeouts and no limits, so a thread looks at all connections a few times a second,
-//! from outside: it cuts those that have not sent a request in time, those that are idle for too long,
+//! tiny_http has no timeouts and no limits, so a thread checks all connections a few times a second, from
+//! outside: it cuts those that have not sent a request in time, those that are idle for too long,
 //! and those beyond the bound.
 //!
 //! Workers, pumps and the watching thread share the map. Its lock is not held while descriptors are looked
@@ -23,8 +23,8 @@ use crate::front::tiny::sockets::{ClientSocket, Survey, survey};
 
 /// Requests of one connection that may wait for the one before them (pipelining).
 const PIPELINED_MAX: usize = 64;
-/// How often a connection without a request is helped along; see [`Connections::watch`].
-const POKES_MAX: u32 = 3;
+/// How often [`Connections::watch`] asks for a thread for a connection without a request.
+const SELF_CONNECTS_MAX: u32 = 3;
 
 /// All connections to one listening address.
 pub(super) struct Connections {
@@ -44,14 +44,14 @@ struct ConnectionState {
     activity: Arc<Activity>,
     /// Requests that came before the answer to an earlier one was sent.
     waiting: VecDeque<Begin>,
-    pokes: u32,
+    self_connects: u32,
     /// A descriptor of its socket, as it was last seen: where to look first.
     descriptor: Option<RawFd>,
     /// It is a tunnel, which ends when either side ends it.
     tunnel: bool,
     /// The response on its way is a stream without an end.
     endless: bool,
-    /// No request that comes over it is listened to any more.
+    /// Requests that come over it are dropped from now on.
     cut: bool,
 }
 
@@ -67,13 +67,13 @@ pub(super) struct Activity {
     waiting: AtomicBool,
 }
 
-/// What a look at all connections has found.
+/// What a check of all connections has found.
 #[derive(Debug, Default)]
 pub(super) struct Watched {
     /// The number of connections.
     pub open: usize,
     /// How many have not brought a request yet: they may be stuck in the server library's queue.
-    pub to_poke: usize,
+    pub maybe_queued: usize,
     /// The number of descriptors that listen.
     pub listening: usize,
 }
@@ -99,8 +99,8 @@ impl Connections {
     }
 
     /// Begins the work on a request, now or when those before it on its connection are answered.
-    /// tiny_http lets whoever answers out of turn wait, so one client that pipelines could hold every
-    /// worker. Gives the work back if too many requests wait already.
+    /// tiny_http makes a thread wait that answers out of turn, so one client that pipelines could hold
+    /// every worker. Gives the work back if too many requests wait already.
     pub(super) fn in_turn(&self, peer: SocketAddr, begin: Begin) -> Result<(), Begin> {
         let mut known = self.known.lock();
         let state = known.entry(peer).or_insert_with(ConnectionState::new);
@@ -121,7 +121,8 @@ impl Connections {
     pub(super) fn end(&self, peer: SocketAddr) {
         let mut known = self.known.lock();
         let Some(state) = known.get_mut(&peer) else { return };
-        state.under_way = state.under_way.saturating_sub(1);
+        assert!(state.under_way > 0, "a request ends once");
+        state.under_way -= 1;
         state.endless = false;
         self.note(&state.activity);
         // One only: it calls `end` in its turn.
@@ -264,12 +265,12 @@ impl Connections {
         }
     }
 
-    /// Looks at all connections once and cuts those that are over a bound.
+    /// Checks all connections once and cuts those that are over a bound.
     pub(super) fn watch(&self) -> Watched {
         // Before the lock: this reads all of the process's descriptors.
         let Survey { clients, listening } = survey(self.local);
         let open: HashMap<SocketAddr, RawFd> = clients.into_iter().collect();
-        let mut watched = Watched { open: open.len(), listening, to_poke: 0 };
+        let mut watched = Watched { open: open.len(), listening, maybe_queued: 0 };
         let mut to_cut = Vec::new();
         let mut known = self.known.lock();
         // A state whose request is still under way is kept, gone or not: `end` will look for it, and an
@@ -280,25 +281,17 @@ impl Connections {
             state.descriptor = Some(*descriptor);
             if state.cut || self.is_overdue(state) {
                 to_cut.push(*peer);
-            // tiny_http may have left the connection in its queue; see `Inner::poke`. A client that is
-            // merely slow to ask is poked in vain, so only a few times.
-            } else if state.requests == 0 && state.pokes < POKES_MAX {
-                state.pokes += 1;
-                watched.to_poke += 1;
+            // tiny_http may have left the connection in its queue; see `Inner::connect_to_self`. For a client
+            // that is merely slow to ask it is in vain, so it is done only a few times.
+            } else if state.requests == 0 && state.self_connects < SELF_CONNECTS_MAX {
+                state.self_connects += 1;
+                watched.maybe_queued += 1;
             }
         }
-        let excess = open.len().saturating_sub(to_cut.len());
-        let excess = excess.saturating_sub(self.limits.connections_max);
+        let excess =
+            open.len().saturating_sub(to_cut.len()).saturating_sub(self.limits.connections_max);
         if excess > 0 {
-            let mut idle: Vec<(Instant, SocketAddr)> = open
-                .keys()
-                .filter_map(|peer| known.get(peer).map(|state| (peer, state)))
-                .filter(|(_, state)| state.under_way == 0 && !state.cut)
-                .map(|(peer, state)| (state.since, *peer))
-                .collect();
-            // The newest go first: clients that have been served before are served on.
-            idle.sort_unstable_by(|one, other| other.cmp(one));
-            to_cut.extend(idle.into_iter().take(excess).map(|(_, peer)| peer));
+            to_cut.extend(newest_idle(&open, &known).take(excess));
             log::warn!(
                 "{} connections; at most {} are kept: see --max-connections",
                 open.len(),
@@ -327,6 +320,22 @@ impl Connections {
     }
 }
 
+/// The clients without a request under way, the newest first: clients that have been served before are
+/// served on.
+fn newest_idle(
+    open: &HashMap<SocketAddr, RawFd>,
+    known: &HashMap<SocketAddr, ConnectionState>,
+) -> impl Iterator<Item = SocketAddr> {
+    let mut idle: Vec<(Instant, SocketAddr)> = open
+        .keys()
+        .filter_map(|peer| known.get(peer).map(|state| (peer, state)))
+        .filter(|(_, state)| state.under_way == 0 && !state.cut)
+        .map(|(peer, state)| (state.since, *peer))
+        .collect();
+    idle.sort_unstable_by(|one, other| other.cmp(one));
+    idle.into_iter().map(|(_, peer)| peer)
+}
+
 impl ConnectionState {
     fn new() -> Self {
         let since = Instant::now();
@@ -337,7 +346,7 @@ impl ConnectionState {
             under_way: 0,
             activity,
             waiting: VecDeque::new(),
-            pokes: 0,
+            self_connects: 0,
             descriptor: None,
             tunnel: false,
             endless: false,

@@ -33,7 +33,7 @@ use crate::stats::AccessLog;
 
 /// A piece of a body on its way to a client.
 const PIECE_BYTES: usize = 64 * 1024;
-/// Content that nobody wanted is read to its end up to this; beyond it the connection is cut.
+/// Content that no worker reads is read to its end up to this; beyond it the connection is cut.
 const DRAIN_BYTES_MAX: u64 = 256 * 1024;
 
 /// What the client of a worker is sent that has panicked (RFC 9110 §15.6.1).
@@ -133,7 +133,7 @@ impl TinyExchange {
         self.shared.connections.note_tunnel(self.peer);
         let record = LogRecord::of_tunnel();
         // Shared by the thread that reads and by the conclusion, which comes after that thread's last
-        // read: nobody waits for the lock long.
+        // read: neither waits for the lock long.
         let exchange = Arc::new(Mutex::new(Some(self)));
         let reading = Arc::clone(&exchange);
         let socket = Arc::new(socket);
@@ -208,7 +208,7 @@ impl TinyExchange {
     }
 
     /// Sends a response past tiny_http and cuts the connection: the client may still send content that
-    /// nobody wants, and tiny_http would read all of it first.
+    /// has no use, and tiny_http would read all of it first.
     fn answer_past(&mut self, mut response: Response) -> u64 {
         if let Body::Arriving(body) = response.body {
             // Read to its end first, if that is not far: what is sent here is sent at once or not at
@@ -236,7 +236,7 @@ impl TinyExchange {
         sent
     }
 
-    /// Reads content that nobody wanted to its end, up to a bound; `false` if there is more.
+    /// Reads content that has no use to its end, up to a bound; `false` if there is more.
     fn drain(&mut self) -> bool {
         // Without content nothing is asked of the client, and no socket is looked for.
         if self.left == Some(0) {
@@ -344,9 +344,9 @@ impl Recipient for TinyExchange {
         self.answer_by(response, false);
     }
 
-    fn conclude(mut self: Box<Self>, record: &LogRecord, sent: u64, well: bool) {
+    fn conclude(mut self: Box<Self>, record: &LogRecord, sent: u64, persists: bool) {
         // tiny_http knows of no reason to close, so the socket is closed under it.
-        if !well {
+        if !persists {
             self.shared.connections.cut(self.peer);
         }
         // The response went past tiny_http's writer: it goes on to the connection's next request.
@@ -532,17 +532,8 @@ impl Sender<'_> {
                 }
                 return Ok(delimiting);
             }
-            // The size line is as long as its digits, so it is put right in front of the piece.
-            let (mut start, mut end) = (CHUNK_HEAD_BYTES, CHUNK_HEAD_BYTES + count);
-            if delimiting == Delimiting::Chunked {
-                let size = chunk_head(count);
-                start -= size.len();
-                piece[start..CHUNK_HEAD_BYTES].copy_from_slice(&size);
-                piece[end..end + 2].copy_from_slice(b"\r\n");
-                end += 2;
-            }
             // An error is not returned at once: the body may be worth fetching for others.
-            result = self.write_now(&piece[start..end]);
+            result = self.write_now(framed(&mut piece, count, delimiting));
             if result.is_ok() {
                 self.sent += count as u64;
             }
@@ -562,6 +553,20 @@ impl Sender<'_> {
         (self.note)(false);
         flushed
     }
+}
+
+/// Puts the framing around `count` bytes of content, which begin at [`CHUNK_HEAD_BYTES`].
+fn framed(piece: &mut [u8], count: usize, delimiting: Delimiting) -> &[u8] {
+    let (mut start, mut end) = (CHUNK_HEAD_BYTES, CHUNK_HEAD_BYTES + count);
+    if delimiting == Delimiting::Chunked {
+        // The size line is as long as its digits, so it is put right in front of the content.
+        let size = chunk_head(count);
+        start -= size.len();
+        piece[start..CHUNK_HEAD_BYTES].copy_from_slice(&size);
+        piece[end..end + 2].copy_from_slice(b"\r\n");
+        end += 2;
+    }
+    &piece[start..end]
 }
 
 /// Drops a request that was refused before its framing was known.

@@ -4,13 +4,13 @@
 //! outside is mended here and in the files beside this one:
 //!
 //! - Framing that two servers would read differently is refused, and its connection cut, before
-//!   anything else on that connection is listened to (CVE-2026-66752).
+//!   anything else on that connection is read (CVE-2026-66752).
 //! - Fields go through `http::HeaderValue`, so that none holds a line end (CVE-2026-66753).
 //! - Responses are written by `exchange.rs`, and cut ones cut the connection.
 //! - Content is accounted for; a cut upload is never taken for a whole one, and an announced length
 //!   that was not sent does not abort the process.
 //! - Idle and overdue connections are cut; an accept loop that died is started anew; a connection
-//!   that got stuck in tiny_http's queue is helped out of it.
+//!   that is stuck in tiny_http's queue is given a thread.
 //!
 //! What cannot be mended from outside: a head is read without a bound on its size before we see it;
 //! a field value or target with a byte beyond ASCII closes the connection without an answer, and a
@@ -52,9 +52,9 @@ mod pump;
 mod sending;
 mod sockets;
 
-/// How often the connections are looked at, at least.
+/// How often the connections are checked, at least.
 const WATCH_INTERVAL: Duration = Duration::from_millis(200);
-/// Looking at the connections takes at most this part of the time.
+/// Checking the connections takes at most this part of the time.
 const WATCH_SHARE: u32 = 20;
 /// How long to wait before accepting again after that has failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -195,7 +195,7 @@ impl Inner {
             loop {
                 match server.recv() {
                     Ok(request) => {
-                        // Whatever a request does, the next ones are listened to.
+                        // A bug that one request reaches must not end the thread that takes all of them.
                         let arrival = AssertUnwindSafe(|| inner.arrive(request));
                         if catch_unwind(arrival).is_err() {
                             inner.shared.proxy.stats().count(Counter::Panic);
@@ -210,7 +210,7 @@ impl Inner {
         vital::spawn("dispatch", dispatch)
     }
 
-    /// Looks at the connections now and then, until the front has ended. Requests that wait for a
+    /// Checks the connections now and then, until the front has ended. Requests that wait for a
     /// client or for another request's response have the same bounds while the front drains.
     fn watch(self: &Arc<Self>) {
         let mut pause = WATCH_INTERVAL;
@@ -218,7 +218,7 @@ impl Inner {
             thread::sleep(pause);
             let begun = Instant::now();
             let watched = self.shared.connections.watch();
-            // With very many descriptors a look takes long; it must not take a core.
+            // With very many descriptors a check takes long; it must not take a core.
             pause = WATCH_INTERVAL.max(begun.elapsed() * WATCH_SHARE);
             // Also while stopping: this thread once ended with accepting, and parked requests then
             // waited without a bound.
@@ -239,8 +239,8 @@ impl Inner {
                     log::warn!("accepting connections: {error}");
                 }
             }
-            for _ in 0..watched.to_poke {
-                self.poke();
+            for _ in 0..watched.maybe_queued {
+                self.connect_to_self();
             }
         }
     }
@@ -248,7 +248,7 @@ impl Inner {
     /// Makes tiny_http start a thread. Its pool can leave a new connection in its queue, believing
     /// that a thread is free which has just been given another one; the thread of this connection,
     /// which ends at once, then takes the one that was left.
-    fn poke(&self) {
+    fn connect_to_self(&self) {
         // All addresses cannot be connected to; the loopback address is one of them.
         let ip = match self.local.ip() {
             IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -269,39 +269,49 @@ impl Inner {
             Ok(request) => {
                 let shared = Arc::clone(&self.shared);
                 let exchange = TinyExchange::new(shared, inner, Arc::new(request), peer, activity);
-                let front = Arc::clone(self);
-                let slot = Arc::new(Mutex::new(Some(exchange)));
-                let taken = Arc::clone(&slot);
-                // The slot lets the exchange come back if too many requests wait on its connection.
-                let begin = Box::new(move || {
-                    let exchange = taken.lock().take();
-                    if let Some(exchange) = exchange {
-                        front.dispatch.submit_lookup(exchange, Attempt::default());
-                    }
-                });
-                if self.shared.connections.in_turn(peer, begin).is_err()
-                    && let Some(exchange) = slot.lock().take()
-                {
-                    self.dispatch.refuse_full(exchange);
-                }
+                self.begin(exchange, peer);
             }
-            Err(error) => {
-                let client = WireClient { version: Version::HTTP_11, keeps_alive: false };
-                let mut response = self.shared.proxy.refuse_unread(&error, false);
-                let mut bytes = Vec::new();
-                let body = std::mem::replace(&mut response.body, Body::None { length: None });
-                if let Body::Whole(content) = body {
-                    bytes = client.head(&response, client.delimiting(Some(content.len() as u64)));
-                    bytes.extend_from_slice(&content);
-                }
-                log::info!("{peer}: {error}");
-                // Cut before the request is dropped: tiny_http would read its content, by a framing
-                // that is not to be trusted.
-                self.shared.connections.cut_with(peer, &bytes);
-                discard_unread(inner);
-                self.shared.connections.end(peer);
+            Err(error) => self.refuse_unread(inner, &error, peer),
+        }
+    }
+
+    /// Hands an exchange to the pool, when those before it on its connection are answered.
+    fn begin(self: &Arc<Self>, exchange: TinyExchange, peer: SocketAddr) {
+        let front = Arc::clone(self);
+        // The slot lets the exchange come back if too many requests wait on its connection.
+        let slot = Arc::new(Mutex::new(Some(exchange)));
+        let taken = Arc::clone(&slot);
+        let begin = Box::new(move || {
+            let exchange = taken.lock().take();
+            if let Some(exchange) = exchange {
+                front.dispatch.submit_lookup(exchange, Attempt::default());
+            }
+        });
+        if self.shared.connections.in_turn(peer, begin).is_err() {
+            // Taken before it is refused: the lock would be held for as long as that takes.
+            let exchange = slot.lock().take();
+            if let Some(exchange) = exchange {
+                self.dispatch.refuse_full(exchange);
             }
         }
+    }
+
+    /// Answers what is not an acceptable request, and cuts its connection.
+    fn refuse_unread(&self, inner: tiny_http::Request, error: &RequestError, peer: SocketAddr) {
+        let client = WireClient { version: Version::HTTP_11, keeps_alive: false };
+        let mut response = self.shared.proxy.refuse_unread(error, false);
+        let mut bytes = Vec::new();
+        let body = std::mem::replace(&mut response.body, Body::None { length: None });
+        if let Body::Whole(content) = body {
+            bytes = client.head(&response, client.delimiting(Some(content.len() as u64)));
+            bytes.extend_from_slice(&content);
+        }
+        log::info!("{peer}: {error}");
+        // Cut before the request is dropped: tiny_http would read its content, by a framing that is not
+        // to be trusted.
+        self.shared.connections.cut_with(peer, &bytes);
+        discard_unread(inner);
+        self.shared.connections.end(peer);
     }
 }
 

@@ -26,7 +26,7 @@ pub fn serve(listener: UnixListener, handler: ControlHandler) -> io::Result<()> 
     let server = tiny_http::Server::from_listener(listener, None).map_err(io::Error::other)?;
     let answer = move || {
         while let Ok(request) = server.recv() {
-            // One request's trouble must not be the next one's.
+            // A bug that one request reaches must not end the thread that answers all of them.
             let answered = catch_unwind(AssertUnwindSafe(|| respond(request, &handler)));
             match answered {
                 Ok(Ok(())) => {}

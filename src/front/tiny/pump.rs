@@ -89,7 +89,7 @@ impl Pump {
 
     /// Hands a response to the thread.
     fn add(&self, sending: Sending) {
-        // First the message, then the wake-up: the thread looks once it is awake.
+        // First the message, then the wake-up: the thread reads its messages once it is awake.
         self.inbox.messages.lock().new.push(sending);
         self.inbox.wake();
     }
@@ -146,7 +146,7 @@ impl Pumping {
             {
                 return Err(format!("waiting for clients: {error}"));
             }
-            // The lock is held for the exchange of two values: those who put something in must not wait.
+            // The lock is held for the exchange of two values: the threads that send messages must not wait.
             let PumpMessages { new, mut grown } = std::mem::take(&mut *self.inbox.messages.lock());
             grown.extend(events.iter().map(|event| event.token().0));
             for sending in new {
@@ -160,9 +160,9 @@ impl Pumping {
         }
     }
 
-    /// Begins to look after a response; gives its number.
+    /// Begins to send a response; gives its number.
     fn take_in(&mut self, mut sending: Sending) -> Option<usize> {
-        // Numbers are never used again, so that a late wake-up reaches nobody else's response.
+        // Numbers are never used again, so that a late wake-up reaches no other response.
         let number = self.next;
         self.next += 1;
         let descriptor = sending.socket().descriptor();
@@ -176,7 +176,7 @@ impl Pumping {
         let inbox = Arc::clone(&self.inbox);
         sending.listen(Box::new(move || {
             let mut messages = inbox.messages.lock();
-            // One wake-up for all that grows until the thread looks.
+            // One wake-up for all that grows until the thread reads its messages.
             let first = messages.grown.is_empty();
             messages.grown.insert(number);
             drop(messages);
@@ -184,7 +184,8 @@ impl Pumping {
                 inbox.wake();
             }
         }));
-        self.sendings.insert(number, sending);
+        let replaced = self.sendings.insert(number, sending);
+        assert!(replaced.is_none(), "a number is one response's");
         Some(number)
     }
 
@@ -192,7 +193,7 @@ impl Pumping {
     fn advance(&mut self, number: usize) {
         // Over already: the socket and the body may both have called.
         let Some(sending) = self.sendings.get_mut(&number) else { return };
-        // One client's trouble must not be the others'.
+        // A bug that one response reaches costs its client, not the thread's other clients.
         let scratch = &mut self.scratch;
         let halt = catch_unwind(AssertUnwindSafe(|| sending.advance(scratch)));
         if matches!(halt, Ok(Halt::Blocked | Halt::Starved)) {

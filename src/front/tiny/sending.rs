@@ -1,5 +1,5 @@
 //! One response on its way to a client while its body grows, past tiny_http's writer. It knows no
-//! exchange: who is record of the outcome is a trait.
+//! exchange: what learns of the outcome is a trait.
 
 use crate::front::outgoing::{Halt, Outgoing};
 use crate::front::served::LogRecord;
@@ -13,8 +13,8 @@ pub(super) trait Recipient: Send {
     /// Answers with an error: the body is cut, and nothing of it has been sent.
     fn refuse_cut(self: Box<Self>);
 
-    /// Ends the exchange after `sent` bytes of content; `well` if the connection may go on.
-    fn conclude(self: Box<Self>, record: &LogRecord, sent: u64, well: bool);
+    /// Ends the exchange after `sent` bytes of content; `persists` if the connection may go on.
+    fn conclude(self: Box<Self>, record: &LogRecord, sent: u64, persists: bool);
 }
 
 /// A response that is being sent.
@@ -51,7 +51,7 @@ impl Sending {
         self.recipient.note_waiting(false);
         let socket = &self.socket;
         let halt = self.outgoing.advance(scratch, u64::MAX, &mut |slices| {
-            // tiny_http's own writer is past; a system call more for a head matters to nobody.
+            // This is past tiny_http's own writer; one more call of the system for a head matters little.
             let slice = slices.iter().find(|slice| !slice.is_empty());
             slice.map_or(Ok(0), |slice| socket.send_some(slice))
         });
@@ -71,7 +71,7 @@ impl Sending {
         if self.outgoing.is_truncated() {
             self.record.truncated();
         }
-        let well = halt == Halt::Done && !self.outgoing.ends_by_closing();
-        self.recipient.conclude(&self.record, self.outgoing.sent(), well);
+        let persists = halt == Halt::Done && !self.outgoing.ends_by_closing();
+        self.recipient.conclude(&self.record, self.outgoing.sent(), persists);
     }
 }
