@@ -1,9 +1,9 @@
 //! How a request goes on behind either front: it is looked up, answered, parked, or handed to a worker
 //! that may wait for the origin server.
 //!
-//! Nothing here holds a lock while it calls the engine. An exchange is owned by whoever works on it,
-//! one after the other: the front, a job in the pool, a parked waker. Dropped anywhere on this way, it
-//! tells its client that something went wrong.
+//! Nothing here holds a lock while it calls the engine. An exchange has one owner at a time: the
+//! front, a job in the pool, or the closure that resumes a parked request. Dropped with any of them, it
+//! sends its client an error.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::message::response::Response;
 use crate::origin::{Interim, RequestContent, Tunnel};
 use crate::proxy::{Admission, Answer, Attempt, Forward, Forwarded, Proxy, Upgraded, protocols};
 
-/// A request and its client. Dropped unanswered, it tells the client that something went wrong.
+/// A request and its client, as either front has them. Dropped unanswered, it sends the client an error.
 pub(super) trait ClientExchange: Send + Sized + 'static {
     /// The request.
     fn request(&self) -> &Arc<Request>;
@@ -42,7 +42,7 @@ pub(super) trait ClientExchange: Send + Sized + 'static {
     fn resume(self, dispatch: &Arc<Dispatch>, attempt: Attempt);
 }
 
-/// The way of all exchanges of a front.
+/// What all exchanges of a front go through: the engine, the workers, the tunnels.
 pub(super) struct Dispatch {
     pub proxy: Arc<Proxy>,
     pub tunnels: Tunnels,
@@ -126,8 +126,7 @@ impl Dispatch {
         };
         match self.proxy.join(forward) {
             // From here on this exchange fetches. A reserved worker and an event loop must not wait, so
-            // they hand
-            // it on; other requests for the same may be parked behind it already.
+            // they hand it on; other requests for the same may be parked already until it is done.
             Admission::Lead(forward) if role == Role::Any => self.forward(exchange, forward),
             Admission::Lead(forward) => {
                 let dispatch = Arc::clone(self);

@@ -60,7 +60,8 @@ pub(super) struct Arrival {
     pub peer: SocketAddr,
 }
 
-/// Records a response of which `bytes` bytes of content were sent.
+/// Records a response of which `bytes` bytes of content were sent: in the counters, and in the log if there
+/// is one.
 pub(super) fn record_response(
     proxy: &Proxy,
     log: Option<&AccessLog>,

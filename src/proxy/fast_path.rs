@@ -78,7 +78,7 @@ impl Proxy {
         if !self.plain || !prefix.is_empty() && dots() {
             return None;
         }
-        // Nothing is copied unless somebody has encoded what needs no encoding.
+        // Nothing is copied unless the client has encoded what needs no encoding.
         let target = &*normalised(target);
         key.clear();
         key.push_str(&self.key_prefix);

@@ -119,7 +119,7 @@ impl EventFront {
     /// Begins to serve clients; the listeners are open.
     pub fn accept(&self) -> io::Result<()> {
         let Some((mut acceptor, registry)) = self.closed.lock().take() else { return Ok(()) };
-        // Here, not on the loop's thread, so that an error ends the start; then the loop is told to ask
+        // Here, not on the loop's thread, so that an error ends the start; the message makes the loop ask
         // them at once, since a client may have come in between.
         for listener in acceptor.listeners() {
             registry.register(listener, LISTENER, Interest::READABLE)?;

@@ -228,7 +228,7 @@ impl Inner {
             }
             // Our own copy of the listener is one descriptor; the accept thread of a server has the
             // other. tiny_http's accept thread ends at its first error, EMFILE for one, and the process
-            // would live on deaf.
+            // would live on and accept no client.
             if watched.listening == 1 {
                 log::warn!(
                     "{} connections, and accepting them has stopped; starting anew",
