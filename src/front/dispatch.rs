@@ -182,7 +182,7 @@ impl Dispatch {
             };
             match dispatch.proxy.upgrade(exchange.request(), &protocols) {
                 Upgraded::Agreed(fields, tunnel) => {
-                    exchange.switch_protocols(&fields, tunnel, permit)
+                    exchange.switch_protocols(&fields, tunnel, permit);
                 }
                 Upgraded::Declined(response) => exchange.respond(response.into()),
             }

@@ -44,8 +44,7 @@ impl WireClient {
     /// How the response to a request with this method is delimited for this client.
     pub fn delimiting_of(self, method: &Method, response: &Response) -> Delimiting {
         // RFC 9110 §8.6: the length that a GET would get may stand in the answer to a HEAD, and must
-        // not stand in
-        // a 204. In a 304 it may be wrong, so it is left out there, too.
+        // not stand in a 204. In a 304 it may be wrong, so it is left out there, too.
         let no_content = *method == Method::HEAD || !has_content(response.status);
         match &response.body {
             // A response that could have content and has none says so.
