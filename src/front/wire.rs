@@ -132,4 +132,10 @@ mod tests {
             assert_eq!(String::from_utf8_lossy(&head), expected);
         }
     }
+
+    #[test]
+    #[should_panic(expected = "a chunk has content")]
+    fn a_chunk_without_content_is_a_bug() {
+        chunk_head(0);
+    }
 }

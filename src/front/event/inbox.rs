@@ -154,4 +154,11 @@ mod tests {
         inbox.send(Message::Retire);
         assert_eq!(wakes.load(Ordering::Relaxed), 2, "the sender is the reader, and about to read");
     }
+
+    #[test]
+    #[should_panic(expected = "all messages that were taken have been handled")]
+    fn messages_that_are_not_handled_are_a_bug() {
+        let inbox: Arc<Inbox<()>> = Inbox::new(Box::new(|| ()));
+        inbox.take(&mut vec![Message::Retire]);
+    }
 }

@@ -197,4 +197,10 @@ mod tests {
         let error = reader.read_to_end(&mut all).expect_err("it is cut");
         assert_eq!((&all[..], error.kind()), (&b"abc"[..], io::ErrorKind::UnexpectedEof));
     }
+
+    #[test]
+    #[should_panic(expected = "no more is added than there is space for")]
+    fn content_beyond_the_bound_is_a_bug() {
+        upload().0.push(&vec![0; UPLOAD_BYTES + 1]);
+    }
 }
