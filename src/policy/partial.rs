@@ -10,6 +10,8 @@ use crate::policy::precondition::{opaque, strong_last_modified};
 use crate::policy::range::{Part, Span};
 use crate::policy::stored::{StoredHead, StoredResponse};
 
+/// The most stored responses for one target URI; the oldest goes for a new one.
+pub const VARIANTS_MAX: usize = 64;
 /// The most parts of one representation that are kept side by side.
 const PARTS_MAX: usize = 16;
 /// A part is joined to what is kept only if it makes that longer by at least this share of it:
@@ -51,13 +53,43 @@ pub(crate) fn same_representation(one: &StoredHead, other: &StoredHead) -> bool 
     validator.is_some() && validator == strong_validator(other)
 }
 
+/// Which of `present`, all that is stored for the target URI but `new` itself, go when `new` is stored beside
+/// them: one answer for each. The most recent comes first.
+///
+/// Memory and each backing store ask here and nowhere else: where they differ, a response that one of them
+/// has let go of comes back from the other.
+pub fn displaced<'a>(
+    new: &StoredHead,
+    present: impl IntoIterator<Item = &'a StoredHead>,
+) -> Vec<bool> {
+    // Both count the new response, which is not among them.
+    let (mut kept, mut newer_parts) = (1, 1);
+    let mut goes = |old: &StoredHead| {
+        // In the order of their age, so that the oldest go where there are too many.
+        let goes = kept >= VARIANTS_MAX || displaces(new, old, newer_parts);
+        if !goes {
+            kept += 1;
+            newer_parts += usize::from(old.part.is_some() && old.selecting == new.selecting);
+        }
+        goes
+    };
+    present.into_iter().map(&mut goes).collect()
+}
+
+/// Must `old` go where `new`, which came later, could not be stored: would it answer a request that `new`
+/// has answered meanwhile?
+pub fn outdates(new: &StoredHead, old: &StoredHead) -> bool {
+    // Nothing is added, so neither bound is reached by it. What another proxy has stored may be newer.
+    old.response_time <= new.response_time && displaces(new, old, 1)
+}
+
 /// Does `new`, which is being stored for the same target URI, take the place of `old`?
 ///
 /// Only what fits the same requests does; and an older response with the same validator that names fewer
 /// selecting header fields, for it has turned out to fit fewer requests than it says (§4.1).
 ///
 /// `newer` says how many parts with the same selecting header fields are newer than `old`.
-pub fn displaces(new: &StoredResponse, old: &StoredResponse, newer: usize) -> bool {
+fn displaces(new: &StoredHead, old: &StoredHead, newer: usize) -> bool {
     // Both answer some of the same requests. The older one would answer more, and some of these the
     // origin server has since told apart.
     let names_too_few = || {
@@ -156,4 +188,98 @@ pub(crate) fn completes(received: &StoredHead, prefix: &StoredResponse) -> bool 
         && part.reaches_end()
         && part.complete == before.complete
         && same_representation(received, prefix)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderName, HeaderValue, StatusCode, header};
+
+    use super::*;
+    use crate::clock::DeltaSeconds;
+    use crate::policy::cache_control::ResponseDirectives;
+    use crate::policy::digest::{SALT_BYTES, Salt};
+    use crate::policy::freshness::Lifetime;
+    use crate::policy::vary::{Selecting, Sent};
+
+    /// A response that came at `time`, made for these fields of a request, with this tag and these bytes of 100.
+    fn head(
+        time: u64,
+        selected_by: &[(&str, &str)],
+        tag: &str,
+        bytes: Option<(u64, u64)>,
+    ) -> StoredHead {
+        let (mut sent, mut fields) = (Fields::new(), Fields::new());
+        for (name, value) in selected_by {
+            let value = HeaderValue::try_from(*value).expect("a value");
+            sent.append(HeaderName::try_from(*name).expect("a name"), value);
+            fields.append(header::VARY, HeaderValue::try_from(*name).expect("a value"));
+        }
+        fields.set_text("etag", tag.to_string());
+        let sent = Sent { fields: &sent, salt: &Salt::new([0; SALT_BYTES]) };
+        StoredHead {
+            status: StatusCode::OK,
+            part: bytes
+                .map(|(first, last)| Part { span: Span { first, last }, complete: Some(100) }),
+            selecting: Selecting::read(&fields, sent).expect("no star"),
+            fields,
+            directives: ResponseDirectives::default(),
+            lifetime: Lifetime::Unknown,
+            age_on_arrival: DeltaSeconds::ZERO,
+            response_time: Timestamp(time),
+            fresh_until: Timestamp::MAX,
+            useful_until: Timestamp::MAX,
+        }
+    }
+
+    #[test]
+    fn a_new_response_displaces_what_fits_the_same_requests() {
+        const EN: &[(&str, &str)] = &[("accept-language", "en")];
+        const DE: &[(&str, &str)] = &[("accept-language", "de")];
+        const EN_DARK: &[(&str, &str)] = &[("accept-language", "en"), ("theme", "dark")];
+        #[rustfmt::skip]
+        let table = [
+            ("the same fields",            (9, EN, "\"a\"", None),           (1, EN, "\"b\"", None),           true),
+            ("other fields",               (9, EN, "\"a\"", None),           (1, DE, "\"a\"", None),           false),
+            ("§4.1: it names too few",     (9, EN_DARK, "\"a\"", None),      (1, EN, "\"a\"", None),           true),
+            ("but of another validator",   (9, EN_DARK, "\"a\"", None),      (1, EN, "\"b\"", None),           false),
+            ("a whole one for a part",     (9, EN, "\"a\"", None),           (1, EN, "\"a\"", Some((0, 9))),   true),
+            ("a part beside its whole",    (9, EN, "\"a\"", Some((0, 9))),   (1, EN, "\"a\"", None),           false),
+            ("a part of what has changed", (9, EN, "\"b\"", Some((0, 9))),   (1, EN, "\"a\"", None),           true),
+            ("a part within",              (9, EN, "\"a\"", Some((0, 9))),   (1, EN, "\"a\"", Some((2, 5))),   true),
+            ("a part beside",              (9, EN, "\"a\"", Some((0, 9))),   (1, EN, "\"a\"", Some((2, 15))),  false),
+            ("a part of another tag",      (9, EN, "\"b\"", Some((0, 9))),   (1, EN, "\"a\"", Some((20, 30))), true),
+        ];
+        for (case, new, old, expected) in table {
+            let of = |(time, selected_by, tag, bytes)| head(time, selected_by, tag, bytes);
+            let (new, old) = (of(new), of(old));
+            assert_eq!(displaced(&new, [&old]), [expected], "{case}");
+            assert_eq!(outdates(&new, &old), expected, "{case}, and it could not be stored");
+        }
+    }
+
+    #[test]
+    fn what_is_newer_than_a_response_that_could_not_be_stored_stays() {
+        let (old, new) = (head(1, &[], "\"a\"", None), head(9, &[], "\"a\"", None));
+        assert!(outdates(&new, &old) && !outdates(&old, &new));
+        // What is stored takes the place all the same: a recalled response may be older than what is here.
+        assert_eq!(displaced(&old, [&new]), [true]);
+    }
+
+    #[test]
+    fn the_oldest_go_where_there_are_too_many() {
+        let name = |number: usize| number.to_string();
+        let variant = |number: usize| head(9, &[("name", &name(number))], "\"a\"", None);
+        let part = |number: usize| {
+            let first = number as u64 * 2;
+            head(9, &[], "\"a\"", Some((first, first)))
+        };
+        for (bound, of) in
+            [(VARIANTS_MAX, &variant as &dyn Fn(usize) -> StoredHead), (PARTS_MAX, &part)]
+        {
+            let present: Vec<_> = (1..=bound + 2).map(of).collect();
+            let goes = displaced(&of(0), &present);
+            let expected: Vec<_> = (1..=bound + 2).map(|number| number >= bound).collect();
+            assert_eq!(goes, expected, "{bound} with the new one");
+        }
+    }
 }

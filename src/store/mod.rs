@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::clock::Timestamp;
 use crate::policy::digest::Salt;
 use crate::policy::key::CacheKey;
-use crate::policy::partial::displaces;
+use crate::policy::partial::displaced;
 use crate::policy::purging::Selector;
 use crate::policy::stored::StoredResponse;
 use crate::store::backing::Listed;
@@ -30,10 +30,8 @@ pub mod sqlite;
 pub mod tiers;
 pub mod underway;
 
+pub use crate::policy::partial::VARIANTS_MAX;
 pub use outcome::{Purged, Put};
-
-/// The most stored responses for one target URI; the oldest variant goes for a new one.
-pub const VARIANTS_MAX: usize = 64;
 
 /// The responses stored for one target URI, the most recent first.
 pub type Variants = Arc<Vec<Arc<StoredResponse>>>;
@@ -185,21 +183,13 @@ fn with_variant(
     variants: &[Arc<StoredResponse>],
     response: Arc<StoredResponse>,
 ) -> (Vec<Arc<StoredResponse>>, Vec<Arc<StoredResponse>>) {
-    let mut kept = Vec::with_capacity(variants.len() + 1);
-    let mut displaced = Vec::new();
-    let mut newer_parts = 1;
-    for other in variants {
-        // The bound counts the new response, which goes in below.
-        if displaces(&response, other, newer_parts) || kept.len() + 1 == VARIANTS_MAX {
-            displaced.push(Arc::clone(other));
-        } else {
-            newer_parts +=
-                usize::from(other.part.is_some() && other.selecting == response.selecting);
-            kept.push(Arc::clone(other));
-        }
+    let goes = displaced(&response, variants.iter().map(|other| other.head()));
+    let (mut kept, mut gone) = (Vec::with_capacity(variants.len() + 1), Vec::new());
+    for (other, goes) in variants.iter().zip(goes) {
+        if goes { &mut gone } else { &mut kept }.push(Arc::clone(other));
     }
     // What is recalled from the backing store may be older than what is here.
     let newer = kept.iter().take_while(|other| other.response_time > response.response_time);
     kept.insert(newer.count(), response);
-    (kept, displaced)
+    (kept, gone)
 }

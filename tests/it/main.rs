@@ -13,6 +13,7 @@ mod control;
 mod credentials;
 mod destinations;
 mod directives;
+mod displaced;
 mod documents;
 mod ending;
 mod engine;

@@ -28,9 +28,9 @@ const ROOMY: MemoryLimits =
     MemoryLimits { bytes: 64 << 20, responses: None, content_bytes: 8 << 20 };
 
 /// A store that is to keep the contract.
-struct Kept {
-    name: String,
-    store: Arc<dyn Store>,
+pub(super) struct Kept {
+    pub name: String,
+    pub store: Arc<dyn Store>,
     /// Where it is.
     #[allow(dead_code, reason = "it is removed when this is dropped")]
     folder: Option<TemporaryFolder>,
@@ -75,7 +75,7 @@ const TINY: MemoryLimits =
     MemoryLimits { bytes: 64 << 20, responses: Some(1), content_bytes: 8 << 20 };
 
 /// All of them, with roomy limits.
-fn all() -> Vec<Kept> {
+pub(super) fn all() -> Vec<Kept> {
     let memory = |policy: &Eviction| {
         let name = format!("{policy:?}");
         Kept { name, store: store(*policy, ROOMY), folder: None, server: None }

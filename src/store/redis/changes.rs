@@ -7,10 +7,9 @@ use redis::{Cmd, RedisResult, cmd};
 use crate::clock::{Clock, Timestamp};
 use crate::message::content::Content;
 use crate::policy::key::CacheKey;
-use crate::policy::partial::displaces;
+use crate::policy::partial::{displaced, outdates};
 use crate::policy::purging::Selector;
 use crate::policy::stored::{StoredHead, StoredResponse};
-use crate::store::VARIANTS_MAX;
 use crate::store::backing::{BackingError, CHUNK_BYTES, Change, Stamp};
 use crate::store::codec;
 use crate::store::redis::content::{RedisPieces, salt};
@@ -236,13 +235,11 @@ impl RedisBatch<'_> {
     fn displace(&mut self, key: &CacheKey, head: &StoredHead) -> RedisResult<u64> {
         let entry = self.shared.entry(self.state.generation, key);
         let found = self.link.one(cmd("HGETALL").arg(entry))?;
-        let newer = StoredResponse::new(head.clone(), bytes::Bytes::new());
         for (_, value) in values::fields(&found) {
             let Some((ReadResponse { response: old, .. }, _)) = self.shared.response(value) else {
                 continue;
             };
-            // What another proxy has stored meanwhile may be newer.
-            if old.response_time <= newer.response_time && displaces(&newer, &old, 1) {
+            if outdates(head, &old) {
                 self.remove(key, &old)?;
             }
         }
@@ -271,25 +268,22 @@ impl RedisBatch<'_> {
         kept.sort_by_key(|(_, ReadResponse { response, .. })| {
             std::cmp::Reverse((response.response_time, response.place().number()))
         });
-        let (mut newer_parts, mut count) = (1, 1);
         let own_name = values::field(response);
-        for (name, ReadResponse { is_inline, response: old, .. }) in kept {
-            let own = old.place().number() == Some(number);
+        kept.retain(|(name, ReadResponse { response: old, .. })| {
             if made_of.is_some() && old.place().number() == made_of {
                 made_from = Some(name.to_vec());
             }
-            // In the order of their age: the oldest go where there are too many.
-            let goes = count >= VARIANTS_MAX || displaces(response, &old, newer_parts);
-            if own && name != own_name.as_bytes() {
+            let own = old.place().number() == Some(number);
+            if own && *name != own_name.as_bytes() {
                 gone.push((name.to_vec(), (0, 0)));
-            } else if goes && !own {
-                let length = if is_inline { 0 } else { old.content.len() };
-                gone.push((name.to_vec(), (old.place().number().unwrap_or(0), length)));
-            } else {
-                count += 1;
-                newer_parts +=
-                    usize::from(old.part.is_some() && old.selecting == response.selecting);
             }
+            !own
+        });
+        let goes = displaced(response, kept.iter().map(|(_, read)| read.response.head()));
+        for ((name, read), _) in kept.into_iter().zip(goes).filter(|(_, goes)| *goes) {
+            let ReadResponse { is_inline, response: old, .. } = read;
+            let length = if is_inline { 0 } else { old.content.len() };
+            gone.push((name.to_vec(), (old.place().number().unwrap_or(0), length)));
         }
         Ok(Displaced { gone, made_from })
     }

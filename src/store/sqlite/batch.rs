@@ -14,10 +14,9 @@ use rusqlite::{Connection, params};
 
 use crate::clock::{Clock, Timestamp};
 use crate::policy::key::CacheKey;
-use crate::policy::partial::displaces;
+use crate::policy::partial::displaced;
 use crate::policy::purging::tags;
-use crate::policy::stored::{BackingId, StoredHead, StoredResponse};
-use crate::store::VARIANTS_MAX;
+use crate::policy::stored::{BackingId, StoredHead};
 use crate::store::codec;
 use crate::store::spooled::Spooled;
 use crate::store::sqlite::checkpoint::checkpoint_if_long;
@@ -123,24 +122,23 @@ impl SqliteBatch<'_> {
     pub(super) fn displace(
         &mut self,
         key: &CacheKey,
-        response: &StoredResponse,
+        response: &StoredHead,
         place: Option<u64>,
     ) -> rusqlite::Result<()> {
-        let (mut kept, mut newer_parts) = (0, 1);
-        // The rule is the policy's, and needs whole heads: a new response may serve requests that an old one
-        // with fewer selecting fields was stored for. What cannot be read goes.
-        let rows = self.variants(key)?;
-        for (number, old) in rows.into_iter().filter(|(number, _)| Some(*number) != place) {
-            let goes = old.as_ref().is_none_or(|old| displaces(response, old, newer_parts));
-            if goes || kept + 1 >= VARIANTS_MAX {
-                self.delete(number)?;
-            } else {
-                kept += 1;
-                newer_parts +=
-                    usize::from(old.is_some_and(|old| {
-                        old.part.is_some() && old.selecting == response.selecting
-                    }));
+        let mut present = Vec::new();
+        for (number, old) in self.variants(key)? {
+            match old {
+                _ if Some(number) == place => {}
+                Some(old) => present.push((number, old)),
+                // What cannot be read can neither answer anything, nor be compared.
+                None => _ = self.delete(number)?,
             }
+        }
+        // The rule is the policy's, and needs whole heads: a new response may serve requests that an old one
+        // with fewer selecting fields was stored for.
+        let goes = displaced(response, present.iter().map(|(_, old)| old));
+        for ((number, _), _) in present.iter().zip(goes).filter(|(_, goes)| *goes) {
+            self.delete(*number)?;
         }
         Ok(())
     }
@@ -149,12 +147,12 @@ impl SqliteBatch<'_> {
     pub(super) fn variants(
         &self,
         key: &CacheKey,
-    ) -> rusqlite::Result<Vec<(u64, Option<StoredResponse>)>> {
+    ) -> rusqlite::Result<Vec<(u64, Option<StoredHead>)>> {
         let text = "SELECT id, head FROM responses WHERE url = ?1 AND state = 1 ORDER BY stored DESC, id DESC";
         let mut select = self.connection.prepare_cached(text)?;
         let row = |row: &rusqlite::Row<'_>| {
             let head = codec::decode_head(&Bytes::from(row.get::<_, Vec<u8>>(1)?)).ok();
-            Ok((row.get(0)?, head.map(|(_, head, _)| StoredResponse::new(head, Bytes::new()))))
+            Ok((row.get(0)?, head.map(|(_, head, _)| head)))
         };
         select.query_map([key.as_str()], row)?.collect()
     }

@@ -12,7 +12,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use crate::clock::Timestamp;
 use crate::policy::digest::fingerprint;
 use crate::policy::key::{CacheKey, Glob};
-use crate::policy::partial::displaces;
+use crate::policy::partial::outdates;
 use crate::policy::purging::Selector;
 use crate::policy::stored::{StoredHead, StoredResponse};
 use crate::store::backing::Stamp;
@@ -146,9 +146,7 @@ impl SqliteBatch<'_> {
         place: Option<u64>,
     ) -> rusqlite::Result<u64> {
         for (number, old) in self.variants(key)? {
-            let is_replaced = old.is_none_or(|old| {
-                old.response_time <= response.response_time && displaces(response, &old, 1)
-            });
+            let is_replaced = old.is_none_or(|old| outdates(response, &old));
             if is_replaced || Some(number) == place {
                 self.delete(number)?;
             }

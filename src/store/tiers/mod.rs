@@ -19,9 +19,9 @@ use parking_lot::{Mutex, MutexGuard};
 use crate::clock::{DeltaSeconds, Timestamp};
 use crate::policy::digest::Salt;
 use crate::policy::key::CacheKey;
-use crate::policy::partial::displaces;
+use crate::policy::partial::displaced;
 use crate::policy::purging::Selector;
-use crate::policy::stored::StoredResponse;
+use crate::policy::stored::{StoredHead, StoredResponse};
 use crate::store::backing::{Backing, Change, Invalidations, Listed, Stamp};
 use crate::store::outcome::{Purged, Put};
 use crate::store::second_tier::SecondTier;
@@ -151,7 +151,8 @@ impl Tiers {
             && let Some(present) = self.first.memory.get(key.as_str())
         {
             // It lives in the backing store alone, and what it takes the place of must not outlive it here.
-            for other in present.iter().filter(|other| other.selecting == response.selecting) {
+            let goes = displaced(&response, present.iter().map(|other| other.head()));
+            for (other, _) in present.iter().zip(goes).filter(|(_, goes)| *goes) {
                 self.first.memory.remove(key, other);
             }
         }
@@ -223,9 +224,8 @@ impl Store for Tiers {
         let put = match present.iter().find(is_old) {
             Some(old) => self.first.memory.replace(key, old, Arc::clone(&new), begun),
             None if !begun.admits(&new) => Put::Cleared,
-            None if place.is_none() || present.iter().any(|other| displaces(&new, other, 1)) => {
-                Put::Replaced
-            }
+            // What has come meanwhile, and would have to go for it, is newer than both.
+            None if place.is_none() || displaces_any(&new, &present) => Put::Replaced,
             // Memory has no space for it. Whether the backing store still has the old one is known there
             // alone: the change names what the new one was made from.
             None => Put::TooLarge,
@@ -329,6 +329,11 @@ impl Store for Tiers {
     fn tiers(&self) -> Option<&dyn SecondTier> {
         Some(self)
     }
+}
+
+/// Would one of `present` have to go for `new`? Each is compared by itself: that there are too many is no answer.
+fn displaces_any(new: &StoredHead, present: &[Arc<StoredResponse>]) -> bool {
+    present.iter().any(|other| displaced(new, [other.head()]) == [true])
 }
 
 /// Is one what was recalled, and the other what was promoted of it? They have one number in the backing
