@@ -24,6 +24,7 @@ use caching_proxy::policy::reuse::{Mode, ReuseRules};
 use caching_proxy::policy::storing::StoringRules;
 use caching_proxy::proxy::{Proxy, Settings};
 use caching_proxy::stats::Stats;
+use caching_proxy::store::cache::Cache;
 use caching_proxy::store::codec;
 use caching_proxy::store::memory::{Eviction, MemoryLimits, store};
 use http::{HeaderName, HeaderValue, StatusCode, Version};
@@ -210,7 +211,7 @@ fn engine(stats: &Arc<Stats>, origin: Arc<dyn Origin>, reuses_max: Option<u64>) 
         purgers: Vec::new(),
     };
     let limits = MemoryLimits { bytes: 1 << 20, responses: None, content_bytes: 1 << 18 };
-    let store = store(Eviction::Lru, limits);
+    let store = Arc::new(Cache::in_memory(store(Eviction::Lru, limits)));
     let clock = Clock::by_hand(Timestamp(1_800_000_000_000));
     Proxy::new(settings, store, origin, clock, Arc::clone(stats))
 }

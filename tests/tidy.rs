@@ -386,6 +386,9 @@ fn functions(text: &str) -> Vec<(String, usize)> {
             if line.trim_end() == end {
                 found.push((name.clone(), number - start + 1));
                 begun = None;
+            } else if line.ends_with(';') && line.starts_with(&end.replace('}', ")")) {
+                // A trait's function, which has no body.
+                begun = None;
             }
             continue;
         }

@@ -10,14 +10,14 @@ use caching_proxy::control::Imported;
 use caching_proxy::proxy::archive::har::Secrets;
 use caching_proxy::proxy::archive::{Page, stream};
 
-use crate::commands::target::{Cache, read};
+use crate::commands::target::{MeantCache, read};
 
 /// About so many bytes of entries are handed in at a time.
 const BATCH_BYTES: usize = 4 << 20;
 
 /// `proxy export FILE`: writes the recording all at once; `-` is the standard output.
 pub fn export(config: &Config, file: &str, secrets: Secrets) -> Result<String, String> {
-    let cache = Cache::existing(config)?;
+    let cache = MeantCache::existing(config)?;
     if file == "-" {
         let (_, told) = write(&cache, &mut io::stdout().lock(), secrets)?;
         eprint!("{told}");
@@ -39,7 +39,11 @@ pub fn export(config: &Config, file: &str, secrets: Secrets) -> Result<String, S
 }
 
 /// Writes all entries; how many, and what there is to say of it.
-fn write(cache: &Cache, out: &mut impl Write, secrets: Secrets) -> Result<(u64, String), String> {
+fn write(
+    cache: &MeantCache,
+    out: &mut impl Write,
+    secrets: Secrets,
+) -> Result<(u64, String), String> {
     let told = |error: io::Error| error.to_string();
     out.write_all(stream::BEGINNING.as_bytes()).map_err(told)?;
     let kept = if secrets == Secrets::Kept { "1" } else { "0" };
@@ -78,7 +82,7 @@ fn write(cache: &Cache, out: &mut impl Write, secrets: Secrets) -> Result<(u64, 
 
 /// `proxy import FILE`: stores what may be stored of a recording; `-` is the standard input.
 pub fn import(config: &Config, file: &str) -> Result<String, String> {
-    let cache = Cache::of(config)?;
+    let cache = MeantCache::of(config)?;
     let reader: Box<dyn Read> = if file == "-" {
         Box::new(io::stdin().lock())
     } else {

@@ -16,7 +16,7 @@ use caching_proxy::policy::purging::Selector;
 use caching_proxy::proxy::archive::har::Secrets;
 use caching_proxy::store::backing::{Backing, Change};
 
-use crate::commands::target::{Cache, CacheTarget, read, selectors, the_one};
+use crate::commands::target::{CacheTarget, MeantCache, read, selectors, the_one};
 use crate::daemon::engine::OwnEngine;
 use crate::daemon::instances::{Instance, running};
 use crate::daemon::stores;
@@ -34,7 +34,7 @@ pub fn run(config: &Config, task: &Task) -> Result<String, String> {
         Task::List { json } => list(config, *json),
         Task::Show { url, json } => {
             let text = if *json { ("json", "1") } else { ("text", "1") };
-            Cache::holding(config, url)?.ask("GET", "/show", &[("url", url), text])
+            MeantCache::holding(config, url)?.ask("GET", "/show", &[("url", url), text])
         }
         Task::Warm { file, jobs } => warm::warm(config, file, *jobs),
         Task::Export { file, with_secrets } => {
@@ -138,7 +138,7 @@ fn clear(config: &Config) -> Result<String, String> {
 
 /// `proxy list`: printed page by page, because there may be millions of responses.
 fn list(config: &Config, json: bool) -> Result<String, String> {
-    let cache = Cache::existing(config)?;
+    let cache = MeantCache::existing(config)?;
     let mut after = String::new();
     let mut out = std::io::stdout().lock();
     if !json {

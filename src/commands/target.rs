@@ -24,7 +24,7 @@ pub enum CacheTarget {
 }
 
 /// One cache that can be asked.
-pub enum Cache {
+pub enum MeantCache {
     /// That of a running proxy, asked over its control socket.
     Running(Instance),
     /// A store that lasts, with an engine of this process.
@@ -85,7 +85,7 @@ fn only(mut all: Vec<Instance>) -> Result<Instance, String> {
     all.pop().ok_or_else(|| "no proxy of yours runs; start one".to_string())
 }
 
-impl Cache {
+impl MeantCache {
     /// The one cache that is meant.
     pub fn of(config: &Config) -> Result<Self, String> {
         match CacheTarget::of(config)? {

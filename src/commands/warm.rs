@@ -23,7 +23,7 @@ use caching_proxy::origin::blocking::plain::{PlainClient, PlainResponse};
 use caching_proxy::policy::reason::{ReadStatus, Why};
 use caching_proxy::proxy::{Admission, Answer, Attempt, Proxy};
 
-use crate::commands::target::{Cache, CacheTarget, read};
+use crate::commands::target::{CacheTarget, MeantCache, read};
 use crate::daemon::engine::OwnEngine;
 
 /// The largest list or sitemap that is read.
@@ -205,9 +205,9 @@ impl WarmSource {
         if !config.origin_given && matches!(CacheTarget::of(config)?, CacheTarget::Store) {
             return Err("of which server? give --origin, or start a proxy".to_string());
         }
-        let instance = match Cache::of(config)? {
-            Cache::Running(instance) => instance,
-            Cache::Own(engine) => {
+        let instance = match MeantCache::of(config)? {
+            MeantCache::Running(instance) => instance,
+            MeantCache::Own(engine) => {
                 return Ok(Self::Own { engine, origin: config.origin.clone() });
             }
         };

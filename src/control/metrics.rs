@@ -10,29 +10,30 @@ use serde_json::{Map, Value, json};
 use crate::control::About;
 use crate::proxy::Proxy;
 use crate::stats::{BOUNDS_US, COUNTERS, Counter, CounterKind, CounterSource, Snapshot, Tally};
+use crate::store::cache::CacheUsage;
 
 /// All counters of one number, those of the stores included, and the others.
 fn snapshot(proxy: &Proxy) -> Snapshot {
     let mut snapshot = proxy.stats().snapshot();
-    let usage = proxy.store().usage();
+    let CacheUsage { memory: usage, backing } = proxy.store().usage();
     snapshot.counts.extend([
         (Counter::MemoryResponses, usage.responses),
         (Counter::MemoryBytes, usage.bytes),
         (Counter::MemoryArrivingBytes, usage.arriving_bytes),
         (Counter::MemoryEvicted, usage.evicted),
     ]);
-    if let Some(tiers) = proxy.store().tiers() {
+    if let Some(backing) = backing {
         // While the store cannot be asked, the rest is known all the same.
-        if let Some(backing) = tiers.backing_usage() {
+        if let Some(usage) = backing.usage {
             snapshot.counts.extend([
-                (Counter::StoreResponses, backing.responses),
-                (Counter::StoreBytes, backing.bytes),
-                (Counter::StoreEvicted, backing.evicted),
+                (Counter::StoreResponses, usage.responses),
+                (Counter::StoreBytes, usage.bytes),
+                (Counter::StoreEvicted, usage.evicted),
             ]);
         }
         snapshot.counts.extend([
-            (Counter::StoreFailing, u64::from(tiers.is_failing())),
-            (Counter::StoreDropped, tiers.dropped()),
+            (Counter::StoreFailing, u64::from(backing.is_failing)),
+            (Counter::StoreDropped, backing.dropped),
         ]);
     }
     snapshot

@@ -17,7 +17,6 @@ use caching_proxy::front::workers::Pool;
 use caching_proxy::front::{ConnectionLimits, FrontSettings, event};
 use caching_proxy::message::request::RequestLimits;
 use caching_proxy::proxy::Proxy;
-use caching_proxy::store::second_tier::SecondTier;
 
 use crate::daemon::error::StartError;
 use crate::daemon::instances::{self, OwnSocket, Purpose};
@@ -56,7 +55,7 @@ pub fn start(
     let about = About {
         address: local.to_string(),
         origin: config.origin.clone(),
-        store: proxy.store().tiers().map(SecondTier::name).unwrap_or_default(),
+        store: proxy.store().name(),
         cache: stores::identity(config).map_err(StartError::Store)?,
         since: proxy.now(),
     };

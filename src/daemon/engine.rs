@@ -20,6 +20,7 @@ use caching_proxy::origin::Unreachable;
 use caching_proxy::proxy::archive::Whose;
 use caching_proxy::proxy::archive::har::HarEntry;
 use caching_proxy::proxy::{Proxy, Settings};
+use caching_proxy::store::cache::Cache;
 use caching_proxy::store::memory;
 
 use crate::daemon::error::StartError;
@@ -49,10 +50,8 @@ impl OwnEngine {
         let store = stores::open(config).map_err(StartError::Store)?;
         // A proxy goes on with memory alone while its store cannot be reached. A command that did so
         // would report success about nothing.
-        if let Some(tiers) = store.tiers()
-            && let Some(error) = tiers.trouble()
-        {
-            return Err(StartError::Store(format!("{}: {error}", tiers.name())));
+        if let Some(error) = store.trouble() {
+            return Err(StartError::Store(format!("{}: {error}", store.name())));
         }
         let proxy = engine(config, store, &origin, local, &Arc::default())?;
         let about = About {
@@ -76,9 +75,9 @@ impl OwnEngine {
         };
         // The memory of this engine was empty at first: an answer that the store was not asked for
         // would look like an empty store.
-        let unread = self.proxy.store().tiers().filter(|tiers| !tiers.is_ready());
-        if let Some(tiers) = unread.filter(|_| method == "GET") {
-            return Err(format!("{}: it cannot be reached", tiers.name()));
+        let store = self.proxy.store();
+        if method == "GET" && !store.is_ready() {
+            return Err(format!("{}: it cannot be reached", store.name()));
         }
         if response.status == StatusCode::OK {
             Ok(content)
@@ -95,13 +94,14 @@ impl OwnEngine {
     /// Waits until the store has written everything; the error is that it has not, or that something
     /// was dropped because the queue was full.
     pub fn close(&self) -> Result<(), String> {
-        let Some(tiers) = self.proxy.store().tiers() else { return Ok(()) };
+        let store = self.proxy.store();
         // First the flush, then the close: closing alone gives up what is left at its deadline.
-        let is_written = tiers.flush(FLUSH_MAX) && tiers.dropped() == 0;
-        if tiers.close(FLUSH_MAX) && is_written {
+        let was_dropped = || store.usage().backing.is_some_and(|backing| backing.dropped > 0);
+        let is_written = store.flush(FLUSH_MAX) && !was_dropped();
+        if store.close(FLUSH_MAX) && is_written {
             Ok(())
         } else {
-            Err(format!("{}: not everything was written", tiers.name()))
+            Err(format!("{}: not everything was written", store.name()))
         }
     }
 }
@@ -116,7 +116,8 @@ pub fn reader_of_urls(config: &Config, origin: &str) -> Result<Proxy, StartError
     let everybody = everybody.iter().filter_map(|all| Network::read(&format!("{all}/0")));
     let settings =
         Settings { trusted: everybody.collect(), ..settings(config, &origin_url(origin)?, local) };
-    let store = memory::store(config.eviction, config.limits);
+    let store = Cache::in_memory(memory::store(config.eviction, config.limits));
+    let store = Arc::new(store);
     Ok(Proxy::new(settings, store, Arc::new(Unreachable), Clock::System, Arc::default()))
 }
 

@@ -32,7 +32,7 @@ use caching_proxy::origin::{Origin, Unreachable};
 use caching_proxy::policy::reuse::Mode;
 use caching_proxy::proxy::{Proxy, Settings};
 use caching_proxy::stats::{AccessLog, Stats};
-use caching_proxy::store::Store;
+use caching_proxy::store::cache::Cache;
 use caching_proxy::vital;
 
 use crate::daemon::error::StartError;
@@ -161,8 +161,7 @@ fn remove_ready_file(config: &Config) {
 
 /// Lets the store behind memory write what is still to be written, until `ends_by`.
 fn close_store(proxy: &Proxy, ends_by: Instant) {
-    let Some(tiers) = proxy.store().tiers() else { return };
-    if !tiers.close(ends_by.saturating_duration_since(Instant::now())) {
+    if !proxy.store().close(ends_by.saturating_duration_since(Instant::now())) {
         log::warn!("the store has not written everything in time");
     }
 }
@@ -222,7 +221,7 @@ fn refuse_ourselves(origin: &OriginUrl, local: SocketAddr) -> Result<(), StartEr
 /// rules is said in the log, in the flag's own words.
 pub fn engine(
     config: &Config,
-    store: Arc<dyn Store>,
+    store: Arc<Cache>,
     origin_url: &OriginUrl,
     local: SocketAddr,
     stats: &Arc<Stats>,

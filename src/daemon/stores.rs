@@ -5,19 +5,18 @@ use std::sync::Arc;
 
 use caching_proxy::cli::config::{Config, StoreKind};
 use caching_proxy::origin::trust::roots;
-use caching_proxy::store::Store;
 use caching_proxy::store::backing::Backing;
+use caching_proxy::store::cache::Cache;
 use caching_proxy::store::memory;
 use caching_proxy::store::redis::{ANSWER_MAX, Address, Redis, RedisLimits, Trust};
 use caching_proxy::store::sqlite::{DiskLimits, Sqlite, default_path};
-use caching_proxy::store::tiers::Tiers;
 
 /// Content that waits to be written behind memory is a sixteenth of `--cache-memory`, and at least this
 /// many bytes.
 const QUEUED_BYTES_MIN: u64 = 256 * 1024;
 
 /// Opens memory and, where there is to be one, the store behind it; the error is one line.
-pub fn open(config: &Config) -> Result<Arc<dyn Store>, String> {
+pub fn open(config: &Config) -> Result<Arc<Cache>, String> {
     // Memory comes first in any case: it answers on the spot, and what is behind it must be waited for.
     let memory = memory::store(config.eviction, config.limits);
     let Some(backing) = open_backing(config)? else {
@@ -27,7 +26,7 @@ pub fn open(config: &Config) -> Result<Arc<dyn Store>, String> {
                 memory.content_bytes_max()
             );
         }
-        return Ok(memory);
+        return Ok(Arc::new(Cache::in_memory(memory)));
     };
     log::info!("{}", backing.name());
     if backing.content_bytes_max() < config.limits.content_bytes {
@@ -37,10 +36,10 @@ pub fn open(config: &Config) -> Result<Arc<dyn Store>, String> {
     // `--hit-ttl` counts reuses, across restarts and proxies; else the store hears of a use now and
     // then, for its order of eviction.
     let tells_each_use = config.reuse.reuses_max.is_some();
-    let tiers = Tiers::new(memory, backing, queued, tells_each_use)
+    let cache = Cache::with_backing(memory, backing, queued, tells_each_use)
         .map_err(|error| format!("the thread that writes to the store: {error}"))?;
     // The cap is for what is recalled: it may have been stored by a process with another `--cache-ttl`.
-    Ok(Arc::new(tiers.capped(config.storing.freshness.cache_ttl)))
+    Ok(Arc::new(cache.capped(config.storing.freshness.cache_ttl)))
 }
 
 /// The store behind memory; `None` for memory alone.

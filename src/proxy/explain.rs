@@ -22,16 +22,15 @@ use crate::policy::credentials::REDACTED;
 use crate::policy::forwarded::Believed;
 use crate::policy::forwarding::{complete_received, strip_received};
 use crate::policy::freshness::freshness_lifetime;
-use crate::policy::key::KeyRules;
+use crate::policy::key::{CacheKey, KeyRules};
 use crate::policy::range::Part;
 use crate::policy::stored::StoredResponse;
 use crate::policy::storing::{Check, Received, checks};
 use crate::proxy::freshen::facts;
+use crate::proxy::steps::Recall;
 use crate::proxy::{Admission, Answer, Attempt, Forward, Proxy, field_text};
 use crate::stats::Stats;
-use crate::store::Store;
-use crate::store::overlay::Overlay;
-use crate::store::second_tier::SecondTier;
+use crate::store::cache::Cache;
 
 /// What became of one request.
 pub struct Explanation {
@@ -79,28 +78,23 @@ impl Proxy {
     /// (`only-if-cached`, `--cache-mode offline`) is the error. Waits.
     pub fn explain(&self, request: &Arc<Request>) -> Result<Explanation, Unasked> {
         let key = self.asked(request).key;
-        let overlay = Arc::new(Overlay::new(&self.store, &key));
-        let mut apart = self.apart(&overlay);
-        let mut answer = apart.lookup(request, Attempt::default());
-        // As on the way to the origin server: what memory cannot answer may be behind it.
-        if let Some(tiers) = self.store.tiers()
-            && !overlay.is_used()
-        {
-            let variants = tiers.recall(&key, false).unwrap_or_default().variants;
-            if !variants.is_empty() {
-                overlay.show(&key, &variants);
-                apart = self.apart(&overlay);
-                answer = apart.lookup(request, Attempt::default());
-            }
-        }
-        apart.go_on_explaining(request, answer, self.store.tiers())
+        let apart = self.apart(&key);
+        let answer = match apart.lookup(request, Attempt::default()) {
+            // As on the way to the origin server: what memory cannot answer may be behind it.
+            Answer::Forward(forward) => match apart.recall(forward) {
+                Recall::GoOn(forward) => Answer::Forward(forward),
+                Recall::Done(forwarded) => Answer::Ready(forwarded.response),
+            },
+            answer => answer,
+        };
+        apart.go_on_explaining(request, answer, self.store.has_backing())
     }
 
-    /// An engine that goes on as this one does, over a store of its own.
-    fn apart(&self, overlay: &Arc<Overlay>) -> Self {
+    /// An engine that goes on as this one does, over a cache of its own for `key`.
+    fn apart(&self, key: &CacheKey) -> Self {
         Self {
             settings: self.settings.clone(),
-            store: Arc::clone(overlay) as Arc<dyn Store>,
+            store: Arc::new(Cache::apart(&self.store, key)),
             origin: Arc::clone(&self.origin),
             flights: Arc::default(),
             clock: self.clock.clone(),
@@ -117,7 +111,7 @@ impl Proxy {
         &self,
         request: &Arc<Request>,
         answer: Answer,
-        backing: Option<&dyn SecondTier>,
+        has_backing: bool,
     ) -> Result<Explanation, Unasked> {
         let forward = match answer {
             Answer::Forward(forward) => forward,
@@ -138,7 +132,7 @@ impl Proxy {
             .then(|| format!("{target}, shaped by {}", shapers(target, &self.settings.key)));
         let (received, told) = match self.ask(&forward, RequestContent::None, None) {
             Ok(received) => {
-                let (explained, told) = self.explained(request, forward, received, backing);
+                let (explained, told) = self.explained(request, forward, received, has_backing);
                 (Ok(explained), told)
             }
             Err(error) => {
@@ -156,7 +150,7 @@ impl Proxy {
         request: &Arc<Request>,
         forward: Box<Forward>,
         mut received: OriginResponse,
-        backing: Option<&dyn SecondTier>,
+        has_backing: bool,
     ) -> (Explained, String) {
         let now = self.now();
         let mut fields = received.fields.clone();
@@ -176,11 +170,11 @@ impl Proxy {
         let age = corrected_initial_age(&fields, forward.request_time, now).0;
         strip_received(&mut fields);
         let (cache_key, status) = (forward.key.clone(), received.status.as_u16());
-        let read = backing.and_then(|tiers| without_content(&mut received, tiers, &*self.store));
+        let read = if has_backing { without_content(&mut received, &self.store) } else { None };
         let mut response = self.absorb(forward, received).into_response();
         let told = field_text(&response.fields, "cache-status").to_string();
         let content = read.unwrap_or_else(|| read_all(&mut response.body));
-        let stored = self.store.get(cache_key.as_str()).and_then(|all| all.first().cloned());
+        let stored = self.store.look_at(cache_key.as_str()).and_then(|all| all.first().cloned());
         let explained = Explained {
             status,
             fields,
@@ -247,13 +241,9 @@ fn source_of(
 /// Content that memory has no room for would be stored behind it. There is nothing behind the store of an
 /// explanation, so the content is read here and let go of, and what is stored stands for it. The bytes that have
 /// come, or how reading them failed; `None` for content that goes the usual way.
-fn without_content(
-    received: &mut OriginResponse,
-    tiers: &dyn SecondTier,
-    store: &dyn Store,
-) -> Option<Result<u64, String>> {
+fn without_content(received: &mut OriginResponse, store: &Cache) -> Option<Result<u64, String>> {
     let goes_behind = received.status != StatusCode::PARTIAL_CONTENT
-        && received.length.is_none_or(|length| length > tiers.memory_content_bytes_max());
+        && received.length.is_none_or(|length| length > store.memory_content_bytes_max());
     let mut body = received.body.take_if(|_| goes_behind)?;
     let read = count_all(|buffer| body.read(buffer));
     if let Ok(bytes) = read {

@@ -83,7 +83,7 @@ impl Proxy {
         key.clear();
         key.push_str(&self.key_prefix);
         key.push_str(target);
-        let variants = self.store.get(key)?;
+        let variants = self.store.look_at(key)?;
         let stored = variants.first()?;
         let usable = stored.selecting.is_empty()
             && stored.part.is_none()

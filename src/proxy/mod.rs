@@ -35,8 +35,10 @@ use crate::policy::vary::Sent;
 use crate::proxy::collapse::{Flights, Landing, Turn};
 use crate::proxy::steps::{Asking, Recall, Recollection};
 use crate::stats::{Counter, Stats};
+use crate::store::cache::Cache;
+use crate::store::tiers::FetchClaim;
 use crate::store::underway::Begun;
-use crate::store::{Store, Variants, salt};
+use crate::store::{Variants, salt};
 
 mod answer;
 pub mod archive;
@@ -110,7 +112,7 @@ impl Settings {
 /// The engine. One for all threads.
 pub struct Proxy {
     settings: Settings,
-    store: Arc<dyn Store>,
+    store: Arc<Cache>,
     origin: Arc<dyn Origin>,
     flights: Arc<Flights>,
     clock: Clock,
@@ -129,7 +131,7 @@ impl Proxy {
     /// Puts an engine together.
     pub fn new(
         settings: Settings,
-        store: Arc<dyn Store>,
+        store: Arc<Cache>,
         origin: Arc<dyn Origin>,
         clock: Clock,
         stats: Arc<Stats>,
@@ -160,8 +162,8 @@ impl Proxy {
         self.settings.reuse
     }
 
-    /// The store.
-    pub fn store(&self) -> &Arc<dyn Store> {
+    /// The cache.
+    pub fn store(&self) -> &Arc<Cache> {
         &self.store
     }
 
@@ -205,10 +207,10 @@ impl Proxy {
         let presented = asked.presented;
         let answerable = presented.get || presented.head;
         let recalled = attempt.recalled.take();
-        let recalls = recalled.is_none() && answerable && self.store.tiers().is_some();
+        let recalls = recalled.is_none() && answerable && self.store.has_backing();
         let (found, backing) = match recalled {
             Some(Recollection { variants, begun }) => (Some(variants), Some(begun)),
-            None if answerable => (self.store.get(asked.key.as_str()), None),
+            None if answerable => (self.store.look_at(asked.key.as_str()), None),
             None => (None, None),
         };
         let variants = found.as_ref().map_or(&[][..], |found| found);
@@ -392,7 +394,7 @@ impl Proxy {
 
     /// Has something been stored for this target URI since the lookup?
     fn has_changed(&self, forward: &Forward) -> bool {
-        match (self.store.get(forward.key.as_str()), &forward.found) {
+        match (self.store.look_at(forward.key.as_str()), &forward.found) {
             (None, _) => false,
             (Some(_), None) => true,
             (Some(now), Some(then)) => !Arc::ptr_eq(&now, then),
@@ -457,8 +459,8 @@ impl Proxy {
         let begun = match backing {
             // What is purged from before the store behind memory was asked is known from this one alone.
             Some(begun) => begun,
-            None if presented.get || presented.head => self.store.begin(&key),
-            None => self.store.begin(&self.settings.key.key_of(key.as_str())),
+            None if presented.get || presented.head => self.store.note(&key),
+            None => self.store.note(&self.settings.key.key_of(key.as_str())),
         };
         if !was_recalled {
             self.forget_what_is_gone(&key, &mut selected, &mut asking);
@@ -485,7 +487,7 @@ impl Proxy {
             recalls,
             refused: None,
             follows: None,
-            claim: None,
+            claim: FetchClaim::None,
         })
     }
 
@@ -505,7 +507,7 @@ impl Proxy {
         if asked_about.is_empty() {
             return;
         }
-        let present = self.store.get(key.as_str()).unwrap_or_default();
+        let present = self.store.look_at(key.as_str()).unwrap_or_default();
         let is_there =
             |stored: &&Arc<StoredResponse>| present.iter().any(|other| Arc::ptr_eq(other, stored));
         if !asked_about.iter().all(is_there) {

@@ -26,7 +26,7 @@ impl Proxy {
     /// Removes what is selected, here and behind memory; what became of it. Nothing that is on its way
     /// in undoes it. May wait.
     pub fn purge(&self, selector: &Selector) -> Purged {
-        self.store.purge_all_tiers(selector, self.clock.now())
+        self.store.forget(selector, self.clock.now())
     }
 
     /// The cache key of what a request for `url` asks for: a path, or a URL of the origin server or the
@@ -117,9 +117,8 @@ impl Proxy {
     /// All that is stored for a key, in memory or behind it. May wait.
     pub fn stored_for(&self, key: &CacheKey) -> Vec<Listed> {
         let mut all: Vec<Listed> = Vec::new();
-        let here = self.store.get(key.as_str()).unwrap_or_default();
-        let backing =
-            self.store.tiers().and_then(|tiers| tiers.recall(key, false)).unwrap_or_default();
+        let here = self.store.look_at(key.as_str()).unwrap_or_default();
+        let backing = self.store.recall(key, &mut self.store.note(key), false);
         for response in here.iter().chain(&backing.variants) {
             let known = all.iter_mut().find(|listed| {
                 listed.head.selecting == response.selecting && listed.head.part == response.part

@@ -173,10 +173,10 @@ impl Proxy {
         let shaped = self.settings.key.key_of(forward.key.as_str());
         let named = named(&forward.key, &received.fields, &self.settings.key);
         for key in named.into_iter().chain(self.destination_key(&forward.request)) {
-            self.store.remove_all_but(&key, own);
+            self.store.invalidate(&key, own);
         }
-        self.store.remove_all_but(&shaped, own);
-        self.store.remove_all_but(&forward.key, own);
+        self.store.invalidate(&shaped, own);
+        self.store.invalidate(&forward.key, own);
         forward.key = shaped;
     }
 
@@ -222,7 +222,7 @@ impl Proxy {
         let shareable =
             judge(&anybody, recording.head(), false, response_time, rules) == Judgement::Usable;
         let again = leader.is_some().then(|| self.again(forward)).flatten();
-        let claim = forward.claim.take();
+        let claim = std::mem::take(&mut forward.claim);
         let recording = recording.under(claim);
         let fetched = Filler::begin(body, length, recording, content, leader, again, &self.stats);
         self.begin_to_fill(forward, fetched, shareable)

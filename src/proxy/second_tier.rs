@@ -11,9 +11,6 @@ use crate::policy::stored::StoredResponse;
 use crate::proxy::collapse::{Landing, Outcome, Shareable};
 use crate::proxy::steps::{Recall, Recollection};
 use crate::proxy::{Answer, Attempt, Forward, Forwarded, Proxy};
-use crate::store::backing::Fetcher;
-use crate::store::second_tier::SecondTier;
-use crate::store::tiers::FetchClaim;
 
 impl Proxy {
     /// Asks the store behind memory, if there is one and the request has not done so; waits.
@@ -23,23 +20,20 @@ impl Proxy {
         {
             return Recall::Done(response.into());
         }
-        let Some(tiers) = self.store.tiers().filter(|_| forward.recalls) else {
+        if !forward.recalls {
             return Recall::GoOn(forward);
-        };
+        }
         forward.recalls = false;
         // Who leads here asks for all; whoever does not may ask for what is nobody else's.
         let claims = forward.leader.is_some() && !forward.background;
         let mut begun = forward.begun.clone();
-        let recalled = tiers.recall_for(&mut begun, &forward.key, claims).unwrap_or_default();
+        let recalled = self.store.recall(&forward.key, &mut begun, claims);
         if let Some(leader) = &forward.leader {
             leader.renew(&begun);
         }
         forward.begun = begun;
-        if recalled.fetcher == Fetcher::Us {
-            forward.claim = Some(FetchClaim::new(&self.store, &forward.key));
-        }
-        forward.begun = forward.begun.with(recalled.stamp);
-        let mut variants = self.fetched(tiers, &forward, recalled.variants);
+        forward.claim = recalled.claim;
+        let mut variants = self.fetched(&forward, recalled.variants);
         // To ask, and to read what was found, takes time: what is purged meanwhile must not be asked
         // about, nor stand in.
         variants.retain(|stored| forward.begun.admits(stored));
@@ -55,7 +49,7 @@ impl Proxy {
                 None => Recall::GoOn(forward),
             };
         }
-        let claim = forward.claim.take();
+        let claim = std::mem::take(&mut forward.claim);
         let request = Arc::clone(&forward.request);
         let landing = forward.leader.take().map(Landing::Lead).or(forward.attempt.landing.take());
         let recalled = Some(Recollection { variants: Arc::new(variants), begun: forward.begun });
@@ -80,7 +74,6 @@ impl Proxy {
     /// it fits there.
     fn fetched(
         &self,
-        tiers: &dyn SecondTier,
         forward: &Forward,
         mut variants: Vec<Arc<StoredResponse>>,
     ) -> Vec<Arc<StoredResponse>> {
@@ -92,11 +85,10 @@ impl Proxy {
             let Some(selected) = selection.used() else { break };
             let place = variants.iter().position(|other| Arc::ptr_eq(other, &selected));
             let place = place.expect("it was selected among them");
-            if let Ok(fetched) = tiers.promote(&forward.key, &selected, &forward.begun) {
+            if let Some(fetched) = self.store.bring(&forward.key, &selected, &forward.begun) {
                 variants[place] = fetched;
                 break;
             }
-            tiers.drop_lost(&forward.key, &selected);
             variants.remove(place);
         }
         variants

@@ -123,7 +123,7 @@ pub struct Forward {
     /// reason.
     pub(super) refused: Option<Detail>,
     /// Other proxies may wait for the answer.
-    pub(super) claim: Option<FetchClaim>,
+    pub(super) claim: FetchClaim,
     /// The answer is on its way into the store behind memory, and can be read there.
     pub(super) follows: Option<Arc<Shareable>>,
 }

@@ -1,30 +1,29 @@
 //! Where stored responses live, and what every store owes the engine.
 //!
 //! A store holds complete responses, and parts that are marked as such. It decides what to drop
-//! when it is full, never what may be reused: that is the policy's business. Memory (`memory/`) is the
-//! first tier; there may be a backing store that lasts or is shared (`backing.rs`, `tiers/`).
+//! when it is full, never what may be reused: that is the policy's business. The rest of the program knows one
+//! type, [`cache::Cache`]: memory ([`Store`]; `memory/`) and, where there is one, a backing store that lasts or
+//! is shared ([`backing::Backing`]; `sqlite/`, `redis/`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::clock::Timestamp;
-use crate::policy::digest::Salt;
 use crate::policy::key::CacheKey;
 use crate::policy::partial::displaced;
 use crate::policy::purging::Selector;
 use crate::policy::stored::StoredResponse;
 use crate::store::backing::Listed;
-use crate::store::second_tier::SecondTier;
 use crate::store::underway::Begun;
 
 pub mod backing;
+pub mod cache;
 pub mod codec;
 pub mod memory;
 pub mod outcome;
-pub mod overlay;
+mod overlay;
 pub mod redis;
 pub mod salt;
-pub mod second_tier;
 pub mod spooled;
 pub mod sqlite;
 pub mod tiers;
@@ -49,9 +48,9 @@ pub struct Usage {
     pub evicted: u64,
 }
 
-/// A place that keeps stored responses. All methods may be called from any thread.
+/// What a memory does. All methods may be called from any thread, and none waits.
 pub trait Store: Send + Sync {
-    /// All responses stored for `key`, a cache key as text; `None` if there are none. Never waits.
+    /// All responses stored for `key`, a cache key as text; `None` if there are none.
     fn get(&self, key: &str) -> Option<Variants>;
 
     /// A response was selected and reused: it is the most recently used one now.
@@ -75,35 +74,19 @@ pub trait Store: Send + Sync {
     fn remove(&self, key: &CacheKey, response: &Arc<StoredResponse>);
 
     /// Removes all responses stored for `key`, and lets none in that was asked for before; how many
-    /// there were.
-    fn remove_all(&self, key: &CacheKey) -> usize {
-        self.remove_all_but(key, None)
-    }
-
-    /// The same, but `own` may come in all the same: it is the fetch whose response invalidates the others
-    /// (§4.4).
+    /// there were. `own` may come in all the same: it is the fetch whose response invalidates the others
+    /// (RFC 9111 §4.4).
     fn remove_all_but(&self, key: &CacheKey, own: Option<&Begun>) -> usize;
 
     /// Removes what is of no use at `now`; how many there were. Never holds up a request for long.
     fn sweep(&self, now: Timestamp) -> usize;
 
-    /// Removes everything, and lets nothing in that was asked for before; how many there were.
-    fn clear(&self) -> usize {
-        self.purge(&Selector::All, Timestamp::MAX)
-    }
-
     /// Removes what is selected at `now`, and lets nothing of it in that was asked for before; how many
-    /// there were. May wait for the backing store.
+    /// there were.
     fn purge(&self, selector: &Selector, now: Timestamp) -> usize;
-
-    /// The same, and whether the backing store has done it, too.
-    fn purge_all_tiers(&self, selector: &Selector, now: Timestamp) -> Purged {
-        Purged { count: self.purge(selector, now), owed_by: None }
-    }
 
     /// At most `most` stored responses, those that come after `after`: [`Listed::after`] of the last one that is
     /// known, or its key. All variants of a key together; in the order of their keys, unless the store has none.
-    /// May wait.
     fn list(&self, after: &str, most: usize) -> Vec<Listed>;
 
     /// Notes that a request for `key` begins whose response may be stored.
@@ -118,16 +101,6 @@ pub trait Store: Send + Sync {
 
     /// What the store holds.
     fn usage(&self) -> Usage;
-
-    /// What digests of credentials are keyed with, where what is stored lasts or is shared. Never waits.
-    fn salt(&self) -> Option<Arc<Salt>> {
-        None
-    }
-
-    /// The second tier, if there is a backing store.
-    fn tiers(&self) -> Option<&dyn SecondTier> {
-        None
-    }
 }
 
 /// A share of the memory for bodies on their way in, given back when it is dropped.

@@ -1,18 +1,16 @@
-//! A store over another one, for a single request: it reads what the other has for one key, and keeps its own
+//! A memory over another one, for a single request: it reads what the other has for one key, and keeps its own
 //! changes to itself. With it, `proxy explain` goes every way that a request goes, and changes nothing.
 //!
-//! What it gives out are copies: to count a reuse of one is not to count a reuse of the original. It has no tiers,
-//! so that nothing is claimed, queued or brought into memory; what the backing store has is handed in
-//! ([`Overlay::show`]). Content on its way in takes its memory from the other store, and so has that store's bound.
+//! What it gives out are copies: to count a reuse of one is not to count a reuse of the original. What a backing
+//! store has is handed in ([`Overlay::show`]). Content on its way in takes its memory from the other one, and so
+//! has that one's bound.
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
 use crate::clock::Timestamp;
-use crate::policy::digest::Salt;
 use crate::policy::key::CacheKey;
 use crate::policy::purging::Selector;
 use crate::policy::stored::StoredResponse;
@@ -20,21 +18,25 @@ use crate::store::backing::Listed;
 use crate::store::underway::{Begun, Underway};
 use crate::store::{Put, Reservation, Store, Usage, Variants, fits, with_variant};
 
-/// The store over `below`.
-pub struct Overlay {
+/// The memory over `below`.
+pub(in crate::store) struct Overlay {
     below: Arc<dyn Store>,
+    /// The largest content that is stored, in memory or not: what would go past memory is shown as stored, too.
+    content_bytes_max: u64,
     /// All that is seen. Its lock is held for one look or change.
     by_key: Mutex<HashMap<String, Variants>>,
     underway: Arc<Underway>,
-    is_used: AtomicBool,
 }
 
 impl Overlay {
     /// Over `below`; of what that has in memory, the responses for `key` are seen.
-    pub fn new(below: &Arc<dyn Store>, key: &CacheKey) -> Self {
-        let (by_key, underway, is_used) =
-            (Mutex::default(), Arc::default(), AtomicBool::new(false));
-        let overlay = Self { below: Arc::clone(below), by_key, underway, is_used };
+    pub(in crate::store) fn new(
+        below: &Arc<dyn Store>,
+        content_bytes_max: u64,
+        key: &CacheKey,
+    ) -> Self {
+        let (by_key, underway) = (Mutex::default(), Arc::default());
+        let overlay = Self { below: Arc::clone(below), content_bytes_max, by_key, underway };
         if let Some(here) = below.get(key.as_str()) {
             overlay.show(key, &here);
         }
@@ -42,15 +44,10 @@ impl Overlay {
     }
 
     /// Shows copies of these for `key`, and nothing else.
-    pub fn show(&self, key: &CacheKey, variants: &[Arc<StoredResponse>]) {
+    pub(in crate::store) fn show(&self, key: &CacheKey, variants: &[Arc<StoredResponse>]) {
         // Copies have counts of reuses of their own: an explanation must not use up what `--hit-ttl` leaves.
         let variants = variants.iter().map(|original| Arc::new(original.copied()));
         self.by_key.lock().insert(key.to_string(), Arc::new(variants.collect()));
-    }
-
-    /// Has anything that is seen been reused?
-    pub fn is_used(&self) -> bool {
-        self.is_used.load(Ordering::Relaxed)
     }
 
     /// Puts `response` in, after `old` has gone; `false` if that was not there. One lock over both, as in a
@@ -89,9 +86,7 @@ impl Store for Overlay {
         self.by_key.lock().get(key).cloned()
     }
 
-    fn touch(&self, _: &str, _: &Arc<StoredResponse>) {
-        self.is_used.store(true, Ordering::Relaxed);
-    }
+    fn touch(&self, _: &str, _: &Arc<StoredResponse>) {}
 
     fn put(&self, key: &CacheKey, response: Arc<StoredResponse>, begun: &Begun) -> Put {
         if !begun.admits(&response) {
@@ -148,14 +143,10 @@ impl Store for Overlay {
     }
 
     fn content_bytes_max(&self) -> u64 {
-        self.below.content_bytes_max()
+        self.content_bytes_max
     }
 
     fn usage(&self) -> Usage {
         Usage::default()
-    }
-
-    fn salt(&self) -> Option<Arc<Salt>> {
-        self.below.salt()
     }
 }

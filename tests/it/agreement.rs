@@ -24,10 +24,10 @@ use caching_proxy::store::Store;
 use caching_proxy::store::backing::{
     Backing, BackingError, BackingUsage, Change, Invalidations, Listed, Recalled,
 };
+use caching_proxy::store::cache::Cache;
 use caching_proxy::store::memory::{Eviction, MemoryLimits, store};
 use caching_proxy::store::redis::{Address, Redis, RedisLimits};
 use caching_proxy::store::sqlite::{DiskLimits, Sqlite};
-use caching_proxy::store::tiers::Tiers;
 use parking_lot::RwLock;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -102,9 +102,14 @@ fn redis(server: &Server, content_bytes: u64) -> Arc<Gated> {
     Arc::new(Gated { inner, gate: RwLock::default() })
 }
 
-fn tiers(backing: &Arc<Gated>, memory: Arc<dyn Store>) -> Arc<dyn Store> {
+/// Changes that the backing store did not take.
+fn dropped(store: &Cache) -> u64 {
+    store.usage().backing.expect("there is one").dropped
+}
+
+fn tiers(backing: &Arc<Gated>, memory: Arc<dyn Store>) -> Arc<Cache> {
     let backing = Arc::clone(backing) as Arc<dyn Backing>;
-    Arc::new(Tiers::new(memory, backing, 1 << 20, true).expect("a thread"))
+    Arc::new(Cache::with_backing(memory, backing, 1 << 20, true).expect("a thread"))
 }
 
 /// Something that is done to the store. A response is known by its key, its language, and how many came
@@ -175,7 +180,7 @@ fn facts(response: &StoredResponse) -> Facts {
 
 /// A store, and what it should hold.
 struct Trial {
-    store: Arc<dyn Store>,
+    store: Arc<Cache>,
     backing: Arc<Gated>,
     /// A shared store takes nothing from who has not asked it.
     asks: bool,
@@ -202,7 +207,7 @@ impl Trial {
 
     /// The fetch of a response that comes now.
     fn begin(&self, key: usize) -> caching_proxy::store::underway::Begun {
-        let begun = self.store.begin(&CacheKey::from(KEYS[key]));
+        let begun = self.store.note(&CacheKey::from(KEYS[key]));
         self.begun.get(key).map_or(begun.clone(), |asked| begun.with(asked.backing()))
     }
 
@@ -265,7 +270,7 @@ impl Trial {
                 }
             }
             Step::Invalidate { key } => {
-                self.store.remove_all(&KEYS[key].into());
+                self.store.invalidate(&KEYS[key].into(), None);
                 self.model.retain(|(other, _), _| *other != key);
             }
             Step::Purge(number) => self.purge(&selector(number), at(1000 + self.count / 2)),
@@ -275,7 +280,7 @@ impl Trial {
 
     /// A purge waits until it is carried out, with what came before it.
     fn purge(&mut self, selector: &Selector, now: Timestamp) {
-        self.store.purge(selector, now);
+        self.store.forget(selector, now);
         let head =
             |fresh_until| StoredHead { fresh_until, ..response(None, b"", 0).head().clone() };
         self.model.retain(|(key, _), (_, until)| !selector.selects(KEYS[*key], &head(*until), now));
@@ -345,7 +350,7 @@ proptest! {
         let path = folder.file("cache.db");
         let mut trial = Trial::new(sqlite(&path, ROOMY.content_bytes), false);
         trial.run(&steps);
-        prop_assert!(trial.store.tiers().expect("two tiers").close(PATIENCE));
+        prop_assert!(trial.store.close(PATIENCE));
         let Trial { model, .. } = trial;
         let again = Trial::new(sqlite(&path, ROOMY.content_bytes), false);
         prop_assert_eq!(again.found(), model, "after a restart");
@@ -371,7 +376,7 @@ fn uses_of_what_is_not_written_yet_are_counted() {
     let mut trial = Trial::new(sqlite(&path, ROOMY.content_bytes), false);
     let used = Step::Use { key: 0, language: 0 };
     trial.run(&[Step::Put { key: 0, language: 0 }, used.clone(), used.clone(), used]);
-    assert!(trial.store.tiers().expect("two tiers").close(PATIENCE));
+    assert!(trial.store.close(PATIENCE));
     drop(trial);
     let again = Trial::new(sqlite(&path, ROOMY.content_bytes), false);
     assert_eq!(variants(&again.store, KEYS[0])[0].reuses(), 3);
@@ -385,7 +390,7 @@ fn what_was_in_a_file_that_is_gone_changes_nothing_in_the_next() {
     let path = folder.file("cache.db");
     let mut trial = Trial::new(sqlite(&path, ROOMY.content_bytes), false);
     trial.take(&Step::Put { key: 0, language: 0 });
-    assert!(trial.store.tiers().expect("two tiers").flush(PATIENCE));
+    assert!(trial.store.flush(PATIENCE));
     for suffix in ["", "-wal", "-shm"] {
         let _ = std::fs::remove_file(format!("{}{suffix}", path.display()));
     }
@@ -421,16 +426,16 @@ fn old_response_is_not_found(backing: &Arc<Gated>, refusal: Refusal, is_freshene
     let tiny = MemoryLimits { responses: Some(1), ..ROOMY };
     let store = &tiers(backing, store(Eviction::Lru, tiny));
     support::stored::put(store, KEYS[0], came_at(1, b"old"));
-    assert!(store.tiers().expect("two tiers").flush(PATIENCE));
+    assert!(store.flush(PATIENCE));
     let asked = begun(store, &key);
-    let old = store.get(KEYS[0]).expect("it is in memory")[0].clone();
+    let old = store.look_at(KEYS[0]).expect("it is in memory")[0].clone();
     let gate = backing.gate.write();
-    let dropped = store.tiers().expect("two tiers").dropped();
+    let before = dropped(store);
     if refusal == Refusal::QueueFull {
         for number in 0..FULL {
             store.remove(&CacheKey::from(format!("f{number}").as_str()), &came_at(1, b""));
         }
-        assert!(store.tiers().expect("two tiers").dropped() > dropped, "{case}: it is full");
+        assert!(dropped(store) > before, "{case}: it is full");
     }
     let large = vec![b'x'; if refusal == Refusal::TooLarge { 5_000 } else { 5 }];
     if is_freshened {
@@ -441,11 +446,11 @@ fn old_response_is_not_found(backing: &Arc<Gated>, refusal: Refusal, is_freshene
     }
     drop(gate);
     support::stored::put(store, KEYS[2], came_at(3, b"another"));
-    assert!(store.get(KEYS[0]).is_none(), "{case}: it is evicted");
+    assert!(store.look_at(KEYS[0]).is_none(), "{case}: it is evicted");
     let found = variants(store, KEYS[0]);
     assert!(found.iter().all(|found| found.response_time > Timestamp(1)), "{case}");
     // Nor by a program that starts again, or another one that shares the store.
-    assert!(store.tiers().expect("two tiers").close(PATIENCE));
+    assert!(store.close(PATIENCE));
 }
 
 #[test]
@@ -478,10 +483,10 @@ fn what_a_shared_store_does_not_take_displaces_what_it_has() {
         let server = Server::start(program);
         let store = &tiers(&redis(&server, 1_000), store(Eviction::None, ROOMY));
         support::stored::put(store, KEYS[0], came_at(2, b"old"));
-        let unasked = store.begin(&CacheKey::from(KEYS[0]));
+        let unasked = store.note(&CacheKey::from(KEYS[0]));
         store.put(&CacheKey::from(KEYS[0]), came_at(1, b"older"), &unasked);
         assert_eq!(variants(store, KEYS[0]).len(), 1, "what is there is newer");
-        let unasked = store.begin(&CacheKey::from(KEYS[0]));
+        let unasked = store.note(&CacheKey::from(KEYS[0]));
         store.put(&CacheKey::from(KEYS[0]), came_at(3, b"new"), &unasked);
         assert!(variants(store, KEYS[0]).is_empty());
     }

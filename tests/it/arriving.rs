@@ -16,10 +16,9 @@ use caching_proxy::origin::{
 };
 use caching_proxy::proxy::{Admission, Answer, Attempt, Forward, Proxy};
 use caching_proxy::stats::Stats;
-use caching_proxy::store::Store;
+use caching_proxy::store::cache::Cache;
 use caching_proxy::store::memory::{Eviction, MemoryLimits, store};
 use caching_proxy::store::sqlite::{DiskLimits, Sqlite};
-use caching_proxy::store::tiers::Tiers;
 use http::{Method, StatusCode, Version};
 
 use super::support::engine::to_fields;
@@ -56,17 +55,17 @@ impl Case {
 /// Sends the content of a case, once, and looks at the store before each piece.
 struct Pieces {
     case: Case,
-    store: Arc<dyn Store>,
+    store: Arc<Cache>,
 }
 
 struct Piecemeal {
     left: VecDeque<u8>,
     case: Case,
-    store: Arc<dyn Store>,
+    store: Arc<Cache>,
 }
 
-fn assert_bounded(store: &Arc<dyn Store>, case: Case) {
-    let usage = store.usage();
+fn assert_bounded(store: &Arc<Cache>, case: Case) {
+    let usage = store.usage().memory;
     assert!(usage.bytes + usage.arriving_bytes <= case.memory, "{case:?}: {usage:?}");
     assert!(usage.arriving_bytes <= case.memory / 4, "{case:?}: {usage:?}");
 }
@@ -97,14 +96,14 @@ impl Origin for Pieces {
     }
 }
 
-fn open(case: Case, folder: &TemporaryFolder) -> Arc<dyn Store> {
+fn open(case: Case, folder: &TemporaryFolder) -> Arc<Cache> {
     let limits = MemoryLimits { bytes: case.memory, responses: None, content_bytes: 16 << 20 };
     let memory = store(Eviction::Lru, limits);
     if !case.on_disk {
-        return memory;
+        return Arc::new(Cache::in_memory(memory));
     }
     let backing = Sqlite::open(&folder.file("cache.db"), DISK).expect("a store");
-    Arc::new(Tiers::new(memory, Arc::new(backing), 256 << 10, false).expect("a thread"))
+    Arc::new(Cache::with_backing(memory, Arc::new(backing), 256 << 10, false).expect("a thread"))
 }
 
 fn request() -> Arc<Request> {
@@ -190,7 +189,7 @@ fn run(case: Case) {
     });
     drop(others);
     assert_bounded(&store, case);
-    assert_eq!(store.usage().arriving_bytes, 0, "{case:?}: all room is given back");
+    assert_eq!(store.usage().memory.arriving_bytes, 0, "{case:?}: all room is given back");
     let later = missed(&proxy, Attempt::default());
     let later = later.map_or_else(|ready| ready, |forward| led(&proxy, forward));
     let is_stored = told(&later).contains(" hit");

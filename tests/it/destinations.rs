@@ -20,7 +20,7 @@ fn methods_registered_as_safe_invalidate_nothing() {
         bench.answers(207, "Location: /b; Content-Location: /c", "");
         // A GET or HEAD would be answered from what is stored.
         bench.ask(method, "/a", "If-Match: \"x\"");
-        let left = bench.store.usage().responses;
+        let left = bench.store.usage().memory.responses;
         assert_eq!(left, if kept { 3 } else { 0 }, "RFC 9110 §16.1.1: {method}");
     }
 }

@@ -202,7 +202,7 @@ fn what_connection_names_in_a_304_or_a_head_response_is_obeyed() {
         bench.get("/a");
         let answer = bench.after(2).fetch(method, "/a", "");
         assert_eq!((answer.status, answer.field("connection").as_str()), (200, ""));
-        assert_eq!(bench.store.usage().responses, 0, "RFC 9110 §7.6.1: {method}");
+        assert_eq!(bench.store.usage().memory.responses, 0, "RFC 9110 §7.6.1: {method}");
     }
 }
 

@@ -1,6 +1,7 @@
 //! The engine in process: the clock is set by hand, the origin server is a script.
 
 use super::support::engine::{Bench, bench, content};
+use super::support::stored::clear;
 use caching_proxy::clock::DeltaSeconds;
 use caching_proxy::policy::purging::Selector;
 use http::HeaderValue;
@@ -25,7 +26,7 @@ fn what_states_no_freshness_is_kept_until_it_is_cleared() {
     bench.answers(200, "Content-Type: text/plain", "x");
     bench.get("/a");
     assert_eq!(bench.after(1 << 30).get("/a").2, "hit");
-    assert_eq!(bench.store.clear(), 1);
+    assert_eq!(clear(&bench.store), 1);
     bench.answers(200, "Content-Type: text/plain", "y");
     assert_eq!(bench.get("/a").1, "y");
 }
@@ -78,9 +79,9 @@ fn the_sweep_keeps_what_may_still_be_of_use() {
     bench.get("/a");
     bench.get("/b");
     bench.after(61).proxy.sweep();
-    assert_eq!(bench.store.usage().responses, 1);
+    assert_eq!(bench.store.usage().memory.responses, 1);
     bench.after(10).proxy.sweep();
-    assert_eq!(bench.store.usage().responses, 0);
+    assert_eq!(bench.store.usage().memory.responses, 0);
 }
 
 #[test]
@@ -90,7 +91,7 @@ fn a_response_that_may_not_be_stored_takes_the_old_one_away() {
     bench.get("/a");
     bench.answers(200, "Cache-Control: no-store", "secret");
     assert_eq!(bench.get("/a").2, "fwd=stale; fwd-status=200; detail=no-store");
-    assert_eq!(bench.store.usage().responses, 0);
+    assert_eq!(bench.store.usage().memory.responses, 0);
 }
 
 /// One client's credentials must not cost the others what is stored for them.
@@ -110,7 +111,7 @@ fn an_error_does_not_take_the_old_one_away() {
     bench.answers(200, "Cache-Control: max-age=60; Age: 60", "old").answers(503, "X: y", "busy");
     bench.get("/a");
     assert_eq!(bench.get("/a").0, 503);
-    assert_eq!(bench.store.usage().responses, 1);
+    assert_eq!(bench.store.usage().memory.responses, 1);
 }
 
 #[test]
@@ -118,9 +119,9 @@ fn a_clear_is_not_undone_by_a_response_on_its_way() {
     let bench = bench(|_| ());
     bench.answers(200, "Cache-Control: max-age=60", "old");
     let mut response = bench.response("/a", "");
-    bench.store.clear();
+    clear(&bench.store);
     assert_eq!(content(&mut response), "old");
-    assert_eq!(bench.store.usage().responses, 0);
+    assert_eq!(bench.store.usage().memory.responses, 0);
 }
 
 #[test]
@@ -196,7 +197,7 @@ fn a_slow_validation_does_not_bring_back_what_was_replaced() {
         if !is_head {
             assert_eq!(answer.told(), "fwd=stale; fwd-status=304; ttl=60; detail=replaced");
         }
-        let found = bench.store.get("http://o.test/a").map(|variants| variants[0].clone());
+        let found = bench.store.look_at("http://o.test/a").map(|variants| variants[0].clone());
         let found = found.map(|stored| stored.content.here().cloned().expect("in memory"));
         assert_eq!(found.as_deref(), expected.map(str::as_bytes), "{method} {late}");
         if expected.is_some() {
@@ -213,15 +214,15 @@ fn what_is_invalidated_while_a_post_is_answered_is_not_stored() {
     #[rustfmt::skip]
     let table: [(&str, Deed, bool); 10] = [
         ("nothing", |_| (), true),
-        ("another tag", |bench| _ = bench.store.purge(&Selector::Tag("green".into()), bench.clock.now()), true),
-        ("another key", |bench| _ = bench.store.remove_all(&"http://o.test/b".into()), true),
-        ("what is stale", |bench| _ = bench.store.purge(&Selector::Stale, bench.clock.now()), true),
-        ("its tag", |bench| _ = bench.store.purge(&Selector::Tag("red".into()), bench.clock.now()), false),
-        ("its prefix", |bench| _ = bench.store.purge(&Selector::Prefix("http://o.test/".into()), bench.clock.now()), false),
-        ("its key", |bench| _ = bench.store.remove_all(&"http://o.test/a".into()), false),
-        ("all", |bench| _ = bench.store.clear(), false),
+        ("another tag", |bench| _ = bench.store.forget(&Selector::Tag("green".into()), bench.clock.now()), true),
+        ("another key", |bench| _ = bench.store.invalidate(&"http://o.test/b".into(), None), true),
+        ("what is stale", |bench| _ = bench.store.forget(&Selector::Stale, bench.clock.now()), true),
+        ("its tag", |bench| _ = bench.store.forget(&Selector::Tag("red".into()), bench.clock.now()), false),
+        ("its prefix", |bench| _ = bench.store.forget(&Selector::Prefix("http://o.test/".into()), bench.clock.now()), false),
+        ("its key", |bench| _ = bench.store.invalidate(&"http://o.test/a".into(), None), false),
+        ("all", |bench| _ = clear(&bench.store), false),
         ("both tags", |bench| for tag in ["green", "red"] {
-            bench.store.purge(&Selector::Tag(tag.into()), bench.clock.now());
+            bench.store.forget(&Selector::Tag(tag.into()), bench.clock.now());
         }, false),
         ("another POST", |bench| {
             let other = bench.set_out("POST", "/a", "");
@@ -236,7 +237,7 @@ fn what_is_invalidated_while_a_post_is_answered_is_not_stored() {
         let fields = "Cache-Control: max-age=60; Content-Location: /a; Surrogate-Key: red";
         bench.answers(200, fields, "posted");
         assert_eq!(bench.arrive(slow).content, "posted");
-        assert_eq!(bench.store.get("http://o.test/a").is_some(), expected, "{what}");
+        assert_eq!(bench.store.look_at("http://o.test/a").is_some(), expected, "{what}");
     }
 }
 

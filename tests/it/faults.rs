@@ -11,23 +11,22 @@ use std::time::{Duration, Instant};
 
 use super::support;
 use super::support::redis::Server;
-use super::support::stored::{at, content, response};
+use super::support::stored::{at, begun, content, response};
 use super::support::{PATIENCE, TemporaryFolder};
 use caching_proxy::clock::Timestamp;
 use caching_proxy::policy::digest::Salt;
 use caching_proxy::policy::key::CacheKey;
 use caching_proxy::policy::purging::Selector;
 use caching_proxy::policy::stored::{StoredHead, StoredResponse};
+use caching_proxy::store::Put;
 use caching_proxy::store::backing::{
     Backing, BackingError, BackingUsage, Change, Invalidations, Listed, Recalled,
 };
+use caching_proxy::store::cache::Cache;
 use caching_proxy::store::memory::{Eviction, MemoryLimits, store};
 use caching_proxy::store::redis::{Address, Redis, RedisLimits};
-use caching_proxy::store::second_tier::SecondTier;
 use caching_proxy::store::sqlite::{DiskLimits, Sqlite};
-use caching_proxy::store::tiers::Tiers;
 use caching_proxy::store::underway::Begun;
-use caching_proxy::store::{Put, Store};
 
 const KEYS: [&str; 4] = ["http://o/a", "http://o/a/1", "http://o/b", "http://o/c"];
 const STEPS: usize = 400;
@@ -111,7 +110,7 @@ impl Backing for Faulty {
 
 /// A store under test, and what a client may get from it. Responses have numbers; later ones are larger.
 struct Trial {
-    store: Arc<dyn Store>,
+    store: Arc<Cache>,
     dice: Dice,
     last: u64,
     /// The oldest response that may still be given for a key.
@@ -131,7 +130,7 @@ impl Trial {
             Arc::new(Faulty { inner, dice: dice(), odds: ODDS[seed as usize % ODDS.len()] });
         let limits =
             MemoryLimits { bytes: 64 << 20, responses: Some(2), content_bytes: memory_bytes };
-        let tiers = Tiers::new(store(Eviction::Lru, limits), backing, 200_000, false);
+        let tiers = Cache::with_backing(store(Eviction::Lru, limits), backing, 200_000, false);
         Self {
             store: Arc::new(tiers.expect("a thread")),
             dice: dice(),
@@ -142,10 +141,6 @@ impl Trial {
             recalls: Vec::new(),
             log: Vec::new(),
         }
-    }
-
-    fn tiers(&self) -> &dyn SecondTier {
-        self.store.tiers().expect("two tiers")
     }
 
     fn next(&mut self) -> Arc<StoredResponse> {
@@ -164,9 +159,7 @@ impl Trial {
         if let Some(old) = old.filter(|_| self.dice.below(2) == 0) {
             return self.fetches.swap_remove(old).1;
         }
-        let begun = self.store.begin(&KEYS[key].into());
-        let recalled = self.tiers().recall(&KEYS[key].into(), false).unwrap_or_default();
-        begun.with(recalled.stamp)
+        begun(&self.store, &KEYS[key].into())
     }
 
     fn stored(&mut self, key: usize, number: u64, put: Put) {
@@ -184,23 +177,18 @@ impl Trial {
     /// What a client gets.
     fn look_up(&mut self, key: usize) -> Option<Arc<StoredResponse>> {
         let name = CacheKey::from(KEYS[key]);
-        let begun = self.store.begin(&name);
-        if let Some(here) = self.store.get(KEYS[key]) {
+        let mut begun = self.store.note(&name);
+        if let Some(here) = self.store.look_at(KEYS[key]) {
             self.store.touch(KEYS[key], &here[0]);
             return Some(here[0].clone());
         }
-        let recalled = self.tiers().recall(&name, false)?;
-        let begun = begun.with(recalled.stamp);
+        let recalled = self.store.recall(&name, &mut begun, false);
         let found = recalled.variants.first()?;
         if self.dice.below(3) == 0 {
             // Another worker has found the same, and takes long to read it.
             self.recalls.push((key, Arc::clone(found), begun.clone()));
         }
-        let promoted = self.tiers().promote(&name, found, &begun);
-        if promoted.is_err() {
-            self.tiers().drop_lost(&name, found);
-        }
-        promoted.ok()
+        self.store.bring(&name, found, &begun)
     }
 
     fn check(&mut self, key: usize) {
@@ -241,7 +229,7 @@ impl Trial {
                 self.gone(key);
             }
             10 => {
-                self.store.remove_all(&name);
+                self.store.invalidate(&name, None);
                 self.gone(key);
             }
             11 => self.purge(),
@@ -251,11 +239,11 @@ impl Trial {
             }
             14 | 15 => {
                 if let Some((key, found, begun)) = self.recalls.pop() {
-                    let _ = self.tiers().promote(&KEYS[key].into(), &found, &begun);
+                    let _ = self.store.bring(&KEYS[key].into(), &found, &begun);
                 }
             }
             16 => self.spool(key),
-            17 => _ = self.tiers().flush(Duration::from_millis(50)),
+            17 => _ = self.store.flush(Duration::from_millis(50)),
             _ => self.check(key),
         }
     }
@@ -266,7 +254,7 @@ impl Trial {
             1 => Selector::Prefix(KEYS[0].to_string()),
             _ => Selector::Uri(KEYS[2].to_string()),
         };
-        self.store.purge_all_tiers(&selector, at(0));
+        self.store.forget(&selector, at(0));
         for (key, name) in KEYS.iter().enumerate() {
             if selector.selects_key(name) == Some(true) {
                 self.gone(key);
@@ -277,11 +265,11 @@ impl Trial {
     /// A large body; some do not come to their end.
     fn spool(&mut self, key: usize) {
         let (made, begun) = (self.next(), self.fetch(key));
-        let mut spool = self.tiers().spool(KEYS[key].into(), None);
+        let mut spool = self.store.spool(KEYS[key].into(), None).expect("there is a backing store");
         let mut text = content(&made).to_vec();
         text.resize(150_000, b' ');
         if spool.write(&text) && self.dice.below(3) > 0 {
-            let put = self.tiers().commit(spool, made.head().clone(), &begun);
+            let put = self.store.commit(spool, made.head().clone(), &begun);
             self.stored(key, made.response_time.0, put);
         }
     }
@@ -367,7 +355,7 @@ fn what_is_purged_is_gone_after_a_kill() {
         for _ in 0..20 {
             trial.step();
         }
-        let purged = trial.store.purge_all_tiers(&Selector::All, at(0));
+        let purged = trial.store.forget(&Selector::All, at(0));
         if purged.owed_by.is_some() {
             continue;
         }

@@ -19,6 +19,7 @@ use caching_proxy::message::request::RequestLimits;
 use caching_proxy::origin::{Origin, OriginError, OriginRequest, OriginResponse};
 use caching_proxy::proxy::Proxy;
 use caching_proxy::stats::Stats;
+use caching_proxy::store::cache::Cache;
 use caching_proxy::store::memory::{Eviction, MemoryLimits, store};
 use http::{StatusCode, Version};
 
@@ -156,7 +157,7 @@ fn parts(
 ) -> (TcpListener, Arc<Proxy>, Pool, FrontSettings) {
     let limits = MemoryLimits { bytes: 1 << 20, responses: None, content_bytes: 1 << 20 };
     let stats = Arc::new(Stats::default());
-    let store = store(Eviction::Lru, limits);
+    let store = Arc::new(Cache::in_memory(store(Eviction::Lru, limits)));
     let proxy =
         Arc::new(Proxy::new(support::settings(), store, origin, Clock::System, Arc::clone(&stats)));
     let pool = Pool::start(workers, 10, &stats).expect("threads");

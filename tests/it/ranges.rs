@@ -221,7 +221,7 @@ fn the_rest_of_a_part_from_the_front_is_asked_for() {
     );
     assert_eq!([answer.field("a"), answer.field("b")], ["1", "2"]);
     assert_eq!(bench.get("/a"), (200, TEN.into(), "hit; ttl=60".into()));
-    assert_eq!(bench.store.usage().responses, 1);
+    assert_eq!(bench.store.usage().memory.responses, 1);
 }
 
 #[test]
@@ -278,7 +278,7 @@ fn parts_with_the_same_strong_validator_become_one() {
         (200, TEN.into(), "hit; ttl=60".into()),
         "RFC 9111 §3.4: all of it is there"
     );
-    assert_eq!(bench.store.usage().responses, 1);
+    assert_eq!(bench.store.usage().memory.responses, 1);
     // Without one they stay apart.
     for (range, content) in [("0-4", "01234"), ("5-9", "56789")] {
         bench.answers(
@@ -343,11 +343,11 @@ fn small_ranges_do_not_copy_a_large_part_again_and_again() {
         "y",
     );
     fetch(&bench, "bytes=9000-9000");
-    assert_eq!(bench.store.usage().responses, 2, "one byte is not worth nine thousand");
+    assert_eq!(bench.store.usage().memory.responses, 2, "one byte is not worth nine thousand");
     // And there are only so many parts of one representation.
     for first in (10_000..12_000).step_by(100) {
         bench.answers(206, &format!("Cache-Control: max-age=60; ETag: \"a\"; Content-Range: bytes {first}-{first}/100000"), "z");
         fetch(&bench, &format!("bytes={first}-{first}"));
     }
-    assert_eq!(bench.store.usage().responses, 16);
+    assert_eq!(bench.store.usage().memory.responses, 16);
 }

@@ -10,12 +10,11 @@ use caching_proxy::policy::digest::{SALT_BYTES, Salt};
 use caching_proxy::policy::key::{CacheKey, Glob};
 use caching_proxy::policy::purging::Selector;
 use caching_proxy::policy::stored::StoredResponse;
-use caching_proxy::store::Store;
 use caching_proxy::store::backing::{
     Backing, BackingError, BackingUsage, Change, Listed, Recalled, Stamp,
 };
+use caching_proxy::store::cache::Cache;
 use caching_proxy::store::memory::{Eviction, MemoryLimits, store};
-use caching_proxy::store::tiers::Tiers;
 use parking_lot::Mutex;
 
 use super::support::engine::{Bench, bench_over, request};
@@ -101,28 +100,28 @@ fn after_a_restart() -> (Bench, Arc<Scripted>) {
     let start = |backing: &Arc<Scripted>| {
         let memory = store(Eviction::Lru, ROOMY);
         let backing = Arc::clone(backing) as Arc<dyn Backing>;
-        let tiers: Arc<dyn Store> =
-            Arc::new(Tiers::new(memory, backing, 1 << 20, false).expect("a thread"));
+        let tiers: Arc<Cache> =
+            Arc::new(Cache::with_backing(memory, backing, 1 << 20, false).expect("a thread"));
         bench_over(tiers, |_| {})
     };
     let before = start(&backing);
     before.answers(200, STALE, "old");
     assert_eq!(before.get("/a").1, "old");
-    assert!(before.store.tiers().expect("tiers").flush(PATIENCE));
+    assert!(before.store.flush(PATIENCE));
     assert_eq!(backing.variants.lock().len(), 1);
     (start(&backing), backing)
 }
 
 /// All ways of invalidating it.
-fn meant() -> [fn(&dyn Store); 7] {
+fn meant() -> [fn(&Cache); 7] {
     [
-        |store| _ = store.remove_all(&CacheKey::from(KEY)),
-        |store| _ = store.purge(&Selector::Uri(KEY.into()), Timestamp::MAX),
-        |store| _ = store.purge(&Selector::Prefix("http://o.test/".into()), Timestamp::MAX),
-        |store| _ = store.purge(&Selector::Match(Glob::new("*/a")), Timestamp::MAX),
-        |store| _ = store.purge(&Selector::Tag("red".into()), Timestamp::MAX),
-        |store| _ = store.purge(&Selector::Stale, Timestamp::MAX),
-        |store| _ = store.purge(&Selector::All, Timestamp::MAX),
+        |store| _ = store.invalidate(&CacheKey::from(KEY), None),
+        |store| _ = store.forget(&Selector::Uri(KEY.into()), Timestamp::MAX),
+        |store| _ = store.forget(&Selector::Prefix("http://o.test/".into()), Timestamp::MAX),
+        |store| _ = store.forget(&Selector::Match(Glob::new("*/a")), Timestamp::MAX),
+        |store| _ = store.forget(&Selector::Tag("red".into()), Timestamp::MAX),
+        |store| _ = store.forget(&Selector::Stale, Timestamp::MAX),
+        |store| _ = store.forget(&Selector::All, Timestamp::MAX),
     ]
 }
 
@@ -133,7 +132,7 @@ fn what_is_purged_while_it_is_recalled_is_neither_asked_about_nor_used() {
         for fails in [false, true] {
             let (bench, backing) = after_a_restart();
             let store = Arc::clone(&bench.store);
-            *backing.deed.lock() = Some(Box::new(move || invalidate(&*store)));
+            *backing.deed.lock() = Some(Box::new(move || invalidate(&store)));
             if fails {
                 bench.answers(503, "", "failed");
                 assert_eq!(bench.get("/a").0, 503, "{number}: it does not stand in");
@@ -151,15 +150,15 @@ fn what_is_purged_while_it_is_recalled_is_neither_asked_about_nor_used() {
 
 #[test]
 fn what_is_not_meant_by_a_purge_is_recalled_all_the_same() {
-    let others: [fn(&dyn Store); 3] = [
-        |store| _ = store.remove_all(&CacheKey::from("http://o.test/b")),
-        |store| _ = store.purge(&Selector::Tag("green".into()), Timestamp::MAX),
-        |store| _ = store.purge(&Selector::Prefix("http://o.test/b".into()), Timestamp::MAX),
+    let others: [fn(&Cache); 3] = [
+        |store| _ = store.invalidate(&CacheKey::from("http://o.test/b"), None),
+        |store| _ = store.forget(&Selector::Tag("green".into()), Timestamp::MAX),
+        |store| _ = store.forget(&Selector::Prefix("http://o.test/b".into()), Timestamp::MAX),
     ];
     for (number, invalidate) in others.into_iter().enumerate() {
         let (bench, backing) = after_a_restart();
         let store = Arc::clone(&bench.store);
-        *backing.deed.lock() = Some(Box::new(move || invalidate(&*store)));
+        *backing.deed.lock() = Some(Box::new(move || invalidate(&store)));
         bench.answers(304, "Cache-Control: max-age=60; ETag: \"v1\"", "");
         assert_eq!(bench.get("/a").1, "old", "{number}");
         assert_eq!(bench.last_asked().field("if-none-match"), "\"v1\"");
@@ -180,8 +179,8 @@ fn an_explanation_claims_nothing_and_brings_nothing_into_memory() {
         let asked = Arc::new(request("GET", target, ""));
         let explained = bench.proxy.explain(&asked).expect("the origin server is asked");
         assert!(explained.received.expect("it answers").stored.is_some(), "{target}");
-        assert!(bench.store.tiers().expect("tiers").flush(PATIENCE));
+        assert!(bench.store.flush(PATIENCE));
         assert_eq!(counted(), before, "{target}");
-        assert_eq!(bench.store.usage().responses, 0, "{target}");
+        assert_eq!(bench.store.usage().memory.responses, 0, "{target}");
     }
 }

@@ -8,16 +8,17 @@ use bytes::Bytes;
 use caching_proxy::clock::Timestamp;
 use caching_proxy::policy::key::CacheKey;
 use caching_proxy::policy::purging::Selector;
-use caching_proxy::store::backing::Fetcher;
+use caching_proxy::store::Put;
+use caching_proxy::store::cache::Cache;
 use caching_proxy::store::memory::MemoryLimits;
-use caching_proxy::store::{Put, Store};
+use caching_proxy::store::tiers::FetchClaim;
 
 use super::support::TemporaryFolder;
 use super::support::origin::{Gate, Origin, Step, on};
 use super::support::proxy::{Proxy, command};
 use super::support::redis::{Server, cluster, programs};
 use super::support::shared::{MEMORY, flush, open, open_with, promote, wait_until};
-use super::support::stored::{begun, content, contents, put, response};
+use super::support::stored::{begun, clear, content, contents, put, recall, response, spool};
 
 const FRESH: &str = "Cache-Control: max-age=600";
 /// Everything that one proxy does reaches the other, its memory included. On one server, and on a
@@ -41,42 +42,43 @@ fn proxies_that_share_a_store_see_what_each_other_does() {
             flush(&one);
             wait_until("it is in memory", || {
                 promote(&other, &key);
-                other.get(&key).is_some()
+                other.look_at(&key).is_some()
             });
             assert_eq!(
-                other.get(&key).map(|found| content(&found[0])),
+                other.look_at(&key).map(|found| content(&found[0])),
                 Some(Bytes::from(key)),
                 "{url}"
             );
         }
         let held =
-            |store: &Arc<dyn Store>, key: &str| store.get(key).map(|found| content(&found[0]));
+            |store: &Arc<Cache>, key: &str| store.look_at(key).map(|found| content(&found[0]));
         // A new response, an invalidation, a purge and a clear.
         put(&one, "http://o/1", response(None, b"new", 700));
         wait_until("a new response", || held(&other, "http://o/1").is_none());
         wait_until("it is in memory", || {
             promote(&other, "http://o/1");
-            other.get("http://o/1").is_some()
+            other.look_at("http://o/1").is_some()
         });
         assert_eq!(held(&other, "http://o/1").as_deref(), Some(&b"new"[..]), "{url}");
-        one.remove_all(&CacheKey::from("http://o/2"));
+        one.invalidate(&CacheKey::from("http://o/2"), None);
         wait_until("an invalidation", || held(&other, "http://o/2").is_none());
         assert!(contents(&other, "http://o/2").is_empty(), "{url}");
-        assert_eq!(one.purge(&Selector::Prefix("http://o/1".into()), Timestamp(0)), 11, "{url}");
+        assert_eq!(
+            one.forget(&Selector::Prefix("http://o/1".into()), Timestamp(0)).count,
+            11,
+            "{url}"
+        );
         wait_until("a purge", || held(&other, "http://o/15").is_none());
         assert!(held(&other, "http://o/5").is_some() && contents(&other, "http://o/15").is_empty());
         assert_eq!(one.list("", 100).len(), 8, "{url}");
-        assert_eq!(one.clear(), 8, "{url}");
+        assert_eq!(clear(&one), 8, "{url}");
         wait_until("a clear", || held(&other, "http://o/5").is_none());
         assert!(one.list("", 100).is_empty() && contents(&other, "http://o/5").is_empty());
         // Content that is too large for one value, and for memory.
         let large: Vec<u8> = (0..6_000_000_u32).map(|number| (number % 251) as u8).collect();
-        let mut spool = one.tiers().expect("tiers").spool(CacheKey::from("http://o/large"), None);
-        assert!(large.chunks(10_000).all(|piece| spool.write(piece)));
-        let begun = begun(&one, &CacheKey::from("http://o/large"));
-        let head = response(None, b"", 600).head().clone();
-        let tiers = one.tiers().expect("tiers");
-        assert_eq!(tiers.commit(spool, head, &begun), Put::Stored, "{url}");
+        let key = CacheKey::from("http://o/large");
+        let (head, begun) = (response(None, b"", 600).head().clone(), begun(&one, &key));
+        assert_eq!(spool(&one, &key, head, &begun, &large), Put::Stored, "{url}");
         assert!(contents(&other, "http://o/large") == [large], "{url}");
     }
 }
@@ -87,11 +89,11 @@ fn what_was_on_its_way_in_another_proxy_is_not_stored_after_a_purge() {
         let server = Server::start(program);
         let (one, other) = (open(&server.url()), open(&server.url()));
         let key = CacheKey::from("http://o/a");
-        let removals: [fn(&Arc<dyn Store>); 4] = [
-            |store| _ = store.remove_all(&CacheKey::from("http://o/a")),
-            |store| _ = store.clear(),
-            |store| _ = store.purge(&Selector::Uri("http://o/a".into()), Timestamp(0)),
-            |store| _ = store.purge(&Selector::Prefix("http://o/".into()), Timestamp(0)),
+        let removals: [fn(&Arc<Cache>); 4] = [
+            |store| _ = store.invalidate(&CacheKey::from("http://o/a"), None),
+            |store| _ = clear(store),
+            |store| _ = store.forget(&Selector::Uri("http://o/a".into()), Timestamp(0)),
+            |store| _ = store.forget(&Selector::Prefix("http://o/".into()), Timestamp(0)),
         ];
         for (index, remove) in removals.into_iter().enumerate() {
             let before = begun(&one, &key);
@@ -112,7 +114,7 @@ fn what_was_on_its_way_in_another_proxy_is_not_stored_after_a_purge() {
         // Purges that select something else do not matter, and any number of them may pass.
         let before = begun(&one, &key);
         for number in 0..10 {
-            other.purge(&Selector::Tag(format!("t{number}")), Timestamp(0));
+            other.forget(&Selector::Tag(format!("t{number}")), Timestamp(0));
         }
         put(&one, "http://o/a", response(None, b"newer", 600));
         let late = before;
@@ -123,7 +125,7 @@ fn what_was_on_its_way_in_another_proxy_is_not_stored_after_a_purge() {
         // More of them than are remembered are as good as one that selects everything.
         let before = begun(&one, &CacheKey::from("http://o/b"));
         for number in 0..300 {
-            other.purge(&Selector::Tag(format!("t{number}")), Timestamp(0));
+            other.forget(&Selector::Tag(format!("t{number}")), Timestamp(0));
         }
         one.put(&CacheKey::from("http://o/b"), response(None, b"late", 600), &before);
         flush(&one);
@@ -147,10 +149,10 @@ fn what_is_purged_does_not_come_back_from_behind() {
                     promote(&one, "http://o/a");
                 }
             });
-            other.purge(&Selector::Uri("http://o/a".into()), Timestamp(0));
+            other.forget(&Selector::Uri("http://o/a".into()), Timestamp(0));
             is_over.store(true, Ordering::Relaxed);
         });
-        wait_until(&format!("round {round}"), || one.get("http://o/a").is_none());
+        wait_until(&format!("round {round}"), || one.look_at("http://o/a").is_none());
     }
 }
 
@@ -186,11 +188,10 @@ fn what_is_damaged_or_somebody_elses_is_not_given_out() {
     assert!(contents(&store, "http://o/a").is_empty(), "its key is in it");
     // No hash at all, and fields that make no sense.
     server.ask(&["SET", &a[0], "x"]);
-    assert!(store.tiers().expect("tiers").recall(&CacheKey::from("http://o/a"), false).is_none());
+    assert!(recall(&store, "http://o/a").is_none());
     server.ask(&["DEL", &a[0]]);
     wait_until("it works again", || {
-        let recalled = store.tiers().expect("tiers").recall(&CacheKey::from("http://o/a"), false);
-        recalled.is_some_and(|recalled| recalled.variants.is_empty())
+        recall(&store, "http://o/a").is_some_and(|recalled| recalled.is_empty())
     });
     server.ask(&["HSET", &a[0], "x", "nonsense"]);
     assert!(contents(&store, "http://o/a").is_empty());
@@ -199,11 +200,10 @@ fn what_is_damaged_or_somebody_elses_is_not_given_out() {
     // Pieces of content that are gone, changed or swapped.
     let lost = |what: &str| {
         let key = CacheKey::from("http://o/large");
-        let tiers = store.tiers().expect("tiers");
-        for found in tiers.recall(&key, false).expect("it works").variants {
-            assert!(tiers.promote(&key, &found, &store.begin(&key)).is_err(), "{what}");
+        for found in recall(&store, "http://o/large").expect("it works") {
+            assert!(store.bring(&key, &found, &store.note(&key)).is_none(), "{what}");
         }
-        store.clear();
+        clear(&store);
         fill();
     };
     server.ask(&["SETRANGE", names("*c:*:1").last().expect("one"), "1000", "x"]);
@@ -229,7 +229,7 @@ fn everything_expires_and_a_clear_leaves_others_alone() {
     let forever =
         caching_proxy::policy::stored::StoredResponse::new(forever, Bytes::from_static(b"f"));
     put(&store, "http://o/forever", Arc::new(forever));
-    store.remove_all(&CacheKey::from("http://o/none"));
+    store.invalidate(&CacheKey::from("http://o/none"), None);
     flush(&store);
     let redis::Value::Array(names) = server.ask(&["KEYS", "test:*"]) else { panic!("a list") };
     assert!(names.len() > 7, "{names:?}");
@@ -239,7 +239,7 @@ fn everything_expires_and_a_clear_leaves_others_alone() {
         let redis::Value::Int(left) = server.ask(&["PTTL", &name]) else { panic!("a number") };
         assert!(left > 0 || name == "test:2:state", "{name}: {left}");
     }
-    assert_eq!(store.clear(), 3);
+    assert_eq!(clear(&store), 3);
     assert_eq!(server.ask(&["GET", "mine"]), redis::Value::BulkString(b"x".to_vec()));
 }
 
@@ -249,13 +249,18 @@ fn one_proxy_fetches_and_the_others_wait() {
         let server = Server::start(program);
         let (one, other) = (open(&server.url()), open(&server.url()));
         let key = CacheKey::from("http://o/a");
-        let claim = one.tiers().expect("tiers").recall(&key, true).expect("it works");
-        assert_eq!(claim.fetcher, Fetcher::Us);
+        let claims = |store: &Arc<Cache>, key: &CacheKey| {
+            let mut begun = store.note(key);
+            let recalled = store.recall(key, &mut begun, true);
+            assert!(recalled.was_answered, "it works");
+            (recalled, begun)
+        };
+        let (recalled, begun) = claims(&one, &key);
+        assert!(matches!(recalled.claim, FetchClaim::Held(_)));
         std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| other.tiers().expect("tiers").recall(&key, true));
-            let begun = one.begin(&key).with(claim.stamp);
+            let waiting = scope.spawn(|| claims(&other, &key).0);
             one.put(&key, response(None, b"a", 600), &begun);
-            let found = waiting.join().expect("no panic").expect("it works");
+            let found = waiting.join().expect("no panic");
             assert_eq!(
                 found.variants.iter().map(|found| content(found)).collect::<Vec<_>>(),
                 ["a"]
@@ -263,14 +268,12 @@ fn one_proxy_fetches_and_the_others_wait() {
         });
         // Who finds that it cannot be stored says so.
         let key = CacheKey::from("http://o/b");
-        assert_eq!(
-            one.tiers().expect("tiers").recall(&key, true).expect("it works").fetcher,
-            Fetcher::Us
-        );
-        one.tiers().expect("tiers").release(key.clone());
+        let (recalled, _) = claims(&one, &key);
+        assert!(matches!(recalled.claim, FetchClaim::Held(_)));
+        drop(recalled);
         flush(&one);
-        let next = other.tiers().expect("tiers").recall(&key, true).expect("it works");
-        assert_eq!(next.fetcher, Fetcher::Us);
+        let (next, _) = claims(&other, &key);
+        assert!(matches!(next.claim, FetchClaim::Held(_)));
     }
 }
 

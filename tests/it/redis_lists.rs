@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use caching_proxy::store::Store;
+use caching_proxy::store::cache::Cache;
 use redis::Value;
 
 use super::support::TemporaryFolder;
@@ -15,7 +15,7 @@ use super::support::stored::{put, response};
 /// Keys in the store.
 const STORED: usize = 3000;
 
-fn fill(store: &Arc<dyn Store>) -> BTreeSet<String> {
+fn fill(store: &Arc<Cache>) -> BTreeSet<String> {
     let keys = (0..STORED).map(|number| format!("http://o/{number}"));
     for (number, key) in keys.clone().enumerate() {
         put(store, &key, response(None, b"a", 600));
@@ -85,7 +85,7 @@ fn a_page_of_a_shared_store_costs_a_page() {
         // What goes meanwhile ends no list, and neither does a key alone.
         let page = store.list("", 10);
         let last = page.last().expect("a page");
-        store.remove_all(&last.key);
+        store.invalidate(&last.key, None);
         flush(&store);
         assert!(!store.list(last.after(), 10).is_empty(), "{url}");
         let known = page[3].key.as_str();

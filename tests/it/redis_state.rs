@@ -6,12 +6,12 @@ use std::sync::Arc;
 use caching_proxy::clock::Timestamp;
 use caching_proxy::policy::key::CacheKey;
 use caching_proxy::policy::purging::Selector;
-use caching_proxy::store::Store;
+use caching_proxy::store::cache::Cache;
 use redis::Value;
 
 use super::support::redis::{Server, programs};
 use super::support::shared::{flush, open, promote, wait_until};
-use super::support::stored::{begun, contents, put, response};
+use super::support::stored::{begun, clear, contents, put, recall, response};
 
 /// Responses of one round.
 const RESPONSES: usize = 30;
@@ -20,7 +20,7 @@ fn key(number: usize) -> String {
     format!("http://o/{number}")
 }
 
-fn fill(store: &Arc<dyn Store>, round: usize) {
+fn fill(store: &Arc<Cache>, round: usize) {
     for number in 0..RESPONSES {
         put(store, &key(number), response(None, format!("round {round}").as_bytes(), 600));
     }
@@ -28,7 +28,7 @@ fn fill(store: &Arc<dyn Store>, round: usize) {
 }
 
 /// How many of them a store finds behind memory.
-fn found(store: &Arc<dyn Store>) -> usize {
+fn found(store: &Arc<Cache>) -> usize {
     (0..RESPONSES).filter(|number| !contents(store, &key(*number)).is_empty()).count()
 }
 
@@ -57,9 +57,9 @@ fn a_lost_state_brings_nothing_back() {
             fill(&one, round);
             assert_eq!(found(&other), RESPONSES, "{program} {round}");
             if round % 2 == 0 {
-                other.clear();
+                clear(&other);
             } else {
-                other.purge(&Selector::Prefix("http://o/".into()), Timestamp(0));
+                other.forget(&Selector::Prefix("http://o/".into()), Timestamp(0));
             }
             assert_eq!((found(&one), found(&other)), (0, 0), "{program} {round}: it is purged");
             server.ask(&["DEL", "test:2:state"]);
@@ -90,7 +90,7 @@ fn an_evicted_state_brings_nothing_back() {
         }
         let fillers = fillers.iter().map(String::as_str);
         server.ask(&["DEL"].into_iter().chain(fillers).collect::<Vec<_>>());
-        store.clear();
+        clear(&store);
         assert_eq!(found(&store), 0, "round {round}");
     }
     eprintln!("the state was evicted {evicted} times, with {survived} responses left in all");
@@ -139,10 +139,10 @@ fn a_selector_that_is_not_known_selects_everything() {
         flush(&store);
         wait_until("it is in memory", || {
             promote(&store, "http://o/a");
-            store.get("http://o/a").is_some()
+            store.look_at("http://o/a").is_some()
         });
         server.ask(&["PUBLISH", "test:2:news", &format!("another p {text}")]);
-        wait_until("the news are heard", || store.get("http://o/a").is_none());
+        wait_until("the news are heard", || store.look_at("http://o/a").is_none());
     }
 }
 
@@ -160,9 +160,9 @@ fn versions_leave_each_other_alone() {
     server.ask(&["PUBLISH", "test:news", "another p 0 a"]);
     fill(&store, 0);
     assert_eq!(found(&store), RESPONSES);
-    store.remove_all(&CacheKey::from("http://o/0"));
-    store.purge(&Selector::Prefix("http://o/1".into()), Timestamp(0));
-    assert!(store.clear() > 0);
+    store.invalidate(&CacheKey::from("http://o/0"), None);
+    store.forget(&Selector::Prefix("http://o/1".into()), Timestamp(0));
+    assert!(clear(&store) > 0);
     let mut left = names(&server, "test:*");
     left.retain(|name| !name.starts_with("test:2:"));
     assert_eq!(left.len(), before.len(), "{left:?}");
@@ -180,15 +180,11 @@ fn an_old_backup_brings_nothing_back() {
     let path = server.folder().join("dump.rdb");
     server.ask(&["SAVE"]);
     let backup = std::fs::read(&path).expect("it is saved");
-    store.clear();
+    clear(&store);
     server.stop();
     std::fs::write(&path, backup).expect("a file");
     server.start_again();
     assert!(!names(&server, "test:2:e*").is_empty(), "it has what was cleared");
-    wait_until("it is used again", || {
-        let recalled =
-            store.tiers().expect("tiers").recall(&CacheKey::from("http://o/none"), false);
-        recalled.is_some()
-    });
+    wait_until("it is used again", || recall(&store, "http://o/none").is_some());
     assert_eq!(found(&store), 0);
 }

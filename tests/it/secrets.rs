@@ -5,10 +5,9 @@ use std::path::Path;
 use std::thread;
 use std::time::Instant;
 
-use caching_proxy::store::Store;
+use caching_proxy::store::cache::Cache;
 use caching_proxy::store::memory::{Eviction, MemoryLimits, store};
 use caching_proxy::store::sqlite::{DiskLimits, Sqlite};
-use caching_proxy::store::tiers::Tiers;
 use rusqlite::Connection;
 
 use super::support::origin::{Origin, Rule, on};
@@ -188,17 +187,18 @@ fn a_file_with_credentials_in_clear_is_begun_anew() {
     let folder = TemporaryFolder::new();
     let path = folder.file("cache.db");
     let limits = DiskLimits { bytes: 64 << 20, responses: None, content_bytes: 1 << 20 };
-    let open = || -> std::sync::Arc<dyn Store> {
+    let open = || -> std::sync::Arc<Cache> {
         let memory = MemoryLimits { bytes: 4 << 20, responses: None, content_bytes: 1 << 20 };
         let backing = Sqlite::open(&path, limits).expect("a store");
         let memory = store(Eviction::Lru, memory);
         std::sync::Arc::new(
-            Tiers::new(memory, std::sync::Arc::new(backing), 1 << 20, false).expect("a thread"),
+            Cache::with_backing(memory, std::sync::Arc::new(backing), 1 << 20, false)
+                .expect("a thread"),
         )
     };
     let opened = open();
     put(&opened, "http://o/a", response(None, b"content", 1_000_000));
-    assert!(opened.tiers().expect("tiers").close(PATIENCE));
+    assert!(opened.close(PATIENCE));
     drop(opened);
     let shell = Connection::open(&path).expect("a database");
     shell
@@ -215,7 +215,7 @@ fn a_file_with_credentials_in_clear_is_begun_anew() {
     for opened in &all {
         assert_eq!(stored(opened), 0);
         assert_eq!(opened.salt().expect("a salt").bytes(), salt.bytes());
-        assert!(opened.tiers().expect("tiers").close(PATIENCE));
+        assert!(opened.close(PATIENCE));
     }
     drop(all);
     assert_clean(folder.path());

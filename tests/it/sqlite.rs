@@ -10,17 +10,19 @@ use std::sync::Arc;
 use bytes::Bytes;
 use caching_proxy::clock::Timestamp;
 use caching_proxy::policy::key::CacheKey;
+use caching_proxy::store::Put;
 use caching_proxy::store::backing::Backing;
+use caching_proxy::store::cache::Cache;
 use caching_proxy::store::memory::{Eviction, MemoryLimits, store};
 use caching_proxy::store::sqlite::{DiskLimits, Sqlite};
-use caching_proxy::store::tiers::Tiers;
-use caching_proxy::store::{Put, Store};
 use rusqlite::Connection;
 
 use super::support;
 use super::support::origin::{Gate, Origin, Step, on};
 use super::support::proxy::{Proxy, command, run};
-use super::support::stored::{at, content, contents, put, response, stored, variants};
+use super::support::stored::{
+    at, clear, content, contents, put, recall, response, stored, variants,
+};
 use super::support::{PATIENCE, TemporaryFolder};
 
 const LIMITS: DiskLimits = DiskLimits { bytes: 64 << 20, responses: None, content_bytes: 16 << 20 };
@@ -28,14 +30,14 @@ const LIMITS: DiskLimits = DiskLimits { bytes: 64 << 20, responses: None, conten
 const MEMORY: MemoryLimits =
     MemoryLimits { bytes: 8 << 20, responses: Some(1), content_bytes: 8 << 20 };
 
-fn open(path: &Path, limits: DiskLimits) -> Arc<dyn Store> {
+fn open(path: &Path, limits: DiskLimits) -> Arc<Cache> {
     let backing = Sqlite::open(path, limits).expect("a store");
     let memory = store(Eviction::Lru, MEMORY);
-    Arc::new(Tiers::new(memory, Arc::new(backing), 1 << 20, false).expect("a thread"))
+    Arc::new(Cache::with_backing(memory, Arc::new(backing), 1 << 20, false).expect("a thread"))
 }
 
-fn close(store: &Arc<dyn Store>) {
-    assert!(store.tiers().expect("tiers").close(PATIENCE));
+fn close(store: &Arc<Cache>) {
+    assert!(store.close(PATIENCE));
 }
 
 /// The file, its log, and what is beside them.
@@ -95,15 +97,15 @@ fn the_disk_is_bounded_under_churn_and_given_back() {
         );
         highest = highest.max(disk_bytes(&path));
         if number % 100 == 0 {
-            assert!(store.tiers().expect("tiers").flush(PATIENCE));
+            assert!(store.flush(PATIENCE));
         }
     }
     assert!(stored(&store) > 50, "{}", stored(&store));
     assert!(highest <= limits.bytes, "{highest}");
     assert!(highest > limits.bytes / 2, "{highest}: the room is used");
-    let usage = store.tiers().expect("tiers").backing_usage().expect("it works");
+    let usage = store.usage().backing.expect("there is one").usage.expect("it works");
     assert!(usage.evicted > 1_000, "{usage:?}");
-    store.clear();
+    clear(&store);
     close(&store);
     // Little by little, whenever there is nothing else to do; or at the next start.
     let backing = Sqlite::open(&path, limits).expect("a store");
@@ -157,19 +159,16 @@ fn damaged_content_is_never_given_out() {
             response(None, &(0..100_000_u32).map(|number| number as u8).collect::<Vec<_>>(), 9),
         );
         put(&store, "evicts", response(None, b"", 9));
-        store.tiers().expect("tiers").flush(PATIENCE);
+        store.flush(PATIENCE);
         Connection::open(&path).expect("a database").execute(change, []).expect(change);
         for key in ["key", "other"] {
             for found in variants(&store, key) {
-                let promoted = store.tiers().expect("tiers").promote(
-                    &CacheKey::from(key),
-                    &found,
-                    &store.begin(&CacheKey::from(key)),
-                );
-                assert!(promoted.is_err(), "{change}: {:?}", promoted.map(|found| content(&found)));
+                let key = CacheKey::from(key);
+                let brought = store.bring(&key, &found, &store.note(&key));
+                assert!(brought.is_none(), "{change}: {:?}", brought.map(|found| content(&found)));
             }
         }
-        store.clear();
+        clear(&store);
     }
 }
 
@@ -192,24 +191,20 @@ fn a_damaged_file_is_set_aside_and_begun_anew() {
     fs::write(&path, bytes).expect("it can be written");
     let store = open(&path, LIMITS);
     for number in 0..50 {
-        let recalled = store
-            .tiers()
-            .expect("tiers")
-            .recall(&CacheKey::from(number.to_string().as_str()), false);
-        assert!(recalled.unwrap_or_default().variants.is_empty(), "nothing damaged is given out");
+        let recalled = recall(&store, &number.to_string());
+        assert!(recalled.unwrap_or_default().is_empty(), "nothing damaged is given out");
     }
     // The next thing to write makes it anew; what is owed is forgotten then.
     let deadline = std::time::Instant::now() + PATIENCE;
     while contents_or_nothing(&store, "new") != ["new"] {
         assert!(std::time::Instant::now() < deadline, "it works again");
         put(&store, "new", response(None, b"new", 9));
-        store.tiers().expect("tiers").flush(PATIENCE);
+        store.flush(PATIENCE);
     }
 }
 
-fn contents_or_nothing(store: &Arc<dyn Store>, key: &str) -> Vec<Bytes> {
-    let recalled = store.tiers().and_then(|tiers| tiers.recall(&CacheKey::from(key), false));
-    recalled.unwrap_or_default().variants.iter().map(|found| content(found)).collect()
+fn contents_or_nothing(store: &Arc<Cache>, key: &str) -> Vec<Bytes> {
+    recall(store, key).unwrap_or_default().iter().map(|found| content(found)).collect()
 }
 
 #[test]
@@ -541,12 +536,12 @@ fn a_clear_in_another_process_cannot_be_undone_by_what_was_on_its_way() {
     let (one, other) = (open(&path, LIMITS), open(&path, LIMITS));
     let key = CacheKey::from("a");
     for remove in [
-        |store: &Arc<dyn Store>| store.clear(),
-        |store: &Arc<dyn Store>| store.remove_all(&CacheKey::from("a")),
+        |store: &Arc<Cache>| clear(store),
+        |store: &Arc<Cache>| store.invalidate(&CacheKey::from("a"), None),
     ] {
         let begun = support::stored::begun(&one, &key);
         remove(&other);
-        other.tiers().expect("tiers").flush(PATIENCE);
+        other.flush(PATIENCE);
         // It is in this one's memory, as far as that goes, and no further.
         assert_eq!(one.put(&key, response(None, b"old", 9), &begun), Put::Stored);
         assert!(contents(&one, "a").is_empty() && contents(&other, "a").is_empty());
@@ -588,7 +583,7 @@ fn what_is_removed_while_it_is_read_is_read_to_its_end() {
     let bytes: Vec<u8> = (0..1_000_000_u32).map(|number| (number % 249) as u8).collect();
     put(&store, "a", response(None, &bytes, 9));
     let found = variants(&store, "a")[0].clone();
-    store.clear();
+    clear(&store);
     assert!(contents(&store, "a").is_empty());
     put(&store, "a", response(None, b"new", 9));
     assert_eq!(contents(&store, "a"), ["new"]);

@@ -13,11 +13,11 @@ use caching_proxy::clock::Timestamp;
 use caching_proxy::policy::key::{CacheKey, Glob};
 use caching_proxy::policy::purging::Selector;
 use caching_proxy::policy::stored::{StoredHead, StoredResponse};
+use caching_proxy::store::Put;
+use caching_proxy::store::cache::Cache;
 use caching_proxy::store::memory::{Eviction, MemoryLimits, store};
 use caching_proxy::store::sqlite::{DiskLimits, Sqlite};
-use caching_proxy::store::tiers::Tiers;
 use caching_proxy::store::underway::Begun;
-use caching_proxy::store::{Put, Store};
 use http::{HeaderName, HeaderValue};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -27,7 +27,7 @@ use super::support;
 use super::support::origin::{Origin, on};
 use super::support::proxy::{Proxy, command};
 use super::support::seeded::seeded;
-use super::support::stored::{at, begun, contents, put, response, variants};
+use super::support::stored::{at, begun, clear, contents, put, response, spool, variants};
 use super::support::{PATIENCE, TemporaryFolder};
 
 const ROOMY: DiskLimits = DiskLimits { bytes: 64 << 20, responses: None, content_bytes: 16 << 20 };
@@ -38,18 +38,18 @@ const KEYS: [&str; 2] = ["http://o/a", "http://o/b"];
 /// When purges are carried out.
 const NOW: u64 = 50;
 
-fn open(path: &Path, limits: DiskLimits) -> Arc<dyn Store> {
+fn open(path: &Path, limits: DiskLimits) -> Arc<Cache> {
     let backing = Sqlite::open(path, limits).expect("a store");
     let memory = store(Eviction::Lru, MEMORY);
-    Arc::new(Tiers::new(memory, Arc::new(backing), 1 << 20, false).expect("a thread"))
+    Arc::new(Cache::with_backing(memory, Arc::new(backing), 1 << 20, false).expect("a thread"))
 }
 
-fn close(store: &Arc<dyn Store>) {
-    assert!(store.tiers().expect("tiers").close(PATIENCE));
+fn close(store: &Arc<Cache>) {
+    assert!(store.close(PATIENCE));
 }
 
-fn flush(store: &Arc<dyn Store>) {
-    assert!(store.tiers().expect("tiers").flush(PATIENCE));
+fn flush(store: &Arc<Cache>) {
+    assert!(store.flush(PATIENCE));
 }
 
 fn key(name: &str) -> CacheKey {
@@ -68,40 +68,37 @@ fn tagged(tag: &str, is_fresh: bool, content: &str, received: u64) -> Arc<Stored
 }
 
 /// Stores a response piece by piece, without memory.
-fn commit(store: &Arc<dyn Store>, key: &CacheKey, response: &StoredResponse, begun: &Begun) -> Put {
-    let tiers = store.tiers().expect("tiers");
+fn commit(store: &Arc<Cache>, key: &CacheKey, response: &StoredResponse, begun: &Begun) -> Put {
     let content = response.content.here().expect("it is in memory");
-    let mut spool = tiers.spool(key.clone(), None);
-    assert!(spool.write(content));
-    tiers.commit(spool, response.head().clone(), begun)
+    spool(store, key, response.head().clone(), begun, content)
 }
 
 /// Invalidates something.
-type Invalidate = fn(&dyn Store);
+type Invalidate = fn(&Cache);
 
 /// What selects a response for the first key that is tagged red and stale.
 #[rustfmt::skip]
 const RELATED: [Invalidate; 8] = [
-    |store| _ = store.remove_all(&key(KEYS[0])),
-    |store| _ = store.purge(&Selector::Uri(KEYS[0].into()), at(NOW)),
-    |store| _ = store.purge(&Selector::Prefix("http://o/".into()), at(NOW)),
-    |store| _ = store.purge(&Selector::Prefix("x".repeat(5_000)), at(NOW)),
-    |store| _ = store.purge(&Selector::Match(Glob::new("*/a")), at(NOW)),
-    |store| _ = store.purge(&Selector::Tag("red".into()), at(NOW)),
-    |store| _ = store.purge(&Selector::Stale, at(NOW)),
-    |store| _ = store.clear(),
+    |store| _ = store.invalidate(&key(KEYS[0]), None),
+    |store| _ = store.forget(&Selector::Uri(KEYS[0].into()), at(NOW)),
+    |store| _ = store.forget(&Selector::Prefix("http://o/".into()), at(NOW)),
+    |store| _ = store.forget(&Selector::Prefix("x".repeat(5_000)), at(NOW)),
+    |store| _ = store.forget(&Selector::Match(Glob::new("*/a")), at(NOW)),
+    |store| _ = store.forget(&Selector::Tag("red".into()), at(NOW)),
+    |store| _ = store.forget(&Selector::Stale, at(NOW)),
+    |store| _ = clear(store),
 ];
 /// What does not.
 #[rustfmt::skip]
 const UNRELATED: [Invalidate; 7] = [
-    |store| _ = store.remove_all(&key(KEYS[1])),
-    |store| _ = store.purge(&Selector::Uri(KEYS[1].into()), at(NOW)),
-    |store| _ = store.purge(&Selector::Prefix("http://o/a/".into()), at(NOW)),
-    |store| _ = store.purge(&Selector::Match(Glob::new("*/?b")), at(NOW)),
-    |store| _ = store.purge(&Selector::Tag("re".into()), at(NOW)),
-    |store| _ = store.purge(&Selector::Stale, at(NOW - 1)),
+    |store| _ = store.invalidate(&key(KEYS[1]), None),
+    |store| _ = store.forget(&Selector::Uri(KEYS[1].into()), at(NOW)),
+    |store| _ = store.forget(&Selector::Prefix("http://o/a/".into()), at(NOW)),
+    |store| _ = store.forget(&Selector::Match(Glob::new("*/?b")), at(NOW)),
+    |store| _ = store.forget(&Selector::Tag("re".into()), at(NOW)),
+    |store| _ = store.forget(&Selector::Stale, at(NOW - 1)),
     // Some of them are next to any key, however keys are counted.
-    |store| for number in 0..2_000 { store.remove_all(&key(&format!("http://o/{number}"))); },
+    |store| for number in 0..2_000 { store.invalidate(&key(&format!("http://o/{number}")), None); },
 ];
 /// The selector that is too long to be written down counts as all, but only for other processes.
 const TOO_LONG: usize = 3;
@@ -116,7 +113,7 @@ fn is_let_in(invalidate: &[Invalidate], by_another: bool, in_pieces: bool) -> bo
     let begun = begun(&one, &first);
     for step in invalidate {
         let by = if by_another { &other } else { &one };
-        step(&**by);
+        step(by);
         flush(by);
     }
     let put =
@@ -180,20 +177,20 @@ fn count(path: &Path, table: &str) -> u64 {
 }
 
 /// Carries out the n-th of many invalidations.
-type Nth<'a> = &'a dyn Fn(&Arc<dyn Store>, usize);
+type Nth<'a> = &'a dyn Fn(&Arc<Cache>, usize);
 
 /// What began before the oldest one that is remembered is kept out; what began after the first one that is not
 /// is let in; and to invalidate the same again takes nothing.
 #[test]
 fn invalidations_are_remembered_up_to_a_bound() {
-    let by_key = |store: &Arc<dyn Store>, number: usize| {
-        store.remove_all(&key(&format!("http://o/{number}")));
+    let by_key = |store: &Arc<Cache>, number: usize| {
+        store.invalidate(&key(&format!("http://o/{number}")), None);
         if number.is_multiple_of(1_000) {
             flush(store);
         }
     };
-    let by_tag = |store: &Arc<dyn Store>, number: usize| {
-        store.purge(&Selector::Tag(number.to_string()), at(NOW));
+    let by_tag = |store: &Arc<Cache>, number: usize| {
+        store.forget(&Selector::Tag(number.to_string()), at(NOW));
     };
     let table: [(DiskLimits, usize, &str, Nth); 4] = [
         (SMALL, 512, "invalidated_keys", &by_key),
@@ -219,7 +216,7 @@ fn invalidations_are_remembered_up_to_a_bound() {
         }
         assert!(contents(&store, "http://o/early").is_empty(), "{name}: nobody knows");
         assert_eq!(contents(&store, "http://o/later"), ["x"], "{name}");
-        store.clear();
+        clear(&store);
         assert_eq!(count(&path, name), 0, "{name}");
     }
 }
@@ -267,7 +264,7 @@ fn a_file_of_the_previous_schema_is_brought_up_to_date_and_keeps_what_it_has() {
     assert_eq!(count(&path, "invalidations"), 1);
     assert!(!fs::exists(folder.file("cache.db.damaged")).expect("a folder"));
     let begun = begun(&stores[0], &key("http://o/1"));
-    stores[1].remove_all(&key("http://o/1"));
+    stores[1].invalidate(&key("http://o/1"), None);
     flush(&stores[1]);
     stores[0].put(&key("http://o/1"), tagged("red", true, "late", 2), &begun);
     assert!(contents(&stores[2], "http://o/1").is_empty(), "they have it in common");
@@ -304,7 +301,7 @@ fn what_a_refused_response_has_replaced_does_not_come_back() {
     let folder = TemporaryFolder::new();
     let path = folder.file("cache.db");
     let (one, other) = (open(&path, ROOMY), open(&path, ROOMY));
-    let purge = |tag: &str| _ = other.purge(&Selector::Tag(tag.into()), at(NOW));
+    let purge = |tag: &str| _ = other.forget(&Selector::Tag(tag.into()), at(NOW));
     // A new response; the same one freshened; and one that somebody has replaced since.
     let old = || tagged("green", true, "old", 10);
     put(&one, "new", old());
@@ -335,7 +332,7 @@ fn what_a_refused_response_has_replaced_does_not_come_back() {
 
     // All that is stored for an invalidated key was asked for later.
     let fetch = begun(&one, &key("invalidated"));
-    other.remove_all(&key("invalidated"));
+    other.invalidate(&key("invalidated"), None);
     put(&other, "invalidated", tagged("green", true, "asked for later", 10));
     flush(&other);
     one.put(&key("invalidated"), tagged("green", true, "late", 20), &fetch);
@@ -350,12 +347,12 @@ fn what_is_invalidated_in_a_file_that_was_made_anew_counts() {
         let path = folder.file("cache.db");
         let (one, other) = (open(&path, ROOMY), open(&path, ROOMY));
         for number in 0..50 {
-            one.remove_all(&key(&number.to_string()));
+            one.invalidate(&key(&number.to_string()), None);
         }
         flush(&one);
         let fetch = begun(&one, &key(KEYS[0]));
         fs::remove_file(&path).expect("it is there");
-        other.remove_all(&key(KEYS[usize::from(!is_related)]));
+        other.invalidate(&key(KEYS[usize::from(!is_related)]), None);
         flush(&other);
         one.put(&key(KEYS[0]), tagged("red", true, "late", 1), &fetch);
         assert_eq!(contents(&one, KEYS[0]).is_empty(), is_related);
@@ -478,11 +475,11 @@ fn play(steps: &[Step]) {
             }
             Step::Put { .. } => {}
             Step::Invalidate { by, key: index } => {
-                stores[*by].remove_all(&key(KEYS[*index]));
+                stores[*by].invalidate(&key(KEYS[*index]), None);
                 model.purge(*by, &Selector::Uri(KEYS[*index].into()));
             }
             Step::Purge { by, selector } => {
-                stores[*by].purge(selector, at(NOW));
+                stores[*by].forget(selector, at(NOW));
                 model.purge(*by, selector);
             }
             Step::Restart { by } => {

@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use caching_proxy::clock::{DeltaSeconds, Timestamp};
 use caching_proxy::policy::key::CacheKey;
-use caching_proxy::store::Store;
+use caching_proxy::store::cache::Cache;
 use caching_proxy::store::memory::{Eviction, MemoryLimits, store};
 use caching_proxy::store::sqlite::{DiskLimits, Sqlite};
-use caching_proxy::store::tiers::Tiers;
 
 use super::support::TemporaryFolder;
 use super::support::origin::{Origin, on};
@@ -23,10 +22,10 @@ const MEMORY: MemoryLimits =
 fn nothing_is_reused_later_than_cache_ttl_after_it_came() {
     let folder = TemporaryFolder::new();
     let path = folder.file("cache.db");
-    let open = |cache_ttl| -> Arc<dyn Store> {
+    let open = |cache_ttl| -> Arc<Cache> {
         let disk = Arc::new(Sqlite::open(&path, DISK).expect("a store"));
         let memory = store(Eviction::Lru, MEMORY);
-        let tiers = Tiers::new(memory, disk, 1 << 20, false).expect("a thread");
+        let tiers = Cache::with_backing(memory, disk, 1 << 20, false).expect("a thread");
         Arc::new(tiers.capped(cache_ttl))
     };
     let first = open(None);
@@ -38,9 +37,8 @@ fn nothing_is_reused_later_than_cache_ttl_after_it_came() {
     assert_eq!((found.fresh_until, found.useful_until), (Timestamp::from_seconds(60), at(9)));
     let key = CacheKey::from("long");
     let begun = begun(&second, &key);
-    let promoted =
-        second.tiers().expect("tiers").promote(&key, &found, &begun).expect("it is whole");
-    let kept = second.get("long").expect("it is in memory now");
+    let promoted = second.bring(&key, &found, &begun).expect("it is whole");
+    let kept = second.look_at("long").expect("it is in memory now");
     let listed = second.list("", 10);
     for head in [promoted.head(), kept[0].head(), &listed[0].head] {
         assert_eq!(head.fresh_until, Timestamp::from_seconds(60));

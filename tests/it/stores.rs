@@ -10,17 +10,19 @@ use caching_proxy::clock::Timestamp;
 use caching_proxy::policy::key::{CacheKey, Glob};
 use caching_proxy::policy::purging::Selector;
 use caching_proxy::policy::stored::{StoredHead, StoredResponse};
+use caching_proxy::store::Put;
 use caching_proxy::store::backing::Backing;
+use caching_proxy::store::cache::Cache;
 use caching_proxy::store::memory::{Eviction, MemoryLimits, store};
 use caching_proxy::store::redis::{Address, Redis, RedisLimits};
 use caching_proxy::store::sqlite::{DiskLimits, Sqlite};
-use caching_proxy::store::tiers::Tiers;
-use caching_proxy::store::{Put, Store};
 use http::{HeaderName, HeaderValue};
 
 use super::support;
 use super::support::redis::Server;
-use super::support::stored::{at, begun, content, contents, put, response, stored, variants};
+use super::support::stored::{
+    at, begun, clear, content, contents, memory, put, response, stored, variants,
+};
 use super::support::{PATIENCE, TemporaryFolder};
 
 const POLICIES: [Eviction; 4] = [Eviction::S3Fifo, Eviction::Lru, Eviction::Entire, Eviction::None];
@@ -30,7 +32,7 @@ const ROOMY: MemoryLimits =
 /// A store that is to keep the contract.
 pub(super) struct Kept {
     pub name: String,
-    pub store: Arc<dyn Store>,
+    pub store: Arc<Cache>,
     /// Where it is.
     #[allow(dead_code, reason = "it is removed when this is dropped")]
     folder: Option<TemporaryFolder>,
@@ -41,7 +43,7 @@ fn on_disk(limits: MemoryLimits, disk: DiskLimits) -> Kept {
     let folder = TemporaryFolder::new();
     let backing = Sqlite::open(&folder.file("cache.db"), disk).expect("a store");
     let memory = store(Eviction::Lru, limits);
-    let tiers = Tiers::new(memory, Arc::new(backing), QUEUED, false).expect("a thread");
+    let tiers = Cache::with_backing(memory, Arc::new(backing), QUEUED, false).expect("a thread");
     Kept {
         name: format!("sqlite {limits:?}"),
         store: Arc::new(tiers),
@@ -62,7 +64,7 @@ fn shared(program: &str, limits: MemoryLimits) -> Kept {
         super::support::pause();
     }
     let memory = store(Eviction::Lru, limits);
-    let tiers = Tiers::new(memory, Arc::new(backing), QUEUED, false).expect("a thread");
+    let tiers = Cache::with_backing(memory, Arc::new(backing), QUEUED, false).expect("a thread");
     let name = format!("{program} {limits:?}");
     Kept { name, store: Arc::new(tiers), folder: None, server: Some(server) }
 }
@@ -78,7 +80,7 @@ const TINY: MemoryLimits =
 pub(super) fn all() -> Vec<Kept> {
     let memory = |policy: &Eviction| {
         let name = format!("{policy:?}");
-        Kept { name, store: store(*policy, ROOMY), folder: None, server: None }
+        Kept { name, store: memory(*policy, ROOMY), folder: None, server: None }
     };
     let mut all: Vec<Kept> = POLICIES.iter().map(memory).collect();
     all.push(on_disk(ROOMY, DISK));
@@ -102,10 +104,10 @@ fn what_is_put_comes_back_the_newest_first_until_it_is_removed() {
         store.remove(&CacheKey::from("a"), &newest);
         assert_eq!(contents(store, "a"), ["de"], "{name}");
         assert_eq!(stored(store), 1, "{name}");
-        store.remove_all(&CacheKey::from("a"));
-        assert_eq!(store.remove_all(&CacheKey::from("a")), 0);
-        assert_eq!((stored(store), store.usage().bytes), (0, 0), "{name}");
-        assert!(contents(store, "a").is_empty() && store.get("a").is_none(), "{name}");
+        store.invalidate(&CacheKey::from("a"), None);
+        assert_eq!(store.invalidate(&CacheKey::from("a"), None), 0);
+        assert_eq!((stored(store), store.usage().memory.bytes), (0, 0), "{name}");
+        assert!(contents(store, "a").is_empty() && store.look_at("a").is_none(), "{name}");
     }
 }
 
@@ -156,7 +158,7 @@ fn a_freshened_response_may_name_more_selecting_fields() {
             assert_eq!((found.len(), stored(store)), (1, 1), "{name}");
             assert_eq!(found[0].selecting, selecting, "{name}");
             assert_eq!(support::stored::content(&found[0]), content, "{name}");
-            store.remove_all(&CacheKey::from("a"));
+            store.invalidate(&CacheKey::from("a"), None);
         }
     }
 }
@@ -166,7 +168,7 @@ fn a_clear_cannot_be_undone_by_what_was_on_its_way() {
     for Kept { name, store, .. } in &all() {
         let begun = begun(store, &CacheKey::from("b"));
         put(store, "a", response(None, b"a", 9));
-        assert_eq!(store.clear(), 1, "{name}");
+        assert_eq!(clear(store), 1, "{name}");
         assert_eq!(store.put(&CacheKey::from("b"), response(None, b"b", 9), &begun), Put::Cleared);
         assert_eq!(stored(store), 0);
         assert!(contents(store, "a").is_empty());
@@ -180,7 +182,7 @@ fn an_invalidation_cannot_be_undone_by_what_was_on_its_way() {
     for Kept { name, store, .. } in &all() {
         let key = CacheKey::from("a");
         let begun = begun(store, &key);
-        assert_eq!(store.remove_all(&key), 0, "nothing was stored yet, but it is on its way");
+        assert_eq!(store.invalidate(&key, None), 0, "nothing was stored yet, but it is on its way");
         assert_eq!(store.put(&key, response(None, b"old", 9), &begun), Put::Cleared, "{name}");
         assert!(contents(store, "a").is_empty());
         assert_eq!(put(store, "a", response(None, b"new", 9)), Put::Stored);
@@ -194,13 +196,13 @@ fn freshened(old: &Arc<StoredResponse>, seconds: u64) -> Arc<StoredResponse> {
     Arc::new(old.with(head, old.content.clone()))
 }
 
-fn fresh_until(store: &Arc<dyn Store>, key: &str) -> Vec<Timestamp> {
+fn fresh_until(store: &Arc<Cache>, key: &str) -> Vec<Timestamp> {
     variants(store, key).iter().map(|response| response.fresh_until).collect()
 }
 
 #[test]
 fn what_is_freshened_takes_the_place_of_what_it_was_made_from_and_of_nothing_else() {
-    type Overtake = fn(&Arc<dyn Store>, &Arc<StoredResponse>);
+    type Overtake = fn(&Arc<Cache>, &Arc<StoredResponse>);
     #[rustfmt::skip]
     let table: [(&str, Overtake, &[&str]); 5] = [
         ("nothing", |_, _| {}, &["old"]),
@@ -220,10 +222,10 @@ fn what_is_freshened_takes_the_place_of_what_it_was_made_from_and_of_nothing_els
             for is_settled in if is_always_settled { &[true][..] } else { &[true, false] } {
                 let case = format!("{name}: {what}, {is_settled}");
                 let key = CacheKey::from("a");
-                store.remove_all(&key);
+                store.invalidate(&key, None);
                 assert_eq!(put(store, "a", response(None, b"old", 9)), Put::Stored);
-                let begun = if *is_settled { begun(store, &key) } else { store.begin(&key) };
-                let old = store.get("a").expect("it is in memory")[0].clone();
+                let begun = if *is_settled { begun(store, &key) } else { store.note(&key) };
+                let old = store.look_at("a").expect("it is in memory")[0].clone();
                 if *is_settled {
                     contents(store, "a");
                 }
@@ -232,13 +234,13 @@ fn what_is_freshened_takes_the_place_of_what_it_was_made_from_and_of_nothing_els
                 let put = store.replace(&key, &old, new, &begun);
                 // Only the store behind memory may know that it is gone, and nobody waits for that.
                 assert!(put == Put::Stored || !expected.contains(&"old"), "{case}: {put:?}");
-                assert!(put != Put::Stored || store.tiers().is_some() || expected.contains(&"old"));
+                assert!(put != Put::Stored || store.has_backing() || expected.contains(&"old"));
                 let mut found = contents(store, "a");
                 found.sort();
                 assert_eq!(found, *expected, "{case}");
                 let is_new = fresh_until(store, "a").contains(&at(500));
                 assert_eq!(is_new, expected.contains(&"old"), "{case}");
-                if let Some(here) = store.get("a") {
+                if let Some(here) = store.look_at("a") {
                     let here: Vec<_> = here.iter().map(|response| content(response)).collect();
                     assert!(
                         here.iter().all(|text| expected.iter().any(|other| text == other)),
@@ -253,7 +255,7 @@ fn what_is_freshened_takes_the_place_of_what_it_was_made_from_and_of_nothing_els
 /// Memory has room for one response: what is freshened has left it meanwhile.
 #[test]
 fn what_is_behind_memory_alone_is_freshened_if_it_is_still_there() {
-    for Kept { name, store, .. } in all().iter().filter(|kept| kept.store.tiers().is_some()) {
+    for Kept { name, store, .. } in all().iter().filter(|kept| kept.store.has_backing()) {
         for overtaken in [false, true] {
             let key = CacheKey::from("a");
             put(store, "a", response(None, b"old", 9));
@@ -307,11 +309,11 @@ fn a_purge_removes_what_is_selected_and_nothing_else() {
                 put(store, key, tagged(tag, 98 + index as u64));
             }
             let fetches = keys.map(|key| begun(store, &CacheKey::from(key)));
-            let gone = store.purge(selector, at(99));
+            let gone = store.forget(selector, at(99));
             let missing: Vec<usize> =
                 (0..keys.len()).filter(|index| variants(store, keys[*index]).is_empty()).collect();
             assert_eq!(missing, *expected, "{name}: {selector}");
-            assert_eq!(gone, expected.len(), "{name}: {selector}");
+            assert_eq!(gone.count, expected.len(), "{name}: {selector}");
             // The same goes for what was on its way, and for nothing else.
             for (index, begun) in fetches.iter().enumerate() {
                 let late =
@@ -320,7 +322,7 @@ fn a_purge_removes_what_is_selected_and_nothing_else() {
                 assert_eq!(put == Put::Cleared, expected.contains(&index), "{name}: {selector}");
             }
             for index in expected {
-                assert!(store.get(keys[*index]).is_none(), "{name}: {selector}");
+                assert!(store.look_at(keys[*index]).is_none(), "{name}: {selector}");
             }
         }
     }
@@ -351,7 +353,7 @@ fn all_that_is_stored_is_listed_page_by_page_in_order() {
 #[test]
 fn what_comes_and_goes_while_it_is_listed_is_listed_if_it_stays() {
     for policy in POLICIES {
-        let store = &store(policy, MemoryLimits { bytes: 200_000, ..ROOMY });
+        let store = &memory(policy, MemoryLimits { bytes: 200_000, ..ROOMY });
         let key = |number: usize| format!("k{:03}", number % 400);
         thread::scope(|scope| {
             for first in 0..4_usize {
@@ -359,10 +361,13 @@ fn what_comes_and_goes_while_it_is_listed_is_listed_if_it_stays() {
                     for number in (0..6_000).map(|number| number * 7 + first * 100) {
                         put(store, &key(number), response(None, &[1; 500], number as u64 % 3));
                         match number % 1_000 {
-                            10 => _ = store.remove_all(&CacheKey::from(key(number / 3).as_str())),
+                            10 => {
+                                _ = store
+                                    .invalidate(&CacheKey::from(key(number / 3).as_str()), None);
+                            }
                             20 => _ = store.sweep(at(1)),
-                            30 => _ = store.purge(&Selector::Prefix("k1".to_string()), at(0)),
-                            40 => _ = store.clear(),
+                            30 => _ = store.forget(&Selector::Prefix("k1".to_string()), at(0)),
+                            40 => _ = clear(store),
                             _ => {}
                         }
                     }
@@ -370,7 +375,7 @@ fn what_comes_and_goes_while_it_is_listed_is_listed_if_it_stays() {
             }
             scope.spawn(move || (0..300).for_each(|number| drop(store.list(&key(number), 20))));
         });
-        let there = (0..400).map(key).filter(|key| store.get(key).is_some());
+        let there = (0..400).map(key).filter(|key| store.look_at(key).is_some());
         let listed = store.list("", 1_000).into_iter().map(|listed| listed.key.to_string());
         assert_eq!(listed.collect::<Vec<_>>(), there.collect::<Vec<_>>(), "{policy:?}");
     }
@@ -384,7 +389,7 @@ fn a_sweep_removes_what_is_of_no_more_use_and_nothing_else() {
             put(store, &number.to_string(), response(None, b"x", number % 2 * 100));
         }
         let swept = store.sweep(at(50));
-        assert!(store.tiers().is_some() || swept == 500, "{name}");
+        assert!(store.has_backing() || swept == 500, "{name}");
         assert_eq!(stored(store), 500, "{name}");
         assert!(contents(store, "0").is_empty() && contents(store, "1").len() == 1);
     }
@@ -394,24 +399,25 @@ fn a_sweep_removes_what_is_of_no_more_use_and_nothing_else() {
 fn the_number_of_responses_is_bounded_exactly() {
     for most in [1, 2, 3, 10, 100] {
         for policy in [Eviction::S3Fifo, Eviction::Lru, Eviction::Entire] {
-            let store = store(policy, MemoryLimits { responses: Some(most), ..ROOMY });
+            let store = memory(policy, MemoryLimits { responses: Some(most), ..ROOMY });
             for number in 0..most {
                 put(&store, &number.to_string(), response(None, b"x", 9));
             }
-            assert_eq!(store.usage().responses, most, "{policy:?} has room for {most}");
+            assert_eq!(store.usage().memory.responses, most, "{policy:?} has room for {most}");
             for number in most..most * 5 {
                 put(&store, &number.to_string(), response(None, b"x", 9));
-                assert!(store.usage().responses <= most, "{policy:?}: {most}");
+                assert!(store.usage().memory.responses <= most, "{policy:?}: {most}");
             }
-            assert!(store.usage().evicted >= most * 4, "{policy:?}: {:?}", store.usage());
+            assert!(store.usage().memory.evicted >= most * 4, "{policy:?}: {:?}", store.usage());
         }
     }
-    let store = store(Eviction::None, MemoryLimits { responses: Some(2), bytes: 1 << 16, ..ROOMY });
+    let store =
+        memory(Eviction::None, MemoryLimits { responses: Some(2), bytes: 1 << 16, ..ROOMY });
     for number in 0..100 {
         put(&store, &number.to_string(), response(None, &[0; 10_000], 9));
     }
     assert_eq!(
-        (store.usage().responses, store.usage().evicted),
+        (store.usage().memory.responses, store.usage().memory.evicted),
         (100, 0),
         "none: no limit applies"
     );
@@ -420,25 +426,25 @@ fn the_number_of_responses_is_bounded_exactly() {
 #[test]
 fn the_memory_is_bounded() {
     for policy in [Eviction::S3Fifo, Eviction::Lru, Eviction::Entire] {
-        let store = store(policy, MemoryLimits { bytes: 1 << 20, ..ROOMY });
+        let store = memory(policy, MemoryLimits { bytes: 1 << 20, ..ROOMY });
         for number in 0..2000 {
             put(&store, &number.to_string(), response(None, &vec![0; number % 50 * 1000], 9));
-            assert!(store.usage().bytes <= 1 << 20, "{policy:?}: {:?}", store.usage());
+            assert!(store.usage().memory.bytes <= 1 << 20, "{policy:?}: {:?}", store.usage());
         }
-        assert!(store.usage().responses > 0);
+        assert!(store.usage().memory.responses > 0);
     }
 }
 
 #[test]
 fn lru_evicts_exactly_the_least_recently_used() {
-    let store = store(Eviction::Lru, MemoryLimits { responses: Some(3), ..ROOMY });
+    let store = memory(Eviction::Lru, MemoryLimits { responses: Some(3), ..ROOMY });
     for key in ["a", "b", "c"] {
         put(&store, key, response(None, key.as_bytes(), 9));
     }
-    let first = store.get("a").expect("it is stored")[0].clone();
+    let first = store.look_at("a").expect("it is stored")[0].clone();
     store.touch("a", &first);
     // To look is not to use: only what is reused counts.
-    store.get("b");
+    store.look_at("b");
     put(&store, "d", response(None, b"d", 9));
     let kept = ["a", "b", "c", "d"].map(|key| contents(&store, key).len());
     assert_eq!(kept, [1, 0, 1, 1]);
@@ -449,12 +455,12 @@ fn lru_evicts_exactly_the_least_recently_used() {
 
 #[test]
 fn entire_drops_everything_when_it_is_full() {
-    let store = store(Eviction::Entire, MemoryLimits { responses: Some(3), ..ROOMY });
+    let store = memory(Eviction::Entire, MemoryLimits { responses: Some(3), ..ROOMY });
     for key in ["a", "b", "c", "d"] {
         put(&store, key, response(None, key.as_bytes(), 9));
     }
     assert_eq!(["a", "b", "c", "d"].map(|key| contents(&store, key).len()), [0, 0, 0, 1]);
-    assert_eq!(store.usage().evicted, 3);
+    assert_eq!(store.usage().memory.evicted, 3);
 }
 
 /// quick_cache refuses what is heavier than almost a whole shard.
@@ -463,7 +469,7 @@ fn a_large_response_is_kept_whatever_the_number_of_shards() {
     for megabytes in [4, 16, 64, 256] {
         for policy in [Eviction::S3Fifo, Eviction::Lru, Eviction::Entire] {
             let limits = MemoryLimits { bytes: megabytes << 20, ..ROOMY };
-            let store = store(policy, limits);
+            let store = memory(policy, limits);
             let largest = vec![0; store.content_bytes_max() as usize];
             assert_eq!(largest.len() as u64, (8 << 20).min(megabytes << 18));
             for key in ["a", "b", "c"] {
@@ -478,7 +484,7 @@ fn a_large_response_is_kept_whatever_the_number_of_shards() {
 
 #[test]
 fn a_scan_does_not_sweep_out_what_is_used() {
-    let store = store(Eviction::S3Fifo, MemoryLimits { responses: Some(100), ..ROOMY });
+    let store = memory(Eviction::S3Fifo, MemoryLimits { responses: Some(100), ..ROOMY });
     for key in 0..50 {
         put(&store, &format!("used{key}"), response(None, b"x", 9));
         contents(&store, &format!("used{key}"));
@@ -493,7 +499,7 @@ fn a_scan_does_not_sweep_out_what_is_used() {
 #[test]
 fn bodies_on_their_way_in_share_a_quarter_of_the_memory() {
     for policy in POLICIES {
-        let store = store(policy, MemoryLimits { bytes: 4 << 20, ..ROOMY });
+        let store = memory(policy, MemoryLimits { bytes: 4 << 20, ..ROOMY });
         let (mut first, mut second) = (store.reserve(), store.reserve());
         assert!(first.grow(700_000) && first.grow(300_000));
         let beyond = policy == Eviction::None;
@@ -501,7 +507,7 @@ fn bodies_on_their_way_in_share_a_quarter_of_the_memory() {
         drop(first);
         assert!(second.grow(1_000_000));
         drop(second);
-        assert_eq!(store.usage().arriving_bytes, 0);
+        assert_eq!(store.usage().memory.arriving_bytes, 0);
     }
 }
 
@@ -526,7 +532,7 @@ fn concurrent_use_loses_nothing_and_mixes_nothing_up() {
                         let key = format!("{}", round % 10);
                         let text = format!("{key} {language}");
                         put(store, &key, response(Some(&language), text.as_bytes(), 9));
-                        for variant in store.get(key.as_str()).unwrap_or_default().iter() {
+                        for variant in store.look_at(key.as_str()).unwrap_or_default().iter() {
                             assert!(content(variant).starts_with(key.as_bytes()));
                         }
                         if round % 50 == 0 {

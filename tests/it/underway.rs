@@ -13,18 +13,18 @@ use caching_proxy::message::body::Arriving;
 use caching_proxy::policy::key::{CacheKey, Glob};
 use caching_proxy::policy::purging::Selector;
 use caching_proxy::policy::stored::StoredResponse;
+use caching_proxy::store::Put;
+use caching_proxy::store::cache::Cache;
 use caching_proxy::store::memory::{Eviction, MemoryLimits, store};
 use caching_proxy::store::sqlite::{DiskLimits, Sqlite};
-use caching_proxy::store::tiers::Tiers;
 use caching_proxy::store::underway::Begun;
-use caching_proxy::store::{Put, Store};
 use http::{HeaderName, HeaderValue};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::support;
 use super::support::seeded::seeded;
-use super::support::stored::{at, content, response};
+use super::support::stored::{at, clear, content, memory, response};
 use super::support::{PATIENCE, TemporaryFolder};
 
 const POLICIES: [Eviction; 4] = [Eviction::S3Fifo, Eviction::Lru, Eviction::Entire, Eviction::None];
@@ -36,10 +36,10 @@ const KEYS: [&str; 5] =
 const TAGS: [&str; 3] = ["red", "green", ""];
 const NOW: u64 = 100;
 
-fn behind_memory(folder: &TemporaryFolder) -> Arc<dyn Store> {
+fn behind_memory(folder: &TemporaryFolder) -> Arc<Cache> {
     let backing = Sqlite::open(&folder.file("cache.db"), DISK).expect("a store");
     let memory = store(Eviction::Lru, ROOMY);
-    Arc::new(Tiers::new(memory, Arc::new(backing), 1 << 20, false).expect("a thread"))
+    Arc::new(Cache::with_backing(memory, Arc::new(backing), 1 << 20, false).expect("a thread"))
 }
 
 /// A response with a tag and this content, fresh or stale.
@@ -55,13 +55,13 @@ fn tagged(tag: &str, text: &str, is_fresh: bool) -> Arc<StoredResponse> {
 #[test]
 fn an_invalidation_of_other_keys_keeps_nothing_out() {
     let folder = TemporaryFolder::new();
-    let mut stores: Vec<_> = POLICIES.iter().map(|policy| store(*policy, ROOMY)).collect();
+    let mut stores: Vec<_> = POLICIES.iter().map(|policy| memory(*policy, ROOMY)).collect();
     stores.push(behind_memory(&folder));
     for store in &stores {
         let key = CacheKey::from("http://o/a");
-        let begun = store.begin(&key);
+        let begun = store.note(&key);
         for number in 0..3_000 {
-            store.remove_all(&CacheKey::from(format!("http://o/a{number}").as_str()));
+            store.invalidate(&CacheKey::from(format!("http://o/a{number}").as_str()), None);
         }
         let others = [
             Selector::Prefix("http://o/b".into()),
@@ -70,10 +70,10 @@ fn an_invalidation_of_other_keys_keeps_nothing_out() {
             Selector::Stale,
         ];
         for selector in &others {
-            store.purge(selector, at(NOW));
+            store.forget(selector, at(NOW));
         }
         assert_eq!(store.put(&key, tagged("green", "x", true), &begun), Put::Stored);
-        assert!(store.get("http://o/a").is_some());
+        assert!(store.look_at("http://o/a").is_some());
     }
 }
 
@@ -81,12 +81,12 @@ fn an_invalidation_of_other_keys_keeps_nothing_out() {
 #[test]
 fn more_purges_than_are_remembered_are_as_good_as_a_clear() {
     for policy in POLICIES {
-        let store = store(policy, ROOMY);
+        let store = memory(policy, ROOMY);
         let key = CacheKey::from("http://o/a");
         for (purges, expected) in [(64, Put::Stored), (65, Put::Cleared), (1_000, Put::Cleared)] {
-            let begun = store.begin(&key);
+            let begun = store.note(&key);
             for number in 0..purges {
-                store.purge(&Selector::Tag(format!("t{number}")), at(NOW));
+                store.forget(&Selector::Tag(format!("t{number}")), at(NOW));
             }
             assert_eq!(begun.moment(), purges.min(65), "{policy:?}");
             assert_eq!(store.put(&key, tagged("red", "x", true), &begun), expected, "{purges}");
@@ -101,25 +101,24 @@ fn what_is_invalidated_on_its_way_behind_memory_is_read_to_its_end() {
     let store = behind_memory(&folder);
     let key = CacheKey::from("http://o/a");
     let body: Vec<u8> = (0..500_000_u32).map(|number| (number % 241) as u8).collect();
-    let tiers = store.tiers().expect("tiers");
     // Here, and where the store behind memory alone knows of it.
     for is_here in [true, false] {
         let begun = support::stored::begun(&store, &key);
-        let mut spool = tiers.spool(key.clone(), None);
+        let mut spool = store.spool(key.clone(), None).expect("there is a backing store");
         assert!(body.chunks(10_000).all(|piece| spool.write(piece)));
         let mut reader = spool.spooled().reader().expect("it has not failed");
         let mut read = vec![0; body.len() / 2];
         read_exactly(&mut reader, &mut read);
         assert!(read[..] == body[..read.len()]);
         if is_here {
-            store.remove_all(&key);
+            store.invalidate(&key, None);
         } else {
             let other = behind_memory(&folder);
-            other.remove_all(&key);
-            assert!(other.tiers().expect("tiers").flush(PATIENCE));
+            other.invalidate(&key, None);
+            assert!(other.flush(PATIENCE));
         }
         assert_eq!(
-            tiers.commit(spool, tagged("red", "", true).head().clone(), &begun),
+            store.commit(spool, tagged("red", "", true).head().clone(), &begun),
             Put::Cleared
         );
         let mut rest = vec![0; body.len() - read.len()];
@@ -216,12 +215,12 @@ impl Model {
     }
 }
 
-fn play(store: &Arc<dyn Store>, steps: &[Step]) {
+fn play(store: &Arc<Cache>, steps: &[Step]) {
     let mut model = Model::default();
     for (number, step) in steps.iter().enumerate() {
         match step {
             Step::Begin(key) => {
-                let begun = store.begin(&CacheKey::from(KEYS[*key]));
+                let begun = store.note(&CacheKey::from(KEYS[*key]));
                 model.fetches.push((*key, model.purged.len(), begun));
             }
             Step::Bring(fetch, tag, is_fresh) => {
@@ -236,16 +235,16 @@ fn play(store: &Arc<dyn Store>, steps: &[Step]) {
             }
             Step::Fail(_) => {}
             Step::Invalidate(key) => {
-                store.remove_all(&CacheKey::from(KEYS[*key]));
+                store.invalidate(&CacheKey::from(KEYS[*key]), None);
                 model.purge(&Selector::Uri(KEYS[*key].to_string()));
             }
             Step::Purge(selector) => {
-                store.purge(selector, at(NOW));
+                store.forget(selector, at(NOW));
                 model.purge(selector);
             }
         }
         for (index, key) in KEYS.iter().enumerate() {
-            let found = store.get(key).map(|variants| content(&variants[0]));
+            let found = store.look_at(key).map(|variants| content(&variants[0]));
             let expected = model.stored.get(&index).map(|stored| content(stored));
             assert_eq!(found, expected, "{key} after step {number} of {steps:?}");
         }
@@ -258,7 +257,7 @@ proptest! {
     #[test]
     fn any_history_ends_as_a_plain_model_says(steps in vec(step(), 1..60)) {
         for policy in POLICIES {
-            play(&store(policy, ROOMY), &steps);
+            play(&memory(policy, ROOMY), &steps);
         }
     }
 }
@@ -278,14 +277,14 @@ proptest! {
 #[test]
 fn nothing_older_is_found_after_an_invalidation_whoever_stores_meanwhile() {
     let folder = TemporaryFolder::new();
-    let mut stores: Vec<_> = POLICIES.iter().map(|policy| store(*policy, ROOMY)).collect();
+    let mut stores: Vec<_> = POLICIES.iter().map(|policy| memory(*policy, ROOMY)).collect();
     stores.push(behind_memory(&folder));
     let key = CacheKey::from("http://o/a");
-    let removals: [fn(&dyn Store); 4] = [
-        |store| _ = store.remove_all(&CacheKey::from("http://o/a")),
-        |store| _ = store.purge(&Selector::Prefix("http://o/".into()), Timestamp(0)),
-        |store| _ = store.purge(&Selector::Tag("red".into()), Timestamp(0)),
-        |store| _ = store.clear(),
+    let removals: [fn(&Cache); 4] = [
+        |store| _ = store.invalidate(&CacheKey::from("http://o/a"), None),
+        |store| _ = store.forget(&Selector::Prefix("http://o/".into()), Timestamp(0)),
+        |store| _ = store.forget(&Selector::Tag("red".into()), Timestamp(0)),
+        |store| _ = clear(store),
     ];
     for store in &stores {
         let (version, is_over) = (AtomicU64::new(0), AtomicBool::new(false));
@@ -293,17 +292,17 @@ fn nothing_older_is_found_after_an_invalidation_whoever_stores_meanwhile() {
             for _ in 0..2 {
                 scope.spawn(|| {
                     while !is_over.load(Ordering::SeqCst) {
-                        let begun = store.begin(&key);
+                        let begun = store.note(&key);
                         let seen = version.load(Ordering::SeqCst);
                         store.put(&key, tagged("red", &seen.to_string(), true), &begun);
                     }
                 });
             }
-            let rounds = if store.tiers().is_some() { 8 } else { 200 };
+            let rounds = if store.has_backing() { 8 } else { 200 };
             for round in 0..rounds {
                 let present = version.fetch_add(1, Ordering::SeqCst) + 1;
-                removals[round % removals.len()](&**store);
-                for found in store.get(key.as_str()).unwrap_or_default().iter() {
+                removals[round % removals.len()](store);
+                for found in store.look_at(key.as_str()).unwrap_or_default().iter() {
                     let text = String::from_utf8_lossy(&content(found)).into_owned();
                     assert!(text.parse::<u64>().expect("a number") >= present, "{text} {present}");
                 }

@@ -55,7 +55,7 @@ fn a_304_replaces_the_fields_that_it_carries() {
     assert_eq!(shown(&answer), merged, "RFC 9111 §3.2");
     assert_eq!((answer.status, answer.content.as_str()), (200, "hello"));
     // A cookie that came with the 304 may not be stored, so what it was merged into is gone.
-    assert_eq!(bench.store.usage().responses, 0);
+    assert_eq!(bench.store.usage().memory.responses, 0);
 
     bench.answers(200, "Cache-Control: max-age=10; ETag: \"a\"; A: 1; Age: 3", "hello");
     bench.answers(304, "Cache-Control: max-age=99; B: 2", "");
@@ -138,7 +138,7 @@ fn a_304_to_the_clients_own_condition_is_passed_on() {
         (304, "MISS".into(), "\"x\"".into())
     );
     assert_eq!(bench.last_asked().field("if-none-match"), "\"x\"");
-    assert_eq!(bench.store.usage().responses, 0, "there is nothing to store");
+    assert_eq!(bench.store.usage().memory.responses, 0, "there is nothing to store");
     bench.answers(200, "ETag: \"y\"; Cache-Control: max-age=60", "y");
     assert_eq!(
         bench.fetch("GET", "/a", "If-None-Match: \"x\"").told(),
@@ -180,7 +180,7 @@ fn a_changed_representation_replaces_the_old_one() {
         bench.after(2).get("/a"),
         (200, "new".into(), "fwd=stale; fwd-status=200; stored".into())
     );
-    assert_eq!((bench.get("/a").1.as_str(), bench.store.usage().responses), ("new", 1));
+    assert_eq!((bench.get("/a").1.as_str(), bench.store.usage().memory.responses), ("new", 1));
 }
 
 #[test]
@@ -400,7 +400,7 @@ fn unsafe_and_unknown_methods_invalidate() {
         bench.get_with(target, "Foo: 2");
         bench.answers(status, &format!("X: y; {fields}"), "");
         bench.ask(method, "/a", "");
-        let left = bench.store.usage().responses;
+        let left = bench.store.usage().memory.responses;
         assert_eq!(left, if gone { 0 } else { 2 }, "RFC 9111 §4.4: {method} {status} {fields}");
     }
 }
@@ -413,7 +413,7 @@ fn an_invalidation_is_not_undone_by_a_fill_in_flight() {
     let mut early = bench.response("/a", "");
     bench.ask("POST", "/a", "");
     assert_eq!(support::engine::content(&mut early), "old");
-    assert_eq!(bench.store.usage().responses, 0);
+    assert_eq!(bench.store.usage().memory.responses, 0);
 }
 
 #[test]
@@ -453,7 +453,7 @@ fn a_304_that_forbids_storing_takes_away_what_was_stored() {
     bench.get("/a");
     let answer = bench.after(2).fetch("GET", "/a", "");
     assert_eq!((answer.status, answer.content.as_str()), (200, "x"));
-    assert_eq!(bench.store.usage().responses, 0);
+    assert_eq!(bench.store.usage().memory.responses, 0);
 }
 
 /// `--hit-ttl` says that it must come from the origin server again.

@@ -97,7 +97,7 @@ fn what_a_304_adds_to_vary_selects_too() {
         assert_eq!((answer.content.as_str(), answer.field("vary").as_str()), ("x", told));
         let again = bench.fetch("GET", "/a", own);
         assert_eq!((again.told().as_str(), again.field("vary").as_str()), ("hit; ttl=60", told));
-        assert_eq!(bench.store.usage().responses, 1, "RFC 9111 §4.1: {stored} {received}");
+        assert_eq!(bench.store.usage().memory.responses, 1, "RFC 9111 §4.1: {stored} {received}");
         for name in told.split([' ', ',', '|']).filter(|name| !name.is_empty()) {
             let other = own.replace(&format!("{}: 1", capital(name)), &format!("{name}: 2"));
             bench.answers(200, "Cache-Control: no-store", "other");
@@ -131,7 +131,7 @@ fn what_names_too_few_selecting_fields_gives_way() {
         bench.answers(200, &format!("Cache-Control: max-age=60; {new}"), "new");
         bench.get_with("/a", "Foo: 1; Bar: 1");
         bench.get_with("/a", "Foo: 1; Bar: 1");
-        assert_eq!(bench.store.usage().responses, left, "RFC 9111 §4.1: {old} {new}");
+        assert_eq!(bench.store.usage().memory.responses, left, "RFC 9111 §4.1: {old} {new}");
         assert_eq!(bench.get_with("/a", "Foo: 1; Bar: 1").1, "new");
     }
 }
@@ -144,7 +144,7 @@ fn a_304_with_vary_star_takes_the_stored_response_away() {
     bench.answers(304, "Cache-Control: max-age=60; Vary: *", "");
     bench.get("/a");
     assert_eq!(bench.after(2).get("/a").1, "x");
-    assert_eq!(bench.store.usage().responses, 0);
+    assert_eq!(bench.store.usage().memory.responses, 0);
 }
 
 /// So many fields select at most; an origin server that names more, at once or one by one, gets as much as if
@@ -178,7 +178,7 @@ fn the_number_of_selecting_fields_is_bounded() {
             let vary = format!("{connection}Cache-Control: max-age=0; Vary: X-{number}");
             bench.answers(304, &vary, "");
             let told = bench.get("/a").2;
-            let Some(stored) = bench.store.get("http://o.test/a") else {
+            let Some(stored) = bench.store.look_at("http://o.test/a") else {
                 assert!(!told.contains("stored"), "{told}");
                 break;
             };

@@ -80,13 +80,11 @@ impl Proxy {
     }
 
     fn all_of(&self, key: &CacheKey) -> Vec<Arc<StoredResponse>> {
-        if let Some(tiers) = self.store.tiers()
-            && let Some(recalled) = tiers.recall(key, false)
-            && !recalled.variants.is_empty()
-        {
+        let recalled = self.store.recall(key, &mut self.store.note(key), false);
+        if !recalled.variants.is_empty() {
             return recalled.variants;
         }
-        self.store.get(key.as_str()).map(|variants| variants.to_vec()).unwrap_or_default()
+        self.store.look_at(key.as_str()).map(|variants| variants.to_vec()).unwrap_or_default()
     }
 
     /// Stores a recorded response as if it had just come, if it may be stored and a request can reach it; the
@@ -168,10 +166,9 @@ impl Proxy {
         };
         let presented = Presented { get: true, ..Presented::default() };
         let head = self.storable(&presented, &request, received)?;
-        let mut begun = self.store.begin(key);
-        if let Some(tiers) = self.store.tiers() {
-            begun = begun.with(tiers.recall(key, false).unwrap_or_default().stamp);
-        }
+        let mut begun = self.store.note(key);
+        // For the state of the backing store, which decides what may come in.
+        self.store.recall(key, &mut begun, false);
         let stored = Arc::new(StoredResponse::new(head, content));
         self.store.put(key, stored, &begun).refusal().map_or(Ok(()), Err)
     }

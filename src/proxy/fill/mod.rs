@@ -19,11 +19,11 @@ use crate::policy::partial::{union, without_digests};
 use crate::policy::reason::Detail;
 use crate::policy::stored::{StoredHead, StoredResponse};
 use crate::stats::{Counter, Stats};
-use crate::store::second_tier::SecondTier;
+use crate::store::cache::Cache;
 use crate::store::tiers::FetchClaim;
 use crate::store::tiers::spool::Spool;
 use crate::store::underway::Begun;
-use crate::store::{Put, Reservation, Store};
+use crate::store::{Put, Reservation};
 
 pub mod again;
 mod filling;
@@ -113,7 +113,7 @@ impl Arriving for Relayed {
 
 /// What a response that is being stored will be, and where.
 pub struct Recording {
-    store: Arc<dyn Store>,
+    store: Arc<Cache>,
     key: CacheKey,
     head: StoredHead,
     begun: Begun,
@@ -122,49 +122,48 @@ pub struct Recording {
     /// The way into the store behind memory, for what is too large for memory.
     spool: Option<Spool>,
     /// Other proxies may wait for it.
-    claim: Option<FetchClaim>,
+    claim: FetchClaim,
 }
 
 impl Recording {
     /// Begins to store a response of `length` bytes, where that is known: in memory if there is room, else
     /// behind it, else not at all. The buffer is for what is kept in memory.
     pub fn begin(
-        store: &Arc<dyn Store>,
+        store: &Arc<Cache>,
         key: CacheKey,
         head: StoredHead,
         begun: Begun,
         length: Option<u64>,
     ) -> Result<(Self, Buffer), Detail> {
-        let tiers = store.tiers();
-        let bytes_max =
-            tiers.map_or_else(|| store.content_bytes_max(), SecondTier::memory_content_bytes_max);
+        let bytes_max = store.memory_content_bytes_max();
         if length.is_some_and(|length| length > store.content_bytes_max()) {
             return Err(Detail::TooLarge);
         }
         let fits = length.is_none_or(|length| length <= bytes_max);
         // Memory is asked once, and what it answers decides where the body goes.
-        let memory = if fits { memory_for(&**store, length.unwrap_or(0)) } else { None };
+        let memory = if fits { memory_for(store, length.unwrap_or(0)) } else { None };
         let (room, content, spool) = match memory {
             Some((room, content)) => (room, content, None),
-            None => match spool_for(&**store, &key, &head, length) {
+            None => match spool_for(store, &key, &head, length) {
                 Some(spool) => (store.reserve(), Buffer::default(), Some(spool)),
                 None => return Err(if fits { Detail::Memory } else { Detail::TooLarge }),
             },
         };
         let store = Arc::clone(store);
-        let recording = Self { store, key, head, begun, room, bytes_max, spool, claim: None };
+        let recording =
+            Self { store, key, head, begun, room, bytes_max, spool, claim: FetchClaim::None };
         Ok((recording, content))
     }
 
     /// It does not fit into memory: where else it is kept from now on, if there is such a place.
     fn overflow(&mut self, length: Option<u64>) -> Option<&mut Spool> {
-        self.spool = spool_for(&*self.store, &self.key, &self.head, length);
+        self.spool = spool_for(&self.store, &self.key, &self.head, length);
         self.spool.as_mut()
     }
 
     /// The same; other proxies are told when it is over.
     #[must_use]
-    pub fn under(mut self, claim: Option<FetchClaim>) -> Self {
+    pub fn under(mut self, claim: FetchClaim) -> Self {
         self.claim = claim;
         self
     }
@@ -192,17 +191,17 @@ impl Recording {
 
     /// The body is whole: stores the response. `content` is all of it, unless it was spooled.
     pub fn commit(mut self, content: Bytes) -> Put {
-        if let (Some(spool), Some(tiers)) = (self.spool.take(), self.store.tiers()) {
+        if let Some(spool) = self.spool.take() {
             // Parts are not spooled: what has come is all of it.
             as_whole(&mut self.head);
-            return tiers.commit(spool, self.head, &self.begun);
+            return self.store.commit(spool, self.head, &self.begun);
         }
         let (mut head, mut content) = (self.head, content);
         if let Some(part) = head.part {
             if !part.admits(content.len() as u64) {
                 return Put::TooLarge;
             }
-            (head, content) = combined(&*self.store, &self.key, &mut self.room, head, content);
+            (head, content) = combined(&self.store, &self.key, &mut self.room, head, content);
         }
         let stored = Arc::new(StoredResponse::new(head, content));
         self.store.put(&self.key, stored, &self.begun)
@@ -222,7 +221,7 @@ fn as_whole(head: &mut StoredHead) {
 }
 
 /// Room in memory for `length` bytes, if there is any.
-fn memory_for(store: &dyn Store, length: u64) -> Option<(Reservation, Buffer)> {
+fn memory_for(store: &Cache, length: u64) -> Option<(Reservation, Buffer)> {
     let mut room = store.reserve();
     if !room.grow(length) {
         return None;
@@ -233,19 +232,18 @@ fn memory_for(store: &dyn Store, length: u64) -> Option<(Reservation, Buffer)> {
 /// The way into the store behind memory, if there is one that takes it. A part is put together with
 /// others in memory, so it is kept there or not at all, unless it holds everything.
 fn spool_for(
-    store: &dyn Store,
+    store: &Cache,
     key: &CacheKey,
     head: &StoredHead,
     length: Option<u64>,
 ) -> Option<Spool> {
-    let tiers = store.tiers().filter(|_| will_be_whole(head, length))?;
-    Some(tiers.spool(key.clone(), length))
+    if will_be_whole(head, length) { store.spool(key.clone(), length) } else { None }
 }
 
 /// The part that has come, together with one that is stored where they belong together; the whole
 /// response if nothing is missing any more (§3.4).
 fn combined(
-    store: &dyn Store,
+    store: &Cache,
     key: &CacheKey,
     room: &mut Reservation,
     mut head: StoredHead,
@@ -256,7 +254,7 @@ fn combined(
         as_whole(&mut head);
         return (head, content);
     }
-    let variants = store.get(key.as_str());
+    let variants = store.look_at(key.as_str());
     for old in variants.iter().flat_map(|variants| variants.iter()) {
         let Some(union) = union(&head, content.len() as u64, old) else { continue };
         let Some(old) = old.content.here() else { continue };

@@ -259,7 +259,7 @@ impl Store for Exact {
 
     fn purge(&self, selector: &Selector, now: Timestamp) -> usize {
         if let Selector::Uri(uri) = selector {
-            return self.remove_all(&CacheKey::from(uri.as_str()));
+            return self.remove_all_but(&CacheKey::from(uri.as_str()), None);
         }
         self.underway.purge(selector, now);
         let mut index = self.index.lock();

@@ -254,7 +254,7 @@ impl Store for S3Fifo {
 
     fn purge(&self, selector: &Selector, now: Timestamp) -> usize {
         if let Selector::Uri(uri) = selector {
-            return self.remove_all(&CacheKey::from(uri.as_str()));
+            return self.remove_all_but(&CacheKey::from(uri.as_str()), None);
         }
         self.underway.purge(selector, now);
         // A put that has not seen the mark holds one of these until its response is in. Each is taken once, so

@@ -3,26 +3,35 @@
 use std::sync::Arc;
 
 use crate::policy::key::CacheKey;
-use crate::store::Store;
+use crate::store::backing::Change;
+use crate::store::tiers::queue::Queue;
 
-/// That this proxy fetches a response which others that share the store wait for. Dropped, it says that the
-/// fetch is over, whatever came of it: also when the thread that fetches panics.
-pub struct FetchClaim {
-    store: Arc<dyn Store>,
+/// Do other proxies that share the store wait for what this one fetches?
+#[derive(Default)]
+pub enum FetchClaim {
+    /// Nobody does that is known of.
+    #[default]
+    None,
+    /// They may. When this is dropped, they are told that the fetch is over.
+    Held(HeldClaim),
+}
+
+/// Dropped, it says that the fetch is over, whatever its outcome: also when the thread that fetches panics.
+pub struct HeldClaim {
+    queue: Arc<Queue>,
     key: CacheKey,
 }
 
-impl FetchClaim {
-    /// For what `SecondTier::recall` has claimed.
-    pub fn new(store: &Arc<dyn Store>, key: &CacheKey) -> Self {
-        Self { store: Arc::clone(store), key: key.clone() }
+impl HeldClaim {
+    /// For what a backing store has said that this proxy claims.
+    pub(in crate::store) fn new(queue: &Arc<Queue>, key: &CacheKey) -> Self {
+        Self { queue: Arc::clone(queue), key: key.clone() }
     }
 }
 
-impl Drop for FetchClaim {
+impl Drop for HeldClaim {
     fn drop(&mut self) {
-        if let Some(tiers) = self.store.tiers() {
-            tiers.release(self.key.clone());
-        }
+        // The queue waits for nothing. Where it is full, the claim ends by its own lease.
+        self.queue.send(Change::Release { key: self.key.clone() }, None);
     }
 }

@@ -12,14 +12,14 @@ use crate::clock::Timestamp;
 use crate::policy::key::CacheKey;
 use crate::policy::purging::Selector;
 use crate::store::backing::Invalidations;
-use crate::store::tiers::overtaken::Moments;
+use crate::store::tiers::overtaken::{Counted, Moments};
 use crate::store::{Store, codec};
 
 /// How many keys can be changed at a time.
 const STRIPES: usize = 64;
 
 /// The first tier.
-pub(super) struct MemoryTier {
+pub(in crate::store) struct MemoryTier {
     pub memory: Arc<dyn Store>,
     /// One is held while a key changes in memory and its change is handed to the queue, so that both tiers
     /// see the changes of a key in one order.
@@ -27,19 +27,19 @@ pub(super) struct MemoryTier {
     /// Held for reading by a change that may store something, for writing while a purge removes from memory
     /// and is handed to the queue: so a purge comes before both halves of a change, or after both.
     pub purging: RwLock<()>,
-    /// Counted up under a key's stripe whenever what is stored for it changes; read with or without it.
+    /// Counted up whenever what is stored for a key changes, under its stripe; read with or without it.
     pub moments: Moments,
 }
 
 impl MemoryTier {
-    pub(super) fn new(memory: Arc<dyn Store>) -> Self {
+    pub(in crate::store) fn new(memory: Arc<dyn Store>) -> Self {
         let changing = (0..STRIPES).map(|_| Mutex::default()).collect();
         let (purging, moments) = (RwLock::default(), Moments::default());
         Self { memory, changing, purging, moments }
     }
 
     /// The lock of `key`, and of all others with that hash: no thread takes a second one while it holds one.
-    pub(super) fn stripe(&self, key: &CacheKey) -> &Mutex<()> {
+    pub(in crate::store) fn stripe(&self, key: &CacheKey) -> &Mutex<()> {
         let hash = codec::checksum(0, 0, key.as_str().as_bytes());
         &self.changing[hash as usize % STRIPES]
     }
@@ -47,12 +47,26 @@ impl MemoryTier {
     /// What is stored for `key` changes, or is about to; no other thread changes it until the guard is dropped.
     ///
     /// Called without the key's lock; the one of purges may be held.
-    pub(super) fn change(&self, key: &CacheKey) -> MutexGuard<'_, ()> {
-        let changing = self.stripe(key).lock();
-        // Before the change: a recall, which takes no lock, must not see the new state with the old count.
-        self.moments.next(key);
-        changing
+    pub(in crate::store) fn change(&self, key: &CacheKey) -> KeyChange<'_> {
+        let stripe = self.stripe(key).lock();
+        KeyChange { _counted: self.moments.changing(key), _stripe: stripe }
     }
+
+    /// The same for a key whose stripe the caller has taken.
+    pub(in crate::store) fn change_under<'a>(
+        &'a self,
+        stripe: MutexGuard<'a, ()>,
+        key: &CacheKey,
+    ) -> KeyChange<'a> {
+        KeyChange { _counted: self.moments.changing(key), _stripe: stripe }
+    }
+}
+
+/// That a key changes. Held until the change has been handed to the queue.
+pub(in crate::store) struct KeyChange<'a> {
+    // In this order: the second count is made under the lock.
+    _counted: Counted<'a>,
+    _stripe: MutexGuard<'a, ()>,
 }
 
 /// What other proxies have done to a shared store is done to memory, too. Called by the thread that listens
@@ -74,11 +88,12 @@ impl Invalidations for MemoryTier {
             }
             return;
         }
-        self.memory.remove_all(key);
+        self.memory.remove_all_but(key, None);
     }
 
     fn purged(&self, selector: &Selector, now: Timestamp) {
         let _purging = self.purging.write();
+        let _counted = self.moments.changing_all();
         self.memory.purge(selector, now);
     }
 

@@ -32,7 +32,7 @@ const OWED_REPLACED_MAX: usize = OWED_MAX / 2;
 
 /// How much waits, and how long threads wait for it.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::store) struct QueueLimits {
+pub struct QueueLimits {
     /// Bytes of content in the queue; one change that carries more may stand there alone.
     pub content_bytes: u64,
     /// For how long a lookup waits for a change of its key to be carried out.
@@ -41,17 +41,24 @@ pub(in crate::store) struct QueueLimits {
     pub space_wait: Duration,
     /// For how long the outcome of a large body is waited for, once all of it was handed in.
     pub commit_wait: Duration,
+    /// For how long a purge waits until the backing store has carried it out.
+    pub purge_wait: Duration,
+    /// For how long a list waits for what was stored a moment ago.
+    pub list_wait: Duration,
 }
 
 impl QueueLimits {
     /// At most `content_bytes` bytes of content; the usual waits.
-    pub(in crate::store) fn of(content_bytes: u64) -> Self {
+    pub fn of(content_bytes: u64) -> Self {
         Self {
             content_bytes,
             // A miss that goes to the origin server costs no more than that as a rule.
             settle_wait: Duration::from_millis(250),
             space_wait: Duration::from_secs(10),
             commit_wait: Duration::from_secs(10),
+            purge_wait: Duration::from_secs(60),
+            // A slow store must not keep the list.
+            list_wait: Duration::from_secs(1),
         }
     }
 }

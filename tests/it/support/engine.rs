@@ -17,11 +17,12 @@ use caching_proxy::origin::{
 };
 use caching_proxy::proxy::{Admission, Answer, Attempt, Forward, Proxy, Settings};
 use caching_proxy::stats::Stats;
-use caching_proxy::store::Store;
-use caching_proxy::store::memory::{Eviction, MemoryLimits, store};
+use caching_proxy::store::cache::Cache;
+use caching_proxy::store::memory::{Eviction, MemoryLimits};
 use http::{HeaderName, HeaderValue, Method, StatusCode, Version};
 use parking_lot::Mutex;
 
+use super::stored::memory;
 use super::{field_lines, settings};
 
 /// What the origin server answers, in order; `None` is no connection.
@@ -103,16 +104,16 @@ pub struct Bench {
     pub proxy: Proxy,
     pub script: Arc<Script>,
     pub clock: Clock,
-    pub store: Arc<dyn Store>,
+    pub store: Arc<Cache>,
 }
 
 pub fn bench(change: impl FnOnce(&mut Settings)) -> Bench {
     let limits = MemoryLimits { bytes: 64 << 20, responses: None, content_bytes: 1 << 20 };
-    bench_over(store(Eviction::Lru, limits), change)
+    bench_over(memory(Eviction::Lru, limits), change)
 }
 
 /// The same over another store.
-pub fn bench_over(store: Arc<dyn Store>, change: impl FnOnce(&mut Settings)) -> Bench {
+pub fn bench_over(store: Arc<Cache>, change: impl FnOnce(&mut Settings)) -> Bench {
     let mut settings = settings();
     change(&mut settings);
     let script = Arc::new(Script::default());

@@ -10,10 +10,13 @@ use caching_proxy::policy::cache_control::ResponseDirectives;
 use caching_proxy::policy::digest::{SALT_BYTES, Salt};
 use caching_proxy::policy::freshness::Lifetime;
 use caching_proxy::policy::key::CacheKey;
+use caching_proxy::policy::purging::Selector;
 use caching_proxy::policy::stored::{StoredHead, StoredResponse};
 use caching_proxy::policy::vary::{Selecting, Sent};
+use caching_proxy::store::Put;
+use caching_proxy::store::cache::Cache;
+use caching_proxy::store::memory::{Eviction, MemoryLimits, store};
 use caching_proxy::store::underway::Begun;
-use caching_proxy::store::{Put, Store};
 use http::{HeaderName, HeaderValue, StatusCode};
 
 use super::PATIENCE;
@@ -51,29 +54,59 @@ pub fn response(language: Option<&str>, content: &[u8], useful_until: u64) -> Ar
     };
     Arc::new(StoredResponse::new(parts, Bytes::copy_from_slice(content)))
 }
-pub fn put(store: &Arc<dyn Store>, key: &str, response: Arc<StoredResponse>) -> Put {
+/// A cache that is memory alone.
+pub fn memory(eviction: Eviction, limits: MemoryLimits) -> Arc<Cache> {
+    Arc::new(Cache::in_memory(store(eviction, limits)))
+}
+
+pub fn put(store: &Arc<Cache>, key: &str, response: Arc<StoredResponse>) -> Put {
     let key = CacheKey::from(key);
     let begun = begun(store, &key);
     store.put(&key, response, &begun)
 }
 
 /// The state when a request begins that asks everybody.
-pub fn begun(store: &Arc<dyn Store>, key: &CacheKey) -> Begun {
-    let begun = store.begin(key);
-    let recalled = store.tiers().and_then(|tiers| tiers.recall(key, false));
-    begun.with(recalled.unwrap_or_default().stamp)
+pub fn begun(store: &Arc<Cache>, key: &CacheKey) -> Begun {
+    let mut begun = store.note(key);
+    store.recall(key, &mut begun, false);
+    begun
 }
 
 /// What a worker would find: all that is behind memory, or what is in memory if there is nothing else.
-pub fn variants(store: &Arc<dyn Store>, key: &str) -> Vec<Arc<StoredResponse>> {
-    if let Some(tiers) = store.tiers() {
-        assert!(tiers.flush(PATIENCE));
-        return tiers.recall(&CacheKey::from(key), false).expect("it works").variants;
+pub fn variants(store: &Arc<Cache>, key: &str) -> Vec<Arc<StoredResponse>> {
+    if store.has_backing() {
+        assert!(store.flush(PATIENCE));
+        return recall(store, key).expect("it works");
     }
-    store.get(key).map(|variants| variants.to_vec()).unwrap_or_default()
+    store.look_at(key).map(|variants| variants.to_vec()).unwrap_or_default()
 }
 
-pub fn contents(store: &Arc<dyn Store>, key: &str) -> Vec<Bytes> {
+/// Stores a response piece by piece, past memory.
+pub fn spool(
+    store: &Arc<Cache>,
+    key: &CacheKey,
+    head: StoredHead,
+    begun: &Begun,
+    content: &[u8],
+) -> Put {
+    let mut spool = store.spool(key.clone(), None).expect("there is a backing store");
+    assert!(content.chunks(10_000).all(|piece| spool.write(piece)));
+    store.commit(spool, head, begun)
+}
+
+/// Removes everything; how many responses there were.
+pub fn clear(store: &Cache) -> usize {
+    store.forget(&Selector::All, Timestamp::MAX).count
+}
+
+/// What is behind memory; `None` if that cannot be asked.
+pub fn recall(store: &Arc<Cache>, key: &str) -> Option<Vec<Arc<StoredResponse>>> {
+    let key = CacheKey::from(key);
+    let recalled = store.recall(&key, &mut store.note(&key), false);
+    recalled.was_answered.then_some(recalled.variants)
+}
+
+pub fn contents(store: &Arc<Cache>, key: &str) -> Vec<Bytes> {
     variants(store, key).iter().map(|response| content(response)).collect()
 }
 
@@ -94,13 +127,12 @@ pub fn content(response: &StoredResponse) -> Bytes {
     }
 }
 
-pub fn stored(store: &Arc<dyn Store>) -> u64 {
-    match store.tiers() {
-        Some(tiers) => {
-            assert!(tiers.flush(PATIENCE));
-            let usage = tiers.backing_usage();
-            usage.map_or_else(|| store.list("", 100_000).len() as u64, |usage| usage.responses)
-        }
-        None => store.usage().responses,
+pub fn stored(store: &Arc<Cache>) -> u64 {
+    assert!(store.flush(PATIENCE));
+    let usage = store.usage();
+    match usage.backing.map(|backing| backing.usage) {
+        Some(Some(backing)) => backing.responses,
+        Some(None) => store.list("", 100_000).len() as u64,
+        None => usage.memory.responses,
     }
 }

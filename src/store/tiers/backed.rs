@@ -1,0 +1,171 @@
+//! A backing store as the cache uses it: with the queue of changes in front, the writer thread, and the breakers
+//! that keep a failing store from costing more than misses.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::clock::DeltaSeconds;
+use crate::policy::key::CacheKey;
+use crate::policy::stored::StoredResponse;
+use crate::store::backing::{Backing, Change, Listed, Recalled};
+use crate::store::tiers::breaker::{Breaker, LogLimit};
+use crate::store::tiers::overtaken::Moments;
+use crate::store::tiers::queue::{Queue, QueueLimits};
+use crate::store::tiers::writer::StoreWriter;
+
+/// A backing store, and what stands in front of it.
+pub(in crate::store) struct Backed {
+    pub backing: Arc<dyn Backing>,
+    pub queue: Arc<Queue>,
+    /// Two breakers: a file on a full disk can still be read, and must be.
+    reads: Breaker,
+    writes: Arc<Breaker>,
+    /// How often lost content is logged.
+    pub lost: LogLimit,
+    /// The period in which a response's use is handed in once; raised by the writer.
+    period: Arc<AtomicU32>,
+    /// Each reuse is handed in, because the number of reuses is limited (`--hit-ttl`).
+    reports_each_use: bool,
+    /// `--cache-ttl`, for what was stored without it.
+    pub cache_ttl: Option<DeltaSeconds>,
+    /// Closed when the writer has ended.
+    ended: Mutex<Receiver<()>>,
+}
+
+impl Backed {
+    /// Before `backing`, with the writer that is to carry out its changes and has not begun to.
+    fn new(
+        backing: Arc<dyn Backing>,
+        limits: QueueLimits,
+        reports_each_use: bool,
+    ) -> (Self, StoreWriter) {
+        let queue = Arc::new(Queue::new(limits));
+        let period = Arc::new(AtomicU32::new(1));
+        let (end, ended) = sync_channel(1);
+        let writes = Breaker::new(backing.name(), "nothing is written to it until it works again");
+        let writes = Arc::new(writes);
+        let writer = StoreWriter {
+            backing: Arc::clone(&backing),
+            queue: Arc::clone(&queue),
+            breaker: Arc::clone(&writes),
+            period: Arc::clone(&period),
+            _end: end,
+        };
+        let reads = Breaker::new(backing.name(), "memory alone is used until it works again");
+        let (cache_ttl, ended, lost) = (None, Mutex::new(ended), LogLimit::default());
+        let backed = Self {
+            backing,
+            queue,
+            reads,
+            writes,
+            lost,
+            period,
+            reports_each_use,
+            cache_ttl,
+            ended,
+        };
+        (backed, writer)
+    }
+
+    /// The same, with a thread that writes. It ends when this is dropped, or closed.
+    pub(in crate::store) fn start(
+        backing: Arc<dyn Backing>,
+        limits: QueueLimits,
+        reports_each_use: bool,
+    ) -> io::Result<Self> {
+        let (backed, writer) = Self::new(backing, limits, reports_each_use);
+        writer.start()?;
+        Ok(backed)
+    }
+
+    /// A response was reused. On the way of every hit: no lock but the queue's, and that only once in a period.
+    pub(in crate::store) fn touch(&self, response: &StoredResponse) {
+        let place = response.place();
+        if self.reports_each_use || place.is_news(self.period.load(Ordering::Relaxed)) {
+            let place = Arc::clone(place);
+            self.queue.send(Change::Used { place, reuses: response.reuses() }, None);
+        }
+    }
+
+    /// Asks the backing store, unless something says that its answer could not be used; waits.
+    ///
+    /// Called without a lock. The moment is read before the question, so whatever changes while the backing
+    /// store answers makes the moments differ, and keeps the answer out of memory.
+    pub(in crate::store) fn ask(
+        &self,
+        key: &CacheKey,
+        claims: bool,
+        moments: &Moments,
+    ) -> Option<Recalled> {
+        let is_ready = || self.backing.is_ready();
+        // Asked twice: the wait in between may be as long as the store takes to go down. The breaker comes
+        // last, because a question that it lets through as the one attempt must really be asked.
+        if !is_ready() || !self.queue.settle(key) || !is_ready() || !self.reads.lets_through() {
+            return None;
+        }
+        let moment = moments.now(key);
+        match self.backing.recall(key, claims) {
+            Ok(mut recalled) => {
+                self.reads.worked();
+                recalled.stamp.moment = moment;
+                recalled.variants.retain(|response| !self.queue.overtaken().has(key, response));
+                // A process without `--cache-ttl`, or an earlier one, may have stored it uncapped.
+                if let Some(most) = self.cache_ttl {
+                    for response in &mut recalled.variants {
+                        *response = Arc::new(response.capped(most));
+                    }
+                }
+                Some(recalled)
+            }
+            Err(error) => {
+                self.reads.failed(&error);
+                None
+            }
+        }
+    }
+
+    /// What the backing store has; `None` if it does not answer.
+    pub(in crate::store) fn list(&self, after: &str, most: usize) -> Option<Vec<Listed>> {
+        // What was stored a moment ago should be on the list.
+        self.queue.flush(self.queue.limits().list_wait);
+        match self.backing.list(after, most) {
+            Ok(mut listed) => {
+                if let Some(most) = self.cache_ttl {
+                    for listed in &mut listed {
+                        listed.head.cap_freshness(most);
+                    }
+                }
+                Some(listed)
+            }
+            Err(error) => {
+                log::info!("{}: {error}; what is in memory is listed", self.backing.name());
+                None
+            }
+        }
+    }
+
+    /// Is the backing store left alone, because it has failed?
+    pub(in crate::store) fn is_failing(&self) -> bool {
+        self.reads.is_open() || self.writes.is_open() || !self.backing.is_ready()
+    }
+
+    /// Ends the writer, once it has written what it has; waits no longer than `most`.
+    pub(in crate::store) fn close(&self, most: Duration) -> bool {
+        self.queue.close();
+        // The writer sends nothing here: it drops its end when it has written what there was.
+        let ended = self.ended.lock().recv_timeout(most);
+        !matches!(ended, Err(RecvTimeoutError::Timeout))
+    }
+}
+
+/// The writer thread holds the queue, not this: without a word it would wait for changes for ever.
+impl Drop for Backed {
+    fn drop(&mut self) {
+        self.queue.close();
+    }
+}
