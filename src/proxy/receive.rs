@@ -31,7 +31,7 @@ use crate::policy::unkeyed::is_unkeyed;
 use crate::policy::validation::{confirms, make_unconditional, merged};
 use crate::proxy::collapse::{Failed, Outcome};
 use crate::proxy::fill::again::Again;
-use crate::proxy::fill::{Fetched, Filler, PIECE_BYTES, Progress, Recording, Relayed};
+use crate::proxy::fill::{Fetched, Filler, PIECE_BYTES, Progress, Relayed};
 use crate::proxy::freshen::facts;
 use crate::proxy::{Asking, Forward, Forwarded, Proxy};
 use crate::stats::Counter;
@@ -192,7 +192,7 @@ impl Proxy {
         let length = received.length;
         let begun = verdict.and_then(|head| {
             let (key, begun) = (forward.key.clone(), forward.begun.clone());
-            Recording::begin(&self.store, key, head, begun, length)
+            self.store.begin(key, head, begun, length)
         });
         let leader = forward.leader.take();
         let (recording, content) = match begun {
@@ -211,7 +211,7 @@ impl Proxy {
             }
         };
         let Some(body) = received.body.take() else {
-            let put = recording.commit(Bytes::new());
+            let put = recording.commit(Bytes::new()).wait();
             if let Some(leader) = leader {
                 leader.land(&put.into());
             }

@@ -22,6 +22,7 @@ pub mod codec;
 pub mod memory;
 pub mod outcome;
 mod overlay;
+pub mod recording;
 pub mod redis;
 pub mod salt;
 pub mod spooled;

@@ -13,6 +13,7 @@ use super::support;
 use super::support::redis::Server;
 use super::support::stored::{at, begun, content, response};
 use super::support::{PATIENCE, TemporaryFolder};
+use bytes::Bytes;
 use caching_proxy::clock::Timestamp;
 use caching_proxy::policy::digest::Salt;
 use caching_proxy::policy::key::CacheKey;
@@ -265,11 +266,15 @@ impl Trial {
     /// A large body; some do not come to their end.
     fn spool(&mut self, key: usize) {
         let (made, begun) = (self.next(), self.fetch(key));
-        let mut spool = self.store.spool(KEYS[key].into(), None).expect("there is a backing store");
+        let head = made.head().clone();
+        let begun = self.store.begin(KEYS[key].into(), head, begun, None);
+        let Ok((mut recording, _)) = begun else { return };
+        assert!(recording.overflow(Bytes::new(), None), "there is a backing store");
         let mut text = content(&made).to_vec();
         text.resize(150_000, b' ');
-        if spool.write(&text) && self.dice.below(3) > 0 {
-            let put = self.store.commit(spool, made.head().clone(), &begun);
+        let is_written = recording.write(&text) && recording.wait_for_room();
+        if is_written && self.dice.below(3) > 0 {
+            let put = recording.commit(Bytes::new()).wait();
             self.stored(key, made.response_time.0, put);
         }
     }

@@ -104,9 +104,16 @@ fn what_is_invalidated_on_its_way_behind_memory_is_read_to_its_end() {
     // Here, and where the store behind memory alone knows of it.
     for is_here in [true, false] {
         let begun = support::stored::begun(&store, &key);
-        let mut spool = store.spool(key.clone(), None).expect("there is a backing store");
-        assert!(body.chunks(10_000).all(|piece| spool.write(piece)));
-        let mut reader = spool.spooled().reader().expect("it has not failed");
+        let head = tagged("red", "", true).head().clone();
+        let mut recording = support::stored::behind(&store, &key, head, &begun);
+        assert!(
+            body.chunks(10_000).all(|piece| recording.write(piece) && recording.wait_for_room())
+        );
+        let mut reader = recording
+            .spooled()
+            .expect("it goes behind memory")
+            .reader()
+            .expect("it has not failed");
         let mut read = vec![0; body.len() / 2];
         read_exactly(&mut reader, &mut read);
         assert!(read[..] == body[..read.len()]);
@@ -117,10 +124,7 @@ fn what_is_invalidated_on_its_way_behind_memory_is_read_to_its_end() {
             other.invalidate(&key, None);
             assert!(other.flush(PATIENCE));
         }
-        assert_eq!(
-            store.commit(spool, tagged("red", "", true).head().clone(), &begun),
-            Put::Cleared
-        );
+        assert_eq!(recording.commit(Bytes::new()).wait(), Put::Cleared);
         let mut rest = vec![0; body.len() - read.len()];
         read_exactly(&mut reader, &mut rest);
         assert!(rest[..] == body[read.len()..], "{is_here}");

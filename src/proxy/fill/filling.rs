@@ -17,9 +17,9 @@ use crate::policy::key::CacheKey;
 use crate::policy::reason::Detail;
 use crate::proxy::collapse::{Leader, Outcome, Shareable};
 use crate::proxy::fill::again::Again;
-use crate::proxy::fill::{PIECE_BYTES, Recording, tell_of_cut};
+use crate::proxy::fill::{PIECE_BYTES, tell_of_cut};
 use crate::stats::{Counter, Stats};
-use crate::store::tiers::spool::Spool;
+use crate::store::recording::Recording;
 use crate::store::{Put, Reservation};
 
 /// What moves a body along, from the origin server to all who read it.
@@ -69,10 +69,10 @@ impl Filler {
         stats: &Arc<Stats>,
     ) -> Fetched {
         let (mut writer, reader) = Writer::new(length, content);
-        if recording.spool.is_some() {
+        if recording.spooled().is_some() {
             writer.let_go();
         }
-        let key = recording.key.clone();
+        let key = recording.key().clone();
         let (writer, recording, stats) = (Some(writer), Some(recording), Arc::clone(stats));
         let filler = Self {
             body,
@@ -126,10 +126,10 @@ impl Filler {
         if let (Some(leader), Some(recording), Some(writer)) =
             (&mut self.leader, &self.recording, &self.writer)
         {
-            let (head, body) = (recording.head.clone(), Arc::clone(writer.shared()));
+            let (head, body) = (recording.head().clone(), Arc::clone(writer.shared()));
             let spooled = OnceLock::new();
-            if let Some(spool) = &recording.spool {
-                let _ = spooled.set(Arc::clone(spool.spooled()));
+            if let Some(behind) = recording.spooled() {
+                let _ = spooled.set(Arc::clone(behind));
             }
             let shareable = Arc::new(Shareable { head, body, spooled });
             leader.share(&shareable);
@@ -167,7 +167,7 @@ impl Filler {
             return self.resume();
         }
         if let Some(recording) =
-            self.recording.as_mut().filter(|recording| recording.spool.is_none())
+            self.recording.as_mut().filter(|recording| recording.spooled().is_none())
         {
             let grow = |buffer: &mut Buffer, more| recording.grow(buffer, more);
             if writer.keep(&piece[..count], at_end, grow) {
@@ -179,7 +179,7 @@ impl Filler {
         if count > 0 {
             self.spool_on(&piece[..count], at_end);
             let read = self.writer.as_mut().is_some_and(|writer| writer.pass_on(&piece[..count]));
-            if !read && self.spool().is_none() && !at_end {
+            if !read && !self.is_spooled() && !at_end {
                 return self.give_up();
             }
         }
@@ -199,8 +199,8 @@ impl Filler {
         Progress::Lost
     }
 
-    fn spool(&mut self) -> Option<&mut Spool> {
-        self.recording.as_mut()?.spool.as_mut()
+    fn is_spooled(&self) -> bool {
+        self.recording.as_ref().is_some_and(|recording| recording.spooled().is_some())
     }
 
     /// It is too large for memory: it goes on into the store behind it, or is let go of.
@@ -208,24 +208,22 @@ impl Filler {
         let (Some(writer), Some(recording)) = (&mut self.writer, &mut self.recording) else {
             return;
         };
-        let Some(spool) = recording.overflow(self.length) else { return self.let_go() };
-        let spooled = Arc::clone(spool.spooled());
-        let kept = writer.let_go();
-        if !spool.write(&kept) {
+        if !recording.overflow(writer.let_go(), self.length) || !recording.wait_for_room() {
             return self.let_go();
         }
-        if let Some(shareable) = &self.shareable {
-            let _ = shareable.spooled.set(spooled);
+        if let (Some(shareable), Some(spooled)) = (&self.shareable, recording.spooled()) {
+            let _ = shareable.spooled.set(Arc::clone(spooled));
         }
     }
 
     /// Adds to what is stored behind memory, and stores the response with the last of it.
     fn spool_on(&mut self, piece: &[u8], at_end: bool) {
-        let most =
-            self.recording.as_ref().map_or(0, |recording| recording.store.content_bytes_max());
-        let so_far = self.writer.as_ref().map_or(0, Writer::total);
-        let Some(spool) = self.spool() else { return };
-        if so_far + piece.len() as u64 > most || !spool.write(piece) {
+        let Some(recording) =
+            self.recording.as_mut().filter(|recording| recording.spooled().is_some())
+        else {
+            return;
+        };
+        if !recording.write(piece) || !recording.wait_for_room() {
             return self.let_go();
         }
         if at_end {
@@ -240,7 +238,7 @@ impl Filler {
             self.share();
         }
         let Some(recording) = self.recording.take() else { return };
-        let put = recording.commit(Bytes::new());
+        let put = recording.commit(Bytes::new()).wait();
         self.put = Some(put);
         self.land(&if put == Put::Stored { Outcome::Behind } else { put.into() });
     }
@@ -260,7 +258,7 @@ impl Filler {
 
     /// It is too large after all.
     fn let_go(&mut self) {
-        self.room = self.recording.take().map(|recording| recording.room);
+        self.room = self.recording.take().map(Recording::into_reservation);
         self.put = Some(Put::TooLarge);
         self.land(&Outcome::TooLarge);
         if let Some(writer) = &mut self.writer {
@@ -269,14 +267,14 @@ impl Filler {
     }
 
     fn complete(&mut self) -> Progress {
-        if self.spool().is_some() {
+        if self.is_spooled() {
             self.land_spooled();
         }
         self.share_what_is_cleared();
         let Some(mut writer) = self.writer.take() else { return Progress::Lost };
         if let (Some(recording), Some(whole)) = (self.recording.take(), writer.whole()) {
             self.whole = Some(whole.clone());
-            let put = recording.commit(whole);
+            let put = recording.commit(whole).wait();
             self.put = Some(put);
             self.land(&put.into());
         }

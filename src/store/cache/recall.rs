@@ -15,7 +15,6 @@ use crate::policy::key::CacheKey;
 use crate::policy::stored::{StoredHead, StoredResponse};
 use crate::store::backing::{CHUNK_BYTES, Fetcher, Recalled};
 use crate::store::cache::{Behind, Below, Cache};
-use crate::store::outcome::Put;
 use crate::store::tiers::FetchClaim;
 use crate::store::tiers::backed::Backed;
 use crate::store::tiers::claim::HeldClaim;
@@ -162,33 +161,21 @@ impl Cache {
     }
 }
 
-/// Bodies that go past memory.
+/// Bodies that go past memory (`recording.rs`).
 impl Cache {
     /// Begins to store content that does not fit into memory; `None` if there is no other place.
-    pub fn spool(&self, key: CacheKey, length: Option<u64>) -> Option<Spool> {
-        self.backed().map(|backed| Spool::new(&backed.queue, key, length))
-    }
-
-    /// All of a spooled body has come: makes a stored response of it, unless it was invalidated since
-    /// `begun`. Waits until that is done.
-    pub fn commit(&self, mut spool: Spool, head: StoredHead, begun: &Begun) -> Put {
-        // The last piece may wait seconds for space in the queue. That is done before the locks are taken:
-        // under them, every other change of the key, and every purge, would wait with it.
-        if !spool.flush() {
-            return Put::TooLarge;
-        }
-        let key = spool.spooled().key().clone();
-        let outcome = self.hand_in_end(&mut spool, head, begun);
-        let put = spool.settle(&outcome);
-        if put == Put::Stored {
-            self.forget_in_memory(&key);
-        }
-        put
+    pub(in crate::store) fn spool(&self, key: &CacheKey, length: Option<u64>) -> Option<Spool> {
+        self.backed().map(|backed| Spool::new(&backed.queue, key.clone(), length))
     }
 
     /// All of a spooled body has come, and has been handed in: makes a stored response of it, unless it was
     /// invalidated since `begun`. The outcome comes later.
-    fn hand_in_end(&self, spool: &mut Spool, head: StoredHead, begun: &Begun) -> Receiver<u64> {
+    pub(in crate::store) fn hand_in_end(
+        &self,
+        spool: &mut Spool,
+        head: StoredHead,
+        begun: &Begun,
+    ) -> Receiver<u64> {
         let key = spool.spooled().key().clone();
         let _purging = self.tier.purging.read();
         let _changing = self.tier.change(&key);
@@ -200,7 +187,7 @@ impl Cache {
 
     /// Something for `key` was stored in the backing store alone: what memory has from before is outdated.
     /// It goes without a mark, which would rule out the fetches under way.
-    fn forget_in_memory(&self, key: &CacheKey) {
+    pub(in crate::store) fn forget_in_memory(&self, key: &CacheKey) {
         let _changing = self.tier.change(key);
         for other in self.memory.get(key.as_str()).unwrap_or_default().iter() {
             self.memory.remove(key, other);

@@ -9,7 +9,7 @@ pub(super) mod claim;
 pub(super) mod memory;
 mod overtaken;
 pub(super) mod queue;
-pub mod spool;
+pub(super) mod spool;
 mod writer;
 
 pub use claim::FetchClaim;

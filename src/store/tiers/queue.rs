@@ -195,13 +195,25 @@ impl Queue {
         self.arrived.notify_one();
     }
 
+    /// Hands in a piece of a large body if there is space for it now; gives it back if not.
+    pub(in crate::store) fn send_now(&self, change: Change) -> Option<Change> {
+        let mut state = self.state.lock();
+        // The number of changes is not looked at: pieces are large, so their bytes are the bound.
+        if !state.has_space(change.bytes(), self.limits.content_bytes) {
+            return Some(change);
+        }
+        state.push(change, None);
+        drop(state);
+        self.arrived.notify_one();
+        None
+    }
+
     /// Hands in a piece of a large body; waits for space, and says whether there was any.
     ///
     /// Called without a lock: the wait would hold up every change of the key.
     pub(in crate::store) fn send_waiting(&self, change: Change) -> bool {
         let deadline = Instant::now() + self.limits.space_wait;
         let mut state = self.state.lock();
-        // The number of changes is not looked at: pieces are large, so their bytes are the bound.
         while !state.has_space(change.bytes(), self.limits.content_bytes) {
             let late = self.settled.wait_until(&mut state, deadline).timed_out();
             if late || state.closed {

@@ -3,6 +3,7 @@
 //!
 //! What is known of the body to its readers is in `store/spooled.rs`.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 
@@ -16,33 +17,62 @@ use crate::store::spooled::{SpoolEnd, Spooled};
 use crate::store::tiers::queue::Queue;
 
 /// The writing end. Dropped before the end of the body was handed in, it abandons it.
-pub struct Spool {
+pub(in crate::store) struct Spool {
     queue: Arc<Queue>,
     spooled: Arc<Spooled>,
+    /// The piece that the queue had no space for; then what memory had before, whole pieces in one; then full pieces
+    /// that have come since.
+    unsent: Option<Bytes>,
+    before: Bytes,
+    kept_back: VecDeque<Bytes>,
     /// What does not fill a piece yet.
     rest: Vec<u8>,
-    /// So many bytes were handed in.
-    handed_in: u64,
-    committed: bool,
+    /// All bytes so far, with those that are kept back.
+    bytes: u64,
+    is_handed_in: bool,
+    is_settled: bool,
 }
 
 impl Spool {
     pub(in crate::store) fn new(queue: &Arc<Queue>, key: CacheKey, length: Option<u64>) -> Self {
-        let spooled = Arc::new(Spooled::new(key, length));
-        let (queue, rest) = (Arc::clone(queue), Vec::new());
-        Self { queue, spooled, rest, handed_in: 0, committed: false }
+        Self {
+            queue: Arc::clone(queue),
+            spooled: Arc::new(Spooled::new(key, length)),
+            unsent: None,
+            before: Bytes::new(),
+            kept_back: VecDeque::new(),
+            rest: Vec::new(),
+            bytes: 0,
+            is_handed_in: false,
+            is_settled: false,
+        }
     }
 
     /// What readers follow it by.
-    pub fn spooled(&self) -> &Arc<Spooled> {
+    pub(in crate::store) fn spooled(&self) -> &Arc<Spooled> {
         &self.spooled
     }
 
-    /// Adds bytes; waits while the queue is full. `false` if the body cannot be stored any more.
-    ///
-    /// Called without a lock: the wait is the backpressure on the origin server's connection.
-    pub fn write(&mut self, mut bytes: &[u8]) -> bool {
-        self.handed_in += bytes.len() as u64;
+    /// Bytes that have come so far.
+    pub(in crate::store) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Begins with what memory had. As [`Spool::write`], but what is kept back is not copied: it is in the
+    /// memory that was taken for it.
+    pub(in crate::store) fn begin_with(&mut self, mut before: Bytes) -> bool {
+        assert!(self.bytes == 0, "what memory had is the beginning");
+        let rest = before.split_off(before.len() - before.len() % CHUNK_BYTES);
+        self.bytes = before.len() as u64;
+        self.before = before;
+        self.write(&rest)
+    }
+
+    /// Adds bytes. Full pieces that the queue does not take now are kept back; `false` if the body cannot be
+    /// stored any more. Never waits.
+    pub(in crate::store) fn write(&mut self, mut bytes: &[u8]) -> bool {
+        self.bytes += bytes.len() as u64;
+        self.send_now();
         while !bytes.is_empty() {
             if self.rest.capacity() == 0 {
                 // A short body needs no more than its length.
@@ -52,26 +82,82 @@ impl Spool {
                 self.rest.reserve_exact(most);
             }
             // Pieces are of one size, so that a reader finds a byte's piece by division.
-            debug_assert!(self.rest.len() < CHUNK_BYTES, "a full piece has been handed in");
+            assert!(self.rest.len() < CHUNK_BYTES, "a full piece has been taken out");
             let count = bytes.len().min(CHUNK_BYTES - self.rest.len());
             self.rest.extend_from_slice(&bytes[..count]);
             bytes = &bytes[count..];
-            if self.rest.len() == CHUNK_BYTES && !self.send() {
-                return false;
+            if self.rest.len() == CHUNK_BYTES {
+                self.kept_back.push_back(std::mem::take(&mut self.rest).into());
+                self.send_now();
             }
         }
         !self.spooled.has_failed()
     }
 
-    fn send(&mut self) -> bool {
-        let bytes = Bytes::from(std::mem::take(&mut self.rest));
-        let spooled = Arc::clone(&self.spooled);
-        !self.spooled.has_failed() && self.queue.send_waiting(Change::Chunk { spooled, bytes })
+    /// Is nothing kept back?
+    pub(in crate::store) fn has_room(&self) -> bool {
+        self.unsent.is_none() && self.before.is_empty() && self.kept_back.is_empty()
     }
 
-    /// Hands in what is left; waits as [`Spool::write`] does.
+    /// Waits until nothing is kept back; `false` if the body cannot be stored any more.
+    ///
+    /// Called without a lock: the wait is the backpressure on the origin server's connection.
+    pub(in crate::store) fn wait_for_room(&mut self) -> bool {
+        while let Some(bytes) = self.next_piece() {
+            let spooled = Arc::clone(&self.spooled);
+            if !self.queue.send_waiting(Change::Chunk { spooled, bytes }) {
+                // There is a hole now: no later piece may make the body look whole.
+                self.spooled.fail();
+            }
+        }
+        !self.spooled.has_failed()
+    }
+
+    /// Hands in what is left, as far as the queue takes it now; is nothing left? No more bytes may come.
+    pub(in crate::store) fn flush_now(&mut self) -> bool {
+        self.keep_rest_back();
+        self.send_now();
+        self.has_room() && !self.spooled.has_failed()
+    }
+
+    /// The same, but waits as [`Spool::wait_for_room`] does.
     pub(in crate::store) fn flush(&mut self) -> bool {
-        !self.spooled.has_failed() && (self.rest.is_empty() || self.send())
+        self.keep_rest_back();
+        self.wait_for_room()
+    }
+
+    fn keep_rest_back(&mut self) {
+        if !self.rest.is_empty() {
+            self.kept_back.push_back(std::mem::take(&mut self.rest).into());
+        }
+    }
+
+    /// Hands in what is kept back, until the queue is full.
+    fn send_now(&mut self) {
+        while let Some(bytes) = self.next_piece() {
+            let spooled = Arc::clone(&self.spooled);
+            if let Some(Change::Chunk { bytes, .. }) =
+                self.queue.send_now(Change::Chunk { spooled, bytes })
+            {
+                self.unsent = Some(bytes);
+                return;
+            }
+        }
+    }
+
+    /// The next piece that is kept back; none once the store has failed.
+    fn next_piece(&mut self) -> Option<Bytes> {
+        if self.spooled.has_failed() {
+            (self.unsent, self.before, self.kept_back) = (None, Bytes::new(), VecDeque::new());
+        }
+        if self.unsent.is_some() {
+            return self.unsent.take();
+        }
+        if !self.before.is_empty() {
+            // A copy: one piece in the queue must not hold on to all that memory had.
+            return Some(Bytes::copy_from_slice(&self.before.split_to(CHUNK_BYTES)));
+        }
+        self.kept_back.pop_front()
     }
 
     /// All of it has come: a stored response is to be made of it, unless it was invalidated, and `begun`
@@ -81,36 +167,45 @@ impl Spool {
         head: StoredHead,
         begun: Option<Stamp>,
     ) -> Receiver<u64> {
-        debug_assert!(self.rest.is_empty(), "the last piece comes before the end");
+        assert!(self.rest.is_empty() && self.has_room(), "the last piece comes before the end");
         let (reply, outcome) = sync_channel(1);
         let (spooled, head) = (Arc::clone(&self.spooled), Box::new(head));
         self.queue.send(Change::Whole { spooled, head, begun }, Some(reply));
         // Even if the queue is closed and takes nothing: `settle` sees the sender dropped.
-        self.committed = true;
+        self.is_handed_in = true;
         outcome
     }
 
     /// Waits until that is done. Called without a lock.
-    pub(in crate::store) fn settle(self, outcome: &Receiver<u64>) -> Put {
+    pub(in crate::store) fn settle(&mut self, outcome: &Receiver<u64>) -> Put {
         let put = match outcome.recv_timeout(self.queue.limits().commit_wait) {
             Ok(0) => Put::Cleared,
             Ok(_) => Put::Stored,
             Err(_) => Put::TooLarge,
         };
+        self.end();
+        put
+    }
+
+    /// What its readers are told of its end.
+    fn end(&mut self) {
         // Readers may have all of it, stored or not; but what was not written cannot be read. A body of
         // unknown length once ended cleanly with bytes missing here, because the end was called proven
         // when the outcome had not come in time.
-        let is_there = self.spooled.bytes() == self.handed_in;
+        let is_there = self.spooled.bytes() == self.bytes;
         self.spooled.end(if is_there { SpoolEnd::Whole } else { SpoolEnd::Cut });
-        put
+        self.is_settled = true;
     }
 }
 
 impl Drop for Spool {
     fn drop(&mut self) {
-        if !self.committed {
+        if !self.is_handed_in {
             self.spooled.fail();
             self.queue.send(Change::Abandon { spooled: Arc::clone(&self.spooled) }, None);
+        } else if !self.is_settled {
+            // Nobody waits for the outcome; readers must not wait for ever.
+            self.end();
         }
     }
 }
@@ -261,6 +356,62 @@ mod tests {
                 assert_eq!(read(follower), expected_read, "{fate:?} {length:?}");
             }
         }
+    }
+
+    /// The queue takes two pieces, and nobody waits: what it does not take is kept back, and comes in its order.
+    #[test]
+    fn what_the_queue_does_not_take_is_kept_back_and_nothing_is_lost() {
+        let body: Vec<u8> = (0..CHUNK_BYTES * 7 + 1000).map(|number| (number / 7) as u8).collect();
+        for in_memory in [0, 1, CHUNK_BYTES, CHUNK_BYTES * 3 + 5, body.len()] {
+            for piece in [CHUNK_BYTES * 4, 10_000] {
+                let limits = QueueLimits { space_wait: Duration::ZERO, ..QueueLimits::of(2 << 16) };
+                let queue = Arc::new(Queue::new(limits));
+                let written = Arc::new(Written(Mutex::default()));
+                let mut spool = Spool::new(&queue, CacheKey::from("a"), None);
+                let (before, rest) = body.split_at(in_memory);
+                assert!(spool.begin_with(Bytes::copy_from_slice(before)));
+                for piece in rest.chunks(piece) {
+                    while !spool.has_room() {
+                        write(&queue, &written, 1, 1);
+                        assert!(spool.write(b""), "it tries again");
+                    }
+                    assert!(spool.write(piece));
+                    let kept: usize = spool.kept_back.iter().map(Bytes::len).sum();
+                    assert!(kept <= piece.len() + CHUNK_BYTES, "what one call brings");
+                }
+                while !spool.flush_now() {
+                    write(&queue, &written, 1, 1);
+                }
+                let outcome = spool.send_whole(head(), None);
+                write(&queue, &written, body.len(), 1);
+                assert_eq!(spool.settle(&outcome), Put::Stored);
+                assert!(*written.0.lock() == body, "{in_memory} {piece}");
+            }
+        }
+    }
+
+    /// Whoever commits and does not wait: readers learn of an end all the same.
+    #[test]
+    fn readers_do_not_wait_for_an_outcome_that_nobody_waits_for() {
+        for (pieces, expected) in [(9, Ok(CHUNK_BYTES * 2)), (1, Err(CHUNK_BYTES))] {
+            let (queue, written) = (Arc::new(queue()), Arc::new(Written(Mutex::default())));
+            let mut spool = Spool::new(&queue, CacheKey::from("a"), None);
+            assert!(spool.write(&vec![1; CHUNK_BYTES * 2]) && spool.flush_now());
+            let follower = spool.spooled().reader().expect("it has not failed");
+            let _outcome = spool.send_whole(head(), None);
+            write(&queue, &written, pieces, 1);
+            drop(spool);
+            assert_eq!(read(follower), expected, "{pieces}");
+        }
+    }
+
+    #[test]
+    fn a_piece_that_waits_too_long_lets_the_body_go() {
+        let limits = QueueLimits { space_wait: Duration::ZERO, ..QueueLimits::of(1) };
+        let queue = Arc::new(Queue::new(limits));
+        let mut spool = Spool::new(&queue, CacheKey::from("a"), None);
+        assert!(spool.write(&vec![1; CHUNK_BYTES * 2]) && !spool.has_room());
+        assert!(!spool.wait_for_room() && !spool.write(b"x") && !spool.flush());
     }
 
     #[test]

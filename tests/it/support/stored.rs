@@ -11,11 +11,13 @@ use caching_proxy::policy::digest::{SALT_BYTES, Salt};
 use caching_proxy::policy::freshness::Lifetime;
 use caching_proxy::policy::key::CacheKey;
 use caching_proxy::policy::purging::Selector;
+use caching_proxy::policy::reason::Detail;
 use caching_proxy::policy::stored::{StoredHead, StoredResponse};
 use caching_proxy::policy::vary::{Selecting, Sent};
 use caching_proxy::store::Put;
 use caching_proxy::store::cache::Cache;
 use caching_proxy::store::memory::{Eviction, MemoryLimits, store};
+use caching_proxy::store::recording::Recording;
 use caching_proxy::store::underway::Begun;
 use http::{HeaderName, HeaderValue, StatusCode};
 
@@ -81,6 +83,14 @@ pub fn variants(store: &Arc<Cache>, key: &str) -> Vec<Arc<StoredResponse>> {
     store.look_at(key).map(|variants| variants.to_vec()).unwrap_or_default()
 }
 
+/// Begins to store a response of unknown length, past memory.
+pub fn behind(store: &Arc<Cache>, key: &CacheKey, head: StoredHead, begun: &Begun) -> Recording {
+    let begun = store.begin(key.clone(), head, begun.clone(), None);
+    let (mut recording, _) = begun.map_err(Detail::as_str).expect("there is room");
+    assert!(recording.overflow(Bytes::new(), None), "there is a backing store");
+    recording
+}
+
 /// Stores a response piece by piece, past memory.
 pub fn spool(
     store: &Arc<Cache>,
@@ -89,9 +99,11 @@ pub fn spool(
     begun: &Begun,
     content: &[u8],
 ) -> Put {
-    let mut spool = store.spool(key.clone(), None).expect("there is a backing store");
-    assert!(content.chunks(10_000).all(|piece| spool.write(piece)));
-    store.commit(spool, head, begun)
+    let mut recording = behind(store, key, head, begun);
+    assert!(
+        content.chunks(10_000).all(|piece| recording.write(piece) && recording.wait_for_room())
+    );
+    recording.commit(Bytes::new()).wait()
 }
 
 /// Removes everything; how many responses there were.
