@@ -35,7 +35,7 @@
 //! - [`clock`]: moments, spans, and the one clock. [`vital`]: threads that must not end.
 //! - [`message`]: what a message is, and HTTP/1.1 on the wire; no I/O, no caching.
 //! - [`policy`]: what the RFCs say, as pure functions, a section or two a file.
-//! - [`store`]: where stored responses live: in memory, and behind it SQLite or Redis.
+//! - [`store`]: the cache, one type: memory, and behind it SQLite or Redis; what is on its way in.
 //! - [`origin`]: the origin server, how it is reached, and what it is spared.
 //! - [`stats`]: the counters, the latencies and the access log.
 //! - [`proxy`]: the engine, where all these meet: lookup, collapsed requests, fetching, answering.

@@ -1,4 +1,4 @@
-//! What a backing store owes the tiers: it is slower than memory, lasts longer, and may be shared.
+//! What a backing store owes the cache: it is slower than memory, lasts longer, and may be shared.
 //!
 //! All its methods wait, so they are called by workers and by the one writer thread (`tiers/writer.rs`), never
 //! by an event loop. It may fail at any time; a failure costs a miss and nothing else.
@@ -27,7 +27,7 @@ pub struct Stamp {
     pub numbers: Option<[u64; 4]>,
     /// It had nothing for the key.
     pub was_empty: bool,
-    /// How often what is stored for the key had changed, which is for the tiers to say.
+    /// How often what is stored for the key had changed, which is for the cache to say.
     pub moment: u64,
 }
 

@@ -29,7 +29,7 @@ use crate::store::outcome::{Purged, Put};
 use crate::store::overlay::Overlay;
 use crate::store::tiers::backed::Backed;
 use crate::store::tiers::memory::{KeyChange, MemoryTier};
-use crate::store::tiers::queue::QueueLimits;
+use crate::store::tiers::{QueueLimits, WriterSteps};
 use crate::store::underway::Begun;
 use crate::store::{Reservation, Store, Usage, Variants};
 
@@ -106,6 +106,17 @@ impl Cache {
         let limits = QueueLimits::of(queued_bytes);
         let backed = Backed::start(backing, limits, reports_each_use)?;
         Ok(Self::listening(memory, backed))
+    }
+
+    /// The same without a thread, for tests: changes wait in the queue until the second of the two carries them out.
+    pub fn with_backing_by_hand(
+        memory: Arc<dyn Store>,
+        backing: Arc<dyn Backing>,
+        limits: QueueLimits,
+        reports_each_use: bool,
+    ) -> (Self, WriterSteps) {
+        let (backed, steps) = Backed::by_hand(backing, limits, reports_each_use);
+        (Self::listening(memory, backed), steps)
     }
 
     /// For one explanation: what `below` has for `key`, whose changes nobody else sees. To recall reads what is

@@ -208,7 +208,8 @@ impl Recording {
     }
 }
 
-/// A response whose content goes behind memory, and has come. Whoever drops it does not learn the outcome.
+/// A response whose content goes behind memory, and has come. Dropped before that is carried out, it is given up:
+/// nothing is stored.
 pub struct Settling {
     cache: Arc<Cache>,
     begun: Begun,
@@ -273,7 +274,7 @@ impl Settling {
 
 impl Drop for Settling {
     fn drop(&mut self) {
-        // It may still be stored: what memory has from before must not outlive it.
+        // It may be stored by now: what memory has from before must not outlive it.
         if matches!(self.stage, SettlingStage::HandedIn(_)) {
             self.cache.forget_in_memory(self.spool.spooled().key());
         }

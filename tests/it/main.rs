@@ -4,6 +4,7 @@ mod support;
 
 mod agreement;
 mod arriving;
+mod by_hand;
 mod caching;
 mod certificates;
 mod clients;

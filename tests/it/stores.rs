@@ -1,4 +1,4 @@
-//! One contract, run against every store and against the tiers: what is put comes back, whole, until it
+//! One contract, run against every memory, alone and before each backing store: what is put comes back, whole, until it
 //! is removed; limits hold; neither a clear nor a purge can be undone by what was on its way.
 
 use std::sync::Arc;

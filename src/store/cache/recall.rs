@@ -7,7 +7,6 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
-use std::time::Duration;
 
 use crate::message::buffer::Buffer;
 use crate::message::content::{Content, Distant};
@@ -21,9 +20,6 @@ use crate::store::tiers::claim::HeldClaim;
 use crate::store::tiers::spool::Spool;
 use crate::store::underway::Begun;
 use crate::store::{Store, Variants};
-
-/// The longest wait for the response that another proxy fetches.
-const OTHERS_MAX: Duration = Duration::from_secs(3);
 
 /// What was found behind memory.
 #[derive(Default)]
@@ -60,7 +56,7 @@ impl Cache {
     ) -> Recollected {
         let mut recalled = backed.ask(key, claims, &self.tier.moments);
         if recalled.as_ref().is_some_and(|recalled| recalled.fetcher == Fetcher::Another) {
-            backed.backing.wait(key, OTHERS_MAX);
+            backed.backing.wait(key, backed.queue.limits().others_wait);
             // News of the other proxy's response has marked this fetch as invalidated. Without a new beginning
             // the response that was waited for could not be promoted.
             *begun = begun.anew();

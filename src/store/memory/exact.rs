@@ -81,7 +81,7 @@ impl Exact {
     }
 
     /// Stores a response, if `old`, where there is one, is stored. Called without a lock, or under those of the
-    /// tiers; takes the index's, and under it those of the marks and of the key index.
+    /// cache; takes the index's, and under it those of the marks and of the key index.
     fn let_in(
         &self,
         key: &CacheKey,

@@ -142,7 +142,7 @@ impl S3Fifo {
     }
 
     /// Stores a response, if `old`, where there is one, is stored. Called without a lock, or under those of the
-    /// tiers; takes the key's change lock, under which quick_cache takes a shard's.
+    /// cache; takes the key's change lock, under which quick_cache takes a shard's.
     fn let_in(
         &self,
         key: &CacheKey,

@@ -16,7 +16,7 @@ use crate::store::backing::{Backing, Change, Listed, Recalled};
 use crate::store::tiers::breaker::{Breaker, LogLimit};
 use crate::store::tiers::overtaken::Moments;
 use crate::store::tiers::queue::{Queue, QueueLimits};
-use crate::store::tiers::writer::StoreWriter;
+use crate::store::tiers::writer::{StoreWriter, WriterSteps};
 
 /// A backing store, and what stands in front of it.
 pub(in crate::store) struct Backed {
@@ -49,13 +49,13 @@ impl Backed {
         let (end, ended) = sync_channel(1);
         let writes = Breaker::new(backing.name(), "nothing is written to it until it works again");
         let writes = Arc::new(writes);
-        let writer = StoreWriter {
-            backing: Arc::clone(&backing),
-            queue: Arc::clone(&queue),
-            breaker: Arc::clone(&writes),
-            period: Arc::clone(&period),
-            _end: end,
-        };
+        let writer = StoreWriter::new(
+            Arc::clone(&backing),
+            Arc::clone(&queue),
+            Arc::clone(&writes),
+            Arc::clone(&period),
+            end,
+        );
         let reads = Breaker::new(backing.name(), "memory alone is used until it works again");
         let (cache_ttl, ended, lost) = (None, Mutex::new(ended), LogLimit::default());
         let backed = Self {
@@ -81,6 +81,16 @@ impl Backed {
         let (backed, writer) = Self::new(backing, limits, reports_each_use);
         writer.start()?;
         Ok(backed)
+    }
+
+    /// The same, where a test carries out the changes.
+    pub(in crate::store) fn by_hand(
+        backing: Arc<dyn Backing>,
+        limits: QueueLimits,
+        reports_each_use: bool,
+    ) -> (Self, WriterSteps) {
+        let (backed, writer) = Self::new(backing, limits, reports_each_use);
+        (backed, WriterSteps::new(writer))
     }
 
     /// A response was reused. On the way of every hit: no lock but the queue's, and that only once in a period.

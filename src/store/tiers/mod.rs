@@ -14,3 +14,4 @@ mod writer;
 
 pub use claim::FetchClaim;
 pub use queue::QueueLimits;
+pub use writer::WriterSteps;

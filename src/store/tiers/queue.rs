@@ -45,6 +45,8 @@ pub struct QueueLimits {
     pub purge_wait: Duration,
     /// For how long a list waits for what was stored a moment ago.
     pub list_wait: Duration,
+    /// For how long a recall waits for the response that another proxy fetches.
+    pub others_wait: Duration,
 }
 
 impl QueueLimits {
@@ -59,6 +61,21 @@ impl QueueLimits {
             purge_wait: Duration::from_secs(60),
             // A slow store must not keep the list.
             list_wait: Duration::from_secs(1),
+            others_wait: Duration::from_secs(3),
+        }
+    }
+
+    /// The same bound, and no wait: for tests that carry out the changes themselves.
+    pub fn without_waits(content_bytes: u64) -> Self {
+        let wait = Duration::ZERO;
+        Self {
+            content_bytes,
+            settle_wait: wait,
+            space_wait: wait,
+            commit_wait: wait,
+            purge_wait: wait,
+            list_wait: wait,
+            others_wait: wait,
         }
     }
 }

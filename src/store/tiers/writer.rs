@@ -25,16 +25,68 @@ const PERIOD: Duration = Duration::from_secs(30);
 
 /// What the thread works on.
 pub(in crate::store) struct StoreWriter {
-    pub backing: Arc<dyn Backing>,
-    pub queue: Arc<Queue>,
-    pub breaker: Arc<Breaker>,
+    backing: Arc<dyn Backing>,
+    queue: Arc<Queue>,
+    breaker: Arc<Breaker>,
     /// Counts the periods in which the use of a response is handed in once; never 0.
-    pub period: Arc<AtomicU32>,
+    period: Arc<AtomicU32>,
     /// Dropped when the thread ends.
-    pub _end: SyncSender<()>,
+    _end: SyncSender<()>,
+    /// The breaker keeps lookups from the store; the pause here keeps the writer from it, which comes by
+    /// itself and must be the one attempt after each failure.
+    pause: Duration,
+    resting_until: Option<Instant>,
+}
+
+/// What a step of the writer has come to.
+enum Stepped {
+    /// Some changes were carried out, or were not.
+    Worked,
+    /// There are none.
+    Idle,
+    /// There will be none any more.
+    Closed,
+}
+
+/// The writer without its thread, for tests: they decide when changes are carried out, and how many at a time
+/// ([`Backing::batch_bytes`]).
+pub struct WriterSteps(StoreWriter);
+
+impl WriterSteps {
+    /// In the place of the thread.
+    pub(in crate::store) fn new(writer: StoreWriter) -> Self {
+        Self(writer)
+    }
+
+    /// Carries out the next batch of changes; was there one? Never waits, also not after a failure: the next step
+    /// is the next attempt.
+    pub fn step(&mut self) -> bool {
+        if let Some(resting) = &mut self.0.resting_until {
+            // The pause is over; that there was a failure is not forgotten.
+            *resting = Instant::now();
+        }
+        matches!(self.0.step(Duration::ZERO), Stepped::Worked)
+    }
+
+    /// Carries out all that there is.
+    pub fn run(&mut self) {
+        while self.step() {}
+    }
 }
 
 impl StoreWriter {
+    /// A writer that has not begun.
+    pub(in crate::store) fn new(
+        backing: Arc<dyn Backing>,
+        queue: Arc<Queue>,
+        breaker: Arc<Breaker>,
+        period: Arc<AtomicU32>,
+        end: SyncSender<()>,
+    ) -> Self {
+        let (pause, resting_until) = (PAUSE_FIRST, None);
+        Self { backing, queue, breaker, period, _end: end, pause, resting_until }
+    }
+
     /// Starts the thread; it ends when the queue is closed and empty.
     pub(in crate::store) fn start(self) -> io::Result<()> {
         let run = move || {
@@ -48,11 +100,7 @@ impl StoreWriter {
         vital::spawn("store-writer", run)
     }
 
-    fn run(self) {
-        // The breaker keeps lookups from the store; the pause here keeps the writer from it, which comes by
-        // itself and must be the one attempt after each failure.
-        let mut pause = PAUSE_FIRST;
-        let mut resting_until: Option<Instant> = None;
+    fn run(mut self) {
         let mut idle = Duration::from_secs(1);
         let mut period_began = Instant::now();
         let mut is_troubled = self.notice_trouble(false);
@@ -62,42 +110,54 @@ impl StoreWriter {
                 let next = self.period.load(Ordering::Relaxed).wrapping_add(1).max(1);
                 self.period.store(next, Ordering::Relaxed);
             }
-            let resting = resting_until.is_some_and(|until| Instant::now() < until);
-            // What is owed waits for the store to work again: an attempt with it would fail at once, and again.
-            let holds = resting || !self.backing.is_ready();
-            let work = match self.queue.next(self.backing.batch_bytes(), idle, holds) {
-                Next::Closed => return self.backing.close(),
-                Next::Idle => {
-                    if !resting {
-                        idle = self.backing.tidy();
-                        is_troubled = self.notice_trouble(is_troubled);
-                    }
-                    continue;
+            match self.step(idle) {
+                Stepped::Worked => {}
+                Stepped::Idle if self.is_resting() => {}
+                Stepped::Idle => {
+                    idle = self.backing.tidy();
+                    is_troubled = self.notice_trouble(is_troubled);
                 }
-                Next::Work(work) => work,
-            };
-            // Changes are not kept for later: the queue would be full after a moment. What must go is owed,
-            // and the rest is lost.
-            if resting || !self.backing.is_ready() {
-                self.queue.failed(&work, false);
-                continue;
-            }
-            match self.carry_out(&work) {
-                Ok(counts) => {
-                    self.queue.done(work, &counts);
-                    if resting_until.take().is_some() {
-                        self.breaker.worked();
-                    }
-                    pause = PAUSE_FIRST;
-                }
-                Err(error) => {
-                    self.queue.failed(&work, true);
-                    self.breaker.failed(&error);
-                    resting_until = Some(Instant::now() + pause);
-                    pause = (pause * 2).min(PAUSE_MAX);
-                }
+                Stepped::Closed => return self.backing.close(),
             }
         }
+    }
+
+    fn is_resting(&self) -> bool {
+        self.resting_until.is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Carries out the next changes; waits for them for at most `idle`.
+    fn step(&mut self, idle: Duration) -> Stepped {
+        let resting = self.is_resting();
+        // What is owed waits for the store to work again: an attempt with it would fail at once, and again.
+        let holds = resting || !self.backing.is_ready();
+        let work = match self.queue.next(self.backing.batch_bytes(), idle, holds) {
+            Next::Closed => return Stepped::Closed,
+            Next::Idle => return Stepped::Idle,
+            Next::Work(work) => work,
+        };
+        // Changes are not kept for later: the queue would be full after a moment. What must go is owed,
+        // and the rest is lost.
+        if resting || !self.backing.is_ready() {
+            self.queue.failed(&work, false);
+            return Stepped::Worked;
+        }
+        match self.carry_out(&work) {
+            Ok(counts) => {
+                self.queue.done(work, &counts);
+                if self.resting_until.take().is_some() {
+                    self.breaker.worked();
+                }
+                self.pause = PAUSE_FIRST;
+            }
+            Err(error) => {
+                self.queue.failed(&work, true);
+                self.breaker.failed(&error);
+                self.resting_until = Some(Instant::now() + self.pause);
+                self.pause = (self.pause * 2).min(PAUSE_MAX);
+            }
+        }
+        Stepped::Worked
     }
 
     /// Logs when the store gets into trouble by itself, and out of it; is it in any now?
