@@ -12,7 +12,7 @@ use caching_proxy::front::workers::Pool;
 use caching_proxy::front::{ConnectionLimits, FrontSettings};
 use caching_proxy::message::fields::Fields;
 use caching_proxy::origin::{
-    Origin, OriginBody, OriginError, OriginRequest, OriginResponse, RequestContent,
+    Origin, OriginBody, OriginError, OriginHead, OriginRequest, OriginResponse, RequestContent,
 };
 use caching_proxy::stats::Stats;
 use http::{HeaderName, HeaderValue, StatusCode, Version};
@@ -71,11 +71,14 @@ impl Origin for Mirror {
         let length = (kind != "unframed").then_some(body.len() as u64);
         let has_body = *request.method != http::Method::HEAD;
         Ok(OriginResponse {
-            status: StatusCode::OK,
-            version: Version::HTTP_11,
-            fields,
-            length,
-            silently_delimited: false,
+            head: OriginHead {
+                status: StatusCode::OK,
+                version: Version::HTTP_11,
+                fields,
+                length,
+                silently_delimited: false,
+                has_content: has_body,
+            },
             body: has_body.then(|| Box::new(Piecewise(body, 0)) as Box<dyn OriginBody>),
         })
     }
@@ -242,7 +245,7 @@ fn simulation() -> Simulation {
     };
     let stats = Arc::new(Stats::default());
     let pool = Pool::start(8, 64, &stats).expect("threads");
-    Simulation::new(Arc::new(super::engine(&stats, Arc::new(Mirror), None)), pool, &settings)
+    Simulation::new(super::engine(&stats, Arc::new(Mirror), None), pool, &settings)
 }
 
 /// The first byte says how many clients there are and how they take bytes; then each pair of bytes is one

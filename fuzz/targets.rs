@@ -16,13 +16,13 @@ use caching_proxy::message::fields::{Fields, is_token_byte};
 use caching_proxy::message::request::RequestLimits;
 use caching_proxy::message::target::OriginUrl;
 use caching_proxy::origin::{
-    Origin, OriginBody, OriginError, OriginRequest, OriginResponse, RequestContent,
+    Origin, OriginBody, OriginError, OriginHead, OriginRequest, OriginResponse, RequestContent,
 };
 use caching_proxy::policy::freshness::FreshnessRules;
 use caching_proxy::policy::key::KeyRules;
 use caching_proxy::policy::reuse::{Mode, ReuseRules};
 use caching_proxy::policy::storing::StoringRules;
-use caching_proxy::proxy::{Proxy, Settings};
+use caching_proxy::proxy::{BlockingDriver, Proxy, Settings};
 use caching_proxy::stats::Stats;
 use caching_proxy::store::cache::Cache;
 use caching_proxy::store::codec;
@@ -171,12 +171,11 @@ fn simulation(reuses_max: Option<u64>) -> Simulation {
     };
     let stats = Arc::new(Stats::default());
     let pool = Pool::start(1, 4, &stats).expect("threads");
-    let proxy = Arc::new(engine(&stats, Arc::new(Echo), reuses_max));
-    Simulation::new(proxy, pool, &settings)
+    Simulation::new(engine(&stats, Arc::new(Echo), reuses_max), pool, &settings)
 }
 
 /// An engine whose clock stands still.
-fn engine(stats: &Arc<Stats>, origin: Arc<dyn Origin>, reuses_max: Option<u64>) -> Proxy {
+fn engine(stats: &Arc<Stats>, origin: Arc<dyn Origin>, reuses_max: Option<u64>) -> BlockingDriver {
     let day = DeltaSeconds(86_400);
     let settings = Settings {
         origin: OriginUrl::parse("http://o.test").expect("a URL"),
@@ -213,7 +212,8 @@ fn engine(stats: &Arc<Stats>, origin: Arc<dyn Origin>, reuses_max: Option<u64>) 
     let limits = MemoryLimits { bytes: 1 << 20, responses: None, content_bytes: 1 << 18 };
     let store = Arc::new(Cache::in_memory(store(Eviction::Lru, limits)));
     let clock = Clock::by_hand(Timestamp(1_800_000_000_000));
-    Proxy::new(settings, store, origin, clock, Arc::clone(stats))
+    let proxy = Proxy::new(settings, store, clock, Arc::clone(stats));
+    BlockingDriver::new(Arc::new(proxy), origin)
 }
 
 /// An origin server that tells what it was asked.
@@ -245,11 +245,14 @@ impl Origin for Echo {
         let content = [told, content].concat();
         let length = (url.len() % 3 != 0).then_some(content.len() as u64);
         Ok(OriginResponse {
-            status: StatusCode::OK,
-            version: Version::HTTP_11,
-            fields,
-            length,
-            silently_delimited: false,
+            head: OriginHead {
+                status: StatusCode::OK,
+                version: Version::HTTP_11,
+                fields,
+                length,
+                silently_delimited: false,
+                has_content: *method != http::Method::HEAD,
+            },
             body: (*method != http::Method::HEAD)
                 .then(|| Box::new(Told(content)) as Box<dyn OriginBody>),
         })

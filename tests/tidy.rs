@@ -75,7 +75,7 @@ const FENCES: [(&str, &[&str]); 25] = [
         &[
             "control/mod.rs",
             "control/listing.rs",
-            "message/response.rs",
+            "policy/response.rs",
             "proxy/operate.rs",
             "stats/access_log.rs",
             "control/metrics.rs",

@@ -62,7 +62,7 @@ fn explain(config: &Config, target: &str, fields: &[String]) -> Result<String, S
     // these flags.
     let engine = OwnEngine::new(config).map_err(|error| error.to_string())?;
     let request = explanation::request(target, fields, &engine.host)?;
-    explanation::explain(&engine.proxy, request)
+    explanation::explain(&engine.driver, request)
 }
 
 /// Purges running proxies; gives a line for each.

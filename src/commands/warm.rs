@@ -7,7 +7,6 @@ use std::fs::File;
 use std::io::{self, IsTerminal, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::sync_channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,11 +16,10 @@ use caching_proxy::cli::config::Config;
 use caching_proxy::control::{Info, explanation};
 use caching_proxy::message::body::Body;
 use caching_proxy::message::request::Request;
-use caching_proxy::message::response::Response;
-use caching_proxy::origin::RequestContent;
 use caching_proxy::origin::blocking::plain::{PlainClient, PlainResponse};
 use caching_proxy::policy::reason::{ReadStatus, Why};
-use caching_proxy::proxy::{Admission, Answer, Attempt, Proxy};
+use caching_proxy::policy::response::Response;
+use caching_proxy::proxy::BlockingDriver;
 
 use crate::commands::target::{CacheTarget, MeantCache, read};
 use crate::daemon::engine::OwnEngine;
@@ -63,13 +61,13 @@ enum WarmOutcome {
 }
 
 impl WarmOutcome {
-    /// The outcome that a status and a `Cache-Status` tell of.
-    fn of(status: u16, told: &str) -> Self {
+    /// The outcome that a status and a `Cache-Status` tell of; `None` if what answered has sent none.
+    fn of(status: u16, told: Option<ReadStatus>) -> Self {
         // Explicitly fresh errors are stored, too; but nobody warms a cache with them.
         if status >= 400 {
             return Self::Failed(format!("answered {status}"));
         }
-        let Some(told) = ReadStatus::read(told) else {
+        let Some(told) = told else {
             return Self::Failed("what answers is no proxy like this one".to_string());
         };
         let is_stale = told.freshness_left.is_some_and(|left| left <= 0);
@@ -93,7 +91,7 @@ impl WarmOutcome {
 /// A response: its status, its `Cache-Status`, and the beginning of its content.
 struct Got {
     status: u16,
-    told: String,
+    told: Option<ReadStatus>,
     content: Vec<u8>,
 }
 
@@ -271,7 +269,7 @@ impl WarmSource {
     /// Fetches one URL and counts the outcome.
     fn fetch(&self, target: &str, tally: &WarmTally) {
         let outcome = match self.get(target) {
-            Ok(got) => WarmOutcome::of(got.status, &got.told),
+            Ok(got) => WarmOutcome::of(got.status, got.told),
             Err(error) => WarmOutcome::Failed(error),
         };
         tally.count(target, outcome);
@@ -284,12 +282,12 @@ impl WarmSource {
                 let url = format!("{base}{target}");
                 let PlainResponse { status, cache_status, content } =
                     client.get(&url, ASKED.into(), LIST_BYTES_MAX)?;
-                Ok(Got { status, told: cache_status, content })
+                Ok(Got { status, told: ReadStatus::read(&cache_status), content })
             }
             Self::Own { engine, .. } => {
                 let field = ASKED.join(": ");
                 let request = explanation::request(target, &[field], &engine.host)?;
-                drained(answer(&engine.proxy, &Arc::new(request))?)
+                drained(answer(&engine.driver, &Arc::new(request)))
             }
         }
     }
@@ -339,50 +337,21 @@ impl WarmTally {
 }
 
 /// The answer of this process's own engine; waits if another worker fetches the same.
-fn answer(proxy: &Proxy, request: &Arc<Request>) -> Result<Response, String> {
+fn answer(driver: &BlockingDriver, request: &Arc<Request>) -> Response {
+    let mut delivery = driver.answer(request);
     // There is nobody else in this process who could refresh in the background, so it is done here and
     // waited for.
-    let refresh = |forward| {
-        if let Admission::Lead(forward) = proxy.join(forward) {
-            proxy.forward(forward, RequestContent::None, None).finish();
-        }
-    };
-    let mut attempt = Attempt::default();
-    // Each turn waits for another worker at most once, and the engine bounds how often one request
-    // waits: the loop ends.
-    loop {
-        let forward = match proxy.lookup(request, attempt) {
-            Answer::Ready(response) => return Ok(response),
-            Answer::Stale(response, forward) => {
-                refresh(forward);
-                return Ok(response);
-            }
-            Answer::Forward(forward) => forward,
-        };
-        match proxy.join(forward) {
-            Admission::Ready(response) => return Ok(response),
-            Admission::Lead(forward) => {
-                let mut forwarded = proxy.forward(forward, RequestContent::None, None);
-                if let Some(forward) = forwarded.refresh.take() {
-                    refresh(forward);
-                }
-                return Ok(forwarded.into_response());
-            }
-            Admission::Wait(waiting) => {
-                // The waker may be called before `recv` begins to wait, and must not block: room for
-                // one message is enough.
-                let (over, wait) = sync_channel(1);
-                waiting.park(Box::new(move |attempt| drop(over.send(attempt))));
-                attempt = wait.recv().map_err(|error| error.to_string())?;
-            }
-        }
+    if let Some(refresh) = delivery.refresh.take()
+        && let Some(next) = driver.proxy().refresh(*refresh)
+    {
+        driver.fetch_in_the_background(next);
     }
+    delivery.into_response()
 }
 
 /// Reads a response to its end; keeps the beginning of its content.
 fn drained(response: Response) -> Result<Got, String> {
-    let told = response.fields.get_all("cache-status").last();
-    let told = told.and_then(|line| line.to_str().ok()).unwrap_or_default().to_string();
+    let told = Some(response.cache_status.into());
     let mut got = Got { status: response.status.as_u16(), told, content: Vec::new() };
     let mut body = match response.body {
         Body::None { .. } => return Ok(got),
@@ -465,7 +434,8 @@ mod tests {
             (200, "other; hit", Failed(word("what answers is no proxy like this one"))),
         ];
         for (status, told, expected) in table {
-            assert_eq!(WarmOutcome::of(status, told), expected, "{status}, {told}");
+            let read = ReadStatus::read(told);
+            assert_eq!(WarmOutcome::of(status, read), expected, "{status}, {told}");
         }
     }
 

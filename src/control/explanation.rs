@@ -13,8 +13,8 @@ use crate::policy::credentials::redacted;
 use crate::policy::forwarded::Believed;
 use crate::policy::freshness::Lifetime;
 use crate::policy::stored::StoredHead;
-use crate::proxy::Proxy;
 use crate::proxy::explain::{Explained, Explanation};
+use crate::proxy::{BlockingDriver, Proxy};
 
 /// The request that a command line describes. `target` is a path, or a URL of the origin server; `fields` are
 /// `Name: value`, and `host` is added as Host if they have none.
@@ -40,8 +40,8 @@ pub fn request(target: &str, fields: &[String], host: &str) -> Result<Request, S
 
 /// Makes the request and describes the outcome, step by step. The error is such a description as well, of a
 /// request that got no response: neither the origin server's nor a stored one.
-pub fn explain(proxy: &Proxy, request: Request) -> Result<String, String> {
-    let explanation = match proxy.explain(&Arc::new(request)) {
+pub fn explain(driver: &BlockingDriver, request: Request) -> Result<String, String> {
+    let explanation = match driver.explain(&Arc::new(request)) {
         Ok(explanation) => explanation,
         Err((status, told)) => {
             let text = format!("answered {status} without asking: {told}");
@@ -63,8 +63,8 @@ pub fn explain(proxy: &Proxy, request: Request) -> Result<String, String> {
     let explained = match received {
         Ok(explained) => explained,
         Err(error) => {
-            let _ = write!(text, "\nAnswered:   nothing\n  {error}\n");
-            remedy(&mut text, error.detail().remedy());
+            let _ = write!(text, "\nAnswered:   nothing\n  {}\n", error.text);
+            remedy(&mut text, error.detail.remedy());
             return Err(text);
         }
     };
@@ -72,10 +72,10 @@ pub fn explain(proxy: &Proxy, request: Request) -> Result<String, String> {
         Ok(bytes) => format!("{bytes} bytes of content"),
         Err(error) => error.clone(),
     };
-    let _ = write!(text, "\nAnswered:   {}, {content}\n", explained.status);
-    list(&mut text, &explained.fields);
+    let _ = write!(text, "\nAnswered:   {}, {content}\n", explained.judged.status);
+    list(&mut text, &explained.judged.fields);
     storing(&mut text, &explained);
-    freshness(&mut text, proxy, &explained);
+    freshness(&mut text, driver.proxy(), &explained);
     if let Some(stored) = &explained.stored {
         let _ = write!(text, "\nFields to store:\n");
         list(&mut text, &stored.fields);
@@ -115,7 +115,7 @@ fn storing(text: &mut String, explained: &Explained) {
     let verdict =
         if explained.stored.is_some() { "it would be stored" } else { "it would not be stored" };
     let _ = write!(text, "\nStoring:    {verdict}\n");
-    for check in &explained.checks {
+    for check in &explained.judged.checks {
         let mark = if check.verdict.is_ok() { "yes" } else { "NO " };
         let _ = writeln!(text, "  {mark}   {} ({})", check.rule, check.section);
         if let Err(detail) = check.verdict {
@@ -125,7 +125,7 @@ fn storing(text: &mut String, explained: &Explained) {
 }
 
 fn freshness(text: &mut String, proxy: &Proxy, explained: &Explained) {
-    let (lifetime, source) = explained.lifetime;
+    let (lifetime, source) = explained.judged.lifetime;
     // The operator may have said "for ever": a number of seconds would hide that.
     let span = match lifetime {
         Lifetime::Unknown => "none".to_string(),
@@ -133,7 +133,7 @@ fn freshness(text: &mut String, proxy: &Proxy, explained: &Explained) {
         lifetime => format!("{} s", lifetime.span().0),
     };
     let _ = write!(text, "\nFreshness:\n  lifetime          {span}: {source}\n");
-    let age = explained.age;
+    let age = explained.judged.age;
     let _ = writeln!(
         text,
         "  age on arrival    {age} s: Age, Date and the time it took (RFC 9111 §4.2.3)"

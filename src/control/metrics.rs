@@ -15,7 +15,7 @@ use crate::store::cache::CacheUsage;
 /// All counters of one number, those of the stores included, and the others.
 fn snapshot(proxy: &Proxy) -> Snapshot {
     let mut snapshot = proxy.stats().snapshot();
-    let CacheUsage { memory: usage, backing } = proxy.store().usage();
+    let CacheUsage { memory: usage, backing } = proxy.cache().usage();
     snapshot.counts.extend([
         (Counter::MemoryResponses, usage.responses),
         (Counter::MemoryBytes, usage.bytes),

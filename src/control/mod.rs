@@ -16,14 +16,14 @@ use crate::clock::Timestamp;
 use crate::message::body::Body;
 use crate::message::fields::Fields;
 use crate::message::request::Request;
-use crate::message::response::Response;
 use crate::message::target::{is_loopback, split_authority};
 use crate::policy::credentials::redacted;
 use crate::policy::key::Glob;
 use crate::policy::purging::Selector;
-use crate::proxy::Proxy;
+use crate::policy::response::Response;
 use crate::proxy::archive::har::{HarEntry, Secrets};
 use crate::proxy::archive::{Whose, stream};
+use crate::proxy::{BlockingDriver, Proxy};
 use crate::store::Purged;
 
 pub mod explanation;
@@ -109,6 +109,7 @@ impl Imported {
 
 /// The control interface of one proxy.
 pub struct Control {
+    driver: BlockingDriver,
     proxy: Arc<Proxy>,
     about: About,
     /// Clients over TCP must present it; `None` admits loopback addresses alone.
@@ -116,9 +117,11 @@ pub struct Control {
 }
 
 impl Control {
-    /// The control interface of `proxy`; clients over TCP must present `token`, if there is one.
-    pub fn new(proxy: Arc<Proxy>, about: About, token: Option<String>) -> Self {
-        Self { proxy, about, token }
+    /// The control interface of the proxy that `driver` drives; clients over TCP must present `token`, if
+    /// there is one.
+    pub fn new(driver: BlockingDriver, about: About, token: Option<String>) -> Self {
+        let proxy = Arc::clone(driver.proxy());
+        Self { driver, proxy, about, token }
     }
 
     /// Answers a request, given its content if that is at hand; may wait.
@@ -213,7 +216,7 @@ impl Control {
             None => PAGE_MAX,
         };
         let page =
-            self.proxy.store().list(query.get("after").unwrap_or(""), most.clamp(1, PAGE_MAX));
+            self.proxy.cache().list(query.get("after").unwrap_or(""), most.clamp(1, PAGE_MAX));
         // One moment for all of them, or the ages of a page would not agree.
         let now = self.proxy.now();
         let page: Value = page.iter().map(|listed| listing::json(listed, now)).collect();
@@ -255,7 +258,7 @@ impl Control {
             told = listing::text(&self.proxy, &key, &found, self.proxy.now());
             told.push('\n');
         }
-        match explanation::explain(&self.proxy, request) {
+        match explanation::explain(&self.driver, request) {
             Ok(more) | Err(more) => {
                 let _ = writeln!(told, "{}", more.trim_end());
             }
@@ -377,7 +380,7 @@ fn text_as(content_type: &'static str, text: String) -> Response {
     let mut fields = Fields::new();
     fields.append(http::header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     fields.append(http::header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    Response { status: StatusCode::OK, fields, body: Body::Whole(text.into()) }
+    Response::new(StatusCode::OK, fields, Body::Whole(text.into()))
 }
 
 fn json_response(value: &impl Serialize) -> Response {

@@ -16,7 +16,7 @@ use caching_proxy::front::tiny::private;
 use caching_proxy::front::workers::Pool;
 use caching_proxy::front::{ConnectionLimits, FrontSettings, event};
 use caching_proxy::message::request::RequestLimits;
-use caching_proxy::proxy::Proxy;
+use caching_proxy::proxy::BlockingDriver;
 
 use crate::daemon::error::StartError;
 use crate::daemon::instances::{self, OwnSocket, Purpose};
@@ -49,22 +49,23 @@ impl AdminSockets {
 /// The control interface of the proxy at `local`. It is served over its Unix socket from here on.
 pub fn start(
     config: &Config,
-    proxy: &Arc<Proxy>,
+    driver: &BlockingDriver,
     local: SocketAddr,
 ) -> Result<AdminSockets, StartError> {
+    let proxy = driver.proxy();
     let about = About {
         address: local.to_string(),
         origin: config.origin.clone(),
-        store: proxy.store().name(),
+        store: proxy.cache().name(),
         cache: stores::identity(config).map_err(StartError::Store)?,
         since: proxy.now(),
     };
     // Errors over TCP stop the start: the operator has named the address and the token.
     let front = match config.admin {
-        Some(address) => Some(over_tcp(config, address, proxy, about.clone())?),
+        Some(address) => Some(over_tcp(config, address, driver, about.clone())?),
         None => None,
     };
-    let control = Control::new(Arc::clone(proxy), about, None);
+    let control = Control::new(driver.clone(), about, None);
     let serve = |(listener, socket)| {
         let handler =
             Arc::new(move |request: &_, content: &[u8]| control.answer(request, Some(content)));
@@ -80,7 +81,7 @@ pub fn start(
 fn over_tcp(
     config: &Config,
     address: SocketAddr,
-    proxy: &Arc<Proxy>,
+    driver: &BlockingDriver,
     about: About,
 ) -> Result<(event::EventFront, TcpListener), StartError> {
     let token = match &config.admin_token {
@@ -93,7 +94,7 @@ fn over_tcp(
     if let Ok(local) = listener.local_addr() {
         log::info!("control interface at http://{local}");
     }
-    let control = Control::new(Arc::clone(proxy), about, token);
+    let control = Control::new(driver.clone(), about, token);
     let settings = FrontSettings {
         connections: ConnectionLimits {
             // Not the flags' bounds, which are about the proxy's own clients.
@@ -110,9 +111,8 @@ fn over_tcp(
     };
     // Counters of its own, which nobody reads: its clients and workers are not the proxy's, and a full
     // pool of workers must not keep the operator from asking why.
-    let started = Pool::start(WORKERS, CLIENTS_MAX, &Arc::default()).and_then(|pool| {
-        event::EventFront::new(vec![listener], Arc::clone(proxy), pool, 1, settings)
-    });
+    let started = Pool::start(WORKERS, CLIENTS_MAX, &Arc::default())
+        .and_then(|pool| event::EventFront::new(vec![listener], driver.clone(), pool, 1, settings));
     let front = started.map_err(|source| StartError::System("threads for --admin", source))?;
     Ok((front, socket))
 }

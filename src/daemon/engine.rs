@@ -16,10 +16,9 @@ use caching_proxy::control::{About, Control, Imported, import};
 use caching_proxy::message::body::Body;
 use caching_proxy::message::network::Network;
 use caching_proxy::message::request::Request;
-use caching_proxy::origin::Unreachable;
 use caching_proxy::proxy::archive::Whose;
 use caching_proxy::proxy::archive::har::HarEntry;
-use caching_proxy::proxy::{Proxy, Settings};
+use caching_proxy::proxy::{BlockingDriver, Proxy, Settings};
 use caching_proxy::store::cache::Cache;
 use caching_proxy::store::memory;
 
@@ -33,7 +32,7 @@ const FLUSH_MAX: Duration = Duration::from_secs(60);
 /// An engine for one command, over the store that the flags name.
 pub struct OwnEngine {
     /// The engine itself.
-    pub proxy: Arc<Proxy>,
+    pub driver: BlockingDriver,
     /// The Host field of its requests, so that their keys are those of the proxy that the flags
     /// describe.
     pub host: String,
@@ -53,17 +52,17 @@ impl OwnEngine {
         if let Some(error) = store.trouble() {
             return Err(StartError::Store(format!("{}: {error}", store.name())));
         }
-        let proxy = engine(config, store, &origin, local, &Arc::default())?;
+        let driver = engine(config, store, &origin, local, &Arc::default())?;
         let about = About {
             address: local.to_string(),
             origin: config.origin.clone(),
             store: String::new(),
             cache: stores::identity(config).map_err(StartError::Store)?,
-            since: proxy.now(),
+            since: driver.proxy().now(),
         };
-        let control = Control::new(Arc::clone(&proxy), about, None);
+        let control = Control::new(driver.clone(), about, None);
         let whose = if config.origin_given { Whose::OwnOrigin } else { Whose::AnyOrigin };
-        Ok(Self { proxy, host: local.to_string(), control, whose })
+        Ok(Self { driver, host: local.to_string(), control, whose })
     }
 
     /// Answers as the control interface of a running proxy does. Any status but 200 is an error.
@@ -75,7 +74,7 @@ impl OwnEngine {
         };
         // The memory of this engine was empty at first: an answer that the store was not asked for
         // would look like an empty store.
-        let store = self.proxy.store();
+        let store = self.driver.proxy().cache();
         if method == "GET" && !store.is_ready() {
             return Err(format!("{}: it cannot be reached", store.name()));
         }
@@ -88,13 +87,13 @@ impl OwnEngine {
 
     /// Stores recorded responses, one batch of a recording; gives the outcome.
     pub fn import(&self, entries: Vec<HarEntry>) -> Imported {
-        import(&self.proxy, entries, self.whose)
+        import(self.driver.proxy(), entries, self.whose)
     }
 
     /// Waits until the store has written everything; the error is that it has not, or that something
     /// was dropped because the queue was full.
     pub fn close(&self) -> Result<(), String> {
-        let store = self.proxy.store();
+        let store = self.driver.proxy().cache();
         // First the flush, then the close: closing alone gives up what is left at its deadline.
         let was_dropped = || store.usage().backing.is_some_and(|backing| backing.dropped > 0);
         let is_written = store.flush(FLUSH_MAX) && !was_dropped();
@@ -118,7 +117,7 @@ pub fn reader_of_urls(config: &Config, origin: &str) -> Result<Proxy, StartError
         Settings { trusted: everybody.collect(), ..settings(config, &origin_url(origin)?, local) };
     let store = Cache::in_memory(memory::store(config.eviction, config.limits));
     let store = Arc::new(store);
-    Ok(Proxy::new(settings, store, Arc::new(Unreachable), Clock::System, Arc::default()))
+    Ok(Proxy::new(settings, store, Clock::System, Arc::default()))
 }
 
 /// A request of the control interface that comes over no socket.

@@ -30,7 +30,7 @@ use caching_proxy::origin::resolver::Names;
 use caching_proxy::origin::trust::roots;
 use caching_proxy::origin::{Origin, Unreachable};
 use caching_proxy::policy::reuse::Mode;
-use caching_proxy::proxy::{Proxy, Settings};
+use caching_proxy::proxy::{BlockingDriver, Proxy, Settings};
 use caching_proxy::stats::{AccessLog, Stats};
 use caching_proxy::store::cache::Cache;
 use caching_proxy::vital;
@@ -83,8 +83,8 @@ pub fn run(config: &Config) -> Result<(), StartError> {
         listeners[0].local_addr().map_err(|source| StartError::System("own address", source))?;
     refuse_ourselves(&origin, local)?;
     let stats = Arc::new(Stats::default());
-    let proxy = engine(config, store, &origin, local, &stats)?;
-    let Serving { front, control, handover } = serve(config, listeners, &proxy, &stats)?;
+    let driver = engine(config, store, &origin, local, &stats)?;
+    let Serving { front, control, handover } = serve(config, listeners, &driver, &stats)?;
     // Only now is the old process told: had anything failed, it would have gone on as before.
     if let Some(predecessor) = predecessor {
         predecessor.retire();
@@ -95,7 +95,7 @@ pub fn run(config: &Config) -> Result<(), StartError> {
     if !handover.is_some_and(Handover::is_done) {
         remove_ready_file(config);
     }
-    close_store(&proxy, ends_by);
+    close_store(driver.proxy(), ends_by);
     log::info!("{}", stats.summary());
     Ok(())
 }
@@ -112,20 +112,20 @@ struct Serving {
 fn serve(
     config: &Config,
     listeners: Vec<TcpListener>,
-    proxy: &Arc<Proxy>,
+    driver: &BlockingDriver,
     stats: &Arc<Stats>,
 ) -> Result<Serving, StartError> {
     let local =
         listeners[0].local_addr().map_err(|source| StartError::System("own address", source))?;
     let copies: io::Result<Vec<_>> = listeners.iter().map(TcpListener::try_clone).collect();
     let copies = copies.map_err(|source| StartError::System("descriptors", source))?;
-    let front = front(config, listeners, proxy, stats)?;
+    let front = front(config, listeners, driver, stats)?;
     if let Some(interval) = config.clean_interval {
-        clean_on_time(Arc::clone(proxy), interval)?;
+        clean_on_time(Arc::clone(driver.proxy()), interval)?;
     }
     let ready_file =
         config.ready_file.as_deref().map(|path| ReadyFile::write(path, local)).transpose()?;
-    let control = admin::start(config, proxy, local)?;
+    let control = admin::start(config, driver, local)?;
     // From here on clients get in. What can still fail are these calls of the system themselves.
     control.open()?;
     listen::open(&copies)?;
@@ -161,7 +161,7 @@ fn remove_ready_file(config: &Config) {
 
 /// Lets the store behind memory write what is still to be written, until `ends_by`.
 fn close_store(proxy: &Proxy, ends_by: Instant) {
-    if !proxy.store().close(ends_by.saturating_duration_since(Instant::now())) {
+    if !proxy.cache().close(ends_by.saturating_duration_since(Instant::now())) {
         log::warn!("the store has not written everything in time");
     }
 }
@@ -225,7 +225,7 @@ pub fn engine(
     origin_url: &OriginUrl,
     local: SocketAddr,
     stats: &Arc<Stats>,
-) -> Result<Arc<Proxy>, StartError> {
+) -> Result<BlockingDriver, StartError> {
     match config.reuse.mode {
         Mode::Standard => {}
         Mode::Force => log::warn!("--cache-mode force: HTTP's rules are off; for development only"),
@@ -260,7 +260,8 @@ pub fn engine(
         Arc::new(Gated::new(client, Clock::System, limits))
     };
     let settings = settings(config, origin_url, local);
-    Ok(Arc::new(Proxy::new(settings, store, origin, Clock::System, Arc::clone(stats))))
+    let proxy = Proxy::new(settings, store, Clock::System, Arc::clone(stats));
+    Ok(BlockingDriver::new(Arc::new(proxy), origin))
 }
 
 /// The engine's settings as the flags have them, for a proxy at `local`.
@@ -334,7 +335,7 @@ fn egress(origin: &OriginUrl, local: SocketAddr) -> Result<Egress, String> {
 fn front(
     config: &Config,
     mut listeners: Vec<TcpListener>,
-    proxy: &Arc<Proxy>,
+    driver: &BlockingDriver,
     stats: &Arc<Stats>,
 ) -> Result<RunningFront, StartError> {
     let access_log = match &config.access_log {
@@ -363,17 +364,17 @@ fn front(
     // are connections.
     let pool = Pool::start(config.workers, connections_max, stats)
         .map_err(|source| StartError::System("worker threads; see --workers", source))?;
-    let proxy = Arc::clone(proxy);
+    let driver = driver.clone();
     let started = match config.front {
         FrontKind::TinyHttp => {
-            tiny::TinyFront::new(listeners.swap_remove(0), proxy, pool, settings)
+            tiny::TinyFront::new(listeners.swap_remove(0), driver, pool, settings)
                 .map(RunningFront::Tiny)
         }
         FrontKind::Event => {
             // An event loop never waits, so one a core is enough to keep all of them busy.
             let cores = || thread::available_parallelism().map_or(1, NonZero::get);
             let threads = config.threads.unwrap_or_else(cores);
-            event::EventFront::new(listeners, proxy, pool, threads, settings)
+            event::EventFront::new(listeners, driver, pool, threads, settings)
                 .map(RunningFront::Event)
         }
     };

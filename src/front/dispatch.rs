@@ -14,9 +14,11 @@ use crate::front::tunnels::{TunnelPermit, Tunnels};
 use crate::front::workers::{Job, Kind, Pool, Role};
 use crate::message::fields::Fields;
 use crate::message::request::Request;
-use crate::message::response::Response;
 use crate::origin::{Interim, RequestContent, Tunnel};
-use crate::proxy::{Admission, Answer, Attempt, Forward, Forwarded, Proxy, Upgraded, protocols};
+use crate::policy::response::Response;
+use crate::proxy::{
+    Answer, Attempt, BlockingDriver, Delivery, Next, Proxy, Refresh, Upgraded, protocols,
+};
 
 /// A request and its client, as either front has them. Dropped unanswered, it sends the client an error.
 pub(super) trait ClientExchange: Send + Sized + 'static {
@@ -30,7 +32,7 @@ pub(super) trait ClientExchange: Send + Sized + 'static {
     fn interim(&self) -> Option<Arc<Interim>>;
 
     /// Sends a response; may wait for the client, and for the rest of the body.
-    fn respond(self, forwarded: Forwarded);
+    fn respond(self, delivery: Delivery);
 
     /// Sends a short response and ends the connection; does not wait.
     fn refuse(self, response: Response);
@@ -45,6 +47,7 @@ pub(super) trait ClientExchange: Send + Sized + 'static {
 /// What all exchanges of a front go through: the engine, the workers, the tunnels.
 pub(super) struct Dispatch {
     pub proxy: Arc<Proxy>,
+    driver: BlockingDriver,
     pub tunnels: Tunnels,
     pool: Pool,
     /// What answers instead of the proxy: the control interface, on a listener of its own.
@@ -58,12 +61,13 @@ pub type Handler = Arc<dyn Fn(&Request) -> Response + Send + Sync>;
 
 impl Dispatch {
     pub(super) fn new(
-        proxy: Arc<Proxy>,
+        driver: BlockingDriver,
         pool: Pool,
         handler: Option<Handler>,
         health_path: Option<String>,
     ) -> Self {
-        Self { proxy, pool, handler, health_path, tunnels: Tunnels::default() }
+        let (proxy, tunnels) = (Arc::clone(driver.proxy()), Tunnels::default());
+        Self { proxy, driver, tunnels, pool, handler, health_path }
     }
 
     /// The answer to a health check: the front serves, whatever the state of the origin server.
@@ -115,45 +119,39 @@ impl Dispatch {
             return None;
         }
         let kind = if attempt.is_first() { Kind::Forward } else { Kind::ResumedForward };
-        let forward = match self.proxy.lookup(exchange.request(), attempt) {
-            Answer::Ready(response) => return Some((exchange, response)),
-            // The refresh is a job of its own, so that this client's connection is free at once.
-            Answer::Stale(response, forward) => {
-                self.submit_refresh(forward);
+        match self.proxy.ask(exchange.request(), attempt) {
+            Next::Answer(Answer { response, refresh }) => {
+                self.submit_refresh(refresh);
                 return Some((exchange, response));
             }
-            Answer::Forward(forward) => forward,
-        };
-        match self.proxy.join(forward) {
-            // From here on this exchange fetches. A reserved worker and an event loop must not wait, so
-            // they hand it on; other requests for the same may be parked already until it is done.
-            Admission::Lead(forward) if role == Role::Any => self.forward(exchange, forward),
-            Admission::Lead(forward) => {
-                let dispatch = Arc::clone(self);
-                self.submit(kind, exchange, move |exchange, _| dispatch.forward(exchange, forward));
-            }
-            Admission::Ready(response) => return Some((exchange, response)),
-            Admission::Wait(waiting) => {
+            Next::Follow(follow) => {
                 let dispatch = Arc::clone(self);
                 // The waker owns the exchange. It is called on another thread, possibly before `park`
                 // returns, so nothing may be done with the exchange here afterwards.
-                waiting.park(Box::new(move |attempt| exchange.resume(&dispatch, attempt)));
+                follow.park(Box::new(move |attempt| exchange.resume(&dispatch, attempt)));
+            }
+            // From here on this exchange fetches. A reserved worker and an event loop must not wait, so
+            // they hand it on; other requests for the same may be parked behind it already.
+            next if role == Role::Any => self.carry_out(exchange, next),
+            next => {
+                let dispatch = Arc::clone(self);
+                self.submit(kind, exchange, move |exchange, _| dispatch.carry_out(exchange, next));
             }
         }
         None
     }
 
-    /// Asks the origin server and answers with its response. On a worker: both may take long.
-    fn forward(&self, mut exchange: impl ClientExchange, forward: Box<Forward>) {
-        let interim = exchange.interim();
-        let mut forwarded =
-            exchange.with_content(|content| self.proxy.forward(forward, content, interim.as_ref()));
+    /// Asks the backing store or the origin server, and answers with the response. On a worker: both may
+    /// take long.
+    fn carry_out(&self, mut exchange: impl ClientExchange, next: Next) {
+        let (interim, request) = (exchange.interim(), Arc::clone(exchange.request()));
+        let mut delivery = exchange.with_content(|content| {
+            self.driver.carry_out(&request, next, content, interim.as_ref())
+        });
         // A stale response stood in, and the origin server is to be asked again: not on this client's
         // time.
-        if let Some(refresh) = forwarded.refresh.take() {
-            self.submit_refresh(refresh);
-        }
-        exchange.respond(forwarded);
+        self.submit_refresh(delivery.refresh.take());
+        exchange.respond(delivery);
     }
 
     /// Hands a request that is about the proxy itself (a purge, the control interface) to a worker that
@@ -180,11 +178,11 @@ impl Dispatch {
                 let response = dispatch.proxy.refuse_for_want_of_tunnels(prefers_json);
                 return exchange.respond(response.into());
             };
-            match dispatch.proxy.upgrade(exchange.request(), &protocols) {
+            match dispatch.driver.upgrade(exchange.request(), &protocols) {
                 Upgraded::Agreed(fields, tunnel) => {
                     exchange.switch_protocols(&fields, tunnel, permit);
                 }
-                Upgraded::Declined(response) => exchange.respond(response.into()),
+                Upgraded::Declined(delivery) => exchange.respond(delivery),
             }
         });
     }
@@ -223,12 +221,12 @@ impl Dispatch {
 
     /// Fetches a new response in the background, unless another request does so already or no worker is
     /// free: then the next request tries again.
-    fn submit_refresh(&self, forward: Box<Forward>) {
-        let Admission::Lead(forward) = self.proxy.join(forward) else { return };
-        let proxy = Arc::clone(&self.proxy);
-        let job: Job = Box::new(move |_| {
-            proxy.forward(forward, RequestContent::None, None).finish();
-        });
+    fn submit_refresh(&self, refresh: Option<Box<Refresh>>) {
+        // Here, not in the job: a request that comes before a worker is free finds that it is under way.
+        let Some(next) = refresh.and_then(|refresh| self.proxy.refresh(*refresh)) else { return };
+        let driver = self.driver.clone();
+        // A job of its own, so that this client's connection is free at once.
+        let job: Job = Box::new(move |_| driver.fetch_in_the_background(next));
         if self.pool.submit(Kind::Forward, job).is_err() {
             log::debug!("no worker for a refresh in the background");
         }

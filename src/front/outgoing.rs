@@ -11,7 +11,7 @@ use http::Method;
 
 use crate::front::wire::{Delimiting, LAST_CHUNK, WireClient, chunk_head};
 use crate::message::body::{Body, Growing, Grown, InMemory};
-use crate::message::response::Response;
+use crate::policy::response::Response;
 use crate::proxy::fill::PIECE_BYTES;
 
 /// One piece and the framing in front of it; a longer head goes out by itself.
@@ -67,16 +67,18 @@ impl Outgoing {
     pub fn new(client: WireClient, method: &Method, response: Response) -> Result<Self, Response> {
         let delimiting = client.delimiting_of(method, &response);
         let endless = response.is_endless() && !matches!(delimiting, Delimiting::Nothing(_));
-        let Response { status, fields, body } = response;
+        let Response { status, fields, body, cache_status } = response;
         let body: Box<dyn Growing> = match body {
-            body @ Body::Arriving(_) => return Err(Response { status, fields, body }),
+            body @ Body::Arriving(_) => {
+                return Err(Response { status, fields, body, cache_status });
+            }
             // A HEAD or a 304: whatever body there is stays unread.
             _ if matches!(delimiting, Delimiting::Nothing(_)) => Box::new(InMemory(Bytes::new())),
             Body::None { .. } => Box::new(InMemory(Bytes::new())),
             Body::Whole(bytes) => Box::new(InMemory(bytes)),
             Body::Growing(body) => body,
         };
-        let head = Response { status, fields, body: Body::None { length: None } };
+        let head = Response { status, fields, body: Body::None { length: None }, cache_status };
         let pending = client.head(&head, delimiting);
         let (piece_left, rest, begun, sent) = (0, Rest::More, false, 0);
         Ok(Self { body, delimiting, pending, piece_left, rest, begun, endless, sent })
@@ -258,7 +260,7 @@ mod tests {
     use crate::message::growing::Writer;
 
     fn outgoing(body: Body) -> Outgoing {
-        let response = Response { status: StatusCode::OK, fields: Fields::new(), body };
+        let response = Response::new(StatusCode::OK, Fields::new(), body);
         let client = WireClient { version: Version::HTTP_11, keeps_alive: true };
         Outgoing::new(client, &Method::GET, response).expect("it need not be waited for")
     }
@@ -295,7 +297,7 @@ mod tests {
             let (mut writer, reader) = Writer::new(None, Buffer::default());
             writer.let_go();
             let mut unknown = outgoing(Body::Growing(Box::new(reader)));
-            assert!(writer.pass_on(b"hello"));
+            assert!(writer.push(b"hello"));
             writer.finish();
             assert_eq!(send(&mut unknown, step), (chunked.to_vec(), Halt::Done), "{step}");
         }

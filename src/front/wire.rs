@@ -4,8 +4,9 @@ use http::{Method, StatusCode, Version};
 
 use crate::message::body::Body;
 use crate::message::fields::{Fields, write_decimal};
-use crate::message::response::{Response, write_status_line};
+use crate::message::head::write_status_line;
 use crate::policy::forwarding::has_content;
+use crate::policy::response::Response;
 
 /// How the end of a response is marked (RFC 9112 §6.3).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -115,8 +116,7 @@ mod tests {
     fn the_framing_fits_the_client() {
         let mut fields = Fields::new();
         fields.append(http::header::ETAG, HeaderValue::from_static("\"a\""));
-        let response =
-            Response { status: StatusCode::OK, fields, body: Body::None { length: None } };
+        let response = Response::new(StatusCode::OK, fields, Body::None { length: None });
         #[rustfmt::skip]
         let table = [
             (Version::HTTP_11, true,  Some(3), "Content-Length: 3\r\n"),

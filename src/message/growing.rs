@@ -20,7 +20,7 @@ use crate::message::buffer::Buffer;
 /// The bounds of a body that is not kept.
 #[derive(Clone, Copy, Debug)]
 pub struct GrowingLimits {
-    /// How far the fastest reader may be ahead of the slowest, in bytes.
+    /// How far the fastest reader may be ahead of the slowest before the next piece is fetched, in bytes.
     pub window_bytes: usize,
     /// For how long a reader may take nothing while others wait for it.
     pub stall_max: Duration,
@@ -28,7 +28,8 @@ pub struct GrowingLimits {
 
 impl Default for GrowingLimits {
     fn default() -> Self {
-        Self { window_bytes: 256 * 1024, stall_max: Duration::from_secs(5) }
+        // With the piece that is added to it, 256 KiB.
+        Self { window_bytes: 192 * 1024, stall_max: Duration::from_secs(5) }
     }
 }
 
@@ -164,14 +165,16 @@ impl Writer {
         (Self { shared, limits }, reader)
     }
 
+    /// A body of which no more than a window is ever kept, and its one reader.
+    pub fn passing(length: Option<u64>) -> (Self, Reader) {
+        let (mut writer, reader) = Self::new(length, Buffer::default());
+        writer.let_go();
+        (writer, reader)
+    }
+
     /// What readers are made of.
     pub fn shared(&self) -> &Arc<Shared> {
         &self.shared
-    }
-
-    /// Bytes that have come.
-    pub fn total(&self) -> u64 {
-        self.shared.lock().total
     }
 
     /// How many read it.
@@ -227,23 +230,23 @@ impl Writer {
         kept
     }
 
-    /// Adds bytes to a body that was let go of; waits for its readers. `false` if there are none left, and
-    /// the bytes are gone. Called without a lock, by the thread that fetches the body.
-    pub fn pass_on(&mut self, bytes: &[u8]) -> bool {
+    /// Is there room for one more piece: is less than a window kept of a body that was let go of? A body that is kept has room always: no reader can hold it up.
+    pub fn has_space(&self) -> bool {
+        let mut state = self.shared.lock();
+        state.trim() < self.limits.window_bytes || state.slowest().is_none()
+    }
+
+    /// Waits until there is room; gives up readers that take nothing while others wait for them. Called
+    /// without a lock, by a thread that may wait.
+    pub fn wait_for_space(&mut self) {
         let stall_max = self.limits.stall_max;
         let mut state = self.shared.lock();
         let mut waited_since = Instant::now();
         loop {
             let left = state.trim();
-            let Some(slowest) = state.slowest() else {
-                // It may be worth fetching all the same: the backing store may be taking it. An empty window
-                // whose front is gone lets no reader join.
-                state.total += bytes.len() as u64;
-                state.held = Held::Window { from: state.total, bytes: VecDeque::new() };
-                return false;
-            };
-            if left == 0 || left + bytes.len() <= self.limits.window_bytes {
-                break;
+            let Some(slowest) = state.slowest() else { return };
+            if left < self.limits.window_bytes {
+                return;
             }
             // Woken by any reader, the slowest or not; the time is counted from the last step of the slowest.
             self.shared.read.wait_for(&mut state, stall_max);
@@ -258,6 +261,21 @@ impl Writer {
                 state.announce();
                 self.shared.grown.notify_all();
             }
+        }
+    }
+
+    /// Adds bytes to a body that was let go of; never waits. `false` if it has no reader left, and the bytes
+    /// are gone. What is kept for the slowest reader is at most a window and one piece, if the caller asks
+    /// for room before each piece.
+    pub fn push(&mut self, bytes: &[u8]) -> bool {
+        let mut state = self.shared.lock();
+        state.trim();
+        if state.slowest().is_none() {
+            // It may be worth fetching all the same: the backing store may be taking it. An empty window
+            // whose front is gone lets no reader join.
+            state.total += bytes.len() as u64;
+            state.held = Held::Window { from: state.total, bytes: VecDeque::new() };
+            return false;
         }
         if let Held::Window { bytes: window, .. } = &mut state.held {
             window.extend(bytes);
@@ -405,6 +423,11 @@ mod tests {
         Writer::within(length, Buffer::default(), limits).0
     }
 
+    fn pass_on(writer: &mut Writer, bytes: &[u8]) -> bool {
+        writer.wait_for_space();
+        writer.push(bytes)
+    }
+
     fn keep(writer: &mut Writer, bytes: &[u8]) {
         let grow = |buffer: &mut Buffer, more: usize| {
             let capacity = buffer.capacity_for(more, usize::MAX);
@@ -452,7 +475,7 @@ mod tests {
                 keep(&mut writer, b"abc");
             } else {
                 writer.let_go();
-                assert!(writer.pass_on(b"abc"));
+                assert!(pass_on(&mut writer, b"abc"));
             }
             writer.finish();
             assert_eq!(read(&mut reader), (b"abc".to_vec(), Ok(Grown::End)));
@@ -479,7 +502,7 @@ mod tests {
         reader.listen(Box::new(move || _ = counter.fetch_add(1, Ordering::Relaxed)));
         keep(&mut writer, b"a");
         writer.let_go();
-        assert!(writer.pass_on(b"b"));
+        assert!(pass_on(&mut writer, b"b"));
         writer.finish();
         assert_eq!(told.load(Ordering::Relaxed), 3);
     }
@@ -496,7 +519,7 @@ mod tests {
         );
         let fetching = thread::spawn(move || {
             for _ in 0..100 {
-                assert!(writer.pass_on(&vec![b'y'; WINDOW_BYTES / 4]));
+                assert!(pass_on(&mut writer, &vec![b'y'; WINDOW_BYTES / 4]));
                 let state = writer.shared().lock();
                 assert!(
                     matches!(&state.held, Held::Window { bytes, .. } if bytes.len() <= WINDOW_BYTES)
@@ -527,10 +550,10 @@ mod tests {
         let mut quick = writer.shared().reader().expect("a reader");
         writer.let_go();
         assert!(read(&mut quick).1.is_ok());
-        assert!(writer.pass_on(b"more"), "it goes on after a while");
+        assert!(pass_on(&mut writer, b"more"), "it goes on after a while");
         assert_eq!(read(&mut stalled).1, Err(io::ErrorKind::TimedOut));
         assert_eq!(read(&mut quick), (b"more".to_vec(), Ok(Grown::NotYet)));
         drop((stalled, quick));
-        assert!(!writer.pass_on(b"for nobody"));
+        assert!(!pass_on(&mut writer, b"for nobody"));
     }
 }

@@ -101,6 +101,15 @@ pub(crate) fn write_request(method: &Method, path: &str, host: &str, fields: &Fi
     head
 }
 
+/// Writes a status line (RFC 9112 §4).
+pub(crate) fn write_status_line(out: &mut Vec<u8>, status: StatusCode) {
+    out.extend_from_slice(b"HTTP/1.1 ");
+    out.extend_from_slice(status.as_str().as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -13,5 +13,4 @@ pub mod network;
 pub(crate) mod percent;
 pub mod reference;
 pub mod request;
-pub mod response;
 pub mod target;

@@ -230,7 +230,7 @@ impl Gated {
         state.silences = 0;
         // A limit on requests that change something says nothing of those that only read.
         let Some(path) = whom.path else { return };
-        let Some(limit) = limit(response.status, &response.fields, now) else { return };
+        let Some(limit) = limit(response.head.status, &response.head.fields, now) else { return };
         if state.held.len() >= HELD_MAX {
             state.held.clear();
         }
@@ -362,6 +362,7 @@ mod tests {
 
     use super::*;
     use crate::message::fields::Fields;
+    use crate::origin::OriginHead;
     use crate::origin::RequestContent;
 
     /// Asks for patience, whatever it is asked for.
@@ -372,11 +373,14 @@ mod tests {
             let mut fields = Fields::new();
             fields.append(http::header::RETRY_AFTER, HeaderValue::from_static("60"));
             Ok(OriginResponse {
-                status: StatusCode::SERVICE_UNAVAILABLE,
-                version: Version::HTTP_11,
-                fields,
-                length: None,
-                silently_delimited: false,
+                head: OriginHead {
+                    status: StatusCode::SERVICE_UNAVAILABLE,
+                    version: Version::HTTP_11,
+                    fields,
+                    length: None,
+                    silently_delimited: false,
+                    has_content: false,
+                },
                 body: None,
             })
         }

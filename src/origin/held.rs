@@ -9,9 +9,9 @@ use http::StatusCode;
 
 use crate::message::body::Body;
 use crate::message::fields::Fields;
-use crate::message::response::Response;
 use crate::origin::{OriginBody, OriginResponse};
 use crate::policy::limited::told_to_all;
+use crate::policy::response::Response;
 
 /// The most bytes of content that are kept for others.
 const CONTENT_MAX: usize = 16 * 1024;
@@ -32,16 +32,18 @@ pub struct HeldAnswer {
 impl HeldAnswer {
     /// What others may have of this response. Its content is kept on its way to the client that asked.
     pub(super) fn of(response: &mut OriginResponse) -> Arc<Self> {
-        let fields = told_to_all(&response.fields).filter(|it| it.memory_bytes() <= FIELDS_MAX);
+        let fields =
+            told_to_all(&response.head.fields).filter(|it| it.memory_bytes() <= FIELDS_MAX);
         let is_kept = fields.is_some();
-        let answer = Arc::new(Self { status: response.status, fields, content: OnceLock::new() });
+        let answer =
+            Arc::new(Self { status: response.head.status, fields, content: OnceLock::new() });
         // Content that is too long is not looked at, and the fields serve without it.
-        let fits = response.length.is_none_or(|length| length <= CONTENT_MAX as u64);
+        let fits = response.head.length.is_none_or(|length| length <= CONTENT_MAX as u64);
         if is_kept
             && fits
             && let Some(inner) = response.body.take()
         {
-            let (length, seen) = (response.length, Some(Vec::new()));
+            let (length, seen) = (response.head.length, Some(Vec::new()));
             let answer = Arc::clone(&answer);
             response.body = Some(Box::new(Kept { inner, length, seen, answer }));
         }

@@ -84,8 +84,17 @@ pub enum RequestContent<'a> {
     Chunked(&'a mut (dyn Read + 'a)),
 }
 
-/// The head of a response, and a body to read.
+/// A response of the origin server: its head, and content to read.
 pub struct OriginResponse {
+    /// The head.
+    pub head: OriginHead,
+    /// The content; `None` where the status or the method allows none.
+    pub body: Option<Box<dyn OriginBody>>,
+}
+
+/// The head of a response of the origin server.
+#[derive(Clone, Debug)]
+pub struct OriginHead {
     /// The status code.
     pub status: StatusCode,
     /// The version of HTTP that it came in.
@@ -96,8 +105,8 @@ pub struct OriginResponse {
     pub length: Option<u64>,
     /// Does only the end of the connection end the content, without an announcement of it?
     pub silently_delimited: bool,
-    /// The content; `None` where the status or the method allows none.
-    pub body: Option<Box<dyn OriginBody>>,
+    /// Has it content? Not where the status or the method allows none; it may have no bytes.
+    pub has_content: bool,
 }
 
 impl OriginResponse {
@@ -122,7 +131,9 @@ impl OriginResponse {
             || fields.has_member("connection", "close")
             || fields.contains("transfer-encoding");
         let silently_delimited = framing == ResponseFraming::Close && !announced;
-        Self { status, version, fields, length, silently_delimited, body }
+        let has_content = body.is_some();
+        let head = OriginHead { status, version, fields, length, silently_delimited, has_content };
+        Self { head, body }
     }
 }
 

@@ -175,17 +175,12 @@ pub fn strip_received(fields: &mut Fields) {
 ///
 /// `age` is `None` where there is nothing to say: a response that came straight from the origin
 /// server (RFC 9111 §5.1).
-pub fn add_response_fields(
-    fields: &mut Fields,
-    age: Option<u32>,
-    from_cache: bool,
-    status: &CacheStatus,
-) {
+pub fn add_response_fields(fields: &mut Fields, age: Option<u32>, status: &CacheStatus) {
     if let Some(age) = age {
         fields.set(http::header::AGE, HeaderValue::from(age));
     }
     add_via(fields);
-    let verdict = if from_cache { "HIT" } else { "MISS" };
+    let verdict = if status.from_cache { "HIT" } else { "MISS" };
     fields.set(HeaderName::from_static("x-cache"), HeaderValue::from_static(verdict));
     // RFC 9211 §2: a cache adds itself to the end of the list.
     let line = text_value(status.to_string());

@@ -22,6 +22,7 @@ pub mod purging;
 pub mod range;
 pub mod reason;
 pub(crate) mod redirect;
+pub mod response;
 pub mod reuse;
 pub(crate) mod rewriting;
 pub(crate) mod selection;

@@ -262,7 +262,11 @@ impl Detail {
 
 /// What the cache did with one request, as `Cache-Status` tells it (RFC 9211 §2).
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[allow(clippy::struct_excessive_bools, reason = "each is one property of an answer")]
 pub struct CacheStatus {
+    /// The response is one that is stored: fresh, freshened, permitted stale, or just fetched by another
+    /// request. RFC 9211 has no parameter for it; `X-Cache: HIT` says it.
+    pub from_cache: bool,
     /// Answered from the cache without asking the origin server.
     pub hit: bool,
     /// Why it was forwarded.
@@ -277,6 +281,18 @@ pub struct CacheStatus {
     pub collapsed: bool,
     /// The particular rule.
     pub detail: Option<Detail>,
+}
+
+impl CacheStatus {
+    /// Of a connection that the origin server has agreed to use for another protocol (RFC 9110 §7.8).
+    pub fn of_upgrade() -> Self {
+        Self {
+            why: Some(Why::Bypass),
+            forward_status: Some(101),
+            detail: Some(Detail::Upgrade),
+            ..Self::default()
+        }
+    }
 }
 
 impl fmt::Display for CacheStatus {
@@ -325,6 +341,14 @@ pub struct ReadStatus {
     pub detail: Option<String>,
 }
 
+impl From<CacheStatus> for ReadStatus {
+    fn from(status: CacheStatus) -> Self {
+        let CacheStatus { hit, why, freshness_left, stored, collapsed, detail, .. } = status;
+        let detail = detail.map(|detail| detail.as_str().to_string());
+        Self { hit, why, freshness_left, stored, collapsed, detail }
+    }
+}
+
 impl ReadStatus {
     /// Reads a line as [`CacheStatus`] writes it; `None` if it is another cache's.
     pub fn read(line: &str) -> Option<Self> {
@@ -364,6 +388,7 @@ mod tests {
                 for (freshness_left, detail) in [(None, None), (Some(-7), Some(Detail::HitTtl))] {
                     let forward_status = why.map(|_| 200);
                     let written = CacheStatus {
+                        from_cache: false,
                         hit,
                         why,
                         forward_status,
@@ -372,9 +397,8 @@ mod tests {
                         collapsed,
                         detail,
                     };
-                    let detail = detail.map(|detail| detail.as_str().to_string());
-                    let read = ReadStatus { hit, why, freshness_left, stored, collapsed, detail };
-                    assert_eq!(ReadStatus::read(&written.to_string()), Some(read), "{written}");
+                    let read = ReadStatus::read(&written.to_string());
+                    assert_eq!(read, Some(written.into()), "{written}");
                 }
             }
         }

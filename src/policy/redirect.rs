@@ -10,6 +10,7 @@ use crate::message::fields::Fields;
 use crate::message::percent::encode;
 use crate::message::reference::resolve;
 use crate::message::target::{OriginUrl, split_authority};
+use crate::policy::credentials::is_credential;
 use crate::policy::key::KeyRules;
 use crate::policy::rewriting::{Site, at_proxy};
 
@@ -79,6 +80,37 @@ fn is_relative(reference: &str) -> bool {
 fn without_usual_port(authority: &str) -> Option<(String, Option<u16>)> {
     let (host, port) = split_authority(authority)?;
     Some((host, port.filter(|port| !matches!(port, 80 | 443))))
+}
+
+/// Where a redirect leads that is followed on this side (`--follow-redirects`).
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Followed {
+    /// The absolute URL.
+    pub url: String,
+    /// Is it another server's, or the same one's by another scheme?
+    pub is_another_authority: bool,
+}
+
+/// Where the response to a request for `url` leads, if it redirects and can be followed (RFC 9110 §15.4).
+pub fn followed(url: &str, status: StatusCode, fields: &Fields) -> Option<Followed> {
+    if !matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308) {
+        return None;
+    }
+    let next = resolve(url, fields.get("location")?.to_str().ok()?)?;
+    let is_another_authority = authority_of(&next) != authority_of(url);
+    Some(Followed { url: next, is_another_authority })
+}
+
+/// Takes out what the client says to one server and is not for another's ears.
+pub fn keep_for_another_server(fields: &mut Fields) {
+    fields.retain(|name, _| !is_credential(name.as_str()));
+}
+
+/// Scheme, host and port of an absolute URI.
+fn authority_of(url: &str) -> Option<(String, Option<u16>)> {
+    let (scheme, rest) = url.split_once("://")?;
+    let (host, port) = split_authority(rest.split(['/', '?']).next()?)?;
+    Some((format!("{scheme}://{host}"), port))
 }
 
 #[cfg(test)]

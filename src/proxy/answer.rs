@@ -15,55 +15,57 @@ use crate::message::content::Slice;
 use crate::message::date;
 use crate::message::fields::Fields;
 use crate::message::request::Request;
-use crate::message::response::Response;
 use crate::policy::digest::Salt;
 use crate::policy::forwarding::{add_response_fields, has_content};
 use crate::policy::partial::without_digests;
 use crate::policy::precondition::{if_range_holds, is_not_modified, keep_for_304, keep_for_416};
 use crate::policy::range::{self, Span, Wanted, content_range};
 use crate::policy::reason::{CacheStatus, Detail, Why};
-use crate::policy::reuse::{Judgement, Presented, judge};
+use crate::policy::response::Response;
+use crate::policy::reuse::{Judgement, judge};
 use crate::policy::rewriting::rewrite;
 use crate::policy::stored::{StoredHead, StoredResponse};
 use crate::policy::vary::{self, Sent};
+use crate::proxy::Proxy;
 use crate::proxy::collapse::Shareable;
-use crate::proxy::{Asked, Attempt, Proxy};
+use crate::proxy::question::Question;
 use crate::stats::Counter;
 
 impl Proxy {
     /// Answers from a stored response (§4).
     pub(super) fn reuse(
         &self,
-        asked: &Asked<'_>,
+        question: &Question,
         stored: &Arc<StoredResponse>,
-        attempt: &Attempt,
+        followed: Option<Why>,
         detail: Option<Detail>,
     ) -> Response {
         if self.settings.reuse.reuses_max.is_none() {
             stored.note_reuse();
         }
-        self.store.touch(asked.key.as_str(), stored);
-        let status = self.hit_status(stored, asked.now, attempt, detail);
-        self.respond_with(asked.request, asked.presented, stored, asked.now, &status)
+        self.cache.touch(question.key.as_str(), stored);
+        let now = question.request_time;
+        let status = self.hit_status(stored, now, followed, detail);
+        self.respond_with(question, stored, now, status)
     }
 
     fn hit_status(
         &self,
         head: &StoredHead,
         now: Timestamp,
-        attempt: &Attempt,
+        followed: Option<Why>,
         detail: Option<Detail>,
     ) -> CacheStatus {
         self.stats.count(Counter::Hit);
-        let waited_for = attempt.waited_for();
-        if waited_for.is_some() {
+        if followed.is_some() {
             self.stats.count(Counter::Collapsed);
         }
         CacheStatus {
-            hit: waited_for.is_none(),
-            why: waited_for,
+            from_cache: true,
+            hit: followed.is_none(),
+            why: followed,
             freshness_left: head.freshness_left(now),
-            collapsed: waited_for.is_some(),
+            collapsed: followed.is_some(),
             detail,
             ..CacheStatus::default()
         }
@@ -72,35 +74,35 @@ impl Proxy {
     /// What digests of credentials are keyed with now. A store that is not reachable yet tells later; what
     /// was kept under another salt until then fits nobody.
     pub(super) fn salt(&self) -> Arc<Salt> {
-        self.store.salt().unwrap_or_else(|| Arc::clone(&self.own_salt))
+        self.cache.salt().unwrap_or_else(|| Arc::clone(&self.own_salt))
     }
 
     /// Does a response fit a request that the origin server would get with these fields (§4.1)? A redirect
     /// that would lead this client to where it comes from does not: that depends on the name by which the
     /// client knows the proxy, which the key may not hold.
-    pub(super) fn fits(&self, request: &Request, head: &StoredHead, sent: &Fields) -> bool {
-        vary::matches(&head.selecting, &head.fields, Sent { fields: sent, salt: &self.salt() })
-            && !self.leads_nowhere(request, head.status, &head.fields)
+    pub(super) fn fits(&self, question: &Question, head: &StoredHead) -> bool {
+        let sent = Sent { fields: self.sent(question), salt: &self.salt() };
+        vary::matches(&head.selecting, &head.fields, sent)
+            && !self.leads_nowhere(&question.request, head.status, &head.fields)
     }
 
     /// Gives a request the response that another is fetching, if it fits and may be reused.
     pub(super) fn share(
         &self,
-        asked: &Asked<'_>,
+        question: &Question,
         shareable: &Shareable,
-        sent: &Fields,
-        attempt: &Attempt,
+        followed: Option<Why>,
     ) -> Option<Response> {
-        let Asked { request, presented, now, .. } = *asked;
-        let head = &shareable.head;
-        let usable = judge(&presented, head, false, now, &self.settings.reuse);
-        if !self.fits(request, head, sent) || usable != Judgement::Usable {
+        let Question { request, presented, request_time: now, .. } = question;
+        let (head, now) = (&shareable.head, *now);
+        let usable = judge(presented, head, false, now, &self.settings.reuse);
+        if !self.fits(question, head) || usable != Judgement::Usable {
             return None;
         }
         let reader = shareable.body.reader()?;
-        let status = self.hit_status(head, now, attempt, None);
+        let status = self.hit_status(head, now, followed, None);
         if presented.conditional && is_not_modified(&request.fields, head) {
-            return Some(self.not_modified(request, head, now, &status));
+            return Some(self.not_modified(request, head, now, status));
         }
         let mut fields = self.outgoing(request, head, now, &status);
         if let Some(part) = head.part {
@@ -111,33 +113,32 @@ impl Proxy {
         } else {
             Body::Growing(Box::new(reader))
         };
-        Some(Response { status: head.status, fields, body })
+        Some(Response { status: head.status, fields, body, cache_status: status })
     }
 
     /// All but the body of what another request is fetching.
-    pub(super) fn share_head(&self, asked: &Asked<'_>, head: &StoredHead, why: Why) -> Response {
-        let attempt = Attempt::default().waiting(why);
-        let mut status = self.hit_status(head, asked.now, &attempt, None);
-        (status.hit, status.collapsed, status.why) = (false, true, Some(why));
-        self.stats.count(Counter::Collapsed);
-        let fields = self.outgoing(asked.request, head, asked.now, &status);
-        Response { status: head.status, fields, body: Body::None { length: None } }
+    pub(super) fn share_head(&self, question: &Question, head: &StoredHead, why: Why) -> Response {
+        let now = question.request_time;
+        let status = self.hit_status(head, now, Some(why), None);
+        let fields = self.outgoing(&question.request, head, now, &status);
+        let body = Body::None { length: None };
+        Response { status: head.status, fields, body, cache_status: status }
     }
 
     /// The response to `request` made of a stored one: the client's conditions come first, then its
     /// ranges (RFC 9110 §13.2.2).
     pub(super) fn respond_with(
         &self,
-        request: &Request,
-        presented: Presented,
+        question: &Question,
         stored: &StoredResponse,
         now: Timestamp,
-        status: &CacheStatus,
+        cache_status: CacheStatus,
     ) -> Response {
+        let Question { request, presented, .. } = question;
         if presented.conditional && is_not_modified(&request.fields, stored) {
-            return self.not_modified(request, stored, now, status);
+            return self.not_modified(request, stored, now, cache_status);
         }
-        let fields = self.outgoing(request, stored, now, status);
+        let fields = self.outgoing(request, stored, now, &cache_status);
         let about_ranges = matches!(stored.status, StatusCode::OK | StatusCode::PARTIAL_CONTENT);
         if presented.range
             && about_ranges
@@ -145,8 +146,8 @@ impl Proxy {
             && if_range_holds(&request.fields, stored)
         {
             return match wanted(stored, &specs) {
-                Wanted::Nothing => self.unsatisfiable(request, stored, status),
-                wanted => ranged(fields, stored, wanted),
+                Wanted::Nothing => self.unsatisfiable(request, stored, cache_status),
+                wanted => Response { cache_status, ..ranged(fields, stored, wanted) },
             };
         }
         let length = has_content(stored.status).then_some(stored.content.len());
@@ -155,7 +156,7 @@ impl Proxy {
         } else {
             stored.content.body()
         };
-        Response { status: stored.status, fields, body }
+        Response { status: stored.status, fields, body, cache_status }
     }
 
     /// None of the ranges exists (RFC 9110 §15.5.17). What describes the representation, and for how
@@ -164,15 +165,15 @@ impl Proxy {
         &self,
         request: &Request,
         stored: &StoredResponse,
-        status: &CacheStatus,
+        cache_status: CacheStatus,
     ) -> Response {
         let mut fields = stored.fields.clone();
         keep_for_416(&mut fields);
-        self.finish(request, &mut fields, None, true, status);
+        self.finish(request, &mut fields, None, &cache_status);
         fields.set_text("date", date::format(self.clock.now()));
         fields.set_text("content-range", format!("bytes */{}", stored.content.len()));
         let status = StatusCode::RANGE_NOT_SATISFIABLE;
-        Response { status, fields, body: Body::Whole(Bytes::new()) }
+        Response { status, fields, body: Body::Whole(Bytes::new()), cache_status }
     }
 
     fn not_modified(
@@ -180,11 +181,12 @@ impl Proxy {
         request: &Request,
         head: &StoredHead,
         now: Timestamp,
-        status: &CacheStatus,
+        cache_status: CacheStatus,
     ) -> Response {
-        let mut fields = self.outgoing(request, head, now, status);
+        let mut fields = self.outgoing(request, head, now, &cache_status);
         keep_for_304(&mut fields);
-        Response { status: StatusCode::NOT_MODIFIED, fields, body: Body::None { length: None } }
+        let (status, body) = (StatusCode::NOT_MODIFIED, Body::None { length: None });
+        Response { status, fields, body, cache_status }
     }
 
     /// A stored response's fields on their way to a client.
@@ -196,7 +198,7 @@ impl Proxy {
         status: &CacheStatus,
     ) -> Fields {
         let mut fields = head.fields.clone();
-        self.finish(request, &mut fields, Some(head.current_age(now).0), true, status);
+        self.finish(request, &mut fields, Some(head.current_age(now).0), status);
         fields
     }
 
@@ -206,13 +208,12 @@ impl Proxy {
         request: &Request,
         fields: &mut Fields,
         age: Option<u32>,
-        from_cache: bool,
         status: &CacheStatus,
     ) {
         self.stats.count_status(status);
         rewrite(fields, &self.settings.origin, &self.site(request));
         self.hide_from_browsers(fields);
-        add_response_fields(fields, age, from_cache, status);
+        add_response_fields(fields, age, status);
     }
 
     /// `--no-browser-cache`
@@ -249,11 +250,11 @@ fn ranged(mut fields: Fields, stored: &StoredResponse, wanted: Wanted) -> Respon
             }
             fields.set_text("content-range", content_range(span, complete));
             let status = StatusCode::PARTIAL_CONTENT;
-            Response { status, fields, body: slice(span).into_body() }
+            Response::new(status, fields, slice(span).into_body())
         }
         Wanted::Several(spans) => several(fields, &spans, complete, slice),
         Wanted::Whole | Wanted::Nothing => {
-            Response { status: stored.status, fields, body: stored.content.body() }
+            Response::new(stored.status, fields, stored.content.body())
         }
     }
 }
@@ -290,7 +291,7 @@ fn several(
     let in_memory = pieces.iter().all(|piece| matches!(piece, Slice::Here(_)));
     let pieces = Box::new(Pieces { length, pieces });
     let body = if in_memory { Body::Growing(pieces) } else { Body::Arriving(pieces) };
-    Response { status: StatusCode::PARTIAL_CONTENT, fields, body }
+    Response::new(StatusCode::PARTIAL_CONTENT, fields, body)
 }
 
 /// Content piece by piece: it grows if all of it is in memory, else it arrives.

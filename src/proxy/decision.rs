@@ -3,34 +3,34 @@
 
 use std::sync::Arc;
 
-use crate::message::response::Response;
 use crate::policy::credentials::is_credential;
 use crate::policy::reason::{Detail, Why};
+use crate::policy::response::Response;
 use crate::policy::reuse::{Decision, Mode, decide};
 use crate::policy::selection::takes_coding;
 use crate::policy::stored::{StoredHead, StoredResponse};
-use crate::proxy::{Asked, Proxy};
+use crate::proxy::Proxy;
+use crate::proxy::lookup::Found;
+use crate::proxy::question::Question;
 
 impl Proxy {
-    /// Decides, and counts the reuse where these are limited (`--hit-ttl`). `variants` is all that is stored for
-    /// the key; with `recalls`, there may be more behind memory.
+    /// Decides, and counts the reuse where these are limited (`--hit-ttl`).
     pub(super) fn decide(
         &self,
-        asked: &Asked<'_>,
+        question: &Question,
         selected: Result<Arc<StoredResponse>, Why>,
-        variants: &[Arc<StoredResponse>],
-        recalls: bool,
+        found: &Found,
     ) -> Decision {
         let rules = &self.settings.reuse;
         // One that fits may be behind memory.
         if rules.mode == Mode::Offline
             && matches!(selected, Err(Why::VaryMiss))
-            && !recalls
-            && let Some(stored) = self.other_variant(asked, variants)
+            && !self.may_be_behind(found)
+            && let Some(stored) = self.other_variant(question, found.variants())
         {
             return Decision::ReuseStale { stored, detail: Detail::Variant, refresh: false };
         }
-        match decide(&asked.presented, selected, asked.now, rules) {
+        match decide(&question.presented, selected, question.request_time, rules) {
             // Somebody else has just had the last of them.
             Decision::Reuse(stored)
                 if rules.reuses_max.is_some_and(|most| !stored.count_reuse(most)) =>
@@ -47,14 +47,14 @@ impl Proxy {
     /// one client is replayed to another, whose `User-Agent` or `Accept` differs.
     fn other_variant(
         &self,
-        asked: &Asked<'_>,
+        question: &Question,
         variants: &[Arc<StoredResponse>],
     ) -> Option<Arc<StoredResponse>> {
         let gives = |stored: &&Arc<StoredResponse>| {
             stored.part.is_none()
                 && self.may_show(stored)
-                && takes_coding(&asked.request.fields, &stored.fields)
-                && !self.leads_nowhere(asked.request, stored.status, &stored.fields)
+                && takes_coding(&question.request.fields, &stored.fields)
+                && !self.leads_nowhere(&question.request, stored.status, &stored.fields)
         };
         variants.iter().find(gives).cloned()
     }
@@ -70,7 +70,7 @@ impl Proxy {
     /// [`Proxy::refuse_forwarding`]; where variants are stored, it says what a request has to have.
     pub(super) fn refuse_variants(
         &self,
-        asked: &Asked<'_>,
+        question: &Question,
         detail: Detail,
         variants: &[Arc<StoredResponse>],
     ) -> Response {
@@ -90,8 +90,8 @@ impl Proxy {
             }
         }
         if detail != Detail::Offline || wanted.is_empty() {
-            return self.refuse_forwarding(asked, detail);
+            return self.refuse_forwarding(question, detail);
         }
-        self.refuse_offline(asked, &wanted.join(", or "))
+        self.refuse_offline(question, &wanted.join(", or "))
     }
 }

@@ -15,20 +15,23 @@ use crate::message::body::Body;
 use crate::message::fields::Fields;
 use crate::message::percent::normalised;
 use crate::message::request::Request;
-use crate::origin::{OriginBody, OriginError, OriginResponse, RequestContent};
+use crate::origin::{OriginBody, OriginHead, OriginResponse, RequestContent};
 use crate::policy::age::corrected_initial_age;
 use crate::policy::cache_control::ResponseDirectives;
 use crate::policy::credentials::REDACTED;
 use crate::policy::forwarded::Believed;
 use crate::policy::forwarding::{complete_received, strip_received};
-use crate::policy::freshness::freshness_lifetime;
-use crate::policy::key::{CacheKey, KeyRules};
+use crate::policy::freshness::{Lifetime, freshness_lifetime};
+use crate::policy::key::KeyRules;
 use crate::policy::range::Part;
+use crate::policy::reason::{CacheStatus, Detail};
 use crate::policy::stored::StoredResponse;
 use crate::policy::storing::{Check, Received, checks};
+use crate::proxy::Proxy;
+use crate::proxy::blocking::{BlockingDriver, Watch};
 use crate::proxy::freshen::facts;
-use crate::proxy::steps::Recall;
-use crate::proxy::{Admission, Answer, Attempt, Forward, Proxy, field_text};
+use crate::proxy::next::{Answer, Attempt, Next, Recall};
+use crate::proxy::plan::Fetch;
 use crate::stats::Stats;
 use crate::store::cache::Cache;
 
@@ -45,163 +48,167 @@ pub struct Explanation {
     /// The fields it was sent, without Host.
     pub sent: Fields,
     /// What it answered, or why it did not.
-    pub received: Result<Explained, OriginError>,
+    pub received: Result<Explained, Unanswered>,
     /// What the client is told in `Cache-Status`.
-    pub told: String,
+    pub told: CacheStatus,
+}
+
+/// Why the origin server gave no response.
+#[derive(Debug)]
+pub struct Unanswered {
+    /// In words.
+    pub text: String,
+    /// As `Cache-Status` says it.
+    pub detail: Detail,
 }
 
 /// A response, and what was decided about it.
 pub struct Explained {
+    /// What the rules say about it.
+    pub judged: Judged,
+    /// Bytes of content, or how reading it failed.
+    pub content: Result<u64, String>,
+    /// What would be stored, if it would be.
+    pub stored: Option<Arc<StoredResponse>>,
+    /// What `Cache-Status` would say to the same request after this one.
+    pub again: CacheStatus,
+}
+
+/// What the rules say about a response.
+pub struct Judged {
     /// Its status.
     pub status: u16,
     /// Its fields as they came, without hop-by-hop ones.
     pub fields: Fields,
-    /// Bytes of content, or how reading it failed.
-    pub content: Result<u64, String>,
     /// The rules about storing it.
     pub checks: Vec<Check>,
     /// Its freshness lifetime, and where that comes from.
-    pub lifetime: (crate::policy::freshness::Lifetime, &'static str),
+    pub lifetime: (Lifetime, &'static str),
     /// Its age on arrival, in seconds.
     pub age: u32,
-    /// What would be stored, if it would be.
-    pub stored: Option<Arc<StoredResponse>>,
-    /// What `Cache-Status` would say to the same request after this one.
-    pub again: String,
 }
 
 /// An answer for which the origin server was not asked: its status, and what `Cache-Status` says.
-pub type Unasked = (StatusCode, String);
+pub type Unasked = (StatusCode, CacheStatus);
 
-impl Proxy {
+impl BlockingDriver {
     /// Makes one request and tells what would become of it. An answer that needs no origin server
     /// (`only-if-cached`, `--cache-mode offline`) is the error. Waits.
     pub fn explain(&self, request: &Arc<Request>) -> Result<Explanation, Unasked> {
-        let key = self.asked(request).key;
-        let apart = self.apart(&key);
-        let answer = match apart.lookup(request, Attempt::default()) {
-            // As on the way to the origin server: what memory cannot answer may be behind it.
-            Answer::Forward(forward) => match apart.recall(forward) {
-                Recall::GoOn(forward) => Answer::Forward(forward),
-                Recall::Done(forwarded) => Answer::Ready(forwarded.response),
-            },
-            answer => answer,
+        let apart = Arc::new(self.proxy().apart(request));
+        let mut next = apart.ask(request, Attempt::First);
+        let fetch = loop {
+            next = match next {
+                Next::Recall(recall) => apart.recall(*recall),
+                Next::Fetch(fetch) => break fetch,
+                Next::Answer(Answer { response, .. }) => {
+                    return Err((response.status, response.cache_status));
+                }
+                Next::Follow(_) => unreachable!("an explained request is alone in its engine"),
+            }
         };
-        apart.go_on_explaining(request, answer, self.store.has_backing())
+        let below = self.proxy().cache();
+        Ok(self.over(apart).go_on_explaining(request, fetch, below))
     }
 
-    /// An engine that goes on as this one does, over a cache of its own for `key`.
-    fn apart(&self, key: &CacheKey) -> Self {
+    fn go_on_explaining(
+        &self,
+        request: &Arc<Request>,
+        fetch: Box<Fetch>,
+        below: &Cache,
+    ) -> Explanation {
+        let proxy = self.proxy();
+        let question = &fetch.forward.question;
+        let (key, url) = (question.key.clone(), proxy.url(question));
+        let mut sent = (**proxy.sent(question)).clone();
+        if proxy.settings.origin_authorization.is_some() {
+            // The operator's own, from `--origin`: who asks for an explanation has not sent it.
+            sent.set_text("authorization", REDACTED.to_string());
+        }
+        let believed = proxy.believed(request);
+        let target = request.target.as_str();
+        let shaped_by = (proxy.settings.key.shape(target) != target)
+            .then(|| format!("{target}, shaped by {}", shapers(target, &proxy.settings.key)));
+        let (mut seen, mut read) = (None, None);
+        let watch: Watch<'_> = &mut |fetch, answer| {
+            seen = Some(match answer {
+                Ok(response) => {
+                    let judged = proxy.judged(fetch, &response.head);
+                    read = without_content(response, below);
+                    Ok(judged)
+                }
+                Err(error) => Err(Unanswered { text: error.to_string(), detail: error.detail() }),
+            });
+        };
+        let mut response = self.fetch(fetch, RequestContent::None, None, watch).into_response();
+        let told = response.cache_status;
+        let received = seen.expect("the origin server is asked").map(|judged| {
+            // To its end in any case: what is asked next must find the fetch over.
+            let rest = read_all(&mut response.body);
+            let content = read.unwrap_or(rest);
+            let stored = proxy.cache.look(&key).variants().first().cloned();
+            Explained { judged, content, stored, again: proxy.told_again(request) }
+        });
+        Explanation { key: key.to_string(), believed, shaped_by, url, sent, received, told }
+    }
+}
+
+impl Proxy {
+    /// An engine that goes on as this one does, over a cache whose changes nobody sees.
+    fn apart(&self, request: &Arc<Request>) -> Self {
+        let key = self.question(request).key;
         Self {
             settings: self.settings.clone(),
-            store: Arc::new(Cache::apart(&self.store, key)),
-            origin: Arc::clone(&self.origin),
+            cache: Arc::new(Cache::apart(&self.cache, &key)),
             flights: Arc::default(),
             clock: self.clock.clone(),
             stats: Arc::<Stats>::default(),
             key_prefix: self.key_prefix.clone(),
             plain: self.plain,
             // Whoever reads the explanation is told; it is no news for the log.
-            told_of_credentials: AtomicBool::new(true),
+            logged_credentials: AtomicBool::new(true),
             own_salt: Arc::clone(&self.own_salt),
         }
     }
 
-    fn go_on_explaining(
-        &self,
-        request: &Arc<Request>,
-        answer: Answer,
-        has_backing: bool,
-    ) -> Result<Explanation, Unasked> {
-        let forward = match answer {
-            Answer::Forward(forward) => forward,
-            Answer::Ready(response) | Answer::Stale(response, _) => {
-                let told = field_text(&response.fields, "cache-status");
-                return Err((response.status, told.to_string()));
-            }
-        };
-        let (key, url) = (forward.key.to_string(), forward.url.clone());
-        let mut sent = forward.sent.clone();
-        if self.settings.origin_authorization.is_some() {
-            // The operator's own, from `--origin`: who asks for an explanation has not sent it.
-            sent.set_text("authorization", REDACTED.to_string());
-        }
-        let believed = self.believed(request);
-        let target = request.target.as_str();
-        let shaped_by = (self.settings.key.shape(target) != target)
-            .then(|| format!("{target}, shaped by {}", shapers(target, &self.settings.key)));
-        let (received, told) = match self.ask(&forward, RequestContent::None, None) {
-            Ok(received) => {
-                let (explained, told) = self.explained(request, forward, received, has_backing);
-                (Ok(explained), told)
-            }
-            Err(error) => {
-                let (why, detail) = (forward.why.as_str(), error.detail().as_str());
-                let told = format!("proxy; fwd={why}; detail={detail}");
-                (Err(error), told)
-            }
-        };
-        Ok(Explanation { key, believed, shaped_by, url, sent, received, told })
-    }
-
-    /// What is made of a response, and what `Cache-Status` says of it.
-    fn explained(
-        &self,
-        request: &Arc<Request>,
-        forward: Box<Forward>,
-        mut received: OriginResponse,
-        has_backing: bool,
-    ) -> (Explained, String) {
+    /// What the rules say about a response that has come.
+    fn judged(&self, fetch: &Fetch, head: &OriginHead) -> Judged {
         let now = self.now();
-        let mut fields = received.fields.clone();
-        complete_received(&mut fields, received.version, now);
+        let question = &fetch.forward.question;
+        let mut fields = head.fields.clone();
+        complete_received(&mut fields, head.version, now);
         let facts = Received {
             fields: &fields,
-            part: Part::of_response(received.status, &fields),
-            leads_nowhere: self.leads_nowhere(request, received.status, &fields),
-            ..facts(&forward, &received, now)
+            part: Part::of_response(head.status, &fields),
+            leads_nowhere: self.leads_nowhere(&question.request, head.status, &fields),
+            ..facts(&fetch.forward, head, now)
         };
         let rules = &self.settings.storing;
-        let checks = checks(&forward.presented, &facts, rules);
+        let checks = checks(&question.presented, &facts, rules);
         let directives = ResponseDirectives::read(&fields);
-        let lifetime =
-            freshness_lifetime(received.status, &fields, &directives, now, rules.freshness);
+        let lifetime = freshness_lifetime(head.status, &fields, &directives, now, rules.freshness);
         let source = source_of(lifetime, &fields, &directives, rules.freshness.cache_ttl.is_some());
-        let age = corrected_initial_age(&fields, forward.request_time, now).0;
+        let age = corrected_initial_age(&fields, question.request_time, now).0;
         strip_received(&mut fields);
-        let (cache_key, status) = (forward.key.clone(), received.status.as_u16());
-        let read = if has_backing { without_content(&mut received, &self.store) } else { None };
-        let mut response = self.absorb(forward, received).into_response();
-        let told = field_text(&response.fields, "cache-status").to_string();
-        let content = read.unwrap_or_else(|| read_all(&mut response.body));
-        let stored = self.store.look_at(cache_key.as_str()).and_then(|all| all.first().cloned());
-        let explained = Explained {
-            status,
-            fields,
-            content,
-            checks,
-            lifetime: (lifetime, source),
-            age,
-            stored,
-            again: self.told_again(request),
-        };
-        (explained, told)
+        let (status, lifetime) = (head.status.as_u16(), (lifetime, source));
+        Judged { status, fields, checks, lifetime, age }
     }
 
     /// What `Cache-Status` would say to the same request next. Nothing is asked for.
-    fn told_again(&self, request: &Arc<Request>) -> String {
-        let forward = match self.lookup(request, Attempt::default()) {
-            Answer::Ready(response) | Answer::Stale(response, _) => {
-                return field_text(&response.fields, "cache-status").to_string();
-            }
-            Answer::Forward(forward) => forward,
-        };
-        let detail = forward.detail.map_or("", |detail| detail.as_str());
-        let told = format!("proxy; fwd={}; detail={detail}", forward.why.as_str());
-        if let Admission::Lead(forward) = self.join(forward) {
-            drop(forward);
+    fn told_again(&self, request: &Arc<Request>) -> CacheStatus {
+        match self.ask(request, Attempt::First) {
+            Next::Answer(Answer { response, .. }) => response.cache_status,
+            Next::Fetch(fetch) => fetch.forward.told(),
+            Next::Recall(recall) => match *recall {
+                Recall::BeforeFetch(fetch) | Recall::Underway { otherwise: fetch, .. } => {
+                    fetch.forward.told()
+                }
+                Recall::BeforeRefusal { detail, .. } => {
+                    CacheStatus { detail: Some(detail), ..CacheStatus::default() }
+                }
+            },
+            Next::Follow(_) => unreachable!("an explained request is alone in its engine"),
         }
-        told.trim_end_matches("; detail=").to_string()
     }
 }
 
@@ -217,12 +224,11 @@ fn shapers(target: &str, rules: &KeyRules) -> String {
 
 /// Where a freshness lifetime comes from.
 fn source_of(
-    lifetime: crate::policy::freshness::Lifetime,
+    lifetime: Lifetime,
     fields: &Fields,
     directives: &ResponseDirectives,
     cache_ttl: bool,
 ) -> &'static str {
-    use crate::policy::freshness::Lifetime;
     match lifetime {
         Lifetime::Explicit(_) if directives.targeted => "CDN-Cache-Control (RFC 9213)",
         Lifetime::Explicit(_) if directives.s_maxage.is_some() => "s-maxage (RFC 9111 §5.2.2.10)",
@@ -241,24 +247,26 @@ fn source_of(
 /// Content that memory has no room for would be stored behind it. There is nothing behind the store of an
 /// explanation, so the content is read here and let go of, and what is stored stands for it. The bytes that have
 /// come, or how reading them failed; `None` for content that goes the usual way.
-fn without_content(received: &mut OriginResponse, store: &Cache) -> Option<Result<u64, String>> {
-    let goes_behind = received.status != StatusCode::PARTIAL_CONTENT
-        && received.length.is_none_or(|length| length > store.memory_content_bytes_max());
-    let mut body = received.body.take_if(|_| goes_behind)?;
-    let read = count_all(|buffer| body.read(buffer));
+fn without_content(received: &mut OriginResponse, below: &Cache) -> Option<Result<u64, String>> {
+    let OriginResponse { head, body } = received;
+    let goes_behind = below.has_backing()
+        && head.status != StatusCode::PARTIAL_CONTENT
+        && head.length.is_none_or(|length| length > below.memory_content_bytes_max());
+    let mut whole = body.take_if(|_| goes_behind)?;
+    let read = count_all(|buffer| whole.read(buffer));
     if let Ok(bytes) = read {
-        received.length = Some(if bytes > store.content_bytes_max() { bytes } else { 0 });
+        head.length = Some(if bytes > below.content_bytes_max() { bytes } else { 0 });
     } else {
-        received.length = None;
-        received.body = Some(Box::new(CutShort));
+        head.length = None;
+        *body = Some(Box::new(NeverComes));
     }
     Some(read)
 }
 
 /// The rest of content that was cut short.
-struct CutShort;
+struct NeverComes;
 
-impl OriginBody for CutShort {
+impl OriginBody for NeverComes {
     fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
         Err(io::ErrorKind::UnexpectedEof.into())
     }

@@ -9,8 +9,8 @@ use http::header::AGE;
 
 use crate::clock::Timestamp;
 use crate::message::fields::write_decimal;
+use crate::message::head::write_status_line;
 use crate::message::percent::normalised;
-use crate::message::response::write_status_line;
 use crate::message::target::Scheme;
 use crate::policy::credentials::is_signed;
 use crate::policy::forwarding::{add_via, has_content};
@@ -83,7 +83,7 @@ impl Proxy {
         key.clear();
         key.push_str(&self.key_prefix);
         key.push_str(target);
-        let variants = self.store.look_at(key)?;
+        let variants = self.cache.look_at(key)?;
         let stored = variants.first()?;
         let usable = stored.selecting.is_empty()
             && stored.part.is_none()
@@ -97,7 +97,7 @@ impl Proxy {
             return None;
         }
         stored.note_reuse();
-        self.store.touch(key, stored);
+        self.cache.touch(key, stored);
         Some(FastHit { variants, now })
     }
 

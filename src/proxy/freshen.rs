@@ -3,25 +3,23 @@
 
 use std::sync::Arc;
 
-use http::StatusCode;
-
 use crate::clock::Timestamp;
 use crate::message::fields::Fields;
-use crate::message::response::Response;
-use crate::origin::OriginResponse;
+use crate::origin::OriginHead;
 use crate::policy::age::corrected_initial_age;
 use crate::policy::forwarding::{complete_received, strip_received};
-use crate::policy::partial::completes;
-use crate::policy::range::Part;
 use crate::policy::reason::{CacheStatus, Detail};
+use crate::policy::response::Response;
 use crate::policy::reuse::Presented;
 use crate::policy::stored::{StoredHead, StoredResponse};
 use crate::policy::storing::{Received, storable};
-use crate::policy::validation::{confirms, head_confirms, merged};
+use crate::policy::validation::{head_confirms, merged};
 use crate::policy::vary::Sent;
+use crate::proxy::Proxy;
 use crate::proxy::collapse::Outcome;
-use crate::proxy::{Asking, Forward, Proxy};
+use crate::proxy::plan::{Fetch, Forward};
 use crate::stats::Counter;
+use crate::store::underway::Begun;
 
 impl Proxy {
     /// May the response to a request that the origin server got with these fields be stored (§3)?
@@ -35,59 +33,24 @@ impl Proxy {
         storable(presented, sent, received, &self.settings.storing)
     }
 
-    /// Has the origin server answered something that is of no use, because of how it was asked? Then
-    /// `forward` asks for the whole, without a condition.
-    pub(super) fn has_to_ask_again(
-        &self,
-        forward: &mut Forward,
-        received: &OriginResponse,
-    ) -> bool {
-        let detail = match (&forward.asking, received.status) {
-            // §4.3.4: it is about a representation that is not stored.
-            (Asking::Whether(stored), StatusCode::NOT_MODIFIED)
-                if !confirms(stored, &received.fields, self.clock.now()) =>
-            {
-                Detail::Validator
-            }
-            (Asking::Rest(_), StatusCode::RANGE_NOT_SATISFIABLE | StatusCode::NOT_MODIFIED) => {
-                Detail::Rest
-            }
-            (Asking::Rest(prefix), StatusCode::PARTIAL_CONTENT) => {
-                let facts = Received {
-                    part: Part::of_response(received.status, &received.fields),
-                    ..facts(forward, received, self.clock.now())
-                };
-                let head = self.storable(&forward.presented, &forward.sent, facts);
-                if head.is_ok_and(|head| completes(&head, prefix)) {
-                    return false;
-                }
-                self.store.remove(&forward.key, prefix);
-                Detail::Rest
-            }
-            _ => return false,
-        };
-        forward.asking = Asking::Whole;
-        forward.detail = Some(detail);
-        true
-    }
-
     /// A 304 has come that confirms what was offered: freshens that, and answers with it (§4.3.3).
     pub(super) fn freshen(
         &self,
-        mut forward: Box<Forward>,
+        fetch: Fetch,
         stored: &Arc<StoredResponse>,
-        mut received: OriginResponse,
+        mut received: OriginHead,
+        response_time: Timestamp,
     ) -> Response {
-        let response_time = self.clock.now();
+        let Fetch { forward, duty, .. } = fetch;
         complete_received(&mut received.fields, received.version, response_time);
-        let (freshened, refusal) = self.merge(&forward, stored, &received, response_time);
-        if let Some(leader) = forward.leader.take() {
-            let outcome = |refusal| forward.outcome(stored.status, refusal);
-            leader.land(&refusal.map_or(Outcome::Freshened, outcome));
-        }
+        let (freshened, refusal) =
+            self.merge(&forward, duty.begun(), stored, &received, response_time);
+        let outcome = |refusal| forward.outcome(stored.status, refusal);
+        duty.settle(&refusal.map_or(Outcome::Freshened, outcome));
         self.stats.count(Counter::Hit);
         self.stats.count(Counter::Freshened);
         let status = CacheStatus {
+            from_cache: true,
             why: Some(forward.why),
             forward_status: Some(received.status.as_u16()),
             freshness_left: freshened.freshness_left(response_time),
@@ -95,7 +58,7 @@ impl Proxy {
             detail: refusal.filter(|refusal| refusal.is_overtaken()).or(forward.detail),
             ..CacheStatus::default()
         };
-        self.respond_with(&forward.request, forward.presented, &freshened, response_time, &status)
+        self.respond_with(&forward.question, &freshened, response_time, status)
     }
 
     /// A stored response with the fields that have come, and why it is not stored in its place, if it is
@@ -103,21 +66,23 @@ impl Proxy {
     fn merge(
         &self,
         forward: &Forward,
+        begun: &Begun,
         stored: &Arc<StoredResponse>,
-        received: &OriginResponse,
+        received: &OriginHead,
         response_time: Timestamp,
     ) -> (Arc<StoredResponse>, Option<Detail>) {
+        let question = &forward.question;
         let mut fields = merged(stored, &received.fields);
         let facts = Received {
             status: stored.status,
             fields: &fields,
             length: Some(stored.content.len()),
             part: stored.part,
-            leads_nowhere: self.leads_nowhere(&forward.request, stored.status, &fields),
+            leads_nowhere: self.leads_nowhere(&question.request, stored.status, &fields),
             ..facts(forward, received, response_time)
         };
-        let presented = forward.presented.as_get();
-        let verdict = self.storable(&presented, &forward.sent, facts).and_then(|head| {
+        let presented = question.presented.as_get();
+        let verdict = self.storable(&presented, self.sent(question), facts).and_then(|head| {
             // What the content was made for stays; what the 304 names besides comes from the request
             // that it answers (§4.1).
             let selecting = stored.selecting.with(&head.selecting).ok_or(Detail::VaryStar)?;
@@ -126,17 +91,16 @@ impl Proxy {
         match verdict {
             Ok(head) => {
                 let freshened = Arc::new(stored.with(head, stored.content.clone()));
-                let (key, begun) = (&forward.key, &forward.begun);
-                let put = self.store.replace(key, stored, Arc::clone(&freshened), begun);
+                let put = self.cache.replace(&forward.key, stored, Arc::clone(&freshened), begun);
                 (freshened, put.refusal())
             }
             Err(detail) => {
                 let forbidden = detail.forbids_sharing() && !presented.directives.no_store;
                 if forbidden || forward.is_about_the_target(detail) {
-                    self.store.remove(&forward.key, stored);
+                    self.cache.remove(&forward.key, stored);
                 }
                 let age_on_arrival =
-                    corrected_initial_age(&fields, forward.request_time, response_time);
+                    corrected_initial_age(&fields, question.request_time, response_time);
                 strip_received(&mut fields);
                 let head =
                     StoredHead { fields, age_on_arrival, response_time, ..stored.head().clone() };
@@ -150,25 +114,27 @@ impl Proxy {
     pub(super) fn freshen_by_head(
         &self,
         forward: &Forward,
-        received: &OriginResponse,
+        begun: &Begun,
+        received: &OriginHead,
         response_time: Timestamp,
     ) {
         let Some(stored) = &forward.selected else { return };
-        let presented = forward.presented.as_get();
+        let question = &forward.question;
+        let presented = question.presented.as_get();
         if stored.part.is_some() || presented.directives.no_store {
             return;
         }
         let facts = facts(forward, received, response_time);
-        let verdict = self.storable(&presented, &forward.sent, facts);
+        let verdict = self.storable(&presented, self.sent(question), facts);
         if verdict.is_err_and(Detail::forbids_sharing) {
             // What a GET would bring now may not be kept: what it brought before is not it.
-            self.store.remove(&forward.key, stored);
+            self.cache.remove(&forward.key, stored);
         } else if head_confirms(stored, &received.fields, received.length) {
-            self.merge(forward, stored, received, response_time);
+            self.merge(forward, begun, stored, received, response_time);
         } else if stored.is_fresh(response_time) {
             let head = StoredHead { fresh_until: response_time, ..stored.head().clone() };
             let outdated = Arc::new(stored.with(head, stored.content.clone()));
-            self.store.replace(&forward.key, stored, outdated, &forward.begun);
+            self.cache.replace(&forward.key, stored, outdated, begun);
         }
     }
 }
@@ -176,7 +142,7 @@ impl Proxy {
 /// What is known of a response that has come.
 pub(super) fn facts<'a>(
     forward: &Forward,
-    received: &'a OriginResponse,
+    received: &'a OriginHead,
     response_time: Timestamp,
 ) -> Received<'a> {
     Received {
@@ -186,7 +152,7 @@ pub(super) fn facts<'a>(
         part: None,
         describes_target: false,
         leads_nowhere: false,
-        request_time: forward.request_time,
+        request_time: forward.question.request_time,
         response_time,
     }
 }

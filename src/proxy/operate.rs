@@ -11,13 +11,13 @@ use crate::message::fields::Fields;
 use crate::message::network::Network;
 use crate::message::percent::normalised;
 use crate::message::request::Request;
-use crate::message::response::Response;
 use crate::message::target::Scheme;
 use crate::policy::credentials::redacted;
 use crate::policy::forwarded::Believed;
 use crate::policy::key::{CacheKey, PassedOn, marked, unmarked};
 use crate::policy::purging::Selector;
 use crate::policy::reason::CacheStatus;
+use crate::policy::response::Response;
 use crate::proxy::Proxy;
 use crate::store::Purged;
 use crate::store::backing::Listed;
@@ -26,13 +26,13 @@ impl Proxy {
     /// Removes what is selected, here and behind memory; what became of it. Nothing that is on its way
     /// in undoes it. May wait.
     pub fn purge(&self, selector: &Selector) -> Purged {
-        self.store.forget(selector, self.clock.now())
+        self.cache.forget(selector, self.clock.now())
     }
 
     /// The cache key of what a request for `url` asks for: a path, or a URL of the origin server or the
     /// proxy.
     pub fn key_for(&self, url: &str) -> Result<CacheKey, String> {
-        Ok(self.asked(&self.request_for(url)?).key)
+        Ok(self.question(&self.request_for(url)?).key)
     }
 
     /// A request for `url`, as somebody sends it who asks the proxy under its own name.
@@ -55,10 +55,10 @@ impl Proxy {
     pub fn keys_for(&self, url: &str) -> Result<Vec<CacheKey>, String> {
         let url = &*unmarked(url);
         let request = self.request_for(url)?;
-        let asked = self.asked(&request);
+        let question = self.question(&request);
         let named = url.split_once("://").map(|(_, rest)| rest);
         let named = named.and_then(|rest| rest.split(['/', '?', '#']).next());
-        Ok(self.keys_beside(asked.key, &request, named, &asked.target))
+        Ok(self.keys_beside(question.key.clone(), &request, named, question.target()))
     }
 
     /// `key`, and those under which the same target is stored for what trusted peers say of scheme and
@@ -117,8 +117,8 @@ impl Proxy {
     /// All that is stored for a key, in memory or behind it. May wait.
     pub fn stored_for(&self, key: &CacheKey) -> Vec<Listed> {
         let mut all: Vec<Listed> = Vec::new();
-        let here = self.store.look_at(key.as_str()).unwrap_or_default();
-        let backing = self.store.recall(key, &mut self.store.note(key), false);
+        let here = self.cache.look_at(key.as_str()).unwrap_or_default();
+        let backing = self.cache.recall(key, &mut self.cache.note(key), false);
         for response in here.iter().chain(&backing.variants) {
             let known = all.iter_mut().find(|listed| {
                 listed.head.selecting == response.selecting && listed.head.part == response.part

@@ -1,354 +1,278 @@
-//! What is done with the origin server's response: stored or not, passed on, or replaced by a stale
-//! one. RFC 9111 §3, §4.2.4, §4.4.
+//! What is done with the head of the origin server's response: ask again, freshen, replace it by a stale
+//! response, or begin to store it and to pass it on. RFC 9111 §3, §4.2.4, §4.4.
+//!
+//! A fetch that failed, or brought nothing to store, is settled here with those who follow it; one that is
+//! being stored is settled by its sink (`fill/sink.rs`).
 
-use std::borrow::Cow;
-use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use http::header::{IF_MODIFIED_SINCE, IF_NONE_MATCH};
 use http::{Method, StatusCode};
 
-use crate::clock::{DeltaSeconds, Timestamp};
+use crate::clock::Timestamp;
 use crate::message::body::Body;
-use crate::message::content::Slice;
-use crate::message::fields::Fields;
-use crate::message::response::Response;
-use crate::origin::{OriginBody, OriginError, OriginResponse};
-use crate::policy::age::age_value;
-use crate::policy::forwarding::{complete_received, strip_received};
+use crate::origin::{OriginError, OriginHead};
+use crate::policy::forwarding::complete_received;
 use crate::policy::invalidation::{describes_target, invalidates, named};
 use crate::policy::limited::counts_as;
-use crate::policy::partial::without_digests;
-use crate::policy::precondition::{holds_for, keep_for_304};
+use crate::policy::partial::{completes, without_digests};
 use crate::policy::range::Part;
 use crate::policy::reason::{CacheStatus, Detail};
+use crate::policy::redirect::{followed, keep_for_another_server};
+use crate::policy::response::Response;
 use crate::policy::reuse::{Judgement, Presented, judge, may_stand_in, wants_the_error};
 use crate::policy::stored::{StoredHead, StoredResponse};
 use crate::policy::storing::Received;
 use crate::policy::unkeyed::is_unkeyed;
-use crate::policy::validation::{confirms, make_unconditional, merged};
-use crate::proxy::collapse::{Failed, Outcome};
-use crate::proxy::fill::again::Again;
-use crate::proxy::fill::{Fetched, Filler, PIECE_BYTES, Progress, Relayed};
+use crate::policy::validation::{confirms, merged};
+use crate::proxy::Proxy;
+use crate::proxy::collapse::{Duty, Failed, Outcome, Scope};
+use crate::proxy::fill::{Incoming, IncomingContent, Sink, commit_in_memory};
 use crate::proxy::freshen::facts;
-use crate::proxy::{Asking, Forward, Forwarded, Proxy};
+use crate::proxy::next::Answer;
+use crate::proxy::plan::{Asks, Elsewhere, Fetch, Forward, Plan, RequestHead};
 use crate::stats::Counter;
 
-/// What becomes of a response that has come.
-struct Kept {
-    /// Its content, as the client gets it.
-    body: Body,
-    /// What moves that along, if it is still to be fetched.
-    filler: Option<Box<Filler>>,
-    /// Why it is not stored, or will not be, as far as that is known as the head goes out.
-    refusal: Option<Detail>,
+/// The most redirects that are followed for one request.
+const REDIRECTS_MAX: usize = 10;
+
+/// What is done next when the head of the origin server's response has come.
+pub enum AfterHead {
+    /// The response is of no use: ask again, by another plan. Its content is not needed.
+    AskAgain(Box<Fetch>),
+    /// The client gets what is stored. The content is not needed.
+    Answer(Answer),
+    /// The client gets the response; its content is to be fetched.
+    Begun(Box<Incoming>),
 }
 
 impl Proxy {
-    /// A response has come: stores it if it may be stored, and passes it on (§3).
-    pub(super) fn absorb(
-        &self,
-        mut forward: Box<Forward>,
-        mut received: OriginResponse,
-    ) -> Forwarded {
+    /// The head of the origin server's response has come.
+    pub fn receive(&self, mut fetch: Box<Fetch>, head: OriginHead) -> AfterHead {
         let response_time = self.clock.now();
-        if let Asking::Whether(stored) = &forward.asking
-            && received.status == StatusCode::NOT_MODIFIED
-            && confirms(stored, &received.fields, response_time)
+        self.stats.count(Counter::OriginRequest);
+        match self.redirected(&fetch, &head) {
+            None => {}
+            Some(Ok(plan)) => return AfterHead::AskAgain(Box::new(Fetch { plan, ..*fetch })),
+            Some(Err(error)) => return AfterHead::Answer(self.fail(fetch, &error)),
+        }
+        if let Some(detail) = self.why_again(&fetch, &head, response_time) {
+            fetch.forward.detail = Some(detail);
+            return AfterHead::AskAgain(Box::new(Fetch { plan: Plan::new(Asks::Whole), ..*fetch }));
+        }
+        if let Asks::Whether(stored) = &fetch.plan.asks
+            && head.status == StatusCode::NOT_MODIFIED
         {
+            // It confirms what was offered, or it would have been asked again.
             let stored = Arc::clone(stored);
-            return self.freshen(forward, &stored, received).into();
+            return AfterHead::Answer(self.freshen(*fetch, &stored, head, response_time).into());
         }
-        let counted = counts_as(received.status, &received.fields);
+        let counted = counts_as(head.status, &head.fields);
         if is_failure(counted)
-            && let Some(response) = self.stand_in(&mut forward, Some(received.status), None)
+            && let Some(response) = self.stand_in(&fetch.forward, Some(head.status), None)
         {
-            tell_of_failure(&mut forward, counted);
-            return response.into();
+            fetch.duty.settle(&failure(counted));
+            return AfterHead::Answer(response.into());
         }
-        complete_received(&mut received.fields, received.version, response_time);
-        self.invalidate(&mut forward, &received);
-        if forward.presented.head && received.status == StatusCode::OK {
-            self.freshen_by_head(&forward, &received, response_time);
+        AfterHead::Begun(Box::new(self.begin_response(*fetch, head, response_time)))
+    }
+
+    /// The origin server has failed: a stale response stands in, or the answer says what happened. A client
+    /// whose own content could not be read is told so.
+    pub fn fail(&self, fetch: Box<Fetch>, error: &OriginError) -> Answer {
+        let Fetch { forward, duty, .. } = *fetch;
+        settle_failure(duty, error);
+        self.fail_forward(&forward, error).into()
+    }
+
+    /// How to follow a redirect, if the operator wants it followed (`--follow-redirects`).
+    fn redirected(&self, fetch: &Fetch, head: &OriginHead) -> Option<Result<Plan, OriginError>> {
+        let question = &fetch.forward.question;
+        // A redirect is followed without content: that would be another question.
+        let follows = self.settings.follow_redirects
+            && !question.presented.content
+            && matches!(question.method, Method::GET | Method::HEAD);
+        if !follows {
+            return None;
         }
-        let mut status = CacheStatus {
-            why: Some(forward.why),
-            forward_status: Some(received.status.as_u16()),
-            detail: forward.detail,
-            ..CacheStatus::default()
-        };
-        if let Asking::Rest(prefix) = &forward.asking
-            && received.status == StatusCode::PARTIAL_CONTENT
-        {
-            let prefix = Arc::clone(prefix);
-            received = completed(&prefix, received);
+        let before = self.head(fetch);
+        let next = followed(&before.url, head.status, &head.fields)?;
+        let redirects = fetch.plan.elsewhere.as_ref().map_or(0, |elsewhere| elsewhere.redirects);
+        if redirects == REDIRECTS_MAX {
+            return Some(Err(OriginError::Redirects { followed: redirects }));
         }
-        let kept = match self.keep(&mut forward, &mut received, response_time) {
-            Ok(kept) => kept,
-            Err(error) => return self.fail(forward, &error).into(),
-        };
-        status.stored = kept.refusal.is_none();
-        if let Some(detail) = kept.refusal {
-            // That nobody waited, or how it was asked for, says less than why it is not stored.
-            let says_less = matches!(
-                status.detail,
-                None | Some(Detail::HitForMiss | Detail::Validator | Detail::Rest)
-            );
-            if says_less && detail != Detail::Method {
-                status.detail = Some(detail);
+        let mut there = RequestHead { url: next.url, ..before };
+        if next.is_another_authority {
+            // What the client says to one server is not for another's ears, nor by which name it knows it.
+            keep_for_another_server(Arc::make_mut(&mut there.fields));
+            there.host = None;
+        }
+        let elsewhere = Elsewhere { head: there, redirects: redirects + 1 };
+        let asks = fetch.plan.asks.clone();
+        Some(Ok(Plan { asks, elsewhere: Some(Box::new(elsewhere)) }))
+    }
+
+    /// Why the response is of no use, because of how the origin server was asked: then it is asked for the
+    /// whole, without a condition.
+    fn why_again(&self, fetch: &Fetch, head: &OriginHead, now: Timestamp) -> Option<Detail> {
+        let Fetch { forward, plan, .. } = fetch;
+        match (&plan.asks, head.status) {
+            // §4.3.4: it is about a representation that is not stored.
+            (Asks::Whether(stored), StatusCode::NOT_MODIFIED)
+                if !confirms(stored, &head.fields, now) =>
+            {
+                Some(Detail::Validator)
             }
-            self.tell_of_credentials(&forward, detail);
+            (Asks::Rest(_), StatusCode::RANGE_NOT_SATISFIABLE | StatusCode::NOT_MODIFIED) => {
+                Some(Detail::Rest)
+            }
+            (Asks::Rest(prefix), StatusCode::PARTIAL_CONTENT) => {
+                let facts = Received {
+                    part: Part::of_response(head.status, &head.fields),
+                    ..facts(forward, head, now)
+                };
+                let part =
+                    self.storable(&forward.question.presented, self.sent(&forward.question), facts);
+                if part.is_ok_and(|part| completes(&part, prefix)) {
+                    return None;
+                }
+                self.cache.remove(&forward.key, prefix);
+                Some(Detail::Rest)
+            }
+            _ => None,
         }
-        self.pass_on(&forward, received, kept, response_time, &status)
     }
 
-    /// Says once in the log that a response is not stored because of the request's credentials: it is
-    /// what puzzles those who put a cache before an API.
-    fn tell_of_credentials(&self, forward: &Forward, detail: Detail) {
-        let personal = forward.presented.get && forward.presented.personal() == Some(detail);
-        if personal && !self.told_of_credentials.swap(true, Ordering::Relaxed) {
-            log::info!(
-                "{}: not stored, because the request has credentials and the response does not say \
-                 that it may be shared (detail={}); see --share-credentials. Further ones are not \
-                 logged",
-                forward.key.redacted(),
-                detail.as_str()
-            );
+    /// The response goes to the client, and into the cache if it may be stored (§3).
+    fn begin_response(&self, fetch: Fetch, mut head: OriginHead, now: Timestamp) -> Incoming {
+        complete_received(&mut head.fields, head.version, now);
+        self.invalidate(&fetch, &head);
+        let Fetch { forward, plan, duty } = fetch;
+        if forward.question.presented.head && head.status == StatusCode::OK {
+            self.freshen_by_head(&forward, duty.begun(), &head, now);
         }
+        let mut incoming = Incoming::new(forward, plan, head, now);
+        if incoming.head.status == StatusCode::PARTIAL_CONTENT
+            && let Asks::Rest(prefix) = &incoming.plan.asks
+        {
+            complete(prefix, &mut incoming.head);
+            incoming.prefix = Some(prefix.content.slice(0, prefix.content.len()));
+        }
+        incoming.content = self.keep(&incoming, duty);
+        incoming
     }
 
-    /// What the client gets of a response that has come.
-    fn pass_on(
-        &self,
-        forward: &Forward,
-        received: OriginResponse,
-        kept: Kept,
-        response_time: Timestamp,
-        told: &CacheStatus,
-    ) -> Forwarded {
-        let OriginResponse { status, fields, .. } = received;
-        // The client's condition gave way to ours; what has come may be what it has (§4.3.2).
-        let has_it = forward.presented.conditional
-            && matches!(forward.asking, Asking::Whether(_) | Asking::Whole)
-            && holds_for(&forward.request.fields, status, &fields, response_time);
-        let mut fields = self.passed_on(forward, fields, response_time, told);
-        if has_it {
-            keep_for_304(&mut fields);
-            let filler = kept.filler;
-            let (status, body) = (StatusCode::NOT_MODIFIED, Body::None { length: None });
-            let response = Response { status, fields, body };
-            return Forwarded { response, filler, refresh: None };
+    /// Begins to store the response; or says which rule forbids it, and sends away those who follow.
+    fn keep(&self, incoming: &Incoming, duty: Duty) -> IncomingContent {
+        let Incoming { forward, head, response_time, .. } = incoming;
+        let length = if head.has_content { head.length } else { Some(0) };
+        let begun = self.verdict(forward, head, *response_time).and_then(|stored| {
+            self.cache.begin(forward.key.clone(), stored, duty.begun().clone(), length)
+        });
+        match begun {
+            Ok((recording, _)) if !head.has_content => {
+                let put = commit_in_memory(recording, Bytes::new());
+                duty.settle(&put.into());
+                let body = Body::None { length: head.length };
+                IncomingContent::Ended { body, refusal: put.refusal() }
+            }
+            Ok((recording, buffer)) => {
+                let (rules, anybody) = (&self.settings.reuse, Presented::default());
+                let shareable = judge(&anybody, recording.head(), false, *response_time, rules)
+                    == Judgement::Usable;
+                let (sink, reader) = Sink::storing(length, recording, buffer, duty, shareable);
+                IncomingContent::Storing(Box::new(sink), reader)
+            }
+            Err(refusal) => {
+                duty.settle(&forward.outcome(head.status, refusal));
+                self.drop_replaced(forward, counts_as(head.status, &head.fields), refusal);
+                incoming.refused(refusal)
+            }
         }
-        let Kept { body, filler, .. } = kept;
-        Forwarded { response: Response { status, fields, body }, filler, refresh: None }
-    }
-
-    /// A response's fields on their way to the client that asked for it.
-    fn passed_on(
-        &self,
-        forward: &Forward,
-        mut fields: Fields,
-        response_time: Timestamp,
-        status: &CacheStatus,
-    ) -> Fields {
-        let delay = response_time.seconds_since(forward.request_time);
-        let age = age_value(&fields).unwrap_or(DeltaSeconds::ZERO).plus(delay);
-        let age = (age > DeltaSeconds::ZERO).then_some(age.0);
-        strip_received(&mut fields);
-        self.finish(&forward.request, &mut fields, age, false, status);
-        fields
     }
 
     /// §4.4: what is stored for the target URI, for those that the response names, and for the destination
     /// of a MOVE or COPY, is out of date. Nothing that is on its way in is stored after it.
-    fn invalidate(&self, forward: &mut Forward, received: &OriginResponse) {
-        if !invalidates(&forward.method, received.status) {
+    fn invalidate(&self, fetch: &Fetch, head: &OriginHead) {
+        let Fetch { forward, duty, .. } = fetch;
+        let question = &forward.question;
+        if !invalidates(&question.method, head.status) {
             return;
         }
         // Its own invalidation is not what keeps its response out, but those of others are, also where only
         // its head tells whether they mean it.
-        let own = Some(&forward.begun);
-        let shaped = self.settings.key.key_of(forward.key.as_str());
-        let named = named(&forward.key, &received.fields, &self.settings.key);
-        for key in named.into_iter().chain(self.destination_key(&forward.request)) {
-            self.store.invalidate(&key, own);
+        let own = Some(duty.begun());
+        let named = named(&question.key, &head.fields, &self.settings.key);
+        for key in named.into_iter().chain(self.destination_key(&question.request)) {
+            self.cache.invalidate(&key, own);
         }
-        self.store.invalidate(&shaped, own);
-        self.store.invalidate(&forward.key, own);
-        forward.key = shaped;
-    }
-
-    /// Stores the response, or begins to; or says which rule forbids it, and sends away those who wait
-    /// for it.
-    fn keep(
-        &self,
-        forward: &mut Forward,
-        received: &mut OriginResponse,
-        response_time: Timestamp,
-    ) -> Result<Kept, OriginError> {
-        let verdict = self.verdict(forward, received, response_time);
-        let length = received.length;
-        let begun = verdict.and_then(|head| {
-            let (key, begun) = (forward.key.clone(), forward.begun.clone());
-            self.store.begin(key, head, begun, length)
-        });
-        let leader = forward.leader.take();
-        let (recording, content) = match begun {
-            Ok(begun) => begun,
-            Err(detail) => {
-                let refusal = Some(detail);
-                if let Some(leader) = leader {
-                    leader.land(&forward.outcome(received.status, detail));
-                }
-                let counted = counts_as(received.status, &received.fields);
-                self.drop_replaced(forward, counted, detail);
-                let key = &forward.key;
-                let body = Relayed::body(received.body.take(), length, key, &self.stats);
-                let body = body.map_err(|error| self.cut(&error))?;
-                return Ok(Kept { body, filler: None, refusal });
-            }
-        };
-        let Some(body) = received.body.take() else {
-            let put = recording.commit(Bytes::new()).wait();
-            if let Some(leader) = leader {
-                leader.land(&put.into());
-            }
-            let body = Body::None { length };
-            return Ok(Kept { body, filler: None, refusal: put.refusal() });
-        };
-        let (rules, anybody) = (&self.settings.reuse, Presented::default());
-        let shareable =
-            judge(&anybody, recording.head(), false, response_time, rules) == Judgement::Usable;
-        let again = leader.is_some().then(|| self.again(forward)).flatten();
-        let claim = std::mem::take(&mut forward.claim);
-        let recording = recording.under(claim);
-        let fetched = Filler::begin(body, length, recording, content, leader, again, &self.stats);
-        self.begin_to_fill(forward, fetched, shareable)
-    }
-
-    /// A response whose content did not come, and of which nothing has been passed on yet.
-    pub(super) fn cut(&self, error: &io::Error) -> OriginError {
-        let origin = self.settings.origin.to_string();
-        OriginError::Cut { origin, what: error.to_string() }
-    }
-
-    /// How to ask once more for what `forward` has asked for.
-    fn again(&self, forward: &Forward) -> Option<Again> {
-        if matches!(forward.asking, Asking::Rest(_)) || self.settings.follow_redirects {
-            return None;
-        }
-        let mut fields = forward.sent.clone();
-        match forward.asking {
-            Asking::Whole => make_unconditional(&mut fields),
-            _ => fields.retain(|name, _| *name != IF_NONE_MATCH && *name != IF_MODIFIED_SINCE),
-        }
-        Some(Again {
-            origin: Arc::clone(&self.origin),
-            url: forward.url.clone(),
-            host: self.passed_on_host(&forward.request).map(Cow::into_owned),
-            fields,
-            stats: Arc::clone(&self.stats),
-        })
-    }
-
-    /// Fetches the first piece of a short body before its head is passed on: most come with the head,
-    /// and if nothing comes there is still time to say so.
-    fn begin_to_fill(
-        &self,
-        forward: &mut Forward,
-        mut fetched: Fetched,
-        shareable: bool,
-    ) -> Result<Kept, OriginError> {
-        let filler = &mut fetched.filler;
-        if !shareable {
-            filler.keep_to_oneself();
-        }
-        let short = filler.length().filter(|length| *length <= PIECE_BYTES as u64);
-        if let Some(length) = short {
-            let mut piece = vec![0; length.max(1) as usize];
-            match filler.step(&mut piece) {
-                Progress::More => {}
-                Progress::Whole => {
-                    let (content, refusal) = (filler.whole(), filler.refusal());
-                    let grown = || Body::Growing(fetched.reader);
-                    let body = content.map_or_else(grown, Body::Whole);
-                    return Ok(Kept { body, filler: None, refusal });
-                }
-                Progress::Lost => {
-                    forward.leader = filler.leader();
-                    return Err(self.cut(&io::ErrorKind::UnexpectedEof.into()));
-                }
-            }
-        }
-        filler.share();
-        filler.begin_to_pass_on();
-        let refusal = filler.refusal();
-        let Fetched { filler, reader } = fetched;
-        Ok(Kept { body: Body::Growing(reader), filler: Some(filler), refusal })
+        self.cache.invalidate(&forward.key, own);
+        self.cache.invalidate(&question.key, own);
     }
 
     /// May the response be stored (§3)?
     fn verdict(
         &self,
         forward: &Forward,
-        received: &OriginResponse,
+        head: &OriginHead,
         response_time: Timestamp,
     ) -> Result<StoredHead, Detail> {
         if self.settings.reuse.disabled {
             return Err(Detail::Disabled);
         }
-        if received.silently_delimited {
+        if head.silently_delimited {
             return Err(Detail::CloseDelimited);
         }
+        let question = &forward.question;
+        let (request, status) = (&question.request, head.status);
         // What speaks of another host or method may have shaped it, and a GET would not have.
-        let is_plain = || !forward.sent.iter().any(|(name, _)| is_unkeyed(name.as_str()));
-        let posted = forward.method == Method::POST && is_plain();
+        let is_plain = || !self.sent(question).iter().any(|(name, _)| is_unkeyed(name.as_str()));
+        let posted = question.method == Method::POST && is_plain();
         let facts = Received {
-            part: Part::of_response(received.status, &received.fields)
-                .filter(|_| forward.presented.range),
-            leads_nowhere: self.leads_nowhere(&forward.request, received.status, &received.fields),
+            part: Part::of_response(status, &head.fields).filter(|_| question.presented.range),
+            leads_nowhere: self.leads_nowhere(request, status, &head.fields),
             describes_target: posted
-                && describes_target(&forward.key, &received.fields, &self.settings.key),
-            ..facts(forward, received, response_time)
+                && describes_target(&forward.key, &head.fields, &self.settings.key),
+            ..facts(forward, head, response_time)
         };
-        self.storable(&forward.presented, &forward.sent, facts)
+        self.storable(&question.presented, self.sent(question), facts)
     }
 
     /// A stale stored response in the place of one that failed (§4.2.4, RFC 5861 §4).
     pub(super) fn stand_in(
         &self,
-        forward: &mut Forward,
+        forward: &Forward,
         failed: Option<StatusCode>,
         detail: Option<Detail>,
     ) -> Option<Response> {
         let now = self.clock.now();
         let stored = forward.selected.as_ref()?;
-        let rules = &self.settings.reuse;
-        if forward.background
-            || failed.is_some() && wants_the_error(&forward.presented, rules)
-            || !may_stand_in(&forward.presented, stored, now, rules)
+        let (question, rules) = (&forward.question, &self.settings.reuse);
+        let presented = &question.presented;
+        if !question.has_client()
+            || failed.is_some() && wants_the_error(presented, rules)
+            || !may_stand_in(presented, stored, now, rules)
         {
             return None;
         }
         self.stats.count(Counter::Hit);
         self.stats.count(Counter::Stale);
         let status = CacheStatus {
+            from_cache: true,
             why: Some(forward.why),
             forward_status: failed.map(|status| status.as_u16()),
             freshness_left: stored.freshness_left(now),
             detail: detail.or(Some(Detail::StaleIfError)),
             ..CacheStatus::default()
         };
-        Some(self.respond_with(&forward.request, forward.presented, stored, now, &status))
+        Some(self.respond_with(question, stored, now, status))
     }
 
     /// Is there something that could stand in, should the origin server fail?
     pub(super) fn has_stand_in(&self, forward: &Forward) -> bool {
         let (now, rules) = (self.clock.now(), &self.settings.reuse);
         let stored = forward.selected.as_ref();
-        stored.is_some_and(|stored| may_stand_in(&forward.presented, stored, now, rules))
+        stored.is_some_and(|stored| may_stand_in(&forward.question.presented, stored, now, rules))
     }
 
     /// A response that may not be stored takes away the one it was to replace, unless it was the
@@ -359,7 +283,7 @@ impl Proxy {
             && !status.is_server_error()
             && let Some(stored) = &forward.selected
         {
-            self.store.remove(&forward.key, stored);
+            self.cache.remove(&forward.key, stored);
         }
     }
 }
@@ -370,9 +294,11 @@ impl Forward {
     pub(super) fn outcome(&self, status: StatusCode, forbids: Detail) -> Outcome {
         match (Outcome::of(Some(forbids)), forbids) {
             (outcome, _) if !outcome.is_remembered() => outcome,
-            (_, Detail::Cookie | Detail::Authorization | Detail::Credentials) => Outcome::Personal,
+            (_, Detail::Cookie | Detail::Authorization | Detail::Credentials) => {
+                Outcome::Unshareable(Scope::Credentials)
+            }
             (outcome, _) if self.is_about_the_target(forbids) && !is_passing(status) => outcome,
-            _ => Outcome::NotNow,
+            _ => Outcome::Unshareable(Scope::Request),
         }
     }
 
@@ -387,18 +313,32 @@ impl Forward {
                 | Detail::Method
                 | Detail::Cleared
         );
-        self.presented.get && !self.presented.directives.no_store && !personal
+        let presented = &self.question.presented;
+        presented.get && !presented.directives.no_store && !personal
     }
 }
 
 /// Those who wait for a response that has failed need not ask themselves, unless it is about the credentials
 /// of the client that asked: its quota, say.
-fn tell_of_failure(forward: &mut Forward, status: StatusCode) {
-    if let Some(leader) = forward.leader.take() {
-        let text = format!("the origin server answered {} to another request", status.as_u16());
-        let failed = Failed { status, detail: Detail::StaleIfError, text };
-        leader.land(&Outcome::failed(failed));
-    }
+fn failure(status: StatusCode) -> Outcome {
+    let text = format!("the origin server answered {} to another request", status.as_u16());
+    let (detail, another_may_try) = (Detail::StaleIfError, false);
+    Outcome::failed(Failed { status, detail, text, another_may_try })
+}
+
+/// What an error of the origin server means for those who wait.
+pub(super) fn settle_failure(duty: Duty, error: &OriginError) {
+    let another_may_try = match error {
+        // It was this client's: dropped, the duty is handed over to one of those who wait.
+        OriginError::Content(_) => return,
+        // The limit may not be that of the clients who wait.
+        OriginError::HeldBack { .. } => return duty.settle(&Outcome::Unshareable(Scope::Request)),
+        OriginError::Closed { .. } | OriginError::Cut { .. } => true,
+        // Nobody else need try.
+        _ => false,
+    };
+    let (status, detail, text) = (error.status(), error.detail(), error.to_string());
+    duty.settle(&Outcome::failed(Failed { status, detail, text, another_may_try }));
 }
 
 /// Statuses that are about one request, or one moment, more than about the target.
@@ -411,29 +351,11 @@ fn is_failure(status: StatusCode) -> bool {
     matches!(status.as_u16(), 429 | 500 | 502 | 503 | 504)
 }
 
-/// The whole response, of a part from the front and the rest that has come (§3.4).
-fn completed(prefix: &StoredResponse, mut received: OriginResponse) -> OriginResponse {
-    let complete = Part::read(&received.fields).and_then(|part| part.complete);
-    let mut fields = merged(prefix, &received.fields);
+/// Makes the head of the whole response of that of the rest, which has come, and the part before it (§3.4).
+fn complete(prefix: &StoredResponse, head: &mut OriginHead) {
+    let complete = Part::read(&head.fields).and_then(|part| part.complete);
+    let mut fields = merged(prefix, &head.fields);
     fields.remove("content-range");
     without_digests(&mut fields);
-    received.fields = fields;
-    received.status = StatusCode::OK;
-    received.length = complete;
-    received.body = received.body.map(|rest| -> Box<dyn OriginBody> {
-        Box::new(Completed { prefix: prefix.content.slice(0, prefix.content.len()), rest })
-    });
-    received
-}
-
-/// What is stored of a body, and then the rest of it.
-struct Completed {
-    prefix: Slice,
-    rest: Box<dyn OriginBody>,
-}
-
-impl OriginBody for Completed {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.prefix.is_empty() { self.rest.read(buffer) } else { self.prefix.read(buffer) }
-    }
+    (head.fields, head.status, head.length) = (fields, StatusCode::OK, complete);
 }

@@ -7,11 +7,13 @@ use crate::message::body::Body;
 use crate::message::date;
 use crate::message::fields::Fields;
 use crate::message::request::{Request, RequestError};
-use crate::message::response::Response;
 use crate::origin::OriginError;
 use crate::policy::reason::{CacheStatus, Detail};
-use crate::proxy::collapse::{Failed, Outcome};
-use crate::proxy::{Asked, Forward, Proxy};
+use crate::policy::response::Response;
+use crate::proxy::Proxy;
+use crate::proxy::collapse::Failed;
+use crate::proxy::plan::Forward;
+use crate::proxy::question::Question;
 use crate::stats::Counter;
 
 impl Proxy {
@@ -42,16 +44,6 @@ impl Proxy {
         self.error(StatusCode::BAD_GATEWAY, request, text, status)
     }
 
-    /// Has it credentials, and was a response for it lately not shared because of such?
-    pub(super) fn waits_in_vain(&self, forward: &mut Forward) -> bool {
-        let in_vain =
-            forward.presented.personal().is_some() && self.flights.is_personal(&forward.key);
-        if in_vain {
-            forward.detail.get_or_insert(Detail::HitForMiss);
-        }
-        in_vain
-    }
-
     /// An answer for a request that is not acceptable.
     pub fn refuse(&self, request: &Request, error: &RequestError) -> Response {
         self.refuse_unread(error, request.prefers_json())
@@ -63,36 +55,32 @@ impl Proxy {
     }
 
     /// The origin server has failed: a stale response stands in, or the answer says what happened.
-    pub(super) fn fail(&self, mut forward: Box<Forward>, error: &OriginError) -> Response {
+    pub(super) fn fail_forward(&self, forward: &Forward, error: &OriginError) -> Response {
+        let Forward { question, key, .. } = forward;
+        if let OriginError::Content(source) = error {
+            log::info!("{}: client's content: {source}", key.redacted());
+            let error = RequestError::of_content(source, self.settings.limits);
+            return self.refuse(&question.request, &error);
+        }
         if error.spared_it() {
-            log::debug!("{} {}: {error}", forward.method, forward.key.redacted());
+            log::debug!("{} {}: {error}", question.method, key.redacted());
         } else {
             self.stats.count(Counter::OriginError);
-            log::warn!("{} {}: {error}", forward.method, forward.key.redacted());
+            log::warn!("{} {}: {error}", question.method, key.redacted());
         }
         let (status, detail) = (error.status(), error.detail());
-        if let Some(leader) = forward.leader.take() {
-            let failed = Failed { status, detail, text: error.to_string() };
-            match error {
-                OriginError::Closed { .. } | OriginError::Cut { .. } => leader.died(failed),
-                // The limit may not be that of the clients who wait.
-                OriginError::HeldBack { .. } => leader.land(&Outcome::NotNow),
-                // Nobody else need try.
-                _ => leader.land(&Outcome::failed(failed)),
-            }
-        }
         let told = error.spared_it().then_some(detail);
-        if let Some(response) = self.stand_in(&mut forward, None, told) {
+        if let Some(response) = self.stand_in(forward, None, told) {
             return response;
         }
-        let mut response = self.forwarding_error(&forward, status, detail, &error.to_string());
-        say_when_to_come_back(&mut response, error, &forward.request);
+        let mut response = self.forwarding_error(forward, status, detail, &error.to_string());
+        say_when_to_come_back(&mut response, error, &question.request);
         response
     }
 
     /// The origin server has failed for another request that asked the same.
-    pub(super) fn fail_alike(&self, forward: &mut Forward, failed: &Failed) -> Response {
-        let Failed { status, detail, text } = failed;
+    pub(super) fn fail_alike(&self, forward: &Forward, failed: &Failed) -> Response {
+        let Failed { status, detail, text, .. } = failed;
         match self.stand_in(forward, None, None) {
             Some(response) => {
                 self.stats.count(Counter::Collapsed);
@@ -111,7 +99,7 @@ impl Proxy {
     ) -> Response {
         let (why, detail) = (Some(forward.why), Some(detail));
         let told = CacheStatus { why, detail, ..CacheStatus::default() };
-        self.error(status, &forward.request, text, told)
+        self.error(status, &forward.question.request, text, told)
     }
 
     /// The request has been here too often.
@@ -131,7 +119,7 @@ impl Proxy {
         fields.set_text("date", date::format(self.clock.now()));
         fields.set_text("x-cache", "MISS".to_string());
         fields.set_text("cache-status", status.to_string());
-        Response { status: StatusCode::OK, fields, body: Body::Whole(Bytes::new()) }
+        Response::new(StatusCode::OK, fields, Body::Whole(Bytes::new()))
     }
 
     pub(super) fn error(
@@ -151,19 +139,20 @@ impl Proxy {
         let mut response = Response::error(code, text, as_json);
         response.fields.set_text("date", date::format(self.clock.now()));
         response.fields.set_text("cache-status", status.to_string());
+        response.cache_status = status;
         response
     }
 
     /// `--cache-mode offline`, and what is stored is for requests that have what `wanted` says.
-    pub(super) fn refuse_offline(&self, asked: &Asked<'_>, wanted: &str) -> Response {
-        let text = format!("{}: stored for {wanted}; --cache-mode is offline", asked.key);
+    pub(super) fn refuse_offline(&self, question: &Question, wanted: &str) -> Response {
+        let text = format!("{}: stored for {wanted}; --cache-mode is offline", question.key);
         let status = CacheStatus { detail: Some(Detail::Offline), ..CacheStatus::default() };
-        self.error(StatusCode::GATEWAY_TIMEOUT, asked.request, &text, status)
+        self.error(StatusCode::GATEWAY_TIMEOUT, &question.request, &text, status)
     }
 
     /// RFC 9111 §5.2.1.7, or `--cache-mode offline`.
-    pub(super) fn refuse_forwarding(&self, asked: &Asked<'_>, detail: Detail) -> Response {
-        let Asked { request, key, .. } = asked;
+    pub(super) fn refuse_forwarding(&self, question: &Question, detail: Detail) -> Response {
+        let Question { request, key, .. } = question;
         let text = match detail {
             Detail::Offline => format!("{key}: not stored, and --cache-mode is offline"),
             _ => {

@@ -1,142 +1,143 @@
-//! What the store behind memory has: asked by a worker that is on its way to the origin server, and only
-//! then. RFC 9111 §4 knows one cache; this is its slower half.
+//! What the backing store has: asked on the way to the origin server, and only then. RFC 9111 §4 knows one
+//! cache; this is its slower half.
+//!
+//! The one step that waits, for the backing store alone; a driver calls it where that may be.
 
 use std::sync::Arc;
 
+use http::StatusCode;
+
 use crate::message::body::Body;
-use crate::message::response::Response;
+use crate::message::fields::Fields;
+use crate::policy::reason::Why;
+use crate::policy::response::Response;
 use crate::policy::reuse::{Judgement, judge};
-use crate::policy::selection::{Sought, select};
 use crate::policy::stored::StoredResponse;
-use crate::proxy::collapse::{Landing, Outcome, Shareable};
-use crate::proxy::steps::{Recall, Recollection};
-use crate::proxy::{Answer, Attempt, Forward, Forwarded, Proxy};
+use crate::proxy::Proxy;
+use crate::proxy::collapse::{Duty, Outcome, Shareable};
+use crate::proxy::lookup::Cause;
+use crate::proxy::next::{History, Next, Recall};
+use crate::proxy::plan::Fetch;
+use crate::proxy::question::Question;
+use crate::store::cache::Recollected;
 
 impl Proxy {
-    /// Asks the store behind memory, if there is one and the request has not done so; waits.
-    pub(super) fn recall(&self, mut forward: Box<Forward>) -> Recall {
-        if let Some(shareable) = forward.follows.take()
-            && let Some(response) = self.follow(&forward, &shareable)
-        {
-            return Recall::Done(response.into());
-        }
-        if !forward.recalls {
-            return Recall::GoOn(forward);
-        }
-        forward.recalls = false;
-        // Who leads here asks for all; whoever does not may ask for what is nobody else's.
-        let claims = forward.leader.is_some() && !forward.background;
-        let mut begun = forward.begun.clone();
-        let recalled = self.store.recall(&forward.key, &mut begun, claims);
-        if let Some(leader) = &forward.leader {
-            leader.renew(&begun);
-        }
-        forward.begun = begun;
-        forward.claim = recalled.claim;
-        let mut variants = self.fetched(&forward, recalled.variants);
-        // To ask, and to read what was found, takes time: what is purged meanwhile must not be asked
-        // about, nor stand in.
-        variants.retain(|stored| forward.begun.admits(stored));
-        if forward.background {
-            return self.go_on_in_the_background(forward, &variants);
-        }
-        if variants.is_empty() {
-            return match forward.refused {
-                Some(detail) => {
-                    let asked = self.asked(&forward.request);
-                    Recall::Done(self.refuse_forwarding(&asked, detail).into())
+    /// Asks the backing store. Waits.
+    pub fn recall(&self, recall: Recall) -> Next {
+        match recall {
+            Recall::BeforeFetch(fetch) => self.recall_before(fetch),
+            Recall::BeforeRefusal { question, detail } => {
+                let mut duty = Duty::alone(self.cache.note(&question.key));
+                let variants = self.recalled(&question, &mut duty);
+                if variants.is_empty() {
+                    return self.refuse_forwarding(&question, detail).into();
                 }
-                None => Recall::GoOn(forward),
-            };
-        }
-        let claim = std::mem::take(&mut forward.claim);
-        let request = Arc::clone(&forward.request);
-        let landing = forward.leader.take().map(Landing::Lead).or(forward.attempt.landing.take());
-        let recalled = Some(Recollection { variants: Arc::new(variants), begun: forward.begun });
-        let attempt = Attempt { landing, recalled, ..forward.attempt };
-        match self.lookup(&request, attempt) {
-            Answer::Ready(response) => Recall::Done(response.into()),
-            Answer::Stale(response, refresh) => {
-                let refresh = Some(refresh);
-                Recall::Done(Forwarded { response, filler: None, refresh })
+                self.answer_recalled(question, duty, variants)
             }
-            Answer::Forward(mut forward) => {
-                forward.claim = claim;
-                if let Some(Landing::Lead(leader)) = forward.attempt.landing.take() {
-                    forward.lead(leader);
+            Recall::Underway { otherwise, shareable } => {
+                match self.read_along(
+                    &otherwise.forward.question,
+                    &shareable,
+                    otherwise.forward.why,
+                ) {
+                    Some(response) => response.into(),
+                    None => self.recall_before(otherwise),
                 }
-                Recall::GoOn(forward)
             }
         }
     }
 
-    /// The variants that were recalled; the content of the one that will be selected is in memory, if
-    /// it fits there.
-    fn fetched(
-        &self,
-        forward: &Forward,
-        mut variants: Vec<Arc<StoredResponse>>,
-    ) -> Vec<Arc<StoredResponse>> {
-        let sought = Sought::read(&forward.presented, &forward.request.fields);
-        while !variants.is_empty() {
-            let selection = select(&variants, &sought, forward.request_time, |stored| {
-                self.fits(&forward.request, stored, &forward.sent)
-            });
-            let Some(selected) = selection.used() else { break };
-            let place = variants.iter().position(|other| Arc::ptr_eq(other, &selected));
-            let place = place.expect("it was selected among them");
-            if let Some(fetched) = self.store.bring(&forward.key, &selected, &forward.begun) {
-                variants[place] = fetched;
-                break;
-            }
-            variants.remove(place);
+    fn recall_before(&self, mut fetch: Fetch) -> Next {
+        let question = &fetch.forward.question;
+        let variants = self.recalled(question, &mut fetch.duty);
+        if variants.is_empty() {
+            return self.go_on(fetch);
         }
+        if question.has_client() {
+            return self.answer_recalled(fetch.forward.question, fetch.duty, variants);
+        }
+        // A refresh in the background is not needed if another proxy has brought something fresh.
+        if self.is_refreshed(question, &variants) {
+            fetch.duty.settle(&Outcome::stored(true));
+            return nothing().into();
+        }
+        self.go_on(fetch)
+    }
+
+    /// Looks at what was recalled as if it had been found in memory.
+    fn answer_recalled(
+        &self,
+        question: Question,
+        duty: Duty,
+        variants: Vec<Arc<StoredResponse>>,
+    ) -> Next {
+        let cause = Cause::Recalled(duty, Arc::new(variants));
+        self.lookup(question, History::default(), cause)
+    }
+
+    /// The variants that the backing store has; the content of the one that will be selected is in memory,
+    /// if it fits there.
+    fn recalled(&self, question: &Question, duty: &mut Duty) -> Vec<Arc<StoredResponse>> {
+        // Who leads here asks for all; whoever does not may ask for what is nobody else's.
+        let claims = duty.leads() && question.has_client();
+        let mut begun = duty.begun().clone();
+        let Recollected { mut variants, claim, .. } =
+            self.cache.recall(&question.key, &mut begun, claims);
+        duty.recalled(begun, claim);
+        self.bring(question, duty, &mut variants);
+        // To ask, and to read what was found, takes time: what is purged meanwhile must not be asked
+        // about, nor stand in.
+        variants.retain(|stored| duty.begun().admits(stored));
         variants
     }
 
-    /// A refresh in the background is not needed if another proxy has brought something fresh.
-    fn go_on_in_the_background(
-        &self,
-        mut forward: Box<Forward>,
-        variants: &[Arc<StoredResponse>],
-    ) -> Recall {
-        let now = self.clock.now();
-        let fresh = variants.iter().find(|stored| {
-            stored.is_fresh(now)
-                && !stored.directives.no_cache
-                && self.fits(&forward.request, stored, &forward.sent)
-        });
-        if fresh.is_none() {
-            return Recall::GoOn(forward);
+    /// Brings the content of the variant that will be selected into memory, if it fits there. One whose
+    /// content is lost is left out, and the next one selected.
+    fn bring(&self, question: &Question, duty: &Duty, variants: &mut Vec<Arc<StoredResponse>>) {
+        while let Some(selected) = self.select(question, variants).used() {
+            let place = variants.iter().position(|other| Arc::ptr_eq(other, &selected));
+            let place = place.expect("it was selected among them");
+            if let Some(here) = self.cache.bring(&question.key, &selected, duty.begun()) {
+                variants[place] = here;
+                return;
+            }
+            variants.remove(place);
         }
-        if let Some(leader) = forward.leader.take() {
-            leader.land(&Outcome::Stored);
-        }
-        let response = Response {
-            status: http::StatusCode::NO_CONTENT,
-            fields: crate::message::fields::Fields::new(),
-            body: Body::None { length: None },
-        };
-        Recall::Done(response.into())
     }
 
-    /// May this request be given the body that is on its way into the store behind memory?
-    pub(super) fn may_follow(&self, forward: &Forward, shareable: &Shareable) -> bool {
-        let presented = &forward.presented;
+    /// Is there something fresh among `variants` that fits?
+    pub(super) fn is_refreshed(
+        &self,
+        question: &Question,
+        variants: &[Arc<StoredResponse>],
+    ) -> bool {
+        let now = self.clock.now();
+        let is_fresh =
+            |stored: &&Arc<StoredResponse>| stored.is_fresh(now) && !stored.directives.no_cache;
+        variants.iter().filter(is_fresh).any(|stored| self.fits(question, stored))
+    }
+
+    /// May this request be given the body that is on its way into the backing store?
+    pub(super) fn may_follow(&self, question: &Question, shareable: &Shareable) -> bool {
+        let presented = &question.presented;
         let usable =
             judge(presented, &shareable.head, false, self.clock.now(), &self.settings.reuse);
         shareable.spooled.get().is_some()
             && presented.get
             && !presented.range
             && !presented.conditional
-            && self.fits(&forward.request, &shareable.head, &forward.sent)
+            && self.fits(question, &shareable.head)
             && usable == Judgement::Usable
     }
 
-    fn follow(&self, forward: &Forward, shareable: &Shareable) -> Option<Response> {
+    fn read_along(&self, question: &Question, shareable: &Shareable, why: Why) -> Option<Response> {
         let follower = shareable.spooled.get()?.reader()?;
-        let asked = self.asked(&forward.request);
-        let response = self.share_head(&asked, &shareable.head, forward.why);
+        let response = self.share_head(question, &shareable.head, why);
         Some(Response { body: Body::Arriving(Box::new(follower)), ..response })
     }
+}
+
+/// What nobody waits for.
+fn nothing() -> Response {
+    Response::new(StatusCode::NO_CONTENT, Fields::new(), Body::None { length: None })
 }

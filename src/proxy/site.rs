@@ -17,35 +17,13 @@ use crate::message::target::{Scheme, is_loopback, split_authority};
 use crate::origin::Interim;
 use crate::policy::forwarded::{Believed, believe};
 use crate::policy::forwarding::{ForwardingFacts, request_fields};
-use crate::policy::key::{CacheKey, PassedOn};
+use crate::policy::key::PassedOn;
 use crate::policy::redirect::{OwnUrl, leads_nowhere};
-use crate::policy::reuse::Presented;
 use crate::policy::rewriting::{Site, rewrite};
-use crate::proxy::{Asked, Proxy};
+use crate::proxy::Proxy;
+use crate::proxy::plan::Fetch;
 
 impl Proxy {
-    /// What a request asks for.
-    pub(super) fn asked<'a>(&self, request: &'a Arc<Request>) -> Asked<'a> {
-        let mut presented = Presented::read(request);
-        // What it gets is judged as if the client had sent what the origin server is sent.
-        presented.authorization |= self.settings.origin_authorization.is_some();
-        let target = request.target.as_str();
-        // A request that changes something goes to the origin server as it is.
-        let target = if presented.get || presented.head {
-            self.settings.key.shape(target)
-        } else {
-            target.into()
-        };
-        presented = if self.settings.reuse.share_credentials {
-            presented.without_credentials()
-        } else {
-            // What `--ignore-param` leaves out does not reach the origin server.
-            presented.at(&target)
-        };
-        let key = CacheKey::new(&self.settings.origin, &self.passed_on_url(request), &target);
-        Asked { request, presented, key, target, now: self.clock.now() }
-    }
-
     /// What is believed of a request (`--trust-forwarded`). An operator who says what clients see
     /// (`--public-url`) is believed before any peer.
     pub(super) fn believed(&self, request: &Request) -> Believed {
@@ -173,9 +151,9 @@ impl Proxy {
 
     /// Interim responses are rewritten as final ones are: a `Link` in a 103 must not lead a client past
     /// the proxy (RFC 8297).
-    pub(super) fn rewriting(&self, interim: &Arc<Interim>, request: &Request) -> Arc<Interim> {
+    pub(super) fn rewriting(&self, interim: &Arc<Interim>, fetch: &Fetch) -> Arc<Interim> {
         let (interim, origin) = (Arc::clone(interim), self.settings.origin.clone());
-        let Site { scheme, authority } = self.site(request);
+        let Site { scheme, authority } = self.site(&fetch.forward.question.request);
         let authority = authority.map(Cow::into_owned);
         Arc::new(move |status, mut fields| {
             let authority = authority.as_deref().map(Cow::Borrowed);

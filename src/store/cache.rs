@@ -69,6 +69,13 @@ pub struct Look {
     moment: u64,
 }
 
+impl Look {
+    /// The stored responses, the most recent first.
+    pub fn variants(&self) -> &[Arc<StoredResponse>] {
+        self.variants.as_ref().map_or(&[][..], |variants| variants)
+    }
+}
+
 /// What a cache holds.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct CacheUsage {

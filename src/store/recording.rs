@@ -1,7 +1,7 @@
 //! A response on its way into the cache: in memory while it fits there, else behind it, else not at all.
 //! RFC 9111 §3, §3.3, §3.4.
 //!
-//! Nothing here waits but what says so ([`Recording::wait_for_room`], [`Settling::wait`]). Where the content is to
+//! Nothing here waits but what says so ([`Recording::wait_for_space`], [`Settling::wait`]). Where the content is to
 //! be is decided in one place, by [`Cache::begin`]; a body of unknown length begins in memory and may turn out too
 //! large for it ([`Recording::overflow`]). Dropped before it is committed, nothing is stored.
 
@@ -19,7 +19,6 @@ use crate::policy::stored::{StoredHead, StoredResponse};
 use crate::store::cache::Cache;
 use crate::store::outcome::Put;
 use crate::store::spooled::Spooled;
-use crate::store::tiers::FetchClaim;
 use crate::store::tiers::spool::Spool;
 use crate::store::underway::Begun;
 use crate::store::{Reservation, Variants};
@@ -33,8 +32,6 @@ pub struct Recording {
     /// The memory that its content takes, or has taken before it went on behind memory.
     room: Reservation,
     place: RecordingPlace,
-    /// Other proxies may wait for it.
-    claim: FetchClaim,
 }
 
 /// Where the content is.
@@ -87,19 +84,12 @@ impl Cache {
                 None => return Err(if fits { Detail::Memory } else { Detail::TooLarge }),
             },
         };
-        let (cache, claim) = (Arc::clone(self), FetchClaim::None);
-        Ok((Recording { cache, key, head, begun, room, place, claim }, content))
+        let cache = Arc::clone(self);
+        Ok((Recording { cache, key, head, begun, room, place }, content))
     }
 }
 
 impl Recording {
-    /// The same; other proxies are told when it is over.
-    #[must_use]
-    pub fn under(mut self, claim: FetchClaim) -> Self {
-        self.claim = claim;
-        self
-    }
-
     /// What the response will be.
     pub fn head(&self) -> &StoredHead {
         &self.head
@@ -131,8 +121,8 @@ impl Recording {
         }
         let before = buffer.capacity();
         let capacity = buffer.capacity_for(more, bytes_max as usize);
-        let has_room = capacity <= before || self.room.grow((capacity - before) as u64);
-        has_room && buffer.grow(capacity)
+        let has_space = capacity <= before || self.room.grow((capacity - before) as u64);
+        has_space && buffer.grow(capacity)
     }
 
     /// It does not fit into memory: goes on behind it, where `kept` is the beginning of its content. `false` if
@@ -149,7 +139,7 @@ impl Recording {
     }
 
     /// Adds to what goes behind memory. Full pieces that the queue does not take now are kept back, at most what
-    /// one call brings: the next call is for when there is room again ([`Recording::has_room`]), or brings nothing
+    /// one call brings: the next call is for when there is room again ([`Recording::has_space`]), or brings nothing
     /// and tries once more. `false` if it cannot be stored any more.
     pub fn write(&mut self, bytes: &[u8]) -> bool {
         let most = self.cache.content_bytes_max();
@@ -162,31 +152,31 @@ impl Recording {
     }
 
     /// Is nothing kept back of what goes behind memory?
-    pub fn has_room(&self) -> bool {
+    pub fn has_space(&self) -> bool {
         match &self.place {
             RecordingPlace::Memory => true,
-            RecordingPlace::Behind(spool) => spool.has_room(),
+            RecordingPlace::Behind(spool) => spool.has_space(),
         }
     }
 
     /// Waits until nothing is kept back, which is the backpressure on the origin server's connection. `false` if
     /// that takes too long, or the backing store has failed: it cannot be stored any more.
-    pub fn wait_for_room(&mut self) -> bool {
+    pub fn wait_for_space(&mut self) -> bool {
         match &mut self.place {
             RecordingPlace::Memory => true,
-            RecordingPlace::Behind(spool) => spool.wait_for_room(),
+            RecordingPlace::Behind(spool) => spool.wait_for_space(),
         }
     }
 
     /// The body is whole: stores the response. `content` is all of it, unless it has gone behind memory; then the
     /// rest is handed in as far as the queue takes it now.
     pub fn commit(self, content: Bytes) -> Commit {
-        let Self { cache, key, mut head, begun, mut room, place, claim } = self;
+        let Self { cache, key, mut head, begun, mut room, place } = self;
         if let RecordingPlace::Behind(spool) = place {
             // Parts do not go there: what has come is all of it.
             as_whole(&mut head);
             let stage = SettlingStage::HandingIn(Box::new(head));
-            let mut settling = Settling { cache, begun, spool, stage, _claim: claim, _room: room };
+            let mut settling = Settling { cache, begun, spool, stage, _room: room };
             settling.hand_in();
             return Commit::Pending(Box::new(settling));
         }
@@ -216,7 +206,6 @@ pub struct Settling {
     spool: Spool,
     stage: SettlingStage,
     /// Held until it is over.
-    _claim: FetchClaim,
     _room: Reservation,
 }
 

@@ -69,7 +69,7 @@ impl Underway {
         let number = self.next_number.fetch_add(1, Ordering::Relaxed);
         let marks = Arc::<Marks>::default();
         self.by_key.lock().entry(key.clone()).or_default().push((number, Arc::clone(&marks)));
-        let fetch = Fetch { underway: Arc::clone(self), key: key.clone(), number, marks };
+        let fetch = NotedFetch { underway: Arc::clone(self), key: key.clone(), number, marks };
         Begun { fetch: Arc::new(fetch), backing: Stamp::default() }
     }
 
@@ -113,20 +113,20 @@ impl Underway {
 /// That a fetch for a key has begun. What is invalidated from then on is not stored by it.
 #[derive(Clone)]
 pub struct Begun {
-    fetch: Arc<Fetch>,
+    fetch: Arc<NotedFetch>,
     /// The state of the backing store.
     backing: Stamp,
 }
 
 /// A fetch in the list; dropped, it is taken out.
-struct Fetch {
+struct NotedFetch {
     underway: Arc<Underway>,
     key: CacheKey,
     number: u64,
     marks: Arc<Marks>,
 }
 
-impl Drop for Fetch {
+impl Drop for NotedFetch {
     fn drop(&mut self) {
         let mut by_key = self.underway.by_key.lock();
         if let Some(fetches) = by_key.get_mut(&self.key) {

@@ -10,11 +10,11 @@ use std::thread;
 use caching_proxy::clock::{Clock, Timestamp};
 use caching_proxy::message::body::{Arriving, BlockingBody, Body};
 use caching_proxy::message::request::Request;
-use caching_proxy::message::response::Response;
 use caching_proxy::origin::{
-    Origin, OriginBody, OriginError, OriginRequest, OriginResponse, RequestContent,
+    Origin, OriginBody, OriginError, OriginHead, OriginRequest, OriginResponse, RequestContent,
 };
-use caching_proxy::proxy::{Admission, Answer, Attempt, Forward, Proxy};
+use caching_proxy::policy::response::Response;
+use caching_proxy::proxy::{Attempt, BlockingDriver, Next, Proxy};
 use caching_proxy::stats::Stats;
 use caching_proxy::store::cache::Cache;
 use caching_proxy::store::memory::{Eviction, MemoryLimits, store};
@@ -86,11 +86,14 @@ impl Origin for Pieces {
         let left = VecDeque::from(self.case.content());
         let (case, store) = (self.case, Arc::clone(&self.store));
         Ok(OriginResponse {
-            status: StatusCode::OK,
-            version: Version::HTTP_11,
-            fields: to_fields("Cache-Control: max-age=600"),
-            length: case.states_length.then_some(case.size as u64),
-            silently_delimited: false,
+            head: OriginHead {
+                status: StatusCode::OK,
+                version: Version::HTTP_11,
+                fields: to_fields("Cache-Control: max-age=600"),
+                length: case.states_length.then_some(case.size as u64),
+                silently_delimited: false,
+                has_content: true,
+            },
             body: Some(Box::new(Piecemeal { left, case, store })),
         })
     }
@@ -111,23 +114,9 @@ fn request() -> Arc<Request> {
     Arc::new(Request::new(Method::GET, "/a", Version::HTTP_11, fields, None).expect("a request"))
 }
 
-/// What a lookup cannot answer.
-fn missed(proxy: &Proxy, attempt: Attempt) -> Result<Box<Forward>, Response> {
-    match proxy.lookup(&request(), attempt) {
-        Answer::Ready(response) => Err(response),
-        Answer::Forward(forward) => Ok(forward),
-        Answer::Stale(..) => panic!("nothing is stale"),
-    }
-}
-
-fn led(proxy: &Proxy, forward: Box<Forward>) -> Response {
-    match proxy.join(forward) {
-        Admission::Lead(forward) => {
-            proxy.forward(forward, RequestContent::None, None).into_response()
-        }
-        Admission::Wait(_) => panic!("nobody else asks"),
-        Admission::Ready(response) => response,
-    }
+/// What a request comes to that is sent now.
+fn answer(driver: &BlockingDriver) -> Response {
+    driver.answer(&request()).into_response()
 }
 
 /// All of a body, a few bytes at a time.
@@ -163,23 +152,26 @@ fn run(case: Case) {
     settings.storing.object_bytes_max = 16 << 20;
     let stats = Arc::new(Stats::default());
     let clock = Clock::by_hand(Timestamp(1_800_000_000_000));
-    let proxy = Proxy::new(settings, Arc::clone(&store), origin, clock, stats);
-    let leads = proxy.join(missed(&proxy, Attempt::default()).expect("nothing is stored"));
-    let Admission::Lead(leads) = leads else { panic!("{case:?}: it is the first") };
-    let follows = proxy.join(missed(&proxy, Attempt::default()).expect("nothing is stored"));
-    let Admission::Wait(waiting) = follows else { panic!("{case:?}: it waits") };
+    let proxy = Arc::new(Proxy::new(settings, Arc::clone(&store), clock, stats));
+    let driver = BlockingDriver::new(Arc::clone(&proxy), origin);
+    let leads = proxy.ask(&request(), Attempt::First);
+    assert!(matches!(leads, Next::Recall(_) | Next::Fetch(_)), "{case:?}: it is the first");
+    let Next::Follow(follow) = proxy.ask(&request(), Attempt::First) else {
+        panic!("{case:?}: it follows")
+    };
     let (resume, resumed) = channel();
-    waiting.park(Box::new(move |attempt| drop(resume.send(attempt))));
+    follow.park(Box::new(move |attempt| drop(resume.send(attempt))));
     let expected = case.content();
     thread::scope(|scope| {
-        let proxy = &proxy;
+        let driver = &driver;
+        let carry_out =
+            |next| driver.carry_out(&request(), next, RequestContent::None, None).into_response();
         let follower = scope.spawn(move || {
             let attempt = resumed.recv_timeout(PATIENCE).expect("it is told");
-            let response =
-                missed(proxy, attempt).map_or_else(|ready| ready, |forward| led(proxy, forward));
+            let response = carry_out(driver.proxy().ask(&request(), attempt));
             (told(&response), content(response))
         });
-        let response = proxy.forward(leads, RequestContent::None, None).into_response();
+        let response = carry_out(leads);
         let lead = (told(&response), content(response));
         for (told, content) in [lead, follower.join().expect("no panic")] {
             let content = content.unwrap_or_else(|error| panic!("{case:?}: {told}: {error}"));
@@ -190,8 +182,7 @@ fn run(case: Case) {
     drop(others);
     assert_bounded(&store, case);
     assert_eq!(store.usage().memory.arriving_bytes, 0, "{case:?}: all room is given back");
-    let later = missed(&proxy, Attempt::default());
-    let later = later.map_or_else(|ready| ready, |forward| led(&proxy, forward));
+    let later = answer(&driver);
     let is_stored = told(&later).contains(" hit");
     assert_eq!(is_stored, case.on_disk || case.fits_memory(), "{case:?}: {}", told(&later));
     assert!(content(later).expect("it is whole") == expected, "{case:?}");
@@ -214,7 +205,7 @@ fn all(on_disk: bool, crowded: bool) {
 }
 
 #[test]
-fn every_client_gets_the_whole_body_whatever_memory_has_room_for() {
+fn every_client_gets_the_whole_body_whatever_memory_has_space_for() {
     all(false, false);
 }
 

@@ -56,7 +56,7 @@ fn changes_are_carried_out_when_the_test_says_so() {
 }
 
 #[test]
-fn a_large_body_goes_on_as_the_queue_has_room() {
+fn a_large_body_goes_on_as_the_queue_has_space() {
     let folder = TemporaryFolder::new();
     let (cache, mut steps) = open(&folder);
     let key = CacheKey::from(KEY);
@@ -65,7 +65,7 @@ fn a_large_body_goes_on_as_the_queue_has_room() {
     let mut recording = behind(&cache, &key, head, &begun(&cache, &key));
     let reader = recording.spooled().expect("it goes behind memory").reader();
     for piece in body.chunks(100_000) {
-        while !recording.has_room() {
+        while !recording.has_space() {
             assert!(steps.step() && recording.write(b""), "it tries again");
         }
         assert!(recording.write(piece));

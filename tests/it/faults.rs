@@ -272,7 +272,7 @@ impl Trial {
         assert!(recording.overflow(Bytes::new(), None), "there is a backing store");
         let mut text = content(&made).to_vec();
         text.resize(150_000, b' ');
-        let is_written = recording.write(&text) && recording.wait_for_room();
+        let is_written = recording.write(&text) && recording.wait_for_space();
         if is_written && self.dice.below(3) > 0 {
             let put = recording.commit(Bytes::new()).wait();
             self.stored(key, made.response_time.0, put);

@@ -16,8 +16,8 @@ use caching_proxy::front::workers::Pool;
 use caching_proxy::front::{FrontSettings, event, tiny};
 use caching_proxy::message::fields::Fields;
 use caching_proxy::message::request::RequestLimits;
-use caching_proxy::origin::{Origin, OriginError, OriginRequest, OriginResponse};
-use caching_proxy::proxy::Proxy;
+use caching_proxy::origin::{Origin, OriginError, OriginHead, OriginRequest, OriginResponse};
+use caching_proxy::proxy::{BlockingDriver, Proxy};
 use caching_proxy::stats::Stats;
 use caching_proxy::store::cache::Cache;
 use caching_proxy::store::memory::{Eviction, MemoryLimits, store};
@@ -35,24 +35,27 @@ impl Origin for Panicking {
 
 fn no_content() -> OriginResponse {
     OriginResponse {
-        status: StatusCode::NO_CONTENT,
-        version: Version::HTTP_11,
-        fields: Fields::new(),
-        length: None,
-        silently_delimited: false,
+        head: OriginHead {
+            status: StatusCode::NO_CONTENT,
+            version: Version::HTTP_11,
+            fields: Fields::new(),
+            length: None,
+            silently_delimited: false,
+            has_content: false,
+        },
         body: None,
     }
 }
 
 #[test]
 fn a_panic_costs_one_exchange() {
-    over(|listener, proxy, pool, settings| {
+    over(|listener, driver, pool, settings| {
         let front =
-            event::EventFront::start(vec![listener], proxy, pool, 2, settings).expect("threads");
+            event::EventFront::start(vec![listener], driver, pool, 2, settings).expect("threads");
         Box::new(move |limit| front.drain(limit))
     });
-    over(|listener, proxy, pool, settings| {
-        let front = tiny::TinyFront::start(listener, proxy, pool, settings).expect("threads");
+    over(|listener, driver, pool, settings| {
+        let front = tiny::TinyFront::start(listener, driver, pool, settings).expect("threads");
         Box::new(move |limit| front.drain(limit))
     });
 }
@@ -77,33 +80,33 @@ impl Origin for Stuck {
 #[test]
 fn a_parked_request_keeps_its_bound_while_the_front_drains() {
     let second = Duration::from_secs(20);
-    parked(|listener, proxy, pool, settings| {
+    parked(|listener, driver, pool, settings| {
         let front =
-            event::EventFront::start(vec![listener], proxy, pool, 2, settings).expect("threads");
+            event::EventFront::start(vec![listener], driver, pool, 2, settings).expect("threads");
         Box::new(move || front.drain(second))
     });
-    parked(|listener, proxy, pool, settings| {
+    parked(|listener, driver, pool, settings| {
         let front =
-            event::EventFront::start(vec![listener], proxy, pool, 2, settings).expect("threads");
+            event::EventFront::start(vec![listener], driver, pool, 2, settings).expect("threads");
         Box::new(move || front.retire(second))
     });
-    parked(|listener, proxy, pool, settings| {
-        let front = tiny::TinyFront::start(listener, proxy, pool, settings).expect("threads");
+    parked(|listener, driver, pool, settings| {
+        let front = tiny::TinyFront::start(listener, driver, pool, settings).expect("threads");
         Box::new(move || front.drain(second))
     });
 }
 
 type End = Box<dyn FnOnce() -> bool + Send>;
 
-fn parked(start: impl Fn(TcpListener, Arc<Proxy>, Pool, FrontSettings) -> End) {
+fn parked(start: impl Fn(TcpListener, BlockingDriver, Pool, FrontSettings) -> End) {
     let gate = Gate::new();
     let origin = Arc::new(Stuck { asked: AtomicUsize::new(0), gate: gate.clone() });
-    let (listener, proxy, pool, settings) = parts(Arc::clone(&origin) as Arc<dyn Origin>, 4);
-    let stats = Arc::clone(proxy.stats());
+    let (listener, driver, pool, settings) = parts(Arc::clone(&origin) as Arc<dyn Origin>, 4);
+    let stats = Arc::clone(driver.proxy().stats());
     let address: SocketAddr = listener.local_addr().expect("an address");
     let end = start(
         listener,
-        proxy,
+        driver,
         pool,
         FrontSettings { wait_max: Duration::from_secs(1), ..settings },
     );
@@ -133,13 +136,13 @@ fn wait_until(is_so: impl Fn() -> bool) {
 /// Ends a front.
 type Drain = Box<dyn Fn(Duration) -> bool>;
 
-fn over(start: impl Fn(TcpListener, Arc<Proxy>, Pool, FrontSettings) -> Drain) {
+fn over(start: impl Fn(TcpListener, BlockingDriver, Pool, FrontSettings) -> Drain) {
     let origin = Arc::new(Panicking(AtomicUsize::new(0)));
-    let (listener, proxy, pool, settings) = parts(origin, 1);
-    let stats = Arc::clone(proxy.stats());
+    let (listener, driver, pool, settings) = parts(origin, 1);
+    let stats = Arc::clone(driver.proxy().stats());
     let address: SocketAddr = listener.local_addr().expect("an address");
     let second = Duration::from_secs(20);
-    let drain = start(listener, proxy, pool, settings);
+    let drain = start(listener, driver, pool, settings);
     let mut connection = Connection::open(address);
     let reply = connection.request("GET", "/a", "", "").reply();
     assert_eq!((reply.status, reply.complete), (500, true), "{}", reply.head.text);
@@ -154,12 +157,12 @@ fn over(start: impl Fn(TcpListener, Arc<Proxy>, Pool, FrontSettings) -> Drain) {
 fn parts(
     origin: Arc<dyn Origin>,
     workers: usize,
-) -> (TcpListener, Arc<Proxy>, Pool, FrontSettings) {
+) -> (TcpListener, BlockingDriver, Pool, FrontSettings) {
     let limits = MemoryLimits { bytes: 1 << 20, responses: None, content_bytes: 1 << 20 };
     let stats = Arc::new(Stats::default());
     let store = Arc::new(Cache::in_memory(store(Eviction::Lru, limits)));
-    let proxy =
-        Arc::new(Proxy::new(support::settings(), store, origin, Clock::System, Arc::clone(&stats)));
+    let proxy = Proxy::new(support::settings(), store, Clock::System, Arc::clone(&stats));
+    let driver = BlockingDriver::new(Arc::new(proxy), origin);
     let pool = Pool::start(workers, 10, &stats).expect("threads");
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let second = Duration::from_secs(20);
@@ -173,5 +176,5 @@ fn parts(
         health_path: None,
         handler: None,
     };
-    (listener, proxy, pool, settings)
+    (listener, driver, pool, settings)
 }

@@ -13,7 +13,9 @@ use caching_proxy::clock::{Clock, DeltaSeconds, Timestamp};
 use caching_proxy::message::fields::Fields;
 use caching_proxy::message::request::Request;
 use caching_proxy::origin::gate::{Gated, Limits, Rate};
-use caching_proxy::origin::{Origin, OriginError, OriginRequest, OriginResponse, RequestContent};
+use caching_proxy::origin::{
+    Origin, OriginError, OriginHead, OriginRequest, OriginResponse, RequestContent,
+};
 use http::{Method, StatusCode, Version};
 use parking_lot::Mutex;
 
@@ -292,11 +294,14 @@ impl Origin for Quick {
             return Err(OriginError::Timeout { origin, limit });
         }
         Ok(OriginResponse {
-            status: StatusCode::OK,
-            version: Version::HTTP_11,
-            fields: Fields::new(),
-            length: Some(0),
-            silently_delimited: false,
+            head: OriginHead {
+                status: StatusCode::OK,
+                version: Version::HTTP_11,
+                fields: Fields::new(),
+                length: Some(0),
+                silently_delimited: false,
+                has_content: false,
+            },
             body: None,
         })
     }

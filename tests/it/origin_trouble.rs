@@ -209,7 +209,7 @@ fn a_name_that_has_moved_is_looked_up_again() {
         } else {
             client.send(request).expect("a response")
         };
-        assert_eq!((response.status.as_u16(), origin.connections()), (200, 1), "{method}");
+        assert_eq!((response.head.status.as_u16(), origin.connections()), (200, 1), "{method}");
     }
 }
 

@@ -177,7 +177,7 @@ fn an_explanation_claims_nothing_and_brings_nothing_into_memory() {
         let before = counted();
         bench.answers(script, "Cache-Control: max-age=60; ETag: \"v1\"", "");
         let asked = Arc::new(request("GET", target, ""));
-        let explained = bench.proxy.explain(&asked).expect("the origin server is asked");
+        let explained = bench.driver.explain(&asked).expect("the origin server is asked");
         assert!(explained.received.expect("it answers").stored.is_some(), "{target}");
         assert!(bench.store.flush(PATIENCE));
         assert_eq!(counted(), before, "{target}");

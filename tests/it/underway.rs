@@ -107,7 +107,7 @@ fn what_is_invalidated_on_its_way_behind_memory_is_read_to_its_end() {
         let head = tagged("red", "", true).head().clone();
         let mut recording = support::stored::behind(&store, &key, head, &begun);
         assert!(
-            body.chunks(10_000).all(|piece| recording.write(piece) && recording.wait_for_room())
+            body.chunks(10_000).all(|piece| recording.write(piece) && recording.wait_for_space())
         );
         let mut reader = recording
             .spooled()

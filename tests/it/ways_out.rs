@@ -7,15 +7,14 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use caching_proxy::message::fields::Fields;
+use caching_proxy::message::target::OriginUrl;
+use caching_proxy::origin;
 use caching_proxy::origin::blocking::client::{Client, Reach};
-use caching_proxy::origin::blocking::redirects::send_and_follow;
 use caching_proxy::origin::egress::Egress;
 use caching_proxy::origin::resolver::Names;
-use caching_proxy::origin::{Origin as _, OriginRequest, RequestContent};
-use http::Method;
 
 use super::support::TemporaryFolder;
+use super::support::engine::bench_with;
 use super::support::origin::{Origin, Step, on};
 use super::support::proxy::{Proxy, command};
 use super::support::wire::read_head;
@@ -83,21 +82,15 @@ fn no_proxy_is_asked_about_each_redirects_target() {
         idle_connections_max: 0,
         egress: Egress::from_environment(environment),
     });
-    for (url, expected) in [("http://near.test/out", "far"), ("http://far.test/in", "near")] {
-        let request = OriginRequest {
-            method: &Method::GET,
-            url,
-            host: None,
-            fields: &Fields::new(),
-            content: RequestContent::None,
-            waits: false,
-            interim: None,
-        };
-        let response = send_and_follow(request, |request| client.send(request));
-        let mut content = [0; 16];
-        let mut body = response.expect("a response").body.expect("content");
-        let count = body.read(&mut content).expect("content");
-        assert_eq!(&content[..count], expected.as_bytes(), "{url}");
+    let client: Arc<dyn origin::Origin> = Arc::new(client);
+    for (url, path, expected) in
+        [("http://near.test", "/out", "far"), ("http://far.test", "/in", "near")]
+    {
+        let bench = bench_with(Arc::clone(&client), |settings| {
+            settings.origin = OriginUrl::parse(url).expect("a URL");
+            settings.follow_redirects = true;
+        });
+        assert_eq!(bench.get(path).1, expected, "{url}{path}");
     }
     direct.assert_finished();
     way_out.assert_finished();

@@ -29,7 +29,7 @@ use crate::message::body::Body;
 use crate::message::fields::Fields;
 use crate::message::percent::encode_beyond_ascii;
 use crate::message::request::{Framing, Request, RequestError, RequestLimits};
-use crate::message::response::Response;
+use crate::policy::response::Response;
 use crate::proxy::{Attempt, FastHit};
 
 /// Content of a hit up to this is sent from one buffer, with its head and with other responses.

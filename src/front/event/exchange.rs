@@ -12,14 +12,13 @@ use crate::front::event::upload::{Upload, UploadReader};
 use crate::front::tunnels;
 use crate::front::wire::interim_head;
 use crate::message::body::{Arriving, Body};
-use crate::message::buffer::Buffer;
 use crate::message::fields::Fields;
 use crate::message::growing::Writer;
 use crate::message::request::{Framing, Request};
-use crate::message::response::Response;
 use crate::origin::{Interim, RequestContent, Tunnel};
+use crate::policy::response::Response;
 use crate::proxy::fill::PIECE_BYTES;
-use crate::proxy::{Attempt, Forwarded};
+use crate::proxy::{Attempt, Delivery};
 
 /// Interim responses that one request's client is sent.
 const INTERIMS_MAX: u32 = 64;
@@ -60,15 +59,14 @@ impl EventExchange {
 
     /// Passes on what arrives, through a bounded buffer. Waits for the client while that is full.
     fn relay(&mut self, response: Response, mut body: Box<dyn Arriving>) {
-        let (mut writer, reader) = Writer::new(body.length(), Buffer::default());
-        // Nothing of it is kept for readers to come: this body is one client's.
-        writer.let_go();
+        let (mut writer, reader) = Writer::passing(body.length());
         self.send_response(Response { body: Body::Growing(Box::new(reader)), ..response });
         let mut piece = vec![0; PIECE_BYTES];
         loop {
+            writer.wait_for_space();
             match body.read(&mut piece) {
                 Ok(0) => return writer.finish(),
-                Ok(count) if writer.pass_on(&piece[..count]) => {}
+                Ok(count) if writer.push(&piece[..count]) => {}
                 // The client is gone; what is worth keeping is fetched to its end.
                 Ok(_) => return body.abandon(),
                 // The writer is dropped, which cuts the body.
@@ -108,8 +106,8 @@ impl dispatch::ClientExchange for EventExchange {
         }))
     }
 
-    fn respond(mut self, forwarded: Forwarded) {
-        let Forwarded { mut response, filler, .. } = forwarded;
+    fn respond(mut self, delivery: Delivery) {
+        let Delivery { mut response, rest, .. } = delivery;
         match std::mem::replace(&mut response.body, Body::None { length: None }) {
             Body::Arriving(body) => self.relay(response, body),
             body => self.send_response(Response { body, ..response }),
@@ -117,8 +115,8 @@ impl dispatch::ClientExchange for EventExchange {
         // The client has all that it needs from this thread; its upload is given up here.
         drop(self);
         // The client reads the body while it grows, or it is worth storing.
-        if let Some(filler) = filler {
-            filler.run();
+        if let Some(rest) = rest {
+            rest.run();
         }
     }
 

@@ -10,8 +10,8 @@ use parking_lot::Mutex;
 use crate::front::event::accept::Acceptor;
 use crate::front::tunnels;
 use crate::message::fields::Fields;
-use crate::message::response::Response;
 use crate::origin::Tunnel;
+use crate::policy::response::Response;
 use crate::proxy::Attempt;
 
 /// An exchange, as other threads know it. The loop drops messages about one that is over.

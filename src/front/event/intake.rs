@@ -17,7 +17,7 @@ const DISCARDED_MAX: u64 = 256 * 1024;
 /// Content that has not come to its end.
 pub(super) struct Intake {
     coding: Coding,
-    sink: Sink,
+    sink: UploadSink,
     most: Option<u64>,
     /// Bytes that have come.
     pub received: u64,
@@ -51,7 +51,7 @@ impl Coding {
     }
 }
 
-enum Sink {
+enum UploadSink {
     Upload(Arc<Upload>),
     /// No worker reads it; this many bytes more are thrown away.
     Discard(u64),
@@ -76,7 +76,7 @@ impl Intake {
             Framing::Length(length) => Coding::Length(length),
             Framing::Chunked => Coding::Chunked(Decoder::new(limits)),
         };
-        let sink = Sink::Upload(Arc::clone(upload));
+        let sink = UploadSink::Upload(Arc::clone(upload));
         let (most, waited) = (limits.content_bytes, Duration::ZERO);
         Self { coding, sink, most, received: 0, waited }
     }
@@ -89,16 +89,16 @@ impl Intake {
     /// How many bytes it can be given now.
     fn space(&self) -> usize {
         match &self.sink {
-            Sink::Upload(upload) => upload.space(),
-            Sink::Discard(left) => *left as usize,
+            UploadSink::Upload(upload) => upload.space(),
+            UploadSink::Discard(left) => *left as usize,
         }
     }
 
     /// The same; where there is no space, the loop is sent a message when there is some.
     fn space_or_wait(&self) -> usize {
         match &self.sink {
-            Sink::Upload(upload) => upload.space_or_wait(),
-            Sink::Discard(left) => *left as usize,
+            UploadSink::Upload(upload) => upload.space_or_wait(),
+            UploadSink::Discard(left) => *left as usize,
         }
     }
 
@@ -142,9 +142,9 @@ impl Intake {
             return false;
         }
         match &mut self.sink {
-            Sink::Upload(upload) if !data.is_empty() => upload.push(data),
-            Sink::Upload(_) => {}
-            Sink::Discard(left) => {
+            UploadSink::Upload(upload) if !data.is_empty() => upload.push(data),
+            UploadSink::Upload(_) => {}
+            UploadSink::Discard(left) => {
                 assert!(data.len() as u64 <= *left, "no more is taken than there is space for");
                 *left -= data.len() as u64;
             }
@@ -154,15 +154,15 @@ impl Intake {
 
     /// It is complete, or never will be.
     pub(super) fn end(&self, how: Result<(), io::ErrorKind>) {
-        if let Sink::Upload(upload) = &self.sink {
+        if let UploadSink::Upload(upload) = &self.sink {
             upload.end(how);
         }
     }
 
     /// No worker reads it any more. `false` if more is left of it than is worth reading.
     pub(super) fn discard(&mut self) -> bool {
-        if let Sink::Upload(_) = self.sink {
-            self.sink = Sink::Discard(DISCARDED_MAX);
+        if let UploadSink::Upload(_) = self.sink {
+            self.sink = UploadSink::Discard(DISCARDED_MAX);
         }
         // How much chunked content there is to come is not known: it is read, up to the bound.
         !matches!(self.coding, Coding::Length(left) if left > DISCARDED_MAX)
@@ -170,6 +170,6 @@ impl Intake {
 
     /// Is it thrown away?
     pub(super) fn is_discarded(&self) -> bool {
-        matches!(self.sink, Sink::Discard(_))
+        matches!(self.sink, UploadSink::Discard(_))
     }
 }

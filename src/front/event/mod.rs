@@ -32,7 +32,7 @@ use crate::front::event::inbox::Endless;
 use crate::front::event::loop_state::LoopState;
 use crate::front::event::timeouts::Timeouts;
 use crate::front::workers::Pool;
-use crate::proxy::Proxy;
+use crate::proxy::BlockingDriver;
 use crate::vital;
 
 mod accept;
@@ -68,12 +68,12 @@ impl EventFront {
     /// The same as [`EventFront::new`] and [`EventFront::accept`].
     pub fn start(
         listeners: Vec<TcpListener>,
-        proxy: Arc<Proxy>,
+        driver: BlockingDriver,
         pool: Pool,
         threads: usize,
         settings: FrontSettings,
     ) -> io::Result<Self> {
-        let front = Self::new(listeners, proxy, pool, threads, settings)?;
+        let front = Self::new(listeners, driver, pool, threads, settings)?;
         front.accept()?;
         Ok(front)
     }
@@ -82,13 +82,14 @@ impl EventFront {
     /// The listeners need not be open yet.
     pub fn new(
         listeners: Vec<TcpListener>,
-        proxy: Arc<Proxy>,
+        driver: BlockingDriver,
         pool: Pool,
         threads: usize,
         settings: FrontSettings,
     ) -> io::Result<Self> {
         assert!(!listeners.is_empty(), "a front listens somewhere");
-        let dispatch = Arc::new(Dispatch::new(proxy, pool, settings.handler, settings.health_path));
+        let dispatch =
+            Arc::new(Dispatch::new(driver, pool, settings.handler, settings.health_path));
         let log = Arc::new(settings.access_log);
         let timeouts = Timeouts::new(&settings.connections);
         let polls = (0..threads.max(1)).map(|_| Poll::new()).collect::<io::Result<Vec<_>>>()?;

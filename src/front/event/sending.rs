@@ -12,7 +12,7 @@ use crate::front::outgoing::{Halt, Outgoing, Take};
 use crate::front::served::{LogRecord, record_response};
 use crate::front::wire::WireClient;
 use crate::message::body::Body;
-use crate::message::response::Response;
+use crate::policy::response::Response;
 
 /// This much of one body is sent before other connections have their turn.
 const TURN_BYTES: u64 = 1024 * 1024;
@@ -39,7 +39,7 @@ impl Connection {
         // A body that is cut before its first byte is replaced by an error; nothing else is.
         let replaced = current.outgoing.as_ref();
         assert!(replaced.is_none_or(|outgoing| !outgoing.has_begun()), "one response to a request");
-        let record = LogRecord::read(&response, Option::as_ref(&state.log));
+        let record = LogRecord::of(&response);
         let mut keeps_alive = current.client.keeps_alive && !state.draining;
         if let Some(intake) = &mut self.intake {
             // A client that waits for a 100 may send its content after all, or not: nothing shows which.

@@ -18,7 +18,7 @@ use crate::front::event::exchange::{LoopInbox, LoopMessage};
 use crate::front::event::loop_state::LoopState;
 use crate::front::event::timeouts::Timeouts;
 use crate::front::workers::Pool;
-use crate::proxy::Proxy;
+use crate::proxy::BlockingDriver;
 
 /// The longest that a test waits for a worker: nothing that one does takes this long.
 const WORKER_WAIT_MAX: Duration = Duration::from_secs(20);
@@ -86,10 +86,10 @@ impl Socket for Pipe {
 
 impl Simulation {
     /// A loop in front of an engine and a pool.
-    pub fn new(proxy: Arc<Proxy>, pool: Pool, settings: &FrontSettings) -> Self {
+    pub fn new(driver: BlockingDriver, pool: Pool, settings: &FrontSettings) -> Self {
         let (sent, wakes) = channel();
         let inbox = LoopInbox::new(Box::new(move || _ = sent.send(())));
-        let dispatch = Arc::new(Dispatch::new(proxy, pool, None, None));
+        let dispatch = Arc::new(Dispatch::new(driver, pool, None, None));
         let timeouts = Timeouts::new(&settings.connections);
         // Less than a real loop's, so that a test can reach it.
         let held_max = 1 << 20;

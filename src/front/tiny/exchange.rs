@@ -26,9 +26,9 @@ use crate::front::wire::{
 use crate::message::body::{Arriving, BlockingBody, Body};
 use crate::message::fields::Fields;
 use crate::message::request::{Framing, Request};
-use crate::message::response::Response;
 use crate::origin::{Interim, RequestContent, Tunnel};
-use crate::proxy::{Attempt, Forwarded, Proxy};
+use crate::policy::response::Response;
+use crate::proxy::{Attempt, Delivery, Proxy};
 use crate::stats::AccessLog;
 
 /// A piece of a body on its way to a client.
@@ -178,7 +178,7 @@ impl TinyExchange {
         if response.is_endless() && self.request.method != Method::HEAD {
             self.shared.connections.note_endless(self.peer);
         }
-        LogRecord::read(response, self.shared.access_log.as_ref())
+        LogRecord::of(response)
     }
 
     fn record(&self, record: &LogRecord, bytes: u64) {
@@ -291,32 +291,32 @@ impl dispatch::ClientExchange for TinyExchange {
 
     /// A body that grows or is large is sent as the client takes it, which holds no worker; what has
     /// to be fetched of it is fetched here.
-    fn respond(self, forwarded: Forwarded) {
+    fn respond(self, delivery: Delivery) {
         // A short body fits into the socket's buffer: one write, and the worker is free. A HEAD has no
         // body to wait for.
-        let paced = match &forwarded.response.body {
+        let paced = match &delivery.response.body {
             Body::Growing(_) => true,
             Body::Whole(bytes) => bytes.len() > PIECE_BYTES && self.request.method != Method::HEAD,
             _ => false,
         };
-        let Forwarded { response, filler, .. } = forwarded;
+        let Delivery { response, rest, .. } = delivery;
         if !paced {
             self.answer(response);
             // What the client did not need may be worth keeping.
-            if let Some(filler) = filler {
-                filler.run();
+            if let Some(rest) = rest {
+                rest.run();
             }
             return;
         }
         let shared = Arc::clone(&self.shared);
         let pump = shared.pumps.choose();
-        match (self.begin(response), filler) {
-            (Ok(sending), Some(filler)) => pump.drive(sending, *filler),
+        match (self.begin(response), rest) {
+            (Ok(sending), Some(rest)) => pump.drive(sending, *rest),
             (Ok(sending), None) => pump.send(sending),
             // Through tiny_http after all, at the price of this worker's time.
-            (Err(back), filler) => {
+            (Err(back), rest) => {
                 let (exchange, response) = *back;
-                exchange.answer(Forwarded { response, filler, refresh: None }.into_response());
+                exchange.answer(Delivery { response, rest, refresh: None }.into_response());
             }
         }
     }

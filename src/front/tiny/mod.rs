@@ -41,7 +41,7 @@ use crate::front::workers::Pool;
 use crate::message::body::Body;
 use crate::message::fields::Fields;
 use crate::message::request::{Framing, Request, RequestError, RequestLimits};
-use crate::proxy::{Attempt, Proxy};
+use crate::proxy::{Attempt, BlockingDriver};
 use crate::stats::Counter;
 use crate::vital;
 
@@ -84,11 +84,11 @@ impl TinyFront {
     /// A front that serves: [`TinyFront::new`] and [`TinyFront::accept`] in one.
     pub fn start(
         listener: TcpListener,
-        proxy: Arc<Proxy>,
+        driver: BlockingDriver,
         pool: Pool,
         settings: FrontSettings,
     ) -> io::Result<Self> {
-        let front = Self::new(listener, proxy, pool, settings)?;
+        let front = Self::new(listener, driver, pool, settings)?;
         front.accept()?;
         Ok(front)
     }
@@ -96,19 +96,16 @@ impl TinyFront {
     /// Makes everything ready for the clients of `listener`, which need not listen yet.
     pub fn new(
         listener: TcpListener,
-        proxy: Arc<Proxy>,
+        driver: BlockingDriver,
         pool: Pool,
         settings: FrontSettings,
     ) -> io::Result<Self> {
         let local = listener.local_addr()?;
         let connections = Connections::new(local, settings.connections);
+        let proxy = Arc::clone(driver.proxy());
         let pumps = Pumps::start(proxy.stats())?;
-        let dispatch = Arc::new(Dispatch::new(
-            Arc::clone(&proxy),
-            pool,
-            settings.handler,
-            settings.health_path,
-        ));
+        let dispatch = Dispatch::new(driver, pool, settings.handler, settings.health_path);
+        let dispatch = Arc::new(dispatch);
         let shared = TinyShared { proxy, connections, pumps, access_log: settings.access_log };
         let inner = Arc::new(Inner {
             listener: Mutex::new(Some(listener)),

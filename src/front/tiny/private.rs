@@ -12,7 +12,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode, Version};
 use crate::message::body::Body;
 use crate::message::fields::Fields;
 use crate::message::request::Request;
-use crate::message::response::Response;
+use crate::policy::response::Response;
 use crate::vital;
 
 /// The most content that a request may have.

@@ -18,7 +18,8 @@ use parking_lot::Mutex;
 
 use crate::front::outgoing::{Halt, SCRATCH_BYTES};
 use crate::front::tiny::sending::Sending;
-use crate::proxy::fill::{Filler, PIECE_BYTES};
+use crate::proxy::ContentFetch;
+use crate::proxy::fill::PIECE_BYTES;
 use crate::stats::{Counter, Stats};
 use crate::vital;
 
@@ -96,14 +97,14 @@ impl Pump {
 
     /// Sends a response and fetches its body, on this thread, as long as the client keeps up; then the
     /// fetch goes on alone.
-    pub(super) fn drive(&self, mut sending: Sending, mut filler: Filler) {
+    pub(super) fn drive(&self, mut sending: Sending, mut rest: ContentFetch) {
         let mut scratch = vec![0; SCRATCH_BYTES];
         let mut piece = vec![0; PIECE_BYTES];
         loop {
             match sending.advance(&mut scratch) {
                 // This thread is the one that moves the body along: another step brings more, or the
                 // end.
-                Halt::Starved => _ = filler.step(&mut piece),
+                Halt::Starved => _ = rest.step(&mut piece),
                 Halt::Blocked => {
                     self.add(sending);
                     break;
@@ -116,7 +117,7 @@ impl Pump {
         }
         // The rest may take minutes, and has a buffer of its own.
         drop((scratch, piece));
-        filler.run();
+        rest.run();
     }
 }
 

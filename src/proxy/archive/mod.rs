@@ -53,7 +53,7 @@ pub struct Page {
 impl Proxy {
     /// The stored responses after `after`, as entries of a recording. Waits.
     pub fn recorded(&self, after: &str, secrets: Secrets) -> Page {
-        let listed = self.store.list(after, KEYS_MAX);
+        let listed = self.cache.list(after, KEYS_MAX);
         let mut page = Page::default();
         let mut bytes = 0;
         // All variants of a key are told together.
@@ -80,11 +80,11 @@ impl Proxy {
     }
 
     fn all_of(&self, key: &CacheKey) -> Vec<Arc<StoredResponse>> {
-        let recalled = self.store.recall(key, &mut self.store.note(key), false);
+        let recalled = self.cache.recall(key, &mut self.cache.note(key), false);
         if !recalled.variants.is_empty() {
             return recalled.variants;
         }
-        self.store.look_at(key.as_str()).map(|variants| variants.to_vec()).unwrap_or_default()
+        self.cache.look_at(key.as_str()).map(|variants| variants.to_vec()).unwrap_or_default()
     }
 
     /// Stores a recorded response as if it had just come, if it may be stored and a request can reach it; the
@@ -166,11 +166,11 @@ impl Proxy {
         };
         let presented = Presented { get: true, ..Presented::default() };
         let head = self.storable(&presented, &request, received)?;
-        let mut begun = self.store.note(key);
+        let mut begun = self.cache.note(key);
         // For the state of the backing store, which decides what may come in.
-        self.store.recall(key, &mut begun, false);
+        self.cache.recall(key, &mut begun, false);
         let stored = Arc::new(StoredResponse::new(head, content));
-        self.store.put(key, stored, &begun).refusal().map_or(Ok(()), Err)
+        self.cache.put(key, stored, &begun).refusal().map_or(Ok(()), Err)
     }
 }
 

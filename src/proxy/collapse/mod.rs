@@ -23,6 +23,11 @@ use crate::store::Put;
 use crate::store::spooled::Spooled;
 use crate::store::underway::Begun;
 
+mod duty;
+mod join;
+
+pub use duty::Duty;
+
 /// For how long a key is remembered whose response could not be shared.
 const HIT_FOR_MISS: Duration = Duration::from_secs(5);
 /// The most keys remembered so; beyond it the memory is emptied, which costs a little waiting.
@@ -57,6 +62,8 @@ pub struct Failed {
     pub detail: Detail,
     /// The same in words.
     pub text: String,
+    /// It was about the connection: one of the others may have more luck, once.
+    pub another_may_try: bool,
 }
 
 /// What a request that has waited is given.
@@ -143,8 +150,8 @@ struct Claim {
 
 /// What a request is to do.
 pub enum Turn {
-    /// Ask the origin server; others may come to wait for it.
-    Lead(Leader),
+    /// Ask the origin server; others may come to wait for it. The fetch is noted from here on.
+    Lead(Leader, Begun),
     /// Ask the origin server, for oneself alone: answers under this key cannot be shared.
     Alone,
     /// Wait for the leader.
@@ -152,10 +159,14 @@ pub enum Turn {
 }
 
 impl Flights {
-    /// Joins the flight for `key`, or begins it. A request that leads begins only now: `begun` is made anew
-    /// if something was invalidated since it was noted. `sent_back` says that what the request waited for
-    /// before was invalidated. Never waits.
-    pub fn join(self: &Arc<Self>, key: FlightKey, begun: &mut Begun, sent_back: bool) -> Turn {
+    /// Joins the flight for `key`, or begins it: then `note` notes the fetch. `sent_back` says that what the
+    /// request waited for before was invalidated. Never waits.
+    pub fn join(
+        self: &Arc<Self>,
+        key: FlightKey,
+        note: impl FnOnce() -> Begun,
+        sent_back: bool,
+    ) -> Turn {
         let mut state = self.state.lock();
         if state.hit_for_miss.get(&key.key).is_some_and(|until| *until > Instant::now()) {
             return Turn::Alone;
@@ -171,19 +182,19 @@ impl Flights {
             parked = std::mem::take(&mut flight.parked);
             anew(&mut parked);
         }
-        if begun.moment() > 0 {
-            // Else the flight would be outdated from its beginning, and the next one would lead, too.
-            *begun = begun.anew();
-        }
+        // Under the lock, and not before: a fetch that was noted earlier might be outdated from its
+        // beginning, and the next request would lead, too.
+        let begun = note();
         let number = state.next_number;
         state.next_number += 1;
-        let (since, begun) = (Instant::now(), begun.clone());
-        let flight = Flight { number, since, begun, parked, growing: None, handed_over: false };
+        let (since, noted) = (Instant::now(), begun.clone());
+        let flight =
+            Flight { number, since, begun: noted, parked, growing: None, handed_over: false };
         let outdated = state.in_the_air.insert(key.clone(), flight);
         drop(state);
         // With it may go the last hold on a body.
         drop(outdated);
-        Turn::Lead(Leader { flights: Arc::clone(self), key, number, landed: false })
+        Turn::Lead(Leader { flights: Arc::clone(self), key, number, landed: false }, begun)
     }
 
     /// Was a response for `key` lately not shared because of the request's credentials? Then it is in vain
@@ -215,12 +226,18 @@ impl Flights {
         self.state.lock().in_the_air.values().map(|flight| flight.parked.len()).sum()
     }
 
-    fn land(&self, key: &FlightKey, number: u64, outcome: &Outcome) {
+    fn land(self: &Arc<Self>, key: &FlightKey, number: u64, outcome: &Outcome) {
         let mut state = self.state.lock();
-        let ours = state.in_the_air.get(key).is_some_and(|flight| flight.number == number);
-        let flight = if ours { state.in_the_air.remove(key) } else { None };
+        let ours = state.in_the_air.get(key).filter(|flight| flight.number == number);
+        // Tried once: two in a row whose connections died are a reason for all.
+        let is_tried = ours.is_none_or(|flight| flight.handed_over);
+        if matches!(outcome, Outcome::Failed(failed) if failed.another_may_try) && !is_tried {
+            drop(state);
+            return self.hand_over(key, number);
+        }
+        let flight = if ours.is_some() { state.in_the_air.remove(key) } else { None };
         let remembered = match outcome {
-            Outcome::Personal => Some(&mut state.personal),
+            Outcome::Unshareable(Scope::Credentials) => Some(&mut state.personal),
             outcome if outcome.is_remembered() => Some(&mut state.hit_for_miss),
             _ => None,
         };
@@ -247,7 +264,7 @@ impl Flights {
         };
         drop(state);
         let Some(heir) = heir else {
-            return self.land(key, number, &Outcome::NotNow);
+            return self.land(key, number, &Outcome::Unshareable(Scope::Request));
         };
         let (flights, key) = (Arc::clone(self), key.clone());
         (heir.resume)(Landing::Lead(Leader { flights, key, number, landed: false }));
@@ -257,32 +274,45 @@ impl Flights {
 /// What came of a fetch. What those who wait for it are told follows from it, here and nowhere else.
 #[derive(Debug)]
 pub enum Outcome {
-    /// The response is stored.
+    /// The response is stored in memory.
     Stored,
+    /// It is stored behind memory alone.
+    StoredBehind,
     /// What was stored still holds, and is stored with new fields.
     Freshened,
-    /// It is stored behind memory alone.
-    Behind,
     /// It was purged, or its key invalidated, before it could be stored.
     Cleared,
     /// There is no room for it.
     TooLarge,
-    /// It may not be stored.
-    Unshareable,
-    /// It may not be stored because of the request's credentials.
-    Personal,
-    /// It is stored, or would have been, but must not be reused as it is.
-    NotNow,
+    /// It may not be stored, or not be reused as it is.
+    Unshareable(Scope),
     /// The origin server failed, and so it would for the others.
     Failed(Arc<Failed>),
 }
 
+/// For whom a response is not to be shared.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Scope {
+    /// For anyone who asks the same.
+    Everyone,
+    /// For those who have credentials.
+    Credentials,
+    /// For this one request, or at this moment: the next one may be.
+    Request,
+}
+
 impl Outcome {
+    /// Of a fetch whose response is stored, in memory or not.
+    pub fn stored(is_here: bool) -> Self {
+        // The others find it where the store has it: in memory at once, behind it by asking for themselves.
+        if is_here { Self::Stored } else { Self::StoredBehind }
+    }
+
     /// Of a fetch that failed so. A 429 is about whose request it was (RFC 6585 §4), and those who wait may
     /// have other credentials; what else there is would be the same for them.
     pub fn failed(failed: Failed) -> Self {
         if failed.status == StatusCode::TOO_MANY_REQUESTS {
-            Self::NotNow
+            Self::Unshareable(Scope::Request)
         } else {
             Self::Failed(Arc::new(failed))
         }
@@ -295,7 +325,7 @@ impl Outcome {
             None | Some(Detail::Replaced) => Self::Stored,
             Some(Detail::Cleared) => Self::Cleared,
             Some(Detail::TooLarge | Detail::Memory) => Self::TooLarge,
-            Some(_) => Self::Unshareable,
+            Some(_) => Self::Unshareable(Scope::Everyone),
         }
     }
 
@@ -305,15 +335,13 @@ impl Outcome {
             Self::Cleared => Landing::Cleared,
             Self::Failed(failed) => Landing::Failed(Arc::clone(failed)),
             // Each asks for itself: the store behind memory first, where there is one.
-            Self::Behind | Self::TooLarge | Self::Unshareable | Self::Personal | Self::NotNow => {
-                Landing::Unshareable
-            }
+            Self::StoredBehind | Self::TooLarge | Self::Unshareable(_) => Landing::Unshareable,
         }
     }
 
     /// Will the next responses under this key probably be no better to share, whoever asks?
     pub fn is_remembered(&self) -> bool {
-        matches!(self, Self::TooLarge | Self::Unshareable)
+        matches!(self, Self::TooLarge | Self::Unshareable(Scope::Everyone))
     }
 }
 
@@ -366,27 +394,9 @@ impl Leader {
         }
     }
 
-    /// The response has been stored meanwhile, by the leader before this one: look it up. Those who
-    /// wait already are told so; the seat is for the one who was to lead.
-    pub fn step_back(self) -> Seat {
-        let (flights, key, number) = (Arc::clone(&self.flights), self.key.clone(), self.number);
-        self.land(&Outcome::Stored);
-        Seat { flights, key, number, claim: Claim { moment: 0, sent_back: false } }
-    }
-
-    /// The connection to the origin server died: one of the others may have more luck, once.
-    pub fn died(self, failed: Failed) {
-        let state = self.flights.state.lock();
-        let tried = state.in_the_air.get(&self.key).is_none_or(|flight| flight.handed_over);
-        drop(state);
-        if tried {
-            self.land(&Outcome::failed(failed));
-        }
-    }
-
     /// The head of the response has come, and others may have it: those who wait, and those who come
     /// from now on until it lands or is invalidated. If it has been by now, those who wait collapse again.
-    pub fn share(&mut self, shareable: &Arc<Shareable>) {
+    pub fn share(&self, shareable: &Arc<Shareable>) {
         let mut state = self.flights.state.lock();
         let Some(flight) = state.in_the_air.get_mut(&self.key) else { return };
         if flight.number != self.number {

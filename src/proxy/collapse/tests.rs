@@ -17,11 +17,12 @@ fn key(uri: &str) -> FlightKey {
 }
 
 fn join(flights: &Arc<Flights>, uri: &str) -> Turn {
-    flights.join(key(uri), &mut Arc::<Underway>::default().begin(&CacheKey::from(uri)), false)
+    let note = || Arc::<Underway>::default().begin(&CacheKey::from(uri));
+    flights.join(key(uri), note, false)
 }
 
 fn lead(flights: &Arc<Flights>, uri: &str) -> Leader {
-    let Turn::Lead(leader) = join(flights, uri) else { panic!("nobody leads yet") };
+    let Turn::Lead(leader, _) = join(flights, uri) else { panic!("nobody leads yet") };
     leader
 }
 
@@ -37,7 +38,11 @@ fn park(seat: Seat, sender: &Sender<Landing>) {
 
 fn failed() -> Failed {
     let (status, detail) = (StatusCode::BAD_GATEWAY, Detail::Connect);
-    Failed { status, detail, text: String::new() }
+    Failed { status, detail, text: String::new(), another_may_try: false }
+}
+
+fn died() -> Outcome {
+    Outcome::Failed(Failed { another_may_try: true, ..failed() }.into())
 }
 
 /// What those who waited were told, by name; who is to lead does so no more.
@@ -61,14 +66,14 @@ fn all_who_wait_are_resumed_when_the_leader_lands() {
     let flights = Arc::new(Flights::default());
     let (sender, landings) = channel();
     let leader = lead(&flights, "a");
-    assert!(matches!(join(&flights, "b"), Turn::Lead(_)));
+    assert!(matches!(join(&flights, "b"), Turn::Lead(..)));
     for _ in 0..3 {
         wait(&flights, "a", &sender);
     }
     assert_eq!(flights.parked(), 3);
     leader.land(&Outcome::Stored);
     assert_eq!(told(&landings), ["stored"; 3]);
-    assert!(matches!(join(&flights, "a"), Turn::Lead(_)), "the flight is over");
+    assert!(matches!(join(&flights, "a"), Turn::Lead(..)), "the flight is over");
 }
 
 #[test]
@@ -85,7 +90,7 @@ fn a_leader_that_dies_hands_over_once() {
     wait(&flights, "a", &sender);
     drop(heir);
     assert_eq!(told(&landings), ["unshareable"; 3]);
-    assert!(matches!(join(&flights, "a"), Turn::Lead(_)), "a death is not remembered");
+    assert!(matches!(join(&flights, "a"), Turn::Lead(..)), "a death is not remembered");
 }
 
 #[test]
@@ -96,9 +101,9 @@ fn a_lost_connection_is_tried_once_more_and_then_shared() {
     for _ in 0..3 {
         wait(&flights, "a", &sender);
     }
-    leader.died(failed());
+    leader.land(&died());
     let Ok(Landing::Lead(heir)) = landings.try_recv() else { panic!("one leads on") };
-    heir.died(failed());
+    heir.land(&died());
     assert_eq!(told(&landings), ["failed"; 2]);
 }
 
@@ -110,13 +115,13 @@ fn a_failure_is_shared_by_all_who_wait() {
     wait(&flights, "a", &sender);
     leader.land(&Outcome::Failed(failed().into()));
     assert_eq!(told(&landings), ["failed"]);
-    assert!(matches!(join(&flights, "a"), Turn::Lead(_)), "it is not remembered here");
+    assert!(matches!(join(&flights, "a"), Turn::Lead(..)), "it is not remembered here");
 }
 
 #[test]
 fn a_key_that_could_not_be_shared_is_remembered() {
     let flights = Arc::new(Flights::default());
-    lead(&flights, "a").land(&Outcome::Unshareable);
+    lead(&flights, "a").land(&Outcome::Unshareable(Scope::Everyone));
     assert!(matches!(join(&flights, "a"), Turn::Alone));
 }
 
@@ -124,8 +129,8 @@ fn a_key_that_could_not_be_shared_is_remembered() {
 fn the_memory_of_what_cannot_be_shared_is_bounded() {
     let flights = Arc::new(Flights::default());
     for number in 0..=HIT_FOR_MISS_MAX {
-        lead(&flights, &number.to_string()).land(&Outcome::Unshareable);
-        lead(&flights, &format!("own {number}")).land(&Outcome::Personal);
+        lead(&flights, &number.to_string()).land(&Outcome::Unshareable(Scope::Everyone));
+        lead(&flights, &format!("own {number}")).land(&Outcome::Unshareable(Scope::Credentials));
     }
     let state = flights.state.lock();
     assert!(state.hit_for_miss.len() <= HIT_FOR_MISS_MAX);
@@ -143,16 +148,6 @@ fn who_takes_a_seat_too_late_is_resumed_at_once() {
     assert_eq!(told(&landings), ["stored"]);
 }
 
-#[test]
-fn a_leader_that_steps_back_looks_up_again() {
-    let flights = Arc::new(Flights::default());
-    let (sender, landings) = channel();
-    let leader = lead(&flights, "a");
-    wait(&flights, "a", &sender);
-    park(leader.step_back(), &sender);
-    assert_eq!(told(&landings), ["stored"; 2]);
-}
-
 /// A flight that began on this list of fetches.
 fn noted(
     flights: &Arc<Flights>,
@@ -160,8 +155,8 @@ fn noted(
     sent_back: bool,
     sender: &Sender<Landing>,
 ) -> Option<Leader> {
-    match flights.join(key("a"), &mut underway.begin(&"a".into()), sent_back) {
-        Turn::Lead(leader) => return Some(leader),
+    match flights.join(key("a"), || underway.begin(&"a".into()), sent_back) {
+        Turn::Lead(leader, _) => return Some(leader),
         Turn::Wait(seat) => park(seat, sender),
         Turn::Alone => panic!("nothing is remembered"),
     }
@@ -190,10 +185,10 @@ fn growing() -> Arc<Shareable> {
 fn after_an_invalidation_the_next_one_leads_and_takes_over_who_waits() {
     let (flights, underway) = (Arc::new(Flights::default()), Arc::default());
     let (sender, landings) = channel();
-    let mut old = noted(&flights, &underway, false, &sender).expect("nobody leads yet");
+    let old = noted(&flights, &underway, false, &sender).expect("nobody leads yet");
     assert!(noted(&flights, &underway, false, &sender).is_none());
     underway.invalidate(&"a".into(), None);
-    let mut new = noted(&flights, &underway, false, &sender).expect("it leads anew");
+    let new = noted(&flights, &underway, false, &sender).expect("it leads anew");
     assert!(noted(&flights, &underway, false, &sender).is_none(), "the others join it");
     old.share(&growing());
     old.land(&Outcome::Cleared);
@@ -224,11 +219,11 @@ fn who_waits_is_sent_back_once_by_what_came_after_it() {
         for is_late in [false, true] {
             let (flights, underway) = (Arc::new(Flights::default()), Arc::<Underway>::default());
             let (sender, landings) = channel();
-            let mut leader = noted(&flights, &underway, false, &sender).expect("it leads");
+            let leader = noted(&flights, &underway, false, &sender).expect("it leads");
             // Only the head will tell whether it was meant.
             let purge = || underway.purge(&Selector::Stale, Timestamp::MAX);
             before.then(purge);
-            let turn = flights.join(key("a"), &mut underway.begin(&"a".into()), sent_back);
+            let turn = flights.join(key("a"), || underway.begin(&"a".into()), sent_back);
             let Turn::Wait(seat) = turn else { panic!("it waits") };
             let mut seat = Some(seat);
             if !is_late {
@@ -245,15 +240,15 @@ fn who_waits_is_sent_back_once_by_what_came_after_it() {
     }
 }
 
-/// Noted before an invalidation, and first to ask after it: the others wait for it, and may have it.
+/// First to ask after an invalidation: the others wait for it, and may have it.
 #[test]
 fn who_leads_begins_when_it_leads() {
     let (flights, underway) = (Arc::new(Flights::default()), Arc::<Underway>::default());
     let (sender, landings) = channel();
     for purge in [Selector::All, Selector::Stale] {
-        let mut begun = underway.begin(&"a".into());
         underway.purge(&purge, Timestamp::MAX);
-        let Turn::Lead(mut leader) = flights.join(key("a"), &mut begun, false) else {
+        let note = || underway.begin(&"a".into());
+        let Turn::Lead(leader, begun) = flights.join(key("a"), note, false) else {
             panic!("nobody leads yet")
         };
         assert!(noted(&flights, &underway, false, &sender).is_none(), "one leads");
@@ -272,7 +267,7 @@ fn an_heir_begins_anew() {
     assert!(noted(&flights, &underway, false, &sender).is_none());
     underway.invalidate(&"a".into(), None);
     drop(leader);
-    let Ok(Landing::Lead(mut heir)) = landings.try_recv() else { panic!("one leads on") };
+    let Ok(Landing::Lead(heir)) = landings.try_recv() else { panic!("one leads on") };
     heir.renew(&underway.begin(&"a".into()));
     assert!(noted(&flights, &underway, false, &sender).is_none(), "it is worth waiting for");
     heir.share(&growing());
@@ -284,24 +279,29 @@ fn an_heir_begins_anew() {
 /// What came of a fetch, what those who wait are told, and whether the next ones wait at all.
 #[test]
 fn each_outcome_has_its_landing() {
+    use Outcome::{Cleared, Freshened, Stored, StoredBehind, TooLarge, Unshareable};
+    use Scope::{Credentials, Everyone, Request};
+    // What those who wait are told; does the next one wait at all, without credentials and with some?
     #[rustfmt::skip]
     let table = [
-        (Outcome::Stored, "stored", false), (Outcome::Freshened, "stored", false),
-        (Outcome::Behind, "unshareable", false), (Outcome::Cleared, "cleared", false),
-        (Outcome::TooLarge, "unshareable", true), (Outcome::Unshareable, "unshareable", true),
-        (Outcome::NotNow, "unshareable", false), (Outcome::Personal, "unshareable", false),
-        (Outcome::Failed(failed().into()), "failed", false),
+        (Stored, "stored", true, true), (Freshened, "stored", true, true),
+        (StoredBehind, "unshareable", true, true), (Cleared, "cleared", true, true),
+        (TooLarge, "unshareable", false, true), (Unshareable(Everyone), "unshareable", false, true),
+        (Unshareable(Request), "unshareable", true, true),
+        (Unshareable(Credentials), "unshareable", true, false),
+        (Outcome::Failed(failed().into()), "failed", true, true),
     ];
-    for (outcome, expected, is_remembered) in table {
+    for (outcome, expected, waits, waits_with_credentials) in table {
         let flights = Arc::new(Flights::default());
         let (sender, landings) = channel();
         let leader = lead(&flights, "a");
         wait(&flights, "a", &sender);
+        let shown = format!("{outcome:?}");
         leader.land(&outcome);
-        assert_eq!(told(&landings), [expected], "{outcome:?}");
-        assert_eq!(matches!(join(&flights, "a"), Turn::Alone), is_remembered, "{outcome:?}");
+        assert_eq!(told(&landings), [expected], "{shown}");
+        assert_eq!(!matches!(join(&flights, "a"), Turn::Alone), waits, "{shown}");
         let is_personal = flights.is_personal(&CacheKey::from("a"));
-        assert_eq!(is_personal, matches!(outcome, Outcome::Personal), "{outcome:?}");
+        assert_eq!(!is_personal, waits_with_credentials, "{shown}");
     }
 }
 

@@ -130,7 +130,7 @@ pub(in crate::store) struct Owed {
 }
 
 /// What the writer is to do next.
-pub(in crate::store) enum Next {
+pub(in crate::store) enum NextWork {
     /// Carry these out, after what is owed.
     Work(Work),
     /// Nothing has come for a while.
@@ -284,19 +284,19 @@ impl Queue {
 
     /// The next changes, about `bytes_max` bytes of them; waits for at most `idle`. What is owed is
     /// among them unless `hold` says that the store would not take it. Called by the writer thread alone.
-    pub(in crate::store) fn next(&self, bytes_max: u64, idle: Duration, hold: bool) -> Next {
+    pub(in crate::store) fn next(&self, bytes_max: u64, idle: Duration, hold: bool) -> NextWork {
         let deadline = Instant::now() + idle;
         let mut state = self.state.lock();
         loop {
             let owes = !hold && state.owes();
             if !state.waiting.is_empty() || owes {
-                return Next::Work(self.take(state, bytes_max, hold));
+                return NextWork::Work(self.take(state, bytes_max, hold));
             }
             if state.closed {
-                return Next::Closed;
+                return NextWork::Closed;
             }
             if self.arrived.wait_until(&mut state, deadline).timed_out() {
-                return Next::Idle;
+                return NextWork::Idle;
             }
         }
     }

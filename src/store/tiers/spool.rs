@@ -95,14 +95,14 @@ impl Spool {
     }
 
     /// Is nothing kept back?
-    pub(in crate::store) fn has_room(&self) -> bool {
+    pub(in crate::store) fn has_space(&self) -> bool {
         self.unsent.is_none() && self.before.is_empty() && self.kept_back.is_empty()
     }
 
     /// Waits until nothing is kept back; `false` if the body cannot be stored any more.
     ///
     /// Called without a lock: the wait is the backpressure on the origin server's connection.
-    pub(in crate::store) fn wait_for_room(&mut self) -> bool {
+    pub(in crate::store) fn wait_for_space(&mut self) -> bool {
         while let Some(bytes) = self.next_piece() {
             let spooled = Arc::clone(&self.spooled);
             if !self.queue.send_waiting(Change::Chunk { spooled, bytes }) {
@@ -117,13 +117,13 @@ impl Spool {
     pub(in crate::store) fn flush_now(&mut self) -> bool {
         self.keep_rest_back();
         self.send_now();
-        self.has_room() && !self.spooled.has_failed()
+        self.has_space() && !self.spooled.has_failed()
     }
 
-    /// The same, but waits as [`Spool::wait_for_room`] does.
+    /// The same, but waits as [`Spool::wait_for_space`] does.
     pub(in crate::store) fn flush(&mut self) -> bool {
         self.keep_rest_back();
-        self.wait_for_room()
+        self.wait_for_space()
     }
 
     fn keep_rest_back(&mut self) {
@@ -167,7 +167,7 @@ impl Spool {
         head: StoredHead,
         begun: Option<Stamp>,
     ) -> Receiver<u64> {
-        assert!(self.rest.is_empty() && self.has_room(), "the last piece comes before the end");
+        assert!(self.rest.is_empty() && self.has_space(), "the last piece comes before the end");
         let (reply, outcome) = sync_channel(1);
         let (spooled, head) = (Arc::clone(&self.spooled), Box::new(head));
         self.queue.send(Change::Whole { spooled, head, begun }, Some(reply));
@@ -227,7 +227,7 @@ mod tests {
     use crate::policy::freshness::Lifetime;
     use crate::policy::vary::Selecting;
     use crate::store::spooled::Follower;
-    use crate::store::tiers::queue::{Next, QueueLimits, Work};
+    use crate::store::tiers::queue::{NextWork, QueueLimits, Work};
 
     /// Content as the store would have it.
     struct Written(Mutex<Vec<u8>>);
@@ -268,7 +268,7 @@ mod tests {
 
     fn work(queue: &Queue) -> Option<Work> {
         match queue.next(1, Duration::ZERO, true) {
-            Next::Work(work) => Some(work),
+            NextWork::Work(work) => Some(work),
             _ => None,
         }
     }
@@ -371,7 +371,7 @@ mod tests {
                 let (before, rest) = body.split_at(in_memory);
                 assert!(spool.begin_with(Bytes::copy_from_slice(before)));
                 for piece in rest.chunks(piece) {
-                    while !spool.has_room() {
+                    while !spool.has_space() {
                         write(&queue, &written, 1, 1);
                         assert!(spool.write(b""), "it tries again");
                     }
@@ -410,8 +410,8 @@ mod tests {
         let limits = QueueLimits { space_wait: Duration::ZERO, ..QueueLimits::of(1) };
         let queue = Arc::new(Queue::new(limits));
         let mut spool = Spool::new(&queue, CacheKey::from("a"), None);
-        assert!(spool.write(&vec![1; CHUNK_BYTES * 2]) && !spool.has_room());
-        assert!(!spool.wait_for_room() && !spool.write(b"x") && !spool.flush());
+        assert!(spool.write(&vec![1; CHUNK_BYTES * 2]) && !spool.has_space());
+        assert!(!spool.wait_for_space() && !spool.write(b"x") && !spool.flush());
     }
 
     #[test]

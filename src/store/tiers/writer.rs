@@ -14,7 +14,7 @@ use crate::clock::Timestamp;
 use crate::policy::purging::Selector;
 use crate::store::backing::{Backing, BackingError, Change};
 use crate::store::tiers::breaker::{Breaker, PAUSE_FIRST, PAUSE_MAX};
-use crate::store::tiers::queue::{Next, Order, Owed, Queue, Work};
+use crate::store::tiers::queue::{NextWork, Order, Owed, Queue, Work};
 use crate::vital;
 
 /// How much the writer thread stands back.
@@ -132,9 +132,9 @@ impl StoreWriter {
         // What is owed waits for the store to work again: an attempt with it would fail at once, and again.
         let holds = resting || !self.backing.is_ready();
         let work = match self.queue.next(self.backing.batch_bytes(), idle, holds) {
-            Next::Closed => return Stepped::Closed,
-            Next::Idle => return Stepped::Idle,
-            Next::Work(work) => work,
+            NextWork::Closed => return Stepped::Closed,
+            NextWork::Idle => return Stepped::Idle,
+            NextWork::Work(work) => work,
         };
         // Changes are not kept for later: the queue would be full after a moment. What must go is owed,
         // and the rest is lost.

@@ -10,12 +10,12 @@ use caching_proxy::clock::{Clock, DeltaSeconds, Timestamp};
 use caching_proxy::message::body::{Body, Grown};
 use caching_proxy::message::fields::Fields;
 use caching_proxy::message::request::Request;
-use caching_proxy::message::response::Response;
 use caching_proxy::origin::gate::{self, Gated};
 use caching_proxy::origin::{
-    Origin, OriginBody, OriginError, OriginRequest, OriginResponse, RequestContent,
+    Origin, OriginBody, OriginError, OriginHead, OriginRequest, OriginResponse, RequestContent,
 };
-use caching_proxy::proxy::{Admission, Answer, Attempt, Forward, Proxy, Settings};
+use caching_proxy::policy::response::Response;
+use caching_proxy::proxy::{Attempt, BlockingDriver, Next, Proxy, Settings};
 use caching_proxy::stats::Stats;
 use caching_proxy::store::cache::Cache;
 use caching_proxy::store::memory::{Eviction, MemoryLimits};
@@ -80,11 +80,14 @@ impl Origin for Script {
         let length = if empty { stated } else { Some(content.len() as u64) };
         let body = Content10(content.bytes().collect());
         Ok(OriginResponse {
-            status: StatusCode::from_u16(status).expect("a status"),
-            version: Version::HTTP_11,
-            fields,
-            length,
-            silently_delimited: false,
+            head: OriginHead {
+                status: StatusCode::from_u16(status).expect("a status"),
+                version: Version::HTTP_11,
+                fields,
+                length,
+                silently_delimited: false,
+                has_content: !empty,
+            },
             body: (!empty).then(|| Box::new(body) as Box<dyn OriginBody>),
         })
     }
@@ -101,29 +104,49 @@ pub fn to_fields(text: &str) -> Fields {
 }
 
 pub struct Bench {
-    pub proxy: Proxy,
+    pub proxy: Arc<Proxy>,
+    pub driver: BlockingDriver,
     pub script: Arc<Script>,
     pub clock: Clock,
     pub store: Arc<Cache>,
 }
 
 pub fn bench(change: impl FnOnce(&mut Settings)) -> Bench {
-    let limits = MemoryLimits { bytes: 64 << 20, responses: None, content_bytes: 1 << 20 };
-    bench_over(memory(Eviction::Lru, limits), change)
+    bench_over(roomy(), change)
 }
 
-/// The same over another store.
+/// The same over another cache.
 pub fn bench_over(store: Arc<Cache>, change: impl FnOnce(&mut Settings)) -> Bench {
+    let script = Arc::new(Script::default());
+    let origin: Arc<dyn Origin> = Arc::<Script>::clone(&script);
+    bench_of(store, script, origin, change)
+}
+
+/// The same with another origin server than the script.
+pub fn bench_with(origin: Arc<dyn Origin>, change: impl FnOnce(&mut Settings)) -> Bench {
+    bench_of(roomy(), Arc::default(), origin, change)
+}
+
+fn roomy() -> Arc<Cache> {
+    let limits = MemoryLimits { bytes: 64 << 20, responses: None, content_bytes: 1 << 20 };
+    memory(Eviction::Lru, limits)
+}
+
+fn bench_of(
+    store: Arc<Cache>,
+    script: Arc<Script>,
+    origin: Arc<dyn Origin>,
+    change: impl FnOnce(&mut Settings),
+) -> Bench {
     let mut settings = settings();
     change(&mut settings);
-    let script = Arc::new(Script::default());
     let clock = Clock::by_hand(Timestamp(1_800_000_000_000));
-    let origin: Arc<dyn Origin> = Arc::<Script>::clone(&script);
     let limits = gate::Limits { rate: None, concurrency: None, wait_max: Duration::ZERO };
     let origin = Arc::new(Gated::new(origin, clock.clone(), limits));
     let stats = Arc::new(Stats::default());
-    let proxy = Proxy::new(settings, Arc::clone(&store), origin, clock.clone(), stats);
-    Bench { proxy, script, clock, store }
+    let proxy = Arc::new(Proxy::new(settings, Arc::clone(&store), clock.clone(), stats));
+    let driver = BlockingDriver::new(Arc::clone(&proxy), origin);
+    Bench { proxy, driver, script, clock, store }
 }
 
 impl Bench {
@@ -164,79 +187,58 @@ impl Bench {
         self.ask("GET", target, fields)
     }
 
-    /// A request that is about to ask the origin server.
-    pub fn set_out(&self, method: &str, target: &str, fields: &str) -> Box<Forward> {
-        let Answer::Forward(forward) = self.look_up(method, target, fields) else {
-            panic!("it is not forwarded")
-        };
-        let Admission::Lead(forward) = self.proxy.join(forward) else { panic!("nobody else asks") };
-        forward
+    /// A request that is about to ask the origin server, or the backing store before it.
+    pub fn set_out(&self, method: &str, target: &str, fields: &str) -> SetOut {
+        let request = Arc::new(request(method, target, fields));
+        let next = self.proxy.ask(&request, Attempt::First);
+        assert!(matches!(next, Next::Recall(_) | Next::Fetch(_)), "it asks");
+        SetOut { request, next }
     }
 
-    /// A request that waits for another; what it does then is given by [`Bench::resume`].
+    /// A request that follows another; what it does then is given by [`Bench::resume`].
     pub fn wait(&self, method: &str, target: &str, fields: &str) -> Waiter {
         let request = Arc::new(request(method, target, fields));
-        let Answer::Forward(forward) = self.proxy.lookup(&request, Attempt::default()) else {
-            panic!("it is not forwarded")
+        let Next::Follow(follow) = self.proxy.ask(&request, Attempt::First) else {
+            panic!("nobody asks")
         };
-        let Admission::Wait(waiting) = self.proxy.join(forward) else { panic!("nobody asks") };
         let (sender, attempt) = channel();
-        waiting.park(Box::new(move |attempt| drop(sender.send(attempt))));
+        follow.park(Box::new(move |attempt| drop(sender.send(attempt))));
         Waiter { request, attempt }
     }
 
-    /// What it waited for is over.
+    /// What it followed is over.
     pub fn resume(&self, waiter: &Waiter) -> Fetched {
         let attempt = waiter.attempt.try_recv().expect("the wait is over");
-        let mut response = match self.proxy.lookup(&waiter.request, attempt) {
-            Answer::Ready(response) | Answer::Stale(response, _) => response,
-            Answer::Forward(forward) => match self.proxy.join(forward) {
-                Admission::Lead(forward) => return self.arrive(forward),
-                Admission::Ready(response) => response,
-                Admission::Wait(_) => panic!("nobody else asks"),
-            },
-        };
-        let content = content(&mut response);
-        Fetched { status: response.status.as_u16(), content, fields: response.fields }
+        let next = self.proxy.ask(&waiter.request, attempt);
+        assert!(!matches!(next, Next::Follow(_)), "nobody else asks");
+        self.arrive(SetOut { request: Arc::clone(&waiter.request), next })
     }
 
     /// It asks.
-    pub fn arrive(&self, forward: Box<Forward>) -> Fetched {
-        let mut response = self.proxy.forward(forward, RequestContent::None, None).into_response();
+    pub fn arrive(&self, set_out: SetOut) -> Fetched {
+        let SetOut { request, next } = set_out;
+        let delivery = self.driver.carry_out(&request, next, RequestContent::None, None);
+        let mut response = delivery.into_response();
         let content = content(&mut response);
         Fetched { status: response.status.as_u16(), content, fields: response.fields }
     }
 
-    fn look_up(&self, method: &str, target: &str, fields: &str) -> Answer {
-        let request = request(method, target, fields);
-        self.proxy.lookup(&Arc::new(request), Attempt::default())
-    }
-
     pub fn send(&self, request: Request) -> Response {
-        self.finish(self.proxy.lookup(&Arc::new(request), Attempt::default()))
+        let request = Arc::new(request);
+        let next = self.proxy.ask(&request, Attempt::First);
+        assert!(!matches!(next, Next::Follow(_)), "nobody else asks");
+        let delivery = self.driver.carry_out(&request, next, RequestContent::None, None);
+        if let Some(refresh) = delivery.refresh {
+            if let Some(next) = self.proxy.refresh(*refresh) {
+                self.driver.fetch_in_the_background(next);
+            }
+            return delivery.response;
+        }
+        delivery.into_response()
     }
 
     pub fn ask(&self, method: &str, target: &str, fields: &str) -> Response {
-        self.finish(self.look_up(method, target, fields))
-    }
-
-    fn finish(&self, answer: Answer) -> Response {
-        match answer {
-            Answer::Ready(response) => response,
-            Answer::Stale(response, forward) => {
-                if let Admission::Lead(forward) = self.proxy.join(forward) {
-                    self.proxy.forward(forward, RequestContent::None, None).finish();
-                }
-                response
-            }
-            Answer::Forward(forward) => match self.proxy.join(forward) {
-                Admission::Lead(forward) => {
-                    self.proxy.forward(forward, RequestContent::None, None).into_response()
-                }
-                Admission::Wait(_) => panic!("nobody else asks"),
-                Admission::Ready(response) => response,
-            },
-        }
+        self.send(request(method, target, fields))
     }
 
     /// Everything about one response: status, content, fields, and what `Cache-Status` says.
@@ -265,6 +267,12 @@ pub fn request(method: &str, target: &str, fields: &str) -> Request {
     let fields = to_fields(&format!("Host: h; {fields}"));
     let method = Method::from_bytes(method.as_bytes()).expect("a method");
     Request::new(method, target, Version::HTTP_11, fields, None).expect("a request")
+}
+
+/// A request on its way.
+pub struct SetOut {
+    request: Arc<Request>,
+    next: Next,
 }
 
 /// A request that is parked.

@@ -101,7 +101,7 @@ pub fn spool(
 ) -> Put {
     let mut recording = behind(store, key, head, begun);
     assert!(
-        content.chunks(10_000).all(|piece| recording.write(piece) && recording.wait_for_room())
+        content.chunks(10_000).all(|piece| recording.write(piece) && recording.wait_for_space())
     );
     recording.commit(Bytes::new()).wait()
 }

@@ -58,13 +58,13 @@ impl Change {
 
 fn work(queue: &Queue) -> Work {
     match queue.next(u64::MAX, Duration::ZERO, false) {
-        Next::Work(work) => work,
+        NextWork::Work(work) => work,
         _ => panic!("there is something to do"),
     }
 }
 
 fn carry_out_all(queue: &Queue) {
-    while let Next::Work(work) = queue.next(u64::MAX, Duration::ZERO, false) {
+    while let NextWork::Work(work) = queue.next(u64::MAX, Duration::ZERO, false) {
         let counts = vec![1; work.orders.len()];
         queue.done(work, &counts);
     }
@@ -138,7 +138,7 @@ fn what_is_owed_again_is_owed_since_the_later_change() {
     queue.state.lock().pending.insert(key("a"), 2);
     queue.failed(&first, true);
     let mut outdated = 0;
-    while let Next::Work(work) = queue.next(u64::MAX, Duration::ZERO, false) {
+    while let NextWork::Work(work) = queue.next(u64::MAX, Duration::ZERO, false) {
         let put = work.orders.iter().find(|order| matches!(order.change, Change::Put { .. }));
         if let Some(put) = put {
             let owed = work.owed.iter().find(|(owed, _)| *owed == key("a"));
@@ -198,7 +198,7 @@ fn what_fails_is_owed_and_the_thread_that_waits_for_it_learns_of_it() {
     assert!(!queue.settle(&key("a")), "it may be there, or what it was to replace");
     assert!(!queue.settle(&key("b")));
     // While the store is left alone, what is owed waits.
-    assert!(matches!(queue.next(1, Duration::ZERO, true), Next::Idle));
+    assert!(matches!(queue.next(1, Duration::ZERO, true), NextWork::Idle));
     carry_out_all(&queue);
     assert!(queue.settle(&key("b")));
     let selector = Selector::Uri("c".to_string());
@@ -217,5 +217,5 @@ fn after_the_end_the_rest_is_carried_out_and_no_more() {
     queue.close();
     queue.send(forget("b"), None);
     assert_eq!(work(&queue).orders.len(), 1);
-    assert!(matches!(queue.next(1, Duration::from_secs(60), false), Next::Closed));
+    assert!(matches!(queue.next(1, Duration::from_secs(60), false), NextWork::Closed));
 }

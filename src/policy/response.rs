@@ -1,10 +1,11 @@
-//! A response as it leaves the engine. RFC 9110 §6.
+//! A response as it leaves the engine, and what the cache did with its request. RFC 9110 §6, RFC 9211.
 
 use http::{HeaderName, HeaderValue, StatusCode};
 use serde_json::json;
 
 use crate::message::body::Body;
 use crate::message::fields::Fields;
+use crate::policy::reason::CacheStatus;
 
 /// Media types of streams to which a server adds for as long as the client listens: Server-Sent Events,
 /// and the pictures of a camera.
@@ -22,9 +23,17 @@ pub struct Response {
     pub fields: Fields,
     /// The content.
     pub body: Body,
+    /// What the cache did with the request. Its two fields, `X-Cache` and `Cache-Status`, are written from
+    /// it, and nothing reads them again.
+    pub cache_status: CacheStatus,
 }
 
 impl Response {
+    /// A response with which the cache has nothing to do.
+    pub fn new(status: StatusCode, fields: Fields, body: Body) -> Self {
+        Self { status, fields, body, cache_status: CacheStatus::default() }
+    }
+
     /// A short response of the proxy's own: what happened, as one line of text, or as JSON where the
     /// client asks for it.
     pub fn error(status: StatusCode, text: &str, as_json: bool) -> Self {
@@ -39,7 +48,7 @@ impl Response {
         fields.append(http::header::CONTENT_TYPE, HeaderValue::from_static(content_type));
         fields.append(http::header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         fields.append(HeaderName::from_static("x-cache"), HeaderValue::from_static("MISS"));
-        Self { status, fields, body: Body::Whole(content.into()) }
+        Self::new(status, fields, Body::Whole(content.into()))
     }
 
     /// Is the content a stream that does not end by itself, as far as its head tells? The end of the
@@ -58,15 +67,6 @@ impl Response {
             ENDLESS.iter().any(|endless| media_type.eq_ignore_ascii_case(endless.as_bytes()))
         })
     }
-}
-
-/// Writes a status line (RFC 9112 §4).
-pub(crate) fn write_status_line(out: &mut Vec<u8>, status: StatusCode) {
-    out.extend_from_slice(b"HTTP/1.1 ");
-    out.extend_from_slice(status.as_str().as_bytes());
-    out.push(b' ');
-    out.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
-    out.extend_from_slice(b"\r\n");
 }
 
 #[cfg(test)]
@@ -92,7 +92,7 @@ mod tests {
             let mut fields = Fields::new();
             let value = HeaderValue::from_bytes(content_type).expect("a value");
             fields.append(http::header::CONTENT_TYPE, value);
-            Response { status: StatusCode::OK, fields, body }.is_endless()
+            Response::new(StatusCode::OK, fields, body).is_endless()
         };
         let unknown = || Body::Arriving(Box::new(Comes(None)));
         let table: [(&[u8], bool); 8] = [
@@ -117,7 +117,7 @@ mod tests {
             }
         }
         let fields = Fields::new();
-        assert!(!Response { status: StatusCode::OK, fields, body: unknown() }.is_endless());
+        assert!(!Response::new(StatusCode::OK, fields, unknown()).is_endless());
     }
 
     #[test]

@@ -1,0 +1,374 @@
+//! The blocking driver: it carries out what the steps ask for, on a thread that may wait.
+//!
+//! Plan, send, receive, and move the content along. The tiny_http front, the event front's workers, the
+//! refreshes in the background, `explain` and `warm` all come this way; nothing here decides anything.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+
+use crate::message::body::{Arriving, Body, Growing, Grown};
+use crate::message::content::Slice;
+use crate::message::fields::Fields;
+use crate::message::request::Request;
+use crate::origin::{
+    Interim, Origin, OriginBody, OriginError, OriginResponse, RequestContent, Tunnel, Upgrade,
+};
+use crate::policy::response::Response;
+use crate::proxy::Proxy;
+use crate::proxy::fill::{
+    CutShort, Ending, Incoming, PIECE_BYTES, PassedResponse, Progress, Transfer,
+};
+use crate::proxy::next::{Answer, Attempt, Next, Refresh};
+use crate::proxy::plan::Fetch;
+use crate::proxy::receive::AfterHead;
+
+/// The engine, and the origin server that it is carried out with.
+#[derive(Clone)]
+pub struct BlockingDriver {
+    proxy: Arc<Proxy>,
+    origin: Arc<dyn Origin>,
+}
+
+/// A response, and what is still to be done for it.
+pub struct Delivery {
+    /// The response.
+    pub response: Response,
+    /// What fetches its content, by someone who can wait; `None` if nobody has to.
+    pub rest: Option<Box<ContentFetch>>,
+    /// What is to be fetched in the background; `None` if nothing.
+    pub refresh: Option<Box<Refresh>>,
+}
+
+/// What came of a request to go over to another protocol.
+pub enum Upgraded {
+    /// The fields of the 101, and the connection.
+    Agreed(Fields, Tunnel),
+    /// An ordinary response.
+    Declined(Delivery),
+}
+
+/// Is shown what the origin server answers before the engine is.
+pub(super) type Watch<'a> = &'a mut dyn FnMut(&Fetch, Result<&mut OriginResponse, &OriginError>);
+
+impl BlockingDriver {
+    /// Carries out the steps of `proxy` with `origin`.
+    pub fn new(proxy: Arc<Proxy>, origin: Arc<dyn Origin>) -> Self {
+        Self { proxy, origin }
+    }
+
+    /// The engine.
+    pub fn proxy(&self) -> &Arc<Proxy> {
+        &self.proxy
+    }
+
+    /// The same with another engine.
+    pub(super) fn over(&self, proxy: Arc<Proxy>) -> Self {
+        Self { proxy, origin: Arc::clone(&self.origin) }
+    }
+
+    /// Answers a request to the last step. Waits for the stores, for other requests and for the origin
+    /// server.
+    pub fn answer(&self, request: &Arc<Request>) -> Delivery {
+        let next = self.proxy.ask(request, Attempt::First);
+        self.carry_out(request, next, RequestContent::None, None)
+    }
+
+    /// Carries out `next` and what follows from it. `interim` is told of interim responses on the way.
+    pub fn carry_out(
+        &self,
+        request: &Arc<Request>,
+        mut next: Next,
+        content: RequestContent<'_>,
+        interim: Option<&Arc<Interim>>,
+    ) -> Delivery {
+        loop {
+            next = match next {
+                Next::Answer(answer) => return answer.into(),
+                Next::Recall(recall) => self.proxy.recall(*recall),
+                Next::Fetch(fetch) => return self.fetch(fetch, content, interim, &mut |_, _| ()),
+                Next::Follow(follow) => {
+                    // It may be resumed before `recv` begins to wait, and by a thread that must not block:
+                    // there is room for the one message.
+                    let (over, wait) = sync_channel(1);
+                    follow.park(Box::new(move |attempt| drop(over.send(attempt))));
+                    let attempt =
+                        wait.recv().expect("whoever is followed resumes those who follow");
+                    self.proxy.ask(request, attempt)
+                }
+            }
+        }
+    }
+
+    /// Carries out what [`Proxy::refresh`] wants, to the end of the content.
+    pub fn fetch_in_the_background(&self, mut next: Next) {
+        loop {
+            next = match next {
+                Next::Recall(recall) => self.proxy.recall(*recall),
+                Next::Fetch(fetch) => {
+                    let content = RequestContent::None;
+                    return self.fetch(fetch, content, None, &mut |_, _| ()).finish();
+                }
+                // Another proxy has brought it.
+                Next::Answer(_) | Next::Follow(_) => return,
+            }
+        }
+    }
+
+    /// Sends a request, by one plan after the other, until there is a response for the client.
+    pub(super) fn fetch(
+        &self,
+        mut fetch: Box<Fetch>,
+        content: RequestContent<'_>,
+        interim: Option<&Arc<Interim>>,
+        watch: Watch<'_>,
+    ) -> Delivery {
+        let interim = interim.map(|interim| self.proxy.rewriting(interim, &fetch));
+        let mut content = Some(content);
+        loop {
+            let head = self.proxy.head(&fetch);
+            // Content is read while it is sent, and is gone then: what is asked again has none.
+            let content = content.take().unwrap_or(RequestContent::None);
+            let mut answer = self.origin.send(head.request(content, interim.clone()));
+            watch(&fetch, answer.as_mut().map_err(|error| &*error));
+            let OriginResponse { head, body } = match answer {
+                Ok(response) => response,
+                Err(error) => return self.proxy.fail(fetch, &error).into(),
+            };
+            match self.proxy.receive(fetch, head) {
+                AfterHead::AskAgain(again) => fetch = again,
+                AfterHead::Answer(answer) => return answer.into(),
+                AfterHead::Begun(incoming) => return self.begin(*incoming, body),
+            }
+        }
+    }
+
+    /// Asks the origin server to go over to another of `protocols`, and waits for its answer.
+    pub fn upgrade(&self, request: &Arc<Request>, protocols: &str) -> Upgraded {
+        let asked = match self.proxy.ask_to_upgrade(request, protocols) {
+            Ok(asked) => asked,
+            Err(response) => return Upgraded::Declined(response.into()),
+        };
+        match self.origin.upgrade(asked.head.request(RequestContent::None, None)) {
+            Ok(Upgrade::Agreed(fields, tunnel)) => {
+                Upgraded::Agreed(self.proxy.upgraded(&asked, fields), tunnel)
+            }
+            Ok(Upgrade::Declined(OriginResponse { head, body })) => {
+                Upgraded::Declined(self.begin(self.proxy.upgrade_declined(*asked, head), body))
+            }
+            Err(error) => Upgraded::Declined(self.proxy.upgrade_failed(&asked, &error).into()),
+        }
+    }
+
+    /// Passes a response on. Of a short body the first piece is awaited before.
+    fn begin(&self, mut incoming: Incoming, body: Option<Box<dyn OriginBody>>) -> Delivery {
+        let mut body = body.unwrap_or_else(|| Box::new(NoContent));
+        if let Some(prefix) = incoming.take_prefix() {
+            body = Box::new(Completed { prefix, rest: body });
+        }
+        if let Some(length) = incoming.awaited() {
+            let mut piece = vec![0; length.max(1)];
+            // The end is proven before the last byte is shown to anybody.
+            let read = body.read(&mut piece).and_then(|count| {
+                let is_whole = count == length;
+                let is_proven = is_whole && (count == 0 || body.read(&mut [0])? == 0);
+                if is_whole && !is_proven {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                Ok((count, is_whole))
+            });
+            match read {
+                Ok((count, true)) => {
+                    piece.truncate(count);
+                    incoming.finish(piece.into());
+                }
+                Ok((count, false)) => _ = incoming.take(&piece[..count]),
+                Err(error) => return self.proxy.cut_before(incoming, &error.to_string()).into(),
+            }
+        }
+        if incoming.has_to_settle() {
+            incoming.settle();
+        }
+        match self.proxy.pass_on(incoming) {
+            PassedResponse::Whole(response) => response.into(),
+            PassedResponse::Growing(response, transfer) => {
+                let (proxy, origin) = (Arc::clone(&self.proxy), Arc::clone(&self.origin));
+                let state = FetchState::Moving(transfer, body);
+                let rest = Some(Box::new(ContentFetch { proxy, origin, state }));
+                Delivery { response, rest, refresh: None }
+            }
+        }
+    }
+}
+
+impl From<Answer> for Delivery {
+    fn from(answer: Answer) -> Self {
+        let Answer { response, refresh } = answer;
+        Self { response, rest: None, refresh }
+    }
+}
+
+impl Delivery {
+    /// The response alone, with a body that is fetched by whoever reads it.
+    pub fn into_response(self) -> Response {
+        let Self { mut response, rest, .. } = self;
+        let Some(rest) = rest else { return response };
+        response.body = match response.body {
+            Body::Growing(reader) => Body::Arriving(Box::new(FetchedBody { rest, reader })),
+            body => {
+                // The client does not need it, and it may be worth keeping.
+                rest.run();
+                body
+            }
+        };
+        response
+    }
+
+    /// Fetches what is to be stored, and drops the rest: for what was asked in the background.
+    pub fn finish(self) {
+        drop(self.response);
+        if let Some(rest) = self.rest {
+            rest.run();
+        }
+    }
+}
+
+impl From<Response> for Delivery {
+    fn from(response: Response) -> Self {
+        Answer::from(response).into()
+    }
+}
+
+/// Moves content from the origin server's connection into its sink.
+pub struct ContentFetch {
+    proxy: Arc<Proxy>,
+    origin: Arc<dyn Origin>,
+    state: FetchState,
+}
+
+enum FetchState {
+    Moving(Box<Transfer>, Box<dyn OriginBody>),
+    Over,
+}
+
+impl ContentFetch {
+    /// Moves one piece: waits for room, and for the origin server. `piece` is room to read into.
+    pub fn step(&mut self, piece: &mut [u8]) -> Progress {
+        match std::mem::replace(&mut self.state, FetchState::Over) {
+            FetchState::Moving(transfer, body) => self.move_on(transfer, body, piece),
+            FetchState::Over => Progress::Lost,
+        }
+    }
+
+    /// Moves all that is left, whoever reads it.
+    pub fn run(mut self) {
+        let mut piece = vec![0; PIECE_BYTES];
+        while self.step(&mut piece) == Progress::More {}
+    }
+
+    fn move_on(
+        &mut self,
+        mut transfer: Box<Transfer>,
+        mut body: Box<dyn OriginBody>,
+        piece: &mut [u8],
+    ) -> Progress {
+        transfer.sink.wait_for_space();
+        let Ok(count) = body.read(piece) else { return self.cut(transfer, body) };
+        let is_last = count == 0 || transfer.sink.completes(count);
+        if !is_last {
+            match transfer.sink.take(&piece[..count]) {
+                Progress::Differs => return self.cut(transfer, body),
+                Progress::More => self.state = FetchState::Moving(transfer, body),
+                Progress::Whole | Progress::Lost => return Progress::Lost,
+            }
+            return Progress::More;
+        }
+        if count > 0 && !matches!(body.read(&mut [0]), Ok(0)) {
+            return self.cut(transfer, body);
+        }
+        match transfer.finish(&piece[..count]) {
+            Ok(Ending::Done(_)) => Progress::Whole,
+            Ok(Ending::Settle(settling)) => {
+                settling.wait();
+                Progress::Whole
+            }
+            Err(transfer) => {
+                self.proxy.lose(&transfer);
+                Progress::Lost
+            }
+        }
+    }
+
+    /// The connection has died, or brought something else. Where others read along, the origin server is
+    /// asked once more.
+    fn cut(&mut self, transfer: Box<Transfer>, body: Box<dyn OriginBody>) -> Progress {
+        // Its turn at the origin server is over, and may be the only one (`--origin-concurrency`).
+        drop(body);
+        let CutShort::AskAgain(mut transfer, head) = self.proxy.cut(transfer) else {
+            return Progress::Lost;
+        };
+        match self.origin.send(head.request(RequestContent::None, None)) {
+            Ok(OriginResponse { head, body: Some(body) }) if transfer.resumes(&head) => {
+                self.state = FetchState::Moving(transfer, body);
+                Progress::More
+            }
+            _ => {
+                self.proxy.lose(&transfer);
+                Progress::Lost
+            }
+        }
+    }
+}
+
+/// Content that is fetched and read by one and the same thread.
+struct FetchedBody {
+    rest: Box<ContentFetch>,
+    reader: Box<dyn Growing>,
+}
+
+impl Arriving for FetchedBody {
+    fn length(&self) -> Option<u64> {
+        self.reader.length()
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut piece = vec![0; PIECE_BYTES];
+        loop {
+            match self.reader.peek(buffer)? {
+                Grown::Bytes(count) => {
+                    self.reader.consume(count);
+                    return Ok(count);
+                }
+                Grown::End => return Ok(0),
+                Grown::NotYet => _ = self.rest.step(&mut piece),
+            }
+        }
+    }
+
+    fn abandon(self: Box<Self>) {
+        let Self { rest, reader } = *self;
+        drop(reader);
+        rest.run();
+    }
+}
+
+/// The content of a response that has none.
+struct NoContent;
+
+impl OriginBody for NoContent {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        Ok(0)
+    }
+}
+
+/// What is stored of a body, and then the rest of it.
+struct Completed {
+    prefix: Slice,
+    rest: Box<dyn OriginBody>,
+}
+
+impl OriginBody for Completed {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.prefix.is_empty() { self.rest.read(buffer) } else { self.prefix.read(buffer) }
+    }
+}

@@ -1,0 +1,77 @@
+//! What a request that asks the origin server owes to others.
+//!
+//! They are the requests that follow it, the other proxies that wait for the same response in a shared
+//! store, and whoever invalidates what it will bring. All three are settled once, by one call, or by the
+//! drop of this value: so no way out of a fetch, a panic among them, can leave somebody waiting.
+
+use std::sync::Arc;
+
+use crate::proxy::collapse::{Leader, Outcome, Shareable};
+use crate::store::tiers::FetchClaim;
+use crate::store::underway::Begun;
+
+/// What is owed to others by a request that asks the origin server.
+pub struct Duty {
+    /// The requests that follow it.
+    followers: Followers,
+    /// Other proxies that wait for it. Dropped after the followers have been told: what they do next may
+    /// be to ask the same store.
+    claim: FetchClaim,
+    /// The fetch as it is noted: what was invalidated since must not be stored.
+    begun: Begun,
+}
+
+/// Who may follow a request.
+enum Followers {
+    /// Nobody: it asks for itself.
+    Nobody,
+    /// Those who asked the same, and those who will.
+    Of(Leader),
+}
+
+impl Duty {
+    /// Of a request that nobody follows.
+    pub(in crate::proxy) fn alone(begun: Begun) -> Self {
+        Self { followers: Followers::Nobody, claim: FetchClaim::None, begun }
+    }
+
+    /// Of a request that others follow.
+    pub(in crate::proxy) fn leading(leader: Leader, begun: Begun) -> Self {
+        // What was invalidated before this fetch began is not its business.
+        leader.renew(&begun);
+        Self { followers: Followers::Of(leader), claim: FetchClaim::None, begun }
+    }
+
+    /// The fetch as it is noted.
+    pub(in crate::proxy) fn begun(&self) -> &Begun {
+        &self.begun
+    }
+
+    /// May others follow?
+    pub(in crate::proxy) fn leads(&self) -> bool {
+        matches!(self.followers, Followers::Of(_))
+    }
+
+    /// The same after the backing store was asked: the fetch may have begun anew, and other proxies may
+    /// wait for it.
+    pub(in crate::proxy) fn recalled(&mut self, begun: Begun, claim: FetchClaim) {
+        if let Followers::Of(leader) = &self.followers {
+            leader.renew(&begun);
+        }
+        (self.begun, self.claim) = (begun, claim);
+    }
+
+    /// The head of the response has come, and others may have it.
+    pub(in crate::proxy) fn share(&self, shareable: &Arc<Shareable>) {
+        if let Followers::Of(leader) = &self.followers {
+            leader.share(shareable);
+        }
+    }
+
+    /// This came of the fetch.
+    pub(in crate::proxy) fn settle(self, outcome: &Outcome) {
+        if let Followers::Of(leader) = self.followers {
+            leader.land(outcome);
+        }
+    }
+}

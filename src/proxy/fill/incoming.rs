@@ -1,0 +1,272 @@
+//! A response whose head has come, and of which nothing has gone to the client yet.
+//!
+//! Of a short body the first piece is awaited before the head goes out: most come with the head, and if
+//! nothing comes there is still time to say so (502, or a stale response).
+
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use http::StatusCode;
+
+use crate::clock::{DeltaSeconds, Timestamp};
+use crate::message::body::Body;
+use crate::message::content::Slice;
+use crate::message::fields::Fields;
+use crate::message::growing::Reader;
+use crate::origin::{OriginError, OriginHead};
+use crate::policy::age::age_value;
+use crate::policy::forwarding::strip_received;
+use crate::policy::precondition::{holds_for, keep_for_304};
+use crate::policy::reason::{CacheStatus, Detail};
+use crate::policy::response::Response;
+use crate::proxy::Proxy;
+use crate::proxy::fill::transfer::Transfer;
+use crate::proxy::fill::{Ending, PIECE_BYTES, Progress, SettlingSink, Sink};
+use crate::proxy::next::Answer;
+use crate::proxy::plan::{Asks, Forward, Plan};
+use crate::proxy::receive::settle_failure;
+use crate::stats::Counter;
+
+/// A response whose head has come.
+pub struct Incoming {
+    pub(in crate::proxy) forward: Forward,
+    pub(in crate::proxy) plan: Plan,
+    pub(in crate::proxy) head: OriginHead,
+    pub(in crate::proxy) response_time: Timestamp,
+    /// What is stored of the content, and comes before what the origin server sends; `None` where that
+    /// sends all of it.
+    pub(in crate::proxy) prefix: Option<Slice>,
+    pub(in crate::proxy) content: IncomingContent,
+}
+
+/// What becomes of the content.
+pub(in crate::proxy) enum IncomingContent {
+    /// It is passed on to one client, and not stored for this reason.
+    Passing { refusal: Detail, first: Bytes },
+    /// It is to be stored.
+    Storing(Box<Sink>, Reader),
+    /// All of it has come, and the backing store has the last word: memory was full.
+    Settling(Box<SettlingSink>, Bytes),
+    /// All of it has come, or there is none; `refusal` says why it is not stored.
+    Ended { body: Body, refusal: Option<Detail> },
+    /// It was cut short, and nothing is owed any more.
+    Lost,
+}
+
+/// A response on its way to the client.
+pub enum PassedResponse {
+    /// All of it is here.
+    Whole(Response),
+    /// Its content is still to be fetched.
+    Growing(Response, Box<Transfer>),
+}
+
+impl Incoming {
+    pub(in crate::proxy) fn new(
+        forward: Forward,
+        plan: Plan,
+        head: OriginHead,
+        response_time: Timestamp,
+    ) -> Self {
+        let content = IncomingContent::Lost;
+        Self { forward, plan, head, response_time, prefix: None, content }
+    }
+
+    /// One that has no part in the cache.
+    pub(in crate::proxy) fn passing(
+        forward: Forward,
+        head: OriginHead,
+        response_time: Timestamp,
+        refusal: Detail,
+    ) -> Self {
+        let mut incoming = Self::new(forward, Plan::new(Asks::AsItIs), head, response_time);
+        incoming.content = incoming.refused(refusal);
+        incoming
+    }
+
+    /// What becomes of content that is not stored for this reason.
+    pub(in crate::proxy) fn refused(&self, refusal: Detail) -> IncomingContent {
+        if self.head.has_content {
+            return IncomingContent::Passing { refusal, first: Bytes::new() };
+        }
+        let body = Body::None { length: self.head.length };
+        IncomingContent::Ended { body, refusal: Some(refusal) }
+    }
+
+    /// The length of the content that is awaited before the head goes out; `None` if the head goes out at
+    /// once.
+    pub fn awaited(&self) -> Option<usize> {
+        let is_open =
+            matches!(self.content, IncomingContent::Passing { .. } | IncomingContent::Storing(..));
+        let length = self.head.length.filter(|length| is_open && *length <= PIECE_BYTES as u64)?;
+        Some(length as usize)
+    }
+
+    /// What is stored of the content: a driver takes it from there before what it reads.
+    pub fn take_prefix(&mut self) -> Option<Slice> {
+        self.prefix.take()
+    }
+
+    /// The first piece has come, and is not all.
+    pub fn take(&mut self, piece: &[u8]) -> Progress {
+        match &mut self.content {
+            IncomingContent::Passing { first, .. } => {
+                *first = Bytes::copy_from_slice(piece);
+                Progress::More
+            }
+            IncomingContent::Storing(sink, _) => sink.take(piece),
+            _ => Progress::Lost,
+        }
+    }
+
+    /// Has the backing store the last word about whether it is stored, which the head says?
+    pub fn has_to_settle(&self) -> bool {
+        matches!(self.content, IncomingContent::Settling(..))
+    }
+
+    /// Waits for that.
+    pub fn settle(&mut self) {
+        let content = std::mem::replace(&mut self.content, IncomingContent::Lost);
+        self.content = match content {
+            IncomingContent::Settling(settling, content) => {
+                let refusal = settling.wait().refusal;
+                IncomingContent::Ended { body: Body::Whole(content), refusal }
+            }
+            other => other,
+        };
+    }
+
+    /// All of the content has come in one piece, with its proven end.
+    pub fn finish(&mut self, piece: Bytes) {
+        let content = std::mem::replace(&mut self.content, IncomingContent::Lost);
+        self.content = match content {
+            IncomingContent::Passing { refusal, .. } => {
+                IncomingContent::Ended { body: Body::Whole(piece), refusal: Some(refusal) }
+            }
+            IncomingContent::Storing(sink, reader) => match sink.finish(&piece) {
+                Ok(Ending::Done(ended)) => {
+                    let body =
+                        ended.whole.map_or_else(|| Body::Growing(Box::new(reader)), Body::Whole);
+                    IncomingContent::Ended { body, refusal: ended.refusal }
+                }
+                Ok(Ending::Settle(settling)) => IncomingContent::Settling(settling, piece),
+                Err(_) => unreachable!("nothing has come before"),
+            },
+            other => other,
+        };
+    }
+}
+
+impl Proxy {
+    /// The response goes to the client: its head now, its content as it comes.
+    pub fn pass_on(&self, incoming: Incoming) -> PassedResponse {
+        let Incoming { forward, plan, head, response_time, content, .. } = incoming;
+        let (body, refusal, sink) = match content {
+            IncomingContent::Passing { refusal, first } => {
+                let (sink, reader) = Sink::passing(head.length, &first);
+                (Body::Growing(Box::new(reader)), Some(refusal), Some(Box::new(sink)))
+            }
+            IncomingContent::Storing(mut sink, reader) => {
+                sink.share();
+                (Body::Growing(Box::new(reader)), sink.refusal(), Some(sink))
+            }
+            IncomingContent::Ended { body, refusal } => (body, refusal, None),
+            IncomingContent::Settling(..) => unreachable!("the driver has settled it"),
+            IncomingContent::Lost => unreachable!("what is lost is not passed on"),
+        };
+        let cache_status = self.told(&forward, head.status, refusal);
+        let OriginHead { status, fields, .. } = head;
+        // The client's condition gave way to ours; what has come may be what it has (§4.3.2).
+        let question = &forward.question;
+        let has_it = question.presented.conditional
+            && matches!(plan.asks, Asks::Whether(_) | Asks::Whole)
+            && holds_for(&question.request.fields, status, &fields, response_time);
+        let mut fields = self.passed_on(&forward, fields, response_time, &cache_status);
+        let (status, body) = if has_it {
+            keep_for_304(&mut fields);
+            (StatusCode::NOT_MODIFIED, Body::None { length: None })
+        } else {
+            (status, body)
+        };
+        let response = Response { status, fields, body, cache_status };
+        match sink {
+            None => PassedResponse::Whole(response),
+            Some(sink) => {
+                let may_resume = !matches!(plan.asks, Asks::Rest(_)) && plan.elsewhere.is_none();
+                let asks_whole = matches!(plan.asks, Asks::Whole);
+                let transfer = Transfer::new(*sink, forward, may_resume, asks_whole);
+                PassedResponse::Growing(response, Box::new(transfer))
+            }
+        }
+    }
+
+    /// The content was cut short, or did not come, before anything was passed on.
+    pub fn cut_before(&self, incoming: Incoming, what: &str) -> Answer {
+        self.stats.count(Counter::Truncated);
+        let Incoming { forward, content, .. } = incoming;
+        let error =
+            OriginError::Cut { origin: self.settings.origin.to_string(), what: what.to_string() };
+        if let IncomingContent::Storing(sink, _) = content
+            && let Some(duty) = sink.into_duty()
+        {
+            settle_failure(duty, &error);
+        }
+        self.fail_forward(&forward, &error).into()
+    }
+
+    /// What the client is told about the response.
+    fn told(&self, forward: &Forward, status: StatusCode, refusal: Option<Detail>) -> CacheStatus {
+        let mut told = CacheStatus {
+            why: Some(forward.why),
+            forward_status: Some(status.as_u16()),
+            detail: forward.detail,
+            stored: refusal.is_none(),
+            ..CacheStatus::default()
+        };
+        if let Some(detail) = refusal {
+            // That nobody waited, or how it was asked for, says less than why it is not stored.
+            let says_less = matches!(
+                told.detail,
+                None | Some(Detail::HitForMiss | Detail::Validator | Detail::Rest)
+            );
+            if says_less && detail != Detail::Method {
+                told.detail = Some(detail);
+            }
+            self.log_credentials(forward, detail);
+        }
+        told
+    }
+
+    /// Says once in the log that a response is not stored because of the request's credentials: it is
+    /// what puzzles those who put a cache before an API.
+    fn log_credentials(&self, forward: &Forward, detail: Detail) {
+        let presented = &forward.question.presented;
+        let personal = presented.get && presented.personal() == Some(detail);
+        if personal && !self.logged_credentials.swap(true, Ordering::Relaxed) {
+            log::info!(
+                "{}: not stored, because the request has credentials and the response does not say \
+                 that it may be shared (detail={}); see --share-credentials. Further ones are not \
+                 logged",
+                forward.key.redacted(),
+                detail.as_str()
+            );
+        }
+    }
+
+    /// A response's fields on their way to the client that asked for it.
+    fn passed_on(
+        &self,
+        forward: &Forward,
+        mut fields: Fields,
+        response_time: Timestamp,
+        status: &CacheStatus,
+    ) -> Fields {
+        let question = &forward.question;
+        let delay = response_time.seconds_since(question.request_time);
+        let age = age_value(&fields).unwrap_or(DeltaSeconds::ZERO).plus(delay);
+        let age = (age > DeltaSeconds::ZERO).then_some(age.0);
+        strip_received(&mut fields);
+        self.finish(&question.request, &mut fields, age, status);
+        fields
+    }
+}

@@ -1,0 +1,413 @@
+//! Where the content of a response goes: to all who read it, and into memory or the backing store.
+//! RFC 9111 §3.3.
+//!
+//! A sink takes pieces, and then a proven end or a failure; it never waits. A driver that fetches asks it
+//! for room before each piece. What is stored is settled here with those who follow the fetch, in one
+//! place: [`Keeping::settle`].
+
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+
+use crate::message::buffer::Buffer;
+use crate::message::growing::{Reader, Writer};
+use crate::policy::reason::Detail;
+use crate::policy::stored::StoredHead;
+use crate::proxy::collapse::{Duty, Outcome, Scope, Shareable};
+use crate::store::recording::{Commit, Recording, Settling};
+use crate::store::{Put, Reservation};
+
+/// The content of one response on its way.
+pub struct Sink {
+    pub(super) writer: Writer,
+    pub(super) keeping: Keeping,
+    /// Where the head states it.
+    length: Option<u64>,
+    /// Bytes that have come.
+    total: u64,
+    /// What others who ask the same are given; `None` before its head is passed on, and if nobody may
+    /// have it.
+    pub(super) shareable: Option<Arc<Shareable>>,
+    /// How far what comes is compared with what has come before, byte for byte: the origin server was
+    /// asked once more. Equal to `total` otherwise.
+    compared: u64,
+}
+
+/// What becomes of the content beside being passed on.
+pub(super) enum Keeping {
+    /// It is to be stored, and others wait for that.
+    Owed(Recording, Duty),
+    /// It is to be stored; those who waited have been told that it is not for them.
+    Recording(Recording),
+    /// It has turned out too large. What was kept until then may be read for long, and takes its memory
+    /// until the end.
+    LetGo(#[expect(dead_code, reason = "held until it is dropped")] Reservation),
+    /// It is for one client.
+    Nothing,
+}
+
+/// How far a body has come.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Progress {
+    /// There is more.
+    More,
+    /// All of it has come, and its end is proven.
+    Whole,
+    /// It was cut short, or nobody wants the rest of it.
+    Lost,
+    /// It is not what has come before: [`Proxy::cut`](crate::proxy::Proxy::cut).
+    Differs,
+}
+
+/// A body whose proven end has come.
+pub enum Ending {
+    /// It is stored, or not.
+    Done(Ended),
+    /// The backing store has the last word.
+    Settle(Box<SettlingSink>),
+}
+
+/// What came of a body.
+pub struct Ended {
+    /// All the content, if it was kept in memory.
+    pub whole: Option<Bytes>,
+    /// Why it is not stored; `None` if it is.
+    pub refusal: Option<Detail>,
+}
+
+impl Keeping {
+    fn recording(&self) -> Option<&Recording> {
+        match self {
+            Self::Owed(recording, _) | Self::Recording(recording) => Some(recording),
+            Self::LetGo(_) | Self::Nothing => None,
+        }
+    }
+
+    fn recording_mut(&mut self) -> Option<&mut Recording> {
+        match self {
+            Self::Owed(recording, _) | Self::Recording(recording) => Some(recording),
+            Self::LetGo(_) | Self::Nothing => None,
+        }
+    }
+
+    fn take(&mut self) -> Self {
+        std::mem::replace(self, Self::Nothing)
+    }
+
+    /// Those who follow are told what came of it, unless they have been. Gives what is left of the way into
+    /// the store.
+    fn settle(&mut self, outcome: &Outcome) -> Option<Recording> {
+        match self.take() {
+            Self::Owed(recording, duty) => {
+                duty.settle(outcome);
+                Some(recording)
+            }
+            Self::Recording(recording) => Some(recording),
+            other => {
+                *self = other;
+                None
+            }
+        }
+    }
+}
+
+impl Sink {
+    /// For a response that is to be stored; `content` is room for it. If it is not `shareable`, whoever
+    /// waits asks for himself.
+    pub(in crate::proxy) fn storing(
+        length: Option<u64>,
+        recording: Recording,
+        content: Buffer,
+        duty: Duty,
+        shareable: bool,
+    ) -> (Self, Reader) {
+        // A body and its first reader are made together, before the first byte is taken: so nothing that
+        // has come can be gone when the client that asked for it begins to read.
+        let (mut writer, reader) = Writer::new(length, content);
+        if recording.spooled().is_some() {
+            writer.let_go();
+        }
+        let keeping = if shareable {
+            Keeping::Owed(recording, duty)
+        } else {
+            duty.settle(&Outcome::Unshareable(Scope::Request));
+            Keeping::Recording(recording)
+        };
+        (Self { writer, keeping, length, total: 0, shareable: None, compared: 0 }, reader)
+    }
+
+    /// For a response that is passed on to one client; `first` has come of it.
+    pub(in crate::proxy) fn passing(length: Option<u64>, first: &[u8]) -> (Self, Reader) {
+        let (mut writer, reader) = Writer::passing(length);
+        if !first.is_empty() {
+            writer.push(first);
+        }
+        let (keeping, total) = (Keeping::Nothing, first.len() as u64);
+        (Self { writer, keeping, length, total, shareable: None, compared: total }, reader)
+    }
+
+    /// Do `count` bytes more make it all that the head has announced? Then they are to be taken together
+    /// with the proven end.
+    pub fn completes(&self, count: usize) -> bool {
+        // Who knows the length may ask again as soon as the last byte is here: so that byte is not shown to
+        // anybody before the end is proven and the response is stored.
+        self.length == Some(self.compared + count as u64)
+    }
+
+    /// May a piece be fetched?
+    pub fn has_space(&self) -> bool {
+        self.writer.has_space() && self.keeping.recording().is_none_or(Recording::has_space)
+    }
+
+    /// Waits until one may: for the readers, and for the backing store.
+    pub fn wait_for_space(&mut self) {
+        self.writer.wait_for_space();
+        if let Some(recording) = self.keeping.recording_mut()
+            && !recording.wait_for_space()
+        {
+            self.let_go();
+        }
+    }
+
+    /// A piece has come that is not the last one.
+    pub fn take(&mut self, piece: &[u8]) -> Progress {
+        assert!(!self.completes(piece.len()), "the last piece goes with its proven end");
+        if self.is_in_vain() {
+            return self.give_up();
+        }
+        let Some(piece) = self.agreed(piece) else { return Progress::Differs };
+        if piece.is_empty() || self.keep(piece, false) {
+            return Progress::More;
+        }
+        let is_spooled = self.spool(piece);
+        if self.writer.push(piece) || is_spooled { Progress::More } else { self.give_up() }
+    }
+
+    /// The last piece has come, which may be empty, and the framing has proven that it is. The sink comes
+    /// back if it is not what has come before.
+    pub fn finish(mut self, piece: &[u8]) -> Result<Ending, Box<Self>> {
+        let Some(piece) = self.agreed(piece).filter(|_| self.compared == self.total) else {
+            return Err(Box::new(self));
+        };
+        let is_kept = piece.is_empty() || self.keep(piece, true);
+        if !is_kept && !self.spool(piece) {
+            self.writer.push(piece);
+        }
+        let is_cleared = self.keeping.recording().is_some_and(Recording::is_cleared);
+        let is_spooled = self.is_spooled();
+        // What is cleared, some of those who wait may have all the same; nobody else will. And what is
+        // spooled they read along: to look for it in the backing store would take each of them a wait.
+        if is_cleared || is_spooled {
+            self.share();
+        }
+        if is_spooled {
+            let last = if is_kept { Bytes::new() } else { Bytes::copy_from_slice(piece) };
+            return Ok(self.settle_spooled(last));
+        }
+        let whole = self.writer.whole();
+        let refusal = match (self.keeping.take(), &whole) {
+            (Keeping::Owed(recording, duty), Some(whole)) => {
+                let put = commit_in_memory(recording, whole.clone());
+                duty.settle(&put.into());
+                put.refusal()
+            }
+            (Keeping::Recording(recording), Some(whole)) => {
+                commit_in_memory(recording, whole.clone()).refusal()
+            }
+            (Keeping::LetGo(_), _) => Some(Detail::TooLarge),
+            // For one client: why it is not stored is known from its head.
+            _ => None,
+        };
+        self.writer.finish();
+        Ok(Ending::Done(Ended { whole, refusal }))
+    }
+
+    /// Adds to what is kept in memory; `false` if it is not kept there. The `last` piece is shown to nobody
+    /// before the end.
+    fn keep(&mut self, piece: &[u8], last: bool) -> bool {
+        let recording = self.keeping.recording_mut();
+        let Some(recording) = recording.filter(|recording| recording.spooled().is_none()) else {
+            return false;
+        };
+        let grow = |buffer: &mut Buffer, more| recording.grow(buffer, more);
+        if self.writer.keep(piece, last, grow) {
+            return true;
+        }
+        self.overflow();
+        false
+    }
+
+    /// It is too large for memory: it goes on into the backing store, or is let go of.
+    fn overflow(&mut self) {
+        let kept = self.writer.let_go();
+        let length = self.length;
+        let Some(recording) = self.keeping.recording_mut() else { return };
+        if !recording.overflow(kept, length) {
+            return self.let_go();
+        }
+        if let (Some(shareable), Some(spooled)) = (&self.shareable, recording.spooled()) {
+            let _ = shareable.spooled.set(Arc::clone(spooled));
+        }
+    }
+
+    fn is_spooled(&self) -> bool {
+        self.keeping.recording().is_some_and(|recording| recording.spooled().is_some())
+    }
+
+    /// Adds to what goes into the backing store; `false` if it does not go there.
+    fn spool(&mut self, piece: &[u8]) -> bool {
+        if !self.is_spooled() {
+            return false;
+        }
+        let is_written =
+            self.keeping.recording_mut().is_some_and(|recording| recording.write(piece));
+        if !is_written {
+            self.let_go();
+        }
+        is_written
+    }
+
+    /// It is too large after all.
+    fn let_go(&mut self) {
+        if let Some(recording) = self.keeping.settle(&Outcome::TooLarge) {
+            self.keeping = Keeping::LetGo(recording.into_reservation());
+        }
+        self.writer.let_go();
+    }
+
+    /// It was invalidated, so that it will not be stored, and nobody reads it any more.
+    fn is_in_vain(&self) -> bool {
+        self.keeping.recording().is_some_and(Recording::is_cleared) && self.writer.readers() == 0
+    }
+
+    /// Nobody reads it, and it is not worth keeping.
+    fn give_up(&mut self) -> Progress {
+        self.keeping.settle(&Outcome::Cleared);
+        Progress::Lost
+    }
+
+    /// What others who ask the same may be given from here on, while it grows.
+    pub(super) fn share(&mut self) {
+        let Keeping::Owed(recording, duty) = &self.keeping else { return };
+        if self.shareable.is_some() || !duty.leads() {
+            return;
+        }
+        let spooled = OnceLock::new();
+        if let Some(on_its_way) = recording.spooled() {
+            let _ = spooled.set(Arc::clone(on_its_way));
+        }
+        let (head, body) = (recording.head().clone(), Arc::clone(self.writer.shared()));
+        let shareable = Arc::new(Shareable { head, body, spooled });
+        duty.share(&shareable);
+        self.shareable = Some(shareable);
+    }
+
+    /// The last byte has come of what is stored in the backing store.
+    fn settle_spooled(mut self, last: Bytes) -> Ending {
+        let (recording, duty) = match self.keeping.take() {
+            Keeping::Owed(recording, duty) => (recording, Some(duty)),
+            Keeping::Recording(recording) => (recording, None),
+            Keeping::LetGo(_) | Keeping::Nothing => unreachable!("it is spooled"),
+        };
+        let writer = self.writer;
+        match recording.commit(Bytes::new()) {
+            Commit::Pending(settling) => {
+                Ending::Settle(Box::new(SettlingSink { settling, writer, duty, last }))
+            }
+            Commit::Done(put) => Ending::Done(settled(put, writer, duty, &last)),
+        }
+    }
+
+    /// Why it will not be stored, as far as that is known; `None` also for what is for one client.
+    pub(super) fn refusal(&self) -> Option<Detail> {
+        match &self.keeping {
+            Keeping::Owed(recording, _) | Keeping::Recording(recording) => {
+                recording.is_cleared().then_some(Detail::Cleared)
+            }
+            Keeping::LetGo(_) => Some(Detail::TooLarge),
+            Keeping::Nothing => None,
+        }
+    }
+
+    /// Gives back what is owed, of a fetch that has failed before anything of it was passed on.
+    pub(super) fn into_duty(mut self) -> Option<Duty> {
+        match self.keeping.take() {
+            Keeping::Owed(_, duty) => Some(duty),
+            _ => None,
+        }
+    }
+
+    /// Can what has come be compared with what comes when the origin server is asked once more, and is it
+    /// worth that: do others read along?
+    pub(super) fn may_resume(&self) -> bool {
+        self.shareable.is_some()
+            && self.writer.readers() > 1
+            && matches!(self.keeping, Keeping::Owed(..))
+    }
+
+    /// The length in bytes, where the head states it.
+    pub fn length(&self) -> Option<u64> {
+        self.length
+    }
+
+    /// The head of the response, as it is to be stored.
+    pub(super) fn head(&self) -> Option<&StoredHead> {
+        self.keeping.recording().map(Recording::head)
+    }
+
+    /// The origin server is asked once more: what comes now begins at the front.
+    pub(super) fn begin_to_compare(&mut self) {
+        self.compared = 0;
+    }
+
+    /// What of `piece` has not come before; `None` if it is not what has.
+    fn agreed<'a>(&mut self, piece: &'a [u8]) -> Option<&'a [u8]> {
+        let known = (self.total - self.compared).min(piece.len() as u64) as usize;
+        // Only a body that is kept can say; `known` is 0 unless it is compared.
+        if known > 0 && !self.writer.agrees(self.compared, &piece[..known]) {
+            return None;
+        }
+        self.compared += piece.len() as u64;
+        self.total = self.total.max(self.compared);
+        Some(&piece[known..])
+    }
+}
+
+/// Stores a response whose content is in memory.
+pub(in crate::proxy) fn commit_in_memory(recording: Recording, content: Bytes) -> Put {
+    match recording.commit(content) {
+        Commit::Done(put) => put,
+        Commit::Pending(_) => unreachable!("memory has it at once"),
+    }
+}
+
+/// A body whose proven end has come and whose last word is the backing store's.
+pub struct SettlingSink {
+    settling: Box<Settling>,
+    writer: Writer,
+    /// What is owed to those who wait; `None` if they have been told that it is not for them.
+    duty: Option<Duty>,
+    /// The last piece, which nobody has seen yet.
+    last: Bytes,
+}
+
+impl SettlingSink {
+    /// Waits until the response is stored, or is not.
+    pub fn wait(self) -> Ended {
+        settled(self.settling.wait(), self.writer, self.duty, &self.last)
+    }
+}
+
+/// The backing store has said what became of the response: now the last piece is shown.
+fn settled(put: Put, mut writer: Writer, duty: Option<Duty>, last: &[u8]) -> Ended {
+    if let Some(duty) = duty {
+        let is_stored = put == Put::Stored;
+        let outcome = if is_stored { Outcome::StoredBehind } else { put.into() };
+        duty.settle(&outcome);
+    }
+    if !last.is_empty() {
+        writer.push(last);
+    }
+    writer.finish();
+    Ended { whole: None, refusal: put.refusal() }
+}

@@ -1,0 +1,121 @@
+//! A response whose head has gone out: its content goes on to all who read it.
+//!
+//! When the connection to the origin server dies half way and others read along, the origin server is asked
+//! once more. Its answer is taken for the same only if it is: same status, validators and length, and the
+//! same bytes as far as they have come.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use http::Method;
+use http::header::{IF_MODIFIED_SINCE, IF_NONE_MATCH};
+
+use crate::origin::OriginHead;
+use crate::policy::validation::make_unconditional;
+use crate::proxy::Proxy;
+use crate::proxy::fill::{Ending, Sink};
+use crate::proxy::plan::{Forward, RequestHead};
+use crate::stats::Counter;
+
+/// A response whose content is on its way.
+pub struct Transfer {
+    /// Where it goes.
+    pub sink: Sink,
+    forward: Forward,
+    resumption: Resumption,
+}
+
+/// May the origin server be asked for it once more?
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Resumption {
+    /// Without the conditions of the request.
+    WithoutConditions,
+    /// As it was asked for the whole before.
+    Whole,
+    /// No: it was, or was asked in a way that cannot be repeated.
+    No,
+}
+
+/// What is done about content that was cut short.
+pub enum CutShort {
+    /// Its readers learn it.
+    Lost,
+    /// The origin server is asked once more: [`Transfer::resumes`].
+    AskAgain(Box<Transfer>, RequestHead),
+}
+
+impl Transfer {
+    pub(super) fn new(sink: Sink, forward: Forward, may_resume: bool, asks_whole: bool) -> Self {
+        let resumption = match (may_resume, asks_whole) {
+            (false, _) => Resumption::No,
+            (true, true) => Resumption::Whole,
+            (true, false) => Resumption::WithoutConditions,
+        };
+        Self { sink, forward, resumption }
+    }
+
+    /// The last piece has come, with its proven end. The transfer comes back if it is not what has come
+    /// before: [`Proxy::lose`].
+    pub fn finish(self, piece: &[u8]) -> Result<Ending, Box<Self>> {
+        let Self { sink, forward, resumption } = self;
+        let back = |sink: Box<Sink>| Box::new(Self { sink: *sink, forward, resumption });
+        sink.finish(piece).map_err(back)
+    }
+
+    /// Is this head, of the answer to asking once more, that of the same response? Then its content is
+    /// taken from the front, and compared with what has come.
+    pub fn resumes(&mut self, head: &OriginHead) -> bool {
+        let Some(before) = self.sink.head() else { return false };
+        let is_same = head.has_content
+            && head.status == before.status
+            && head.length == self.sink.length()
+            && !head.silently_delimited
+            && ["etag", "last-modified", "content-type", "content-encoding"]
+                .iter()
+                .all(|name| head.fields.get(name) == before.fields.get(name));
+        if is_same {
+            self.sink.begin_to_compare();
+        }
+        is_same
+    }
+}
+
+impl Proxy {
+    /// The content was cut short after its head was passed on, or is not what has come before.
+    pub fn cut(&self, mut transfer: Box<Transfer>) -> CutShort {
+        let Transfer { forward, resumption, sink } = &mut *transfer;
+        let resumption = std::mem::replace(resumption, Resumption::No);
+        if resumption != Resumption::No && sink.may_resume() {
+            let head = self.head_to_resume(forward, resumption);
+            self.stats.count(Counter::OriginRequest);
+            return CutShort::AskAgain(transfer, head);
+        }
+        self.lose(&transfer);
+        CutShort::Lost
+    }
+
+    /// The content is lost: when it is dropped, its readers learn it, and
+    /// whoever comes then begins anew.
+    pub fn lose(&self, transfer: &Transfer) {
+        self.stats.count(Counter::Truncated);
+        // The client can be told no more than by an end that is none.
+        log::warn!(
+            "{}: the origin server closed the connection in the middle of the response; it is cut for its \
+             client, and not stored",
+            transfer.forward.key.redacted()
+        );
+    }
+
+    /// How to ask once more for what is asked in `forward`.
+    fn head_to_resume(&self, forward: &Forward, resumption: Resumption) -> RequestHead {
+        let question = &forward.question;
+        let mut fields = Arc::clone(self.sent(question));
+        let changed = Arc::make_mut(&mut fields);
+        match resumption {
+            Resumption::Whole => make_unconditional(changed),
+            _ => changed.retain(|name, _| *name != IF_NONE_MATCH && *name != IF_MODIFIED_SINCE),
+        }
+        let host = self.passed_on_host(&question.request).map(Cow::into_owned);
+        RequestHead { method: Method::GET, url: self.url(question), host, fields, waits: true }
+    }
+}

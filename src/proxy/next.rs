@@ -1,0 +1,160 @@
+//! What a request is between two steps of the engine: answered, parked, or about to wait for the backing
+//! store or the origin server. The steps are in `lookup.rs`, `collapse/`, `second_tier.rs`, `plan.rs` and
+//! `receive.rs`; a driver carries out what they ask for.
+
+use std::sync::Arc;
+
+use crate::policy::reason::{Detail, Why};
+use crate::policy::response::Response;
+use crate::policy::stored::StoredResponse;
+use crate::proxy::collapse::{Landing, Parked, Seat, Shareable};
+use crate::proxy::plan::Fetch;
+use crate::proxy::question::Question;
+
+/// How often one request waits for others before it asks for itself.
+pub(super) const WAITS_MAX: u8 = 2;
+/// How often a request that waits collapses again because what it waited for was invalidated.
+const SENT_BACK_MAX: u8 = 8;
+
+/// What is to be done next for a request. No step waits; a driver does, where this says so.
+pub enum Next {
+    /// The response goes to the client.
+    Answer(Answer),
+    /// Another request is fetching it: park, and ask again when there is something.
+    Follow(Follow),
+    /// The backing store has to be asked, which may wait: [`Proxy::recall`](crate::proxy::Proxy::recall).
+    Recall(Box<Recall>),
+    /// The origin server has to be asked.
+    Fetch(Box<Fetch>),
+}
+
+/// A response for the client.
+pub struct Answer {
+    /// The response.
+    pub response: Response,
+    /// What is to be fetched in the background, because the response is stale; `None` if nothing.
+    pub refresh: Option<Box<Refresh>>,
+}
+
+impl From<Response> for Answer {
+    fn from(response: Response) -> Self {
+        Self { response, refresh: None }
+    }
+}
+
+impl From<Response> for Next {
+    fn from(response: Response) -> Self {
+        Self::Answer(response.into())
+    }
+}
+
+/// What the cache is to fetch on its own account: [`Proxy::refresh`](crate::proxy::Proxy::refresh).
+pub struct Refresh {
+    pub(super) question: Question,
+    /// What was given out stale.
+    pub(super) stored: Arc<StoredResponse>,
+}
+
+/// What has to be asked of the backing store, and what is done if it has nothing.
+pub enum Recall {
+    /// The origin server is asked.
+    BeforeFetch(Fetch),
+    /// The request is refused, for this reason; it must not reach the origin server.
+    BeforeRefusal {
+        /// What is asked.
+        question: Question,
+        /// Why it is refused.
+        detail: Detail,
+    },
+    /// Another request is putting the response there, and its content can be read along.
+    Underway {
+        /// What is done if it cannot any more.
+        otherwise: Fetch,
+        /// What is on its way.
+        shareable: Arc<Shareable>,
+    },
+}
+
+/// A request that is looked up: for the first time, or after it has followed another.
+#[derive(Default)]
+pub enum Attempt {
+    /// It has just come.
+    #[default]
+    First,
+    /// What it followed is over.
+    Resumed(Box<Resumed>),
+}
+
+impl Attempt {
+    /// Has it just come?
+    pub fn is_first(&self) -> bool {
+        matches!(self, Self::First)
+    }
+}
+
+/// A request that has followed another, and the outcome.
+pub struct Resumed {
+    pub(super) question: Question,
+    pub(super) history: History,
+    pub(super) landing: Landing,
+}
+
+/// How often a request has followed others.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct History {
+    pub waits: u8,
+    /// How often what it followed was invalidated; that does not count as waiting.
+    pub sent_back: u8,
+    /// Why it would have been forwarded at first; `None` if it has not followed anyone.
+    pub first_why: Option<Why>,
+}
+
+impl History {
+    /// The same, after following once more.
+    pub(super) fn waiting(self, why: Why) -> Self {
+        let first_why = Some(self.first_why.unwrap_or(why));
+        Self { waits: self.waits + 1, first_why, ..self }
+    }
+
+    /// What it followed was invalidated: it may wait as if it had not, but not for ever.
+    pub(super) fn sent_back(self) -> Self {
+        if self.sent_back == SENT_BACK_MAX {
+            return self;
+        }
+        Self { waits: self.waits.saturating_sub(1), sent_back: self.sent_back + 1, ..self }
+    }
+}
+
+/// A request that follows another.
+pub struct Follow {
+    pub(super) seat: Seat,
+    pub(super) question: Box<Question>,
+    pub(super) history: History,
+}
+
+impl Follow {
+    /// Parks the request: `resume` is called, on some other thread or in this very call, with what
+    /// [`Proxy::ask`](crate::proxy::Proxy::ask) is to be given then. It must not block.
+    pub fn park(self, resume: Box<dyn FnOnce(Attempt) + Send>) {
+        let Self { seat, question, history } = self;
+        let parked: Parked = Box::new(move |landing| {
+            resume(Attempt::Resumed(Box::new(Resumed { question: *question, history, landing })));
+        });
+        seat.park(parked);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_sent_back_so_often_and_then_it_has_waited() {
+        let mut history = History::default();
+        for round in 1..=20 {
+            history = history.waiting(Why::UriMiss).sent_back();
+            let counted = (history.sent_back, history.waits);
+            assert_eq!(counted, (round.min(SENT_BACK_MAX), round.saturating_sub(SENT_BACK_MAX)));
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! What the origin server is asked, and in which words. RFC 9111 §4.3.1, §3.3.
+//!
+//! Pure: the head is put together here, and a driver sends it.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use http::Method;
+
+use crate::message::fields::Fields;
+use crate::message::target::url_at;
+use crate::origin::{Interim, OriginRequest, RequestContent};
+use crate::policy::key::CacheKey;
+use crate::policy::reason::{CacheStatus, Detail, Why};
+use crate::policy::stored::StoredResponse;
+use crate::policy::validation::{
+    ask_for_rest, has_validator, make_conditional, make_unconditional,
+};
+use crate::proxy::Proxy;
+use crate::proxy::collapse::Duty;
+use crate::proxy::question::Question;
+
+/// A question that goes to the origin server, and why.
+pub struct Forward {
+    pub(super) question: Question,
+    /// What the response is stored under, if it is stored.
+    pub(super) key: CacheKey,
+    pub(super) why: Why,
+    /// The particular rule, where one has decided.
+    pub(super) detail: Option<Detail>,
+    /// What fits the request but may not be used as it is: it may have to stand in.
+    pub(super) selected: Option<Arc<StoredResponse>>,
+}
+
+/// A request on its way to the origin server: what is asked, how, and what is owed to others.
+pub struct Fetch {
+    pub(super) forward: Forward,
+    pub(super) plan: Plan,
+    pub(super) duty: Duty,
+}
+
+/// How the origin server is asked. Replaced as a whole when its answer is of no use.
+pub struct Plan {
+    /// What for.
+    pub(super) asks: Asks,
+    /// Where, and with which fields, if a redirect was followed (`--follow-redirects`).
+    pub(super) elsewhere: Option<Box<Elsewhere>>,
+}
+
+/// What the origin server is asked for.
+#[derive(Clone)]
+pub(super) enum Asks {
+    /// What the client asks for.
+    AsItIs,
+    /// Whether this one still holds (§4.3.1).
+    Whether(Arc<StoredResponse>),
+    /// The rest of this one (§3.3).
+    Rest(Arc<StoredResponse>),
+    /// The whole, without a condition.
+    Whole,
+}
+
+/// Where a redirect leads that is followed.
+pub(super) struct Elsewhere {
+    pub head: RequestHead,
+    /// How many have been followed.
+    pub redirects: usize,
+}
+
+/// The head of a request to the origin server.
+#[derive(Clone)]
+pub struct RequestHead {
+    /// The method.
+    pub method: Method,
+    /// The absolute URL.
+    pub url: String,
+    /// The Host field, where it is not the URL's own authority (`--preserve-host`).
+    pub host: Option<String>,
+    /// The header section, without Host and framing fields.
+    pub fields: Arc<Fields>,
+    /// May the request wait for its turn at the gate? Not if a stale response can be had instead.
+    pub waits: bool,
+}
+
+impl RequestHead {
+    /// The request with this head, for a driver that sends it.
+    pub fn request<'a, 'content>(
+        &'a self,
+        content: RequestContent<'content>,
+        interim: Option<Arc<Interim>>,
+    ) -> OriginRequest<'a, 'content> {
+        let Self { method, url, host, fields, waits } = self;
+        let (host, waits) = (host.as_deref(), *waits);
+        OriginRequest { method, url, host, fields, content, waits, interim }
+    }
+}
+
+impl Plan {
+    pub(super) fn new(asks: Asks) -> Self {
+        Self { asks, elsewhere: None }
+    }
+}
+
+impl Asks {
+    /// What to ask about a stored response that fits, but may not be used as it is.
+    pub(super) fn about(stored: &Arc<StoredResponse>, validate: bool) -> Self {
+        if validate && has_validator(&stored.fields) {
+            Self::Whether(Arc::clone(stored))
+        } else {
+            Self::AsItIs
+        }
+    }
+
+    /// `sent` as this changes it. Nothing is copied where nothing is changed.
+    fn words(&self, sent: &Arc<Fields>) -> Arc<Fields> {
+        let mut words = Arc::clone(sent);
+        match self {
+            Self::AsItIs => {}
+            Self::Whether(stored) => make_conditional(Arc::make_mut(&mut words), stored),
+            Self::Rest(prefix) => ask_for_rest(Arc::make_mut(&mut words), prefix),
+            Self::Whole => make_unconditional(Arc::make_mut(&mut words)),
+        }
+        words
+    }
+}
+
+impl Forward {
+    /// What `Cache-Status` says as long as there is no response.
+    pub(super) fn told(&self) -> CacheStatus {
+        CacheStatus { why: Some(self.why), detail: self.detail, ..CacheStatus::default() }
+    }
+}
+
+impl Proxy {
+    /// The head of the request that carries out the plan.
+    pub fn head(&self, fetch: &Fetch) -> RequestHead {
+        if let Some(elsewhere) = &fetch.plan.elsewhere {
+            return elsewhere.head.clone();
+        }
+        let question = &fetch.forward.question;
+        RequestHead {
+            method: question.method.clone(),
+            url: self.url(question),
+            host: self.passed_on_host(&question.request).map(Cow::into_owned),
+            fields: fetch.plan.asks.words(self.sent(question)),
+            waits: question.has_client() && !self.has_stand_in(&fetch.forward),
+        }
+    }
+
+    /// The URL that a question has at the origin server.
+    pub(super) fn url(&self, question: &Question) -> String {
+        url_at(&self.settings.origin, question.target())
+    }
+}
