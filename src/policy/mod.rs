@@ -17,6 +17,7 @@ pub(crate) mod invalidation;
 pub mod key;
 pub(crate) mod limited;
 pub mod partial;
+pub(crate) mod plain;
 pub mod precondition;
 pub mod purging;
 pub mod range;

@@ -15,6 +15,7 @@ use crate::message::request::{Framing, Request};
 use crate::policy::cache_control::RequestDirectives;
 use crate::policy::credentials::is_signed;
 use crate::policy::effect::{Effect, effect_of};
+use crate::policy::plain::{is_field_plain, is_stored_plain};
 use crate::policy::reason::{Detail, Why};
 use crate::policy::stored::{StoredHead, StoredResponse};
 
@@ -47,6 +48,8 @@ pub struct Presented {
     /// It is a GET or HEAD with content. The cache key does not hold that content, so the cache has no
     /// part in such a request (RFC 9110 §9.3.1).
     pub content: bool,
+    /// It has a field that is not plain (`policy/plain.rs`).
+    pub weighed: bool,
 }
 
 impl Presented {
@@ -64,7 +67,9 @@ impl Presented {
         // Parsed only where the field is there: most requests have none.
         let mut directed = false;
         for (name, _) in request.fields.iter() {
-            match effect_of(name.as_str()) {
+            let effect = effect_of(name.as_str());
+            presented.weighed |= !is_field_plain(effect);
+            match effect {
                 Effect::Directives => directed = true,
                 Effect::Cookie => presented.cookie = true,
                 Effect::Authorization => presented.authorization = true,
@@ -93,6 +98,11 @@ impl Presented {
     #[must_use]
     pub(crate) fn without_credentials(self) -> Self {
         Self { cookie: false, authorization: false, credentials: false, ..self }
+    }
+
+    /// Is there nothing to weigh about it but whether it has credentials?
+    pub(crate) fn is_plain(&self) -> bool {
+        (self.get || self.head) && !self.weighed
     }
 
     /// The rule by which a response that is fresh only by a guess is neither stored for this request
@@ -150,6 +160,13 @@ pub struct ReuseRules {
     pub stale_while_revalidate: DeltaSeconds,
     /// `--stale-if-error`, for responses that state none.
     pub stale_if_error: DeltaSeconds,
+}
+
+impl ReuseRules {
+    /// Are they such that nothing has to be weighed (`policy/plain.rs`)?
+    pub(crate) fn are_plain(&self) -> bool {
+        self.mode == Mode::Standard && !self.disabled && self.reuses_max.is_none()
+    }
 }
 
 /// `--cache-mode`: whose rules hold.
@@ -252,6 +269,11 @@ fn decide_on(
     now: Timestamp,
     rules: &ReuseRules,
 ) -> Decision {
+    // The fast path comes to the same: what is plain is given by both without another question.
+    let is_personal = presented.personal().is_some();
+    if presented.is_plain() && rules.are_plain() && is_stored_plain(&stored, is_personal, now) {
+        return Decision::Reuse(stored);
+    }
     let used_up = rules.reuses_max.is_some_and(|most| stored.is_used_up(most));
     match judge(presented, &stored, used_up, now, rules) {
         Judgement::Usable => Decision::Reuse(stored),

@@ -14,6 +14,7 @@ use crate::message::percent::normalised;
 use crate::message::target::Scheme;
 use crate::policy::credentials::is_signed;
 use crate::policy::forwarding::{add_via, has_content};
+use crate::policy::plain::is_stored_plain;
 use crate::policy::rewriting::{Site, rewrite};
 use crate::policy::stored::StoredResponse;
 use crate::proxy::Proxy;
@@ -85,14 +86,9 @@ impl Proxy {
         key.push_str(target);
         let variants = self.cache.look_at(key)?;
         let stored = variants.first()?;
-        let usable = stored.selecting.is_empty()
-            && stored.part.is_none()
-            && stored.content.here().is_some()
-            && (stored.lifetime.is_explicit()
-                || self.settings.reuse.share_credentials
-                || !credentials && !is_signed(target))
-            && !stored.directives.no_cache
-            && stored.is_fresh(now);
+        let shares = self.settings.reuse.share_credentials;
+        let is_personal = !shares && (credentials || is_signed(target));
+        let usable = stored.content.here().is_some() && is_stored_plain(stored, is_personal, now);
         if !usable || stored.make_ready(|stored| self.ready_head(stored)).is_none() {
             return None;
         }
@@ -104,8 +100,7 @@ impl Proxy {
     /// What all plain requests are answered with, but for the fields that change: `None` if there is
     /// more to it, as with fields that name the host that the client asked.
     fn ready_head(&self, stored: &StoredResponse) -> Option<Vec<u8>> {
-        // Where a redirect leads depends on who asks.
-        if !has_content(stored.status) || stored.status.is_redirection() {
+        if !has_content(stored.status) {
             return None;
         }
         let mut fields = stored.fields.clone();

@@ -100,10 +100,7 @@ pub struct Settings {
 impl Settings {
     /// Is there nothing among them that the fast path does not heed?
     fn are_plain(&self) -> bool {
-        let reuse = &self.reuse;
-        reuse.mode == Mode::Standard
-            && !reuse.disabled
-            && reuse.reuses_max.is_none()
+        self.reuse.are_plain()
             && self.key.is_plain()
             && !self.preserve_host
             // What is believed of scheme and host is in the key, unless --public-url outranks it.

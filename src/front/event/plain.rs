@@ -5,6 +5,7 @@ use http::Version;
 use crate::front::event::parse::Head;
 use crate::message::target::is_authority;
 use crate::policy::effect::{Effect, effect_of};
+use crate::policy::plain::is_field_plain;
 use crate::proxy::Plain;
 
 /// A request that the fast path may answer.
@@ -40,16 +41,10 @@ pub(super) fn read<'a>(head: &Head<'a, '_>) -> Option<PlainHead<'a>> {
             Effect::Connection if keeps_alive.is_none() => {
                 keeps_alive = Some(keep_alive_or_close(line.value)?);
             }
-            Effect::Cookie | Effect::Authorization | Effect::Credentials => credentials = true,
-            // A second `Host` or `Connection` is among them.
-            Effect::Host
-            | Effect::Connection
-            | Effect::Directives
-            | Effect::Range
-            | Effect::IfRange
-            | Effect::Condition
-            | Effect::OriginCondition
-            | Effect::Message => return None,
+            // A second one is not as it should be.
+            Effect::Host | Effect::Connection => return None,
+            effect if is_field_plain(effect) => credentials = true,
+            _ => return None,
         }
     }
     let keeps_alive = keeps_alive.unwrap_or(modern);

@@ -3,12 +3,10 @@
 //! Plan, send, receive, and move the content along. The tiny_http front, the event front's workers, the
 //! refreshes in the background, `explain` and `warm` all come this way; nothing here decides anything.
 
-use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 
-use crate::message::body::{Arriving, Body, Growing, Grown};
-use crate::message::content::Slice;
+use crate::message::body::Body;
 use crate::message::fields::Fields;
 use crate::message::request::Request;
 use crate::origin::{
@@ -16,12 +14,14 @@ use crate::origin::{
 };
 use crate::policy::response::Response;
 use crate::proxy::Proxy;
-use crate::proxy::fill::{
-    CutShort, Ending, Incoming, PIECE_BYTES, PassedResponse, Progress, Transfer,
-};
+use crate::proxy::fill::{Incoming, PassedResponse};
 use crate::proxy::next::{Answer, Attempt, Next, Refresh};
 use crate::proxy::plan::Fetch;
 use crate::proxy::receive::AfterHead;
+
+mod content;
+
+pub use content::ContentFetch;
 
 /// The engine, and the origin server that it is carried out with.
 #[derive(Clone)]
@@ -162,29 +162,11 @@ impl BlockingDriver {
 
     /// Passes a response on. Of a short body the first piece is awaited before.
     fn begin(&self, mut incoming: Incoming, body: Option<Box<dyn OriginBody>>) -> Delivery {
-        let mut body = body.unwrap_or_else(|| Box::new(NoContent));
-        if let Some(prefix) = incoming.take_prefix() {
-            body = Box::new(Completed { prefix, rest: body });
-        }
-        if let Some(length) = incoming.awaited() {
-            let mut piece = vec![0; length.max(1)];
-            // The end is proven before the last byte is shown to anybody.
-            let read = body.read(&mut piece).and_then(|count| {
-                let is_whole = count == length;
-                let is_proven = is_whole && (count == 0 || body.read(&mut [0])? == 0);
-                if is_whole && !is_proven {
-                    return Err(io::ErrorKind::UnexpectedEof.into());
-                }
-                Ok((count, is_whole))
-            });
-            match read {
-                Ok((count, true)) => {
-                    piece.truncate(count);
-                    incoming.finish(piece.into());
-                }
-                Ok((count, false)) => _ = incoming.take(&piece[..count]),
-                Err(error) => return self.proxy.cut_before(incoming, &error.to_string()).into(),
-            }
+        let mut body = content::whole_body(incoming.take_prefix(), body);
+        if let Some(length) = incoming.awaited()
+            && let Err(error) = content::take_first(&mut incoming, &mut *body, length)
+        {
+            return self.proxy.cut_before(incoming, &error.to_string()).into();
         }
         if incoming.has_to_settle() {
             incoming.settle();
@@ -193,9 +175,8 @@ impl BlockingDriver {
             PassedResponse::Whole(response) => response.into(),
             PassedResponse::Growing(response, transfer) => {
                 let (proxy, origin) = (Arc::clone(&self.proxy), Arc::clone(&self.origin));
-                let state = FetchState::Moving(transfer, body);
-                let rest = Some(Box::new(ContentFetch { proxy, origin, state }));
-                Delivery { response, rest, refresh: None }
+                let rest = ContentFetch::new(proxy, origin, transfer, body);
+                Delivery { response, rest: Some(Box::new(rest)), refresh: None }
             }
         }
     }
@@ -214,7 +195,9 @@ impl Delivery {
         let Self { mut response, rest, .. } = self;
         let Some(rest) = rest else { return response };
         response.body = match response.body {
-            Body::Growing(reader) => Body::Arriving(Box::new(FetchedBody { rest, reader })),
+            Body::Growing(reader) => {
+                Body::Arriving(Box::new(content::FetchedBody::new(rest, reader)))
+            }
             body => {
                 // The client does not need it, and it may be worth keeping.
                 rest.run();
@@ -236,139 +219,5 @@ impl Delivery {
 impl From<Response> for Delivery {
     fn from(response: Response) -> Self {
         Answer::from(response).into()
-    }
-}
-
-/// Moves content from the origin server's connection into its sink.
-pub struct ContentFetch {
-    proxy: Arc<Proxy>,
-    origin: Arc<dyn Origin>,
-    state: FetchState,
-}
-
-enum FetchState {
-    Moving(Box<Transfer>, Box<dyn OriginBody>),
-    Over,
-}
-
-impl ContentFetch {
-    /// Moves one piece: waits for room, and for the origin server. `piece` is room to read into.
-    pub fn step(&mut self, piece: &mut [u8]) -> Progress {
-        match std::mem::replace(&mut self.state, FetchState::Over) {
-            FetchState::Moving(transfer, body) => self.move_on(transfer, body, piece),
-            FetchState::Over => Progress::Lost,
-        }
-    }
-
-    /// Moves all that is left, whoever reads it.
-    pub fn run(mut self) {
-        let mut piece = vec![0; PIECE_BYTES];
-        while self.step(&mut piece) == Progress::More {}
-    }
-
-    fn move_on(
-        &mut self,
-        mut transfer: Box<Transfer>,
-        mut body: Box<dyn OriginBody>,
-        piece: &mut [u8],
-    ) -> Progress {
-        transfer.sink.wait_for_space();
-        let Ok(count) = body.read(piece) else { return self.cut(transfer, body) };
-        let is_last = count == 0 || transfer.sink.completes(count);
-        if !is_last {
-            match transfer.sink.take(&piece[..count]) {
-                Progress::Differs => return self.cut(transfer, body),
-                Progress::More => self.state = FetchState::Moving(transfer, body),
-                Progress::Whole | Progress::Lost => return Progress::Lost,
-            }
-            return Progress::More;
-        }
-        if count > 0 && !matches!(body.read(&mut [0]), Ok(0)) {
-            return self.cut(transfer, body);
-        }
-        match transfer.finish(&piece[..count]) {
-            Ok(Ending::Done(_)) => Progress::Whole,
-            Ok(Ending::Settle(settling)) => {
-                settling.wait();
-                Progress::Whole
-            }
-            Err(transfer) => {
-                self.proxy.lose(&transfer);
-                Progress::Lost
-            }
-        }
-    }
-
-    /// The connection has died, or brought something else. Where others read along, the origin server is
-    /// asked once more.
-    fn cut(&mut self, transfer: Box<Transfer>, body: Box<dyn OriginBody>) -> Progress {
-        // Its turn at the origin server is over, and may be the only one (`--origin-concurrency`).
-        drop(body);
-        let CutShort::AskAgain(mut transfer, head) = self.proxy.cut(transfer) else {
-            return Progress::Lost;
-        };
-        match self.origin.send(head.request(RequestContent::None, None)) {
-            Ok(OriginResponse { head, body: Some(body) }) if transfer.resumes(&head) => {
-                self.state = FetchState::Moving(transfer, body);
-                Progress::More
-            }
-            _ => {
-                self.proxy.lose(&transfer);
-                Progress::Lost
-            }
-        }
-    }
-}
-
-/// Content that is fetched and read by one and the same thread.
-struct FetchedBody {
-    rest: Box<ContentFetch>,
-    reader: Box<dyn Growing>,
-}
-
-impl Arriving for FetchedBody {
-    fn length(&self) -> Option<u64> {
-        self.reader.length()
-    }
-
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut piece = vec![0; PIECE_BYTES];
-        loop {
-            match self.reader.peek(buffer)? {
-                Grown::Bytes(count) => {
-                    self.reader.consume(count);
-                    return Ok(count);
-                }
-                Grown::End => return Ok(0),
-                Grown::NotYet => _ = self.rest.step(&mut piece),
-            }
-        }
-    }
-
-    fn abandon(self: Box<Self>) {
-        let Self { rest, reader } = *self;
-        drop(reader);
-        rest.run();
-    }
-}
-
-/// The content of a response that has none.
-struct NoContent;
-
-impl OriginBody for NoContent {
-    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
-        Ok(0)
-    }
-}
-
-/// What is stored of a body, and then the rest of it.
-struct Completed {
-    prefix: Slice,
-    rest: Box<dyn OriginBody>,
-}
-
-impl OriginBody for Completed {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.prefix.is_empty() { self.rest.read(buffer) } else { self.prefix.read(buffer) }
     }
 }
