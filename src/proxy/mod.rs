@@ -164,6 +164,12 @@ impl Proxy {
         self.clock.now()
     }
 
+    /// How many fetches others may follow, and how many requests follow one: both are 0 when nothing is under
+    /// way.
+    pub fn unsettled(&self) -> (usize, usize) {
+        self.flights.count()
+    }
+
     /// Removes what is of no more use (`--cache-clean-interval`).
     pub fn sweep(&self) {
         if self.settings.reuse.mode != Mode::Offline {

@@ -30,6 +30,7 @@ mod fuzzing;
 mod gate;
 mod har;
 mod hostile;
+mod interleaved;
 mod invalidated;
 mod isolation;
 mod keys;

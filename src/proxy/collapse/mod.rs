@@ -220,10 +220,11 @@ impl Flights {
         release(released, || Landing::Unshareable);
     }
 
-    /// How many requests wait.
-    #[cfg(test)]
-    fn parked(&self) -> usize {
-        self.state.lock().in_the_air.values().map(|flight| flight.parked.len()).sum()
+    /// How many flights there are, and how many requests wait.
+    pub fn count(&self) -> (usize, usize) {
+        let state = self.state.lock();
+        let waiting = state.in_the_air.values().map(|flight| flight.parked.len()).sum();
+        (state.in_the_air.len(), waiting)
     }
 
     fn land(self: &Arc<Self>, key: &FlightKey, number: u64, outcome: &Outcome) {

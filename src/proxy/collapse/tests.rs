@@ -70,7 +70,7 @@ fn all_who_wait_are_resumed_when_the_leader_lands() {
     for _ in 0..3 {
         wait(&flights, "a", &sender);
     }
-    assert_eq!(flights.parked(), 3);
+    assert_eq!(flights.count(), (1, 3));
     leader.land(&Outcome::Stored);
     assert_eq!(told(&landings), ["stored"; 3]);
     assert!(matches!(join(&flights, "a"), Turn::Lead(..)), "the flight is over");

@@ -1,0 +1,59 @@
+//! The engine's steps in any order: a scripted origin server, clients without sockets or threads, a clock that
+//! is set by hand, and a seed that says what happens next. Whatever the order of pieces, deaths, purges, clears
+//! and clients that leave: a stored response is whole, nothing purged comes back, every request that waits is
+//! answered once, and nothing is left over.
+//!
+//! `SEED=N cargo test --test it interleaved::` runs one interleaving, `RUNS=N` that many.
+
+mod script;
+mod world;
+
+use world::World;
+
+/// How many interleavings a test tries unless it is told otherwise.
+const RUNS: u64 = 400;
+
+/// Numbers that follow from a seed (splitmix64).
+pub struct Random(u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// Less than `bound`.
+    pub fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound as u64) as usize
+    }
+
+    pub fn one_in(&mut self, count: usize) -> bool {
+        self.below(count) == 0
+    }
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+#[test]
+fn whatever_the_order_answers_are_whole_and_nothing_is_left_over() {
+    let seeds = match number("SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("RUNS").unwrap_or(RUNS),
+    };
+    let mut steps = 0;
+    for seed in seeds {
+        let mut world = World::new(seed);
+        world.run();
+        world.end();
+        steps += world.step;
+        if std::env::var("SHOW").is_ok() {
+            println!("{}", world.log());
+        }
+    }
+    println!("{steps} steps");
+}
