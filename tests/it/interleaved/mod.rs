@@ -5,13 +5,12 @@
 //!
 //! `SEED=N cargo test --test it interleaved::` runs one interleaving, `RUNS=N` that many.
 
+mod checks;
 mod script;
 mod world;
 
+use super::support::TemporaryFolder;
 use world::World;
-
-/// How many interleavings a test tries unless it is told otherwise.
-const RUNS: u64 = 400;
 
 /// Numbers that follow from a seed (splitmix64).
 pub struct Random(u64);
@@ -39,21 +38,29 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-#[test]
-fn whatever_the_order_answers_are_whole_and_nothing_is_left_over() {
+/// Tries the interleavings of as many seeds as `runs`; gives how many steps they had.
+fn interleave(runs: u64, on_disk: bool) -> u64 {
     let seeds = match number("SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..number("RUNS").unwrap_or(RUNS),
+        None => 0..number("RUNS").unwrap_or(runs),
     };
     let mut steps = 0;
     for seed in seeds {
-        let mut world = World::new(seed);
+        let folder = on_disk.then(TemporaryFolder::new);
+        let mut world = World::new(seed, folder.as_ref());
         world.run();
         world.end();
         steps += world.step;
-        if std::env::var("SHOW").is_ok() {
-            println!("{}", world.log());
-        }
     }
-    println!("{steps} steps");
+    steps
+}
+
+#[test]
+fn whatever_the_order_answers_are_whole_and_nothing_is_left_over() {
+    println!("{} steps", interleave(400, false));
+}
+
+#[test]
+fn the_same_with_a_backing_store_that_is_behind_with_its_work() {
+    println!("{} steps", interleave(100, true));
 }

@@ -114,7 +114,7 @@ pub fn content(resource: usize, version: u64, accept: &str) -> Vec<u8> {
 }
 
 /// The resource that a URL or a target names.
-fn resource_of(url: &str) -> usize {
+pub fn resource_of(url: &str) -> usize {
     url.as_bytes()[url.len() - 1] as usize - usize::from(b'0')
 }
 
