@@ -25,7 +25,7 @@ const BESIDE: [(&str, &[&str]); 2] = [
     ("cli", &["daemon", "commands", "main"]),
 ];
 /// The one file of `message` that several threads share: a body that some write and others read.
-const SHARED_BODY: &str = "message/growing.rs";
+const SHARED_BODY: &str = "message/growing";
 /// A dependency, and the files that may name it.
 const FENCES: [(&str, &[&str]); 25] = [
     (
@@ -348,7 +348,7 @@ fn dependencies_stay_behind_their_fences() {
 #[test]
 fn policy_and_messages_do_nothing_but_compute() {
     for (file, text) in sources() {
-        if !["policy", "message"].contains(&room(&file)) || file == SHARED_BODY {
+        if !["policy", "message"].contains(&room(&file)) || file.starts_with(SHARED_BODY) {
             continue;
         }
         for word in

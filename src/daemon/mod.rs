@@ -24,7 +24,7 @@ use caching_proxy::front::workers::Pool;
 use caching_proxy::front::{FrontSettings, event, tiny};
 use caching_proxy::message::target::{OriginUrl, is_loopback, without_password};
 use caching_proxy::origin::blocking::client::{Client, Reach};
-use caching_proxy::origin::egress::{Egress, WayOut};
+use caching_proxy::origin::egress::{Egress, EgressProxy};
 use caching_proxy::origin::gate::{self, Gated};
 use caching_proxy::origin::resolver::Names;
 use caching_proxy::origin::trust::roots;
@@ -311,7 +311,7 @@ fn origin_client(
     Ok(Client::new(reach))
 }
 
-/// The proxies that lead out, as the environment names them. The error is that the origin server's own
+/// The egress proxies, as the environment names them. The error is that the origin server's own
 /// cannot be used; another one is an error of the requests that a redirect leads through it.
 fn egress(origin: &OriginUrl, local: SocketAddr) -> Result<Egress, String> {
     let named = Egress::from_environment(|name| std::env::var(name).ok());
@@ -319,11 +319,11 @@ fn egress(origin: &OriginUrl, local: SocketAddr) -> Result<Egress, String> {
     // `http_proxy` often names the very proxy that is being started, for the other programs of the
     // machine: it would send every request to itself.
     egress.leave_out(|proxy| is_loopback(&proxy.host) && proxy.port == local.port());
-    match (egress.way_out(origin)?, named.way_out(origin)?) {
-        (Some(WayOut { shown, .. }), _) => {
+    match (egress.proxy_for(origin)?, named.proxy_for(origin)?) {
+        (Some(EgressProxy { shown, .. }), _) => {
             log::info!("the origin server is reached through proxy {shown} from the environment");
         }
-        (None, Some(WayOut { shown, .. })) => {
+        (None, Some(EgressProxy { shown, .. })) => {
             log::warn!("proxy {shown} from the environment is this one; it is not used");
         }
         (None, None) => {}

@@ -1,4 +1,4 @@
-//! The proxy that leads out to the origin server, where the environment names one.
+//! The egress proxy: the proxy through which the origin server is reached, where the environment names one.
 //!
 //! As curl has it: `https_proxy` for https, `http_proxy` for http (in lower case only, because
 //! `HTTP_PROXY` is what a CGI program's client can set), `all_proxy` for both, and `no_proxy` for
@@ -13,19 +13,19 @@ use crate::message::network::Network;
 use crate::message::target::{OriginUrl, is_loopback, without_password};
 use crate::policy::credentials::take_userinfo;
 
-/// The proxies that lead out. Which one it is, if any, is asked for each URL that is requested: a
+/// The egress proxies. Which one it is, if any, is asked for each URL that is requested: a
 /// redirect may lead from a server that is reached directly to one that is not, and back.
 #[derive(Clone, Default)]
 pub struct Egress {
-    http: Option<Result<WayOut, String>>,
-    https: Option<Result<WayOut, String>>,
+    http: Option<Result<EgressProxy, String>>,
+    https: Option<Result<EgressProxy, String>>,
     /// `no_proxy`.
     exempt: String,
 }
 
-/// A proxy that leads out.
+/// An egress proxy.
 #[derive(Clone)]
-pub struct WayOut {
+pub struct EgressProxy {
     /// Its URL, with its password.
     pub(super) url: String,
     /// Its URL as it may be shown.
@@ -36,7 +36,7 @@ pub struct WayOut {
     pub(super) authorization: Option<HeaderValue>,
 }
 
-impl WayOut {
+impl EgressProxy {
     /// Reads a proxy's URL; the error shows it without its password.
     fn read(url: String) -> Result<Self, String> {
         let shown = without_password(&url).into_owned();
@@ -64,7 +64,7 @@ impl Egress {
         };
         let read = |names: &[&str]| {
             let url = set(names).or_else(|| set(&["all_proxy", "ALL_PROXY"]))?;
-            Some(WayOut::read(if url.contains("://") { url } else { format!("http://{url}") }))
+            Some(EgressProxy::read(if url.contains("://") { url } else { format!("http://{url}") }))
         };
         // An error is kept, not returned: a proxy for https that cannot be used harms nobody who asks
         // for http.
@@ -75,9 +75,9 @@ impl Egress {
         }
     }
 
-    /// The proxy that leads out to this server; `None` if it is reached directly. The error is one line
+    /// The egress proxy for this server; `None` if it is reached directly. The error is one line
     /// that names a proxy that cannot be used.
-    pub fn way_out(&self, to: &OriginUrl) -> Result<Option<&WayOut>, String> {
+    pub fn proxy_for(&self, to: &OriginUrl) -> Result<Option<&EgressProxy>, String> {
         // To another machine `localhost` is itself.
         if is_loopback(&to.host) || is_exempt(&self.exempt, &to.host, to.port) {
             return Ok(None);
@@ -86,15 +86,15 @@ impl Egress {
     }
 
     /// The proxy for all servers of this scheme that are not reached directly.
-    pub(super) fn of_scheme(&self, secure: bool) -> Option<&Result<WayOut, String>> {
+    pub(super) fn of_scheme(&self, secure: bool) -> Option<&Result<EgressProxy, String>> {
         if secure { self.https.as_ref() } else { self.http.as_ref() }
     }
 
     /// Leaves out the proxies for which this is true.
     pub fn leave_out(&mut self, is_left_out: impl Fn(&OriginUrl) -> bool) {
-        for proxy in [&mut self.http, &mut self.https] {
-            if matches!(proxy, Some(Ok(way_out)) if is_left_out(&way_out.at)) {
-                *proxy = None;
+        for named in [&mut self.http, &mut self.https] {
+            if matches!(named, Some(Ok(proxy)) if is_left_out(&proxy.at)) {
+                *named = None;
             }
         }
     }
@@ -137,7 +137,7 @@ mod tests {
         let scheme = if secure { "https" } else { "http" };
         let to = OriginUrl::parse(&format!("{scheme}://{host}:{port}")).expect("a URL");
         let egress = Egress::from_environment(variable);
-        egress.way_out(&to).expect("it can be used").map(|way_out| way_out.url.clone())
+        egress.proxy_for(&to).expect("it can be used").map(|proxy| proxy.url.clone())
     }
 
     #[test]
@@ -208,13 +208,13 @@ mod tests {
         for (url, expected) in table {
             let egress =
                 Egress::from_environment(|name| (name == "http_proxy").then(|| url.to_string()));
-            let way_out = |to: &str| {
+            let proxy = |to: &str| {
                 let to = OriginUrl::parse(to).expect("a URL");
-                egress.way_out(&to).map(|way_out| way_out.is_some())
+                egress.proxy_for(&to).map(|proxy| proxy.is_some())
             };
-            assert_eq!(way_out("http://h.test"), Err(expected.to_string()));
-            assert_eq!(way_out("http://localhost"), Ok(false));
-            assert_eq!(way_out("https://h.test"), Ok(false));
+            assert_eq!(proxy("http://h.test"), Err(expected.to_string()));
+            assert_eq!(proxy("http://localhost"), Ok(false));
+            assert_eq!(proxy("https://h.test"), Ok(false));
         }
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use crate::origin::held::HeldAnswer;
+use crate::origin::limit_response::LimitResponse;
 use crate::policy::reason::Detail;
 
 /// Why the origin server gave no usable response.
@@ -89,7 +89,7 @@ pub enum OriginError {
     /// It has asked for requests to be held back.
     HeldBack {
         /// What it has answered.
-        answer: Arc<HeldAnswer>,
+        answer: Arc<LimitResponse>,
         /// For how many seconds more.
         seconds: u32,
     },
@@ -109,9 +109,11 @@ impl OriginError {
         match self {
             Self::Timeout { .. } | Self::ConnectTimeout { .. } => StatusCode::GATEWAY_TIMEOUT,
             Self::Content(_) => StatusCode::BAD_REQUEST,
+            // No other request would fare better: 502 would send the operator to the origin server.
             Self::Unsent { .. } => StatusCode::INTERNAL_SERVER_ERROR,
             // The one that found it down has decided between 502 and 504.
             Self::Down { status, .. } => *status,
+            // 429 or 503, as the limited client got it.
             Self::HeldBack { answer, .. } => answer.status,
             Self::Busy { .. } => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::BAD_GATEWAY,
@@ -121,6 +123,7 @@ impl OriginError {
     /// The reason for `Cache-Status`, the log and the counters.
     pub fn detail(&self) -> Detail {
         match self {
+            // For a client it is the same, and the log's text tells the two apart.
             Self::Resolve { .. } | Self::Connect { .. } => Detail::Connect,
             Self::Timeout { .. } | Self::ConnectTimeout { .. } => Detail::Timeout,
             Self::Tls { .. } => Detail::Tls,

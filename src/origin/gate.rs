@@ -5,11 +5,11 @@
 //! the last one's error. A 429 or 503 that says for how long is obeyed, for a minute at most: a GET or
 //! HEAD for the same path is held back, from the same client; for any path if its quota is spent.
 //! Clients are told apart by their credentials, those without any by their addresses. `--origin-rate`
-//! and `--origin-concurrency` let requests wait for their turn, but never longer than `wait_max`. What
+//! and `--origin-concurrency` let requests wait for a permit, but never longer than `wait_max`. What
 //! is answered from the cache never comes here.
 //!
 //! One lock guards all that is remembered. It is held for a look and a note, and never while the origin
-//! server is asked or a turn under the rate is waited for.
+//! server is asked or the rate is waited for.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
@@ -21,7 +21,7 @@ use http::{Method, StatusCode};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::clock::{Clock, DeltaSeconds, Timestamp};
-use crate::origin::held::HeldAnswer;
+use crate::origin::limit_response::LimitResponse;
 use crate::origin::{Origin, OriginBody, OriginError, OriginRequest, OriginResponse, Upgrade};
 use crate::policy::credentials::presented;
 use crate::policy::limited::limit;
@@ -33,10 +33,10 @@ const PROBE_INTERVAL: DeltaSeconds = DeltaSeconds(1);
 const RETRY_AFTER_MAX: DeltaSeconds = DeltaSeconds(60);
 /// As many requests must have timed out, and none been answered meanwhile, for the origin server to be
 /// taken for dead: one slow URI is not.
-const SILENCES_MIN: u32 = 2;
+const TIMEOUTS_MIN: u32 = 2;
 /// The most clients and paths that are held back at a time, and servers that are down. Beyond it all of
 /// them are forgotten: the origin server then says so again.
-const HELD_MAX: usize = 1024;
+const REMEMBERED_MAX: usize = 1024;
 
 /// `--origin-rate`: the most requests in any span of this length.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -54,7 +54,7 @@ pub struct Limits {
     pub rate: Option<Rate>,
     /// `--origin-concurrency`: requests under way at a time; `None` for no limit.
     pub concurrency: Option<usize>,
-    /// The longest that a request waits for its turn.
+    /// The longest that a request waits for a permit.
     pub wait_max: Duration,
 }
 
@@ -64,51 +64,53 @@ pub struct Gated {
     clock: Clock,
     limits: Limits,
     hasher: RandomState,
-    shared: Arc<Shared>,
+    gate: Arc<Gate>,
 }
 
-struct Shared {
-    state: Mutex<State>,
-    /// Signalled when a request is over; waited for with the state's lock.
+/// What is remembered of the origin server, and who waits for a permit.
+struct Gate {
+    state: Mutex<GateState>,
+    /// Signalled when a permit is given back; waited for with the state's lock.
     freed: Condvar,
 }
 
-/// Guarded by [`Shared::state`].
+/// Guarded by [`Gate::state`].
 #[derive(Default)]
-struct State {
+struct GateState {
     /// The servers that could not be reached, by the hash of scheme, host and port: redirects lead to
     /// others than the origin server.
-    down: HashMap<u64, Down>,
+    down: HashMap<u64, DownServer>,
     /// When the origin server last answered.
     last_answer: Option<Timestamp>,
     /// How many requests have timed out since then.
-    silences: u32,
-    /// Until when requests are held back, by the hash of the client, or of the client and the path.
-    held: HashMap<u64, Held>,
-    under_way: usize,
-    /// When the last requests were let through, or will be: as many of them as the rate counts.
-    let_through: VecDeque<Instant>,
+    timeouts: u32,
+    /// What the origin server has limited, by the hash of the client, or of the client and the path.
+    held_back: HashMap<u64, RetryAfter>,
+    /// Permits that are out.
+    in_flight: usize,
+    /// When the last requests were admitted, or will be: as many of them as the rate counts.
+    admitted: VecDeque<Instant>,
 }
 
 /// A server that could not be reached.
-struct Down {
+struct DownServer {
     next_probe: Timestamp,
     status: StatusCode,
     text: String,
 }
 
-/// Requests that are held back, and what they are answered.
+/// Requests that are held back (RFC 9110 §10.2.3), and what they are answered.
 #[derive(Clone)]
-struct Held {
+struct RetryAfter {
     until: Timestamp,
-    /// Until when the origin server has said: possibly later than what is obeyed.
-    until_told: Timestamp,
-    answer: Arc<HeldAnswer>,
+    /// What the origin server has stated: possibly later than what is obeyed.
+    until_stated: Timestamp,
+    answer: Arc<LimitResponse>,
 }
 
 /// What a request is remembered by, as hashes: credentials are kept nowhere in clear.
 #[derive(Clone, Copy)]
-struct Whom {
+struct RequestHashes {
     authority: u64,
     /// The client: what a spent quota holds back.
     client: u64,
@@ -120,8 +122,11 @@ struct Whom {
 impl Gated {
     /// Puts a gate in front of an origin server.
     pub fn new(inner: Arc<dyn Origin>, clock: Clock, limits: Limits) -> Self {
-        let shared = Shared { state: Mutex::default(), freed: Condvar::new() };
-        Self { inner, clock, limits, hasher: RandomState::new(), shared: Arc::new(shared) }
+        // With neither could any request ever be admitted.
+        assert!(limits.rate.is_none_or(|rate| rate.requests > 0), "a rate of none");
+        assert!(limits.concurrency.is_none_or(|most| most > 0), "a concurrency of none");
+        let gate = Gate { state: Mutex::default(), freed: Condvar::new() };
+        Self { inner, clock, limits, hasher: RandomState::new(), gate: Arc::new(gate) }
     }
 
     /// The server that cannot be reached if this request fails.
@@ -130,7 +135,7 @@ impl Gated {
     }
 
     /// What this request is remembered by.
-    fn whom(&self, request: &OriginRequest<'_, '_>) -> Whom {
+    fn hashes(&self, request: &OriginRequest<'_, '_>) -> RequestHashes {
         let OriginRequest { method, url, fields, .. } = request;
         let authority = self.authority(request);
         let credentials: Vec<_> = presented(fields, url).collect();
@@ -143,30 +148,35 @@ impl Gated {
         // Whatever changes something is for the origin server to answer, each time (RFC 9110 §9.2.1).
         let is_held = matches!(**method, Method::GET | Method::HEAD);
         let path = is_held.then(|| self.hasher.hash_one(("path", client, path)));
-        Whom { authority, client, path }
+        RequestHashes { authority, client, path }
     }
 
-    /// Lets a request through, now or when it is its turn; the error is why not.
+    /// Admits a request, now or when the limits allow it; the error is why not.
     ///
     /// Everything is asked under one lock, so that of many requests at once exactly one is the probe of
     /// this second.
-    fn admit(&self, request: &OriginRequest<'_, '_>, whom: Whom) -> Result<Pass, OriginError> {
+    fn admit(
+        &self,
+        request: &OriginRequest<'_, '_>,
+        hashes: RequestHashes,
+    ) -> Result<OriginPermit, OriginError> {
         let now = self.clock.now();
         // With a stale response at hand it is better given at once than after a wait.
         let wait_max = if request.waits { self.limits.wait_max } else { Duration::ZERO };
         let deadline = Instant::now() + wait_max;
-        let mut state = self.shared.state.lock();
+        let mut state = self.gate.state.lock();
         // The spent quota first: it is the wider limit.
-        for hash in whom.path.iter().flat_map(|path| [whom.client, *path]) {
-            if let Some(Held { until, until_told, answer }) = state.held.get(&hash).cloned()
+        for hash in hashes.path.iter().flat_map(|path| [hashes.client, *path]) {
+            if let Some(RetryAfter { until, until_stated, answer }) =
+                state.held_back.get(&hash).cloned()
                 && now < until
                 && !is_set_back(now, until, RETRY_AFTER_MAX)
             {
-                let seconds = until_told.seconds_since(now).0.max(1);
+                let seconds = until_stated.seconds_since(now).0.max(1);
                 return Err(OriginError::HeldBack { answer, seconds });
             }
         }
-        if let Some(down) = state.down.get_mut(&whom.authority) {
+        if let Some(down) = state.down.get_mut(&hashes.authority) {
             if now < down.next_probe && !is_set_back(now, down.next_probe, PROBE_INTERVAL) {
                 let (status, text) = (down.status, down.text.clone());
                 return Err(OriginError::Down { status, text });
@@ -176,81 +186,82 @@ impl Gated {
             down.next_probe = now.plus(PROBE_INTERVAL);
         }
         if let Some(most) = self.limits.concurrency {
-            // The lock is given back while waiting. Looped, because another request may take the place
-            // that was freed.
-            while state.under_way >= most {
-                if self.shared.freed.wait_until(&mut state, deadline).timed_out() {
+            // The lock is given back while waiting. Looped, because another request may take the permit
+            // that was given back.
+            while state.in_flight >= most {
+                if self.gate.freed.wait_until(&mut state, deadline).timed_out() {
                     return Err(OriginError::Busy { seconds: 1 });
                 }
             }
         }
-        // The turn is taken last: one that is taken and not used would count against the rate.
-        let wait = self.turn(&mut state, deadline)?;
-        state.under_way += 1;
+        // The rate is counted last: a request that is counted and not sent would delay others.
+        let wait = self.reserve_by_rate(&mut state, deadline)?;
+        state.in_flight += 1;
         drop(state);
-        // From here on the permit gives the place back, also if the sleep or the request panics.
-        let pass = Pass(Arc::clone(&self.shared));
-        // Without the lock: others take the turns behind this one meanwhile.
+        // From here on the permit's drop counts down again, also if the sleep or the request panics.
+        let permit = OriginPermit(Arc::clone(&self.gate));
+        // Without the lock: others reserve the times after this one meanwhile.
         std::thread::sleep(wait);
-        Ok(pass)
+        Ok(permit)
     }
 
-    /// How long a request has to wait for its turn under `--origin-rate`; its turn is taken.
-    fn turn(
+    /// How long a request has to wait under `--origin-rate`; from then on it counts as sent at that time.
+    fn reserve_by_rate(
         &self,
-        state: &mut MutexGuard<'_, State>,
+        state: &mut MutexGuard<'_, GateState>,
         deadline: Instant,
     ) -> Result<Duration, OriginError> {
         let Some(rate) = self.limits.rate else { return Ok(Duration::ZERO) };
         let now = Instant::now();
-        let mut turn = now;
-        // In any span of that length: the next turn is one span after the turn that lies as many
+        let mut time = now;
+        // In any span of that length: the next request goes out one span after the one that lies as many
         // requests back.
-        if state.let_through.len() >= rate.requests
-            && let Some(first) = state.let_through.front()
+        if state.admitted.len() >= rate.requests
+            && let Some(first) = state.admitted.front()
         {
-            turn = now.max(*first + rate.per);
-            if turn > now && turn > deadline {
-                let seconds = (turn - now).as_secs().saturating_add(1);
+            time = now.max(*first + rate.per);
+            if time > now && time > deadline {
+                let seconds = (time - now).as_secs().saturating_add(1);
                 return Err(OriginError::Busy { seconds: seconds.min(u64::from(u32::MAX)) as u32 });
             }
-            state.let_through.pop_front();
+            state.admitted.pop_front();
         }
-        state.let_through.push_back(turn);
-        Ok(turn - now)
+        state.admitted.push_back(time);
+        assert!(state.admitted.len() <= rate.requests, "the memory of the rate is bounded by it");
+        Ok(time - now)
     }
 
     /// Notes what an answer says about the origin server.
-    fn note_answer(&self, whom: Whom, response: &mut OriginResponse) {
+    fn note_answer(&self, hashes: RequestHashes, response: &mut OriginResponse) {
         let now = self.clock.now();
-        let mut state = self.shared.state.lock();
+        let mut state = self.gate.state.lock();
         // Any answer counts, an error as well: it can be reached.
-        state.down.remove(&whom.authority);
+        state.down.remove(&hashes.authority);
         state.last_answer = Some(now);
-        state.silences = 0;
+        state.timeouts = 0;
         // A limit on requests that change something says nothing of those that only read.
-        let Some(path) = whom.path else { return };
+        let Some(path) = hashes.path else { return };
         let Some(limit) = limit(response.head.status, &response.head.fields, now) else { return };
-        if state.held.len() >= HELD_MAX {
-            state.held.clear();
+        if state.held_back.len() >= REMEMBERED_MAX {
+            state.held_back.clear();
         }
         let until = now.plus(limit.wait.min(RETRY_AFTER_MAX));
-        let until_told = now.plus(limit.wait);
-        let hash = if limit.is_spent { whom.client } else { path };
-        let answer = HeldAnswer::of(response);
-        state.held.insert(hash, Held { until, until_told, answer });
+        let until_stated = now.plus(limit.wait);
+        let hash = if limit.is_spent { hashes.client } else { path };
+        let answer = LimitResponse::of(response);
+        state.held_back.insert(hash, RetryAfter { until, until_stated, answer });
     }
 
     /// Notes that the origin server could not be reached, where the error says so: no connection; or
     /// silence since this request began, for other requests as well.
-    fn note_error(&self, whom: Whom, asked_at: Timestamp, error: &OriginError) {
-        let mut state = self.shared.state.lock();
+    fn note_error(&self, hashes: RequestHashes, asked_at: Timestamp, error: &OriginError) {
+        let mut state = self.gate.state.lock();
         let unreachable = match error {
             OriginError::Timeout { .. } => {
                 // Another request was answered meanwhile: the server lives, and this URI is slow.
-                let silent = state.last_answer.is_none_or(|last| last < asked_at);
-                state.silences += u32::from(silent);
-                silent && state.silences >= SILENCES_MIN
+                let is_silent = state.last_answer.is_none_or(|last| last < asked_at);
+                state.timeouts += u32::from(is_silent);
+                is_silent && state.timeouts >= TIMEOUTS_MIN
             }
             error => {
                 matches!(error.detail(), Detail::Connect | Detail::Tls)
@@ -261,49 +272,49 @@ impl Gated {
             // Counted from when this request began: it was the probe of that second, and by now the
             // next one may be due.
             let next_probe = asked_at.plus(PROBE_INTERVAL);
-            if state.down.len() >= HELD_MAX {
+            if state.down.len() >= REMEMBERED_MAX {
                 state.down.clear();
             }
             // The others are told what this one has found out, and with what status.
             let (status, text) = (error.status(), error.to_string());
-            state.down.insert(whom.authority, Down { next_probe, status, text });
+            state.down.insert(hashes.authority, DownServer { next_probe, status, text });
         }
     }
 }
 
 impl Origin for Gated {
     fn send(&self, request: OriginRequest<'_, '_>) -> Result<OriginResponse, OriginError> {
-        let whom = self.whom(&request);
-        let pass = self.admit(&request, whom)?;
+        let hashes = self.hashes(&request);
+        let permit = self.admit(&request, hashes)?;
         let asked_at = self.clock.now();
         match self.inner.send(request) {
             Ok(mut response) => {
-                self.note_answer(whom, &mut response);
-                Ok(held_by(response, pass))
+                self.note_answer(hashes, &mut response);
+                Ok(with_permit(response, permit))
             }
             Err(error) => {
-                self.note_error(whom, asked_at, &error);
+                self.note_error(hashes, asked_at, &error);
                 Err(error)
             }
         }
     }
 
     fn upgrade(&self, request: OriginRequest<'_, '_>) -> Result<Upgrade, OriginError> {
-        let whom = self.whom(&request);
-        let pass = self.admit(&request, whom)?;
+        let hashes = self.hashes(&request);
+        let permit = self.admit(&request, hashes)?;
         let asked_at = self.clock.now();
         match self.inner.upgrade(request) {
             Ok(Upgrade::Declined(mut response)) => {
-                self.note_answer(whom, &mut response);
-                Ok(Upgrade::Declined(held_by(response, pass)))
+                self.note_answer(hashes, &mut response);
+                Ok(Upgrade::Declined(with_permit(response, permit)))
             }
             Ok(Upgrade::Agreed(fields, mut tunnel)) => {
-                let held = Holding { inner: tunnel.from_origin, _pass: pass };
+                let held = WithPermit { inner: tunnel.from_origin, _permit: permit };
                 tunnel.from_origin = Box::new(held);
                 Ok(Upgrade::Agreed(fields, tunnel))
             }
             Err(error) => {
-                self.note_error(whom, asked_at, &error);
+                self.note_error(hashes, asked_at, &error);
                 Err(error)
             }
         }
@@ -316,41 +327,41 @@ fn is_set_back(now: Timestamp, until: Timestamp, most: DeltaSeconds) -> bool {
     until > now.plus(most).plus(DeltaSeconds(1))
 }
 
-/// The permit to have one request under way; given back when it is dropped.
-struct Pass(Arc<Shared>);
+/// The permit to have one request in flight; given back when it is dropped.
+struct OriginPermit(Arc<Gate>);
 
-impl Drop for Pass {
+impl Drop for OriginPermit {
     fn drop(&mut self) {
         let mut state = self.0.state.lock();
-        assert!(state.under_way > 0, "each permit was counted when it was given out");
-        state.under_way -= 1;
+        assert!(state.in_flight > 0, "each permit was counted when it was given out");
+        state.in_flight -= 1;
         drop(state);
         self.0.freed.notify_one();
     }
 }
 
-/// A response that holds the permit until its body is dropped: the request is under way until then.
-fn held_by(mut response: OriginResponse, pass: Pass) -> OriginResponse {
+/// A response that holds the permit until its body is dropped: the request is in flight until then.
+fn with_permit(mut response: OriginResponse, permit: OriginPermit) -> OriginResponse {
     response.body = response
         .body
-        .map(|inner| -> Box<dyn OriginBody> { Box::new(Holding { inner, _pass: pass }) });
+        .map(|inner| -> Box<dyn OriginBody> { Box::new(WithPermit { inner, _permit: permit }) });
     response
 }
 
-/// Something that is read, with its permit. The permit is dropped first, as the first field: whoever
-/// waits may begin while the connection is put away.
-struct Holding<T: ?Sized> {
-    _pass: Pass,
+/// Something that is read, with its permit. The permit is dropped first, as the first field: a waiting
+/// request may begin while the connection is closed or goes back to its pool.
+struct WithPermit<T: ?Sized> {
+    _permit: OriginPermit,
     inner: Box<T>,
 }
 
-impl OriginBody for Holding<dyn OriginBody> {
+impl OriginBody for WithPermit<dyn OriginBody> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.inner.read(buffer)
     }
 }
 
-impl Read for Holding<dyn Read + Send> {
+impl Read for WithPermit<dyn Read + Send> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.inner.read(buffer)
     }
@@ -362,13 +373,12 @@ mod tests {
 
     use super::*;
     use crate::message::fields::Fields;
-    use crate::origin::OriginHead;
-    use crate::origin::RequestContent;
+    use crate::origin::{OriginHead, RequestContent};
 
-    /// Asks for patience, whatever it is asked for.
-    struct Overrun;
+    /// Answers every request with 503 and `Retry-After`.
+    struct Overloaded;
 
-    impl Origin for Overrun {
+    impl Origin for Overloaded {
         fn send(&self, _: OriginRequest<'_, '_>) -> Result<OriginResponse, OriginError> {
             let mut fields = Fields::new();
             fields.append(http::header::RETRY_AFTER, HeaderValue::from_static("60"));
@@ -379,7 +389,6 @@ mod tests {
                     fields,
                     length: None,
                     silently_delimited: false,
-                    has_content: false,
                 },
                 body: None,
             })
@@ -387,11 +396,11 @@ mod tests {
     }
 
     #[test]
-    fn the_memory_of_who_wants_to_be_left_alone_is_bounded() {
+    fn the_memory_of_limited_clients_and_paths_is_bounded() {
         let limits = Limits { rate: None, concurrency: None, wait_max: Duration::ZERO };
-        let gated = Gated::new(Arc::new(Overrun), Clock::by_hand(Timestamp(0)), limits);
+        let gated = Gated::new(Arc::new(Overloaded), Clock::by_hand(Timestamp(0)), limits);
         let (method, fields) = (&Method::GET, &Fields::new());
-        for number in 0..=HELD_MAX {
+        for number in 0..=REMEMBERED_MAX {
             let url = &format!("http://o/{number}");
             let content = RequestContent::None;
             let asked = OriginRequest {
@@ -405,7 +414,7 @@ mod tests {
             };
             assert!(gated.send(asked).is_ok());
         }
-        assert!(gated.shared.state.lock().held.len() <= HELD_MAX);
-        assert_eq!(gated.shared.state.lock().under_way, 0);
+        assert!(gated.gate.state.lock().held_back.len() <= REMEMBERED_MAX);
+        assert_eq!(gated.gate.state.lock().in_flight, 0);
     }
 }

@@ -16,7 +16,7 @@ pub mod blocking;
 pub mod egress;
 mod error;
 pub mod gate;
-mod held;
+mod limit_response;
 pub mod resolver;
 pub mod trust;
 mod tunnel;
@@ -65,7 +65,7 @@ pub struct OriginRequest<'a, 'content> {
     pub fields: &'a Fields,
     /// The content.
     pub content: RequestContent<'content>,
-    /// May the request wait for its turn at the gate? Not if a stale response can be had instead.
+    /// May the request wait for a permit at the gate? Not if a stale response can be had instead.
     pub waits: bool,
     /// Is called with each interim response, as it comes (RFC 9110 §15.2).
     pub interim: Option<Arc<Interim>>,
@@ -84,15 +84,15 @@ pub enum RequestContent<'a> {
     Chunked(&'a mut (dyn Read + 'a)),
 }
 
-/// A response of the origin server: its head, and content to read.
+/// A response: its head, and a body to read.
 pub struct OriginResponse {
-    /// The head.
+    /// What is known before any of the content is read.
     pub head: OriginHead,
     /// The content; `None` where the status or the method allows none.
     pub body: Option<Box<dyn OriginBody>>,
 }
 
-/// The head of a response of the origin server.
+/// The head of a response: plain data, so that it can be judged without any I/O.
 #[derive(Clone, Debug)]
 pub struct OriginHead {
     /// The status code.
@@ -105,17 +105,11 @@ pub struct OriginHead {
     pub length: Option<u64>,
     /// Does only the end of the connection end the content, without an announcement of it?
     pub silently_delimited: bool,
-    /// Has it content? Not where the status or the method allows none; it may have no bytes.
-    pub has_content: bool,
 }
 
-impl OriginResponse {
-    /// The response with this head, whose content is delimited so.
-    fn new(
-        head: ResponseHead,
-        framing: ResponseFraming,
-        body: Option<Box<dyn OriginBody>>,
-    ) -> Self {
+impl OriginHead {
+    /// This head, of a response whose content is delimited so.
+    pub(crate) fn new(head: ResponseHead, framing: ResponseFraming) -> Self {
         let ResponseHead { status, version, fields, .. } = head;
         let length = match framing {
             ResponseFraming::Length(length) => Some(length),
@@ -131,9 +125,7 @@ impl OriginResponse {
             || fields.has_member("connection", "close")
             || fields.contains("transfer-encoding");
         let silently_delimited = framing == ResponseFraming::Close && !announced;
-        let has_content = body.is_some();
-        let head = OriginHead { status, version, fields, length, silently_delimited, has_content };
-        Self { head, body }
+        Self { status, version, fields, length, silently_delimited }
     }
 }
 
@@ -151,5 +143,36 @@ impl Origin for Unreachable {
     fn send(&self, request: OriginRequest<'_, '_>) -> Result<OriginResponse, OriginError> {
         let source = io::Error::other("--cache-mode is offline");
         Err(OriginError::Connect { origin: request.url.to_string(), source })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::framing::response_framing;
+    use crate::message::head::read_response;
+
+    #[test]
+    fn a_head_tells_the_length_and_whether_the_end_is_announced() {
+        #[rustfmt::skip]
+        let table = [
+            // Head, whether it answers a HEAD, the length, and whether nobody announces the end.
+            ("HTTP/1.1 200 \r\nContent-Length: 5\r\n\r\n", false, Some(5), false),
+            ("HTTP/1.1 200 \r\nTransfer-Encoding: chunked\r\n\r\n", false, None, false),
+            ("HTTP/1.1 200 \r\n\r\n", false, None, true),
+            ("HTTP/1.1 200 \r\nConnection: close\r\n\r\n", false, None, false),
+            ("HTTP/1.0 200 \r\n\r\n", false, None, false),
+            ("HTTP/1.1 200 \r\nTransfer-Encoding: foo\r\n\r\n", false, None, false),
+            ("HTTP/1.1 200 \r\nContent-Length: 5\r\n\r\n", true, Some(5), false),
+            ("HTTP/1.1 200 \r\nTransfer-Encoding: chunked\r\n\r\n", true, None, false),
+            ("HTTP/1.1 304 \r\nContent-Length: 5\r\n\r\n", false, Some(5), false),
+            ("HTTP/1.1 304 \r\n\r\n", false, None, false),
+        ];
+        for (text, to_head, length, silently) in table {
+            let head = read_response(text.as_bytes()).expect("valid").expect("complete");
+            let framing = response_framing(&head, to_head).expect("valid");
+            let head = OriginHead::new(head, framing);
+            assert_eq!((head.length, head.silently_delimited), (length, silently), "{text:?}");
+        }
     }
 }

@@ -24,29 +24,29 @@ const NAMES_MAX: usize = 256;
 /// Looks a name up: the system's resolver, or a test's.
 pub(crate) type LookUp = dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync;
 
-/// A memory of names, shared by its clones.
+/// A cache of names and their addresses, shared by its clones.
 #[derive(Clone)]
 pub struct Names {
-    shared: Arc<Shared>,
+    cache: Arc<NameCache>,
 }
 
-struct Shared {
+struct NameCache {
     look_up: Box<LookUp>,
-    names: Mutex<HashMap<(String, u16), Name>>,
+    names: Mutex<HashMap<(String, u16), ResolvedName>>,
     changed: Condvar,
 }
 
-/// Guarded by [`Shared::names`].
+/// Guarded by [`NameCache::names`].
 #[derive(Default)]
-struct Name {
+struct ResolvedName {
     /// The addresses that were found last; a failure does not remove them.
     addresses: Vec<SocketAddr>,
     /// Until when no new look-up is made.
     valid_until: Option<Instant>,
     /// A thread is looking it up.
-    under_way: bool,
-    /// Until when no other look-up is made because of addresses that do not connect.
-    renewed_until: Option<Instant>,
+    is_looked_up: bool,
+    /// Until when addresses that do not connect cause no other look-up.
+    no_renewal_until: Option<Instant>,
 }
 
 impl Default for Names {
@@ -56,13 +56,13 @@ impl Default for Names {
 }
 
 impl Names {
-    /// A memory that looks names up by `look_up`.
+    /// A cache that looks names up by `look_up`.
     pub fn new(
         look_up: impl Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync + 'static,
     ) -> Self {
         let names = Mutex::new(HashMap::new());
-        let shared = Shared { look_up: Box::new(look_up), names, changed: Condvar::new() };
-        Self { shared: Arc::new(shared) }
+        let cache = NameCache { look_up: Box::new(look_up), names, changed: Condvar::new() };
+        Self { cache: Arc::new(cache) }
     }
 
     /// The addresses of a host, within `limit`; empty if it has none, or none were found in time.
@@ -74,10 +74,10 @@ impl Names {
         }
         let deadline = Instant::now() + limit;
         let key = (bare.to_string(), port);
-        let mut names = self.shared.names.lock();
+        let mut names = self.cache.names.lock();
         if names.len() >= NAMES_MAX && !names.contains_key(&key) {
             // A name under way is kept: its thread will look for it, and others wait for it.
-            names.retain(|_, name| name.under_way);
+            names.retain(|_, name| name.is_looked_up);
         }
         loop {
             let name = names.entry(key.clone()).or_default();
@@ -85,12 +85,12 @@ impl Names {
             if name.valid_until.is_some_and(|until| until > Instant::now()) {
                 return name.addresses.clone();
             }
-            if !name.under_way {
+            if !name.is_looked_up {
                 // Under the lock, so that only one thread is started. If there is none to be had, the
                 // next request tries again.
-                name.under_way = self.begin(key.clone());
+                name.is_looked_up = self.begin(key.clone());
             }
-            let waited = self.shared.changed.wait_until(&mut names, deadline);
+            let waited = self.cache.changed.wait_until(&mut names, deadline);
             if waited.timed_out() {
                 // Old addresses are better than none: DNS fails more often than servers move.
                 let last_good = names.get(&key).map(|name| name.addresses.clone());
@@ -103,14 +103,14 @@ impl Names {
     /// at most once a second, within `limit`.
     pub(crate) fn has_moved(&self, host: &str, port: u16, limit: Duration) -> bool {
         let bare = host.trim_start_matches('[').trim_end_matches(']');
-        let mut names = self.shared.names.lock();
+        let mut names = self.cache.names.lock();
         let Some(name) = names.get_mut(&(bare.to_string(), port)) else { return false };
         let now = Instant::now();
         // An origin server that is down would be looked up for every request otherwise.
-        if name.renewed_until.is_some_and(|until| until > now) {
+        if name.no_renewal_until.is_some_and(|until| until > now) {
             return false;
         }
-        name.renewed_until = Some(now + FAILURE_REMEMBERED);
+        name.no_renewal_until = Some(now + FAILURE_REMEMBERED);
         name.valid_until = None;
         let mut before = name.addresses.clone();
         // `addresses` takes the lock itself.
@@ -125,13 +125,14 @@ impl Names {
     /// Looks a name up on a thread of its own; `false` if there is no thread to be had. Called with the
     /// lock, which the thread takes only when it has an answer.
     fn begin(&self, key: (String, u16)) -> bool {
-        let shared = Arc::clone(&self.shared);
+        let cache = Arc::clone(&self.cache);
         let work = move || {
             // Without the lock: this may take the system's resolver half a minute.
-            let found = (shared.look_up)(&key.0, key.1).unwrap_or_default();
-            let mut names = shared.names.lock();
+            let found = (cache.look_up)(&key.0, key.1).unwrap_or_default();
+            let mut names = cache.names.lock();
             let name = names.entry(key).or_default();
-            name.under_way = false;
+            assert!(name.is_looked_up, "one thread looks a name up, and it is kept until then");
+            name.is_looked_up = false;
             // A failure is remembered for a second: long enough that a burst of requests causes one
             // look-up.
             let lasts = if found.is_empty() { FAILURE_REMEMBERED } else { REMEMBERED };
@@ -140,7 +141,7 @@ impl Names {
                 name.addresses = found;
             }
             drop(names);
-            shared.changed.notify_all();
+            cache.changed.notify_all();
         };
         std::thread::Builder::new().name("resolver".to_string()).spawn(work).is_ok()
     }
@@ -185,7 +186,7 @@ mod tests {
         });
         let first = names.addresses("a.test", 80, LIMIT);
         let key = ("a.test".to_string(), 80);
-        names.shared.names.lock().get_mut(&key).expect("it is remembered").valid_until = None;
+        names.cache.names.lock().get_mut(&key).expect("it is remembered").valid_until = None;
         assert_eq!(names.addresses("a.test", 80, LIMIT), first);
     }
 
@@ -232,6 +233,6 @@ mod tests {
         for number in 0..=NAMES_MAX {
             names.addresses(&format!("host{number}.test"), 80, LIMIT);
         }
-        assert!(names.shared.names.lock().len() <= NAMES_MAX);
+        assert!(names.cache.names.lock().len() <= NAMES_MAX);
     }
 }

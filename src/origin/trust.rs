@@ -86,9 +86,10 @@ fn read_file(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
 /// What TLS connections are made with. The parts are made at the first use: reading all roots takes
 /// longer than a start may.
 #[derive(Clone)]
-pub(crate) struct TlsSettings(Arc<Settings>);
+pub(crate) struct TlsSettings(Arc<LazyTlsConfig>);
 
-struct Settings {
+/// Roots, and the configuration that is made of them once.
+struct LazyTlsConfig {
     /// `None` for no verification at all.
     roots: Option<Roots>,
     config: OnceLock<Arc<ClientConfig>>,
@@ -97,7 +98,7 @@ struct Settings {
 impl TlsSettings {
     /// The settings for these roots; `None` for no verification at all (`--insecure`).
     pub fn new(roots: Option<Roots>) -> Self {
-        Self(Arc::new(Settings { roots, config: OnceLock::new() }))
+        Self(Arc::new(LazyTlsConfig { roots, config: OnceLock::new() }))
     }
 
     /// A connection to `host`, before the handshake. An IPv6 address may stand in brackets.
@@ -112,8 +113,8 @@ impl TlsSettings {
 fn client_config(roots: Option<&Roots>) -> ClientConfig {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let verifier: Arc<dyn ServerCertVerifier> = match roots {
-        Some(roots) => Arc::new(Trusted::new(roots, &provider)),
-        None => Arc::new(Anything),
+        Some(roots) => Arc::new(TrustVerifier::new(roots, &provider)),
+        None => Arc::new(NoVerifier),
     };
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -130,12 +131,12 @@ fn client_config(roots: Option<&Roots>) -> ClientConfig {
 /// shows just that. `openssl req -x509` makes such certificates: they say that they are an authority's,
 /// and the usual verifier refuses every authority's certificate as a server's.
 #[derive(Debug)]
-struct Trusted {
+struct TrustVerifier {
     usual: Arc<WebPkiServerVerifier>,
     given: Vec<CertificateDer<'static>>,
 }
 
-impl Trusted {
+impl TrustVerifier {
     fn new(roots: &Roots, provider: &Arc<CryptoProvider>) -> Self {
         let mut store = rustls::RootCertStore::empty();
         // Systems ship roots that webpki cannot read; they vouch for nobody.
@@ -148,7 +149,7 @@ impl Trusted {
     }
 }
 
-impl ServerCertVerifier for Trusted {
+impl ServerCertVerifier for TrustVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -166,8 +167,7 @@ impl ServerCertVerifier for Trusted {
         );
         match usual {
             // An expired certificate has another error, because its time is looked at first. The server
-            // has
-            // to prove that it has the key, as always.
+            // has to prove that it has the key, as always.
             Err(error)
                 if is_authority_as_server(&error)
                     && self.given.contains(end_entity)
@@ -223,11 +223,11 @@ fn may_be_a_servers(certificate: &[u8]) -> bool {
     !has(&EXTENDED_KEY_USAGE) || has(&SERVER_AUTHENTICATION)
 }
 
-/// Takes every certificate for a good one (`--insecure`).
+/// Accepts every certificate (`--insecure`).
 #[derive(Debug)]
-struct Anything;
+struct NoVerifier;
 
-impl ServerCertVerifier for Anything {
+impl ServerCertVerifier for NoVerifier {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,

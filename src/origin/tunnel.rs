@@ -20,10 +20,13 @@ use crate::message::head::{ResponseHead, read_response, write_request};
 use crate::message::request::RequestLimits;
 use crate::message::target::{OriginUrl, split_url};
 use crate::origin::blocking::transport::{HEAD_BYTES_MAX, INTERIM_MAX};
-use crate::origin::egress::{Egress, WayOut};
+use crate::origin::egress::{Egress, EgressProxy};
 use crate::origin::resolver::Names;
 use crate::origin::trust::TlsSettings;
-use crate::origin::{OriginBody, OriginError, OriginRequest, OriginResponse, Tunnel, Upgrade};
+use crate::origin::{
+    OriginBody, OriginError, OriginHead, OriginRequest, OriginResponse, RequestContent, Tunnel,
+    Upgrade,
+};
 
 /// How much is read at a time.
 const PIECE_BYTES: usize = 16 * 1024;
@@ -53,20 +56,21 @@ impl Dialer {
 
     /// Sends a request to go over to another protocol, and waits for the head of the answer.
     pub fn upgrade(&self, request: &OriginRequest<'_, '_>) -> Result<Upgrade, OriginError> {
+        assert!(matches!(request.content, RequestContent::None), "the head alone is sent");
         let unsent = |what: String| OriginError::Unsent { what: format!("request URL: {what}") };
         let (origin, path) = split_url(request.url).map_err(unsent)?;
         let base = &self.shown(&origin);
-        let mut line = self.connect(&origin)?;
+        let mut connection = self.connect(&origin)?;
         let authority = origin.authority();
         let host = request.host.unwrap_or(&authority);
         let mut head = write_request(request.method, path, host, request.fields);
         head.extend_from_slice(b"\r\n");
-        line.write.write_all(&head).map_err(|error| self.explain(base, &error))?;
-        self.answer(base, line)
+        connection.write.write_all(&head).map_err(|error| self.explain(base, &error))?;
+        self.answer(base, connection)
     }
 
     /// Reads the head of the answer; interim responses are of no interest here.
-    fn answer(&self, base: &str, mut line: Line) -> Result<Upgrade, OriginError> {
+    fn answer(&self, base: &str, mut connection: TunnelConnection) -> Result<Upgrade, OriginError> {
         let (mut input, mut interims, mut seen) = (Vec::new(), 0, 0);
         let mut piece = vec![0; PIECE_BYTES];
         let invalid =
@@ -81,12 +85,15 @@ impl Dialer {
                 input.drain(..head.length);
                 seen = 0;
                 if head.status == StatusCode::SWITCHING_PROTOCOLS {
-                    return line
+                    // What has come behind the head is in the other protocol already (RFC 9110 §7.8).
+                    return connection
                         .into_tunnel(head.fields, input)
                         .map_err(|error| self.explain(base, &error));
                 }
                 if !head.status.is_informational() {
-                    return declined(head, input, line).map_err(invalid).map(Upgrade::Declined);
+                    return declined(head, input, connection)
+                        .map_err(invalid)
+                        .map(Upgrade::Declined);
                 }
                 interims += 1;
                 if interims > INTERIM_MAX {
@@ -97,7 +104,7 @@ impl Dialer {
             if input.len() > HEAD_BYTES_MAX {
                 return Err(invalid("a head that is too long"));
             }
-            match line.read.read(&mut piece) {
+            match connection.read.read(&mut piece) {
                 Ok(0) => {
                     let what = "before an answer".to_string();
                     return Err(OriginError::Closed { origin: base.to_string(), what });
@@ -119,56 +126,65 @@ impl Dialer {
         }
     }
 
-    /// The proxy that leads out to a server; `None` if it is reached directly.
-    pub fn way_out(&self, to: &OriginUrl) -> Result<Option<&WayOut>, String> {
-        self.egress.way_out(to)
+    /// The egress proxy for a server; `None` if it is reached directly.
+    pub fn proxy_for(&self, to: &OriginUrl) -> Result<Option<&EgressProxy>, String> {
+        self.egress.proxy_for(to)
     }
 
-    /// A server as errors name it, with the proxy that leads out to it.
+    /// A server as errors name it, with the egress proxy for it.
     pub fn shown(&self, to: &OriginUrl) -> String {
         let shown = format!("{}://{}", to.scheme(), to.authority());
-        match self.way_out(to) {
-            Ok(Some(way_out)) => format!("{shown} through proxy {}", way_out.shown),
+        match self.proxy_for(to) {
+            Ok(Some(proxy)) => format!("{shown} through proxy {}", proxy.shown),
             _ => shown,
         }
     }
 
-    /// No connection could be made for this URL: has the name moved, of the origin server or of the
-    /// proxy that leads out to it?
+    /// No connection could be made for this URL: has the name moved, of the origin server or of
+    /// its egress proxy?
     pub fn has_moved(&self, url: &str) -> bool {
         let Ok((origin, _)) = split_url(url) else { return false };
-        let way_out = self.way_out(&origin).ok().flatten();
-        let OriginUrl { host, port, .. } = way_out.map_or(&origin, |way_out| &way_out.at);
+        let proxy = self.proxy_for(&origin).ok().flatten();
+        let OriginUrl { host, port, .. } = proxy.map_or(&origin, |proxy| &proxy.at);
         self.names.has_moved(host, *port, self.connect_timeout)
     }
 
-    /// A connection to the origin server: through a proxy that leads out and with TLS, where needed.
-    fn connect(&self, origin: &OriginUrl) -> Result<Line, OriginError> {
+    /// A connection to the origin server: through an egress proxy and with TLS, where needed.
+    fn connect(&self, origin: &OriginUrl) -> Result<TunnelConnection, OriginError> {
         let shown = self.shown(origin);
         let refused = |source| OriginError::Connect { origin: shown.clone(), source };
-        let way_out = self.way_out(origin).map_err(|what| refused(io::Error::other(what)))?;
-        let Some(way_out) = way_out else { return self.line(&shown, origin) };
-        let mut line = self.line(&shown, &way_out.at)?;
-        ask_for_connection(&mut line, origin, way_out).map_err(refused)?;
-        if origin.secure { self.seal(&shown, line, &origin.host) } else { Ok(line) }
+        let proxy = self.proxy_for(origin).map_err(|what| refused(io::Error::other(what)))?;
+        let Some(proxy) = proxy else { return self.connect_to(&shown, origin) };
+        let mut connection = self.connect_to(&shown, &proxy.at)?;
+        connect_through(&mut connection, origin, proxy).map_err(refused)?;
+        if origin.secure {
+            self.start_tls(&shown, connection, &origin.host)
+        } else {
+            Ok(connection)
+        }
     }
 
-    /// A connection to what is reached directly: the origin server, or the proxy that leads out.
-    fn line(&self, shown: &str, to: &OriginUrl) -> Result<Line, OriginError> {
+    /// A connection to what is reached directly: the origin server, or the egress proxy.
+    fn connect_to(&self, shown: &str, to: &OriginUrl) -> Result<TunnelConnection, OriginError> {
         let stream = self.dial(shown, &to.host, to.port)?;
         let refused = |source| OriginError::Connect { origin: shown.to_string(), source };
-        let line = Line::plain(stream).map_err(refused)?;
-        if to.secure { self.seal(shown, line, &to.host) } else { Ok(line) }
+        let connection = TunnelConnection::plain(stream).map_err(refused)?;
+        if to.secure { self.start_tls(shown, connection, &to.host) } else { Ok(connection) }
     }
 
     /// The same connection with TLS.
-    fn seal(&self, shown: &str, line: Line, host: &str) -> Result<Line, OriginError> {
+    fn start_tls(
+        &self,
+        shown: &str,
+        connection: TunnelConnection,
+        host: &str,
+    ) -> Result<TunnelConnection, OriginError> {
         let what = |error: rustls::Error| OriginError::Tls {
             origin: shown.to_string(),
             what: error.to_string(),
         };
-        let connection = self.tls.connection(host).map_err(what)?;
-        line.secure(connection).map_err(|error| self.explain(shown, &error))
+        let tls = self.tls.connection(host).map_err(what)?;
+        connection.secure(tls).map_err(|error| self.explain(shown, &error))
     }
 
     /// Connects to the first address that answers; again, if the name has moved meanwhile.
@@ -190,6 +206,7 @@ impl Dialer {
             return Err(OriginError::Resolve { origin: shown.to_string() });
         }
         let mut last = io::Error::from(io::ErrorKind::TimedOut);
+        // All of them share the limit: a name with many dead addresses takes no longer than one.
         for address in addresses {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -197,6 +214,8 @@ impl Dialer {
             }
             match TcpStream::connect_timeout(&address, left) {
                 Ok(stream) => {
+                    // A tunnel may be silent for hours, and nothing but this finds out that the other
+                    // side is gone.
                     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE);
                     let set = SockRef::from(&stream).set_tcp_keepalive(&keepalive);
                     let set = set.and_then(|()| stream.set_nodelay(true));
@@ -217,22 +236,27 @@ impl Dialer {
     }
 }
 
-/// Asks a proxy that leads out for a connection (RFC 9110 §9.3.6).
-fn ask_for_connection(line: &mut Line, to: &OriginUrl, way_out: &WayOut) -> io::Result<()> {
+/// Asks an egress proxy for a connection (RFC 9110 §9.3.6).
+fn connect_through(
+    connection: &mut TunnelConnection,
+    to: &OriginUrl,
+    proxy: &EgressProxy,
+) -> io::Result<()> {
     let OriginUrl { host, port, .. } = to;
     let mut request =
         format!("CONNECT {host}:{port} HTTP/1.1\r\nHost: {host}:{port}\r\n").into_bytes();
-    if let Some(value) = &way_out.authorization {
+    if let Some(value) = &proxy.authorization {
         request.extend_from_slice(b"Proxy-Authorization: ");
         request.extend_from_slice(value.as_bytes());
         request.extend_from_slice(b"\r\n");
     }
     request.extend_from_slice(b"\r\n");
-    line.write.write_all(&request)?;
+    connection.write.write_all(&request)?;
     let mut head = Vec::new();
     let mut byte = [0];
+    // Byte by byte: what comes behind the head is the origin server's, and not read here.
     while !head.ends_with(b"\r\n\r\n") {
-        if head.len() > HEAD_BYTES_MAX || line.read.read(&mut byte)? == 0 {
+        if head.len() > HEAD_BYTES_MAX || connection.read.read(&mut byte)? == 0 {
             return Err(io::Error::other("the proxy that leads out gave no answer"));
         }
         head.push(byte[0]);
@@ -251,62 +275,64 @@ fn ask_for_connection(line: &mut Line, to: &OriginUrl, way_out: &WayOut) -> io::
 fn declined(
     head: ResponseHead,
     input: Vec<u8>,
-    line: Line,
+    connection: TunnelConnection,
 ) -> Result<OriginResponse, &'static str> {
     // A request to go over to another protocol is a GET in practice, and no HEAD.
     let framing = response_framing(&head, false)?;
     let left = match framing {
-        ResponseFraming::None | ResponseFraming::Length(0) => Left::Bytes(0),
-        ResponseFraming::Length(length) => Left::Bytes(length),
+        ResponseFraming::None | ResponseFraming::Length(0) => ContentLeft::Bytes(0),
+        ResponseFraming::Length(length) => ContentLeft::Bytes(length),
         ResponseFraming::Chunked => {
-            Left::Chunks(Box::new((Decoder::new(RequestLimits::default()), Vec::new())))
+            ContentLeft::Chunks(Box::new((Decoder::new(RequestLimits::default()), Vec::new())))
         }
-        ResponseFraming::Close => Left::UntilTheEnd,
+        ResponseFraming::Close => ContentLeft::UntilTheEnd,
     };
-    let read = Preceded { before: input, rest: line.read };
+    let read = WithBuffered { before: input, rest: connection.read };
     let body = (framing != ResponseFraming::None)
-        .then(|| Box::new(Declined { read, left }) as Box<dyn OriginBody>);
-    Ok(OriginResponse::new(head, framing, body))
+        .then(|| Box::new(DeclinedBody { read, left }) as Box<dyn OriginBody>);
+    Ok(OriginResponse { head: OriginHead::new(head, framing), body })
 }
 
 /// The content of an ordinary response.
-struct Declined {
-    read: Preceded,
-    left: Left,
+struct DeclinedBody {
+    read: WithBuffered,
+    left: ContentLeft,
 }
 
 /// How much there is to come (RFC 9112 §6.3).
-enum Left {
+enum ContentLeft {
     Bytes(u64),
     /// In the chunked coding; with what has come and has not been taken apart.
     Chunks(Box<(Decoder, Vec<u8>)>),
     UntilTheEnd,
 }
 
-impl OriginBody for Declined {
+impl OriginBody for DeclinedBody {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match &mut self.left {
-            Left::Bytes(left) => {
+            ContentLeft::Bytes(left) => {
                 let most = usize::try_from(*left).unwrap_or(usize::MAX).min(buffer.len());
                 if most == 0 {
                     return Ok(0);
                 }
                 let count = self.read.read(&mut buffer[..most])?;
+                // RFC 9112 §8: a connection that ends before the stated length has cut the content.
                 if count == 0 {
                     return Err(io::ErrorKind::UnexpectedEof.into());
                 }
                 *left -= count as u64;
                 Ok(count)
             }
-            Left::Chunks(coded) => {
+            ContentLeft::Chunks(coded) => {
                 let (decoder, input) = &mut **coded;
                 let count = read_chunks(decoder, input, &mut self.read, buffer)?;
                 if count == 0 && !buffer.is_empty() {
-                    self.left = Left::Bytes(0);
+                    // The decoder has seen its end and must not be asked again.
+                    self.left = ContentLeft::Bytes(0);
                 }
                 Ok(count)
             }
-            Left::UntilTheEnd => self.read.read(buffer),
+            ContentLeft::UntilTheEnd => self.read.read(buffer),
         }
     }
 }
@@ -315,10 +341,11 @@ impl OriginBody for Declined {
 fn read_chunks(
     decoder: &mut Decoder,
     input: &mut Vec<u8>,
-    from: &mut Preceded,
+    from: &mut WithBuffered,
     buffer: &mut [u8],
 ) -> io::Result<usize> {
     loop {
+        // What has come is looked at before more is waited for: the last chunk may be among it.
         let next = decoder.next(input, buffer.len());
         let (used, piece) = next.map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
         let count = match piece {
@@ -346,12 +373,12 @@ fn read_chunks(
 }
 
 /// What has come already, and then the rest.
-struct Preceded {
+struct WithBuffered {
     before: Vec<u8>,
     rest: Box<dyn Read + Send>,
 }
 
-impl Read for Preceded {
+impl Read for WithBuffered {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.before.is_empty() {
             return self.rest.read(buffer);
@@ -364,13 +391,13 @@ impl Read for Preceded {
 }
 
 /// A connection, and its two directions.
-struct Line {
+struct TunnelConnection {
     stream: TcpStream,
     read: Box<dyn Read + Send>,
     write: Box<dyn Write + Send>,
 }
 
-impl Line {
+impl TunnelConnection {
     fn plain(stream: TcpStream) -> io::Result<Self> {
         let (read, write) = (Box::new(stream.try_clone()?), Box::new(stream.try_clone()?));
         Ok(Self { stream, read, write })
@@ -379,23 +406,24 @@ impl Line {
     /// TLS over it; what is below may itself have TLS.
     fn secure(self, mut connection: rustls::ClientConnection) -> io::Result<Self> {
         let Self { stream, read, write } = self;
-        let mut below = Both(read, write);
+        // Here, and not at the first write, so that a failed handshake is an error of TLS.
+        let mut below = Duplex(read, write);
         while connection.is_handshaking() {
             connection.complete_io(&mut below)?;
         }
-        let Both(read, write) = below;
+        let Duplex(read, write) = below;
         let connection = Arc::new(Mutex::new(connection));
         let out = Arc::new(Mutex::new(write));
-        let write = Sealed { connection: Arc::clone(&connection), out: Arc::clone(&out) };
+        let write = TlsWriteHalf { connection: Arc::clone(&connection), out: Arc::clone(&out) };
         let pending = vec![0; PIECE_BYTES];
-        let read = Opened { connection, out, below: read, pending };
+        let read = TlsReadHalf { connection, out, below: read, pending };
         Ok(Self { stream, read: Box::new(read), write: Box::new(write) })
     }
 
     /// From now on nobody waits for anybody's answer: silence is no failure.
     fn into_tunnel(self, fields: Fields, before: Vec<u8>) -> io::Result<Upgrade> {
         self.stream.set_read_timeout(None)?;
-        let from_origin = Box::new(Preceded { before, rest: self.read });
+        let from_origin = Box::new(WithBuffered { before, rest: self.read });
         let stream = self.stream;
         let hang_up = Box::new(move || _ = stream.shutdown(Shutdown::Both));
         Ok(Upgrade::Agreed(fields, Tunnel { from_origin, to_origin: self.write, hang_up }))
@@ -403,15 +431,15 @@ impl Line {
 }
 
 /// Both directions of a connection, for the handshake.
-struct Both(Box<dyn Read + Send>, Box<dyn Write + Send>);
+struct Duplex(Box<dyn Read + Send>, Box<dyn Write + Send>);
 
-impl Read for Both {
+impl Read for Duplex {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.0.read(buffer)
     }
 }
 
-impl Write for Both {
+impl Write for Duplex {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.1.write(bytes)
     }
@@ -422,12 +450,12 @@ impl Write for Both {
 }
 
 /// The writing half of a TLS connection. Locks are taken in this order: `out`, `connection`.
-struct Sealed {
+struct TlsWriteHalf {
     connection: Arc<Mutex<rustls::ClientConnection>>,
     out: Arc<Mutex<Box<dyn Write + Send>>>,
 }
 
-impl Write for Sealed {
+impl Write for TlsWriteHalf {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut out = self.out.lock();
         let mut records = Vec::new();
@@ -436,6 +464,7 @@ impl Write for Sealed {
         while connection.wants_write() {
             connection.write_tls(&mut records)?;
         }
+        // An origin server that takes nothing holds up its writer alone: the reader needs the other lock.
         drop(connection);
         out.write_all(&records)?;
         Ok(count)
@@ -447,14 +476,14 @@ impl Write for Sealed {
 }
 
 /// The reading half.
-struct Opened {
+struct TlsReadHalf {
     connection: Arc<Mutex<rustls::ClientConnection>>,
     out: Arc<Mutex<Box<dyn Write + Send>>>,
     below: Box<dyn Read + Send>,
     pending: Vec<u8>,
 }
 
-impl Read for Opened {
+impl Read for TlsReadHalf {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             match self.connection.lock().reader().read(buffer) {
@@ -466,6 +495,7 @@ impl Read for Opened {
             let mut records = &self.pending[..count];
             let mut connection = self.connection.lock();
             loop {
+                // rustls takes as much as its buffer holds, which is emptied by processing it.
                 connection.read_tls(&mut records)?;
                 let state = connection.process_new_packets();
                 state.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
@@ -475,9 +505,13 @@ impl Read for Opened {
             }
             let wants_write = connection.wants_write();
             drop(connection);
+            // A key update, or an alert, asks for records that nobody else would send (RFC 8446 §4.6.3).
             if wants_write {
-                Sealed { connection: Arc::clone(&self.connection), out: Arc::clone(&self.out) }
-                    .write(&[])?;
+                TlsWriteHalf {
+                    connection: Arc::clone(&self.connection),
+                    out: Arc::clone(&self.out),
+                }
+                .write(&[])?;
             }
         }
     }

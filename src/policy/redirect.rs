@@ -1,7 +1,8 @@
-//! Redirects that lead to the URL that was asked for. RFC 9110 §15.4.
+//! Redirects: those that are followed on this side (`--follow-redirects`), and those that lead to the URL
+//! that was asked for. RFC 9110 §15.4.
 //!
-//! An application that insists on https answers so when it is not told that its client speaks https
-//! already. Stored, such an answer would be given for ever: each client that follows it finds it again.
+//! An application that insists on https answers with the latter when it is not told that its client speaks
+//! https already. Stored, such an answer would be given for ever: each client that follows it finds it again.
 //! It is passed on, because a cookie that it sets, say, may make the next answer another one.
 
 use http::StatusCode;
@@ -13,6 +14,44 @@ use crate::message::target::{OriginUrl, split_authority};
 use crate::policy::credentials::is_credential;
 use crate::policy::key::KeyRules;
 use crate::policy::rewriting::{Site, at_proxy};
+
+/// The most redirects that are followed for one request.
+pub const REDIRECTS_MAX: usize = 10;
+
+/// Where a redirect leads.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct RedirectTarget {
+    /// The absolute URL.
+    pub url: String,
+    /// It has another scheme, host or port than the URL that was requested: the next request has no Host
+    /// field but its own, and goes through [`strip_for_elsewhere`].
+    pub is_elsewhere: bool,
+}
+
+/// Where a response to a request for `url` redirects to, if it does, and if it can be followed.
+///
+/// A 300 leaves the choice to the user, and a 304 or 305 is no redirect (§15.4).
+pub fn followed(url: &str, status: StatusCode, fields: &Fields) -> Option<RedirectTarget> {
+    if !matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308) {
+        return None;
+    }
+    let target = resolve(url, fields.get("location")?.to_str().ok()?)?;
+    let is_elsewhere = server_of(&target) != server_of(url);
+    Some(RedirectTarget { url: target, is_elsewhere })
+}
+
+/// Takes out of a request's fields what is not for the server that a redirect leads to (§15.4).
+pub fn strip_for_elsewhere(fields: &mut Fields) {
+    // What the client says to one server is not for another's ears.
+    fields.retain(|name, _| !is_credential(name.as_str()));
+}
+
+/// Scheme, host and port of an absolute URI.
+fn server_of(url: &str) -> Option<(String, Option<u16>)> {
+    let (scheme, rest) = url.split_once("://")?;
+    let (host, port) = split_authority(rest.split(['/', '?']).next()?)?;
+    Some((format!("{scheme}://{host}"), port))
+}
 
 /// The URL that was asked for, and its other names.
 #[derive(Debug)]
@@ -82,41 +121,10 @@ fn without_usual_port(authority: &str) -> Option<(String, Option<u16>)> {
     Some((host, port.filter(|port| !matches!(port, 80 | 443))))
 }
 
-/// Where a redirect leads that is followed on this side (`--follow-redirects`).
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Followed {
-    /// The absolute URL.
-    pub url: String,
-    /// Is it another server's, or the same one's by another scheme?
-    pub is_another_authority: bool,
-}
-
-/// Where the response to a request for `url` leads, if it redirects and can be followed (RFC 9110 §15.4).
-pub fn followed(url: &str, status: StatusCode, fields: &Fields) -> Option<Followed> {
-    if !matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308) {
-        return None;
-    }
-    let next = resolve(url, fields.get("location")?.to_str().ok()?)?;
-    let is_another_authority = authority_of(&next) != authority_of(url);
-    Some(Followed { url: next, is_another_authority })
-}
-
-/// Takes out what the client says to one server and is not for another's ears.
-pub fn keep_for_another_server(fields: &mut Fields) {
-    fields.retain(|name, _| !is_credential(name.as_str()));
-}
-
-/// Scheme, host and port of an absolute URI.
-fn authority_of(url: &str) -> Option<(String, Option<u16>)> {
-    let (scheme, rest) = url.split_once("://")?;
-    let (host, port) = split_authority(rest.split(['/', '?']).next()?)?;
-    Some((format!("{scheme}://{host}"), port))
-}
-
 #[cfg(test)]
 mod tests {
     use http::HeaderValue;
-    use http::header::LOCATION;
+    use http::header::{ACCEPT, AUTHORIZATION, COOKIE, LOCATION, USER_AGENT};
 
     use super::*;
     use crate::message::target::Scheme;
@@ -136,6 +144,55 @@ mod tests {
             &own,
             &rules,
         )
+    }
+
+    #[test]
+    fn a_redirect_is_followed_to_where_its_location_leads() {
+        let url = "http://o.test:8000/a/b?c=1";
+        #[rustfmt::skip]
+        let table = [
+            // Status, Location, the target, and whether another server gets it.
+            (301, "/d",                      Some(("http://o.test:8000/d", false))),
+            (302, "d?e",                     Some(("http://o.test:8000/a/d?e", false))),
+            (303, "?e",                      Some(("http://o.test:8000/a/b?e", false))),
+            (307, "http://o.test:8000/#top", Some(("http://o.test:8000/", false))),
+            (308, "http://O.test:8000/d",    Some(("http://O.test:8000/d", false))),
+            (302, "//o.test:8000/d",         Some(("http://o.test:8000/d", false))),
+            // Another host, port or scheme.
+            (302, "//p.test:8000/d",         Some(("http://p.test:8000/d", true))),
+            (302, "http://o.test/d",         Some(("http://o.test/d", true))),
+            (302, "https://o.test:8000/d",   Some(("https://o.test:8000/d", true))),
+            (302, "http://o.test:8000.evil/", Some(("http://o.test:8000.evil/", true))),
+            // Not followed.
+            (300, "/d", None), (304, "/d", None), (305, "/d", None), (306, "/d", None),
+            (200, "/d", None), (201, "/d", None), (404, "/d", None),
+            (302, "ftp://o.test/d", None), (302, "javascript:d()", Some(("http://o.test:8000/a/javascript:d()", false))),
+        ];
+        for (status, location, expected) in table {
+            let status = StatusCode::from_u16(status).expect("a status");
+            let mut fields = Fields::new();
+            assert_eq!(followed(url, status, &fields), None, "{status} without Location");
+            fields.append(LOCATION, HeaderValue::from_str(location).expect("a value"));
+            let target = followed(url, status, &fields);
+            let target = target.as_ref().map(|target| (target.url.as_str(), target.is_elsewhere));
+            assert_eq!(target, expected, "{status} {location}");
+        }
+    }
+
+    #[test]
+    fn another_server_gets_no_credentials() {
+        let mut fields = Fields::new();
+        for (name, value) in [
+            (AUTHORIZATION, "Basic YTpi"),
+            (COOKIE, "a=b"),
+            (ACCEPT, "text/plain"),
+            (USER_AGENT, "curl"),
+        ] {
+            fields.append(name, HeaderValue::from_static(value));
+        }
+        strip_for_elsewhere(&mut fields);
+        let names: Vec<_> = fields.iter().map(|(name, _)| name.clone()).collect();
+        assert_eq!(names, [ACCEPT, USER_AGENT]);
     }
 
     #[test]

@@ -29,13 +29,13 @@ use crate::origin::blocking::transport::{
     Exchange, HEAD_BYTES_MAX, OUTPUT_BUFFER_BYTES, Outcome, Violation, WireConnector,
     is_end_of_connection,
 };
-use crate::origin::egress::{Egress, WayOut};
+use crate::origin::egress::{Egress, EgressProxy};
 use crate::origin::resolver::Names;
 use crate::origin::trust::{Roots, TlsSettings};
 use crate::origin::tunnel::Dialer;
 use crate::origin::{
-    Interim, Origin, OriginBody, OriginError, OriginRequest, OriginResponse, RequestContent,
-    Upgrade,
+    Interim, Origin, OriginBody, OriginError, OriginHead, OriginRequest, OriginResponse,
+    RequestContent, Upgrade,
 };
 use crate::policy::bound::binds_connection;
 
@@ -57,7 +57,7 @@ pub struct Reach {
     pub names: Names,
     /// The most idle connections: as many as there are workers.
     pub idle_connections_max: usize,
-    /// The proxies that lead out.
+    /// The egress proxies.
     pub egress: Egress,
 }
 
@@ -70,7 +70,7 @@ pub struct Client {
     origin_timeout: Duration,
 }
 
-/// For servers that are reached directly, and for those to which a proxy leads out, if there is one.
+/// For servers that are reached directly, and for those behind an egress proxy, if there is one.
 struct Agents {
     direct: Agent,
     through: Option<Result<Agent, String>>,
@@ -114,9 +114,9 @@ impl Client {
             Agent::with_parts(config, connector, CachingResolver(names.clone()))
         };
         let agents = |secure| {
-            let through = reach.egress.of_scheme(secure).map(|way_out| {
-                let way_out = way_out.as_ref().map_err(Clone::clone)?;
-                Ok(agent(Some(egress_proxy(way_out)?)))
+            let through = reach.egress.of_scheme(secure).map(|proxy| {
+                let proxy = proxy.as_ref().map_err(Clone::clone)?;
+                Ok(agent(Some(ureq_proxy(proxy)?)))
             });
             Agents { direct: agent(None), through }
         };
@@ -136,7 +136,7 @@ impl Client {
             let source = io::Error::other(what);
             OriginError::Connect { origin: self.dialer.shown(to), source }
         };
-        match (self.dialer.way_out(to).map_err(refused)?, &agents.through) {
+        match (self.dialer.proxy_for(to).map_err(refused)?, &agents.through) {
             (Some(_), Some(through)) => through.as_ref().map_err(|what| refused(what.clone())),
             _ => Ok(&agents.direct),
         }
@@ -171,9 +171,9 @@ impl Client {
     }
 }
 
-fn egress_proxy(way_out: &WayOut) -> Result<Proxy, String> {
-    let unusable = |error| format!("proxy {} from the environment: {error}", way_out.shown);
-    Proxy::new(&way_out.url).map_err(unusable)
+fn ureq_proxy(proxy: &EgressProxy) -> Result<Proxy, String> {
+    let unusable = |error| format!("proxy {} from the environment: {error}", proxy.shown);
+    Proxy::new(&proxy.url).map_err(unusable)
 }
 
 /// Could no address be connected to?
@@ -412,7 +412,7 @@ fn received_response(
         let reader = body.into_with_config().limit(u64::MAX).reader();
         Box::new(ReceivedBody { reader, failed: false }) as Box<dyn OriginBody>
     });
-    Ok(OriginResponse::new(head, framing, body))
+    Ok(OriginResponse { head: OriginHead::new(head, framing), body })
 }
 
 /// Content that has gone through `transport.rs`, where a violation of its framing is an error.

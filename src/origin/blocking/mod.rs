@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod plain;
+pub mod redirects;
 mod shown;
 mod tls;
 pub(in crate::origin) mod transport;

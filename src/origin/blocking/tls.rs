@@ -14,8 +14,8 @@ use ureq::unversioned::transport::{
 
 use crate::origin::trust::TlsSettings;
 
-/// Puts TLS on each new connection that is to have it: to an https origin server, or to a proxy that
-/// leads out and is itself reached by https.
+/// Puts TLS on each new connection that is to have it: to an https origin server, or to an egress proxy
+/// that is itself reached by https.
 pub(super) struct TlsConnector(pub TlsSettings);
 
 impl<In: Transport> Connector<In> for TlsConnector {

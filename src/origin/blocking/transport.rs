@@ -115,7 +115,7 @@ pub(in crate::origin) fn is_end_of_connection(error: &io::Error) -> bool {
 /// Puts a [`WireTransport`] around each new connection.
 #[derive(Debug)]
 pub(in crate::origin) struct WireConnector {
-    /// A proxy leads out.
+    /// An egress proxy is used.
     pub egress: bool,
 }
 
@@ -127,7 +127,7 @@ impl<In: Transport> Connector<In> for WireConnector {
         details: &ConnectionDetails<'_>,
         chained: Option<In>,
     ) -> Result<Option<Self::Out>, Error> {
-        // The connection to the proxy that leads out is made by the same connectors, with another
+        // The connection to the egress proxy is made by the same connectors, with another
         // configuration; what ureq says to that proxy is ureq's own.
         if self.egress && details.config.proxy().is_none() {
             return Ok(chained.map(Either::A));

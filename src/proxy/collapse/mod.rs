@@ -48,7 +48,7 @@ pub struct Shareable {
     /// All but its content.
     pub head: StoredHead,
     /// The content.
-    pub body: Arc<growing::Shared>,
+    pub body: Arc<growing::GrowingBody>,
     /// The content on its way into the store behind memory, once it has turned out too large for memory.
     pub spooled: OnceLock<Arc<Spooled>>,
 }

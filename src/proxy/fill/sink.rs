@@ -6,6 +6,7 @@
 //! place: [`Keeping::settle`].
 
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use bytes::Bytes;
 
@@ -167,6 +168,19 @@ impl Sink {
         {
             self.let_go();
         }
+    }
+
+    /// For a driver that must not wait: from now on `wake` is called when there may be space again. It is
+    /// called on another thread, with the lock of the body held, and must not block.
+    pub fn on_space(&mut self, wake: Box<dyn Fn() + Send + Sync>) {
+        self.writer.on_space(wake);
+    }
+
+    /// The clock's part of [`Sink::wait_for_space`], for a driver that must not wait: gives up a reader that
+    /// has taken nothing for too long while others wait for it. When to call it again; `None` while there is
+    /// space.
+    pub fn give_up_stalled(&mut self, now: Instant) -> Option<Instant> {
+        self.writer.give_up_stalled(now)
     }
 
     /// A piece has come that is not the last one.
