@@ -389,6 +389,7 @@ mod tests {
                     fields,
                     length: None,
                     silently_delimited: false,
+                    has_content: false,
                 },
                 body: None,
             })

@@ -9,9 +9,9 @@ use http::StatusCode;
 
 use crate::message::body::Body;
 use crate::message::fields::Fields;
-use crate::message::response::Response;
 use crate::origin::{OriginBody, OriginResponse};
 use crate::policy::limited::told_to_all;
+use crate::policy::response::Response;
 
 /// The most bytes of content that are kept for others.
 const CONTENT_BYTES_MAX: usize = 16 * 1024;

@@ -105,6 +105,8 @@ pub struct OriginHead {
     pub length: Option<u64>,
     /// Does only the end of the connection end the content, without an announcement of it?
     pub silently_delimited: bool,
+    /// Has it content? Not where the status or the method allows none; it may have no bytes.
+    pub has_content: bool,
 }
 
 impl OriginHead {
@@ -125,7 +127,8 @@ impl OriginHead {
             || fields.has_member("connection", "close")
             || fields.contains("transfer-encoding");
         let silently_delimited = framing == ResponseFraming::Close && !announced;
-        Self { status, version, fields, length, silently_delimited }
+        let has_content = framing != ResponseFraming::None;
+        Self { status, version, fields, length, silently_delimited, has_content }
     }
 }
 

@@ -18,7 +18,7 @@ use crate::policy::limited::counts_as;
 use crate::policy::partial::{completes, without_digests};
 use crate::policy::range::Part;
 use crate::policy::reason::{CacheStatus, Detail};
-use crate::policy::redirect::{followed, keep_for_another_server};
+use crate::policy::redirect::{REDIRECTS_MAX, followed, strip_for_elsewhere};
 use crate::policy::response::Response;
 use crate::policy::reuse::{Judgement, Presented, judge, may_stand_in, wants_the_error};
 use crate::policy::stored::{StoredHead, StoredResponse};
@@ -32,9 +32,6 @@ use crate::proxy::freshen::facts;
 use crate::proxy::next::Answer;
 use crate::proxy::plan::{Asks, Elsewhere, Fetch, Forward, Plan, RequestHead};
 use crate::stats::Counter;
-
-/// The most redirects that are followed for one request.
-const REDIRECTS_MAX: usize = 10;
 
 /// What is done next when the head of the origin server's response has come.
 pub enum AfterHead {
@@ -102,9 +99,9 @@ impl Proxy {
             return Some(Err(OriginError::Redirects { followed: redirects }));
         }
         let mut there = RequestHead { url: next.url, ..before };
-        if next.is_another_authority {
+        if next.is_elsewhere {
             // What the client says to one server is not for another's ears, nor by which name it knows it.
-            keep_for_another_server(Arc::make_mut(&mut there.fields));
+            strip_for_elsewhere(Arc::make_mut(&mut there.fields));
             there.host = None;
         }
         let elsewhere = Elsewhere { head: there, redirects: redirects + 1 };

@@ -2,7 +2,6 @@
 
 pub mod client;
 pub mod plain;
-pub mod redirects;
 mod shown;
 mod tls;
 pub(in crate::origin) mod transport;
