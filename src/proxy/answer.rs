@@ -26,9 +26,9 @@ use crate::policy::reuse::{Judgement, judge};
 use crate::policy::rewriting::rewrite;
 use crate::policy::stored::{StoredHead, StoredResponse};
 use crate::policy::vary::{self, Sent};
-use crate::proxy::Proxy;
 use crate::proxy::collapse::Shareable;
 use crate::proxy::question::Question;
+use crate::proxy::{Proxy, Settings};
 use crate::stats::Counter;
 
 impl Proxy {
@@ -83,7 +83,7 @@ impl Proxy {
     pub(super) fn fits(&self, question: &Question, head: &StoredHead) -> bool {
         let sent = Sent { fields: self.sent(question), salt: &self.salt() };
         vary::matches(&head.selecting, &head.fields, sent)
-            && !self.leads_nowhere(&question.request, head.status, &head.fields)
+            && !self.settings.leads_nowhere(&question.request, head.status, &head.fields)
     }
 
     /// Gives a request the response that another is fetching, if it fits and may be reused.
@@ -211,14 +211,16 @@ impl Proxy {
         status: &CacheStatus,
     ) {
         self.stats.count_status(status);
-        rewrite(fields, &self.settings.origin, &self.site(request));
-        self.hide_from_browsers(fields);
+        rewrite(fields, &self.settings.origin, &self.settings.site(request));
+        self.settings.hide_from_browsers(fields);
         add_response_fields(fields, age, status);
     }
+}
 
+impl Settings {
     /// `--no-browser-cache`
     pub(super) fn hide_from_browsers(&self, fields: &mut Fields) {
-        if self.settings.no_browser_cache {
+        if self.no_browser_cache {
             fields.remove("expires");
             fields.set_text("cache-control", "no-store".to_string());
         }

@@ -54,7 +54,7 @@ impl Proxy {
             stored.part.is_none()
                 && self.may_show(stored)
                 && takes_coding(&question.request.fields, &stored.fields)
-                && !self.leads_nowhere(&question.request, stored.status, &stored.fields)
+                && !self.settings.leads_nowhere(&question.request, stored.status, &stored.fields)
         };
         variants.iter().find(gives).cloned()
     }

@@ -5,12 +5,12 @@ use crate::message::fields::Fields;
 use crate::message::request::Request;
 use crate::policy::destination::Destination;
 use crate::policy::key::{CacheKey, PassedOn};
-use crate::proxy::Proxy;
+use crate::proxy::Settings;
 
-impl Proxy {
+impl Settings {
     /// Does it lead out of the origin server's path prefix, or would it write there?
     pub(super) fn escapes(&self, request: &Request) -> bool {
-        let origin = &self.settings.origin;
+        let origin = &self.origin;
         request.target.escapes(origin)
             || Destination::leads_out(request, origin)
             || self.destination(request).is_some_and(|found| found.target.escapes(origin))
@@ -20,7 +20,7 @@ impl Proxy {
     /// prefix.
     pub(super) fn name_destination(&self, request: &Request, sent: &mut Fields) {
         let Some(Destination { target, by_path }) = self.destination(request) else { return };
-        let origin = &self.settings.origin;
+        let origin = &self.origin;
         let value = if by_path {
             format!("{}{}", origin.prefix, target.as_str())
         } else {
@@ -34,8 +34,8 @@ impl Proxy {
     /// What stored responses for the destination are found by.
     pub(super) fn destination_key(&self, request: &Request) -> Option<CacheKey> {
         let Destination { target, .. } = self.destination(request)?;
-        let target = self.settings.key.shape(target.as_str());
-        Some(CacheKey::new(&self.settings.origin, &self.passed_on_url(request), &target))
+        let target = self.key.shape(target.as_str());
+        Some(CacheKey::new(&self.origin, &self.passed_on_url(request), &target))
     }
 
     fn destination(&self, request: &Request) -> Option<Destination> {
@@ -44,7 +44,7 @@ impl Proxy {
             return None;
         }
         let seen = self.site(request).authority.unwrap_or_default();
-        let own = [&*seen, request.authority().unwrap_or_default(), &self.settings.own_authority];
-        Destination::read(request, &self.settings.origin, &own)
+        let own = [&*seen, request.authority().unwrap_or_default(), &self.own_authority];
+        Destination::read(request, &self.origin, &own)
     }
 }

@@ -125,7 +125,7 @@ impl BlockingDriver {
             // The operator's own, from `--origin`: who asks for an explanation has not sent it.
             sent.set_text("authorization", REDACTED.to_string());
         }
-        let believed = proxy.believed(request);
+        let believed = proxy.settings.believed(request);
         let target = request.target.as_str();
         let shaped_by = (proxy.settings.key.shape(target) != target)
             .then(|| format!("{target}, shaped by {}", shapers(target, &proxy.settings.key)));
@@ -180,7 +180,7 @@ impl Proxy {
         let facts = Received {
             fields: &fields,
             part: Part::of_response(head.status, &fields),
-            leads_nowhere: self.leads_nowhere(&question.request, head.status, &fields),
+            leads_nowhere: self.settings.leads_nowhere(&question.request, head.status, &fields),
             ..facts(&fetch.forward, head, now)
         };
         let rules = &self.settings.storing;

@@ -112,7 +112,7 @@ impl Proxy {
         if public.is_none() && fields != stored.fields {
             return None;
         }
-        self.hide_from_browsers(&mut fields);
+        self.settings.hide_from_browsers(&mut fields);
         fields.remove(AGE.as_str());
         fields.remove("x-cache");
         add_via(&mut fields);

@@ -78,7 +78,7 @@ impl Proxy {
             fields: &fields,
             length: Some(stored.content.len()),
             part: stored.part,
-            leads_nowhere: self.leads_nowhere(&question.request, stored.status, &fields),
+            leads_nowhere: self.settings.leads_nowhere(&question.request, stored.status, &fields),
             ..facts(forward, received, response_time)
         };
         let presented = question.presented.as_get();

@@ -127,7 +127,7 @@ impl Proxy {
 
     /// The answer to a request that goes no further, and asks for nothing that is stored.
     fn answer_here(&self, request: &Request) -> Option<Response> {
-        if self.escapes(request) {
+        if self.settings.escapes(request) {
             return Some(self.refuse(request, &RequestError::Escapes));
         }
         if goes_in_circles(request) {

@@ -71,7 +71,7 @@ impl Proxy {
         target: &str,
     ) -> Vec<CacheKey> {
         let mut keys = vec![key];
-        if !self.believes_urls() {
+        if !self.settings.believes_urls() {
             return keys;
         }
         let preserved = request.authority().filter(|_| self.settings.preserve_host);
@@ -106,7 +106,7 @@ impl Proxy {
             Some(_) => format!("{}{path}", self.key_prefix),
             None => path.to_string(),
         }];
-        if self.believes_urls() {
+        if self.settings.believes_urls() {
             let uri = beginnings[0].clone();
             let schemes = if path.starts_with('/') { &["http", "https"][..] } else { &[] };
             beginnings.extend(marked(&uri, schemes));
@@ -145,7 +145,7 @@ impl Proxy {
     /// Carries out a PURGE, if its sender may; may wait.
     pub fn answer_purge(&self, request: &Arc<Request>) -> Response {
         let as_json = request.prefers_json();
-        let Believed { client, is_hidden, host, .. } = self.believed(request);
+        let Believed { client, is_hidden, host, .. } = self.settings.believed(request);
         // A proxy that hides its client cannot vouch for it.
         let client = client.filter(|_| !is_hidden);
         let may = |network: &Network| client.is_some_and(|client| network.holds(client));
@@ -155,7 +155,8 @@ impl Proxy {
             return self.error(StatusCode::FORBIDDEN, request, text, status);
         }
         let target = self.settings.key.shape(request.target.as_str());
-        let key = CacheKey::new(&self.settings.origin, &self.passed_on_url(request), &target);
+        let key =
+            CacheKey::new(&self.settings.origin, &self.settings.passed_on_url(request), &target);
         let named = host.as_deref().or_else(|| request.authority());
         let purged = self.purge_all(&self.keys_beside(key.clone(), request, named, &target));
         let shortfall = purged.shortfall();

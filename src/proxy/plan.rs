@@ -141,7 +141,7 @@ impl Proxy {
         RequestHead {
             method: question.method.clone(),
             url: self.url(question),
-            host: self.passed_on_host(&question.request).map(Cow::into_owned),
+            host: self.settings.passed_on_host(&question.request).map(Cow::into_owned),
             fields: fetch.plan.asks.words(self.sent(question)),
             waits: question.has_client() && !self.has_stand_in(&fetch.forward),
         }

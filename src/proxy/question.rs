@@ -97,7 +97,8 @@ impl Proxy {
             // What `--ignore-param` leaves out does not reach the origin server.
             presented.at(&target)
         };
-        let key = CacheKey::new(&self.settings.origin, &self.passed_on_url(request), &target);
+        let key =
+            CacheKey::new(&self.settings.origin, &self.settings.passed_on_url(request), &target);
         let shaped_target = (target != written).then(|| target.into_owned());
         Question {
             request: Arc::clone(request),
@@ -113,6 +114,6 @@ impl Proxy {
 
     /// The header section that the origin server is sent, but for what a plan changes in it.
     pub(super) fn sent<'a>(&self, question: &'a Question) -> &'a Arc<Fields> {
-        question.sent.get_or_init(|| Arc::new(self.sent_fields(&question.request)))
+        question.sent.get_or_init(|| Arc::new(self.settings.sent_fields(&question.request)))
     }
 }

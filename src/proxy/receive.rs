@@ -200,7 +200,7 @@ impl Proxy {
         // its head tells whether they mean it.
         let own = Some(duty.begun());
         let named = named(&question.key, &head.fields, &self.settings.key);
-        for key in named.into_iter().chain(self.destination_key(&question.request)) {
+        for key in named.into_iter().chain(self.settings.destination_key(&question.request)) {
             self.cache.invalidate(&key, own);
         }
         self.cache.invalidate(&forward.key, own);
@@ -227,7 +227,7 @@ impl Proxy {
         let posted = question.method == Method::POST && is_plain();
         let facts = Received {
             part: Part::of_response(status, &head.fields).filter(|_| question.presented.range),
-            leads_nowhere: self.leads_nowhere(request, status, &head.fields),
+            leads_nowhere: self.settings.leads_nowhere(request, status, &head.fields),
             describes_target: posted
                 && describes_target(&forward.key, &head.fields, &self.settings.key),
             ..facts(forward, head, response_time)

@@ -20,16 +20,16 @@ use crate::policy::forwarding::{ForwardingFacts, request_fields};
 use crate::policy::key::PassedOn;
 use crate::policy::redirect::{OwnUrl, leads_nowhere};
 use crate::policy::rewriting::{Site, rewrite};
-use crate::proxy::Proxy;
 use crate::proxy::plan::Fetch;
+use crate::proxy::{Proxy, Settings};
 
-impl Proxy {
+impl Settings {
     /// What is believed of a request (`--trust-forwarded`). An operator who says what clients see
     /// (`--public-url`) is believed before any peer.
     pub(super) fn believed(&self, request: &Request) -> Believed {
         let peer = request.client.map(|client| client.ip());
-        let believed = believe(&request.fields, peer, &self.settings.trusted);
-        match self.settings.public_url {
+        let believed = believe(&request.fields, peer, &self.trusted);
+        match self.public_url {
             Some(_) => Believed { scheme: None, host: None, ..believed },
             None => believed,
         }
@@ -37,17 +37,12 @@ impl Proxy {
 
     /// Can one target be asked for under several schemes and hosts that the origin server is told?
     pub(super) fn believes_urls(&self) -> bool {
-        !self.settings.trusted.is_empty() && self.settings.public_url.is_none()
-    }
-
-    /// The client that has sent a request, through however many trusted proxies.
-    pub fn client(&self, request: &Request) -> Option<IpAddr> {
-        self.believed(request).client
+        !self.trusted.is_empty() && self.public_url.is_none()
     }
 
     /// The proxy as this client knows it.
     pub(super) fn site<'a>(&'a self, request: &'a Request) -> Site<'a> {
-        if let Some(public) = &self.settings.public_url {
+        if let Some(public) = &self.public_url {
             let authority = Some(Cow::Borrowed(public.authority.as_str()));
             return Site { scheme: public.scheme, authority };
         }
@@ -60,14 +55,14 @@ impl Proxy {
     pub(super) fn passed_on_url<'a>(&self, request: &'a Request) -> PassedOn<'a> {
         let Believed { scheme, host, .. } = self.believed(request);
         let is_host_believed = host.is_some();
-        let preserved = || request.authority().filter(|_| self.settings.preserve_host);
+        let preserved = || request.authority().filter(|_| self.preserve_host);
         let host = host.map(Cow::Owned).or_else(|| preserved().map(Cow::Borrowed));
         PassedOn { host, is_host_believed, scheme }
     }
 
     /// The Host that the origin server is asked with, if it is not its own (`--preserve-host`).
     pub(super) fn passed_on_host<'a>(&self, request: &'a Request) -> Option<Cow<'a, str>> {
-        if self.settings.preserve_host { self.passed_on_url(request).host } else { None }
+        if self.preserve_host { self.passed_on_url(request).host } else { None }
     }
 
     pub(super) fn sent_fields(&self, request: &Request) -> Fields {
@@ -79,7 +74,7 @@ impl Proxy {
             host: self.told_host(request, &believed),
         };
         let mut fields = request_fields(request, told);
-        if let Some(authorization) = &self.settings.origin_authorization {
+        if let Some(authorization) = &self.origin_authorization {
             fields.set(AUTHORIZATION, authorization.clone());
         }
         self.name_destination(request, &mut fields);
@@ -92,8 +87,8 @@ impl Proxy {
     /// unless somebody says it; an https origin server that were told `http` would send each client to
     /// the URL that it has asked for.
     fn told_scheme(&self, believed: &Believed) -> Option<Scheme> {
-        let said = self.settings.public_url.as_ref().map(|public| public.scheme);
-        let own = (!self.settings.origin.secure).then_some(Scheme::Http);
+        let said = self.public_url.as_ref().map(|public| public.scheme);
+        let own = (!self.origin.secure).then_some(Scheme::Http);
         said.or(believed.scheme).or(own)
     }
 
@@ -104,15 +99,15 @@ impl Proxy {
     /// client's own word only where it names this machine and our port, and comes from this machine:
     /// then all who are given it know this machine by such names, too.
     fn told_host<'a>(&'a self, request: &'a Request, believed: &'a Believed) -> &'a str {
-        if let Some(public) = &self.settings.public_url {
+        if let Some(public) = &self.public_url {
             return &public.authority;
         }
         if let Some(host) = &believed.host {
             return host;
         }
-        let own = self.settings.own_authority.as_str();
+        let own = self.own_authority.as_str();
         let Some(authority) = request.authority() else { return own };
-        if self.settings.preserve_host {
+        if self.preserve_host {
             return authority;
         }
         let is_local = request.client.is_none_or(|peer| peer.ip().to_canonical().is_loopback());
@@ -138,22 +133,29 @@ impl Proxy {
         let mut aliases = vec![self.told_host(request, &believed)];
         if passed_on.host.is_none() {
             aliases.extend(request.authority());
-            aliases.push(&self.settings.own_authority);
+            aliases.push(&self.own_authority);
         }
         let own = OwnUrl {
             site: self.site(request),
             aliases,
-            target: &self.settings.key.shape(request.target.as_str()),
+            target: &self.key.shape(request.target.as_str()),
             exact_scheme: passed_on.scheme.is_some(),
         };
-        leads_nowhere(status, fields, &self.settings.origin, &own, &self.settings.key)
+        leads_nowhere(status, fields, &self.origin, &own, &self.key)
+    }
+}
+
+impl Proxy {
+    /// The client that has sent a request, through however many trusted proxies.
+    pub fn client(&self, request: &Request) -> Option<IpAddr> {
+        self.settings.believed(request).client
     }
 
     /// Interim responses are rewritten as final ones are: a `Link` in a 103 must not lead a client past
     /// the proxy (RFC 8297).
     pub(super) fn rewriting(&self, interim: &Arc<Interim>, fetch: &Fetch) -> Arc<Interim> {
         let (interim, origin) = (Arc::clone(interim), self.settings.origin.clone());
-        let Site { scheme, authority } = self.site(&fetch.forward.question.request);
+        let Site { scheme, authority } = self.settings.site(&fetch.forward.question.request);
         let authority = authority.map(Cow::into_owned);
         Arc::new(move |status, mut fields| {
             let authority = authority.as_deref().map(Cow::Borrowed);

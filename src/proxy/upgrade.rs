@@ -78,7 +78,7 @@ impl Proxy {
             method: request.method.clone(),
             // As the client has written it: the key has no part in it.
             url: url_at(&self.settings.origin, request.target.as_str()),
-            host: self.passed_on_host(request).map(Cow::into_owned),
+            host: self.settings.passed_on_host(request).map(Cow::into_owned),
             fields: Arc::new(fields),
             waits: true,
         };

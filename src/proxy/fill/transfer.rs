@@ -115,7 +115,7 @@ impl Proxy {
             Resumption::Whole => make_unconditional(changed),
             _ => changed.retain(|name, _| *name != IF_NONE_MATCH && *name != IF_MODIFIED_SINCE),
         }
-        let host = self.passed_on_host(&question.request).map(Cow::into_owned);
+        let host = self.settings.passed_on_host(&question.request).map(Cow::into_owned);
         RequestHead { method: Method::GET, url: self.url(question), host, fields, waits: true }
     }
 }
