@@ -23,7 +23,7 @@ use caching_proxy::front::ConnectionLimits;
 use caching_proxy::front::workers::Pool;
 use caching_proxy::front::{FrontSettings, event, tiny};
 use caching_proxy::message::target::{OriginUrl, is_loopback, without_password};
-use caching_proxy::origin::blocking::client::{Client, Reach};
+use caching_proxy::origin::blocking::client::{OriginClient, OriginClientSettings};
 use caching_proxy::origin::egress::{Egress, EgressProxy};
 use caching_proxy::origin::gate::{self, Gated};
 use caching_proxy::origin::resolver::Names;
@@ -288,7 +288,7 @@ fn origin_client(
     config: &Config,
     origin: &OriginUrl,
     local: SocketAddr,
-) -> Result<Client, StartError> {
+) -> Result<OriginClient, StartError> {
     let trusted = if config.insecure {
         log::warn!("--insecure: the origin server's certificate is not verified");
         None
@@ -299,7 +299,7 @@ fn origin_client(
         }
         Some(trusted)
     };
-    let reach = Reach {
+    let settings = OriginClientSettings {
         connect_timeout: config.connect_timeout,
         origin_timeout: config.origin_timeout,
         roots: trusted,
@@ -308,7 +308,7 @@ fn origin_client(
         idle_connections_max: config.workers,
         egress: egress(origin, local).map_err(StartError::Origin)?,
     };
-    Ok(Client::new(reach))
+    Ok(OriginClient::new(settings))
 }
 
 /// The egress proxies, as the environment names them. The error is that the origin server's own

@@ -11,7 +11,7 @@ use super::support::origin::{Gate, Origin, Step, on};
 use super::support::proxy::{Proxy, command};
 use super::support::{PATIENCE, TemporaryFolder};
 use caching_proxy::message::fields::Fields;
-use caching_proxy::origin::blocking::client::{Client, Reach};
+use caching_proxy::origin::blocking::client::{OriginClient, OriginClientSettings};
 use caching_proxy::origin::egress::Egress;
 use caching_proxy::origin::resolver::Names;
 use caching_proxy::origin::{Origin as _, OriginRequest, RequestContent, Upgrade};
@@ -178,7 +178,7 @@ fn a_name_that_has_moved_is_looked_up_again() {
             _ => Ok(vec![SocketAddr::from(([127, 0, 0, 1], port))]),
         });
         let second = Duration::from_secs(20);
-        let client = Client::new(Reach {
+        let client = OriginClient::new(OriginClientSettings {
             connect_timeout: second,
             origin_timeout: second,
             roots: None,

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use caching_proxy::message::target::OriginUrl;
 use caching_proxy::origin;
-use caching_proxy::origin::blocking::client::{Client, Reach};
+use caching_proxy::origin::blocking::client::{OriginClient, OriginClientSettings};
 use caching_proxy::origin::egress::Egress;
 use caching_proxy::origin::resolver::Names;
 
@@ -73,7 +73,7 @@ fn no_proxy_is_asked_about_each_redirects_target() {
         "way-out.test" => Ok(vec![SocketAddr::from(([127, 0, 0, 1], out))]),
         _ => Err(std::io::Error::other("nobody but the way out knows it")),
     });
-    let client = Client::new(Reach {
+    let client = OriginClient::new(OriginClientSettings {
         connect_timeout: Duration::from_secs(20),
         origin_timeout: Duration::from_secs(20),
         roots: None,

@@ -26,7 +26,7 @@ use crate::message::request::Framing;
 use crate::message::target::{OriginUrl, split_url};
 use crate::origin::blocking::tls::TlsConnector;
 use crate::origin::blocking::transport::{
-    Exchange, HEAD_BYTES_MAX, OUTPUT_BUFFER_BYTES, Outcome, Violation, WireConnector,
+    HEAD_BYTES_MAX, OUTPUT_BUFFER_BYTES, Violation, WireConnector, WireExchange, WireOutcome,
     is_end_of_connection,
 };
 use crate::origin::egress::{Egress, EgressProxy};
@@ -45,8 +45,8 @@ const IDLE_MAX: Duration = Duration::from_secs(4);
 /// For how long content waits for a 100 (RFC 9110 §10.1.1): not every origin server sends one.
 const CONTINUE_MAX: Duration = Duration::from_secs(1);
 
-/// How the origin server is reached.
-pub struct Reach {
+/// How the origin server is reached: addresses, trust, limits.
+pub struct OriginClientSettings {
     /// `--connect-timeout`: to resolve the name, and to connect.
     pub connect_timeout: Duration,
     /// `--origin-timeout`: between two bytes.
@@ -62,30 +62,31 @@ pub struct Reach {
 }
 
 /// A client for any number of threads, with its own pools of connections for http and for https.
-pub struct Client {
-    plain: Agents,
-    secure: Agents,
+pub struct OriginClient {
+    plain: SchemeAgents,
+    secure: SchemeAgents,
     dialer: Dialer,
     connect_timeout: Duration,
     origin_timeout: Duration,
 }
 
-/// For servers that are reached directly, and for those behind an egress proxy, if there is one.
-struct Agents {
+/// The agents of one scheme: for servers that are reached directly, and for those behind an egress proxy, if there is one.
+struct SchemeAgents {
     direct: Agent,
     through: Option<Result<Agent, String>>,
 }
 
-impl Client {
+impl OriginClient {
     /// Sets the client up.
-    pub fn new(reach: Reach) -> Self {
-        let names = reach.names;
-        let timeouts = (reach.connect_timeout, reach.origin_timeout);
-        let tls = TlsSettings::new(reach.roots);
-        let dialer = Dialer::new(names.clone(), timeouts, tls.clone(), reach.egress.clone());
+    pub fn new(settings: OriginClientSettings) -> Self {
+        let names = settings.names;
+        let timeouts = (settings.connect_timeout, settings.origin_timeout);
+        let tls = TlsSettings::new(settings.roots);
+        let dialer = Dialer::new(names.clone(), timeouts, tls.clone(), settings.egress.clone());
         let agent = |proxy: Option<Proxy>| {
             let proxied = proxy.is_some();
             let config = Config::builder()
+                // A proxy passes on what it gets: status, fields and content are the client's to judge.
                 .http_status_as_error(false)
                 .max_redirects(0)
                 .max_redirects_will_error(false)
@@ -94,18 +95,21 @@ impl Client {
                 .accept("")
                 .accept_encoding("")
                 .proxy(proxy)
-                .timeout_resolve(Some(reach.connect_timeout))
-                .timeout_connect(Some(reach.connect_timeout))
-                .timeout_per_read(Some(reach.origin_timeout))
-                .timeout_per_write(Some(reach.origin_timeout))
-                .timeout_await_100(Some(CONTINUE_MAX.min(reach.origin_timeout)))
+                .timeout_resolve(Some(settings.connect_timeout))
+                .timeout_connect(Some(settings.connect_timeout))
+                // Between two bytes, and not for all of them: a large response may take its time.
+                .timeout_per_read(Some(settings.origin_timeout))
+                .timeout_per_write(Some(settings.origin_timeout))
+                .timeout_await_100(Some(CONTINUE_MAX.min(settings.origin_timeout)))
                 // A head that is too long must fit, or it would look like an end of the connection.
                 .input_buffer_size(HEAD_BYTES_MAX + 4096)
                 .output_buffer_size(OUTPUT_BUFFER_BYTES)
-                .max_idle_connections(reach.idle_connections_max)
-                .max_idle_connections_per_host(reach.idle_connections_max)
+                .max_idle_connections(settings.idle_connections_max)
+                .max_idle_connections_per_host(settings.idle_connections_max)
                 .max_idle_age(IDLE_MAX)
                 .build();
+            // Each wraps what the one before it has connected: `transport.rs` is outermost, and reads what TLS
+            // has decrypted.
             let connector =
                 ().chain(ConnectProxyConnector::default())
                     .chain(TcpConnector::default())
@@ -114,18 +118,19 @@ impl Client {
             Agent::with_parts(config, connector, CachingResolver(names.clone()))
         };
         let agents = |secure| {
-            let through = reach.egress.of_scheme(secure).map(|proxy| {
+            let through = settings.egress.of_scheme(secure).map(|proxy| {
+                // Kept as an error: only requests that would go through it fail.
                 let proxy = proxy.as_ref().map_err(Clone::clone)?;
                 Ok(agent(Some(ureq_proxy(proxy)?)))
             });
-            Agents { direct: agent(None), through }
+            SchemeAgents { direct: agent(None), through }
         };
         Self {
             plain: agents(false),
             secure: agents(true),
             dialer,
-            connect_timeout: reach.connect_timeout,
-            origin_timeout: reach.origin_timeout,
+            connect_timeout: settings.connect_timeout,
+            origin_timeout: settings.origin_timeout,
         }
     }
 
@@ -165,7 +170,7 @@ impl Client {
             Error::Other(error) if error.is::<Violation>() => {
                 OriginError::Invalid { origin, what: error.to_string() }
             }
-            // ureq has seen nothing but what is made here.
+            // ureq has seen nothing but what is made here, so that it can find fault with nothing else.
             other => OriginError::Unsent { what: other.to_string() },
         }
     }
@@ -196,7 +201,7 @@ fn is_no_connection(error: &Error) -> bool {
 /// its end on the way when the request went out, orderly (an idle timeout) or by a reset. A GET, HEAD or
 /// OPTIONS asks for nothing to be changed, so it does not matter if it has been read after all.
 /// A DELETE does matter then: it is repeated after a reset alone, which says that nobody has read it.
-fn may_be_repeated(method: &Method, error: &Error, outcome: &Outcome) -> bool {
+fn may_be_repeated(method: &Method, error: &Error, outcome: &WireOutcome) -> bool {
     let Error::Io(error) = error else { return false };
     let ended = match *method {
         Method::GET | Method::HEAD | Method::OPTIONS => is_end_of_connection(error),
@@ -219,36 +224,38 @@ fn explain_io(origin: String, error: io::Error) -> OriginError {
     }
 }
 
-impl Origin for Client {
+impl Origin for OriginClient {
     fn send(&self, mut request: OriginRequest<'_, '_>) -> Result<OriginResponse, OriginError> {
         let content = std::mem::replace(&mut request.content, RequestContent::None);
         let OriginRequest { method, url, .. } = request;
         let has_content = !matches!(content, RequestContent::None);
         let framing = framing_of(method, &content);
-        let asked = Asked::new(&request, framing)?;
+        let prepared = PreparedRequest::new(&request, framing)?;
         let mut content = ContentReader::new(content, framing);
-        let exchange = || asked.exchange(request.interim.as_ref());
-        let agent = self.agent(&asked.to)?;
-        let (mut result, mut outcome) = asked.send_with(agent, &mut content, exchange());
-        // Nothing has been sent, so this is no repetition.
+        let exchange = || prepared.exchange(request.interim.as_ref());
+        let agent = self.agent(&prepared.to)?;
+        let (mut result, mut outcome) = prepared.send_with(agent, &mut content, exchange());
+        // Nothing has been sent, so this is no repetition, and none of the content has been read.
         if let Err(error) = &result
             && !outcome.sent
             && is_no_connection(error)
             && self.dialer.has_moved(url)
         {
-            (result, outcome) = asked.send_with(agent, &mut content, exchange());
+            (result, outcome) = prepared.send_with(agent, &mut content, exchange());
         }
         if let Err(error) = &result
             && !has_content
             && may_be_repeated(method, error, &outcome)
         {
-            (result, outcome) = asked.send_once(agent, SendBody::none(), exchange(), true);
+            (result, outcome) = prepared.send_once(agent, SendBody::none(), exchange(), true);
         }
         match (result, outcome.response) {
             (Ok(response), Some((head, framing))) => {
                 received_response(url, (head, framing), response.into_body())
             }
+            // ureq ends with a response only after `transport.rs` has read a head.
             (Ok(_), None) => Err(OriginError::Unsent { what: "no head was read".to_string() }),
+            // ureq reports the client's failure as one of the connection: who failed decides the status.
             (Err(error), _) => match content.failure.take() {
                 Some(error) => Err(OriginError::Content(error)),
                 None => Err(self.explain(url, error)),
@@ -262,31 +269,32 @@ impl Origin for Client {
 }
 
 /// A request, ready to be sent.
-struct Asked {
+struct PreparedRequest {
     /// The server that it is for.
     to: OriginUrl,
     /// What goes over the wire.
     head: Vec<u8>,
     /// What ureq is given: where to connect, and how much content there is. Its target and its fields
     /// go nowhere, and are short.
-    shown: http::request::Parts,
+    ureq_head: http::request::Parts,
     /// Its credentials are for a connection.
     binds: bool,
 }
 
-impl Asked {
+impl PreparedRequest {
     fn new(request: &OriginRequest<'_, '_>, framing: Framing) -> Result<Self, OriginError> {
         let OriginRequest { method, url, host, fields, .. } = request;
         let unsent = |what: String| OriginError::Unsent { what: format!("request URL: {what}") };
         let (to, path) = split_url(url).map_err(unsent)?;
         let authority = to.authority();
         let uri = format!("{}://{authority}/", to.scheme());
-        let (mut shown, ()) = http::Request::new(()).into_parts();
-        shown.uri = uri.parse::<Uri>().map_err(|error| unsent(error.to_string()))?;
+        let (mut ureq_head, ()) = http::Request::new(()).into_parts();
+        ureq_head.uri = uri.parse::<Uri>().map_err(|error| unsent(error.to_string()))?;
+        // ureq expects content by the method and the framing fields; any method but HEAD is a GET to it.
         if **method == Method::HEAD {
-            shown.method = Method::HEAD;
+            ureq_head.method = Method::HEAD;
         }
-        shown.headers.insert(HOST, HeaderValue::from_static("h"));
+        ureq_head.headers.insert(HOST, HeaderValue::from_static("h"));
         let mut framed = Fields::new();
         match framing {
             Framing::None => {}
@@ -300,14 +308,15 @@ impl Asked {
             // RFC 9110 §10.1.1: without content there is nothing to wait for.
             fields.to_mut().remove("expect");
         }
+        // The client's own Host where the operator has it passed on (`--preserve-host`).
         let mut head = write_request(method, path, host.unwrap_or(&authority), &fields);
         framed.write_to(&mut head);
         head.extend_from_slice(b"\r\n");
         if let Some(value) = fields.get("expect") {
             framed.append(EXPECT, value.clone());
         }
-        shown.headers.extend(framed.iter().cloned());
-        Ok(Self { to, head, shown, binds: binds_connection(&fields) })
+        ureq_head.headers.extend(framed.iter().cloned());
+        Ok(Self { to, head, ureq_head, binds: binds_connection(&fields) })
     }
 
     /// Sends it once; on a fresh connection if `fresh`.
@@ -315,12 +324,13 @@ impl Asked {
         &self,
         agent: &Agent,
         body: SendBody<'_>,
-        exchange: Exchange,
+        exchange: WireExchange,
         fresh: bool,
-    ) -> (Result<http::Response<ureq::Body>, Error>, Outcome) {
-        let request = http::Request::from_parts(self.shown.clone(), body);
-        exchange.during(|| {
+    ) -> (Result<http::Response<ureq::Body>, Error>, WireOutcome) {
+        let request = http::Request::from_parts(self.ureq_head.clone(), body);
+        exchange.run(|| {
             if fresh {
+                // Of no age at all is no idle connection.
                 let request = agent.configure_request(request).max_idle_age(Duration::ZERO).build();
                 agent.run(request)
             } else {
@@ -334,8 +344,8 @@ impl Asked {
         &self,
         agent: &Agent,
         content: &mut ContentReader<'_>,
-        exchange: Exchange,
-    ) -> (Result<http::Response<ureq::Body>, Error>, Outcome) {
+        exchange: WireExchange,
+    ) -> (Result<http::Response<ureq::Body>, Error>, WireOutcome) {
         if content.reader.is_some() {
             self.send_once(agent, SendBody::from_reader(content), exchange, false)
         } else {
@@ -344,14 +354,14 @@ impl Asked {
     }
 
     /// What happens on the wire when it is sent.
-    fn exchange(&self, interim: Option<&Arc<Interim>>) -> Exchange {
-        Exchange {
+    fn exchange(&self, interim: Option<&Arc<Interim>>) -> WireExchange {
+        WireExchange {
             head: self.head.clone(),
-            to_head: self.shown.method == Method::HEAD,
-            expects_continue: self.shown.headers.contains_key(EXPECT),
+            to_head: self.ureq_head.method == Method::HEAD,
+            expects_continue: self.ureq_head.headers.contains_key(EXPECT),
             binds: self.binds,
             interim: interim.cloned(),
-            outcome: Outcome::default(),
+            outcome: WireOutcome::default(),
         }
     }
 }

@@ -2,6 +2,6 @@
 
 pub mod client;
 pub mod plain;
-mod shown;
+mod substitute;
 mod tls;
 pub(in crate::origin) mod transport;

@@ -2,11 +2,11 @@
 //! them on the other. RFC 9112 §6, §7, §9; RFC 9110 §10.1.1, §15.2.
 //!
 //! ureq has the sockets, TLS, the pool and the timeouts. Heads are written and read here: in the place
-//! of the short request that ureq sends, the real one goes out, and in the place of a response ureq is
-//! shown a short one, with its content framed the plain way. So there is one reader of framing, the one
+//! of the short request that ureq sends, the real one goes out, and in the place of a response ureq
+//! reads a short one, with its content framed the plain way (`substitute.rs`). So there is one reader of framing, the one
 //! of `message`, and whatever is wrong with a response is an error before ureq sees any of it.
 //!
-//! ureq works on the calling thread until it has the head of the final response, so what is asked is
+//! ureq works on the calling thread until it has the head of the final response, so the exchange is
 //! thread-local; the content may be read on another.
 
 use std::cell::RefCell;
@@ -27,7 +27,7 @@ use crate::message::framing::{ResponseFraming, leaves_connection_open, response_
 use crate::message::head::{ResponseHead, may_be_complete, read_response};
 use crate::message::request::RequestLimits;
 use crate::origin::Interim;
-use crate::origin::blocking::shown::{Shown, Stage, show_chunks};
+use crate::origin::blocking::substitute::{ReadStage, Substitute, reframe_chunks};
 use crate::policy::bound::binds_connection;
 use crate::policy::forwarding::strip_hop_by_hop;
 
@@ -43,12 +43,12 @@ const MALFORMED: &str = "the chunked coding is malformed";
 const READ_AGAIN_BYTES: usize = 4 * 1024;
 
 thread_local! {
-    /// What this thread asks, until it has the head of the response.
-    static EXCHANGE: RefCell<Option<Exchange>> = const { RefCell::new(None) };
+    /// The exchange on this thread, until it has the head of the response.
+    static EXCHANGE: RefCell<Option<WireExchange>> = const { RefCell::new(None) };
 }
 
-/// One request, and what comes of it.
-pub(in crate::origin) struct Exchange {
+/// One request on the wire, and its outcome.
+pub(in crate::origin) struct WireExchange {
     /// The head of the request; gone when it has been sent.
     pub head: Vec<u8>,
     /// The method is HEAD.
@@ -57,14 +57,14 @@ pub(in crate::origin) struct Exchange {
     pub expects_continue: bool,
     /// Its credentials are for a connection.
     pub binds: bool,
-    /// Who is told of interim responses.
+    /// Takes interim responses.
     pub interim: Option<Arc<Interim>>,
-    pub outcome: Outcome,
+    pub outcome: WireOutcome,
 }
 
 /// What is known of an exchange when ureq is done with it.
 #[derive(Default)]
-pub(in crate::origin) struct Outcome {
+pub(in crate::origin) struct WireOutcome {
     /// A connection was opened for it.
     pub opened: bool,
     /// The head of the request has gone out, or part of it.
@@ -77,16 +77,16 @@ pub(in crate::origin) struct Outcome {
     pub response: Option<(ResponseHead, ResponseFraming)>,
 }
 
-impl Exchange {
+impl WireExchange {
     /// Lets ureq `run` this exchange on this thread.
-    pub(in crate::origin) fn during<R>(self, run: impl FnOnce() -> R) -> (R, Outcome) {
+    pub(in crate::origin) fn run<R>(self, run: impl FnOnce() -> R) -> (R, WireOutcome) {
         EXCHANGE.set(Some(self));
         let result = run();
         (result, EXCHANGE.take().map(|exchange| exchange.outcome).unwrap_or_default())
     }
 }
 
-fn exchange<R>(look: impl FnOnce(&mut Exchange) -> R) -> Option<R> {
+fn with_exchange<R>(look: impl FnOnce(&mut WireExchange) -> R) -> Option<R> {
     EXCHANGE.with_borrow_mut(|exchange| exchange.as_mut().map(look))
 }
 
@@ -132,15 +132,15 @@ impl<In: Transport> Connector<In> for WireConnector {
         if self.egress && details.config.proxy().is_none() {
             return Ok(chained.map(Either::A));
         }
-        exchange(|exchange| exchange.outcome.opened = true);
+        with_exchange(|exchange| exchange.outcome.opened = true);
         Ok(chained.map(|inner| {
             Either::B(WireTransport {
                 inner,
                 used: false,
-                stage: Stage::Head,
+                stage: ReadStage::Head,
                 head: Vec::new(),
                 searched: 0,
-                shown: Shown::default(),
+                substitute: Substitute::default(),
             })
         }))
     }
@@ -152,18 +152,19 @@ pub(in crate::origin) struct WireTransport<T> {
     inner: T,
     /// A request has gone out since the connection was last found open.
     used: bool,
-    stage: Stage,
+    stage: ReadStage,
     /// What has come of a head that is not complete. While a head is waited for, nothing is left in
     /// the buffer below, so that ureq never sees raw bytes.
     head: Vec<u8>,
     /// How many of these bytes have been searched for the end of it.
     searched: usize,
-    shown: Shown,
+    substitute: Substitute,
 }
 
 impl<T: Transport> WireTransport<T> {
     /// Sends the head of the request, however long it is, in the place of the one ureq has written.
     fn send_head(&mut self, head: &[u8], timeout: NextTimeout) -> Result<(), Error> {
+        // A head may be longer than the buffer, which was made for ureq's own.
         for piece in head.chunks(OUTPUT_BUFFER_BYTES) {
             self.inner.buffers().output()[..piece.len()].copy_from_slice(piece);
             self.inner.transmit_output(piece.len(), timeout)?;
@@ -181,7 +182,7 @@ impl<T: Transport> WireTransport<T> {
                 read_response(&self.head).map_err(violation)?;
                 return Ok(false);
             }
-            exchange(|exchange| exchange.outcome.received = true);
+            with_exchange(|exchange| exchange.outcome.received = true);
             if let (Timeout::Await100, Duration::Exact(limit)) = (timeout.reason, limit) {
                 // However slowly it drips: after this time the content is sent.
                 let left = limit.saturating_sub(begun.elapsed());
@@ -191,7 +192,7 @@ impl<T: Transport> WireTransport<T> {
         Ok(true)
     }
 
-    /// Takes heads out of the input; `true` if ureq is shown one.
+    /// Takes heads out of the input; `true` if there is one for ureq.
     fn take_heads(&mut self) -> Result<bool, Error> {
         loop {
             let in_place = self.head.is_empty();
@@ -242,13 +243,13 @@ impl<T: Transport> WireTransport<T> {
         }
     }
 
-    /// A head has come; `true` if ureq is shown it.
+    /// A head has come; `true` if it is for ureq.
     fn take(&mut self, head: ResponseHead) -> Result<bool, Error> {
         let status = head.status;
         if !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS {
             return self.take_final(head).map(|()| true);
         }
-        let count = exchange(|exchange| {
+        let count = with_exchange(|exchange| {
             exchange.outcome.interims += 1;
             exchange.outcome.interims
         });
@@ -257,16 +258,17 @@ impl<T: Transport> WireTransport<T> {
         }
         if status == StatusCode::CONTINUE {
             // Unless the client waits for it, nobody here has asked for it, and it goes no further.
-            let expected = exchange(|exchange| exchange.expects_continue) == Some(true);
+            let expected = with_exchange(|exchange| exchange.expects_continue) == Some(true);
             if expected {
-                self.shown.extend(b"HTTP/1.1 100 \r\n\r\n");
+                self.substitute.extend(b"HTTP/1.1 100 \r\n\r\n");
                 self.keep_input();
             }
             return Ok(expected);
         }
-        let interim = exchange(|exchange| exchange.interim.clone()).flatten();
+        let interim = with_exchange(|exchange| exchange.interim.clone()).flatten();
         if let Some(interim) = interim {
             let mut fields = head.fields;
+            // RFC 9110 §15.2: it is passed on, and what concerns this connection alone is not.
             strip_hop_by_hop(&mut fields);
             fields.remove("content-length");
             interim(status, fields);
@@ -274,51 +276,55 @@ impl<T: Transport> WireTransport<T> {
         Ok(false)
     }
 
-    /// The head of the final response has come: ureq is shown one that says the same of the content and
-    /// of the connection.
+    /// The head of the final response has come: ureq reads one that says the same of the content and of the
+    /// connection.
     fn take_final(&mut self, head: ResponseHead) -> Result<(), Error> {
-        let to_head = exchange(|exchange| exchange.to_head).unwrap_or(false);
+        let to_head = with_exchange(|exchange| exchange.to_head).unwrap_or(false);
         let framing =
             response_framing(&head, to_head).map_err(|what| self.break_off(what.to_string()))?;
-        let bound = exchange(|exchange| exchange.binds).unwrap_or(true);
+        // Credentials that are for a connection (NTLM) must not serve the next client.
+        let bound = with_exchange(|exchange| exchange.binds).unwrap_or(true);
         let open =
             leaves_connection_open(&head, framing) && !bound && !binds_connection(&head.fields);
         let length;
         let (stage, framed) = match framing {
-            ResponseFraming::None => (Stage::Counted, ""),
+            ResponseFraming::None => (ReadStage::Counted, ""),
             ResponseFraming::Length(count) => {
                 length = format!("Content-Length: {count}\r\n");
-                (Stage::Counted, length.as_str())
+                (ReadStage::Counted, length.as_str())
             }
             ResponseFraming::Chunked => {
                 let decoder = Decoder::new(RequestLimits::default());
-                (Stage::Chunked(decoder), "Transfer-Encoding: chunked\r\n")
+                (ReadStage::Chunked(decoder), "Transfer-Encoding: chunked\r\n")
             }
-            ResponseFraming::Close => (Stage::UntilClose, ""),
+            ResponseFraming::Close => (ReadStage::UntilClose, ""),
         };
+        // ureq puts a connection back into its pool unless the head says that it ends.
         let connection = if open { "" } else { "Connection: close\r\n" };
         let status = head.status.as_u16();
-        self.shown.extend(format!("HTTP/1.1 {status} \r\n{framed}{connection}\r\n").as_bytes());
+        self.substitute
+            .extend(format!("HTTP/1.1 {status} \r\n{framed}{connection}\r\n").as_bytes());
         self.stage = stage;
         let begun = std::mem::take(&mut self.head);
-        if matches!(self.stage, Stage::Chunked(_)) {
-            show_chunks(&mut self.stage, &begun, &mut self.shown);
-            self.show_input();
+        // What has come behind the head goes ahead of what is still in the buffer below.
+        if matches!(self.stage, ReadStage::Chunked(_)) {
+            reframe_chunks(&mut self.stage, &begun, &mut self.substitute);
+            self.reframe_input();
         } else {
-            self.shown.extend(&begun);
+            self.substitute.extend(&begun);
         }
-        exchange(|exchange| exchange.outcome.response = Some((head, framing)));
+        with_exchange(|exchange| exchange.outcome.response = Some((head, framing)));
         Ok(())
     }
 
     /// Waits for content in the chunked coding; `false` if the connection ends first.
     fn await_content(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
         loop {
-            self.show_input();
-            if !self.shown.is_empty() {
+            self.reframe_input();
+            if !self.substitute.is_empty() {
                 return Ok(true);
             }
-            if matches!(self.stage, Stage::Broken) {
+            if matches!(self.stage, ReadStage::Broken) {
                 return Err(violation(MALFORMED));
             }
             if !self.inner.await_input(timeout)? {
@@ -327,25 +333,25 @@ impl<T: Transport> WireTransport<T> {
         }
     }
 
-    /// Shows ureq what the chunks that have come hold, and leaves nothing of them in the buffer below.
-    fn show_input(&mut self) {
+    /// Reframes the chunks that have come, and leaves nothing of them in the buffer below.
+    fn reframe_input(&mut self) {
         let input = self.inner.buffers();
         let count = input.input().len();
-        show_chunks(&mut self.stage, input.input(), &mut self.shown);
+        reframe_chunks(&mut self.stage, input.input(), &mut self.substitute);
         if count > 0 {
             input.input_consume(count);
         }
     }
 
     fn break_off(&mut self, what: String) -> Error {
-        self.stage = Stage::Broken;
+        self.stage = ReadStage::Broken;
         violation(what)
     }
 }
 
 impl<T: Transport> Transport for WireTransport<T> {
     fn buffers(&mut self) -> &mut dyn Buffers {
-        if self.shown.is_empty() { self.inner.buffers() } else { &mut self.shown }
+        if self.substitute.is_empty() { self.inner.buffers() } else { &mut self.substitute }
     }
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
@@ -353,31 +359,32 @@ impl<T: Transport> Transport for WireTransport<T> {
             return self.inner.transmit_output(amount, timeout);
         }
         self.used = true;
-        self.stage = Stage::Head;
+        self.stage = ReadStage::Head;
         let written = &self.inner.buffers().output()[..amount];
         assert!(written.ends_with(b"\r\n\r\n"), "ureq's own head is short, and goes out at once");
-        let head = exchange(|exchange| {
+        let head = with_exchange(|exchange| {
             exchange.outcome.sent = true;
             std::mem::take(&mut exchange.head)
         });
-        let head = head.unwrap_or_default();
+        let head = head.expect("ureq begins to send on the thread that runs the exchange");
+        assert!(!head.is_empty(), "an exchange sends its head once");
         self.send_head(&head, timeout)
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
         match &self.stage {
-            Stage::Head => self.await_head(timeout),
-            Stage::Chunked(_) => self.await_content(timeout),
-            Stage::Counted => self.inner.await_input(timeout),
+            ReadStage::Head => self.await_head(timeout),
+            ReadStage::Chunked(_) => self.await_content(timeout),
+            ReadStage::Counted => self.inner.await_input(timeout),
             // ureq takes any end for the end of such content: also a reset, and with TLS one without
             // close_notify, which anybody on the way can cause.
-            Stage::UntilClose => match self.inner.await_input(timeout) {
+            ReadStage::UntilClose => match self.inner.await_input(timeout) {
                 Err(Error::Io(error)) if is_end_of_connection(&error) => {
                     Err(Error::Io(io::Error::other(error)))
                 }
                 result => result,
             },
-            Stage::Broken => Err(violation(MALFORMED)),
+            ReadStage::Broken => Err(violation(MALFORMED)),
         }
     }
 
@@ -387,8 +394,8 @@ impl<T: Transport> Transport for WireTransport<T> {
         // bytes beyond the end of a response are in the buffer, where ureq looks by itself.
         if self.used {
             self.used = false;
-            (self.head, self.shown) = (Vec::new(), Shown::default());
-            return !matches!(self.stage, Stage::Broken);
+            (self.head, self.substitute) = (Vec::new(), Substitute::default());
+            return !matches!(self.stage, ReadStage::Broken);
         }
         self.inner.is_open()
     }
@@ -490,15 +497,15 @@ mod tests {
         let config = config.max_redirects_will_error(false).build();
         let agent = ureq::Agent::with_parts(config, connector, NoNames);
         let run = || {
-            let exchange = Exchange {
+            let exchange = WireExchange {
                 head: b"GET / HTTP/1.1\r\n\r\n".to_vec(),
                 to_head: false,
                 expects_continue: false,
                 binds: false,
                 interim: None,
-                outcome: Outcome::default(),
+                outcome: WireOutcome::default(),
             };
-            exchange.during(|| agent.get("http://o.test/").call())
+            exchange.run(|| agent.get("http://o.test/").call())
         };
         let (Ok(response), outcome) = run() else { return Seen::Nothing };
         let (mut content, mut reader) = (String::new(), response.into_body().into_reader());

@@ -1,8 +1,8 @@
-//! What ureq is shown of a response in the place of what came, and what comes next. RFC 9112 §7.1.
+//! The bytes that ureq reads in the place of a response's own, and what is to be read next. RFC 9112 §7.1.
 //!
-//! `transport.rs` puts it together. Chunks are taken apart by `message`'s decoder, which is strict, and
-//! put together again the plain way, because ureq's own reader takes what is malformed and refuses what
-//! is not.
+//! `transport.rs` decides what they are. Chunks are taken apart by `message`'s decoder, which is strict, and
+//! put together again without extensions and trailers, because ureq's own reader takes what is malformed
+//! and refuses what is not.
 
 use std::io::Write;
 
@@ -10,9 +10,9 @@ use ureq::unversioned::transport::Buffers;
 
 use crate::message::chunked::{Decoder, Piece};
 
-/// What the next bytes are.
+/// What the next bytes from the origin server are.
 #[derive(Debug)]
-pub(in crate::origin) enum Stage {
+pub(in crate::origin) enum ReadStage {
     Head,
     /// Content that ureq counts by itself, or none. What there is beyond it spoils the connection: ureq
     /// looks for that before it puts one into its pool.
@@ -24,45 +24,50 @@ pub(in crate::origin) enum Stage {
     Broken,
 }
 
-/// Shows what chunks hold, in chunks that ureq can read. The last one is shown when all of the coding has
-/// come, its trailer section included: until then the content may be cut.
-pub(in crate::origin) fn show_chunks(stage: &mut Stage, mut bytes: &[u8], shown: &mut Shown) {
-    if matches!(stage, Stage::Broken) {
+/// Adds to `substitute` what the chunks hold, in chunks that ureq can read. The last one is added when all of
+/// the coding has come, its trailer section included: until then the content may be cut.
+pub(in crate::origin) fn reframe_chunks(
+    stage: &mut ReadStage,
+    mut bytes: &[u8],
+    substitute: &mut Substitute,
+) {
+    if matches!(stage, ReadStage::Broken) {
         return;
     }
-    while let Stage::Chunked(decoder) = stage {
+    while let ReadStage::Chunked(decoder) = stage {
         let Ok((used, piece)) = decoder.next(bytes, usize::MAX) else {
             // What stands before it is content all the same, however it was cut.
-            *stage = Stage::Broken;
+            *stage = ReadStage::Broken;
             return;
         };
         bytes = &bytes[used..];
         match piece {
             Piece::Data(data) => {
                 // Writing to a vector cannot fail.
-                let _ = write!(shown.bytes, "{:x}\r\n", data.len());
-                shown.extend(data);
-                shown.extend(b"\r\n");
+                let _ = write!(substitute.bytes, "{:x}\r\n", data.len());
+                substitute.extend(data);
+                substitute.extend(b"\r\n");
             }
             Piece::More => return,
             Piece::End => {
-                shown.extend(b"0\r\n\r\n");
-                *stage = Stage::Counted;
+                // The trailer section is dropped (RFC 9110 §6.5.1): nobody here has a use for its fields.
+                substitute.extend(b"0\r\n\r\n");
+                *stage = ReadStage::Counted;
             }
         }
     }
     // What there is beyond the end stays where ureq finds it, and spoils the connection.
-    shown.extend(bytes);
+    substitute.extend(bytes);
 }
 
 /// Bytes made for ureq to read. It writes nothing while there are any.
 #[derive(Debug, Default)]
-pub(in crate::origin) struct Shown {
+pub(in crate::origin) struct Substitute {
     bytes: Vec<u8>,
     used: usize,
 }
 
-impl Shown {
+impl Substitute {
     pub fn is_empty(&self) -> bool {
         self.used == self.bytes.len()
     }
@@ -72,7 +77,7 @@ impl Shown {
     }
 }
 
-impl Buffers for Shown {
+impl Buffers for Substitute {
     fn output(&mut self) -> &mut [u8] {
         &mut []
     }
