@@ -316,9 +316,9 @@ impl Writer {
         self.body.lock().fits(1, self.limits.window_bytes)
     }
 
-    /// Adds bytes to a body that was let go of, and waits for nothing: who asks for room before, as
-    /// [`Writer::has_space`] says, goes beyond the window by this one piece at most. `false` if no reader is
-    /// left, and the bytes are gone.
+    /// Adds bytes to a body that was let go of, and waits for nothing: a driver that fetches a piece only
+    /// when there is space ([`Writer::has_space`]) goes beyond the window by that piece at most. `false` if no
+    /// reader is left, and the bytes are gone.
     pub fn push(&mut self, bytes: &[u8]) -> bool {
         let mut state = self.body.lock();
         state.trim();

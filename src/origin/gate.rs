@@ -1,5 +1,5 @@
-//! What the origin server is spared: requests while it is down, while it has asked to be left alone,
-//! and beyond what the operator allows.
+//! The gate in front of the origin server: no request passes while the server is down, while it has limited
+//! such requests itself, or beyond the limits that the operator sets.
 //!
 //! An origin server that cannot be reached is asked once a second; all other requests fail at once with
 //! the last one's error. A 429 or 503 that says for how long is obeyed, for a minute at most: a GET or
@@ -67,7 +67,7 @@ pub struct Gated {
     gate: Arc<Gate>,
 }
 
-/// What is remembered of the origin server, and who waits for a permit.
+/// What is remembered of the origin server, and the requests that wait for a permit.
 struct Gate {
     state: Mutex<GateState>,
     /// Signalled when a permit is given back; waited for with the state's lock.

@@ -120,6 +120,8 @@ fn listeners_are_told_of_all_that_happens() {
     assert_eq!(told.load(Ordering::Relaxed), 3);
 }
 
+/// A piece that waits until it fits keeps to the window; one that waits for room, not knowing its size, goes
+/// beyond it once.
 #[test]
 fn a_body_that_is_let_go_of_keeps_to_its_window() {
     let mut writer = writer(None);
