@@ -14,6 +14,7 @@ use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 use super::support::origin::{Origin, on};
 use super::support::proxy::{Proxy, command, command_of, run};
+use super::support::shared::wait_until;
 use super::support::{PATIENCE, TemporaryFolder};
 
 /// For what waits for a lock that nobody gives back.
@@ -129,7 +130,9 @@ fn a_folder_that_is_removed_is_made_again_when_it_can_be() {
     let (folder, origin) = (TemporaryFolder::new(), origin());
     let path = folder.file("a/b/cache.db");
     let proxy = Proxy::before(&origin, &["--store", &store_flag(&path)]);
+    // Not in the middle of a write: that would fail, and the log would say so.
     proxy.get("/0");
+    wait_until("it is written", || rows(&path) > 0);
     fs::remove_dir_all(folder.file("a")).expect("it is there");
     stores_again(&proxy, &path, 0);
     proxy.wait_for_log("it was taken away; begun anew");
