@@ -4,18 +4,19 @@
 //!
 //! 1. *Read.* A front reads a [`message::request::Request`] and answers what is not acceptable at once
 //!    ([`front`], [`message::request`]).
-//! 2. *Look up.* [`proxy::Proxy::lookup`] finds the stored responses for the cache key, without waiting.
-//! 3. *Select and decide.* `policy::selection` and [`policy::vary`] select the response that fits,
-//!    [`policy::reuse`] decides: reuse, reuse stale, validate, forward, or refuse, always with the reason.
-//!    What is reused is answered with the client's conditions and ranges in mind
-//!    ([`policy::precondition`], [`policy::range`]).
-//! 4. *Collapse.* [`proxy::Proxy::join`] lets requests that ask the same become one: the first one leads
-//!    and the others wait, parked, without a thread.
-//! 5. *Recall.* Behind memory there may be a store that lasts; a worker looks there first.
-//! 6. *Exchange.* [`proxy::Proxy::forward`] asks the origin server for a response, or whether the stored
-//!    one still holds (`policy::validation`, `policy::forwarding`, [`origin`]).
-//! 7. *Receive.* [`policy::storing`] and [`policy::partial`] decide whether the response is stored.
-//! 8. *Answer.* The body grows (`message::growing`, [`proxy::fill`]) while clients read it, each at its
+//! 2. *Look up, select, decide.* [`proxy::Proxy::ask`] finds the stored responses for the cache key;
+//!    `policy::selection` and [`policy::vary`] select the one that fits, [`policy::reuse`] decides: reuse,
+//!    reuse stale, validate, forward, or refuse, always with the reason. What is reused is answered with
+//!    the client's conditions and ranges in mind ([`policy::precondition`], [`policy::range`]).
+//! 3. *Collapse.* Requests that ask the same become one ([`proxy::collapse`]): the first one leads, and the
+//!    others follow, parked, without a thread.
+//! 4. *Recall.* Behind memory there may be a store that lasts; a worker looks there first
+//!    ([`proxy::Proxy::recall`]).
+//! 5. *Plan and exchange.* A driver ([`proxy::BlockingDriver`]) sends the head that the engine puts together
+//!    (`policy::validation`, `policy::forwarding`) to the [`origin`] server.
+//! 6. *Receive.* [`proxy::Proxy::receive`] asks again, freshens, answers, or begins to store and to pass on
+//!    the response ([`policy::storing`], [`policy::partial`]).
+//! 7. *Answer.* The body grows (`message::growing`, [`proxy::fill`]) while clients read it, each at its
 //!    own pace. It is stored when its last byte has come, never before.
 //!
 //! # What must stay true
@@ -38,7 +39,7 @@
 //! - [`store`]: the cache, one type: memory, and behind it SQLite or Redis; what is on its way in.
 //! - [`origin`]: the origin server, how it is reached, and what it is spared.
 //! - [`stats`]: the counters, the latencies and the access log.
-//! - [`proxy`]: the engine, where all these meet: lookup, collapsed requests, fetching, answering.
+//! - [`proxy`]: the engine, where all these meet: steps without I/O, and the blocking driver.
 //! - [`front`]: the server side, twice: event loops, and the plain one over tiny_http.
 //! - [`control`]: what a running proxy can be asked, and told, by its operator.
 //! - [`cli`]: the command line: its flags, and the configuration that they make.

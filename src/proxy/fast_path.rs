@@ -1,6 +1,6 @@
 //! The fast path, the shortest way to a hit: a fresh response that every plain request for its target URI may be
 //! given alike. Nothing is allocated and nothing is parsed here; whatever is not plain goes through
-//! [`Proxy::lookup`], which comes to the same answer. RFC 9111 §4.
+//! [`Proxy::ask`], which comes to the same answer. RFC 9111 §4.
 
 use std::borrow::Cow;
 
