@@ -45,6 +45,7 @@ impl Proxy {
         complete_received(&mut received.fields, received.version, response_time);
         let (freshened, refusal) =
             self.merge(&forward, duty.begun(), stored, &received, response_time);
+        // Settled before the answer is made: those who follow find what is freshened in memory.
         let outcome = |refusal| forward.outcome(stored.status, refusal);
         duty.settle(&refusal.map_or(Outcome::Freshened, outcome));
         self.stats.count(Counter::Hit);

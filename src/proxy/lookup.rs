@@ -90,6 +90,7 @@ impl Proxy {
     pub fn ask(&self, request: &Arc<Request>, attempt: Attempt) -> Next {
         match attempt {
             Attempt::First => {
+                // Counted once, however often it is asked again after it has followed another.
                 self.stats.count(Counter::Request);
                 match self.answer_here(request) {
                     Some(response) => response.into(),
@@ -111,6 +112,7 @@ impl Proxy {
             Landing::Growing(shareable) => {
                 let cause = Cause::Growing(Arc::clone(&shareable));
                 let why = cause.followed(history);
+                // It may be for another variant, or judged otherwise for this request: then it is looked up.
                 if let Some(response) = self.share(&question, &shareable, why) {
                     return response.into();
                 }
@@ -140,9 +142,11 @@ impl Proxy {
     pub(super) fn lookup(&self, question: Question, history: History, cause: Cause) -> Next {
         let found = self.find(&question, &cause);
         let Selection { selected, lacking } = self.select(&question, found.variants());
+        // Read before `cause` is consumed: the answer says that it was waited for.
         let followed = cause.followed(history);
         match self.decide(&question, selected, &found) {
             Decision::Reuse(stored) => {
+                // The response first: those who follow are resumed in the next call, on this thread.
                 let response = self.reuse(&question, &stored, followed, None);
                 cause.satisfied(&stored);
                 response.into()
@@ -162,6 +166,7 @@ impl Proxy {
                 let forward = self.forward(question, why, detail, selected);
                 self.join(Miss { forward, asks, found }, history, cause)
             }
+            // What memory lacks may be behind it: `only-if-cached` and offline are about the whole cache.
             Decision::Refuse(detail) if self.may_be_behind(&found) => {
                 Next::Recall(Box::new(Recall::BeforeRefusal { question, detail }))
             }
@@ -175,6 +180,7 @@ impl Proxy {
     fn find(&self, question: &Question, cause: &Cause) -> Found {
         match cause {
             Cause::Recalled(_, variants) => Found::Behind(Arc::clone(variants)),
+            // Nothing that is stored answers another method, so memory is not even looked at.
             _ if question.is_answerable() => Found::InMemory(self.cache.look(&question.key)),
             _ => Found::NotSought,
         }

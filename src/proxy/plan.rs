@@ -134,6 +134,7 @@ impl Forward {
 impl Proxy {
     /// The head of the request that carries out the plan.
     pub fn head(&self, fetch: &Fetch) -> RequestHead {
+        // A redirect has its own URL and fields; what was asked for is in them already.
         if let Some(elsewhere) = &fetch.plan.elsewhere {
             return elsewhere.head.clone();
         }
@@ -143,6 +144,7 @@ impl Proxy {
             url: self.url(question),
             host: self.settings.passed_on_host(&question.request).map(Cow::into_owned),
             fields: fetch.plan.asks.words(self.sent(question)),
+            // A client that can be given something stale is not kept waiting for a turn.
             waits: question.has_client() && !self.has_stand_in(&fetch.forward),
         }
     }

@@ -63,6 +63,7 @@ impl Question {
     /// What the cache asks on its own account when it has answered this one with a stale response: the
     /// whole, with those fields that do not ask for less.
     pub(super) fn in_the_background(&self, proxy: &Proxy) -> Self {
+        // The request's own fields, credentials among them: the response replaces one that they selected.
         let mut sent = (**proxy.sent(self)).clone();
         make_own(&mut sent);
         Self {
@@ -99,6 +100,7 @@ impl Proxy {
         };
         let key =
             CacheKey::new(&self.settings.origin, &self.settings.passed_on_url(request), &target);
+        // Most targets are in their normal spelling, and nothing is copied for them.
         let shaped_target = (target != written).then(|| target.into_owned());
         Question {
             request: Arc::clone(request),

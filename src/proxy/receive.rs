@@ -92,6 +92,7 @@ impl Proxy {
         if !follows {
             return None;
         }
+        // Relative references are resolved against the URL of the last request, not the first.
         let before = self.head(fetch);
         let next = followed(&before.url, head.status, &head.fields)?;
         let redirects = fetch.plan.elsewhere.as_ref().map_or(0, |elsewhere| elsewhere.redirects);
@@ -133,6 +134,7 @@ impl Proxy {
                 if part.is_ok_and(|part| completes(&part, prefix)) {
                     return None;
                 }
+                // The representation has changed under the part, which could never be completed again.
                 self.cache.remove(&forward.key, prefix);
                 Some(Detail::Rest)
             }
@@ -143,6 +145,7 @@ impl Proxy {
     /// The response goes to the client, and into the cache if it may be stored (§3).
     fn begin_response(&self, fetch: Fetch, mut head: OriginHead, now: Timestamp) -> Incoming {
         complete_received(&mut head.fields, head.version, now);
+        // Before it is stored: its own response must not be among what goes.
         self.invalidate(&fetch, &head);
         let Fetch { forward, plan, duty } = fetch;
         if forward.question.presented.head && head.status == StatusCode::OK {
@@ -162,6 +165,7 @@ impl Proxy {
     /// Begins to store the response; or says which rule forbids it, and sends away those who follow.
     fn keep(&self, incoming: &Incoming, duty: Duty) -> IncomingContent {
         let Incoming { forward, head, response_time, .. } = incoming;
+        // A HEAD's length is that of a GET's content; here nothing will come.
         let length = if head.has_content { head.length } else { Some(0) };
         let begun = self.verdict(forward, head, *response_time).and_then(|stored| {
             self.cache.begin(forward.key.clone(), stored, duty.begun().clone(), length)
@@ -181,6 +185,7 @@ impl Proxy {
                 IncomingContent::Storing(Box::new(sink), reader)
             }
             Err(refusal) => {
+                // Those who follow ask at once, and need not wait for content that is not theirs.
                 duty.settle(&forward.outcome(head.status, refusal));
                 self.drop_replaced(forward, counts_as(head.status, &head.fields), refusal);
                 incoming.refused(refusal)
@@ -214,6 +219,7 @@ impl Proxy {
         head: &OriginHead,
         response_time: Timestamp,
     ) -> Result<StoredHead, Detail> {
+        // Before the rules of §3: neither of these two is about what the fields of the response say.
         if self.settings.reuse.disabled {
             return Err(Detail::Disabled);
         }

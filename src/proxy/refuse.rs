@@ -57,6 +57,7 @@ impl Proxy {
     /// The origin server has failed: a stale response stands in, or the answer says what happened.
     pub(super) fn fail_forward(&self, forward: &Forward, error: &OriginError) -> Response {
         let Forward { question, key, .. } = forward;
+        // It is the client's own connection that failed, so it is no error of the origin server's.
         if let OriginError::Content(source) = error {
             log::info!("{}: client's content: {source}", key.redacted());
             let error = RequestError::of_content(source, self.settings.limits);
@@ -81,6 +82,7 @@ impl Proxy {
     /// The origin server has failed for another request that asked the same.
     pub(super) fn fail_alike(&self, forward: &Forward, failed: &Failed) -> Response {
         let Failed { status, detail, text, .. } = failed;
+        // Each request has its own stale response, which may stand in for it and not for another.
         match self.stand_in(forward, None, None) {
             Some(response) => {
                 self.stats.count(Counter::Collapsed);

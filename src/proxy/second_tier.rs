@@ -28,6 +28,7 @@ impl Proxy {
             Recall::BeforeFetch(fetch) => self.recall_before(fetch),
             Recall::BeforeRefusal { question, detail } => {
                 let mut duty = Duty::alone(self.cache.note(&question.key));
+                // No claim: it will not fetch, whatever the backing store has.
                 let variants = self.recalled(&question, &mut duty);
                 if variants.is_empty() {
                     return self.refuse_forwarding(&question, detail).into();
@@ -71,6 +72,7 @@ impl Proxy {
         duty: Duty,
         variants: Vec<Arc<StoredResponse>>,
     ) -> Next {
+        // Whatever the outcome, memory is not looked at again: these are as new as what it has.
         let cause = Cause::Recalled(duty, Arc::new(variants));
         self.lookup(question, History::default(), cause)
     }

@@ -86,6 +86,7 @@ impl ContentFetch {
         mut body: Box<dyn OriginBody>,
         piece: &mut [u8],
     ) -> Progress {
+        // Before the origin server is read: what has no place yet stays in the connection's own buffers.
         transfer.sink.wait_for_space();
         let Ok(count) = body.read(piece) else { return self.cut(transfer, body) };
         let is_last = count == 0 || transfer.sink.completes(count);
@@ -167,6 +168,7 @@ impl Arriving for FetchedBody {
 
     fn abandon(self: Box<Self>) {
         let Self { rest, reader } = *self;
+        // First the reader: the window must not wait for a client that has gone.
         drop(reader);
         rest.run();
     }

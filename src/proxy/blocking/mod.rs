@@ -70,6 +70,7 @@ impl BlockingDriver {
     /// Answers a request to the last step. Waits for the stores, for other requests and for the origin
     /// server.
     pub fn answer(&self, request: &Arc<Request>) -> Delivery {
+        // Whoever calls this sends no content: warm, and tests.
         let next = self.proxy.ask(request, Attempt::First);
         self.carry_out(request, next, RequestContent::None, None)
     }
@@ -168,6 +169,7 @@ impl BlockingDriver {
         {
             return self.proxy.cut_before(incoming, &error.to_string()).into();
         }
+        // The head says whether the response is stored, so it waits for the backing store's word.
         if incoming.has_to_settle() {
             incoming.settle();
         }
@@ -209,6 +211,7 @@ impl Delivery {
 
     /// Fetches what is to be stored, and drops the rest: for what was asked in the background.
     pub fn finish(self) {
+        // Its reader would hold the window: nobody takes anything from it.
         drop(self.response);
         if let Some(rest) = self.rest {
             rest.run();

@@ -55,6 +55,7 @@ impl Duty {
     /// The same after the backing store was asked: the fetch may have begun anew, and other proxies may
     /// wait for it.
     pub(in crate::proxy) fn recalled(&mut self, begun: Begun, claim: FetchClaim) {
+        // Before those who follow can see it: a flight that looks outdated is left by everybody.
         if let Followers::Of(leader) = &self.followers {
             leader.renew(&begun);
         }
@@ -70,6 +71,7 @@ impl Duty {
 
     /// This came of the fetch.
     pub(in crate::proxy) fn settle(self, outcome: &Outcome) {
+        // The claim and the note are dropped after this: a request that is resumed here finds both held.
         if let Followers::Of(leader) = self.followers {
             leader.land(outcome);
         }

@@ -20,8 +20,10 @@ impl Proxy {
             // It has the lead already, or has been recalled for: nothing is left to wait for.
             Cause::Leads(duty) | Cause::Recalled(duty, _) => self.set_out(miss, duty),
             Cause::Failed(failed) => self.fail_alike(&miss.forward, &failed).into(),
+            // It waited once for nothing: to wait again would queue all of them one behind the other.
             Cause::Unshareable => self.ask_alone(miss, history),
             Cause::Growing(shareable) if self.may_follow(&miss.forward.question, &shareable) => {
+                // It reads along in the backing store, and nobody follows it.
                 let begun = self.cache.note(&miss.forward.key);
                 let otherwise = fetch(miss, Duty::alone(begun));
                 Next::Recall(Box::new(Recall::Underway { otherwise, shareable }))
@@ -42,6 +44,7 @@ impl Proxy {
         let Refresh { question, stored } = refresh;
         let question = question.in_the_background(self);
         let found = Found::InMemory(self.cache.look(&question.key));
+        // Since the stale response was given out, another request may have brought a fresh one.
         if self.is_refreshed(&question, found.variants()) {
             return None;
         }
@@ -77,6 +80,7 @@ impl Proxy {
             && !has_own_condition
             && !self.settings.reuse.disabled
             && history.waits < WAITS_MAX;
+        // A request that follows nobody is followed by nobody: what it brings may be for it alone.
         if !may_wait {
             return self.ask_alone(miss, history);
         }
@@ -94,6 +98,7 @@ impl Proxy {
                 self.ask_alone(miss, history)
             }
             Turn::Wait(seat) => {
+                // Why it would have been forwarded is told to the client when it gets the other's response.
                 let history = history.waiting(forward.why);
                 Next::Follow(Follow { seat, question: Box::new(miss.forward.question), history })
             }

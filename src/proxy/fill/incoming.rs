@@ -68,6 +68,7 @@ impl Incoming {
         head: OriginHead,
         response_time: Timestamp,
     ) -> Self {
+        // Until the caller knows what becomes of it: what is dropped before that has brought nothing.
         let content = IncomingContent::Lost;
         Self { forward, plan, head, response_time, prefix: None, content }
     }
@@ -86,6 +87,7 @@ impl Incoming {
 
     /// What becomes of content that is not stored for this reason.
     pub(in crate::proxy) fn refused(&self, refusal: Detail) -> IncomingContent {
+        // Without content the response is over with its head, and has no sink to move along.
         if self.head.has_content {
             return IncomingContent::Passing { refusal, first: Bytes::new() };
         }
@@ -96,6 +98,7 @@ impl Incoming {
     /// The length of the content that is awaited before the head goes out; `None` if the head goes out at
     /// once.
     pub fn awaited(&self) -> Option<usize> {
+        // Longer content, and content of unknown length, may take minutes: its head must not wait for it.
         let is_open =
             matches!(self.content, IncomingContent::Passing { .. } | IncomingContent::Storing(..));
         let length = self.head.length.filter(|length| is_open && *length <= PIECE_BYTES as u64)?;
@@ -111,6 +114,8 @@ impl Incoming {
     pub fn take(&mut self, piece: &[u8]) -> Progress {
         match &mut self.content {
             IncomingContent::Passing { first, .. } => {
+                // The one piece that comes before the head goes out; from then on a sink takes them.
+                assert!(first.is_empty(), "one piece is awaited");
                 *first = Bytes::copy_from_slice(piece);
                 Progress::More
             }
@@ -129,6 +134,7 @@ impl Incoming {
         let content = std::mem::replace(&mut self.content, IncomingContent::Lost);
         self.content = match content {
             IncomingContent::Settling(settling, content) => {
+                // The client gets the bytes that are here: to read them back would be a detour.
                 let refusal = settling.wait().refusal;
                 IncomingContent::Ended { body: Body::Whole(content), refusal }
             }
@@ -145,6 +151,7 @@ impl Incoming {
             }
             IncomingContent::Storing(sink, reader) => match sink.finish(&piece) {
                 Ok(Ending::Done(ended)) => {
+                    // Memory and the client share the bytes. What was not kept there is in the reader's window.
                     let body =
                         ended.whole.map_or_else(|| Body::Growing(Box::new(reader)), Body::Whole);
                     IncomingContent::Ended { body, refusal: ended.refusal }
@@ -167,6 +174,7 @@ impl Proxy {
                 (Body::Growing(Box::new(reader)), Some(refusal), Some(Box::new(sink)))
             }
             IncomingContent::Storing(mut sink, reader) => {
+                // Not before: had the first piece failed, those who follow would have been given a cut body.
                 sink.share();
                 (Body::Growing(Box::new(reader)), sink.refusal(), Some(sink))
             }
@@ -192,6 +200,7 @@ impl Proxy {
         match sink {
             None => PassedResponse::Whole(response),
             Some(sink) => {
+                // The rest of a part, and what a redirect led to, cannot be asked for by the same words again.
                 let may_resume = !matches!(plan.asks, Asks::Rest(_)) && plan.elsewhere.is_none();
                 let asks_whole = matches!(plan.asks, Asks::Whole);
                 let transfer = Transfer::new(*sink, forward, may_resume, asks_whole);
@@ -204,6 +213,7 @@ impl Proxy {
     pub fn cut_before(&self, incoming: Incoming, what: &str) -> Answer {
         self.stats.count(Counter::Truncated);
         let Incoming { forward, content, .. } = incoming;
+        // A response that is only passed on owes nothing any more: its duty was settled with its head.
         let error =
             OriginError::Cut { origin: self.settings.origin.to_string(), what: what.to_string() };
         if let IncomingContent::Storing(sink, _) = content
@@ -262,6 +272,7 @@ impl Proxy {
         status: &CacheStatus,
     ) -> Fields {
         let question = &forward.question;
+        // RFC 9111 §4.2.3: the time that the exchange took counts, whatever the origin server's clock says.
         let delay = response_time.seconds_since(question.request_time);
         let age = age_value(&fields).unwrap_or(DeltaSeconds::ZERO).plus(delay);
         let age = (age > DeltaSeconds::ZERO).then_some(age.0);

@@ -125,12 +125,14 @@ impl Sink {
         // A body and its first reader are made together, before the first byte is taken: so nothing that
         // has come can be gone when the client that asked for it begins to read.
         let (mut writer, reader) = Writer::new(length, content);
+        // It is in the backing store from its first byte on, so memory keeps a window for its readers alone.
         if recording.spooled().is_some() {
             writer.let_go();
         }
         let keeping = if shareable {
             Keeping::Owed(recording, duty)
         } else {
+            // Now, not at the end: it must be validated before each reuse, so to wait for it gains nothing.
             duty.settle(&Outcome::Unshareable(Scope::Request));
             Keeping::Recording(recording)
         };
@@ -162,6 +164,7 @@ impl Sink {
 
     /// Waits until one may: for the readers, and for the backing store.
     pub fn wait_for_space(&mut self) {
+        // The readers first: what the backing store takes meanwhile is not waited for twice.
         self.writer.wait_for_space();
         if let Some(recording) = self.keeping.recording_mut()
             && !recording.wait_for_space()
@@ -186,6 +189,7 @@ impl Sink {
     /// A piece has come that is not the last one.
     pub fn take(&mut self, piece: &[u8]) -> Progress {
         assert!(!self.completes(piece.len()), "the last piece goes with its proven end");
+        // Asked before each piece: the last reader may have left, and a purge come, since the one before.
         if self.is_in_vain() {
             return self.give_up();
         }
@@ -193,6 +197,7 @@ impl Sink {
         if piece.is_empty() || self.keep(piece, false) {
             return Progress::More;
         }
+        // Past memory: into the backing store where it goes there, and to the readers in any case.
         let is_spooled = self.spool(piece);
         if self.writer.push(piece) || is_spooled { Progress::More } else { self.give_up() }
     }
@@ -203,6 +208,7 @@ impl Sink {
         let Some(piece) = self.agreed(piece).filter(|_| self.compared == self.total) else {
             return Err(Box::new(self));
         };
+        // The last bytes stay hidden until the response is stored: who has all of it may ask again at once.
         let is_kept = piece.is_empty() || self.keep(piece, true);
         if !is_kept && !self.spool(piece) {
             self.writer.push(piece);
@@ -232,6 +238,7 @@ impl Sink {
             // For one client: why it is not stored is known from its head.
             _ => None,
         };
+        // After the commit, for the same reason.
         self.writer.finish();
         Ok(Ending::Done(Ended { whole, refusal }))
     }
@@ -253,6 +260,7 @@ impl Sink {
 
     /// It is too large for memory: it goes on into the backing store, or is let go of.
     fn overflow(&mut self) {
+        // A window of it stays for the readers; all of it goes to the backing store, or nowhere.
         let kept = self.writer.let_go();
         let length = self.length;
         let Some(recording) = self.keeping.recording_mut() else { return };
@@ -260,6 +268,7 @@ impl Sink {
             return self.let_go();
         }
         if let (Some(shareable), Some(spooled)) = (&self.shareable, recording.spooled()) {
+            // Once only: it goes past memory once.
             let _ = shareable.spooled.set(Arc::clone(spooled));
         }
     }
@@ -283,6 +292,7 @@ impl Sink {
 
     /// It is too large after all.
     fn let_go(&mut self) {
+        // Those who wait ask for themselves from now on: the front of it is gone for whoever joins later.
         if let Some(recording) = self.keeping.settle(&Outcome::TooLarge) {
             self.keeping = Keeping::LetGo(recording.into_reservation());
         }
@@ -303,6 +313,7 @@ impl Sink {
     /// What others who ask the same may be given from here on, while it grows.
     pub(super) fn share(&mut self) {
         let Keeping::Owed(recording, duty) = &self.keeping else { return };
+        // Shared once; and of a request that nobody can follow, nothing has to be shared.
         if self.shareable.is_some() || !duty.leads() {
             return;
         }
@@ -310,6 +321,7 @@ impl Sink {
         if let Some(on_its_way) = recording.spooled() {
             let _ = spooled.set(Arc::clone(on_its_way));
         }
+        // The head is copied: those who follow may outlive the recording.
         let (head, body) = (recording.head().clone(), Arc::clone(self.writer.shared()));
         let shareable = Arc::new(Shareable { head, body, spooled });
         duty.share(&shareable);

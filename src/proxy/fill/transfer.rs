@@ -65,6 +65,7 @@ impl Transfer {
     /// Is this head, of the answer to asking once more, that of the same response? Then its content is
     /// taken from the front, and compared with what has come.
     pub fn resumes(&mut self, head: &OriginHead) -> bool {
+        // What is not being stored any more has nothing to be compared with.
         let Some(before) = self.sink.head() else { return false };
         let is_same = head.has_content
             && head.status == before.status
@@ -84,9 +85,11 @@ impl Proxy {
     /// The content was cut short after its head was passed on, or is not what has come before.
     pub fn cut(&self, mut transfer: Box<Transfer>) -> CutShort {
         let Transfer { forward, resumption, sink } = &mut *transfer;
+        // Once: a connection that dies at the same place twice would be asked for ever.
         let resumption = std::mem::replace(resumption, Resumption::No);
         if resumption != Resumption::No && sink.may_resume() {
             let head = self.head_to_resume(forward, resumption);
+            // Counted here, since its answer goes to `resumes`, not to `receive`.
             self.stats.count(Counter::OriginRequest);
             return CutShort::AskAgain(transfer, head);
         }
@@ -109,6 +112,7 @@ impl Proxy {
     /// How to ask once more for what is asked in `forward`.
     fn head_to_resume(&self, forward: &Forward, resumption: Resumption) -> RequestHead {
         let question = &forward.question;
+        // Without the conditions: a 304 would bring no content to go on with.
         let mut fields = Arc::clone(self.sent(question));
         let changed = Arc::make_mut(&mut fields);
         match resumption {
