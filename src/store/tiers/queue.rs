@@ -50,6 +50,12 @@ pub struct QueueLimits {
 }
 
 impl QueueLimits {
+    /// What pieces of large bodies may take of the content. They are waited for, and responses that come whole
+    /// are not: one large body must not keep all others out of the backing store.
+    fn piece_bytes(&self) -> u64 {
+        self.content_bytes / 4 * 3
+    }
+
     /// At most `content_bytes` bytes of content; the usual waits.
     pub fn of(content_bytes: u64) -> Self {
         Self {
@@ -216,7 +222,7 @@ impl Queue {
     pub(in crate::store) fn send_now(&self, change: Change) -> Option<Change> {
         let mut state = self.state.lock();
         // The number of changes is not looked at: pieces are large, so their bytes are the bound.
-        if !state.has_space(change.bytes(), self.limits.content_bytes) {
+        if !state.has_space(change.bytes(), self.limits.piece_bytes()) {
             return Some(change);
         }
         state.push(change, None);
@@ -231,7 +237,7 @@ impl Queue {
     pub(in crate::store) fn send_waiting(&self, change: Change) -> bool {
         let deadline = Instant::now() + self.limits.space_wait;
         let mut state = self.state.lock();
-        while !state.has_space(change.bytes(), self.limits.content_bytes) {
+        while !state.has_space(change.bytes(), self.limits.piece_bytes()) {
             let late = self.settled.wait_until(&mut state, deadline).timed_out();
             if late || state.closed {
                 return false;

@@ -185,6 +185,18 @@ fn queued_content_is_bounded() {
     assert!(queue.send_waiting(put("b", 400)));
 }
 
+/// Pieces are waited for, whole responses are not: these find a place beside the pieces of a large body.
+#[test]
+fn a_large_body_leaves_a_place_for_others() {
+    let queue = queue();
+    assert!(queue.send_waiting(put("piece", 300)) && queue.send_waiting(put("piece", 300)));
+    assert!(queue.send_now(put("piece", 300)).is_some() && !queue.send_waiting(put("piece", 300)));
+    queue.send(put("small", 400), None);
+    assert_eq!(queue.dropped(), 0);
+    queue.send(put("one more", 1), None);
+    assert_eq!(queue.dropped(), 1, "the bound holds for all");
+}
+
 #[test]
 fn what_fails_is_owed_and_the_thread_that_waits_for_it_learns_of_it() {
     let queue = queue();
