@@ -24,7 +24,8 @@ pub struct Question {
     pub(super) presented: Presented,
     /// What stored responses are found by.
     pub(super) key: CacheKey,
-    /// When it came (RFC 9111 §4.2.3: `request_time`).
+    /// When it was asked, for the last time if it has followed others since it came (RFC 9111 §4.2.3:
+    /// `request_time`).
     pub(super) request_time: Timestamp,
     /// Who wants the answer.
     pub(super) asker: Asker,
@@ -58,6 +59,11 @@ impl Question {
     /// Does a client wait for the answer?
     pub(super) fn has_client(&self) -> bool {
         self.asker == Asker::Client
+    }
+
+    /// The same, asked again at `now`.
+    pub(super) fn again_at(self, now: Timestamp) -> Self {
+        Self { request_time: now, ..self }
     }
 
     /// What the cache asks on its own account when it has answered this one with a stale response: the

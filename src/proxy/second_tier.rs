@@ -74,6 +74,8 @@ impl Proxy {
     ) -> Next {
         // Whatever the outcome, memory is not looked at again: these are as new as what it has.
         let cause = Cause::Recalled(duty, Arc::new(variants));
+        // Another proxy may have been waited for, and what it has stored is newer than the question.
+        let question = question.again_at(self.clock.now());
         self.lookup(question, History::default(), cause)
     }
 

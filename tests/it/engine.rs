@@ -253,3 +253,32 @@ fn credentials_share_nothing_that_is_fresh_by_guess() {
     );
     assert_eq!(bench.get("/a").1, "public", "and the others keep theirs");
 }
+
+/// What a request is judged by is the time at which it is looked up, however long it has followed another.
+#[test]
+fn a_request_that_has_waited_is_judged_when_it_goes_on() {
+    let bench = bench(|_| {});
+    let leader = bench.set_out("GET", "/a", "");
+    let waiter = bench.wait("GET", "/a", "");
+    bench.answers(200, "Cache-Control: max-age=10; ETag: \"v1\"", "first");
+    assert_eq!(bench.arrive(leader).content, "first");
+    // It is resumed by now; until it has its turn, what it waited for goes stale.
+    bench.after(30).answers(304, "Cache-Control: max-age=10; ETag: \"v1\"", "");
+    let response = bench.resume(&waiter);
+    assert_eq!(response.content, "first");
+    assert_eq!(response.told(), "fwd=stale; fwd-status=304; ttl=10; stored");
+}
+
+/// RFC 9111 §4.2.3: the delay of an exchange begins when the origin server is asked, not when a client that
+/// waited for another came.
+#[test]
+fn the_time_that_a_request_has_waited_makes_no_response_older() {
+    let bench = bench(|_| {});
+    let leader = bench.set_out("GET", "/a", "");
+    let waiter = bench.wait("GET", "/a", "");
+    bench.after(30);
+    drop(leader);
+    bench.answers(200, "Cache-Control: max-age=60", "its own");
+    let response = bench.resume(&waiter);
+    assert_eq!((&*response.content, &*response.field("age")), ("its own", ""));
+}
