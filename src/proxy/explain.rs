@@ -198,6 +198,10 @@ impl Proxy {
     fn told_again(&self, request: &Arc<Request>) -> CacheStatus {
         match self.ask(request, Attempt::First) {
             Next::Answer(Answer { response, .. }) => response.cache_status,
+            // That nobody would be waited for is not what the client is told in the end.
+            Next::Fetch(fetch) if fetch.forward.detail == Some(Detail::HitForMiss) => {
+                CacheStatus { detail: None, ..fetch.forward.told() }
+            }
             Next::Fetch(fetch) => fetch.forward.told(),
             Next::Recall(recall) => match *recall {
                 Recall::BeforeFetch(fetch) | Recall::Underway { otherwise: fetch, .. } => {

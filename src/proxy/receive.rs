@@ -51,7 +51,7 @@ impl Proxy {
         match self.redirected(&fetch, &head) {
             None => {}
             Some(Ok(plan)) => return AfterHead::AskAgain(Box::new(Fetch { plan, ..*fetch })),
-            Some(Err(error)) => return AfterHead::Answer(self.fail(fetch, &error)),
+            Some(Err(error)) => return AfterHead::Answer(self.give_up(fetch, &error)),
         }
         if let Some(detail) = self.why_again(&fetch, &head, response_time) {
             fetch.forward.detail = Some(detail);
@@ -77,6 +77,15 @@ impl Proxy {
     /// The origin server has failed: a stale response stands in, or the answer says what happened. A client
     /// whose own content could not be read is told so.
     pub fn fail(&self, fetch: Box<Fetch>, error: &OriginError) -> Answer {
+        // It was asked, and has answered nothing, unless it was spared the request.
+        if !error.spared_it() {
+            self.stats.count(Counter::OriginRequest);
+        }
+        self.give_up(fetch, error)
+    }
+
+    /// There will be no response for the client and for those who follow.
+    fn give_up(&self, fetch: Box<Fetch>, error: &OriginError) -> Answer {
         let Fetch { forward, duty, .. } = *fetch;
         settle_failure(duty, error);
         self.fail_forward(&forward, error).into()

@@ -282,3 +282,31 @@ fn the_time_that_a_request_has_waited_makes_no_response_older() {
     let response = bench.resume(&waiter);
     assert_eq!((&*response.content, &*response.field("age")), ("its own", ""));
 }
+
+/// Whatever comes of it, a request that has reached for the origin server is counted once.
+#[test]
+fn each_request_to_the_origin_server_is_counted_once() {
+    let bench = bench(|settings| settings.follow_redirects = true);
+    let asked = || {
+        let summary = bench.proxy.stats().summary();
+        let (before, _) = summary.split_once(" origin requests").expect("it is counted");
+        before.rsplit(' ').next().and_then(|number| number.parse::<usize>().ok())
+    };
+    bench.refuses();
+    assert_eq!(bench.get("/refused").0, 502);
+    assert_eq!(asked(), Some(1));
+    // Refused once more: the origin server is spared this one.
+    assert_eq!((bench.get("/refused").0, asked()), (502, Some(1)));
+    bench.after(2).answers(302, "Location: /there", "").answers(
+        200,
+        "Cache-Control: max-age=60",
+        "there",
+    );
+    assert_eq!(bench.get("/moved").1, "there");
+    assert_eq!(asked(), Some(3));
+    for _ in 0..11 {
+        bench.answers(302, "Location: /on", "");
+    }
+    assert_eq!(bench.get("/on").0, 502);
+    assert_eq!((asked(), bench.asked().len()), (Some(14), 14));
+}
