@@ -51,12 +51,14 @@ impl Proxy {
         match self.redirected(&fetch, &head) {
             None => {}
             Some(Ok(plan)) => return AfterHead::AskAgain(Box::new(Fetch { plan, ..*fetch })),
-            Some(Err(error)) => return AfterHead::Answer(self.give_up(fetch, &error)),
+            Some(Err(error)) => return AfterHead::Answer(self.fail_fetch(fetch, &error)),
         }
         if let Some(detail) = self.why_again(&fetch, &head, response_time) {
             fetch.forward.detail = Some(detail);
             return AfterHead::AskAgain(Box::new(Fetch { plan: Plan::new(Asks::Whole), ..*fetch }));
         }
+        // Once for a request, however often the origin server was asked for it.
+        self.stats.count_forwarded(fetch.forward.why);
         if let Asks::Whether(stored) = &fetch.plan.asks
             && head.status == StatusCode::NOT_MODIFIED
         {
@@ -77,15 +79,16 @@ impl Proxy {
     /// The origin server has failed: a stale response stands in, or the answer says what happened. A client
     /// whose own content could not be read is told so.
     pub fn fail(&self, fetch: Box<Fetch>, error: &OriginError) -> Answer {
-        // It was asked, and has answered nothing, unless it was spared the request.
+        // What was held back here has not been sent.
         if !error.spared_it() {
             self.stats.count(Counter::OriginRequest);
         }
-        self.give_up(fetch, error)
+        self.fail_fetch(fetch, error)
     }
 
-    /// There will be no response for the client and for those who follow.
-    fn give_up(&self, fetch: Box<Fetch>, error: &OriginError) -> Answer {
+    /// The same where the request that failed is counted already.
+    fn fail_fetch(&self, fetch: Box<Fetch>, error: &OriginError) -> Answer {
+        self.stats.count_forwarded(fetch.forward.why);
         let Fetch { forward, duty, .. } = *fetch;
         settle_failure(duty, error);
         self.fail_forward(&forward, error).into()

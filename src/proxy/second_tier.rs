@@ -52,7 +52,7 @@ impl Proxy {
         let question = &fetch.forward.question;
         let variants = self.recalled(question, &mut fetch.duty);
         if variants.is_empty() {
-            return self.go_on(fetch);
+            return Next::Fetch(Box::new(fetch));
         }
         if question.has_client() {
             return self.answer_recalled(fetch.forward.question, fetch.duty, variants);
@@ -62,7 +62,7 @@ impl Proxy {
             fetch.duty.settle(&Outcome::stored(true));
             return nothing().into();
         }
-        self.go_on(fetch)
+        Next::Fetch(Box::new(fetch))
     }
 
     /// Looks at what was recalled as if it had been found in memory.

@@ -59,6 +59,7 @@ mod sqlite_invalidations;
 mod sqlite_reuse;
 mod sqlite_trouble;
 mod static_binary;
+mod steps;
 mod stores;
 mod takeover;
 mod underway;

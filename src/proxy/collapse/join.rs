@@ -130,13 +130,7 @@ impl Proxy {
         if self.may_be_behind(&miss.found) {
             return Next::Recall(Box::new(Recall::BeforeFetch(fetch(miss, duty))));
         }
-        self.go_on(fetch(miss, duty))
-    }
-
-    /// The origin server is asked.
-    pub(in crate::proxy) fn go_on(&self, fetch: Fetch) -> Next {
-        self.stats.count_forwarded(fetch.forward.why);
-        Next::Fetch(Box::new(fetch))
+        Next::Fetch(Box::new(fetch(miss, duty)))
     }
 
     /// The values that this request has of the fields that select, as a fingerprint.
