@@ -176,8 +176,13 @@ pub fn union(new: &StoredHead, new_held: u64, old: &StoredResponse) -> Option<Un
     (union.is_whole() || grown >= old_held / GROWTH_SHARE).then_some(union)
 }
 
-/// Does the 206 that has come hold just what `prefix`, a part from 0, lacks of the whole (§3.4)?
-pub(crate) fn completes(received: &StoredHead, prefix: &StoredResponse) -> bool {
+/// Does the 206 that has come hold just what `prefix`, a part from 0, lacks of the whole (§3.4)? `length` is
+/// that of its content, where its head states it.
+pub(crate) fn completes(
+    received: &StoredHead,
+    length: Option<u64>,
+    prefix: &StoredResponse,
+) -> bool {
     let held = prefix.content.len();
     let (Some(part), Some(before)) = (received.part, prefix.part) else { return false };
     // Each condition rules out one way of making a body up from two: a gap, an overlap, another length,
@@ -186,6 +191,7 @@ pub(crate) fn completes(received: &StoredHead, prefix: &StoredResponse) -> bool 
         && before.is_full(held)
         && part.span.first == held
         && part.reaches_end()
+        && length.is_none_or(|length| part.is_full(length))
         && part.complete == before.complete
         && same_representation(received, prefix)
 }

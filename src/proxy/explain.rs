@@ -143,9 +143,10 @@ impl BlockingDriver {
         let mut response = self.fetch(fetch, RequestContent::None, None, watch).into_response();
         let told = response.cache_status;
         let received = seen.expect("the origin server is asked").map(|judged| {
-            // To its end in any case: what is asked next must find the fetch over.
-            let rest = read_all(&mut response.body);
-            let content = read.unwrap_or(rest);
+            // What was read past the engine says all about its content, and the rest of that never comes.
+            let content = read.unwrap_or_else(|| read_all(&mut response.body));
+            // What is asked next must find the fetch over.
+            drop(response);
             let stored = proxy.cache.look(&key).variants().first().cloned();
             Explained { judged, content, stored, again: proxy.told_again(request) }
         });

@@ -143,7 +143,7 @@ impl Proxy {
                 };
                 let part =
                     self.storable(&forward.question.presented, self.sent(&forward.question), facts);
-                if part.is_ok_and(|part| completes(&part, prefix)) {
+                if part.is_ok_and(|part| completes(&part, head.length, prefix)) {
                     return None;
                 }
                 // The representation has changed under the part, which could never be completed again.

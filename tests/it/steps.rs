@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
+use caching_proxy::message::body::Body;
 use caching_proxy::origin::{
     Origin, OriginBody, OriginError, OriginHead, OriginRequest, OriginResponse,
 };
@@ -16,6 +17,8 @@ use super::support::engine::{Bench, bench_with, to_fields};
 /// What an origin server does with one request.
 enum Does {
     Answers(u16, &'static str, &'static str),
+    /// An answer whose head states no length.
+    Streams(u16, &'static str, &'static str),
     Fails(OriginError),
 }
 
@@ -32,13 +35,14 @@ impl OriginBody for AtOnce {
 
 impl Origin for Doing {
     fn send(&self, request: OriginRequest<'_, '_>) -> Result<OriginResponse, OriginError> {
-        let (status, fields, content) = match self.0.lock().remove(0) {
-            Does::Answers(status, fields, content) => (status, to_fields(fields), content),
+        let (status, fields, content, is_stated) = match self.0.lock().remove(0) {
+            Does::Answers(status, fields, content) => (status, to_fields(fields), content, true),
+            Does::Streams(status, fields, content) => (status, to_fields(fields), content, false),
             Does::Fails(error) => return Err(error),
         };
         let has_content = status != 304 && *request.method != http::Method::HEAD;
         let status = StatusCode::from_u16(status).expect("a status");
-        let (version, length) = (Version::HTTP_11, Some(content.len() as u64));
+        let (version, length) = (Version::HTTP_11, is_stated.then_some(content.len() as u64));
         let head =
             OriginHead { status, version, fields, length, silently_delimited: false, has_content };
         let body = has_content.then(|| Box::new(AtOnce(content.as_bytes())) as Box<dyn OriginBody>);
@@ -119,5 +123,54 @@ fn a_request_is_counted_as_forwarded_when_the_origin_server_was_asked() {
         assert_eq!(forwarded(&bench), 0, "{what}: dropped");
         bench.get("/a");
         assert_eq!(forwarded(&bench), 1, "{what}");
+    }
+}
+
+const PART: &str = "Cache-Control: max-age=60; ETag: \"v\"; Content-Range: bytes 0-4/10";
+const REST: &str = "Cache-Control: max-age=60; ETag: \"v\"; Content-Range: bytes 5-9/10";
+const WHOLE: &str = "Cache-Control: max-age=60; ETag: \"v\"";
+
+/// RFC 9111 §3.3, §3.4: a part and the rest of it are the whole only if all of it is there. The head of the rest
+/// may claim what its framing does not hold.
+#[test]
+fn a_part_is_made_whole_by_just_what_it_lacks() {
+    use Does::{Answers, Streams};
+    let whole = || Answers(200, WHOLE, "0123456789");
+    #[rustfmt::skip]
+    let table = [
+        ("what it lacks",           vec![Answers(206, REST, "56789")], "fwd=partial; fwd-status=206; stored"),
+        ("less, and it says so",    vec![Answers(206, REST, "567"), whole()], "fwd=partial; fwd-status=200; stored; detail=rest"),
+        ("more, and it says so",    vec![Answers(206, REST, "56789ab"), whole()], "fwd=partial; fwd-status=200; stored; detail=rest"),
+        ("nothing, and it says so", vec![Answers(206, REST, ""), whole()], "fwd=partial; fwd-status=200; stored; detail=rest"),
+        ("what it lacks, streamed", vec![Streams(206, REST, "56789")], "fwd=partial; fwd-status=206; stored"),
+    ];
+    for (what, rest, expected) in table {
+        let mut does = vec![Answers(206, PART, "01234")];
+        does.extend(rest);
+        let bench = over(does, |_| ());
+        bench.get_with("/a", "Range: bytes=0-4");
+        let (status, content, told) = bench.get("/a");
+        assert_eq!((status, &*content, &*told), (200, "0123456789", expected), "{what}");
+        let again = bench.get("/a");
+        assert_eq!((&*again.1, &*again.2), ("0123456789", "hit; ttl=60"), "{what}");
+    }
+    for rest in ["", "5", "5678", "56789a", "56789abcdef"] {
+        let does = vec![Answers(206, PART, "01234"), Streams(206, REST, rest), whole()];
+        let bench = over(does, |_| ());
+        bench.get_with("/a", "Range: bytes=0-4");
+        let Body::Arriving(mut body) = bench.response("/a", "").body else { panic!("{rest}") };
+        let (mut got, mut piece) = (Vec::new(), [0; 64]);
+        let end = loop {
+            match body.read(&mut piece) {
+                Ok(0) => break Ok(()),
+                Ok(count) => got.extend_from_slice(&piece[..count]),
+                Err(error) => break Err(error.kind()),
+            }
+        };
+        // The client sees that it is cut: the head has gone out, and announced ten bytes.
+        assert_eq!(end, Err(io::ErrorKind::UnexpectedEof), "{rest}");
+        assert!(got.len() < 10 && b"0123456789".starts_with(&got), "{rest}: {got:?}");
+        drop(body);
+        assert_eq!(bench.get("/a").1, "0123456789", "{rest}: nothing of it is stored");
     }
 }

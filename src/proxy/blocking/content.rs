@@ -30,6 +30,10 @@ pub(super) fn take_first(
 ) -> io::Result<()> {
     let mut piece = vec![0; length.max(1)];
     let count = body.read(&mut piece)?;
+    if count == 0 && length > 0 {
+        // An end before what was announced.
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
     if count < length {
         incoming.take(&piece[..count]);
         return Ok(());

@@ -32,6 +32,8 @@ pub struct Incoming {
     pub(in crate::proxy) forward: Forward,
     pub(in crate::proxy) plan: Plan,
     pub(in crate::proxy) head: OriginHead,
+    /// The status that came. That of the rest of a part is 206, and the client gets the whole.
+    received_status: StatusCode,
     pub(in crate::proxy) response_time: Timestamp,
     /// What is stored of the content, and comes before what the origin server sends; `None` where that
     /// sends all of it.
@@ -69,8 +71,8 @@ impl Incoming {
         response_time: Timestamp,
     ) -> Self {
         // Until the caller knows what becomes of it: what is dropped before that has brought nothing.
-        let content = IncomingContent::Lost;
-        Self { forward, plan, head, response_time, prefix: None, content }
+        let (received_status, content) = (head.status, IncomingContent::Lost);
+        Self { forward, plan, head, received_status, response_time, prefix: None, content }
     }
 
     /// One that has no part in the cache.
@@ -167,7 +169,8 @@ impl Incoming {
 impl Proxy {
     /// The response goes to the client: its head now, its content as it comes.
     pub fn pass_on(&self, incoming: Incoming) -> PassedResponse {
-        let Incoming { forward, plan, head, response_time, content, .. } = incoming;
+        let Incoming { forward, plan, head, received_status, response_time, content, .. } =
+            incoming;
         let (body, refusal, sink) = match content {
             IncomingContent::Passing { refusal, first } => {
                 let (sink, reader) = Sink::passing(head.length, &first);
@@ -182,7 +185,7 @@ impl Proxy {
             IncomingContent::Settling(..) => unreachable!("the driver has settled it"),
             IncomingContent::Lost => unreachable!("what is lost is not passed on"),
         };
-        let cache_status = self.told(&forward, head.status, refusal);
+        let cache_status = self.told(&forward, received_status, refusal);
         let OriginHead { status, fields, .. } = head;
         // The client's condition gave way to ours; what has come may be what it has (§4.3.2).
         let question = &forward.question;

@@ -193,6 +193,10 @@ impl Sink {
         if self.is_in_vain() {
             return self.give_up();
         }
+        // No more than was announced: a client would take what is beyond it for the next response.
+        if self.length.is_some_and(|length| self.compared + piece.len() as u64 > length) {
+            return Progress::Differs;
+        }
         let Some(piece) = self.agreed(piece) else { return Progress::Differs };
         if piece.is_empty() || self.keep(piece, false) {
             return Progress::More;
@@ -203,9 +207,12 @@ impl Sink {
     }
 
     /// The last piece has come, which may be empty, and the framing has proven that it is. The sink comes
-    /// back if it is not what has come before.
+    /// back if it is not what has come before, or not all that the head has announced: a part and the rest of
+    /// it have one head and two framings (§3.3, §3.4).
     pub fn finish(mut self, piece: &[u8]) -> Result<Ending, Box<Self>> {
-        let Some(piece) = self.agreed(piece).filter(|_| self.compared == self.total) else {
+        let is_all = self.length.is_none_or(|_| self.completes(piece.len()));
+        let Some(piece) = self.agreed(piece).filter(|_| is_all && self.compared == self.total)
+        else {
             return Err(Box::new(self));
         };
         // The last bytes stay hidden until the response is stored: who has all of it may ask again at once.
