@@ -106,7 +106,7 @@ impl Proxy {
         let Resumed { question, history, landing } = resumed;
         // It is asked again: what is stored is judged now, and an exchange that it leads begins now. By the
         // time when it came, a response could be reused that has gone stale while it waited.
-        let question = question.again_at(self.clock.now());
+        let question = question.after_a_wait(self.clock.now());
         let cause = match landing {
             Landing::Stored => Cause::Stored,
             Landing::Cleared => Cause::Cleared,

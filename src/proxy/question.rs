@@ -61,8 +61,9 @@ impl Question {
         self.asker == Asker::Client
     }
 
-    /// The same, asked again at `now`.
-    pub(super) fn again_at(self, now: Timestamp) -> Self {
+    /// The same after a wait on this side: for another request, or for the backing store. Nothing of that is an
+    /// age of what it is sent for (§4.2.3), and what is stored by now is judged by now.
+    pub(super) fn after_a_wait(self, now: Timestamp) -> Self {
         Self { request_time: now, ..self }
     }
 

@@ -17,7 +17,7 @@ use crate::proxy::Proxy;
 use crate::proxy::collapse::{Duty, Outcome, Shareable};
 use crate::proxy::lookup::Cause;
 use crate::proxy::next::{History, Next, Recall};
-use crate::proxy::plan::Fetch;
+use crate::proxy::plan::{Fetch, Forward};
 use crate::proxy::question::Question;
 use crate::store::cache::Recollected;
 
@@ -51,10 +51,7 @@ impl Proxy {
     fn recall_before(&self, mut fetch: Fetch) -> Next {
         let question = &fetch.forward.question;
         let variants = self.recalled(question, &mut fetch.duty);
-        if variants.is_empty() {
-            return Next::Fetch(Box::new(fetch));
-        }
-        if question.has_client() {
+        if !variants.is_empty() && question.has_client() {
             return self.answer_recalled(fetch.forward.question, fetch.duty, variants);
         }
         // A refresh in the background is not needed if another proxy has brought something fresh.
@@ -62,7 +59,9 @@ impl Proxy {
             fetch.duty.settle(&Outcome::stored(true));
             return nothing().into();
         }
-        Next::Fetch(Box::new(fetch))
+        let Fetch { forward, plan, duty } = fetch;
+        let question = forward.question.after_a_wait(self.clock.now());
+        Next::Fetch(Box::new(Fetch { forward: Forward { question, ..forward }, plan, duty }))
     }
 
     /// Looks at what was recalled as if it had been found in memory.
@@ -75,7 +74,7 @@ impl Proxy {
         // Whatever the outcome, memory is not looked at again: these are as new as what it has.
         let cause = Cause::Recalled(duty, Arc::new(variants));
         // Another proxy may have been waited for, and what it has stored is newer than the question.
-        let question = question.again_at(self.clock.now());
+        let question = question.after_a_wait(self.clock.now());
         self.lookup(question, History::default(), cause)
     }
 

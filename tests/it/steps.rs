@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use caching_proxy::message::body::Body;
 use caching_proxy::origin::{
@@ -69,7 +70,7 @@ fn a_request_to_the_origin_server_is_counted_whatever_comes_of_it() {
         let source = io::ErrorKind::ConnectionRefused.into();
         Fails(OriginError::Connect { origin: origin(), source })
     };
-    let limit = std::time::Duration::from_secs(1);
+    let limit = Duration::from_secs(1);
     let late = || Fails(OriginError::Timeout { origin: origin(), limit });
     let aborted = || Fails(OriginError::Content(io::ErrorKind::ConnectionReset.into()));
     let busy = || Fails(OriginError::Busy { seconds: 1 });
@@ -173,4 +174,38 @@ fn a_part_is_made_whole_by_just_what_it_lacks() {
         drop(body);
         assert_eq!(bench.get("/a").1, "0123456789", "{rest}: nothing of it is stored");
     }
+}
+
+/// RFC 9111 §4.2.3: what a request waited for on this side, before it was sent, is no age of its response; and what
+/// it finds after a wait is judged then, not by the time of its arrival.
+#[test]
+fn a_request_that_has_waited_is_judged_by_the_time_after_the_wait() {
+    let closed = || Does::Fails(OriginError::Closed { origin: origin(), what: String::new() });
+    let answer = |content| Does::Answers(200, "Cache-Control: max-age=20; ETag: \"v\"", content);
+    // The one that is followed fails, and the follower asks itself.
+    let bench = over(vec![closed(), answer("x")], |_| ());
+    let first = bench.set_out("GET", "/a", "");
+    let waiter = bench.wait("GET", "/a", "");
+    bench.after(30);
+    assert_eq!(bench.arrive(first).status, 502);
+    let late = bench.resume(&waiter);
+    assert_eq!((late.status, &*late.field("age")), (200, ""), "it was asked for just now");
+    assert_eq!(bench.get("/a").2, "hit; ttl=20");
+    // Nobody answers in time, and it goes on alone.
+    let bench = over(vec![answer("x"), closed()], |_| ());
+    let first = bench.set_out("GET", "/a", "");
+    let waiter = bench.wait("GET", "/a", "");
+    bench.after(30);
+    bench.proxy.expire_parked(Duration::ZERO);
+    assert_eq!(bench.resume(&waiter).field("age"), "");
+    assert_eq!(bench.get("/a").2, "hit; ttl=20");
+    bench.arrive(first);
+    // A third one, which follows nobody, stores a response meanwhile; it is stale when the wait is over.
+    let bench = over(vec![answer("old"), closed(), answer("new")], |_| ());
+    let first = bench.set_out("GET", "/a", "");
+    let waiter = bench.wait("GET", "/a", "");
+    assert_eq!(bench.after(5).get_with("/a", "If-None-Match: \"w\"").1, "old");
+    bench.after(25);
+    bench.arrive(first);
+    assert_eq!(bench.resume(&waiter).told(), "fwd=stale; fwd-status=200; stored");
 }

@@ -42,7 +42,7 @@ impl Proxy {
     /// needed any more, or another request does so already. Never waits.
     pub fn refresh(&self, refresh: Refresh) -> Option<Next> {
         let Refresh { question, stored } = refresh;
-        let question = question.in_the_background(self).again_at(self.clock.now());
+        let question = question.in_the_background(self).after_a_wait(self.clock.now());
         let found = Found::InMemory(self.cache.look(&question.key));
         // Since the stale response was given out, another request may have brought a fresh one.
         if self.is_refreshed(&question, found.variants()) {
