@@ -2,18 +2,21 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use caching_proxy::message::body::Body;
+use caching_proxy::message::body::{Body, Grown};
 use caching_proxy::origin::{
     Origin, OriginBody, OriginError, OriginHead, OriginRequest, OriginResponse,
 };
-use caching_proxy::proxy::Settings;
+use caching_proxy::proxy::fill::Progress;
+use caching_proxy::proxy::{Attempt, Delivery, Next, Settings};
 use caching_proxy::stats::Counter;
 use http::{StatusCode, Version};
 use parking_lot::Mutex;
 
-use super::support::engine::{Bench, bench_with, to_fields};
+use super::support::engine::{Bench, bench_with, request, to_fields};
 
 /// What an origin server does with one request.
 enum Does {
@@ -21,12 +24,35 @@ enum Does {
     /// An answer whose head states no length.
     Streams(u16, &'static str, &'static str),
     Fails(OriginError),
+    /// An answer whose content is over when this has one owner less.
+    Held(&'static str, Option<u64>, &'static str, Arc<()>),
+    /// An answer whose content has no end; it is counted how often that is read.
+    Endless(&'static str, Arc<AtomicUsize>),
 }
 
 /// An origin server that does this, in order.
 struct Doing(Mutex<Vec<Does>>);
 
 struct AtOnce(&'static [u8]);
+
+struct HeldContent(AtOnce, #[expect(dead_code, reason = "held until it is dropped")] Arc<()>);
+
+impl OriginBody for HeldContent {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer)
+    }
+}
+
+struct NoEnd(Arc<AtomicUsize>);
+
+impl OriginBody for NoEnd {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        assert!(self.0.load(Ordering::Relaxed) < 100, "it would never end");
+        buffer[0] = b'x';
+        Ok(1)
+    }
+}
 
 impl OriginBody for AtOnce {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
@@ -36,17 +62,31 @@ impl OriginBody for AtOnce {
 
 impl Origin for Doing {
     fn send(&self, request: OriginRequest<'_, '_>) -> Result<OriginResponse, OriginError> {
-        let (status, fields, content, is_stated) = match self.0.lock().remove(0) {
-            Does::Answers(status, fields, content) => (status, to_fields(fields), content, true),
-            Does::Streams(status, fields, content) => (status, to_fields(fields), content, false),
-            Does::Fails(error) => return Err(error),
-        };
+        let (status, fields, length, body): (_, _, _, Box<dyn OriginBody>) =
+            match self.0.lock().remove(0) {
+                Does::Answers(status, fields, content) => {
+                    let length = Some(content.len() as u64);
+                    (status, fields, length, Box::new(AtOnce(content.as_bytes())))
+                }
+                Does::Streams(status, fields, content) => {
+                    (status, fields, None, Box::new(AtOnce(content.as_bytes())))
+                }
+                Does::Held(fields, length, content, held) => {
+                    (200, fields, length, Box::new(HeldContent(AtOnce(content.as_bytes()), held)))
+                }
+                Does::Fails(error) => return Err(error),
+                Does::Endless(fields, reads) => (200, fields, None, Box::new(NoEnd(reads))),
+            };
         let has_content = status != 304 && *request.method != http::Method::HEAD;
-        let status = StatusCode::from_u16(status).expect("a status");
-        let (version, length) = (Version::HTTP_11, is_stated.then_some(content.len() as u64));
-        let head =
-            OriginHead { status, version, fields, length, silently_delimited: false, has_content };
-        let body = has_content.then(|| Box::new(AtOnce(content.as_bytes())) as Box<dyn OriginBody>);
+        let head = OriginHead {
+            status: StatusCode::from_u16(status).expect("a status"),
+            version: Version::HTTP_11,
+            fields: to_fields(fields),
+            length,
+            silently_delimited: false,
+            has_content,
+        };
+        let body = has_content.then_some(body);
         Ok(OriginResponse { head, body })
     }
 }
@@ -208,4 +248,75 @@ fn a_request_that_has_waited_is_judged_by_the_time_after_the_wait() {
     bench.after(25);
     bench.arrive(first);
     assert_eq!(bench.resume(&waiter).told(), "fwd=stale; fwd-status=200; stored");
+}
+
+/// What nobody reads and nothing stores is not fetched on: to read it would wait, and hold a worker and a turn at
+/// the origin server.
+#[test]
+fn content_that_nobody_wants_is_not_waited_for() {
+    const STALE: &str =
+        "Cache-Control: max-age=60, stale-while-revalidate=900; Age: 100; ETag: \"v\"";
+    for fields in ["Cache-Control: no-store; ETag: \"w\"", "Cache-Control: private; ETag: \"w\""] {
+        let reads = Arc::<AtomicUsize>::default();
+        let endless = || Does::Endless(fields, Arc::clone(&reads));
+        let read = || reads.swap(0, Ordering::Relaxed);
+        let bench = over(vec![endless()], |_| ());
+        let Body::Arriving(mut body) = bench.response("/a", "").body else { panic!("{fields}") };
+        assert_eq!((body.read(&mut [0; 9]).expect("a byte"), read()), (1, 1), "{fields}");
+        body.abandon();
+        assert_eq!(read(), 0, "{fields}: its client has left");
+        // The client's condition gave way to the cache's, and holds for what has come.
+        let bench = over(vec![Does::Answers(200, STALE, "x"), endless()], |_| ());
+        bench.get("/a");
+        let response = bench.after(1000).response("/a", "If-None-Match: \"w\"");
+        assert_eq!((response.status.as_u16(), read()), (304, 0), "{fields}");
+        // Nobody waits for it, and it is not to be stored.
+        let bench = over(vec![Does::Answers(200, STALE, "x"), endless()], |_| ());
+        bench.get("/a");
+        assert_eq!(bench.get("/a").2, "hit; ttl=-40; detail=stale-while-revalidate");
+        assert_eq!(read(), 0, "{fields}: in the background");
+    }
+}
+
+/// A client that has all of a response may ask for the next at once, and one that has followed it may ask for
+/// itself: by then the turn at the origin server is over (`--origin-concurrency`).
+#[test]
+fn the_turn_at_the_origin_server_is_over_before_the_end_is_shown() {
+    let large = &*"x".repeat(100_000).leak();
+    for fields in
+        ["Cache-Control: max-age=60", "Cache-Control: no-store", "Cache-Control: no-cache"]
+    {
+        for (length, content) in [(None, "x"), (Some(100_000), large), (None, large)] {
+            let held = Arc::new(());
+            let does = vec![Does::Held(fields, length, content, Arc::clone(&held))];
+            let bench = over(does, |_| ());
+            let request = Arc::new(request("GET", "/a", ""));
+            let Delivery { response, rest, .. } = bench.driver.answer(&request);
+            let Body::Growing(mut reader) = response.body else { panic!("{fields}") };
+            let case = format!("{fields} {length:?} {}", content.len());
+            let (owners, seen) = (Arc::downgrade(&held), Arc::new(Mutex::new(Vec::new())));
+            let told = Arc::clone(&seen);
+            reader.listen(Box::new(move || told.lock().push(owners.strong_count())));
+            let mut rest = rest.expect("it is to be fetched");
+            let mut piece = vec![0; 64 * 1024];
+            while rest.step(&mut piece) == Progress::More {
+                let mut had = [0; 64 * 1024];
+                while let Ok(Grown::Bytes(count)) = reader.peek(&mut had) {
+                    reader.consume(count);
+                }
+            }
+            assert_eq!(seen.lock().last(), Some(&1), "{case}: {:?}", seen.lock());
+        }
+    }
+    // What is awaited before its head goes out: a follower learns of it as it is stored.
+    let held = Arc::new(());
+    let does = vec![Does::Held("Cache-Control: max-age=60", Some(1), "x", Arc::clone(&held))];
+    let bench = over(does, |_| ());
+    let first = bench.set_out("GET", "/a", "");
+    let (follower, owners) = (Arc::new(request("GET", "/a", "")), Arc::downgrade(&held));
+    let Next::Follow(follow) = bench.proxy.ask(&follower, Attempt::First) else { panic!("alone") };
+    let (sender, seen) = channel();
+    follow.park(Box::new(move |_| _ = sender.send(owners.strong_count())));
+    bench.arrive(first);
+    assert_eq!(seen.try_recv(), Ok(1), "the test alone holds it");
 }

@@ -25,7 +25,7 @@ pub(super) fn whole_body(
 /// Reads the first piece of a body of `length` bytes; waits for it.
 pub(super) fn take_first(
     incoming: &mut Incoming,
-    body: &mut dyn OriginBody,
+    body: &mut Box<dyn OriginBody>,
     length: usize,
 ) -> io::Result<()> {
     let mut piece = vec![0; length.max(1)];
@@ -43,6 +43,8 @@ pub(super) fn take_first(
     if count > 0 && body.read(&mut [0])? > 0 {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
+    // Dropped before anybody learns of it: the turn at the origin server is over.
+    *body = Box::new(NoContent);
     piece.truncate(count);
     incoming.finish(piece.into());
     Ok(())
@@ -92,7 +94,17 @@ impl ContentFetch {
     ) -> Progress {
         // Before the origin server is read: what has no place yet stays in the connection's own buffers.
         transfer.sink.wait_for_space();
-        let Ok(count) = body.read(piece) else { return self.cut(transfer, body) };
+        // The last reader may have left while there was no space: the next piece may be minutes away.
+        if transfer.sink.is_in_vain() {
+            return transfer.sink.give_up();
+        }
+        let count = match body.read(piece) {
+            Ok(count) => count,
+            Err(error) => {
+                log::debug!("content cut short: {error}");
+                return self.cut(transfer, body);
+            }
+        };
         let is_last = count == 0 || transfer.sink.completes(count);
         if !is_last {
             match transfer.sink.take(&piece[..count]) {
@@ -105,6 +117,9 @@ impl ContentFetch {
         if count > 0 && !matches!(body.read(&mut [0]), Ok(0)) {
             return self.cut(transfer, body);
         }
+        // Its turn at the origin server is over (`--origin-concurrency`). A client that has the last byte may
+        // need one at once, and the backing store may take its time.
+        drop(body);
         match transfer.finish(&piece[..count]) {
             Ok(Ending::Done(_)) => Progress::Whole,
             Ok(Ending::Settle(settling)) => {

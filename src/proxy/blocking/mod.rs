@@ -165,8 +165,10 @@ impl BlockingDriver {
     fn begin(&self, mut incoming: Incoming, body: Option<Box<dyn OriginBody>>) -> Delivery {
         let mut body = content::whole_body(incoming.take_prefix(), body);
         if let Some(length) = incoming.awaited()
-            && let Err(error) = content::take_first(&mut incoming, &mut *body, length)
+            && let Err(error) = content::take_first(&mut incoming, &mut body, length)
         {
+            // First the connection: its turn at the origin server is over.
+            drop(body);
             return self.proxy.cut_before(incoming, &error.to_string()).into();
         }
         // The head says whether the response is stored, so it waits for the backing store's word.

@@ -306,13 +306,14 @@ impl Sink {
         self.writer.let_go();
     }
 
-    /// It was invalidated, so that it will not be stored, and nobody reads it any more.
-    fn is_in_vain(&self) -> bool {
-        self.keeping.recording().is_some_and(Recording::is_cleared) && self.writer.readers() == 0
+    /// It will not be stored, because it may not or was invalidated, and nobody reads it any more. A driver asks
+    /// before it waits for the next piece: that may take minutes, and the connection be needed for others.
+    pub fn is_in_vain(&self) -> bool {
+        self.keeping.recording().is_none_or(Recording::is_cleared) && self.writer.readers() == 0
     }
 
     /// Nobody reads it, and it is not worth keeping.
-    fn give_up(&mut self) -> Progress {
+    pub fn give_up(&mut self) -> Progress {
         self.keeping.settle(&Outcome::Cleared);
         Progress::Lost
     }
