@@ -199,14 +199,10 @@ impl Proxy {
     fn told_again(&self, request: &Arc<Request>) -> CacheStatus {
         match self.ask(request, Attempt::First) {
             Next::Answer(Answer { response, .. }) => response.cache_status,
-            // That nobody would be waited for is not what the client is told in the end.
-            Next::Fetch(fetch) if fetch.forward.detail == Some(Detail::HitForMiss) => {
-                CacheStatus { detail: None, ..fetch.forward.told() }
-            }
-            Next::Fetch(fetch) => fetch.forward.told(),
+            Next::Fetch(fetch) => told_before_the_answer(&fetch),
             Next::Recall(recall) => match *recall {
                 Recall::BeforeFetch(fetch) | Recall::Underway { otherwise: fetch, .. } => {
-                    fetch.forward.told()
+                    told_before_the_answer(&fetch)
                 }
                 Recall::BeforeRefusal { detail, .. } => {
                     CacheStatus { detail: Some(detail), ..CacheStatus::default() }
@@ -215,6 +211,13 @@ impl Proxy {
             Next::Follow(_) => unreachable!("an explained request is alone in its engine"),
         }
     }
+}
+
+/// What `Cache-Status` would say, as far as that is known before the origin server answers. That nobody would
+/// follow is not: it says less than why the response is not stored, which is said instead.
+fn told_before_the_answer(fetch: &Fetch) -> CacheStatus {
+    let told = fetch.forward.told();
+    CacheStatus { detail: told.detail.filter(|detail| *detail != Detail::HitForMiss), ..told }
 }
 
 /// What has given a target the form in which it is looked up.

@@ -300,7 +300,7 @@ fn the_turn_at_the_origin_server_is_over_before_the_end_is_shown() {
             let mut rest = rest.expect("it is to be fetched");
             let mut piece = vec![0; 64 * 1024];
             while rest.step(&mut piece) == Progress::More {
-                let mut had = [0; 64 * 1024];
+                let mut had = vec![0; 64 * 1024];
                 while let Ok(Grown::Bytes(count)) = reader.peek(&mut had) {
                     reader.consume(count);
                 }
