@@ -11,7 +11,7 @@ use caching_proxy::policy::key::{CacheKey, Glob};
 use caching_proxy::policy::purging::Selector;
 use caching_proxy::policy::stored::StoredResponse;
 use caching_proxy::store::backing::{
-    Backing, BackingError, BackingUsage, Change, Listed, Recalled, Stamp,
+    Backing, BackingError, BackingUsage, Change, Fetcher, Listed, Recalled, Stamp,
 };
 use caching_proxy::store::cache::Cache;
 use caching_proxy::store::memory::{Eviction, MemoryLimits, store};
@@ -37,6 +37,8 @@ struct Scripted {
     /// How often somebody was to fetch what it has not, and how many changes it was told.
     claims: AtomicU64,
     changes: AtomicU64,
+    /// What it was told to store, and that a fetch is over which it had been told of, in order.
+    log: Mutex<Vec<&'static str>>,
 }
 
 impl Backing for Scripted {
@@ -51,14 +53,19 @@ impl Backing for Scripted {
         if let Some(deed) = self.deed.lock().take() {
             deed();
         }
-        Ok(Recalled { variants, stamp, ..Recalled::default() })
+        let fetcher = if claims && variants.is_empty() { Fetcher::Us } else { Fetcher::Nobody };
+        Ok(Recalled { variants, stamp, fetcher })
     }
 
     fn apply(&self, changes: &[&Change]) -> Result<Vec<u64>, BackingError> {
         self.changes.fetch_add(changes.len() as u64, Ordering::Relaxed);
         for change in changes {
             match change {
-                Change::Put { response, .. } => *self.variants.lock() = vec![Arc::clone(response)],
+                Change::Put { response, .. } => {
+                    self.log.lock().push("stored");
+                    *self.variants.lock() = vec![Arc::clone(response)];
+                }
+                Change::Release { .. } => self.log.lock().push("released"),
                 Change::Remove { .. } | Change::Forget { .. } | Change::Purge { .. } => {
                     self.variants.lock().clear();
                 }
@@ -182,5 +189,30 @@ fn an_explanation_claims_nothing_and_brings_nothing_into_memory() {
         assert!(bench.store.flush(PATIENCE));
         assert_eq!(counted(), before, "{target}");
         assert_eq!(bench.store.usage().memory.responses, 0, "{target}");
+    }
+}
+
+/// Other proxies that share the store wait while this one fetches: they are told when the response is there, though
+/// nobody may be given it without validation, or as soon as it is known that there will be none.
+#[test]
+fn other_proxies_are_told_when_the_response_is_there_or_will_not_be() {
+    let stored = ["stored", "released"].as_slice();
+    let table = [
+        (200, FRESH, stored),
+        (200, STALE, stored),
+        (200, "Cache-Control: no-cache; ETag: \"v1\"", stored),
+        (200, "Cache-Control: max-age=0, must-revalidate; ETag: \"v1\"", stored),
+        (200, "Cache-Control: no-store", &["released"]),
+        (200, "Cache-Control: private", &["released"]),
+        (503, "", &["released"]),
+    ];
+    for (status, fields, expected) in table {
+        let backing = Arc::new(Scripted::default());
+        let (memory, behind) = (store(Eviction::Lru, ROOMY), Arc::clone(&backing));
+        let cache = Cache::with_backing(memory, behind as Arc<dyn Backing>, 1 << 20, false);
+        let bench = bench_over(Arc::new(cache.expect("a thread")), |_| {});
+        bench.answers(status, fields, "a whole response").get("/a");
+        assert!(bench.store.flush(PATIENCE));
+        assert_eq!(*backing.log.lock(), expected, "{status} {fields}");
     }
 }

@@ -69,11 +69,20 @@ impl Duty {
         }
     }
 
-    /// This came of the fetch.
-    pub(in crate::proxy) fn settle(self, outcome: &Outcome) {
+    /// The response is to be stored, but is not for those who follow: they are told so. Other proxies wait on,
+    /// since they are to find it in the store.
+    #[must_use]
+    pub(in crate::proxy) fn without_followers(self, outcome: &Outcome) -> Self {
+        let Self { followers, claim, begun } = self;
         // The claim and the note are dropped after this: a request that is resumed here finds both held.
-        if let Followers::Of(leader) = self.followers {
+        if let Followers::Of(leader) = followers {
             leader.land(outcome);
         }
+        Self { followers: Followers::Nobody, claim, begun }
+    }
+
+    /// This came of the fetch.
+    pub(in crate::proxy) fn settle(self, outcome: &Outcome) {
+        drop(self.without_followers(outcome));
     }
 }

@@ -36,10 +36,8 @@ pub struct Sink {
 
 /// What becomes of the content beside being passed on.
 pub(super) enum Keeping {
-    /// It is to be stored, and others wait for that.
+    /// It is to be stored, and that is owed to others.
     Owed(Recording, Duty),
-    /// It is to be stored; those who waited have been told that it is not for them.
-    Recording(Recording),
     /// It has turned out too large. What was kept until then may be read for long, and takes its memory
     /// until the end.
     LetGo(#[expect(dead_code, reason = "held until it is dropped")] Reservation),
@@ -79,14 +77,14 @@ pub struct Ended {
 impl Keeping {
     fn recording(&self) -> Option<&Recording> {
         match self {
-            Self::Owed(recording, _) | Self::Recording(recording) => Some(recording),
+            Self::Owed(recording, _) => Some(recording),
             Self::LetGo(_) | Self::Nothing => None,
         }
     }
 
     fn recording_mut(&mut self) -> Option<&mut Recording> {
         match self {
-            Self::Owed(recording, _) | Self::Recording(recording) => Some(recording),
+            Self::Owed(recording, _) => Some(recording),
             Self::LetGo(_) | Self::Nothing => None,
         }
     }
@@ -103,7 +101,6 @@ impl Keeping {
                 duty.settle(outcome);
                 Some(recording)
             }
-            Self::Recording(recording) => Some(recording),
             other => {
                 *self = other;
                 None
@@ -129,13 +126,10 @@ impl Sink {
         if recording.spooled().is_some() {
             writer.let_go();
         }
-        let keeping = if shareable {
-            Keeping::Owed(recording, duty)
-        } else {
-            // Now, not at the end: it must be validated before each reuse, so to wait for it gains nothing.
-            duty.settle(&Outcome::Unshareable(Scope::Request));
-            Keeping::Recording(recording)
-        };
+        // Now, not at the end: it must be validated before each reuse, so to follow it gains nothing.
+        let for_nobody_else = Outcome::Unshareable(Scope::Request);
+        let duty = if shareable { duty } else { duty.without_followers(&for_nobody_else) };
+        let keeping = Keeping::Owed(recording, duty);
         (Self { writer, keeping, length, total: 0, shareable: None, compared: 0 }, reader)
     }
 
@@ -238,9 +232,6 @@ impl Sink {
                 duty.settle(&put.into());
                 put.refusal()
             }
-            (Keeping::Recording(recording), Some(whole)) => {
-                commit_in_memory(recording, whole.clone()).refusal()
-            }
             (Keeping::LetGo(_), _) => Some(Detail::TooLarge),
             // For one client: why it is not stored is known from its head.
             _ => None,
@@ -338,10 +329,8 @@ impl Sink {
 
     /// The last byte has come of what is stored in the backing store.
     fn settle_spooled(mut self, last: Bytes) -> Ending {
-        let (recording, duty) = match self.keeping.take() {
-            Keeping::Owed(recording, duty) => (recording, Some(duty)),
-            Keeping::Recording(recording) => (recording, None),
-            Keeping::LetGo(_) | Keeping::Nothing => unreachable!("it is spooled"),
+        let Keeping::Owed(recording, duty) = self.keeping.take() else {
+            unreachable!("a recording has said that it is spooled")
         };
         let writer = self.writer;
         match recording.commit(Bytes::new()) {
@@ -355,9 +344,7 @@ impl Sink {
     /// Why it will not be stored, as far as that is known; `None` also for what is for one client.
     pub(super) fn refusal(&self) -> Option<Detail> {
         match &self.keeping {
-            Keeping::Owed(recording, _) | Keeping::Recording(recording) => {
-                recording.is_cleared().then_some(Detail::Cleared)
-            }
+            Keeping::Owed(recording, _) => recording.is_cleared().then_some(Detail::Cleared),
             Keeping::LetGo(_) => Some(Detail::TooLarge),
             Keeping::Nothing => None,
         }
@@ -419,8 +406,7 @@ pub(in crate::proxy) fn commit_in_memory(recording: Recording, content: Bytes) -
 pub struct SettlingSink {
     settling: Box<Settling>,
     writer: Writer,
-    /// What is owed to those who wait; `None` if they have been told that it is not for them.
-    duty: Option<Duty>,
+    duty: Duty,
     /// The last piece, which nobody has seen yet.
     last: Bytes,
 }
@@ -433,12 +419,9 @@ impl SettlingSink {
 }
 
 /// The backing store has said what became of the response: now the last piece is shown.
-fn settled(put: Put, mut writer: Writer, duty: Option<Duty>, last: &[u8]) -> Ended {
-    if let Some(duty) = duty {
-        let is_stored = put == Put::Stored;
-        let outcome = if is_stored { Outcome::StoredBehind } else { put.into() };
-        duty.settle(&outcome);
-    }
+fn settled(put: Put, mut writer: Writer, duty: Duty, last: &[u8]) -> Ended {
+    let is_stored = put == Put::Stored;
+    duty.settle(&if is_stored { Outcome::StoredBehind } else { put.into() });
     if !last.is_empty() {
         writer.push(last);
     }
