@@ -320,3 +320,23 @@ fn the_turn_at_the_origin_server_is_over_before_the_end_is_shown() {
     bench.arrive(first);
     assert_eq!(seen.try_recv(), Ok(1), "the test alone holds it");
 }
+
+/// A client that learns of a cut may ask again at once: it must not find the fetch that is over.
+#[test]
+fn a_fetch_is_over_before_its_readers_learn_that_it_was_cut() {
+    let does = vec![Does::Streams(200, "Cache-Control: max-age=60", "a part of it")];
+    let bench = over(does, |_| ());
+    let request = Arc::new(request("GET", "/a", ""));
+    let Delivery { response, rest, .. } = bench.driver.answer(&request);
+    let Body::Growing(mut reader) = response.body else { panic!("it grows") };
+    let next = bench.proxy.ask(&request, Attempt::First);
+    assert!(matches!(next, Next::Follow(_)), "it is shared so far");
+    let (sender, seen) = channel();
+    let proxy = Arc::clone(&bench.proxy);
+    reader.listen(Box::new(move || {
+        let next = proxy.ask(&request, Attempt::First);
+        let _ = sender.send(matches!(next, Next::Fetch(_)));
+    }));
+    drop(rest);
+    assert_eq!(seen.try_recv(), Ok(true));
+}

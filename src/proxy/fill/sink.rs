@@ -20,8 +20,10 @@ use crate::store::{Put, Reservation};
 
 /// The content of one response on its way.
 pub struct Sink {
-    pub(super) writer: Writer,
+    // Before the writer, and so dropped before it: a client that learns of a cut, and asks again, must not find
+    // the fetch that is over.
     pub(super) keeping: Keeping,
+    pub(super) writer: Writer,
     /// Where the head states it.
     length: Option<u64>,
     /// Bytes that have come.
@@ -405,8 +407,9 @@ pub(in crate::proxy) fn commit_in_memory(recording: Recording, content: Bytes) -
 /// A body whose proven end has come and whose last word is the backing store's.
 pub struct SettlingSink {
     settling: Box<Settling>,
-    writer: Writer,
+    // Dropped before the writer, as in a sink.
     duty: Duty,
+    writer: Writer,
     /// The last piece, which nobody has seen yet.
     last: Bytes,
 }
