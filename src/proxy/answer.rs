@@ -40,10 +40,13 @@ impl Proxy {
         followed: Option<Why>,
         detail: Option<Detail>,
     ) -> Response {
+        // Where reuses are limited, `decide` has counted this one when it took it.
         if self.settings.reuse.reuses_max.is_none() {
             stored.note_reuse();
         }
         self.cache.touch(question.key.as_str(), stored);
+        // The moment of the decision: at a later one, what was judged fresh might be sent with an age
+        // beyond its lifetime.
         let now = question.request_time;
         let status = self.hit_status(stored, now, followed, detail);
         self.respond_with(question, stored, now, status)
@@ -99,13 +102,18 @@ impl Proxy {
         if !self.fits(question, head) || usable != Judgement::Usable {
             return None;
         }
+        // Before anything is counted: a body that was cut, or whose front is gone, is no answer.
         let reader = shareable.body.reader()?;
         let status = self.hit_status(head, now, followed, None);
         if presented.conditional && is_not_modified(&request.fields, head) {
+            // The reader is dropped here: the body's writer does not wait for a client that reads none
+            // of it.
             return Some(self.not_modified(request, head, now, status));
         }
         let mut fields = self.outgoing(request, head, now, &status);
         if let Some(part) = head.part {
+            // A stored part has no Content-Range field: its `part` says the same, and parts can be
+            // joined.
             fields.set_text("content-range", content_range(part.span, part.complete));
         }
         let body = if request.method == Method::HEAD {
@@ -139,6 +147,8 @@ impl Proxy {
             return self.not_modified(request, stored, now, cache_status);
         }
         let fields = self.outgoing(request, stored, now, &cache_status);
+        // Ranges are of the representation that a 200 carries (RFC 9110 §14.2): of a redirect or an
+        // error the client gets the whole.
         let about_ranges = matches!(stored.status, StatusCode::OK | StatusCode::PARTIAL_CONTENT);
         if presented.range
             && about_ranges
@@ -169,6 +179,7 @@ impl Proxy {
     ) -> Response {
         let mut fields = stored.fields.clone();
         keep_for_416(&mut fields);
+        // No Age: the response is made now.
         self.finish(request, &mut fields, None, &cache_status);
         fields.set_text("date", date::format(self.clock.now()));
         fields.set_text("content-range", format!("bytes */{}", stored.content.len()));
@@ -210,6 +221,7 @@ impl Proxy {
         age: Option<u32>,
         status: &CacheStatus,
     ) {
+        // The proxy's own fields come last: rewriting and hiding are about the origin server's.
         self.stats.count_status(status);
         rewrite(fields, &self.settings.origin, &self.settings.site(request));
         self.settings.hide_from_browsers(fields);
@@ -239,6 +251,8 @@ fn wanted(stored: &StoredResponse, specs: &[range::Spec]) -> Wanted {
 /// The answer to a range request that can be satisfied (RFC 9110 §14.2, §15.3.7).
 fn ranged(mut fields: Fields, stored: &StoredResponse, wanted: Wanted) -> Response {
     let length = stored.content.len();
+    // Positions are those of the complete representation, and what is stored of a part begins at
+    // `first`.
     let (first, complete) = match stored.part {
         None => (0, Some(length)),
         Some(part) => (part.span.first, part.complete),
@@ -273,6 +287,8 @@ fn several(
     let boundary = format!("{:016x}{:016x}", random.hash_one(0), random.hash_one(1));
     let content_type = fields.get("content-type").cloned();
     let mut pieces = VecDeque::new();
+    // Each part has the Content-Type of the representation; the response's own becomes multipart (RFC
+    // 9110 §15.3.7.2).
     for span in spans {
         let mut head = format!("\r\n--{boundary}\r\n").into_bytes();
         if let Some(content_type) = &content_type {
@@ -290,6 +306,8 @@ fn several(
     fields.set_text("content-type", format!("multipart/byteranges; boundary={boundary}"));
     fields.remove("content-range");
     without_digests(&mut fields);
+    // An event loop can send only what it can peek at; what is read from a disk may wait, and is a
+    // worker's.
     let in_memory = pieces.iter().all(|piece| matches!(piece, Slice::Here(_)));
     let pieces = Box::new(Pieces { length, pieces });
     let body = if in_memory { Body::Growing(pieces) } else { Body::Arriving(pieces) };
@@ -327,6 +345,7 @@ impl Growing for Pieces {
     fn peek(&mut self, buffer: &mut [u8]) -> io::Result<Grown> {
         let mut filled = 0;
         for piece in &self.pieces {
+            // Not reached: `several` gives a body with distant pieces as one that arrives.
             let Slice::Here(piece) = piece else { break };
             let count = piece.len().min(buffer.len() - filled);
             buffer[filled..filled + count].copy_from_slice(&piece[..count]);
@@ -345,6 +364,7 @@ impl Growing for Pieces {
         }
     }
 
+    // All of it is there from the beginning: there is nothing to wait for, and no news.
     fn wait(&mut self) {}
 
     fn listen(&mut self, _: Box<dyn Fn() + Send + Sync>) {}

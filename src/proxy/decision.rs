@@ -78,6 +78,7 @@ impl Proxy {
         for stored in variants.iter().filter(|stored| stored.part.is_none()) {
             let codings: Vec<_> =
                 stored.fields.members("content-encoding").map(String::from_utf8_lossy).collect();
+            // The operator learns that credentials have selected it, but not whose.
             let text = if !self.may_show(stored) {
                 "other credentials".to_string()
             } else if codings.is_empty() {
@@ -89,6 +90,8 @@ impl Proxy {
                 wanted.push(text);
             }
         }
+        // Nothing is wanted where the variants differ in fields that are not named here: then the usual
+        // text says all there is.
         if detail != Detail::Offline || wanted.is_empty() {
             return self.refuse_forwarding(question, detail);
         }

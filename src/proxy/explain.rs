@@ -96,6 +96,7 @@ impl BlockingDriver {
     /// (`only-if-cached`, `--cache-mode offline`) is the error. Waits.
     pub fn explain(&self, request: &Arc<Request>) -> Result<Explanation, Unasked> {
         let apart = Arc::new(self.proxy().apart(request));
+        // The steps of the driver, up to the fetch, which is watched.
         let mut next = apart.ask(request, Attempt::First);
         let fetch = loop {
             next = match next {
@@ -118,6 +119,7 @@ impl BlockingDriver {
         below: &Cache,
     ) -> Explanation {
         let proxy = self.proxy();
+        // All of this before the fetch is carried out, which consumes it.
         let question = &fetch.forward.question;
         let (key, url) = (question.key.clone(), proxy.url(question));
         let mut sent = (**proxy.sent(question)).clone();
@@ -131,6 +133,8 @@ impl BlockingDriver {
             .then(|| format!("{target}, shaped by {}", shapers(target, &proxy.settings.key)));
         let (mut seen, mut read) = (None, None);
         let watch: Watch<'_> = &mut |fetch, answer| {
+            // The last answer stays: where a plan was of no use, another one is sent, and its answer
+            // decides.
             seen = Some(match answer {
                 Ok(response) => {
                     let judged = proxy.judged(fetch, &response.head);
@@ -142,6 +146,7 @@ impl BlockingDriver {
         };
         let mut response = self.fetch(fetch, RequestContent::None, None, watch).into_response();
         let told = response.cache_status;
+        // `fetch` sends at least once, and shows each answer to `watch`.
         let received = seen.expect("the origin server is asked").map(|judged| {
             // What was read past the engine says all about its content, and the rest of that never comes.
             let content = read.unwrap_or_else(|| read_all(&mut response.body));
@@ -160,6 +165,8 @@ impl Proxy {
         let key = self.question(request).key;
         Self {
             settings: self.settings.clone(),
+            // Flights and counters of its own as well: the request neither joins others nor leads them,
+            // and is counted nowhere.
             cache: Arc::new(Cache::apart(&self.cache, &key)),
             flights: Arc::default(),
             clock: self.clock.clone(),
@@ -197,6 +204,7 @@ impl Proxy {
 
     /// What `Cache-Status` would say to the same request next. Nothing is asked for.
     fn told_again(&self, request: &Arc<Request>) -> CacheStatus {
+        // Asked of the same engine, whose cache has what the first request would have stored.
         match self.ask(request, Attempt::First) {
             Next::Answer(Answer { response, .. }) => response.cache_status,
             Next::Fetch(fetch) => told_before_the_answer(&fetch),
@@ -238,6 +246,7 @@ fn source_of(
     cache_ttl: bool,
 ) -> &'static str {
     match lifetime {
+        // In the order in which `freshness_lifetime` looks for them (RFC 9111 §4.2.1).
         Lifetime::Explicit(_) if directives.targeted => "CDN-Cache-Control (RFC 9213)",
         Lifetime::Explicit(_) if directives.s_maxage.is_some() => "s-maxage (RFC 9111 §5.2.2.10)",
         Lifetime::Explicit(_) if directives.max_age.is_some() => "max-age (RFC 9111 §5.2.2.1)",
@@ -263,6 +272,7 @@ fn without_content(received: &mut OriginResponse, below: &Cache) -> Option<Resul
     let mut whole = body.take_if(|_| goes_behind)?;
     let read = count_all(|buffer| whole.read(buffer));
     if let Ok(bytes) = read {
+        // Too large for every store, it is refused by its length; else an empty body stands for it.
         head.length = Some(if bytes > below.content_bytes_max() { bytes } else { 0 });
     } else {
         head.length = None;

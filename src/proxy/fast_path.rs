@@ -58,6 +58,7 @@ impl FastHit {
     }
 
     fn stored(&self) -> &StoredResponse {
+        // `answer_fast` has looked at the first one, and a list of variants is replaced, never changed.
         &self.variants[0]
     }
 }
@@ -92,6 +93,7 @@ impl Proxy {
         if !usable || stored.make_ready(|stored| self.ready_head(stored)).is_none() {
             return None;
         }
+        // As `Proxy::reuse` does: neither eviction nor the count of reuses may depend on the path.
         stored.note_reuse();
         self.cache.touch(key, stored);
         Some(FastHit { variants, now })
@@ -105,6 +107,8 @@ impl Proxy {
         }
         let mut fields = stored.fields.clone();
         let public = self.settings.public_url.as_ref();
+        // A host that nobody asks for: if rewriting changes anything, the head depends on the client's
+        // Host, and is not the same for all.
         let authority = public.map_or("host.invalid", |public| &public.authority);
         let scheme = public.map_or(Scheme::Http, |public| public.scheme);
         let site = Site { scheme, authority: Some(Cow::Borrowed(authority)) };
@@ -113,6 +117,7 @@ impl Proxy {
             return None;
         }
         self.settings.hide_from_browsers(&mut fields);
+        // `write_head` writes the age for each client; the proxy's own X-Cache stands below.
         fields.remove(AGE.as_str());
         fields.remove("x-cache");
         add_via(&mut fields);

@@ -42,10 +42,11 @@ impl Proxy {
         response_time: Timestamp,
     ) -> Response {
         let Fetch { forward, duty, .. } = fetch;
+        // First: freshness is counted from Date, which the 304 may lack (RFC 9110 §6.6.1).
         complete_received(&mut received.fields, received.version, response_time);
         let (freshened, refusal) =
             self.merge(&forward, duty.begun(), stored, &received, response_time);
-        // Settled before the answer is made: those who follow find what is freshened in memory.
+        // Stored before it is settled: requests that follow are resumed by that, and look it up.
         let outcome = |refusal| forward.outcome(stored.status, refusal);
         duty.settle(&refusal.map_or(Outcome::Freshened, outcome));
         self.stats.count(Counter::Hit);
@@ -82,6 +83,7 @@ impl Proxy {
             leads_nowhere: self.settings.leads_nowhere(&question.request, stored.status, &fields),
             ..facts(forward, received, response_time)
         };
+        // A 304 to HEAD is about what is stored for GET (§4.3.5).
         let presented = question.presented.as_get();
         let verdict = self.storable(&presented, self.sent(question), facts).and_then(|head| {
             // What the content was made for stays; what the 304 names besides comes from the request
@@ -100,6 +102,7 @@ impl Proxy {
                 if forbidden || forward.is_about_the_target(detail) {
                     self.cache.remove(&forward.key, stored);
                 }
+                // What is not stored answers this client alone, with the fields that have come.
                 let age_on_arrival =
                     corrected_initial_age(&fields, question.request_time, response_time);
                 strip_received(&mut fields);
@@ -133,6 +136,7 @@ impl Proxy {
         } else if head_confirms(stored, &received.fields, received.length) {
             self.merge(forward, begun, stored, received, response_time);
         } else if stored.is_fresh(response_time) {
+            // §4.3.5: it is considered stale, and stays: the next GET validates it.
             let head = StoredHead { fresh_until: response_time, ..stored.head().clone() };
             let outdated = Arc::new(stored.with(head, stored.content.clone()));
             self.cache.replace(&forward.key, stored, outdated, begun);

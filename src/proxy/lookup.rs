@@ -115,7 +115,7 @@ impl Proxy {
             Landing::Growing(shareable) => {
                 let cause = Cause::Growing(Arc::clone(&shareable));
                 let why = cause.followed(history);
-                // It may be for another variant, or judged otherwise for this request: then it is looked up.
+                // Given without another look where it fits: the body grows, and is stored later.
                 if let Some(response) = self.share(&question, &shareable, why) {
                     return response.into();
                 }
@@ -132,6 +132,8 @@ impl Proxy {
 
     /// The answer to a request that goes no further, and asks for nothing that is stored.
     fn answer_here(&self, request: &Request) -> Option<Response> {
+        // Before a key is made: what leads out of the path of --origin must reach neither the cache nor
+        // the origin server.
         if self.settings.escapes(request) {
             return Some(self.refuse(request, &RequestError::Escapes));
         }
@@ -162,6 +164,8 @@ impl Proxy {
                 Next::Answer(Answer { response, refresh })
             }
             Decision::Forward { why, detail, selected, validate } => {
+                // What was selected fits the request, but may not be reused as it is. It is asked
+                // about, and may have to stand in for an error (§4.2.4).
                 let asks = match &selected {
                     Some(stored) => Asks::about(stored, validate),
                     None => self.asks_for_a_miss(&question, why, lacking),
@@ -218,6 +222,8 @@ impl Proxy {
             Lacking::Whole => Asks::Whole,
             Lacking::Rest(prefix)
                 if why == Why::Partial
+                    // HEAD, a range or a condition asks for less than the whole that the rest completes
+                    // (§3.4).
                     && !(presented.head || presented.range || presented.conditional)
                     && standard
                     && !presented.directives.no_cache

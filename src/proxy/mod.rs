@@ -128,8 +128,10 @@ pub struct Proxy {
 impl Proxy {
     /// Puts an engine together.
     pub fn new(settings: Settings, cache: Arc<Cache>, clock: Clock, stats: Arc<Stats>) -> Self {
+        // Both follow from the settings alone, and every hit on the fast path needs them.
         let (key_prefix, plain) = (CacheKey::prefix(&settings.origin), settings.are_plain());
         let (flights, logged_credentials) = (Arc::default(), AtomicBool::new(false));
+        // Another one in each process: what memory keeps under it does not outlive the process.
         let own_salt = Arc::new(salt::random());
         Self {
             settings,
@@ -172,6 +174,7 @@ impl Proxy {
 
     /// Removes what is of no more use (`--cache-clean-interval`).
     pub fn sweep(&self) {
+        // Offline nothing can be fetched again: a stale response may be all that there ever is.
         if self.settings.reuse.mode != Mode::Offline {
             let swept = self.cache.sweep(self.clock.now());
             self.stats.count_swept(swept);
@@ -183,6 +186,7 @@ impl Proxy {
 
     /// Sends those who have followed another request for longer than `most` to the origin server.
     pub fn expire_parked(&self, most: Duration) {
+        // Nobody is refused for having waited: each asks for itself, and may still get a response.
         self.flights.expire(most);
     }
 }

@@ -12,6 +12,8 @@ use crate::proxy::plan::Fetch;
 use crate::proxy::question::Question;
 
 /// How often one request waits for others before it asks for itself.
+// The first wait may teach which fields select (RFC 9111 §4.1); the second is for a request with the
+// same values of these. Whoever got nothing out of two would wait in vain for a third.
 pub(super) const WAITS_MAX: u8 = 2;
 /// How often a request that waits collapses again because what it waited for was invalidated.
 const SENT_BACK_MAX: u8 = 8;
@@ -112,12 +114,16 @@ pub(super) struct History {
 impl History {
     /// The same, after following once more.
     pub(super) fn waiting(self, why: Why) -> Self {
+        // The first reason stays: it is what `fwd=` says of a response that another request has fetched
+        // (RFC 9211 §2.2, §2.6).
         let first_why = Some(self.first_why.unwrap_or(why));
         Self { waits: self.waits + 1, first_why, ..self }
     }
 
     /// What it followed was invalidated: it may wait as if it had not, but not for ever.
     pub(super) fn sent_back(self) -> Self {
+        // From here on each wait counts. A key that is invalidated all the time would otherwise keep
+        // its requests waiting for ever.
         if self.sent_back == SENT_BACK_MAX {
             return self;
         }
@@ -137,6 +143,8 @@ impl Follow {
     /// [`Proxy::ask`](crate::proxy::Proxy::ask) is to be given then. It must not block.
     pub fn park(self, resume: Box<dyn FnOnce(Attempt) + Send>) {
         let Self { seat, question, history } = self;
+        // The closure owns all that is known of the request, so a parked request holds neither a thread
+        // nor a lock.
         let parked: Parked = Box::new(move |landing| {
             resume(Attempt::Resumed(Box::new(Resumed { question: *question, history, landing })));
         });

@@ -32,11 +32,13 @@ impl Proxy {
     /// The cache key of what a request for `url` asks for: a path, or a URL of the origin server or the
     /// proxy.
     pub fn key_for(&self, url: &str) -> Result<CacheKey, String> {
+        // By the question of a request: whatever shapes keys has shaped this one.
         Ok(self.question(&self.request_for(url)?).key)
     }
 
     /// A request for `url`, as somebody sends it who asks the proxy under its own name.
     fn request_for(&self, url: &str) -> Result<Arc<Request>, String> {
+        // Keys are taken as well, as lists print them: the mark of what was believed goes.
         let url = &*unmarked(url);
         let path = if url.starts_with('/') || url.contains("://") {
             url.to_string()
@@ -74,6 +76,8 @@ impl Proxy {
         if !self.settings.believes_urls() {
             return keys;
         }
+        // Which scheme and host peers have said is not known here, so all that they can say for this
+        // target is meant.
         let preserved = request.authority().filter(|_| self.settings.preserve_host);
         let hosts = [(preserved, false)].into_iter().chain(named.map(|named| (Some(named), true)));
         for (host, is_host_believed) in hosts {
@@ -117,6 +121,8 @@ impl Proxy {
     /// All that is stored for a key, in memory or behind it. May wait.
     pub fn stored_for(&self, key: &CacheKey) -> Vec<Listed> {
         let mut all: Vec<Listed> = Vec::new();
+        // Both are looked at: memory has what is not written yet, the backing store what memory has
+        // evicted.
         let here = self.cache.look_at(key.as_str()).unwrap_or_default();
         let backing = self.cache.recall(key, &mut self.cache.note(key), false);
         for response in here.iter().chain(&backing.variants) {
@@ -124,6 +130,7 @@ impl Proxy {
                 listed.head.selecting == response.selecting && listed.head.part == response.part
             });
             match known {
+                // Memory counts each reuse, and the backing store hears of them now and then.
                 Some(listed) => listed.reuses = listed.reuses.max(response.reuses()),
                 None => all.push(Listed {
                     key: key.clone(),
@@ -154,6 +161,7 @@ impl Proxy {
             let status = CacheStatus::default();
             return self.error(StatusCode::FORBIDDEN, request, text, status);
         }
+        // Not by `question`: PURGE is no GET, and its target would be left as it was written.
         let target = self.settings.key.shape(request.target.as_str());
         let key =
             CacheKey::new(&self.settings.origin, &self.settings.passed_on_url(request), &target);

@@ -104,6 +104,7 @@ impl Plan {
 impl Asks {
     /// What to ask about a stored response that fits, but may not be used as it is.
     pub(super) fn about(stored: &Arc<StoredResponse>, validate: bool) -> Self {
+        // Without a validator there is nothing to ask about (§4.3.1).
         if validate && has_validator(&stored.fields) {
             Self::Whether(Arc::clone(stored))
         } else {
@@ -113,6 +114,8 @@ impl Asks {
 
     /// `sent` as this changes it. Nothing is copied where nothing is changed.
     fn words(&self, sent: &Arc<Fields>) -> Arc<Fields> {
+        // `make_mut` copies: the question's own fields have to be there for the next plan, should this
+        // one turn out to be of no use.
         let mut words = Arc::clone(sent);
         match self {
             Self::AsItIs => {}
@@ -134,7 +137,7 @@ impl Forward {
 impl Proxy {
     /// The head of the request that carries out the plan.
     pub fn head(&self, fetch: &Fetch) -> RequestHead {
-        // A redirect has its own URL and fields; what was asked for is in them already.
+        // Put together when the redirect was followed, less what another server must not see.
         if let Some(elsewhere) = &fetch.plan.elsewhere {
             return elsewhere.head.clone();
         }
@@ -144,13 +147,16 @@ impl Proxy {
             url: self.url(question),
             host: self.settings.passed_on_host(&question.request).map(Cow::into_owned),
             fields: fetch.plan.asks.words(self.sent(question)),
-            // A client that can be given something stale is not kept waiting for a turn.
+            // Nobody waits for a refresh, and who can be given a stale response need not wait either:
+            // both would take a turn at the gate from those who must.
             waits: question.has_client() && !self.has_stand_in(&fetch.forward),
         }
     }
 
     /// The URL that a question has at the origin server.
     pub(super) fn url(&self, question: &Question) -> String {
+        // The target as the key has it: a parameter that --ignore-param leaves out must not shape what
+        // is stored without it.
         url_at(&self.settings.origin, question.target())
     }
 }

@@ -78,6 +78,7 @@ impl Question {
             method: Method::GET,
             presented: self.presented.in_the_background(),
             key: self.key.clone(),
+            // The earlier time: an age that is computed from it is never too small (RFC 9111 §4.2.3).
             request_time: self.request_time,
             asker: Asker::Cache,
             shaped_target: self.shaped_target.clone(),

@@ -46,6 +46,7 @@ pub enum AfterHead {
 impl Proxy {
     /// The head of the origin server's response has come.
     pub fn receive(&self, mut fetch: Box<Fetch>, head: OriginHead) -> AfterHead {
+        // Read once: all that is decided about the response follows from this moment (§4.2.3).
         let response_time = self.clock.now();
         self.stats.count(Counter::OriginRequest);
         match self.redirected(&fetch, &head) {
@@ -66,6 +67,7 @@ impl Proxy {
             let stored = Arc::clone(stored);
             return AfterHead::Answer(self.freshen(*fetch, &stored, head, response_time).into());
         }
+        // A 403 that only limits is a 429 (RFC 6585 §4), and says nothing about the target.
         let counted = counts_as(head.status, &head.fields);
         if is_failure(counted)
             && let Some(response) = self.stand_in(&fetch.forward, Some(head.status), None)
@@ -146,7 +148,7 @@ impl Proxy {
                 if part.is_ok_and(|part| completes(&part, head.length, prefix)) {
                     return None;
                 }
-                // The representation has changed under the part, which could never be completed again.
+                // The part would be asked to be completed again and again.
                 self.cache.remove(&forward.key, prefix);
                 Some(Detail::Rest)
             }
@@ -157,7 +159,7 @@ impl Proxy {
     /// The response goes to the client, and into the cache if it may be stored (§3).
     fn begin_response(&self, fetch: Fetch, mut head: OriginHead, now: Timestamp) -> Incoming {
         complete_received(&mut head.fields, head.version, now);
-        // Before it is stored: its own response must not be among what goes.
+        // Before the response is stored: it must not be among those that it invalidates.
         self.invalidate(&fetch, &head);
         let Fetch { forward, plan, duty } = fetch;
         if forward.question.presented.head && head.status == StatusCode::OK {
@@ -190,6 +192,8 @@ impl Proxy {
                 IncomingContent::Ended { body, refusal: put.refusal() }
             }
             Ok((recording, buffer)) => {
+                // Judged for anybody: requests that follow may have none of this client's credentials or
+                // directives.
                 let (rules, anybody) = (&self.settings.reuse, Presented::default());
                 let shareable = judge(&anybody, recording.head(), false, *response_time, rules)
                     == Judgement::Usable;
@@ -260,6 +264,8 @@ impl Proxy {
         failed: Option<StatusCode>,
         detail: Option<Detail>,
     ) -> Option<Response> {
+        // The present, not the time of the request: the origin server may have taken long to fail, and
+        // what stands in has a bound.
         let now = self.clock.now();
         let stored = forward.selected.as_ref()?;
         let (question, rules) = (&forward.question, &self.settings.reuse);

@@ -22,12 +22,14 @@ impl Proxy {
         let text = "proxy: every worker is busy and the queue is full; see --workers";
         let status = CacheStatus { detail: Some(Detail::Full), ..CacheStatus::default() };
         let mut response = self.own(StatusCode::SERVICE_UNAVAILABLE, text, prefers_json, status);
+        // When a worker is free is not known; a second keeps clients from asking in a loop.
         response.fields.set_text("retry-after", "1".to_string());
         response
     }
 
     /// An answer for a request that there is no tunnel left for (RFC 9110 §15.6.4).
     pub fn refuse_for_want_of_tunnels(&self, prefers_json: bool) -> Response {
+        // `ask` counts requests, and this one does not get there.
         self.stats.count(Counter::Request);
         let text = "proxy: too many connections speak another protocol already";
         let status = CacheStatus { detail: Some(Detail::Full), ..CacheStatus::default() };
@@ -57,12 +59,15 @@ impl Proxy {
     /// The origin server has failed: a stale response stands in, or the answer says what happened.
     pub(super) fn fail_forward(&self, forward: &Forward, error: &OriginError) -> Response {
         let Forward { question, key, .. } = forward;
-        // It is the client's own connection that failed, so it is no error of the origin server's.
         if let OriginError::Content(source) = error {
             log::info!("{}: client's content: {source}", key.redacted());
+            // The client's own fault: no error of the origin server's, and nothing for a stale response
+            // to stand in for.
             let error = RequestError::of_content(source, self.settings.limits);
             return self.refuse(&question.request, &error);
         }
+        // The gate has refused, and the origin server has not been asked. One warning a request would
+        // fill the log for as long as it is down.
         if error.spared_it() {
             log::debug!("{} {}: {error}", question.method, key.redacted());
         } else {
@@ -82,7 +87,7 @@ impl Proxy {
     /// The origin server has failed for another request that asked the same.
     pub(super) fn fail_alike(&self, forward: &Forward, failed: &Failed) -> Response {
         let Failed { status, detail, text, .. } = failed;
-        // Each request has its own stale response, which may stand in for it and not for another.
+        // The request that it was has counted and logged the failure; this one is only answered.
         match self.stand_in(forward, None, None) {
             Some(response) => {
                 self.stats.count(Counter::Collapsed);
@@ -115,6 +120,7 @@ impl Proxy {
     pub(super) fn answer_as_last(&self) -> Response {
         let allow = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
         let status = CacheStatus::default();
+        // Not by `own`: nothing is refused here.
         self.stats.count_status(&status);
         let mut fields = Fields::new();
         fields.append(http::header::ALLOW, allow);
@@ -138,6 +144,7 @@ impl Proxy {
     fn own(&self, code: StatusCode, text: &str, as_json: bool, status: CacheStatus) -> Response {
         self.stats.count(Counter::Refused);
         self.stats.count_status(&status);
+        // No Age and nothing to rewrite: it comes from neither the cache nor the origin server.
         let mut response = Response::error(code, text, as_json);
         response.fields.set_text("date", date::format(self.clock.now()));
         response.fields.set_text("cache-status", status.to_string());

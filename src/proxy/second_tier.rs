@@ -27,6 +27,8 @@ impl Proxy {
         match recall {
             Recall::BeforeFetch(fetch) => self.recall_before(fetch),
             Recall::BeforeRefusal { question, detail } => {
+                // Noted although nothing will be fetched: what is purged while the backing store is
+                // read must not be found.
                 let mut duty = Duty::alone(self.cache.note(&question.key));
                 // No claim: it will not fetch, whatever the backing store has.
                 let variants = self.recalled(&question, &mut duty);
@@ -56,6 +58,7 @@ impl Proxy {
         }
         // A refresh in the background is not needed if another proxy has brought something fresh.
         if self.is_refreshed(question, &variants) {
+            // What was selected is in memory by now, if it fits there: requests that follow look there.
             fetch.duty.settle(&Outcome::stored(true));
             return nothing().into();
         }

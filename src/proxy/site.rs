@@ -54,6 +54,8 @@ impl Settings {
     /// What of the client's URL is passed on, and so is part of the key.
     pub(super) fn passed_on_url<'a>(&self, request: &'a Request) -> PassedOn<'a> {
         let Believed { scheme, host, .. } = self.believed(request);
+        // Marked in the key: what a trusted peer has said must not be met by a client that only writes
+        // that host.
         let is_host_believed = host.is_some();
         let preserved = || request.authority().filter(|_| self.preserve_host);
         let host = host.map(Cow::Owned).or_else(|| preserved().map(Cow::Borrowed));
@@ -74,6 +76,7 @@ impl Settings {
             host: self.told_host(request, &believed),
         };
         let mut fields = request_fields(request, told);
+        // After the client's own fields, in whose place it stands.
         if let Some(authorization) = &self.origin_authorization {
             fields.set(AUTHORIZATION, authorization.clone());
         }
@@ -111,6 +114,7 @@ impl Settings {
             return authority;
         }
         let is_local = request.client.is_none_or(|peer| peer.ip().to_canonical().is_loopback());
+        // The same port, too: another server on this machine is not this proxy.
         let port = split_authority(own).and_then(|(_, port)| port);
         match split_authority(authority) {
             Some((host, named)) if is_local && is_loopback(&host) && named == port => authority,
@@ -131,6 +135,8 @@ impl Settings {
         let believed = self.believed(request);
         let passed_on = self.passed_on_url(request);
         let mut aliases = vec![self.told_host(request, &believed)];
+        // The key has no host, so one stored response is given to clients that know the proxy by
+        // several names. It must lead none of them back.
         if passed_on.host.is_none() {
             aliases.extend(request.authority());
             aliases.push(&self.own_authority);
@@ -154,6 +160,7 @@ impl Proxy {
     /// Interim responses are rewritten as final ones are: a `Link` in a 103 must not lead a client past
     /// the proxy (RFC 8297).
     pub(super) fn rewriting(&self, interim: &Arc<Interim>, fetch: &Fetch) -> Arc<Interim> {
+        // Owned: interim responses come from the connection, which borrows nothing of the request.
         let (interim, origin) = (Arc::clone(interim), self.settings.origin.clone());
         let Site { scheme, authority } = self.settings.site(&fetch.forward.question.request);
         let authority = authority.map(Cow::into_owned);

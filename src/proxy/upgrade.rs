@@ -71,6 +71,8 @@ impl Proxy {
         if let Some(detail) = self.refuses_upgrade(&question) {
             return Err(self.refuse_forwarding(&question, detail));
         }
+        // The client's own Connection and Upgrade went with the hop-by-hop fields; these are the
+        // proxy's.
         let mut fields = (**self.sent(&question)).clone();
         fields.append(CONNECTION, HeaderValue::from_static("Upgrade"));
         fields.append(UPGRADE, text_value(protocols.to_string()));
@@ -103,6 +105,7 @@ impl Proxy {
         self.count_upgrade();
         let UpgradeRequest { forward, protocols, .. } = asked;
         let status = CacheStatus::of_upgrade();
+        // Taken before the hop-by-hop fields go, of which Upgrade is one.
         let protocol = fields.get(UPGRADE.as_str()).cloned();
         received_fields(&mut fields, Version::HTTP_11, self.clock.now());
         self.finish(&forward.question.request, &mut fields, None, &status);

@@ -39,7 +39,7 @@ pub struct Sink {
 /// What becomes of the content beside being passed on.
 pub(super) enum Keeping {
     /// It is to be stored, and that is owed to others.
-    Owed(Recording, Duty),
+    Owed(Box<Recording>, Duty),
     /// It has turned out too large. What was kept until then may be read for long, and takes its memory
     /// until the end.
     LetGo(#[expect(dead_code, reason = "held until it is dropped")] Reservation),
@@ -101,7 +101,7 @@ impl Keeping {
         match self.take() {
             Self::Owed(recording, duty) => {
                 duty.settle(outcome);
-                Some(recording)
+                Some(*recording)
             }
             other => {
                 *self = other;
@@ -131,7 +131,7 @@ impl Sink {
         // Now, not at the end: it must be validated before each reuse, so to follow it gains nothing.
         let for_nobody_else = Outcome::Unshareable(Scope::Request);
         let duty = if shareable { duty } else { duty.without_followers(&for_nobody_else) };
-        let keeping = Keeping::Owed(recording, duty);
+        let keeping = Keeping::Owed(Box::new(recording), duty);
         (Self { writer, keeping, length, total: 0, shareable: None, compared: 0 }, reader)
     }
 
@@ -230,7 +230,7 @@ impl Sink {
         let whole = self.writer.whole();
         let refusal = match (self.keeping.take(), &whole) {
             (Keeping::Owed(recording, duty), Some(whole)) => {
-                let put = commit_in_memory(recording, whole.clone());
+                let put = commit_in_memory(*recording, whole.clone());
                 duty.settle(&put.into());
                 put.refusal()
             }
