@@ -185,6 +185,7 @@ impl HarEntry {
             Secrets::Redacted => redacted(key.as_str()).into_owned(),
         };
         Self {
+            // When it was received; when it was asked for is not stored.
             started_date_time: date::format_rfc3339(head.response_time),
             request: HarRequest::new(url, head, secrets),
             response: HarResponse::new(head, content, secrets),
@@ -212,9 +213,11 @@ impl HarEntry {
             return Err(Unusable::Method(request.method));
         }
         let status = StatusCode::from_u16(response.status).ok();
+        // An interim response comes before the answer, and is none (RFC 9110 §15.2).
         let status = status.filter(|status| !status.is_informational());
         let status = status.ok_or(Unusable::NoStatus)?;
         let mut fields = fields_of(&response.headers);
+        // They were about the connection of who recorded it.
         strip_hop_by_hop(&mut fields);
         move_dates(&mut fields, now);
         for name in OUTDATED {
@@ -242,6 +245,8 @@ impl HarEntry {
 
 impl HarRequest {
     fn new(url: String, head: &StoredHead, secrets: Secrets) -> Self {
+        // Of the request nothing else is stored than what selects (Vary). That it lacked a field
+        // selects, too, but HAR has no word for it.
         let selecting = head.selecting.iter();
         let headers = selecting
             .filter_map(|(name, value)| Some(HarPair::field(name.as_str(), value?, secrets)))
@@ -266,6 +271,7 @@ impl HarRequest {
 impl HarResponse {
     fn new(head: &StoredHead, content: &[u8], secrets: Secrets) -> Self {
         let value = |name: &str| head.fields.get(name).map_or(&b""[..], HeaderValue::as_bytes);
+        // JSON holds no bytes: what is no UTF-8 goes as base64.
         let (encoding, text) = match std::str::from_utf8(content) {
             Ok(text) => (None, text.to_string()),
             Err(_) => (Some("base64".to_string()), STANDARD.encode(content)),
@@ -303,6 +309,7 @@ impl HarPair {
 fn shown<'a>(name: &str, value: &'a [u8], secrets: Secrets) -> Cow<'a, str> {
     let text = String::from_utf8_lossy(value);
     match name {
+        // URLs have their secrets in parameters; of credentials the whole value is one.
         _ if secrets == Secrets::Kept => text,
         "location" | "content-location" => redacted(&text).into_owned().into(),
         name if is_credential(name) || name == SECRET_FIELD => REDACTED.into(),
@@ -356,6 +363,7 @@ impl fmt::Display for Unusable {
 /// The header fields of a message; what is no field is left out, as are the pseudo fields of HTTP/2.
 fn fields_of(headers: &[HarPair]) -> Fields {
     let lines = headers.iter().filter_map(|HarPair { name, value }| {
+        // HTTP/2 writes names in lower case, and browsers as they like; `:status` is no name here.
         let name = HeaderName::from_bytes(name.to_ascii_lowercase().as_bytes()).ok()?;
         Some((name, HeaderValue::from_str(value.trim()).ok()?))
     });
@@ -363,6 +371,7 @@ fn fields_of(headers: &[HarPair]) -> Fields {
 }
 
 fn take_out_of_vary(fields: &mut Fields, name: &[u8]) {
+    // Several lines become one: they mean the same (RFC 9110 §5.3).
     let kept: Vec<String> = fields
         .members("vary")
         .filter(|member| !member.eq_ignore_ascii_case(name))
@@ -378,6 +387,7 @@ fn take_out_of_vary(fields: &mut Fields, name: &[u8]) {
 fn move_dates(fields: &mut Fields, now: Timestamp) {
     let then = fields.date("date", now);
     let expires = fields.date("expires", now);
+    // Expires minus Date is the lifetime (RFC 9111 §4.2.1): it stays, counted from now.
     if let (Some(then), Some(expires)) = (then, expires) {
         let until = now.plus(expires.seconds_since(then));
         fields.set_text("expires", date::format(until));

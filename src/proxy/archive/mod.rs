@@ -71,6 +71,8 @@ impl Proxy {
                     None => page.left_out += 1,
                 }
             }
+            // Looked at between keys: one with large variants may exceed the bound, but every page gets
+            // on.
             page.next = Some(last.after().to_string());
             if bytes >= PAGE_BYTES {
                 break;
@@ -84,6 +86,7 @@ impl Proxy {
         if !recalled.variants.is_empty() {
             return recalled.variants;
         }
+        // Memory alone has it: there is nothing behind, or it is not written yet.
         self.cache.look_at(key.as_str()).map(|variants| variants.to_vec()).unwrap_or_default()
     }
 
@@ -186,6 +189,7 @@ fn content_of(response: &StoredResponse) -> Option<Bytes> {
     let mut all = vec![0; response.content.len() as usize];
     let mut filled = 0;
     while filled < all.len() {
+        // Cut short where it is stored, it is left out: a recording says nothing of a part.
         match slice.read(&mut all[filled..]) {
             Ok(count) if count > 0 => filled += count,
             _ => return None,

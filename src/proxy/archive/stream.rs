@@ -27,6 +27,7 @@ pub fn entries(
     mut each: impl FnMut(HarEntry) -> Result<(), String>,
 ) -> Result<u64, String> {
     let mut count = 0;
+    // Kept beside serde's error, which would say where in the text reading stopped, and not why.
     let mut stopped = None;
     let mut counting = |entry| {
         count += 1;
@@ -74,6 +75,8 @@ impl<'de, T: DeserializeSeed<'de, Value = ()>> Visitor<'de> for Object<T> {
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
         let mut inner = Some(self.inner);
         while let Some(name) = members.next_key::<String>()? {
+            // Other members are skipped without being kept, however large (`pages` of browsers), as is
+            // a second one of the name.
             match inner.take_if(|_| name == self.name) {
                 Some(seed) => members.next_value_seed(seed)?,
                 None => _ = members.next_value::<IgnoredAny>()?,

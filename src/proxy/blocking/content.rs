@@ -28,6 +28,7 @@ pub(super) fn take_first(
     body: &mut Box<dyn OriginBody>,
     length: usize,
 ) -> io::Result<()> {
+    // One byte at least: to read into an empty buffer proves no end.
     let mut piece = vec![0; length.max(1)];
     let count = body.read(&mut piece)?;
     if count == 0 && length > 0 {
@@ -74,6 +75,8 @@ impl ContentFetch {
 
     /// Moves one piece: waits for room, and for the origin server. `piece` is room to read into.
     pub fn step(&mut self, piece: &mut [u8]) -> Progress {
+        // Over until the piece has moved: in a panic the transfer is dropped, which cuts the body for
+        // its readers.
         match std::mem::replace(&mut self.state, FetchState::Over) {
             FetchState::Moving(transfer, body) => self.move_on(transfer, body, piece),
             FetchState::Over => Progress::Lost,
@@ -114,6 +117,7 @@ impl ContentFetch {
             }
             return Progress::More;
         }
+        // The length is reached; whether the content ends here, the framing has to say (RFC 9112 §8).
         if count > 0 && !matches!(body.read(&mut [0]), Ok(0)) {
             return self.cut(transfer, body);
         }
@@ -123,6 +127,7 @@ impl ContentFetch {
         match transfer.finish(&piece[..count]) {
             Ok(Ending::Done(_)) => Progress::Whole,
             Ok(Ending::Settle(settling)) => {
+                // Its readers have all but the last piece, which they get when it is stored.
                 settling.wait();
                 Progress::Whole
             }
@@ -180,12 +185,15 @@ impl Arriving for FetchedBody {
                     return Ok(count);
                 }
                 Grown::End => return Ok(0),
+                // The reader is the one that fetches: nobody else would bring more.
                 Grown::NotYet => _ = self.rest.step(&mut piece),
             }
         }
     }
 
     fn abandon(self: Box<Self>) {
+        // The client is gone. As long as its reader is there the sink would wait for it; what is worth
+        // keeping is fetched without.
         let Self { rest, reader } = *self;
         // First the reader: the window must not wait for a client that has gone.
         drop(reader);

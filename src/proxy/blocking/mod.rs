@@ -124,6 +124,7 @@ impl BlockingDriver {
         interim: Option<&Arc<Interim>>,
         watch: Watch<'_>,
     ) -> Delivery {
+        // Once for all plans: what the client knows the proxy by does not change with them.
         let interim = interim.map(|interim| self.proxy.rewriting(interim, &fetch));
         let mut content = Some(content);
         loop {
@@ -164,6 +165,8 @@ impl BlockingDriver {
     /// Passes a response on. Of a short body the first piece is awaited before.
     fn begin(&self, mut incoming: Incoming, body: Option<Box<dyn OriginBody>>) -> Delivery {
         let mut body = content::whole_body(incoming.take_prefix(), body);
+        // Nothing has gone out, so a body that is cut here is a 502 or a stale response, and not a cut
+        // one.
         if let Some(length) = incoming.awaited()
             && let Err(error) = content::take_first(&mut incoming, &mut body, length)
         {

@@ -168,6 +168,8 @@ impl Flights {
         sent_back: bool,
     ) -> Turn {
         let mut state = self.state.lock();
+        // The last response under this key could not be shared, and the next one probably cannot
+        // either: to wait for it would be in vain.
         if state.hit_for_miss.get(&key.key).is_some_and(|until| *until > Instant::now()) {
             return Turn::Alone;
         }
@@ -175,6 +177,8 @@ impl Flights {
         if let Some(flight) = state.in_the_air.get_mut(&key) {
             if !flight.is_outdated() {
                 let claim = Claim { moment: flight.begun.moment(), sent_back };
+                // The request is parked later, by `park`: under this lock nothing is called that could
+                // join again.
                 let number = flight.number;
                 drop(state);
                 return Turn::Wait(Seat { flights: Arc::clone(self), key, number, claim });
@@ -212,6 +216,8 @@ impl Flights {
         state.hit_for_miss.retain(|_, until| *until > now);
         state.personal.retain(|_, until| *until > now);
         for flight in state.in_the_air.values_mut() {
+            // By the age of the flight: who came later has not waited longer. The flight goes on, and
+            // may be joined.
             if now.duration_since(flight.since) > most {
                 released.append(&mut flight.parked);
             }
@@ -229,6 +235,8 @@ impl Flights {
 
     fn land(self: &Arc<Self>, key: &FlightKey, number: u64, outcome: &Outcome) {
         let mut state = self.state.lock();
+        // Of another number, it is the flight of a request that came after an invalidation, and took
+        // over those who waited.
         let ours = state.in_the_air.get(key).filter(|flight| flight.number == number);
         // Tried once: two in a row whose connections died are a reason for all.
         let is_tried = ours.is_none_or(|flight| flight.handed_over);
@@ -236,6 +244,8 @@ impl Flights {
             drop(state);
             return self.hand_over(key, number);
         }
+        // Taken out under the lock of the look above: nobody joins what has ended, and nobody is
+        // resumed twice.
         let flight = if ours.is_some() { state.in_the_air.remove(key) } else { None };
         let remembered = match outcome {
             Outcome::Unshareable(Scope::Credentials) => Some(&mut state.personal),
@@ -249,6 +259,7 @@ impl Flights {
             remembered.insert(key.key.clone(), Instant::now() + HIT_FOR_MISS);
         }
         drop(state);
+        // Without the lock: a resumed request may join again in this very call.
         release(flight.map(|flight| flight.parked).unwrap_or_default(), || outcome.landing());
     }
 
@@ -264,6 +275,8 @@ impl Flights {
             _ => None,
         };
         drop(state);
+        // Nobody waits, or the lead was handed over before: what has ended two leaders may end every
+        // one.
         let Some(heir) = heir else {
             return self.land(key, number, &Outcome::Unshareable(Scope::Request));
         };
@@ -403,6 +416,7 @@ impl Leader {
         if flight.number != self.number {
             return;
         }
+        // Who comes from now on is offered it by `park`.
         flight.growing = Some(Arc::clone(shareable));
         let parked = std::mem::take(&mut flight.parked);
         let begun = flight.begun.clone();
@@ -442,6 +456,8 @@ impl Seat {
                 };
                 offer(shareable, &flight.begun, self.claim)
             }
+            // It has ended since the request joined it. With what outcome is not known any more, but a
+            // look shows what there is.
             _ => Landing::Stored,
         };
         drop(state);

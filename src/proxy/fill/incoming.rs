@@ -93,6 +93,7 @@ impl Incoming {
         if self.head.has_content {
             return IncomingContent::Passing { refusal, first: Bytes::new() };
         }
+        // What memory has let go of went to the reader, piece by piece.
         let body = Body::None { length: self.head.length };
         IncomingContent::Ended { body, refusal: Some(refusal) }
     }
@@ -100,9 +101,10 @@ impl Incoming {
     /// The length of the content that is awaited before the head goes out; `None` if the head goes out at
     /// once.
     pub fn awaited(&self) -> Option<usize> {
-        // Longer content, and content of unknown length, may take minutes: its head must not wait for it.
         let is_open =
             matches!(self.content, IncomingContent::Passing { .. } | IncomingContent::Storing(..));
+        // A body of unknown length may bring its first piece much later than its head: that one goes
+        // out at once.
         let length = self.head.length.filter(|length| is_open && *length <= PIECE_BYTES as u64)?;
         Some(length as usize)
     }
@@ -136,7 +138,7 @@ impl Incoming {
         let content = std::mem::replace(&mut self.content, IncomingContent::Lost);
         self.content = match content {
             IncomingContent::Settling(settling, content) => {
-                // The client gets the bytes that are here: to read them back would be a detour.
+                // The head says whether it is stored (RFC 9211 §2.5), so it goes out after this.
                 let refusal = settling.wait().refusal;
                 IncomingContent::Ended { body: Body::Whole(content), refusal }
             }
@@ -177,7 +179,8 @@ impl Proxy {
                 (Body::Growing(Box::new(reader)), Some(refusal), Some(Box::new(sink)))
             }
             IncomingContent::Storing(mut sink, reader) => {
-                // Not before: had the first piece failed, those who follow would have been given a cut body.
+                // From here on others read along: the head has been decided about, and is not taken
+                // back.
                 sink.share();
                 (Body::Growing(Box::new(reader)), sink.refusal(), Some(sink))
             }
@@ -189,6 +192,8 @@ impl Proxy {
         let OriginHead { status, fields, .. } = head;
         // The client's condition gave way to ours; what has come may be what it has (§4.3.2).
         let question = &forward.question;
+        // What is fetched is not given up for it: the sink below takes the content, which may be
+        // stored.
         let has_it = question.presented.conditional
             && matches!(plan.asks, Asks::Whether(_) | Asks::Whole)
             && holds_for(&question.request.fields, status, &fields, response_time);
@@ -203,7 +208,8 @@ impl Proxy {
         match sink {
             None => PassedResponse::Whole(response),
             Some(sink) => {
-                // The rest of a part, and what a redirect led to, cannot be asked for by the same words again.
+                // What has come as the rest of a stored part, or from where a redirect led, is not what
+                // these words would bring again.
                 let may_resume = !matches!(plan.asks, Asks::Rest(_)) && plan.elsewhere.is_none();
                 let asks_whole = matches!(plan.asks, Asks::Whole);
                 let transfer = Transfer::new(*sink, forward, may_resume, asks_whole);
@@ -219,6 +225,8 @@ impl Proxy {
         // A response that is only passed on owes nothing any more: its duty was settled with its head.
         let error =
             OriginError::Cut { origin: self.settings.origin.to_string(), what: what.to_string() };
+        // Nobody has been given any of it yet, so those who follow can still be given the failure
+        // instead.
         if let IncomingContent::Storing(sink, _) = content
             && let Some(duty) = sink.into_duty()
         {
@@ -275,7 +283,7 @@ impl Proxy {
         status: &CacheStatus,
     ) -> Fields {
         let question = &forward.question;
-        // RFC 9111 §4.2.3: the time that the exchange took counts, whatever the origin server's clock says.
+        // Caches on the way may have kept it, and its own way took time (RFC 9111 §4.2.3).
         let delay = response_time.seconds_since(question.request_time);
         let age = age_value(&fields).unwrap_or(DeltaSeconds::ZERO).plus(delay);
         let age = (age > DeltaSeconds::ZERO).then_some(age.0);

@@ -20,4 +20,5 @@ pub use sink::{Ended, Ending, Progress, SettlingSink, Sink};
 pub use transfer::{CutShort, Transfer};
 
 /// How much is read at a time.
+// With the window of a body that is not kept, 256 KiB a response (`message/growing.rs`).
 pub const PIECE_BYTES: usize = 64 * 1024;

@@ -124,7 +124,7 @@ impl Sink {
         // A body and its first reader are made together, before the first byte is taken: so nothing that
         // has come can be gone when the client that asked for it begins to read.
         let (mut writer, reader) = Writer::new(length, content);
-        // It is in the backing store from its first byte on, so memory keeps a window for its readers alone.
+        // It goes past memory from its first byte on: readers get a window.
         if recording.spooled().is_some() {
             writer.let_go();
         }
@@ -160,7 +160,8 @@ impl Sink {
 
     /// Waits until one may: for the readers, and for the backing store.
     pub fn wait_for_space(&mut self) {
-        // The readers first: what the backing store takes meanwhile is not waited for twice.
+        // A body on its way behind memory has both bounds: its slowest reader, and the queue of the
+        // backing store.
         self.writer.wait_for_space();
         if let Some(recording) = self.keeping.recording_mut()
             && !recording.wait_for_space()
@@ -194,10 +195,12 @@ impl Sink {
             return Progress::Differs;
         }
         let Some(piece) = self.agreed(piece) else { return Progress::Differs };
+        // Empty, if the origin server was asked once more and has brought nothing yet that is new.
         if piece.is_empty() || self.keep(piece, false) {
             return Progress::More;
         }
-        // Past memory: into the backing store where it goes there, and to the readers in any case.
+        // Shown even if the backing store does not take it: the clients do not notice that it is not
+        // stored.
         let is_spooled = self.spool(piece);
         if self.writer.push(piece) || is_spooled { Progress::More } else { self.give_up() }
     }
@@ -227,6 +230,8 @@ impl Sink {
             let last = if is_kept { Bytes::new() } else { Bytes::copy_from_slice(piece) };
             return Ok(self.settle_spooled(last));
         }
+        // Stored before `writer.finish`: a client that has all of the content may ask again at once,
+        // and is to find it.
         let whole = self.writer.whole();
         let refusal = match (self.keeping.take(), &whole) {
             (Keeping::Owed(recording, duty), Some(whole)) => {
@@ -322,7 +327,8 @@ impl Sink {
         if let Some(on_its_way) = recording.spooled() {
             let _ = spooled.set(Arc::clone(on_its_way));
         }
-        // The head is copied: those who follow may outlive the recording.
+        // Followers get the head as it is stored, not as this client gets it: each is rewritten and
+        // conditioned by itself.
         let (head, body) = (recording.head().clone(), Arc::clone(self.writer.shared()));
         let shareable = Arc::new(Shareable { head, body, spooled });
         duty.share(&shareable);
@@ -335,9 +341,10 @@ impl Sink {
             unreachable!("a recording has said that it is spooled")
         };
         let writer = self.writer;
+        // The content has gone there piece by piece.
         match recording.commit(Bytes::new()) {
             Commit::Pending(settling) => {
-                Ending::Settle(Box::new(SettlingSink { settling, writer, duty, last }))
+                Ending::Settle(Box::new(SettlingSink { settling, duty, writer, last }))
             }
             Commit::Done(put) => Ending::Done(settled(put, writer, duty, &last)),
         }
@@ -391,6 +398,7 @@ impl Sink {
             return None;
         }
         self.compared += piece.len() as u64;
+        // Both are equal again once the new connection has brought as much as the old one.
         self.total = self.total.max(self.compared);
         Some(&piece[known..])
     }

@@ -67,6 +67,7 @@ impl Transfer {
     pub fn resumes(&mut self, head: &OriginHead) -> bool {
         // What is not being stored any more has nothing to be compared with.
         let Some(before) = self.sink.head() else { return false };
+        // The head can only show that it is another response; that it is the same one, the bytes show.
         let is_same = head.has_content
             && head.status == before.status
             && head.length == self.sink.length()
@@ -85,7 +86,7 @@ impl Proxy {
     /// The content was cut short after its head was passed on, or is not what has come before.
     pub fn cut(&self, mut transfer: Box<Transfer>) -> CutShort {
         let Transfer { forward, resumption, sink } = &mut *transfer;
-        // Once: a connection that dies at the same place twice would be asked for ever.
+        // Once: readers of a body whose second connection dies as well learn it.
         let resumption = std::mem::replace(resumption, Resumption::No);
         if resumption != Resumption::No && sink.may_resume() {
             let head = self.head_to_resume(forward, resumption);
@@ -111,8 +112,9 @@ impl Proxy {
 
     /// How to ask once more for what is asked in `forward`.
     fn head_to_resume(&self, forward: &Forward, resumption: Resumption) -> RequestHead {
+        // By the words of the request, not of the plan: a condition could bring a 304 in place of the
+        // content.
         let question = &forward.question;
-        // Without the conditions: a 304 would bring no content to go on with.
         let mut fields = Arc::clone(self.sent(question));
         let changed = Arc::make_mut(&mut fields);
         match resumption {
