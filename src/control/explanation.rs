@@ -26,6 +26,7 @@ pub fn request(target: &str, fields: &[String], host: &str) -> Result<Request, S
         let name = HeaderName::from_bytes(name.trim().as_bytes()).map_err(|_| wrong())?;
         lines.append(name, HeaderValue::from_str(value.trim()).map_err(|_| wrong())?);
     }
+    // HTTP/1.1 asks for one (RFC 9112 §3.2), and the key may depend on it (--preserve-host).
     if !lines.contains("host") {
         lines.set_text("host", host.to_string());
     }
@@ -87,6 +88,7 @@ pub fn explain(driver: &BlockingDriver, request: Request) -> Result<String, Stri
 /// What the proxy believes because a trusted peer has said it (`--trust-forwarded`); `None` if nothing.
 fn what_is_believed(believed: &Believed) -> Option<String> {
     let Believed { client, is_hidden, scheme, host, .. } = believed;
+    // A proxy that hides its client is believed, too: what it says is that the client is not known.
     let client = match client {
         _ if *is_hidden => Some("client not known".to_string()),
         client => client.map(|client| format!("client {client}")),
@@ -116,6 +118,7 @@ fn storing(text: &mut String, explained: &Explained) {
         if explained.stored.is_some() { "it would be stored" } else { "it would not be stored" };
     let _ = write!(text, "\nStoring:    {verdict}\n");
     for check in &explained.judged.checks {
+        // Of one width, so that the rules stand below each other.
         let mark = if check.verdict.is_ok() { "yes" } else { "NO " };
         let _ = writeln!(text, "  {mark}   {} ({})", check.rule, check.section);
         if let Err(detail) = check.verdict {
@@ -152,6 +155,7 @@ pub(super) fn until(text: &mut String, proxy: &Proxy, stored: &StoredHead, now: 
             let _ = writeln!(text, "  fresh             for {left} s, until {until}");
         }
     }
+    // Besides the lifetime: no-cache holds for what is fresh as well (§5.2.2.4).
     if stored.directives.no_cache {
         text.push_str("  reuse             after validation only: no-cache (RFC 9111 §5.2.2.4)\n");
     }
@@ -175,6 +179,7 @@ pub(super) fn until(text: &mut String, proxy: &Proxy, stored: &StoredHead, now: 
     let validators = if validators.is_empty() { "none".to_string() } else { validators.join(", ") };
     let _ = writeln!(text, "  validators        {validators}");
     if !stored.selecting.is_empty() {
+        // The field as it came: the selecting values are shown elsewhere, and may be digests.
         let vary: Vec<String> = stored
             .fields
             .get_all("vary")

@@ -20,6 +20,7 @@ use crate::store::backing::Listed;
 /// it stays fresh until it is cleared. `after` names the place at which the next page begins, if the key does
 /// not.
 pub(super) fn json(listed: &Listed, now: Timestamp) -> Value {
+    // Scripts know these names: a member may be added, but none renamed.
     let head = &listed.head;
     let mut value = json!({
         "url": listed.key.as_str(),
@@ -32,6 +33,7 @@ pub(super) fn json(listed: &Listed, now: Timestamp) -> Value {
         "vary": head.fields.get("vary").map(|value| String::from_utf8_lossy(value.as_bytes())),
         "part": head.part.map(|part| (part.span.first, part.span.last)),
     });
+    // Redis has no order of keys, and pages by a cursor of its own.
     if let Some(cursor) = &listed.cursor {
         value["after"] = json!(cursor);
     }
@@ -41,6 +43,7 @@ pub(super) fn json(listed: &Listed, now: Timestamp) -> Value {
 /// The same with all fields, tags, and the selecting header fields of the request it was made for.
 pub(super) fn json_with_fields(key: &CacheKey, listed: &Listed, now: Timestamp) -> Value {
     let mut value = json(&Listed { key: key.clone(), ..listed.clone() }, now);
+    // Null is a value here: the response was made for a request without that field (§4.1).
     let selecting: Map<String, Value> = listed
         .head
         .selecting
@@ -59,6 +62,7 @@ pub(super) fn json_with_fields(key: &CacheKey, listed: &Listed, now: Timestamp) 
 /// Field lines as pairs of name and value.
 pub(super) fn pairs(fields: &Fields) -> Value {
     let pair = |(name, value): &(http::HeaderName, http::HeaderValue)| {
+        // A pair and not a member: a field may have several lines, whose order matters (RFC 9110 §5.3).
         json!([name.as_str(), String::from_utf8_lossy(value.as_bytes())])
     };
     fields.iter().map(pair).collect()
@@ -78,6 +82,7 @@ pub(super) fn text(proxy: &Proxy, key: &CacheKey, found: &[Listed], now: Timesta
             listed.reuses,
         );
         let _ = writeln!(text, "  age               {} s", head.current_age(now).0);
+        // In the words of `explain`, so that both say the same of the same response.
         until(&mut text, proxy, head, now);
         for (name, value) in head.selecting.iter() {
             let value = value.map_or("none".into(), String::from_utf8_lossy);

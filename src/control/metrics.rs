@@ -44,6 +44,7 @@ pub(super) fn text(proxy: &Proxy, about: &About) -> String {
     let snapshot = snapshot(proxy);
     let mut out = String::new();
     head(&mut out, "info", "what this proxy is", CounterKind::Gauge);
+    // A gauge that is always 1 and carries its facts as labels is Prometheus' custom for such.
     let version = env!("CARGO_PKG_VERSION");
     let _ = writeln!(
         out,
@@ -120,6 +121,8 @@ pub(super) fn json(proxy: &Proxy, about: &About) -> Value {
         all.insert(counter.record().name.into(), json!(count));
     }
     let map = |pairs: &[(&'static str, u64)]| -> Map<String, Value> {
+        // Prometheus wants every label from the start; a program that reads JSON takes a missing one
+        // for zero.
         let used = pairs.iter().filter(|(_, count)| *count > 0);
         used.map(|(name, count)| ((*name).to_string(), json!(count))).collect()
     };
@@ -129,6 +132,7 @@ pub(super) fn json(proxy: &Proxy, about: &About) -> Value {
         all.insert(counter.record().name.into(), Value::Object(map(counts)));
     }
     for (name, tally) in [("hit_latency", &snapshot.hits), ("miss_latency", &snapshot.misses)] {
+        // Nothing counted yet gives 0, not a division by it.
         let mean = (tally.sum_us as f64 / 1e6) / (tally.total().max(1) as f64);
         let quantile = |share| tally.quantile_us(share).map(|bound| bound as f64 / 1e6);
         let latency = json!({

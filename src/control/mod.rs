@@ -259,6 +259,7 @@ impl Control {
             told.push('\n');
         }
         match explanation::explain(&self.driver, request) {
+            // Without a response it is an explanation all the same: the operator asked why.
             Ok(more) | Err(more) => {
                 let _ = writeln!(told, "{}", more.trim_end());
             }
@@ -272,6 +273,7 @@ impl Control {
         let (what, value) = query.0.first().map_or(("", ""), |(what, value)| (what, value));
         for selector in selectors(&self.proxy, what, value).map_err(bad)? {
             let purged = self.proxy.purge(&selector);
+            // The log may be read by more people than may see the URLs' secrets.
             let (told, count) = (selector.to_string(), purged.count);
             log::info!("control: purged {}: {count} stored responses", redacted(&told));
             all.add(purged);

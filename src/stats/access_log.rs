@@ -104,6 +104,7 @@ impl AccessLog {
         format: AccessFormat,
         stats: &Arc<Stats>,
     ) -> io::Result<Self> {
+        // Bounded: behind a disk that hangs, lines are lost and counted, and memory is not.
         let (lines, waiting) = sync_channel(LINES_MAX);
         let left_out = Arc::new(AtomicU64::new(0));
         let reopens = Arc::new(AtomicBool::new(false));
@@ -132,6 +133,8 @@ impl AccessLog {
             AccessFormat::Combined => combined(served),
             AccessFormat::Json => json(served),
         };
+        // Full, or the writer is gone, which ends the process (`vital`): in no case is the request held
+        // up.
         if self.lines.try_send(AccessLine::Text(line)).is_err() {
             self.left_out.fetch_add(1, Ordering::Relaxed);
             self.stats.count_lost_lines(1);
@@ -203,6 +206,7 @@ fn write_lines(
             log::warn!("access log: {missing} lines left out; it is written too slowly");
         }
         if let Some(done) = done {
+            // Who asked may have given up by now.
             let _ = done.send(());
         }
     }

@@ -175,9 +175,12 @@ impl Cells {
 
     /// The number now; zero for those that are not counted here.
     pub(super) fn get(&self, counter: Counter) -> u64 {
+        // The macro has made enum and table of the same rows, so the number of one is the index into
+        // the other.
         let cell = |counter: Counter| self.0[counter as usize].load(Ordering::Relaxed);
         let record = counter.record();
         match record.source {
+            // Between the two reads one more may have been counted of the second.
             Difference(all, less) => cell(all).saturating_sub(cell(less)),
             // A thread may be seen to leave before it is seen to come.
             _ if record.kind == Gauge => cell(counter).cast_signed().max(0).cast_unsigned(),

@@ -31,6 +31,7 @@ pub struct Tally {
 }
 
 fn bucket(taken_us: u64) -> usize {
+    // A latency that equals the bound is within it: Prometheus' `le` is less or equal.
     BOUNDS_US.partition_point(|bound| *bound < taken_us)
 }
 
@@ -44,6 +45,7 @@ impl Latencies {
 
     /// Adds what a thread has counted for itself.
     pub fn add(&self, tally: &Tally) {
+        // Most buckets of a turn are empty, and cost no write to a line that other loops write to.
         for (bucket, count) in
             self.buckets.iter().zip(tally.buckets).filter(|(_, count)| *count > 0)
         {
@@ -79,6 +81,7 @@ impl Tally {
     pub fn quantile_us(&self, share: f64) -> Option<u64> {
         let total = self.total();
         #[allow(clippy::cast_sign_loss, reason = "neither is negative")]
+        // Rounded up: the median of three answers is the second one.
         let rank = (total as f64 * share).ceil() as u64;
         let mut so_far = 0;
         let buckets = self.buckets.iter().zip(BOUNDS_US);
@@ -86,6 +89,7 @@ impl Tally {
             so_far += count;
             (so_far >= rank).then_some(bound)
         };
+        // With nothing counted the rank is 0, which the first bucket reaches: that is no quantile.
         buckets.map(reached).find(Option::is_some).flatten().filter(|_| total > 0)
     }
 }

@@ -74,6 +74,7 @@ impl Stats {
 
     /// Counts what one response is told in `Cache-Status`.
     pub fn count_status(&self, status: &CacheStatus) {
+        // Locked for one addition, on misses and refusals: a plain hit has no detail.
         if let Some(detail) = status.detail {
             *self.details.lock().entry(detail.as_str()).or_default() += 1;
         }
@@ -83,6 +84,8 @@ impl Stats {
     /// counts them for itself and hands them in once a turn, so that hits on several loops do not contend for
     /// one cache line.
     pub fn count_fast_hits(&self, hits: u64, bytes: u64) {
+        // Two additions a turn: a reader between them sees more requests than hits, never the other way
+        // round.
         self.cells.add(Counter::Request, hits);
         self.cells.add(Counter::Hit, hits);
         self.count_bytes(bytes, true);
@@ -98,6 +101,7 @@ impl Stats {
 
     /// Counts how long an answer took, from the arrival of the request to its last byte.
     pub fn count_latency(&self, from_cache: bool, taken: Duration) {
+        // Apart: a quantile of hits and misses together would describe neither.
         if from_cache {
             self.hit_latencies.count(taken);
         } else {
@@ -128,6 +132,8 @@ impl Stats {
 
     /// Everything that is counted here; the stores count for themselves.
     pub fn snapshot(&self) -> Snapshot {
+        // The numbers are read one after the other, not at one moment: each is right, and their sums
+        // may be a request apart.
         let counted = |record: &&CounterRecord| {
             matches!(record.source, CounterSource::Counted | CounterSource::Difference(..))
         };
@@ -150,6 +156,7 @@ impl Stats {
         let get = |counter| snapshot.get(counter).unwrap_or(0);
         let (requests, hits) = (get(Counter::Request), get(Counter::Hit));
         let (sent, from_cache) = (get(Counter::BytesSent), get(Counter::BytesFromCache));
+        // Of nothing, 0 %: a proxy may end before its first request.
         let percent = |part: u64, whole: u64| (part * 100).checked_div(whole).unwrap_or(0);
         let mut line = format!(
             "{requests} requests: {hits} hits ({}%), {} misses; {sent} bytes sent, {from_cache} \
@@ -170,6 +177,7 @@ impl Stats {
         }
         for (counter, count) in snapshot.counts.iter().filter(|(_, count)| *count > 0) {
             let words = counter.record().in_summary;
+            // The line names what is out of the ordinary, and only if it has occurred.
             if !words.is_empty() {
                 let _ = write!(line, "; {count} {words}");
             }
