@@ -42,6 +42,8 @@ impl Proxy {
         response_time: Timestamp,
     ) -> Response {
         let Fetch { forward, duty, .. } = fetch;
+        // What is stored was selected for this question, and is replaced under the key of the fetch.
+        assert!(forward.key == forward.question.key, "what is freshened answers the question");
         // First: freshness is counted from Date, which the 304 may lack (RFC 9110 §6.6.1).
         complete_received(&mut received.fields, received.version, response_time);
         let (freshened, refusal) =

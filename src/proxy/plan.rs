@@ -120,7 +120,11 @@ impl Asks {
         match self {
             Self::AsItIs => {}
             Self::Whether(stored) => make_conditional(Arc::make_mut(&mut words), stored),
-            Self::Rest(prefix) => ask_for_rest(Arc::make_mut(&mut words), prefix),
+            Self::Rest(prefix) => {
+                let is_front = prefix.part.is_some_and(|part| part.span.first == 0);
+                assert!(is_front, "the rest is asked for of a part from the front");
+                ask_for_rest(Arc::make_mut(&mut words), prefix);
+            }
             Self::Whole => make_unconditional(Arc::make_mut(&mut words)),
         }
         words

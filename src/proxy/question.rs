@@ -70,6 +70,7 @@ impl Question {
     /// What the cache asks on its own account when it has answered this one with a stale response: the
     /// whole, with those fields that do not ask for less.
     pub(super) fn in_the_background(&self, proxy: &Proxy) -> Self {
+        assert!(self.has_client(), "only what a client was given stale is refreshed");
         // The request's own fields, credentials among them: the response replaces one that they selected.
         let mut sent = (**proxy.sent(self)).clone();
         make_own(&mut sent);

@@ -158,6 +158,11 @@ impl Begun {
         Arc::ptr_eq(&self.fetch, &other.fetch)
     }
 
+    /// The cache key of what is fetched.
+    pub fn key(&self) -> &CacheKey {
+        &self.fetch.key
+    }
+
     /// The state of the backing store.
     pub fn backing(&self) -> Stamp {
         self.backing

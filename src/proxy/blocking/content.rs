@@ -75,6 +75,8 @@ impl ContentFetch {
 
     /// Moves one piece: waits for room, and for the origin server. `piece` is room to read into.
     pub fn step(&mut self, piece: &mut [u8]) -> Progress {
+        // Nothing is read into it, and that would be taken for the end.
+        assert!(!piece.is_empty(), "there is space to read into");
         // Over until the piece has moved: in a panic the transfer is dropped, which cuts the body for
         // its readers.
         match std::mem::replace(&mut self.state, FetchState::Over) {

@@ -37,6 +37,7 @@ impl Duty {
 
     /// Of a request that others follow.
     pub(in crate::proxy) fn leading(leader: Leader, begun: Begun) -> Self {
+        assert!(leader.leads_for(&begun), "the fetch is for what the others wait for");
         // What was invalidated before this fetch began is not its business.
         leader.renew(&begun);
         Self { followers: Followers::Of(leader), claim: FetchClaim::None, begun }
@@ -55,6 +56,8 @@ impl Duty {
     /// The same after the backing store was asked: the fetch may have begun anew, and other proxies may
     /// wait for it.
     pub(in crate::proxy) fn recalled(&mut self, begun: Begun, claim: FetchClaim) {
+        assert!(begun.key() == self.begun.key(), "the backing store was asked for the same");
+        assert!(matches!(self.claim, FetchClaim::None), "the backing store is asked once");
         // Before those who follow can see it: a flight that looks outdated is left by everybody.
         if let Followers::Of(leader) = &self.followers {
             leader.renew(&begun);

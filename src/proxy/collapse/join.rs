@@ -16,6 +16,9 @@ use crate::proxy::question::Question;
 impl Proxy {
     /// What a request does that is not answered from memory, by what it has followed so far.
     pub(in crate::proxy) fn join(&self, miss: Miss, history: History, cause: Cause) -> Next {
+        if matches!(cause, Cause::Recalled(..)) {
+            assert!(matches!(miss.found, Found::Behind(_)), "what was recalled is looked at alone");
+        }
         match cause {
             // It has the lead already, or has been recalled for: nothing is left to wait for.
             Cause::Leads(duty) | Cause::Recalled(duty, _) => self.set_out(miss, duty),

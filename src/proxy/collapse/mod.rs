@@ -393,6 +393,11 @@ impl Leader {
         self.flights.land(&self.key, self.number, outcome);
     }
 
+    /// Does `begun` fetch what the flight is for?
+    fn leads_for(&self, begun: &Begun) -> bool {
+        self.key.key == *begun.key()
+    }
+
     /// The fetch begins only now, at `begun`: what was invalidated before does not concern it. If it is the
     /// one that the flight began with, that still does.
     pub fn renew(&self, begun: &Begun) {

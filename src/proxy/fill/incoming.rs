@@ -101,12 +101,16 @@ impl Incoming {
     /// The length of the content that is awaited before the head goes out; `None` if the head goes out at
     /// once.
     pub fn awaited(&self) -> Option<usize> {
-        let is_open =
-            matches!(self.content, IncomingContent::Passing { .. } | IncomingContent::Storing(..));
+        let is_open = self.is_open();
         // A body of unknown length may bring its first piece much later than its head: that one goes
         // out at once.
         let length = self.head.length.filter(|length| is_open && *length <= PIECE_BYTES as u64)?;
         Some(length as usize)
+    }
+
+    /// Does content still come?
+    fn is_open(&self) -> bool {
+        matches!(self.content, IncomingContent::Passing { .. } | IncomingContent::Storing(..))
     }
 
     /// What is stored of the content: a driver takes it from there before what it reads.
@@ -116,6 +120,7 @@ impl Incoming {
 
     /// The first piece has come, and is not all.
     pub fn take(&mut self, piece: &[u8]) -> Progress {
+        assert!(self.is_open(), "nothing comes after the end");
         match &mut self.content {
             IncomingContent::Passing { first, .. } => {
                 // The one piece that comes before the head goes out; from then on a sink takes them.
@@ -148,6 +153,7 @@ impl Incoming {
 
     /// All of the content has come in one piece, with its proven end.
     pub fn finish(&mut self, piece: Bytes) {
+        assert!(self.is_open(), "the end comes once");
         let content = std::mem::replace(&mut self.content, IncomingContent::Lost);
         self.content = match content {
             IncomingContent::Passing { refusal, .. } => {
@@ -171,8 +177,10 @@ impl Incoming {
 impl Proxy {
     /// The response goes to the client: its head now, its content as it comes.
     pub fn pass_on(&self, incoming: Incoming) -> PassedResponse {
-        let Incoming { forward, plan, head, received_status, response_time, content, .. } =
+        assert!(!incoming.has_to_settle(), "the driver has settled it");
+        let Incoming { forward, plan, head, received_status, response_time, prefix, content } =
             incoming;
+        assert!(prefix.is_none(), "the driver has taken what is stored of the content");
         let (body, refusal, sink) = match content {
             IncomingContent::Passing { refusal, first } => {
                 let (sink, reader) = Sink::passing(head.length, &first);
@@ -185,8 +193,9 @@ impl Proxy {
                 (Body::Growing(Box::new(reader)), sink.refusal(), Some(sink))
             }
             IncomingContent::Ended { body, refusal } => (body, refusal, None),
-            IncomingContent::Settling(..) => unreachable!("the driver has settled it"),
-            IncomingContent::Lost => unreachable!("what is lost is not passed on"),
+            IncomingContent::Settling(..) | IncomingContent::Lost => {
+                unreachable!("it is settled, and what is lost is not passed on")
+            }
         };
         let cache_status = self.told(&forward, received_status, refusal);
         let OriginHead { status, fields, .. } = head;
@@ -220,6 +229,7 @@ impl Proxy {
 
     /// The content was cut short, or did not come, before anything was passed on.
     pub fn cut_before(&self, incoming: Incoming, what: &str) -> Answer {
+        assert!(incoming.is_open(), "what has come to its end is not cut");
         self.stats.count(Counter::Truncated);
         let Incoming { forward, content, .. } = incoming;
         // A response that is only passed on owes nothing any more: its duty was settled with its head.

@@ -97,6 +97,8 @@ impl Keeping {
 
     /// Those who follow are told what came of it, unless they have been. Gives what is left of the way into
     /// the store.
+    ///
+    /// The only other settlement is by [`Sink::finish`], which consumes the sink.
     fn settle(&mut self, outcome: &Outcome) -> Option<Recording> {
         match self.take() {
             Self::Owed(recording, duty) => {
@@ -387,6 +389,8 @@ impl Sink {
 
     /// The origin server is asked once more: what comes now begins at the front.
     pub(super) fn begin_to_compare(&mut self) {
+        let is_kept = matches!(self.keeping, Keeping::Owed(..));
+        assert!(is_kept, "only a body that is kept can be compared");
         self.compared = 0;
     }
 

@@ -65,6 +65,10 @@ impl Transfer {
     /// Is this head, of the answer to asking once more, that of the same response? Then its content is
     /// taken from the front, and compared with what has come.
     pub fn resumes(&mut self, head: &OriginHead) -> bool {
+        assert!(
+            self.resumption == Resumption::No,
+            "the origin server is asked again once, by `cut`"
+        );
         // What is not being stored any more has nothing to be compared with.
         let Some(before) = self.sink.head() else { return false };
         // The head can only show that it is another response; that it is the same one, the bytes show.
