@@ -15,7 +15,7 @@ use crate::message::body::Body;
 use crate::message::fields::Fields;
 use crate::message::percent::normalised;
 use crate::message::request::Request;
-use crate::origin::{OriginBody, OriginHead, OriginResponse, RequestContent};
+use crate::origin::{OriginBody, OriginError, OriginHead, OriginResponse, RequestContent};
 use crate::policy::age::corrected_initial_age;
 use crate::policy::cache_control::ResponseDirectives;
 use crate::policy::credentials::REDACTED;
@@ -60,6 +60,12 @@ pub struct Unanswered {
     pub text: String,
     /// As `Cache-Status` says it.
     pub detail: Detail,
+}
+
+impl Unanswered {
+    fn of(error: &OriginError) -> Self {
+        Self { text: error.to_string(), detail: error.detail() }
+    }
 }
 
 /// A response, and what was decided about it.
@@ -136,12 +142,16 @@ impl BlockingDriver {
             // The last answer stays: where a plan was of no use, another one is sent, and its answer
             // decides.
             seen = Some(match answer {
-                Ok(response) => {
-                    let judged = proxy.judged(fetch, &response.head);
-                    read = without_content(response, below);
-                    Ok(judged)
-                }
-                Err(error) => Err(Unanswered { text: error.to_string(), detail: error.detail() }),
+                Ok(response) => match proxy.redirected(fetch, &response.head) {
+                    // This one leads on, and is followed no further: so there is no response.
+                    Some(Err(error)) => Err(Unanswered::of(&error)),
+                    _ => {
+                        let judged = proxy.judged(fetch, &response.head);
+                        read = without_content(response, below);
+                        Ok(judged)
+                    }
+                },
+                Err(error) => Err(Unanswered::of(error)),
             });
         };
         let mut response = self.fetch(fetch, RequestContent::None, None, watch).into_response();

@@ -97,7 +97,11 @@ impl Proxy {
     }
 
     /// How to follow a redirect, if the operator wants it followed (`--follow-redirects`).
-    fn redirected(&self, fetch: &Fetch, head: &OriginHead) -> Option<Result<Plan, OriginError>> {
+    pub(super) fn redirected(
+        &self,
+        fetch: &Fetch,
+        head: &OriginHead,
+    ) -> Option<Result<Plan, OriginError>> {
         let question = &fetch.forward.question;
         // A redirect is followed without content: that would be another question.
         let follows = self.settings.follow_redirects

@@ -123,6 +123,10 @@ fn explain_says_what_stands_in_the_way() {
             "--origin",
         ],
     );
+    let circle = Origin::script([on("GET /a").send(302, "Location: /a", "").always()]);
+    let (code, _, error) = explain(&circle, &["--follow-redirects", "/a"]);
+    assert_eq!(code, 1);
+    assert_has(&error, &["Answered:   nothing", "10 followed", "--follow-redirects"]);
     let (code, _, error) = explain(&origin, &["--cache-mode", "offline", "/a"]);
     assert_eq!(code, 1);
     assert_has(&error, &["answered 504", "detail=offline"]);
