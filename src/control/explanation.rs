@@ -44,14 +44,14 @@ pub fn request(target: &str, fields: &[String], host: &str) -> Result<Request, S
 pub fn explain(driver: &BlockingDriver, request: Request) -> Result<String, String> {
     let explanation = match driver.explain(&Arc::new(request)) {
         Ok(explanation) => explanation,
-        Err((status, told)) => {
-            let text = format!("answered {status} without asking: {told}");
+        Err((status, cache_status)) => {
+            let text = format!("answered {status} without asking: {cache_status}");
             // A refusal (4xx) is what the proxy does with such a request, and so the explanation asked for.
             return if status.is_server_error() { Err(text) } else { Ok(text + "\n") };
         }
     };
     let mut text = String::new();
-    let Explanation { key, believed, shaped_by, url, sent, received, told } = explanation;
+    let Explanation { key, believed, shaped_by, url, sent, received, cache_status } = explanation;
     if let Some(believed) = what_is_believed(&believed) {
         let _ = writeln!(text, "Believed:   {believed}");
     }
@@ -81,7 +81,11 @@ pub fn explain(driver: &BlockingDriver, request: Request) -> Result<String, Stri
         let _ = write!(text, "\nFields to store:\n");
         list(&mut text, &stored.fields);
     }
-    let _ = write!(text, "\nThis request:       {told}\nThe same one next:  {}\n", explained.again);
+    let _ = write!(
+        text,
+        "\nThis request:       {cache_status}\nThe same one next:  {}\n",
+        explained.again
+    );
     Ok(text)
 }
 

@@ -253,18 +253,18 @@ impl Control {
         let key = self.proxy.key_for(url).map_err(bad)?;
         // Before the request is made: what is shown is what was there when the operator asked.
         let found = self.proxy.stored_for(&key);
-        let mut told = String::new();
+        let mut explained = String::new();
         if !found.is_empty() {
-            told = listing::text(&self.proxy, &key, &found, self.proxy.now());
-            told.push('\n');
+            explained = listing::text(&self.proxy, &key, &found, self.proxy.now());
+            explained.push('\n');
         }
         match explanation::explain(&self.driver, request) {
             // Without a response it is an explanation all the same: the operator asked why.
             Ok(more) | Err(more) => {
-                let _ = writeln!(told, "{}", more.trim_end());
+                let _ = writeln!(explained, "{}", more.trim_end());
             }
         }
-        Ok(text(told))
+        Ok(text(explained))
     }
 
     fn purge(&self, query: &Query) -> Result<Response, Wrong> {
@@ -274,8 +274,8 @@ impl Control {
         for selector in selectors(&self.proxy, what, value).map_err(bad)? {
             let purged = self.proxy.purge(&selector);
             // The log may be read by more people than may see the URLs' secrets.
-            let (told, count) = (selector.to_string(), purged.count);
-            log::info!("control: purged {}: {count} stored responses", redacted(&told));
+            let (selected, count) = (selector.to_string(), purged.count);
+            log::info!("control: purged {}: {count} stored responses", redacted(&selected));
             all.add(purged);
         }
         // A purge that did not reach every tier must not look like one that did.

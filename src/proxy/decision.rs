@@ -25,7 +25,7 @@ impl Proxy {
         // One that fits may be behind memory.
         if rules.mode == Mode::Offline
             && matches!(selected, Err(Why::VaryMiss))
-            && !self.may_be_behind(found)
+            && !self.may_be_in_backing(found)
             && let Some(stored) = self.other_variant(question, found.variants())
         {
             return Decision::ReuseStale { stored, detail: Detail::Variant, refresh: false };

@@ -49,8 +49,8 @@ pub struct Explanation {
     pub sent: Fields,
     /// What it answered, or why it did not.
     pub received: Result<Explained, Unanswered>,
-    /// What the client is told in `Cache-Status`.
-    pub told: CacheStatus,
+    /// What `Cache-Status` says to the client.
+    pub cache_status: CacheStatus,
 }
 
 /// Why the origin server gave no response.
@@ -115,10 +115,10 @@ impl BlockingDriver {
             }
         };
         let below = self.proxy().cache();
-        Ok(self.over(apart).go_on_explaining(request, fetch, below))
+        Ok(self.over(apart).explain_fetch(request, fetch, below))
     }
 
-    fn go_on_explaining(
+    fn explain_fetch(
         &self,
         request: &Arc<Request>,
         fetch: Box<Fetch>,
@@ -142,20 +142,21 @@ impl BlockingDriver {
             // The last answer stays: where a plan was of no use, another one is sent, and its answer
             // decides.
             seen = Some(match answer {
-                Ok(response) => match proxy.redirected(fetch, &response.head) {
-                    // This one leads on, and is followed no further: so there is no response.
-                    Some(Err(error)) => Err(Unanswered::of(&error)),
-                    _ => {
+                Ok(response) => {
+                    if let Some(Err(error)) = proxy.redirected(fetch, &response.head) {
+                        // This one leads on, and is followed no further: so there is no response.
+                        Err(Unanswered::of(&error))
+                    } else {
                         let judged = proxy.judged(fetch, &response.head);
                         read = without_content(response, below);
                         Ok(judged)
                     }
-                },
+                }
                 Err(error) => Err(Unanswered::of(error)),
             });
         };
         let mut response = self.fetch(fetch, RequestContent::None, None, watch).into_response();
-        let told = response.cache_status;
+        let cache_status = response.cache_status;
         // `fetch` sends at least once, and shows each answer to `watch`.
         let received = seen.expect("the origin server is asked").map(|judged| {
             // What was read past the engine says all about its content, and the rest of that never comes.
@@ -163,9 +164,9 @@ impl BlockingDriver {
             // What is asked next must find the fetch over.
             drop(response);
             let stored = proxy.cache.look(&key).variants().first().cloned();
-            Explained { judged, content, stored, again: proxy.told_again(request) }
+            Explained { judged, content, stored, again: proxy.next_cache_status(request) }
         });
-        Explanation { key: key.to_string(), believed, shaped_by, url, sent, received, told }
+        Explanation { key: key.to_string(), believed, shaped_by, url, sent, received, cache_status }
     }
 }
 
@@ -183,7 +184,7 @@ impl Proxy {
             stats: Arc::<Stats>::default(),
             key_prefix: self.key_prefix.clone(),
             plain: self.plain,
-            // Whoever reads the explanation is told; it is no news for the log.
+            // The explanation says it; the log need not.
             logged_credentials: AtomicBool::new(true),
             own_salt: Arc::clone(&self.own_salt),
         }
@@ -213,14 +214,14 @@ impl Proxy {
     }
 
     /// What `Cache-Status` would say to the same request next. Nothing is asked for.
-    fn told_again(&self, request: &Arc<Request>) -> CacheStatus {
+    fn next_cache_status(&self, request: &Arc<Request>) -> CacheStatus {
         // Asked of the same engine, whose cache has what the first request would have stored.
         match self.ask(request, Attempt::First) {
             Next::Answer(Answer { response, .. }) => response.cache_status,
-            Next::Fetch(fetch) => told_before_the_answer(&fetch),
+            Next::Fetch(fetch) => cache_status_before_the_answer(&fetch),
             Next::Recall(recall) => match *recall {
                 Recall::BeforeFetch(fetch) | Recall::Underway { otherwise: fetch, .. } => {
-                    told_before_the_answer(&fetch)
+                    cache_status_before_the_answer(&fetch)
                 }
                 Recall::BeforeRefusal { detail, .. } => {
                     CacheStatus { detail: Some(detail), ..CacheStatus::default() }
@@ -233,9 +234,9 @@ impl Proxy {
 
 /// What `Cache-Status` would say, as far as that is known before the origin server answers. That nobody would
 /// follow is not: it says less than why the response is not stored, which is said instead.
-fn told_before_the_answer(fetch: &Fetch) -> CacheStatus {
-    let told = fetch.forward.told();
-    CacheStatus { detail: told.detail.filter(|detail| *detail != Detail::HitForMiss), ..told }
+fn cache_status_before_the_answer(fetch: &Fetch) -> CacheStatus {
+    let status = fetch.forward.cache_status();
+    CacheStatus { detail: status.detail.filter(|detail| *detail != Detail::HitForMiss), ..status }
 }
 
 /// What has given a target the form in which it is looked up.

@@ -14,7 +14,7 @@ use crate::policy::reuse::{Decision, Mode};
 use crate::policy::selection::{Lacking, Selection, Sought, select};
 use crate::policy::stored::StoredResponse;
 use crate::proxy::Proxy;
-use crate::proxy::collapse::{Duty, Failed, Landing, Outcome, Shareable};
+use crate::proxy::collapse::{Duty, Failed, FollowerOutcome, Outcome, Shareable};
 use crate::proxy::next::{Answer, Attempt, History, Next, Recall, Refresh, Resumed};
 use crate::proxy::plan::{Asks, Forward};
 use crate::proxy::question::Question;
@@ -62,7 +62,7 @@ pub(super) enum Found {
     /// Memory was looked at.
     InMemory(Look),
     /// The backing store has them.
-    Behind(Variants),
+    InBacking(Variants),
     /// Nothing that is stored could answer.
     NotSought,
 }
@@ -72,7 +72,7 @@ impl Found {
     pub(super) fn variants(&self) -> &[Arc<StoredResponse>] {
         match self {
             Self::InMemory(look) => look.variants(),
-            Self::Behind(variants) => variants,
+            Self::InBacking(variants) => variants,
             Self::NotSought => &[],
         }
     }
@@ -92,7 +92,7 @@ impl Proxy {
             Attempt::First => {
                 // Counted once, however often it is asked again after it has followed another.
                 self.stats.count(Counter::Request);
-                match self.answer_here(request) {
+                match self.answer_at_once(request) {
                     Some(response) => response.into(),
                     None => self.lookup(self.question(request), History::default(), Cause::Arrived),
                 }
@@ -103,16 +103,16 @@ impl Proxy {
 
     /// A request goes on that has followed another.
     fn resume(&self, resumed: Resumed) -> Next {
-        let Resumed { question, history, landing } = resumed;
+        let Resumed { question, history, outcome } = resumed;
         // It is asked again: what is stored is judged now, and an exchange that it leads begins now. By the
         // time when it came, a response could be reused that has gone stale while it waited.
         let question = question.after_a_wait(self.clock.now());
-        let cause = match landing {
-            Landing::Stored => Cause::Stored,
-            Landing::Cleared => Cause::Cleared,
-            Landing::Failed(failed) => Cause::Failed(failed),
-            Landing::Unshareable => Cause::Unshareable,
-            Landing::Growing(shareable) => {
+        let cause = match outcome {
+            FollowerOutcome::Stored => Cause::Stored,
+            FollowerOutcome::Cleared => Cause::Cleared,
+            FollowerOutcome::Failed(failed) => Cause::Failed(failed),
+            FollowerOutcome::Unshareable => Cause::Unshareable,
+            FollowerOutcome::Growing(shareable) => {
                 let cause = Cause::Growing(Arc::clone(&shareable));
                 let why = cause.followed(history);
                 // Given without another look where it fits: the body grows, and is stored later.
@@ -121,7 +121,7 @@ impl Proxy {
                 }
                 cause
             }
-            Landing::Lead(leader) => {
+            FollowerOutcome::Lead(leader) => {
                 // Noted before the look: what is invalidated from now on is seen.
                 let begun = self.cache.note(&question.key);
                 Cause::Leads(Duty::leading(leader, begun))
@@ -131,7 +131,7 @@ impl Proxy {
     }
 
     /// The answer to a request that goes no further, and asks for nothing that is stored.
-    fn answer_here(&self, request: &Request) -> Option<Response> {
+    fn answer_at_once(&self, request: &Request) -> Option<Response> {
         // Before a key is made: what leads out of the path of --origin must reach neither the cache nor
         // the origin server.
         if self.settings.escapes(request) {
@@ -174,7 +174,7 @@ impl Proxy {
                 self.join(Miss { forward, asks, found }, history, cause)
             }
             // What memory lacks may be behind it: `only-if-cached` and offline are about the whole cache.
-            Decision::Refuse(detail) if self.may_be_behind(&found) => {
+            Decision::Refuse(detail) if self.may_be_in_backing(&found) => {
                 Next::Recall(Box::new(Recall::BeforeRefusal { question, detail }))
             }
             Decision::Refuse(detail) => {
@@ -186,7 +186,7 @@ impl Proxy {
     /// All that is stored for the key, as far as it can answer such a question.
     fn find(&self, question: &Question, cause: &Cause) -> Found {
         match cause {
-            Cause::Recalled(_, variants) => Found::Behind(Arc::clone(variants)),
+            Cause::Recalled(_, variants) => Found::InBacking(Arc::clone(variants)),
             // Nothing that is stored answers another method, so memory is not even looked at.
             _ if question.is_answerable() => Found::InMemory(self.cache.look(&question.key)),
             _ => Found::NotSought,
@@ -194,7 +194,7 @@ impl Proxy {
     }
 
     /// Has the backing store not been asked, and may it have more?
-    pub(super) fn may_be_behind(&self, found: &Found) -> bool {
+    pub(super) fn may_be_in_backing(&self, found: &Found) -> bool {
         matches!(found, Found::InMemory(_)) && self.cache.has_backing()
     }
 

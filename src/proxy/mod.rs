@@ -6,7 +6,7 @@
 //! | --- | --- | --- | --- |
 //! | [`Proxy::ask`] | a request, or one that followed another | [`Next`] | `lookup.rs`: find, select, decide; then `collapse/join.rs`: follow, recall, fetch |
 //! | [`Follow::park`] | a waker | an [`Attempt`], to ask again | `collapse/` |
-//! | [`Proxy::recall`] | a [`Recall`] | [`Next`] | `second_tier.rs` |
+//! | [`Proxy::recall`] | a [`Recall`] | [`Next`] | `recall.rs` |
 //! | [`Proxy::head`] | a [`Fetch`] | the head to send | `plan.rs` |
 //! | [`Proxy::receive`] | a [`Fetch`] and a head | ask again, an answer, or a response that begins | `receive.rs`, `freshen.rs` |
 //! | [`Proxy::fail`] | a [`Fetch`] and an error | an answer | `receive.rs`, `refuse.rs` |
@@ -52,9 +52,9 @@ mod next;
 mod operate;
 mod plan;
 mod question;
+mod recall;
 mod receive;
 mod refuse;
-mod second_tier;
 mod site;
 mod upgrade;
 

@@ -1,5 +1,5 @@
 //! What a request is between two steps of the engine: answered, parked, or about to wait for the backing
-//! store or the origin server. The steps are in `lookup.rs`, `collapse/`, `second_tier.rs`, `plan.rs` and
+//! store or the origin server. The steps are in `lookup.rs`, `collapse/`, `recall.rs`, `plan.rs` and
 //! `receive.rs`; a driver carries out what they ask for.
 
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::policy::reason::{Detail, Why};
 use crate::policy::response::Response;
 use crate::policy::stored::StoredResponse;
-use crate::proxy::collapse::{Landing, Parked, Seat, Shareable};
+use crate::proxy::collapse::{FollowerOutcome, Joined, Parked, Shareable};
 use crate::proxy::plan::Fetch;
 use crate::proxy::question::Question;
 
@@ -16,7 +16,7 @@ use crate::proxy::question::Question;
 // same values of these. Whoever got nothing out of two would wait in vain for a third.
 pub(super) const WAITS_MAX: u8 = 2;
 /// How often a request that waits collapses again because what it waited for was invalidated.
-const SENT_BACK_MAX: u8 = 8;
+const INVALIDATIONS_MAX: u8 = 8;
 
 /// What is to be done next for a request. No step waits; a driver does, where this says so.
 pub enum Next {
@@ -98,7 +98,7 @@ impl Attempt {
 pub struct Resumed {
     pub(super) question: Question,
     pub(super) history: History,
-    pub(super) landing: Landing,
+    pub(super) outcome: FollowerOutcome,
 }
 
 /// How often a request has followed others.
@@ -106,7 +106,7 @@ pub struct Resumed {
 pub(super) struct History {
     pub waits: u8,
     /// How often what it followed was invalidated; that does not count as waiting.
-    pub sent_back: u8,
+    pub invalidations: u8,
     /// Why it would have been forwarded at first; `None` if it has not followed anyone.
     pub first_why: Option<Why>,
 }
@@ -121,19 +121,19 @@ impl History {
     }
 
     /// What it followed was invalidated: it may wait as if it had not, but not for ever.
-    pub(super) fn sent_back(self) -> Self {
+    pub(super) fn after_invalidation(self) -> Self {
         // From here on each wait counts. A key that is invalidated all the time would otherwise keep
         // its requests waiting for ever.
-        if self.sent_back == SENT_BACK_MAX {
+        if self.invalidations == INVALIDATIONS_MAX {
             return self;
         }
-        Self { waits: self.waits.saturating_sub(1), sent_back: self.sent_back + 1, ..self }
+        Self { waits: self.waits.saturating_sub(1), invalidations: self.invalidations + 1, ..self }
     }
 }
 
 /// A request that follows another.
 pub struct Follow {
-    pub(super) seat: Seat,
+    pub(super) joined: Joined,
     pub(super) question: Box<Question>,
     pub(super) history: History,
 }
@@ -142,13 +142,13 @@ impl Follow {
     /// Parks the request: `resume` is called, on some other thread or in this very call, with what
     /// [`Proxy::ask`](crate::proxy::Proxy::ask) is to be given then. It must not block.
     pub fn park(self, resume: Box<dyn FnOnce(Attempt) + Send>) {
-        let Self { seat, question, history } = self;
+        let Self { joined, question, history } = self;
         // The closure owns all that is known of the request, so a parked request holds neither a thread
         // nor a lock.
-        let parked: Parked = Box::new(move |landing| {
-            resume(Attempt::Resumed(Box::new(Resumed { question: *question, history, landing })));
+        let parked: Parked = Box::new(move |outcome| {
+            resume(Attempt::Resumed(Box::new(Resumed { question: *question, history, outcome })));
         });
-        seat.park(parked);
+        joined.park(parked);
     }
 }
 
@@ -157,12 +157,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_is_sent_back_so_often_and_then_it_has_waited() {
+    fn invalidations_do_not_count_as_waits_up_to_a_bound() {
         let mut history = History::default();
         for round in 1..=20 {
-            history = history.waiting(Why::UriMiss).sent_back();
-            let counted = (history.sent_back, history.waits);
-            assert_eq!(counted, (round.min(SENT_BACK_MAX), round.saturating_sub(SENT_BACK_MAX)));
+            history = history.waiting(Why::UriMiss).after_invalidation();
+            let counted = (history.invalidations, history.waits);
+            assert_eq!(
+                counted,
+                (round.min(INVALIDATIONS_MAX), round.saturating_sub(INVALIDATIONS_MAX))
+            );
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What the origin server is asked, and in which words. RFC 9111 §4.3.1, §3.3.
+//! What the origin server is asked, and with which fields. RFC 9111 §4.3.1, §3.3.
 //!
 //! Pure: the head is put together here, and a driver sends it.
 
@@ -44,7 +44,7 @@ pub struct Plan {
     /// What for.
     pub(super) asks: Asks,
     /// Where, and with which fields, if a redirect was followed (`--follow-redirects`).
-    pub(super) elsewhere: Option<Box<Elsewhere>>,
+    pub(super) redirect: Option<Box<FollowedRedirect>>,
 }
 
 /// What the origin server is asked for.
@@ -61,10 +61,10 @@ pub(super) enum Asks {
 }
 
 /// Where a redirect leads that is followed.
-pub(super) struct Elsewhere {
+pub(super) struct FollowedRedirect {
     pub head: RequestHead,
-    /// How many have been followed.
-    pub redirects: usize,
+    /// How many redirects have been followed for the request, this one included.
+    pub count: usize,
 }
 
 /// The head of a request to the origin server.
@@ -97,7 +97,7 @@ impl RequestHead {
 
 impl Plan {
     pub(super) fn new(asks: Asks) -> Self {
-        Self { asks, elsewhere: None }
+        Self { asks, redirect: None }
     }
 }
 
@@ -112,28 +112,28 @@ impl Asks {
         }
     }
 
-    /// `sent` as this changes it. Nothing is copied where nothing is changed.
-    fn words(&self, sent: &Arc<Fields>) -> Arc<Fields> {
+    /// `sent`, as what is asked for changes it. Nothing is copied where nothing is changed.
+    fn change(&self, sent: &Arc<Fields>) -> Arc<Fields> {
         // `make_mut` copies: the question's own fields have to be there for the next plan, should this
         // one turn out to be of no use.
-        let mut words = Arc::clone(sent);
+        let mut fields = Arc::clone(sent);
         match self {
             Self::AsItIs => {}
-            Self::Whether(stored) => make_conditional(Arc::make_mut(&mut words), stored),
+            Self::Whether(stored) => make_conditional(Arc::make_mut(&mut fields), stored),
             Self::Rest(prefix) => {
                 let is_front = prefix.part.is_some_and(|part| part.span.first == 0);
                 assert!(is_front, "the rest is asked for of a part from the front");
-                ask_for_rest(Arc::make_mut(&mut words), prefix);
+                ask_for_rest(Arc::make_mut(&mut fields), prefix);
             }
-            Self::Whole => make_unconditional(Arc::make_mut(&mut words)),
+            Self::Whole => make_unconditional(Arc::make_mut(&mut fields)),
         }
-        words
+        fields
     }
 }
 
 impl Forward {
     /// What `Cache-Status` says as long as there is no response.
-    pub(super) fn told(&self) -> CacheStatus {
+    pub(super) fn cache_status(&self) -> CacheStatus {
         CacheStatus { why: Some(self.why), detail: self.detail, ..CacheStatus::default() }
     }
 }
@@ -142,15 +142,15 @@ impl Proxy {
     /// The head of the request that carries out the plan.
     pub fn head(&self, fetch: &Fetch) -> RequestHead {
         // Put together when the redirect was followed, less what another server must not see.
-        if let Some(elsewhere) = &fetch.plan.elsewhere {
-            return elsewhere.head.clone();
+        if let Some(redirect) = &fetch.plan.redirect {
+            return redirect.head.clone();
         }
         let question = &fetch.forward.question;
         RequestHead {
             method: question.method.clone(),
             url: self.url(question),
             host: self.settings.passed_on_host(&question.request).map(Cow::into_owned),
-            fields: fetch.plan.asks.words(self.sent(question)),
+            fields: fetch.plan.asks.change(self.sent(question)),
             // Nobody waits for a refresh, and who can be given a stale response need not wait either:
             // both would take a turn at the gate from those who must.
             waits: question.has_client() && !self.has_stand_in(&fetch.forward),

@@ -30,7 +30,7 @@ use crate::proxy::collapse::{Duty, Failed, Outcome, Scope};
 use crate::proxy::fill::{Incoming, IncomingContent, Sink, commit_in_memory};
 use crate::proxy::freshen::facts;
 use crate::proxy::next::Answer;
-use crate::proxy::plan::{Asks, Elsewhere, Fetch, Forward, Plan, RequestHead};
+use crate::proxy::plan::{Asks, Fetch, FollowedRedirect, Forward, Plan, RequestHead};
 use crate::stats::Counter;
 
 /// What is done next when the head of the origin server's response has come.
@@ -54,7 +54,7 @@ impl Proxy {
             Some(Ok(plan)) => return AfterHead::AskAgain(Box::new(Fetch { plan, ..*fetch })),
             Some(Err(error)) => return AfterHead::Answer(self.fail_fetch(fetch, &error)),
         }
-        if let Some(detail) = self.why_again(&fetch, &head, response_time) {
+        if let Some(detail) = self.why_ask_again(&fetch, &head, response_time) {
             fetch.forward.detail = Some(detail);
             return AfterHead::AskAgain(Box::new(Fetch { plan: Plan::new(Asks::Whole), ..*fetch }));
         }
@@ -79,7 +79,7 @@ impl Proxy {
     }
 
     /// The origin server has failed: a stale response stands in, or the answer says what happened. A client
-    /// whose own content could not be read is told so.
+    /// whose own content could not be read learns that.
     pub fn fail(&self, fetch: Box<Fetch>, error: &OriginError) -> Answer {
         // What was held back here has not been sent.
         if !error.spared_it() {
@@ -113,7 +113,7 @@ impl Proxy {
         // Relative references are resolved against the URL of the last request, not the first.
         let before = self.head(fetch);
         let next = followed(&before.url, head.status, &head.fields)?;
-        let redirects = fetch.plan.elsewhere.as_ref().map_or(0, |elsewhere| elsewhere.redirects);
+        let redirects = fetch.plan.redirect.as_ref().map_or(0, |redirect| redirect.count);
         if redirects == REDIRECTS_MAX {
             return Some(Err(OriginError::Redirects { followed: redirects }));
         }
@@ -123,14 +123,14 @@ impl Proxy {
             strip_for_elsewhere(Arc::make_mut(&mut there.fields));
             there.host = None;
         }
-        let elsewhere = Elsewhere { head: there, redirects: redirects + 1 };
+        let redirect = FollowedRedirect { head: there, count: redirects + 1 };
         let asks = fetch.plan.asks.clone();
-        Some(Ok(Plan { asks, elsewhere: Some(Box::new(elsewhere)) }))
+        Some(Ok(Plan { asks, redirect: Some(Box::new(redirect)) }))
     }
 
     /// Why the response is of no use, because of how the origin server was asked: then it is asked for the
     /// whole, without a condition.
-    fn why_again(&self, fetch: &Fetch, head: &OriginHead, now: Timestamp) -> Option<Detail> {
+    fn why_ask_again(&self, fetch: &Fetch, head: &OriginHead, now: Timestamp) -> Option<Detail> {
         let Fetch { forward, plan, .. } = fetch;
         match (&plan.asks, head.status) {
             // §4.3.4: it is about a representation that is not stored.

@@ -75,8 +75,8 @@ impl Proxy {
             log::warn!("{} {}: {error}", question.method, key.redacted());
         }
         let (status, detail) = (error.status(), error.detail());
-        let told = error.spared_it().then_some(detail);
-        if let Some(response) = self.stand_in(forward, None, told) {
+        let spared = error.spared_it().then_some(detail);
+        if let Some(response) = self.stand_in(forward, None, spared) {
             return response;
         }
         let mut response = self.forwarding_error(forward, status, detail, &error.to_string());
@@ -85,7 +85,7 @@ impl Proxy {
     }
 
     /// The origin server has failed for another request that asked the same.
-    pub(super) fn fail_alike(&self, forward: &Forward, failed: &Failed) -> Response {
+    pub(super) fn fail_with_leader(&self, forward: &Forward, failed: &Failed) -> Response {
         let Failed { status, detail, text, .. } = failed;
         // The request that it was has counted and logged the failure; this one is only answered.
         match self.stand_in(forward, None, None) {
@@ -105,8 +105,8 @@ impl Proxy {
         text: &str,
     ) -> Response {
         let (why, detail) = (Some(forward.why), Some(detail));
-        let told = CacheStatus { why, detail, ..CacheStatus::default() };
-        self.error(status, &forward.question.request, text, told)
+        let cache_status = CacheStatus { why, detail, ..CacheStatus::default() };
+        self.error(status, &forward.question.request, text, cache_status)
     }
 
     /// The request has been here too often.

@@ -1,8 +1,8 @@
 //! Who asks, and for which URL: what the client sees of the proxy, and what the origin server is told
 //! of that. RFC 7239, RFC 9110 §7.2.
 //!
-//! Whatever of it comes from the client, and is told to the origin server, is part of the cache key:
-//! `told_scheme`, `told_host` and `passed_on_host` say nothing that `passed_on_url` does not hold.
+//! Whatever of it comes from the client, and is passed on to the origin server, is part of the cache key:
+//! `forwarded_scheme`, `forwarded_host` and `passed_on_host` say nothing that `passed_on_url` does not hold.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -69,13 +69,13 @@ impl Settings {
 
     pub(super) fn sent_fields(&self, request: &Request) -> Fields {
         let believed = self.believed(request);
-        let told = ForwardingFacts {
+        let facts = ForwardingFacts {
             client: believed.client,
             proxies: &believed.proxies,
-            scheme: self.told_scheme(&believed),
-            host: self.told_host(request, &believed),
+            scheme: self.forwarded_scheme(&believed),
+            host: self.forwarded_host(request, &believed),
         };
-        let mut fields = request_fields(request, told);
+        let mut fields = request_fields(request, facts);
         // After the client's own fields, in whose place it stands.
         if let Some(authorization) = &self.origin_authorization {
             fields.set(AUTHORIZATION, authorization.clone());
@@ -89,7 +89,7 @@ impl Settings {
     /// The client speaks http to us. What it speaks to whatever may stand in front of us is not known
     /// unless somebody says it; an https origin server that were told `http` would send each client to
     /// the URL that it has asked for.
-    fn told_scheme(&self, believed: &Believed) -> Option<Scheme> {
+    fn forwarded_scheme(&self, believed: &Believed) -> Option<Scheme> {
         let said = self.public_url.as_ref().map(|public| public.scheme);
         let own = (!self.origin.secure).then_some(Scheme::Http);
         said.or(believed.scheme).or(own)
@@ -101,7 +101,7 @@ impl Settings {
     /// must not learn it from the client: it would be written into what others are given. It is the
     /// client's own word only where it names this machine and our port, and comes from this machine:
     /// then all who are given it know this machine by such names, too.
-    fn told_host<'a>(&'a self, request: &'a Request, believed: &'a Believed) -> &'a str {
+    fn forwarded_host<'a>(&'a self, request: &'a Request, believed: &'a Believed) -> &'a str {
         if let Some(public) = &self.public_url {
             return &public.authority;
         }
@@ -134,7 +134,7 @@ impl Settings {
         }
         let believed = self.believed(request);
         let passed_on = self.passed_on_url(request);
-        let mut aliases = vec![self.told_host(request, &believed)];
+        let mut aliases = vec![self.forwarded_host(request, &believed)];
         // The key has no host, so one stored response is given to clients that know the proxy by
         // several names. It must lead none of them back.
         if passed_on.host.is_none() {

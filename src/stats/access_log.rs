@@ -83,7 +83,7 @@ pub struct AccessLog {
 enum AccessLine {
     Text(String),
     /// Wakes the thread to look at `reopens`.
-    Look,
+    Reopen,
     /// All lines before it are written: the sender is to be told.
     Flush(SyncSender<()>),
 }
@@ -145,15 +145,15 @@ impl AccessLog {
     pub fn reopen(&self) {
         self.reopens.store(true, Ordering::Release);
         // If the queue is full, the writer has lines enough to wake up for.
-        let _ = self.lines.try_send(AccessLine::Look);
+        let _ = self.lines.try_send(AccessLine::Reopen);
     }
 
     /// Waits until all lines so far are written, but at most a second: the reader of a pipe may never read.
     pub fn flush(&self) {
-        const PATIENCE: Duration = Duration::from_secs(1);
+        const WAIT_MAX: Duration = Duration::from_secs(1);
         let (done, is_done) = sync_channel(1);
         if self.lines.try_send(AccessLine::Flush(done)).is_ok() {
-            let _ = is_done.recv_timeout(PATIENCE);
+            let _ = is_done.recv_timeout(WAIT_MAX);
         }
     }
 }
@@ -181,7 +181,7 @@ fn write_lines(
             match line {
                 AccessLine::Text(line) => text.push_str(&line),
                 AccessLine::Flush(sender) => done = Some(sender),
-                AccessLine::Look => looks = true,
+                AccessLine::Reopen => looks = true,
             }
             if text.len() < WRITE_BYTES && done.is_none() && !looks {
                 next = waiting.try_recv().ok();
@@ -385,8 +385,8 @@ mod tests {
 
     #[test]
     fn lines_that_cannot_be_written_are_left_out_and_nobody_waits() {
-        let ((go, stuck), (told, written)) = (sync_channel(0), sync_channel(LINES_MAX));
-        let out = Box::new(Stuck(stuck, told));
+        let ((go, stuck), (done, written)) = (sync_channel(0), sync_channel(LINES_MAX));
+        let out = Box::new(Stuck(stuck, done));
         let stats = Arc::new(Stats::default());
         let log = AccessLog::to(out, None, AccessFormat::Combined, &stats).expect("a thread");
         // What the writer holds already is bounded as well.
@@ -429,7 +429,7 @@ mod tests {
         let line = combined(&served("/a"));
         let length = line.len();
         // Room on the disk, then how many of three lines are lost.
-        for (room, lost) in [
+        for (space, lost) in [
             (0, 3),
             (1, 3),
             (length - 2, 3),
@@ -438,20 +438,20 @@ mod tests {
             (3 * length - 2, 1),
             (3 * length, 0),
         ] {
-            let disk = Arc::new(parking_lot::Mutex::new((room, Vec::new())));
+            let disk = Arc::new(parking_lot::Mutex::new((space, Vec::new())));
             let mut output = LogOutput { out: Box::new(Small(Arc::clone(&disk))), is_torn: false };
             let outcome = output.write(line.repeat(3).as_bytes());
             assert_eq!(
                 outcome.map_err(|(lines, _)| lines),
                 if lost == 0 { Ok(()) } else { Err(lost) },
-                "{room}"
+                "{space}"
             );
             // The operator makes room.
             disk.lock().0 = usize::MAX;
             assert!(output.write(line.as_bytes()).is_ok());
             let text = String::from_utf8(disk.lock().1.clone()).expect("text");
             let whole = text.split_inclusive('\n').filter(|found| *found == line).count() as u64;
-            assert_eq!(whole, 3 - lost + 1, "{room}: {text}");
+            assert_eq!(whole, 3 - lost + 1, "{space}: {text}");
         }
     }
 }

@@ -124,10 +124,10 @@ counters! {
     MemoryResponses: Gauge, Stores, "memory_responses", "responses stored in memory";
     MemoryBytes: Gauge, Stores, "memory_bytes", "bytes they take";
     MemoryArrivingBytes: Gauge, Stores, "memory_arriving_bytes", "bytes of content on its way in";
-    MemoryEvicted: Total, Stores, "memory_evicted", "responses dropped from memory to make room";
+    MemoryEvicted: Total, Stores, "memory_evicted", "responses dropped from memory to make space";
     StoreResponses: Gauge, Stores, "store_responses", "responses in the store behind memory";
     StoreBytes: Gauge, Stores, "store_bytes", "bytes they take";
-    StoreEvicted: Total, Stores, "store_evicted", "responses dropped there to make room";
+    StoreEvicted: Total, Stores, "store_evicted", "responses dropped there to make space";
     StoreFailing: Gauge, Stores, "store_failing", "1 while the store behind memory is left alone";
     StoreDropped: Total, Stores, "store_dropped", "changes that it did not take";
     Latency: Histogram, Labelled("outcome"), "latency_seconds",

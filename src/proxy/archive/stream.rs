@@ -143,8 +143,8 @@ mod tests {
             "{\"log\":{\"entries\":{}}}",
             "{\"log\":{\"entries\":[]}} x",
         ] {
-            let told = count(wrong).expect_err(wrong);
-            assert!(told.starts_with("no HTTP Archive: "), "{told}");
+            let error = count(wrong).expect_err(wrong);
+            assert!(error.starts_with("no HTTP Archive: "), "{error}");
         }
         for end in 0..text.len() - 1 {
             assert!(count(&text[..end]).is_err(), "{end}");

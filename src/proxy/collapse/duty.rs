@@ -79,7 +79,7 @@ impl Duty {
         let Self { followers, claim, begun } = self;
         // The claim and the note are dropped after this: a request that is resumed here finds both held.
         if let Followers::Of(leader) = followers {
-            leader.land(outcome);
+            leader.settle(outcome);
         }
         Self { followers: Followers::Nobody, claim, begun }
     }

@@ -7,7 +7,7 @@ use crate::policy::reason::{Detail, Why};
 use crate::policy::validation::has_validator;
 use crate::policy::vary::{Selecting, Sent};
 use crate::proxy::Proxy;
-use crate::proxy::collapse::{Duty, FlightKey, Turn};
+use crate::proxy::collapse::{Duty, FlightKey, FlightRole};
 use crate::proxy::lookup::{Cause, Found, Miss};
 use crate::proxy::next::{Follow, History, Next, Recall, Refresh, WAITS_MAX};
 use crate::proxy::plan::{Asks, Fetch, Plan};
@@ -17,12 +17,15 @@ impl Proxy {
     /// What a request does that is not answered from memory, by what it has followed so far.
     pub(in crate::proxy) fn join(&self, miss: Miss, history: History, cause: Cause) -> Next {
         if matches!(cause, Cause::Recalled(..)) {
-            assert!(matches!(miss.found, Found::Behind(_)), "what was recalled is looked at alone");
+            assert!(
+                matches!(miss.found, Found::InBacking(_)),
+                "what was recalled is looked at alone"
+            );
         }
         match cause {
             // It has the lead already, or has been recalled for: nothing is left to wait for.
-            Cause::Leads(duty) | Cause::Recalled(duty, _) => self.set_out(miss, duty),
-            Cause::Failed(failed) => self.fail_alike(&miss.forward, &failed).into(),
+            Cause::Leads(duty) | Cause::Recalled(duty, _) => self.recall_or_fetch(miss, duty),
+            Cause::Failed(failed) => self.fail_with_leader(&miss.forward, &failed).into(),
             // It waited once for nothing: to wait again would queue all of them one behind the other.
             Cause::Unshareable => self.ask_alone(miss, history),
             Cause::Growing(shareable) if self.may_follow(&miss.forward.question, &shareable) => {
@@ -36,7 +39,7 @@ impl Proxy {
                 let selecting = self.selecting(&miss.forward.question, &shareable.head.selecting);
                 self.collapse(miss, history, selecting)
             }
-            Cause::Cleared => self.collapse_by_newest(miss, history.sent_back()),
+            Cause::Cleared => self.collapse_by_newest(miss, history.after_invalidation()),
             Cause::Stored | Cause::Arrived => self.collapse_by_newest(miss, history),
         }
     }
@@ -59,7 +62,7 @@ impl Proxy {
         let forward = self.forward(question, Why::Stale, None, Some(stored));
         match self.collapse_by_newest(Miss { forward, asks, found }, History::default()) {
             next @ (Next::Recall(_) | Next::Fetch(_)) => Some(next),
-            // Dropped, the seat among those who wait is nobody's.
+            // It is in flight already. Nobody is parked for what is dropped here.
             Next::Follow(_) | Next::Answer(_) => None,
         }
     }
@@ -94,16 +97,18 @@ impl Proxy {
         }
         let flight_key = flight_key(question, selecting);
         let note = || self.cache.note(&forward.key);
-        match self.flights.join(flight_key, note, history.sent_back > 0) {
-            Turn::Lead(leader, begun) => self.begin(miss, history, Duty::leading(leader, begun)),
-            Turn::Alone => {
+        match self.flights.join(flight_key, note, history.invalidations > 0) {
+            FlightRole::Lead(leader, begun) => {
+                self.begin(miss, history, Duty::leading(leader, begun))
+            }
+            FlightRole::Alone => {
                 forward.detail.get_or_insert(Detail::HitForMiss);
                 self.ask_alone(miss, history)
             }
-            Turn::Wait(seat) => {
+            FlightRole::Wait(joined) => {
                 // Why it would have been forwarded is told to the client when it gets the other's response.
                 let history = history.waiting(forward.why);
-                Next::Follow(Follow { seat, question: Box::new(miss.forward.question), history })
+                Next::Follow(Follow { joined, question: Box::new(miss.forward.question), history })
             }
         }
     }
@@ -117,7 +122,7 @@ impl Proxy {
     /// The fetch is noted from here on.
     fn begin(&self, miss: Miss, history: History, duty: Duty) -> Next {
         let Miss { forward, found, .. } = &miss;
-        // Between the look and the note, the leader before this one may have landed, or what was found
+        // Between the look and the note, the flight before this one may have ended, or what was found
         // may have been purged, which nobody would learn of: look again, now that it is noted.
         if let Found::InMemory(look) = found
             && forward.question.has_client()
@@ -125,12 +130,12 @@ impl Proxy {
         {
             return self.lookup(miss.forward.question, history, Cause::Leads(duty));
         }
-        self.set_out(miss, duty)
+        self.recall_or_fetch(miss, duty)
     }
 
     /// On the way to the origin server, by way of the backing store if that may have an answer.
-    fn set_out(&self, miss: Miss, duty: Duty) -> Next {
-        if self.may_be_behind(&miss.found) {
+    fn recall_or_fetch(&self, miss: Miss, duty: Duty) -> Next {
+        if self.may_be_in_backing(&miss.found) {
             return Next::Recall(Box::new(Recall::BeforeFetch(fetch(miss, duty))));
         }
         Next::Fetch(Box::new(fetch(miss, duty)))

@@ -67,7 +67,7 @@ pub struct Failed {
 }
 
 /// What a request that has waited is given.
-pub enum Landing {
+pub enum FollowerOutcome {
     /// The response is stored: look it up.
     Stored,
     /// This response is on its way in.
@@ -83,9 +83,9 @@ pub enum Landing {
 }
 
 /// What a parked request does when the flight that it waits for ends.
-pub type Parked = Box<dyn FnOnce(Landing) + Send>;
+pub type Parked = Box<dyn FnOnce(FollowerOutcome) + Send>;
 
-/// All flights in the air.
+/// All flights: the fetches that others may join.
 #[derive(Default)]
 pub struct Flights {
     state: Mutex<State>,
@@ -94,7 +94,7 @@ pub struct Flights {
 /// Guarded by [`Flights::state`].
 #[derive(Default)]
 struct State {
-    in_the_air: HashMap<FlightKey, Flight>,
+    flights: HashMap<FlightKey, Flight>,
     /// Keys whose responses could not be shared, and until when that is remembered; and those where it was
     /// because of the request's credentials.
     hit_for_miss: HashMap<CacheKey, Instant>,
@@ -123,68 +123,75 @@ impl Flight {
 }
 
 /// What a request that waits is told when `shareable` grows: that, unless it was invalidated.
-fn offer(shareable: &Arc<Shareable>, begun: &Begun, claim: Claim) -> Landing {
+fn offer(shareable: &Arc<Shareable>, begun: &Begun, entitlement: Entitlement) -> FollowerOutcome {
     let head = &shareable.head;
-    if begun.admits(head) || claim.sent_back && begun.admitted_at(claim.moment, head) {
-        Landing::Growing(Arc::clone(shareable))
+    if begun.admits(head)
+        || entitlement.was_invalidated && begun.admitted_at(entitlement.moment, head)
+    {
+        FollowerOutcome::Growing(Arc::clone(shareable))
     } else {
-        Landing::Cleared
+        FollowerOutcome::Cleared
     }
 }
 
 /// A request that waits.
 struct Waiter {
     resume: Parked,
-    claim: Claim,
+    entitlement: Entitlement,
 }
 
 /// What a request that waits may be given.
 #[derive(Clone, Copy)]
-struct Claim {
+struct Entitlement {
     /// The flight's moment when the request came: what was invalidated by then must not be given to it.
     moment: usize,
-    /// It was sent back once before, because what it waited for was invalidated: it may have what was
+    /// What it waited for before was invalidated: it may have what was
     /// invalidated after it came. So it waits for two answers at most, however often that happens.
-    sent_back: bool,
+    was_invalidated: bool,
 }
 
 /// What a request is to do.
-pub enum Turn {
+pub enum FlightRole {
     /// Ask the origin server; others may come to wait for it. The fetch is noted from here on.
     Lead(Leader, Begun),
     /// Ask the origin server, for oneself alone: answers under this key cannot be shared.
     Alone,
     /// Wait for the leader.
-    Wait(Seat),
+    Wait(Joined),
 }
 
 impl Flights {
-    /// Joins the flight for `key`, or begins it: then `note` notes the fetch. `sent_back` says that what the
+    /// Joins the flight for `key`, or begins it: then `note` notes the fetch. `was_invalidated` says that what the
     /// request waited for before was invalidated. Never waits.
     pub fn join(
         self: &Arc<Self>,
         key: FlightKey,
         note: impl FnOnce() -> Begun,
-        sent_back: bool,
-    ) -> Turn {
+        was_invalidated: bool,
+    ) -> FlightRole {
         let mut state = self.state.lock();
         // The last response under this key could not be shared, and the next one probably cannot
         // either: to wait for it would be in vain.
         if state.hit_for_miss.get(&key.key).is_some_and(|until| *until > Instant::now()) {
-            return Turn::Alone;
+            return FlightRole::Alone;
         }
         let mut parked = Vec::new();
-        if let Some(flight) = state.in_the_air.get_mut(&key) {
+        if let Some(flight) = state.flights.get_mut(&key) {
             if !flight.is_outdated() {
-                let claim = Claim { moment: flight.begun.moment(), sent_back };
+                let entitlement = Entitlement { moment: flight.begun.moment(), was_invalidated };
                 // The request is parked later, by `park`: under this lock nothing is called that could
                 // join again.
                 let number = flight.number;
                 drop(state);
-                return Turn::Wait(Seat { flights: Arc::clone(self), key, number, claim });
+                return FlightRole::Wait(Joined {
+                    flights: Arc::clone(self),
+                    key,
+                    number,
+                    entitlement,
+                });
             }
             parked = std::mem::take(&mut flight.parked);
-            anew(&mut parked);
+            forget_invalidations(&mut parked);
         }
         // Under the lock, and not before: a fetch that was noted earlier might be outdated from its
         // beginning, and the next request would lead, too.
@@ -194,11 +201,14 @@ impl Flights {
         let (since, noted) = (Instant::now(), begun.clone());
         let flight =
             Flight { number, since, begun: noted, parked, growing: None, handed_over: false };
-        let outdated = state.in_the_air.insert(key.clone(), flight);
+        let outdated = state.flights.insert(key.clone(), flight);
         drop(state);
         // With it may go the last hold on a body.
         drop(outdated);
-        Turn::Lead(Leader { flights: Arc::clone(self), key, number, landed: false }, begun)
+        FlightRole::Lead(
+            Leader { flights: Arc::clone(self), key, number, is_settled: false },
+            begun,
+        )
     }
 
     /// Was a response for `key` lately not shared because of the request's credentials? Then it is in vain
@@ -215,7 +225,7 @@ impl Flights {
         let mut state = self.state.lock();
         state.hit_for_miss.retain(|_, until| *until > now);
         state.personal.retain(|_, until| *until > now);
-        for flight in state.in_the_air.values_mut() {
+        for flight in state.flights.values_mut() {
             // By the age of the flight: who came later has not waited longer. The flight goes on, and
             // may be joined.
             if now.duration_since(flight.since) > most {
@@ -223,21 +233,21 @@ impl Flights {
             }
         }
         drop(state);
-        release(released, || Landing::Unshareable);
+        resume_all(released, || FollowerOutcome::Unshareable);
     }
 
     /// How many flights there are, and how many requests wait.
     pub fn count(&self) -> (usize, usize) {
         let state = self.state.lock();
-        let waiting = state.in_the_air.values().map(|flight| flight.parked.len()).sum();
-        (state.in_the_air.len(), waiting)
+        let waiting = state.flights.values().map(|flight| flight.parked.len()).sum();
+        (state.flights.len(), waiting)
     }
 
-    fn land(self: &Arc<Self>, key: &FlightKey, number: u64, outcome: &Outcome) {
+    fn end(self: &Arc<Self>, key: &FlightKey, number: u64, outcome: &Outcome) {
         let mut state = self.state.lock();
         // Of another number, it is the flight of a request that came after an invalidation, and took
         // over those who waited.
-        let ours = state.in_the_air.get(key).filter(|flight| flight.number == number);
+        let ours = state.flights.get(key).filter(|flight| flight.number == number);
         // Tried once: two in a row whose connections died are a reason for all.
         let is_tried = ours.is_none_or(|flight| flight.handed_over);
         if matches!(outcome, Outcome::Failed(failed) if failed.another_may_try) && !is_tried {
@@ -246,7 +256,7 @@ impl Flights {
         }
         // Taken out under the lock of the look above: nobody joins what has ended, and nobody is
         // resumed twice.
-        let flight = if ours.is_some() { state.in_the_air.remove(key) } else { None };
+        let flight = if ours.is_some() { state.flights.remove(key) } else { None };
         let remembered = match outcome {
             Outcome::Unshareable(Scope::Credentials) => Some(&mut state.personal),
             outcome if outcome.is_remembered() => Some(&mut state.hit_for_miss),
@@ -260,14 +270,16 @@ impl Flights {
         }
         drop(state);
         // Without the lock: a resumed request may join again in this very call.
-        release(flight.map(|flight| flight.parked).unwrap_or_default(), || outcome.landing());
+        resume_all(flight.map(|flight| flight.parked).unwrap_or_default(), || {
+            outcome.for_followers()
+        });
     }
 
     /// The leader is gone without an answer: one of those who wait leads now, unless that has been
     /// tried.
     fn hand_over(self: &Arc<Self>, key: &FlightKey, number: u64) {
         let mut state = self.state.lock();
-        let heir = match state.in_the_air.get_mut(key) {
+        let next_leader = match state.flights.get_mut(key) {
             Some(flight) if flight.number == number && !flight.handed_over => {
                 flight.handed_over = true;
                 flight.parked.pop()
@@ -277,11 +289,16 @@ impl Flights {
         drop(state);
         // Nobody waits, or the lead was handed over before: what has ended two leaders may end every
         // one.
-        let Some(heir) = heir else {
-            return self.land(key, number, &Outcome::Unshareable(Scope::Request));
+        let Some(next_leader) = next_leader else {
+            return self.end(key, number, &Outcome::Unshareable(Scope::Request));
         };
         let (flights, key) = (Arc::clone(self), key.clone());
-        (heir.resume)(Landing::Lead(Leader { flights, key, number, landed: false }));
+        (next_leader.resume)(FollowerOutcome::Lead(Leader {
+            flights,
+            key,
+            number,
+            is_settled: false,
+        }));
     }
 }
 
@@ -291,7 +308,7 @@ pub enum Outcome {
     /// The response is stored in memory.
     Stored,
     /// It is stored behind memory alone.
-    StoredBehind,
+    StoredInBacking,
     /// What was stored still holds, and is stored with new fields.
     Freshened,
     /// It was purged, or its key invalidated, before it could be stored.
@@ -319,7 +336,7 @@ impl Outcome {
     /// Of a fetch whose response is stored, in memory or not.
     pub fn stored(is_here: bool) -> Self {
         // The others find it where the store has it: in memory at once, behind it by asking for themselves.
-        if is_here { Self::Stored } else { Self::StoredBehind }
+        if is_here { Self::Stored } else { Self::StoredInBacking }
     }
 
     /// Of a fetch that failed so. A 429 is about whose request it was (RFC 6585 §4), and those who wait may
@@ -343,13 +360,15 @@ impl Outcome {
         }
     }
 
-    fn landing(&self) -> Landing {
+    fn for_followers(&self) -> FollowerOutcome {
         match self {
-            Self::Stored | Self::Freshened => Landing::Stored,
-            Self::Cleared => Landing::Cleared,
-            Self::Failed(failed) => Landing::Failed(Arc::clone(failed)),
+            Self::Stored | Self::Freshened => FollowerOutcome::Stored,
+            Self::Cleared => FollowerOutcome::Cleared,
+            Self::Failed(failed) => FollowerOutcome::Failed(Arc::clone(failed)),
             // Each asks for itself: the store behind memory first, where there is one.
-            Self::StoredBehind | Self::TooLarge | Self::Unshareable(_) => Landing::Unshareable,
+            Self::StoredInBacking | Self::TooLarge | Self::Unshareable(_) => {
+                FollowerOutcome::Unshareable
+            }
         }
     }
 
@@ -365,32 +384,32 @@ impl From<Put> for Outcome {
     }
 }
 
-fn release(parked: Vec<Waiter>, landing: impl Fn() -> Landing) {
+fn resume_all(parked: Vec<Waiter>, outcome: impl Fn() -> FollowerOutcome) {
     for waiter in parked {
-        (waiter.resume)(landing());
+        (waiter.resume)(outcome());
     }
 }
 
 /// These wait for a fetch that begins only now: whatever was invalidated before does not concern it.
-fn anew(parked: &mut [Waiter]) {
+fn forget_invalidations(parked: &mut [Waiter]) {
     for waiter in parked {
-        waiter.claim.moment = 0;
+        waiter.entitlement.moment = 0;
     }
 }
 
-/// The one request that asks the origin server. Dropped without a landing, it hands over.
+/// The one request that asks the origin server. Dropped without an outcome, it hands over.
 pub struct Leader {
     flights: Arc<Flights>,
     key: FlightKey,
     number: u64,
-    landed: bool,
+    is_settled: bool,
 }
 
 impl Leader {
     /// This came of the fetch.
-    pub fn land(mut self, outcome: &Outcome) {
-        self.landed = true;
-        self.flights.land(&self.key, self.number, outcome);
+    pub fn settle(mut self, outcome: &Outcome) {
+        self.is_settled = true;
+        self.flights.end(&self.key, self.number, outcome);
     }
 
     /// Does `begun` fetch what the flight is for?
@@ -402,22 +421,22 @@ impl Leader {
     /// one that the flight began with, that still does.
     pub fn renew(&self, begun: &Begun) {
         let mut state = self.flights.state.lock();
-        if let Some(flight) = state.in_the_air.get_mut(&self.key)
+        if let Some(flight) = state.flights.get_mut(&self.key)
             && flight.number == self.number
             && !flight.begun.is_same(begun)
         {
             let before = std::mem::replace(&mut flight.begun, begun.clone());
-            anew(&mut flight.parked);
+            forget_invalidations(&mut flight.parked);
             drop(state);
             drop(before);
         }
     }
 
     /// The head of the response has come, and others may have it: those who wait, and those who come
-    /// from now on until it lands or is invalidated. If it has been by now, those who wait collapse again.
+    /// from now on until it ends or is invalidated. If it has been by now, those who wait collapse again.
     pub fn share(&self, shareable: &Arc<Shareable>) {
         let mut state = self.flights.state.lock();
-        let Some(flight) = state.in_the_air.get_mut(&self.key) else { return };
+        let Some(flight) = state.flights.get_mut(&self.key) else { return };
         if flight.number != self.number {
             return;
         }
@@ -426,47 +445,47 @@ impl Leader {
         let parked = std::mem::take(&mut flight.parked);
         let begun = flight.begun.clone();
         drop(state);
-        for Waiter { resume, claim } in parked {
-            resume(offer(shareable, &begun, claim));
+        for Waiter { resume, entitlement } in parked {
+            resume(offer(shareable, &begun, entitlement));
         }
     }
 }
 
 impl Drop for Leader {
     fn drop(&mut self) {
-        if !self.landed {
+        if !self.is_settled {
             self.flights.hand_over(&self.key, self.number);
         }
     }
 }
 
-/// A place among those who wait.
-pub struct Seat {
+/// A request that has joined a flight, and is not parked yet. Dropped, nobody is resumed for it.
+pub struct Joined {
     flights: Arc<Flights>,
     key: FlightKey,
     number: u64,
-    claim: Claim,
+    entitlement: Entitlement,
 }
 
-impl Seat {
+impl Joined {
     /// Parks a request until the flight ends; resumed at once, in this very call, if it has ended
     /// already.
     pub fn park(self, resume: Parked) {
         let mut state = self.flights.state.lock();
-        let landing = match state.in_the_air.get_mut(&self.key) {
+        let outcome = match state.flights.get_mut(&self.key) {
             Some(flight) if flight.number == self.number => {
                 let Some(shareable) = &flight.growing else {
-                    flight.parked.push(Waiter { resume, claim: self.claim });
+                    flight.parked.push(Waiter { resume, entitlement: self.entitlement });
                     return;
                 };
-                offer(shareable, &flight.begun, self.claim)
+                offer(shareable, &flight.begun, self.entitlement)
             }
             // It has ended since the request joined it. With what outcome is not known any more, but a
             // look shows what there is.
-            _ => Landing::Stored,
+            _ => FollowerOutcome::Stored,
         };
         drop(state);
-        resume(landing);
+        resume(outcome);
     }
 }
 

@@ -16,24 +16,24 @@ fn key(uri: &str) -> FlightKey {
     FlightKey { key: CacheKey::from(uri), selecting: Vec::new() }
 }
 
-fn join(flights: &Arc<Flights>, uri: &str) -> Turn {
+fn join(flights: &Arc<Flights>, uri: &str) -> FlightRole {
     let note = || Arc::<Underway>::default().begin(&CacheKey::from(uri));
     flights.join(key(uri), note, false)
 }
 
 fn lead(flights: &Arc<Flights>, uri: &str) -> Leader {
-    let Turn::Lead(leader, _) = join(flights, uri) else { panic!("nobody leads yet") };
+    let FlightRole::Lead(leader, _) = join(flights, uri) else { panic!("nobody leads yet") };
     leader
 }
 
-fn wait(flights: &Arc<Flights>, uri: &str, sender: &Sender<Landing>) {
-    let Turn::Wait(seat) = join(flights, uri) else { panic!("a flight is in the air") };
-    park(seat, sender);
+fn wait(flights: &Arc<Flights>, uri: &str, sender: &Sender<FollowerOutcome>) {
+    let FlightRole::Wait(joined) = join(flights, uri) else { panic!("a flight is under way") };
+    park(joined, sender);
 }
 
-fn park(seat: Seat, sender: &Sender<Landing>) {
+fn park(joined: Joined, sender: &Sender<FollowerOutcome>) {
     let sender = sender.clone();
-    seat.park(Box::new(move |landing| drop(sender.send(landing))));
+    joined.park(Box::new(move |outcome| drop(sender.send(outcome))));
 }
 
 fn failed() -> Failed {
@@ -46,91 +46,95 @@ fn died() -> Outcome {
 }
 
 /// What those who waited were told, by name; who is to lead does so no more.
-fn told(landings: &Receiver<Landing>) -> Vec<&'static str> {
-    let name = |landing| match landing {
-        Landing::Stored => "stored",
-        Landing::Growing(_) => "growing",
-        Landing::Cleared => "cleared",
-        Landing::Failed(_) => "failed",
-        Landing::Lead(leader) => {
-            leader.land(&Outcome::Failed(failed().into()));
+fn names(outcomes: &Receiver<FollowerOutcome>) -> Vec<&'static str> {
+    let name = |outcome| match outcome {
+        FollowerOutcome::Stored => "stored",
+        FollowerOutcome::Growing(_) => "growing",
+        FollowerOutcome::Cleared => "cleared",
+        FollowerOutcome::Failed(_) => "failed",
+        FollowerOutcome::Lead(leader) => {
+            leader.settle(&Outcome::Failed(failed().into()));
             "lead"
         }
-        Landing::Unshareable => "unshareable",
+        FollowerOutcome::Unshareable => "unshareable",
     };
-    landings.try_iter().map(name).collect()
+    outcomes.try_iter().map(name).collect()
 }
 
 #[test]
-fn all_who_wait_are_resumed_when_the_leader_lands() {
+fn all_who_wait_are_resumed_when_the_leader_settles() {
     let flights = Arc::new(Flights::default());
-    let (sender, landings) = channel();
+    let (sender, outcomes) = channel();
     let leader = lead(&flights, "a");
-    assert!(matches!(join(&flights, "b"), Turn::Lead(..)));
+    assert!(matches!(join(&flights, "b"), FlightRole::Lead(..)));
     for _ in 0..3 {
         wait(&flights, "a", &sender);
     }
     assert_eq!(flights.count(), (1, 3));
-    leader.land(&Outcome::Stored);
-    assert_eq!(told(&landings), ["stored"; 3]);
-    assert!(matches!(join(&flights, "a"), Turn::Lead(..)), "the flight is over");
+    leader.settle(&Outcome::Stored);
+    assert_eq!(names(&outcomes), ["stored"; 3]);
+    assert!(matches!(join(&flights, "a"), FlightRole::Lead(..)), "the flight is over");
 }
 
 #[test]
 fn a_leader_that_dies_hands_over_once() {
     let flights = Arc::new(Flights::default());
-    let (sender, landings) = channel();
+    let (sender, outcomes) = channel();
     let leader = lead(&flights, "a");
     for _ in 0..3 {
         wait(&flights, "a", &sender);
     }
     drop(leader);
-    let Ok(Landing::Lead(heir)) = landings.try_recv() else { panic!("one leads on") };
-    assert!(landings.try_recv().is_err(), "the others wait on");
+    let Ok(FollowerOutcome::Lead(next_leader)) = outcomes.try_recv() else {
+        panic!("one leads on")
+    };
+    assert!(outcomes.try_recv().is_err(), "the others wait on");
     wait(&flights, "a", &sender);
-    drop(heir);
-    assert_eq!(told(&landings), ["unshareable"; 3]);
-    assert!(matches!(join(&flights, "a"), Turn::Lead(..)), "a death is not remembered");
+    drop(next_leader);
+    assert_eq!(names(&outcomes), ["unshareable"; 3]);
+    assert!(matches!(join(&flights, "a"), FlightRole::Lead(..)), "a death is not remembered");
 }
 
 #[test]
 fn a_lost_connection_is_tried_once_more_and_then_shared() {
     let flights = Arc::new(Flights::default());
-    let (sender, landings) = channel();
+    let (sender, outcomes) = channel();
     let leader = lead(&flights, "a");
     for _ in 0..3 {
         wait(&flights, "a", &sender);
     }
-    leader.land(&died());
-    let Ok(Landing::Lead(heir)) = landings.try_recv() else { panic!("one leads on") };
-    heir.land(&died());
-    assert_eq!(told(&landings), ["failed"; 2]);
+    leader.settle(&died());
+    let Ok(FollowerOutcome::Lead(next_leader)) = outcomes.try_recv() else {
+        panic!("one leads on")
+    };
+    next_leader.settle(&died());
+    assert_eq!(names(&outcomes), ["failed"; 2]);
 }
 
 #[test]
 fn a_failure_is_shared_by_all_who_wait() {
     let flights = Arc::new(Flights::default());
-    let (sender, landings) = channel();
+    let (sender, outcomes) = channel();
     let leader = lead(&flights, "a");
     wait(&flights, "a", &sender);
-    leader.land(&Outcome::Failed(failed().into()));
-    assert_eq!(told(&landings), ["failed"]);
-    assert!(matches!(join(&flights, "a"), Turn::Lead(..)), "it is not remembered here");
+    leader.settle(&Outcome::Failed(failed().into()));
+    assert_eq!(names(&outcomes), ["failed"]);
+    assert!(matches!(join(&flights, "a"), FlightRole::Lead(..)), "it is not remembered here");
 }
 
 #[test]
 fn a_key_that_could_not_be_shared_is_remembered() {
     let flights = Arc::new(Flights::default());
-    lead(&flights, "a").land(&Outcome::Unshareable(Scope::Everyone));
-    assert!(matches!(join(&flights, "a"), Turn::Alone));
+    lead(&flights, "a").settle(&Outcome::Unshareable(Scope::Everyone));
+    assert!(matches!(join(&flights, "a"), FlightRole::Alone));
 }
 
 #[test]
 fn the_memory_of_what_cannot_be_shared_is_bounded() {
     let flights = Arc::new(Flights::default());
     for number in 0..=HIT_FOR_MISS_MAX {
-        lead(&flights, &number.to_string()).land(&Outcome::Unshareable(Scope::Everyone));
-        lead(&flights, &format!("own {number}")).land(&Outcome::Unshareable(Scope::Credentials));
+        lead(&flights, &number.to_string()).settle(&Outcome::Unshareable(Scope::Everyone));
+        lead(&flights, &format!("own {number}")).settle(&Outcome::Unshareable(Scope::Credentials));
     }
     let state = flights.state.lock();
     assert!(state.hit_for_miss.len() <= HIT_FOR_MISS_MAX);
@@ -138,27 +142,27 @@ fn the_memory_of_what_cannot_be_shared_is_bounded() {
 }
 
 #[test]
-fn who_takes_a_seat_too_late_is_resumed_at_once() {
+fn who_parks_too_late_is_resumed_at_once() {
     let flights = Arc::new(Flights::default());
-    let (sender, landings) = channel();
+    let (sender, outcomes) = channel();
     let leader = lead(&flights, "a");
-    let Turn::Wait(seat) = join(&flights, "a") else { panic!("a flight is in the air") };
-    leader.land(&Outcome::Stored);
-    park(seat, &sender);
-    assert_eq!(told(&landings), ["stored"]);
+    let FlightRole::Wait(joined) = join(&flights, "a") else { panic!("a flight is under way") };
+    leader.settle(&Outcome::Stored);
+    park(joined, &sender);
+    assert_eq!(names(&outcomes), ["stored"]);
 }
 
 /// A flight that began on this list of fetches.
 fn noted(
     flights: &Arc<Flights>,
     underway: &Arc<Underway>,
-    sent_back: bool,
-    sender: &Sender<Landing>,
+    was_invalidated: bool,
+    sender: &Sender<FollowerOutcome>,
 ) -> Option<Leader> {
-    match flights.join(key("a"), || underway.begin(&"a".into()), sent_back) {
-        Turn::Lead(leader, _) => return Some(leader),
-        Turn::Wait(seat) => park(seat, sender),
-        Turn::Alone => panic!("nothing is remembered"),
+    match flights.join(key("a"), || underway.begin(&"a".into()), was_invalidated) {
+        FlightRole::Lead(leader, _) => return Some(leader),
+        FlightRole::Wait(joined) => park(joined, sender),
+        FlightRole::Alone => panic!("nothing is remembered"),
     }
     None
 }
@@ -184,29 +188,29 @@ fn growing() -> Arc<Shareable> {
 #[test]
 fn after_an_invalidation_the_next_one_leads_and_takes_over_who_waits() {
     let (flights, underway) = (Arc::new(Flights::default()), Arc::default());
-    let (sender, landings) = channel();
+    let (sender, outcomes) = channel();
     let old = noted(&flights, &underway, false, &sender).expect("nobody leads yet");
     assert!(noted(&flights, &underway, false, &sender).is_none());
     underway.invalidate(&"a".into(), None);
     let new = noted(&flights, &underway, false, &sender).expect("it leads anew");
     assert!(noted(&flights, &underway, false, &sender).is_none(), "the others join it");
     old.share(&growing());
-    old.land(&Outcome::Cleared);
-    assert!(told(&landings).is_empty(), "the old one has nobody left to tell");
+    old.settle(&Outcome::Cleared);
+    assert!(names(&outcomes).is_empty(), "the old one has no followers left");
     new.share(&growing());
-    assert_eq!(told(&landings), ["growing"; 2]);
+    assert_eq!(names(&outcomes), ["growing"; 2]);
     underway.invalidate(&"a".into(), None);
     assert!(noted(&flights, &underway, false, &sender).is_some(), "while it grows, too");
-    new.land(&Outcome::Cleared);
-    assert!(!matches!(join(&flights, "a"), Turn::Alone), "nothing is remembered");
+    new.settle(&Outcome::Cleared);
+    assert!(!matches!(join(&flights, "a"), FlightRole::Alone), "nothing is remembered");
 }
 
-/// Whoever was sent back may have what was invalidated after it came, but nobody what was before.
+/// Whoever was invalidated once may have what was invalidated after it came, but nobody what was before.
 #[test]
-fn who_waits_is_sent_back_once_by_what_came_after_it() {
+fn who_waits_collapses_again_once_by_what_came_after_it() {
     #[rustfmt::skip]
     let table = [
-        // Sent back before, invalidated before and after it came; what it is told.
+        // Its flight invalidated before; invalidated before and after it came; what it is told.
         (false, false, false, "growing"),
         (false, false, true, "cleared"),
         (true, false, true, "growing"),
@@ -214,28 +218,32 @@ fn who_waits_is_sent_back_once_by_what_came_after_it() {
         (true, true, false, "cleared"),
         (true, true, true, "cleared"),
     ];
-    for (sent_back, before, after, expected) in table {
+    for (was_invalidated, before, after, expected) in table {
         // Whether it sits down before the head comes, or just after.
         for is_late in [false, true] {
             let (flights, underway) = (Arc::new(Flights::default()), Arc::<Underway>::default());
-            let (sender, landings) = channel();
+            let (sender, outcomes) = channel();
             let leader = noted(&flights, &underway, false, &sender).expect("it leads");
             // Only the head will tell whether it was meant.
             let purge = || underway.purge(&Selector::Stale, Timestamp::MAX);
             before.then(purge);
-            let turn = flights.join(key("a"), || underway.begin(&"a".into()), sent_back);
-            let Turn::Wait(seat) = turn else { panic!("it waits") };
-            let mut seat = Some(seat);
+            let turn = flights.join(key("a"), || underway.begin(&"a".into()), was_invalidated);
+            let FlightRole::Wait(joined) = turn else { panic!("it waits") };
+            let mut joined = Some(joined);
             if !is_late {
-                park(seat.take().expect("it is there"), &sender);
+                park(joined.take().expect("it is there"), &sender);
             }
             after.then(purge);
             leader.share(&growing());
-            if let Some(seat) = seat {
-                park(seat, &sender);
+            if let Some(joined) = joined {
+                park(joined, &sender);
             }
-            leader.land(&Outcome::Cleared);
-            assert_eq!(told(&landings), [expected], "{sent_back} {before} {after} {is_late}");
+            leader.settle(&Outcome::Cleared);
+            assert_eq!(
+                names(&outcomes),
+                [expected],
+                "{was_invalidated} {before} {after} {is_late}"
+            );
         }
     }
 }
@@ -244,48 +252,50 @@ fn who_waits_is_sent_back_once_by_what_came_after_it() {
 #[test]
 fn who_leads_begins_when_it_leads() {
     let (flights, underway) = (Arc::new(Flights::default()), Arc::<Underway>::default());
-    let (sender, landings) = channel();
+    let (sender, outcomes) = channel();
     for purge in [Selector::All, Selector::Stale] {
         underway.purge(&purge, Timestamp::MAX);
         let note = || underway.begin(&"a".into());
-        let Turn::Lead(leader, begun) = flights.join(key("a"), note, false) else {
+        let FlightRole::Lead(leader, begun) = flights.join(key("a"), note, false) else {
             panic!("nobody leads yet")
         };
         assert!(noted(&flights, &underway, false, &sender).is_none(), "one leads");
         assert!(begun.admits(&growing().head), "it is stored, too");
         leader.share(&growing());
-        leader.land(&Outcome::Stored);
-        assert_eq!(told(&landings), ["growing"]);
+        leader.settle(&Outcome::Stored);
+        assert_eq!(names(&outcomes), ["growing"]);
     }
 }
 
 #[test]
-fn an_heir_begins_anew() {
+fn the_next_leader_begins_anew() {
     let (flights, underway) = (Arc::new(Flights::default()), Arc::default());
-    let (sender, landings) = channel();
+    let (sender, outcomes) = channel();
     let leader = noted(&flights, &underway, false, &sender).expect("nobody leads yet");
     assert!(noted(&flights, &underway, false, &sender).is_none());
     underway.invalidate(&"a".into(), None);
     drop(leader);
-    let Ok(Landing::Lead(heir)) = landings.try_recv() else { panic!("one leads on") };
-    heir.renew(&underway.begin(&"a".into()));
+    let Ok(FollowerOutcome::Lead(next_leader)) = outcomes.try_recv() else {
+        panic!("one leads on")
+    };
+    next_leader.renew(&underway.begin(&"a".into()));
     assert!(noted(&flights, &underway, false, &sender).is_none(), "it is worth waiting for");
-    heir.share(&growing());
-    assert_eq!(told(&landings), ["growing"]);
-    heir.land(&Outcome::Stored);
+    next_leader.share(&growing());
+    assert_eq!(names(&outcomes), ["growing"]);
+    next_leader.settle(&Outcome::Stored);
     assert_eq!(underway.count(), 0);
 }
 
 /// What came of a fetch, what those who wait are told, and whether the next ones wait at all.
 #[test]
-fn each_outcome_has_its_landing() {
-    use Outcome::{Cleared, Freshened, Stored, StoredBehind, TooLarge, Unshareable};
+fn each_outcome_has_one_for_followers() {
+    use Outcome::{Cleared, Freshened, Stored, StoredInBacking, TooLarge, Unshareable};
     use Scope::{Credentials, Everyone, Request};
     // What those who wait are told; does the next one wait at all, without credentials and with some?
     #[rustfmt::skip]
     let table = [
         (Stored, "stored", true, true), (Freshened, "stored", true, true),
-        (StoredBehind, "unshareable", true, true), (Cleared, "cleared", true, true),
+        (StoredInBacking, "unshareable", true, true), (Cleared, "cleared", true, true),
         (TooLarge, "unshareable", false, true), (Unshareable(Everyone), "unshareable", false, true),
         (Unshareable(Request), "unshareable", true, true),
         (Unshareable(Credentials), "unshareable", true, false),
@@ -293,13 +303,13 @@ fn each_outcome_has_its_landing() {
     ];
     for (outcome, expected, waits, waits_with_credentials) in table {
         let flights = Arc::new(Flights::default());
-        let (sender, landings) = channel();
+        let (sender, outcomes) = channel();
         let leader = lead(&flights, "a");
         wait(&flights, "a", &sender);
         let shown = format!("{outcome:?}");
-        leader.land(&outcome);
-        assert_eq!(told(&landings), [expected], "{shown}");
-        assert_eq!(!matches!(join(&flights, "a"), Turn::Alone), waits, "{shown}");
+        leader.settle(&outcome);
+        assert_eq!(names(&outcomes), [expected], "{shown}");
+        assert_eq!(!matches!(join(&flights, "a"), FlightRole::Alone), waits, "{shown}");
         let is_personal = flights.is_personal(&CacheKey::from("a"));
         assert_eq!(!is_personal, waits_with_credentials, "{shown}");
     }
@@ -308,12 +318,12 @@ fn each_outcome_has_its_landing() {
 #[test]
 fn nobody_waits_beyond_the_bound() {
     let flights = Arc::new(Flights::default());
-    let (sender, landings) = channel();
+    let (sender, outcomes) = channel();
     let leader = lead(&flights, "a");
     wait(&flights, "a", &sender);
     flights.expire(Duration::from_secs(3600));
-    assert!(landings.try_recv().is_err());
+    assert!(outcomes.try_recv().is_err());
     flights.expire(Duration::ZERO);
-    assert_eq!(told(&landings), ["unshareable"]);
-    leader.land(&Outcome::Stored);
+    assert_eq!(names(&outcomes), ["unshareable"]);
+    leader.settle(&Outcome::Stored);
 }

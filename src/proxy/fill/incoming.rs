@@ -197,7 +197,7 @@ impl Proxy {
                 unreachable!("it is settled, and what is lost is not passed on")
             }
         };
-        let cache_status = self.told(&forward, received_status, refusal);
+        let cache_status = self.cache_status(&forward, received_status, refusal);
         let OriginHead { status, fields, .. } = head;
         // The client's condition gave way to ours; what has come may be what it has (§4.3.2).
         let question = &forward.question;
@@ -206,7 +206,7 @@ impl Proxy {
         let has_it = question.presented.conditional
             && matches!(plan.asks, Asks::Whether(_) | Asks::Whole)
             && holds_for(&question.request.fields, status, &fields, response_time);
-        let mut fields = self.passed_on(&forward, fields, response_time, &cache_status);
+        let mut fields = self.fields_for_client(&forward, fields, response_time, &cache_status);
         let (status, body) = if has_it {
             keep_for_304(&mut fields);
             (StatusCode::NOT_MODIFIED, Body::None { length: None })
@@ -219,7 +219,7 @@ impl Proxy {
             Some(sink) => {
                 // What has come as the rest of a stored part, or from where a redirect led, is not what
                 // these words would bring again.
-                let may_resume = !matches!(plan.asks, Asks::Rest(_)) && plan.elsewhere.is_none();
+                let may_resume = !matches!(plan.asks, Asks::Rest(_)) && plan.redirect.is_none();
                 let asks_whole = matches!(plan.asks, Asks::Whole);
                 let transfer = Transfer::new(*sink, forward, may_resume, asks_whole);
                 PassedResponse::Growing(response, Box::new(transfer))
@@ -245,11 +245,16 @@ impl Proxy {
         self.fail_forward(&forward, &error).into()
     }
 
-    /// What the client is told about the response.
-    fn told(&self, forward: &Forward, status: StatusCode, refusal: Option<Detail>) -> CacheStatus {
-        let mut told = CacheStatus {
+    /// What `Cache-Status` says about the response.
+    fn cache_status(
+        &self,
+        forward: &Forward,
+        code: StatusCode,
+        refusal: Option<Detail>,
+    ) -> CacheStatus {
+        let mut status = CacheStatus {
             why: Some(forward.why),
-            forward_status: Some(status.as_u16()),
+            forward_status: Some(code.as_u16()),
             detail: forward.detail,
             stored: refusal.is_none(),
             ..CacheStatus::default()
@@ -257,15 +262,15 @@ impl Proxy {
         if let Some(detail) = refusal {
             // That nobody waited, or how it was asked for, says less than why it is not stored.
             let says_less = matches!(
-                told.detail,
+                status.detail,
                 None | Some(Detail::HitForMiss | Detail::Validator | Detail::Rest)
             );
             if says_less && detail != Detail::Method {
-                told.detail = Some(detail);
+                status.detail = Some(detail);
             }
             self.log_credentials(forward, detail);
         }
-        told
+        status
     }
 
     /// Says once in the log that a response is not stored because of the request's credentials: it is
@@ -285,7 +290,7 @@ impl Proxy {
     }
 
     /// A response's fields on their way to the client that asked for it.
-    fn passed_on(
+    fn fields_for_client(
         &self,
         forward: &Forward,
         mut fields: Fields,

@@ -196,7 +196,7 @@ impl Sink {
         if self.length.is_some_and(|length| self.compared + piece.len() as u64 > length) {
             return Progress::Differs;
         }
-        let Some(piece) = self.agreed(piece) else { return Progress::Differs };
+        let Some(piece) = self.compare(piece) else { return Progress::Differs };
         // Empty, if the origin server was asked once more and has brought nothing yet that is new.
         if piece.is_empty() || self.keep(piece, false) {
             return Progress::More;
@@ -212,7 +212,7 @@ impl Sink {
     /// it have one head and two framings (§3.3, §3.4).
     pub fn finish(mut self, piece: &[u8]) -> Result<Ending, Box<Self>> {
         let is_all = self.length.is_none_or(|_| self.completes(piece.len()));
-        let Some(piece) = self.agreed(piece).filter(|_| is_all && self.compared == self.total)
+        let Some(piece) = self.compare(piece).filter(|_| is_all && self.compared == self.total)
         else {
             return Err(Box::new(self));
         };
@@ -395,7 +395,7 @@ impl Sink {
     }
 
     /// What of `piece` has not come before; `None` if it is not what has.
-    fn agreed<'a>(&mut self, piece: &'a [u8]) -> Option<&'a [u8]> {
+    fn compare<'a>(&mut self, piece: &'a [u8]) -> Option<&'a [u8]> {
         let known = (self.total - self.compared).min(piece.len() as u64) as usize;
         // Only a body that is kept can say; `known` is 0 unless it is compared.
         if known > 0 && !self.writer.agrees(self.compared, &piece[..known]) {
@@ -436,7 +436,7 @@ impl SettlingSink {
 /// The backing store has said what became of the response: now the last piece is shown.
 fn settled(put: Put, mut writer: Writer, duty: Duty, last: &[u8]) -> Ended {
     let is_stored = put == Put::Stored;
-    duty.settle(&if is_stored { Outcome::StoredBehind } else { put.into() });
+    duty.settle(&if is_stored { Outcome::StoredInBacking } else { put.into() });
     if !last.is_empty() {
         writer.push(last);
     }

@@ -101,13 +101,13 @@ impl Proxy {
     /// content is lost is left out, and the next one selected.
     fn bring(&self, question: &Question, duty: &Duty, variants: &mut Vec<Arc<StoredResponse>>) {
         while let Some(selected) = self.select(question, variants).used() {
-            let place = variants.iter().position(|other| Arc::ptr_eq(other, &selected));
-            let place = place.expect("it was selected among them");
+            let index = variants.iter().position(|other| Arc::ptr_eq(other, &selected));
+            let index = index.expect("it was selected among them");
             if let Some(here) = self.cache.bring(&question.key, &selected, duty.begun()) {
-                variants[place] = here;
+                variants[index] = here;
                 return;
             }
-            variants.remove(place);
+            variants.remove(index);
         }
     }
 
