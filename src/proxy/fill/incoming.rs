@@ -151,9 +151,9 @@ impl Incoming {
         };
     }
 
-    /// All of the content has come in one piece, with its proven end.
+    /// All of the content has come in one piece, as long as its head says, with its proven end.
     pub fn finish(&mut self, piece: Bytes) {
-        assert!(self.is_open(), "the end comes once");
+        assert_eq!(self.awaited(), Some(piece.len()), "it is all that is awaited");
         let content = std::mem::replace(&mut self.content, IncomingContent::Lost);
         self.content = match content {
             IncomingContent::Passing { refusal, .. } => {
@@ -167,7 +167,7 @@ impl Incoming {
                     IncomingContent::Ended { body, refusal: ended.refusal }
                 }
                 Ok(Ending::Settle(settling)) => IncomingContent::Settling(settling, piece),
-                Err(_) => unreachable!("nothing has come before"),
+                Err(_) => unreachable!("nothing has come before, and this is all"),
             },
             other => other,
         };

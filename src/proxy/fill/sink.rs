@@ -144,7 +144,7 @@ impl Sink {
             writer.push(first);
         }
         let (keeping, total) = (Keeping::Nothing, first.len() as u64);
-        (Self { writer, keeping, length, total, shareable: None, compared: total }, reader)
+        (Self { keeping, writer, length, total, shareable: None, compared: total }, reader)
     }
 
     /// Do `count` bytes more make it all that the head has announced? Then they are to be taken together
@@ -408,7 +408,8 @@ impl Sink {
     }
 }
 
-/// Stores a response whose content is in memory.
+/// Stores a response whose content is in memory: one that [`Cache::begin`](crate::store::cache::Cache::begin) has
+/// put there, which it always does without content, and that has not gone on behind it since.
 pub(in crate::proxy) fn commit_in_memory(recording: Recording, content: Bytes) -> Put {
     match recording.commit(content) {
         Commit::Done(put) => put,
