@@ -17,8 +17,8 @@ use crate::proxy::Proxy;
 use crate::store::backing::Listed;
 
 /// A line of a list, for programs. `fresh_for` is in seconds, negative once the response is stale, and null if
-/// it stays fresh until it is cleared. `after` names the place at which the next page begins, if the key does
-/// not.
+/// it stays fresh until it is cleared. `after` is what the next page is asked for with, if that is not the
+/// key.
 pub(super) fn json(listed: &Listed, now: Timestamp) -> Value {
     // Scripts know these names: a member may be added, but none renamed.
     let head = &listed.head;

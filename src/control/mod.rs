@@ -1,4 +1,4 @@
-//! The control interface: a request in, a response out. What operators can ask of a running proxy.
+//! The control interface, with which operators inspect and change a running proxy: a request in, a response out.
 //!
 //! It is served on a Unix socket that only the proxy's user can open, and on a TCP port where the operator asks
 //! for one: then to loopback addresses, or to clients that present the token. It never speaks for the origin
@@ -53,7 +53,7 @@ pub struct About {
     pub address: String,
     /// The URL of the origin server, without a password.
     pub origin: String,
-    /// The store behind memory; empty if there is none.
+    /// The backing store; empty if there is none.
     pub store: String,
     /// The identity of that store, the same in whatever folder a command was started; empty if there is none.
     pub cache: String,
@@ -124,7 +124,7 @@ impl Control {
         Self { driver, proxy, about, token }
     }
 
-    /// Answers a request, given its content if that is at hand; may wait.
+    /// Answers a request; `content` is `None` where none is at hand (over TCP). May wait.
     pub fn answer(&self, request: &Request, content: Option<&[u8]>) -> Response {
         // First of all: a client that is not admitted learns not even which paths there are.
         if let Err((status, text)) = self.admit(request) {
@@ -300,7 +300,7 @@ impl Control {
     }
 }
 
-/// Reads what is to be purged: several selectors where one URL has several keys.
+/// Reads what is to be purged: several selectors where one URL has several keys. The error says what is expected.
 pub fn selectors(proxy: &Proxy, what: &str, value: &str) -> Result<Vec<Selector>, String> {
     let beginnings = || proxy.beginnings_of(value).into_iter();
     let selector = match what {

@@ -89,7 +89,8 @@ impl Proxy {
             && !self.settings.leads_nowhere(&question.request, head.status, &head.fields)
     }
 
-    /// Gives a request the response that another is fetching, if it fits and may be reused.
+    /// The response that another request is fetching, for this one; `None` if it does not fit or may not be
+    /// reused, or if its beginning is gone.
     pub(super) fn share(
         &self,
         question: &Question,

@@ -35,19 +35,19 @@ use crate::proxy::plan::Fetch;
 use crate::stats::Stats;
 use crate::store::cache::Cache;
 
-/// What became of one request.
+/// One request, and everything that decided about its response.
 pub struct Explanation {
     /// What stored responses are found by.
     pub key: String,
-    /// What was believed of who asks, and for which URL.
+    /// The client, scheme and host that were believed (`--trust-forwarded`).
     pub believed: Believed,
-    /// The flags that have shaped it, where they have.
+    /// The target as it was asked for, and the flags that have shaped it; `None` where it is as it was asked for.
     pub shaped_by: Option<String>,
     /// What the origin server was asked for.
     pub url: String,
     /// The fields it was sent, without Host.
     pub sent: Fields,
-    /// What it answered, or why it did not.
+    /// The origin server's response, or why there is none.
     pub received: Result<Explained, Unanswered>,
     /// What `Cache-Status` says to the client.
     pub cache_status: CacheStatus,
@@ -74,9 +74,9 @@ pub struct Explained {
     pub judged: Judged,
     /// Bytes of content, or how reading it failed.
     pub content: Result<u64, String>,
-    /// What would be stored, if it would be.
+    /// What would be stored; `None` if nothing would be.
     pub stored: Option<Arc<StoredResponse>>,
-    /// What `Cache-Status` would say to the same request after this one.
+    /// What `Cache-Status` would say to the same request next.
     pub again: CacheStatus,
 }
 
@@ -130,7 +130,7 @@ impl BlockingDriver {
         let (key, url) = (question.key.clone(), proxy.url(question));
         let mut sent = (**proxy.sent(question)).clone();
         if proxy.settings.origin_authorization.is_some() {
-            // The operator's own, from `--origin`: who asks for an explanation has not sent it.
+            // The operator's own, from `--origin`: the operator who asks has not sent it.
             sent.set_text("authorization", REDACTED.to_string());
         }
         let believed = proxy.settings.believed(request);

@@ -65,8 +65,8 @@ impl Proxy {
         self.respond_with(&forward.question, &freshened, response_time, status)
     }
 
-    /// A stored response with the fields that have come, and why it is not stored in its place, if it is
-    /// not.
+    /// The stored response with the fields that have come, and why it is not stored in place of the old one;
+    /// `None` if it is stored.
     fn merge(
         &self,
         forward: &Forward,
@@ -146,7 +146,7 @@ impl Proxy {
     }
 }
 
-/// What is known of a response that has come.
+/// The facts about a response that has come, as the rules about storing take them.
 pub(super) fn facts<'a>(
     forward: &Forward,
     received: &'a OriginHead,

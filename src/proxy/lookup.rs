@@ -34,23 +34,23 @@ pub(super) enum Cause {
     Cleared,
     /// What it followed has failed.
     Failed(Arc<Failed>),
-    /// What it followed is nobody else's.
+    /// What it followed cannot be shared with it.
     Unshareable,
-    /// It asks the origin server itself, for others perhaps. The fetch was noted before this look.
+    /// It asks the origin server itself, perhaps for others. The fetch was noted before this look.
     Leads(Duty),
     /// The backing store has these.
     Recalled(Duty, Variants),
 }
 
 impl Cause {
-    /// The request has its answer: so have those who follow it, where this one has found it.
+    /// The request has its answer: its followers find it where this one has.
     fn satisfied(self, stored: &StoredResponse) {
         if let Self::Leads(duty) | Self::Recalled(duty, _) = self {
             duty.settle(&Outcome::stored(stored.content.here().is_some()));
         }
     }
 
-    /// Why the request was to be forwarded, before it got what another had fetched.
+    /// Why the request was to be forwarded, before it got what another had fetched; `None` if it got nothing so.
     fn followed(&self, history: History) -> Option<Why> {
         let got = matches!(self, Self::Stored | Self::Growing(_));
         history.first_why.filter(|_| got)
@@ -61,9 +61,9 @@ impl Cause {
 pub(super) enum Found {
     /// Memory was looked at.
     InMemory(Look),
-    /// The backing store has them.
+    /// The backing store was asked, and has these.
     InBacking(Variants),
-    /// Nothing that is stored could answer.
+    /// No stored response could answer: it is no GET or HEAD, or has content.
     NotSought,
 }
 
@@ -130,7 +130,7 @@ impl Proxy {
         self.lookup(question, history, cause)
     }
 
-    /// The answer to a request that goes no further, and asks for nothing that is stored.
+    /// The answer to a request that goes no further, and asks for nothing that is stored; `None` for all others.
     fn answer_at_once(&self, request: &Request) -> Option<Response> {
         // Before a key is made: what leads out of the path of --origin must reach neither the cache nor
         // the origin server.
@@ -239,7 +239,7 @@ impl Proxy {
         }
     }
 
-    /// What is known of a question that goes to the origin server.
+    /// Makes a question one that goes to the origin server.
     pub(super) fn forward(
         &self,
         question: Question,

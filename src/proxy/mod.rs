@@ -1,5 +1,5 @@
-//! The engine: the only room where policy and cache meet. It is a sequence of steps; each takes facts, decides,
-//! and says what is wanted next. No step waits, but [`Proxy::recall`], and none does network I/O: a driver
+//! The engine, where policy and cache meet, and nowhere else. It is a sequence of steps; each takes facts,
+//! decides, and says what is wanted next. No step waits, but [`Proxy::recall`], and none does network I/O: a driver
 //! does, of which [`BlockingDriver`] is one.
 //!
 //! | step | takes | gives | in |
@@ -117,9 +117,9 @@ pub struct Proxy {
     stats: Arc<Stats>,
     /// What cache keys begin with.
     key_prefix: String,
-    /// The settings are such that the fast path sees all there is.
+    /// Are the settings such that the fast path heeds all of them?
     plain: bool,
-    /// The log has said that credentials kept a response from being stored.
+    /// Has the log said that credentials kept a response from being stored? It says so once.
     logged_credentials: AtomicBool,
     /// What digests of credentials are keyed with, where memory is all there is.
     own_salt: Arc<Salt>,
@@ -184,14 +184,14 @@ impl Proxy {
         }
     }
 
-    /// Sends those who have followed another request for longer than `most` to the origin server.
+    /// Resumes all that follow a fetch which began longer ago than `most`: each asks for itself.
     pub fn expire_parked(&self, most: Duration) {
         // Nobody is refused for having waited: each asks for itself, and may still get a response.
         self.flights.expire(most);
     }
 }
 
-/// Reads a field as text for the log; what is no text is left out.
+/// A field's first value as text, for the log; empty if it is missing or no text.
 pub fn field_text<'a>(fields: &'a Fields, name: &'a str) -> &'a str {
     fields.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }

@@ -11,20 +11,21 @@ use crate::proxy::collapse::{FollowerOutcome, Joined, Parked, Shareable};
 use crate::proxy::plan::Fetch;
 use crate::proxy::question::Question;
 
-/// How often one request waits for others before it asks for itself.
+/// How often one request follows others before it asks for itself.
 // The first wait may teach which fields select (RFC 9111 §4.1); the second is for a request with the
-// same values of these. Whoever got nothing out of two would wait in vain for a third.
+// same values of these. A request that got nothing out of two would probably wait for a third in vain.
 pub(super) const WAITS_MAX: u8 = 2;
-/// How often a request that waits collapses again because what it waited for was invalidated.
+/// How often a follower collapses again because what it followed was invalidated; later ones count as waits.
 const INVALIDATIONS_MAX: u8 = 8;
 
 /// What is to be done next for a request. No step waits; a driver does, where this says so.
 pub enum Next {
     /// The response goes to the client.
     Answer(Answer),
-    /// Another request is fetching it: park, and ask again when there is something.
+    /// Another request is fetching the response: park, and ask again when there is something.
     Follow(Follow),
-    /// The backing store has to be asked, which may wait: [`Proxy::recall`](crate::proxy::Proxy::recall).
+    /// The backing store has to be asked: [`Proxy::recall`](crate::proxy::Proxy::recall), the one step that may
+    /// wait.
     Recall(Box<Recall>),
     /// The origin server has to be asked.
     Fetch(Box<Fetch>),
@@ -34,7 +35,7 @@ pub enum Next {
 pub struct Answer {
     /// The response.
     pub response: Response,
-    /// What is to be fetched in the background, because the response is stale; `None` if nothing.
+    /// What is to be fetched in the background, because the response is stale (RFC 5861 §3); `None` if nothing.
     pub refresh: Option<Box<Refresh>>,
 }
 
@@ -57,7 +58,7 @@ pub struct Refresh {
     pub(super) stored: Arc<StoredResponse>,
 }
 
-/// What has to be asked of the backing store, and what is done if it has nothing.
+/// A question to the backing store, and what is done if that has nothing.
 pub enum Recall {
     /// The origin server is asked.
     BeforeFetch(Fetch),
@@ -70,9 +71,9 @@ pub enum Recall {
     },
     /// Another request is putting the response there, and its content can be read along.
     Underway {
-        /// What is done if it cannot any more.
+        /// The fetch of its own, should the content not be readable any more.
         otherwise: Fetch,
-        /// What is on its way.
+        /// The response that is on its way.
         shareable: Arc<Shareable>,
     },
 }
@@ -80,15 +81,15 @@ pub enum Recall {
 /// A request that is looked up: for the first time, or after it has followed another.
 #[derive(Default)]
 pub enum Attempt {
-    /// It has just come.
+    /// The request has just come.
     #[default]
     First,
-    /// What it followed is over.
+    /// The request is resumed: what it followed has an outcome for it.
     Resumed(Box<Resumed>),
 }
 
 impl Attempt {
-    /// Has it just come?
+    /// Has the request just come?
     pub fn is_first(&self) -> bool {
         matches!(self, Self::First)
     }
@@ -105,9 +106,9 @@ pub struct Resumed {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct History {
     pub waits: u8,
-    /// How often what it followed was invalidated; that does not count as waiting.
+    /// How often what it followed was invalidated; that does not count as a wait.
     pub invalidations: u8,
-    /// Why it would have been forwarded at first; `None` if it has not followed anyone.
+    /// Why the request would have been forwarded at first; `None` if it has followed none.
     pub first_why: Option<Why>,
 }
 

@@ -1,4 +1,4 @@
-//! What an operator tells the cache: to forget, and to show what it has.
+//! What an operator asks of the cache: to remove stored responses, and to show them.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -23,8 +23,8 @@ use crate::store::Purged;
 use crate::store::backing::Listed;
 
 impl Proxy {
-    /// Removes what is selected, here and behind memory; what became of it. Nothing that is on its way
-    /// in undoes it. May wait.
+    /// Removes what is selected, from memory and the backing store; how much that was, and where it is still to be
+    /// done. No response that is on its way is stored over it. May wait.
     pub fn purge(&self, selector: &Selector) -> Purged {
         self.cache.forget(selector, self.clock.now())
     }
@@ -36,7 +36,7 @@ impl Proxy {
         Ok(self.question(&self.request_for(url)?).key)
     }
 
-    /// A request for `url`, as somebody sends it who asks the proxy under its own name.
+    /// A request for `url`, as a client sends it that asks the proxy under its own name.
     fn request_for(&self, url: &str) -> Result<Arc<Request>, String> {
         // Keys are taken as well, as lists print them: the mark of what was believed goes.
         let url = &*unmarked(url);
@@ -93,7 +93,7 @@ impl Proxy {
         keys
     }
 
-    /// Removes what is stored under these keys; what became of it. May wait.
+    /// Removes what is stored under these keys, as [`Proxy::purge`] does. May wait.
     pub fn purge_all(&self, keys: &[CacheKey]) -> Purged {
         let mut all = Purged::default();
         for key in keys {
@@ -118,7 +118,7 @@ impl Proxy {
         beginnings
     }
 
-    /// All that is stored for a key, in memory or behind it. May wait.
+    /// All that is stored for a key, in memory or in the backing store. May wait.
     pub fn stored_for(&self, key: &CacheKey) -> Vec<Listed> {
         let mut all: Vec<Listed> = Vec::new();
         // Both are looked at: memory has what is not written yet, the backing store what memory has

@@ -1,6 +1,6 @@
 //! What the origin server is asked, and with which fields. RFC 9111 §4.3.1, §3.3.
 //!
-//! Pure: the head is put together here, and a driver sends it.
+//! The head of the request is put together here; a driver sends it.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -23,12 +23,14 @@ use crate::proxy::question::Question;
 /// A question that goes to the origin server, and why.
 pub struct Forward {
     pub(super) question: Question,
-    /// What the response is stored under, if it is stored.
+    /// The key that the response is stored under, if it is stored: that of a GET, also for the answer to a POST
+    /// (RFC 9110 §9.3.3).
     pub(super) key: CacheKey,
     pub(super) why: Why,
-    /// The particular rule, where one has decided.
+    /// The particular rule, where one has decided; `None` where `why` says all.
     pub(super) detail: Option<Detail>,
-    /// What fits the request but may not be used as it is: it may have to stand in.
+    /// The stored response that fits the request but may not be reused as it is: it may have to stand in for an
+    /// error. `None` if none fits.
     pub(super) selected: Option<Arc<StoredResponse>>,
 }
 
@@ -41,16 +43,17 @@ pub struct Fetch {
 
 /// How the origin server is asked. Replaced as a whole when its answer is of no use.
 pub struct Plan {
-    /// What for.
+    /// What it is asked for.
     pub(super) asks: Asks,
-    /// Where, and with which fields, if a redirect was followed (`--follow-redirects`).
+    /// The redirect that was followed (`--follow-redirects`), which says where, and with which fields; `None`
+    /// where the client's own target is asked for.
     pub(super) redirect: Option<Box<FollowedRedirect>>,
 }
 
 /// What the origin server is asked for.
 #[derive(Clone)]
 pub(super) enum Asks {
-    /// What the client asks for.
+    /// What the client asks for, with the client's fields.
     AsItIs,
     /// Whether this one still holds (§4.3.1).
     Whether(Arc<StoredResponse>),
@@ -74,11 +77,12 @@ pub struct RequestHead {
     pub method: Method,
     /// The absolute URL.
     pub url: String,
-    /// The Host field, where it is not the URL's own authority (`--preserve-host`).
+    /// The Host field; `None` where it is the URL's own authority (all but `--preserve-host`).
     pub host: Option<String>,
     /// The header section, without Host and framing fields.
     pub fields: Arc<Fields>,
-    /// May the request wait for its turn at the gate? Not if a stale response can be had instead.
+    /// May the request wait for its turn at the gate (`--origin-concurrency`, `--origin-rate`)? Not if a stale
+    /// response can be had instead.
     pub waits: bool,
 }
 
@@ -102,7 +106,7 @@ impl Plan {
 }
 
 impl Asks {
-    /// What to ask about a stored response that fits, but may not be used as it is.
+    /// What to ask about a stored response that fits, but may not be reused as it is.
     pub(super) fn about(stored: &Arc<StoredResponse>, validate: bool) -> Self {
         // Without a validator there is nothing to ask about (§4.3.1).
         if validate && has_validator(&stored.fields) {

@@ -1,7 +1,7 @@
 //! What is asked: read once from a request, and the same until it is answered.
 //!
-//! The origin server is asked in its words, the store by its key, and every rule sees what it presents.
-//! What has become of it so far is no part of it: `next.rs` has that.
+//! The origin server is asked with its fields, the cache by its key, and every rule sees what it presents.
+//! How far a request has come is no part of its question: `next.rs` has that.
 
 use std::sync::{Arc, OnceLock};
 
@@ -20,7 +20,7 @@ pub struct Question {
     pub(super) request: Arc<Request>,
     /// The method that the origin server is asked with: GET for what is fetched in the background.
     pub(super) method: Method,
-    /// What it asks of a cache.
+    /// What the request presents to a cache: method, credentials, directives, conditions, ranges.
     pub(super) presented: Presented,
     /// What stored responses are found by.
     pub(super) key: CacheKey,
@@ -29,7 +29,7 @@ pub struct Question {
     pub(super) request_time: Timestamp,
     /// Who wants the answer.
     pub(super) asker: Asker,
-    /// Path and query as the key has them, where these differ from what the client has written.
+    /// Path and query as the key has them; `None` where the client has written them so.
     shaped_target: Option<String>,
     /// The header section for the origin server, put together when it is first needed: a hit on what fits
     /// everybody needs none.
@@ -41,7 +41,7 @@ pub struct Question {
 pub(super) enum Asker {
     /// A client, which waits for it.
     Client,
-    /// The cache itself, for what it has given out stale (RFC 5861 §3). Nobody waits for the answer.
+    /// The cache itself, for a response that it has given out stale (RFC 5861 §3). Nobody waits for the answer.
     Cache,
 }
 

@@ -1,7 +1,7 @@
-//! What the backing store has: asked on the way to the origin server, and only then. RFC 9111 §4 knows one
-//! cache; this is its slower half.
+//! The backing store is asked on the way to the origin server, and only then. RFC 9111 §4 knows one cache; this
+//! is the slower half of it.
 //!
-//! The one step that waits, for the backing store alone; a driver calls it where that may be.
+//! The one step that waits, for the backing store alone; a driver calls it on a thread that may.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ use crate::proxy::question::Question;
 use crate::store::cache::Recollected;
 
 impl Proxy {
-    /// Asks the backing store. Waits.
+    /// Asks the backing store, and goes on with what it has. Waits, within the backing store's own bounds.
     pub fn recall(&self, recall: Recall) -> Next {
         match recall {
             Recall::BeforeFetch(fetch) => self.recall_before(fetch),
@@ -84,7 +84,7 @@ impl Proxy {
     /// The variants that the backing store has; the content of the one that will be selected is in memory,
     /// if it fits there.
     fn recalled(&self, question: &Question, duty: &mut Duty) -> Vec<Arc<StoredResponse>> {
-        // Who leads here asks for all; whoever does not may ask for what is nobody else's.
+        // A leader asks for all; a request that asks alone may ask for what is nobody else's.
         let claims = duty.leads() && question.has_client();
         let mut begun = duty.begun().clone();
         let Recollected { mut variants, claim, .. } =
@@ -143,7 +143,7 @@ impl Proxy {
     }
 }
 
-/// What nobody waits for.
+/// The answer to a refresh that is not needed any more: nobody waits for it.
 fn nothing() -> Response {
     Response::new(StatusCode::NO_CONTENT, Fields::new(), Body::None { length: None })
 }

@@ -1,8 +1,8 @@
 //! What is done with the head of the origin server's response: ask again, freshen, replace it by a stale
 //! response, or begin to store it and to pass it on. RFC 9111 §3, §4.2.4, §4.4.
 //!
-//! A fetch that failed, or brought nothing to store, is settled here with those who follow it; one that is
-//! being stored is settled by its sink (`fill/sink.rs`).
+//! The duty of a fetch that failed, or brought nothing to store, is settled here; that of a response that is
+//! being stored, by its sink (`fill/sink.rs`).
 
 use std::sync::Arc;
 
@@ -44,7 +44,7 @@ pub enum AfterHead {
 }
 
 impl Proxy {
-    /// The head of the origin server's response has come.
+    /// The head of the origin server's response has come: decides what is done with it. Never waits.
     pub fn receive(&self, mut fetch: Box<Fetch>, head: OriginHead) -> AfterHead {
         // Read once: all that is decided about the response follows from this moment (§4.2.3).
         let response_time = self.clock.now();
@@ -78,8 +78,8 @@ impl Proxy {
         AfterHead::Begun(Box::new(self.begin_response(*fetch, head, response_time)))
     }
 
-    /// The origin server has failed: a stale response stands in, or the answer says what happened. A client
-    /// whose own content could not be read learns that.
+    /// The origin server has failed: a stale response stands in, or the answer is an error (502, 504, 500). A
+    /// client whose own content could not be read is answered with that (4xx).
     pub fn fail(&self, fetch: Box<Fetch>, error: &OriginError) -> Answer {
         // What was held back here has not been sent.
         if !error.spared_it() {
@@ -180,7 +180,7 @@ impl Proxy {
         incoming
     }
 
-    /// Begins to store the response; or says which rule forbids it, and sends away those who follow.
+    /// Begins to store the response; if a rule forbids it, followers learn that at once.
     fn keep(&self, incoming: &Incoming, duty: Duty) -> IncomingContent {
         let Incoming { forward, head, response_time, .. } = incoming;
         // A HEAD's length is that of a GET's content; here nothing will come.
@@ -261,7 +261,8 @@ impl Proxy {
         self.storable(&question.presented, self.sent(question), facts)
     }
 
-    /// A stale stored response in the place of one that failed (§4.2.4, RFC 5861 §4).
+    /// A stale stored response in place of one that failed (§4.2.4, RFC 5861 §4); `None` if that is not permitted,
+    /// or nothing is stored. `failed` is the status of the origin server's error, `None` if it did not answer.
     pub(super) fn stand_in(
         &self,
         forward: &Forward,
@@ -314,8 +315,8 @@ impl Proxy {
 }
 
 impl Forward {
-    /// What a response with this status that may not be stored means for those who wait for it, and for
-    /// those who come next: what is about this one request says nothing about theirs.
+    /// The outcome of a response with this status that may not be stored, for its followers and for the requests
+    /// that come next: a refusal that is about this one request says nothing about theirs.
     pub(super) fn outcome(&self, status: StatusCode, forbids: Detail) -> Outcome {
         match (Outcome::of(Some(forbids)), forbids) {
             (outcome, _) if !outcome.is_remembered() => outcome,
@@ -343,20 +344,20 @@ impl Forward {
     }
 }
 
-/// Those who wait for a response that has failed need not ask themselves, unless it is about the credentials
-/// of the client that asked: its quota, say.
+/// The outcome of a response that is an error: followers need not ask themselves, unless the error is about the
+/// credentials of the client that asked: its quota, say.
 fn failure(status: StatusCode) -> Outcome {
     let text = format!("the origin server answered {} to another request", status.as_u16());
     let (detail, another_may_try) = (Detail::StaleIfError, false);
     Outcome::failed(Failed { status, detail, text, another_may_try })
 }
 
-/// What an error of the origin server means for those who wait.
+/// Settles the duty of a fetch that the origin server gave no response for.
 pub(super) fn settle_failure(duty: Duty, error: &OriginError) {
     let another_may_try = match error {
-        // It was this client's: dropped, the duty is handed over to one of those who wait.
+        // The content was this client's: dropped, the duty hands over to a follower.
         OriginError::Content(_) => return,
-        // The limit may not be that of the clients who wait.
+        // The limit may not be that of the clients that follow.
         OriginError::HeldBack { .. } => return duty.settle(&Outcome::Unshareable(Scope::Request)),
         OriginError::Closed { .. } | OriginError::Cut { .. } => true,
         // Nobody else need try.

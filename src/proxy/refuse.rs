@@ -17,7 +17,7 @@ use crate::proxy::question::Question;
 use crate::stats::Counter;
 
 impl Proxy {
-    /// An answer for a request that the workers have no room for (RFC 9110 §15.6.4).
+    /// An answer for a request that no worker can take: the queue is full (503, RFC 9110 §15.6.4).
     pub fn refuse_for_want_of_workers(&self, prefers_json: bool) -> Response {
         let text = "proxy: every worker is busy and the queue is full; see --workers";
         let status = CacheStatus { detail: Some(Detail::Full), ..CacheStatus::default() };
@@ -27,7 +27,7 @@ impl Proxy {
         response
     }
 
-    /// An answer for a request that there is no tunnel left for (RFC 9110 §15.6.4).
+    /// An answer for a request to speak another protocol when all tunnels are in use (503).
     pub fn refuse_for_want_of_tunnels(&self, prefers_json: bool) -> Response {
         // `ask` counts requests, and this one does not get there.
         self.stats.count(Counter::Request);
@@ -38,8 +38,7 @@ impl Proxy {
         response
     }
 
-    /// An answer for a client that was to be sent a body which has just been cut, and has not been sent
-    /// anything yet.
+    /// An answer for a client whose response was cut by the origin server before any of it was sent (502).
     pub fn refuse_cut(&self, request: &Request) -> Response {
         let text = "the origin server closed the connection in the middle of the response";
         let status = CacheStatus { detail: Some(Detail::Truncated), ..CacheStatus::default() };

@@ -1,5 +1,5 @@
-//! Who asks, and for which URL: what the client sees of the proxy, and what the origin server is told
-//! of that. RFC 7239, RFC 9110 §7.2.
+//! Which client asks, and for which URL: what the client sees of the proxy, and what is forwarded of that to the
+//! origin server. RFC 7239, RFC 9110 §7.2.
 //!
 //! Whatever of it comes from the client, and is passed on to the origin server, is part of the cache key:
 //! `forwarded_scheme`, `forwarded_host` and `passed_on_host` say nothing that `passed_on_url` does not hold.

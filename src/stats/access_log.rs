@@ -395,7 +395,7 @@ mod tests {
             log.write(&served("/a"));
         }
         log.reopen();
-        assert!(log.reopens.load(Ordering::Relaxed), "it is not lost for want of room");
+        assert!(log.reopens.load(Ordering::Relaxed), "it is not lost though the queue is full");
         let left_out = log.left_out.load(Ordering::Relaxed) as usize;
         assert!(left_out >= LINES_MAX, "{left_out}");
         assert_eq!(stats.snapshot().get(Counter::AccessLogLost), Some(left_out as u64));
@@ -404,7 +404,7 @@ mod tests {
         assert_eq!(written.iter().sum::<usize>() + left_out, many, "all others are written");
     }
 
-    /// A disk with room for so many bytes; what is written to it.
+    /// A disk: how many bytes it has space for, and what is written to it.
     struct Small(Arc<parking_lot::Mutex<(usize, Vec<u8>)>>);
 
     impl Write for Small {
@@ -428,7 +428,7 @@ mod tests {
     fn a_line_counts_as_lost_unless_all_of_it_is_written() {
         let line = combined(&served("/a"));
         let length = line.len();
-        // Room on the disk, then how many of three lines are lost.
+        // Space on the disk, then how many of three lines are lost.
         for (space, lost) in [
             (0, 3),
             (1, 3),
@@ -446,7 +446,7 @@ mod tests {
                 if lost == 0 { Ok(()) } else { Err(lost) },
                 "{space}"
             );
-            // The operator makes room.
+            // The operator frees some.
             disk.lock().0 = usize::MAX;
             assert!(output.write(line.as_bytes()).is_ok());
             let text = String::from_utf8(disk.lock().1.clone()).expect("text");

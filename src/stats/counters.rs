@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use self::CounterKind::{Gauge, Histogram, Total};
 use self::CounterSource::{Counted, Difference, Labelled, Stores};
 
-/// What is known of one counter.
+/// One counter: its row of the table.
 #[derive(Clone, Copy, Debug)]
 pub struct CounterRecord {
     /// Which one it is.
@@ -64,7 +64,7 @@ impl CounterKind {
     }
 }
 
-/// Makes the enum and the table of the same rows in the same order, so that a counter's place in the enum is
+/// Makes the enum and the table of the same rows in the same order, so that a counter's number in the enum is
 /// its index in the table.
 macro_rules! counters {
     ($($counter:ident: $kind:ident, $source:expr, $name:literal, $help:literal
@@ -154,7 +154,7 @@ impl Default for Cells {
 }
 
 impl Cells {
-    /// So many more.
+    /// Adds `more` to a counter that only grows.
     pub(super) fn add(&self, counter: Counter, more: u64) {
         let record = counter.record();
         // What is derived or asked elsewhere has no number here, and would be counted without being seen.
@@ -165,7 +165,7 @@ impl Cells {
         self.0[counter as usize].fetch_add(more, Ordering::Relaxed);
     }
 
-    /// So many more, or fewer if negative.
+    /// Adds `more` to a gauge; a negative number takes away.
     pub(super) fn change(&self, gauge: Counter, more: i64) {
         let record = gauge.record();
         assert!(matches!((record.source, record.kind), (Counted, Gauge)), "{gauge:?} only grows");

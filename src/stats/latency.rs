@@ -24,7 +24,7 @@ pub struct Latencies {
 /// A histogram that one thread adds to, or a snapshot of one.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Tally {
-    /// How many took no longer than the bound of that index, and longer than the bound before it.
+    /// How many answers took no longer than the bound of that index, and longer than the bound before it.
     pub buckets: [u64; BUCKETS],
     /// The sum of all, in microseconds.
     pub sum_us: u64,

@@ -28,7 +28,7 @@ pub struct Stats {
     cells: Cells,
     /// Requests that went on to the origin server, in the order of [`Why::ALL`].
     forwarded: [AtomicU64; Why::ALL.len()],
-    /// How often each particular rule was told, by its word in `Cache-Status`. Not an array: there are many
+    /// How often `Cache-Status` named each particular rule, by its word there. Not an array: there are many
     /// rules, few of which ever apply, and none on the fast path, which does not come here.
     details: Mutex<BTreeMap<&'static str, u64>>,
     /// From a request's arrival to the last byte of its answer, where that came from the cache, and where
@@ -44,7 +44,7 @@ pub struct Snapshot {
     pub counts: Vec<(Counter, u64)>,
     /// Requests that went on to the origin server, by the reason.
     pub forwarded: Vec<(&'static str, u64)>,
-    /// What responses were told, by the word in `Cache-Status`.
+    /// What `Cache-Status` said in detail, by its word there.
     pub details: Vec<(&'static str, u64)>,
     /// How long hits took.
     pub hits: Tally,
@@ -72,7 +72,7 @@ impl Stats {
         cell.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts what one response is told in `Cache-Status`.
+    /// Counts what `Cache-Status` says about one response.
     pub fn count_status(&self, status: &CacheStatus) {
         // Locked for one addition, on misses and refusals: a plain hit has no detail.
         if let Some(detail) = status.detail {

@@ -198,7 +198,7 @@ impl HarEntry {
         self.request.url.as_deref().unwrap_or_default()
     }
 
-    /// About so many bytes of memory are taken by it.
+    /// About how many bytes of memory the entry takes.
     pub fn bytes(&self) -> usize {
         // What is beside the content is rarely more.
         const HEADS_BYTES: usize = 1024;

@@ -18,16 +18,16 @@ use crate::proxy::archive::har::{HarEntry, Recorded, Secrets};
 pub mod har;
 pub mod stream;
 
-/// Keys that one page is made of, at most.
+/// The most keys that one page is made of.
 const KEYS_MAX: usize = 200;
-/// About so many bytes of content are in one page.
+/// A page ends with the key that brings its content to this many bytes.
 const PAGE_BYTES: u64 = 8 << 20;
 /// What stands in a recorded URL for the value of a parameter that is a secret.
 const LEFT_OUT: &str = "=REDACTED";
-/// Larger content is not recorded.
+/// The largest content that is recorded, in bytes.
 const CONTENT_BYTES_MAX: u64 = 64 << 20;
 
-/// Of which origin servers recorded responses are taken in.
+/// Which origin servers' recorded responses are taken in.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Whose {
     /// The proxy's own alone: no request reaches what another one has said.
@@ -41,12 +41,12 @@ pub enum Whose {
 pub struct Page {
     /// The entries.
     pub entries: Vec<HarEntry>,
-    /// Parts, and content that is too large or cannot be read.
+    /// How many responses are not among them: parts, and content that is too large or cannot be read.
     pub left_out: u64,
-    /// Entries whose URL had secrets, which are left out of it.
+    /// How many entries had secrets in their URL, which are left out of it.
     #[serde(default)]
     pub redacted: u64,
-    /// What to go on after; `None` at the end.
+    /// What the next page is asked for with; `None` if this is the last one.
     pub next: Option<String>,
 }
 

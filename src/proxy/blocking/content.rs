@@ -73,7 +73,8 @@ impl ContentFetch {
         Self { proxy, origin, state: FetchState::Moving(transfer, body) }
     }
 
-    /// Moves one piece: waits for room, and for the origin server. `piece` is room to read into.
+    /// Moves one piece: waits for space in the sink, and for the origin server. `piece` is the buffer to read
+    /// into, not empty. After the end every step is [`Progress::Lost`].
     pub fn step(&mut self, piece: &mut [u8]) -> Progress {
         // Nothing is read into it, and that would be taken for the end.
         assert!(!piece.is_empty(), "there is space to read into");
@@ -85,7 +86,7 @@ impl ContentFetch {
         }
     }
 
-    /// Moves all that is left, whoever reads it.
+    /// Moves all that is left.
     pub fn run(mut self) {
         let mut piece = vec![0; PIECE_BYTES];
         while self.step(&mut piece) == Progress::More {}

@@ -23,7 +23,7 @@ mod content;
 
 pub use content::ContentFetch;
 
-/// The engine, and the origin server that it is carried out with.
+/// Carries out the engine's steps on the calling thread, which may wait. Cheap to clone.
 #[derive(Clone)]
 pub struct BlockingDriver {
     proxy: Arc<Proxy>,
@@ -34,13 +34,13 @@ pub struct BlockingDriver {
 pub struct Delivery {
     /// The response.
     pub response: Response,
-    /// What fetches its content, by someone who can wait; `None` if nobody has to.
+    /// Fetches its content, on a thread that may wait; `None` if all of it is there.
     pub rest: Option<Box<ContentFetch>>,
     /// What is to be fetched in the background; `None` if nothing.
     pub refresh: Option<Box<Refresh>>,
 }
 
-/// What came of a request to go over to another protocol.
+/// The origin server's answer to a request to go over to another protocol (RFC 9110 §7.8).
 pub enum Upgraded {
     /// The fields of the 101, and the connection.
     Agreed(Fields, Tunnel),
@@ -48,7 +48,7 @@ pub enum Upgraded {
     Declined(Delivery),
 }
 
-/// Is shown what the origin server answers before the engine is.
+/// Is shown each answer of the origin server before the engine is.
 pub(super) type Watch<'a> = &'a mut dyn FnMut(&Fetch, Result<&mut OriginResponse, &OriginError>);
 
 impl BlockingDriver {
@@ -75,7 +75,8 @@ impl BlockingDriver {
         self.carry_out(request, next, RequestContent::None, None)
     }
 
-    /// Carries out `next` and what follows from it. `interim` is told of interim responses on the way.
+    /// Carries out `next` and what follows from it. `content` is the request's; `interim` is called with interim
+    /// responses on the way (RFC 9110 §15.2).
     pub fn carry_out(
         &self,
         request: &Arc<Request>,
@@ -90,11 +91,10 @@ impl BlockingDriver {
                 Next::Fetch(fetch) => return self.fetch(fetch, content, interim, &mut |_, _| ()),
                 Next::Follow(follow) => {
                     // It may be resumed before `recv` begins to wait, and by a thread that must not block:
-                    // there is room for the one message.
+                    // the channel has space for the one message.
                     let (over, wait) = sync_channel(1);
                     follow.park(Box::new(move |attempt| drop(over.send(attempt))));
-                    let attempt =
-                        wait.recv().expect("whoever is followed resumes those who follow");
+                    let attempt = wait.recv().expect("a flight that ends resumes its followers");
                     self.proxy.ask(request, attempt)
                 }
             }
@@ -197,7 +197,7 @@ impl From<Answer> for Delivery {
 }
 
 impl Delivery {
-    /// The response alone, with a body that is fetched by whoever reads it.
+    /// The response alone, with a body that is fetched as it is read. May wait for the content if nobody is to read it.
     pub fn into_response(self) -> Response {
         let Self { mut response, rest, .. } = self;
         let Some(rest) = rest else { return response };
@@ -214,7 +214,7 @@ impl Delivery {
         response
     }
 
-    /// Fetches what is to be stored, and drops the rest: for what was asked in the background.
+    /// Fetches the content to its end if it is to be stored, and drops the response: for a refresh.
     pub fn finish(self) {
         // Its reader would hold the window: nobody takes anything from it.
         drop(self.response);

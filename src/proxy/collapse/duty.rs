@@ -1,8 +1,9 @@
 //! What a request that asks the origin server owes to others.
 //!
-//! They are the requests that follow it, the other proxies that wait for the same response in a shared
-//! store, and whoever invalidates what it will bring. All three are settled once, by one call, or by the
-//! drop of this value: so no way out of a fetch, a panic among them, can leave somebody waiting.
+//! The others are the requests that follow it, the other proxies that wait for the same response in a shared
+//! store, and operators and clients who invalidate what the fetch will bring. All three are settled once, by
+//! one call, or by the drop of the [`Duty`]: so no way out of a fetch, a panic among them, leaves a request
+//! waiting.
 
 use std::sync::Arc;
 
@@ -12,10 +13,10 @@ use crate::store::underway::Begun;
 
 /// What is owed to others by a request that asks the origin server.
 pub struct Duty {
-    /// The requests that follow it.
+    /// The requests that follow this one.
     followers: Followers,
-    /// Other proxies that wait for it. Dropped after the followers have been told: what they do next may
-    /// be to ask the same store.
+    /// Other proxies that wait for the response. Dropped after the followers have been resumed: what they do
+    /// next may be to ask the same store.
     claim: FetchClaim,
     /// The fetch as it is noted: what was invalidated since must not be stored.
     begun: Begun,
@@ -23,19 +24,19 @@ pub struct Duty {
 
 /// Who may follow a request.
 enum Followers {
-    /// Nobody: it asks for itself.
+    /// Nobody: the request asks for itself.
     Nobody,
-    /// Those who asked the same, and those who will.
+    /// Requests that asked the same, and those that will.
     Of(Leader),
 }
 
 impl Duty {
-    /// Of a request that nobody follows.
+    /// The duty of a request that nobody follows.
     pub(in crate::proxy) fn alone(begun: Begun) -> Self {
         Self { followers: Followers::Nobody, claim: FetchClaim::None, begun }
     }
 
-    /// Of a request that others follow.
+    /// The duty of a request that others follow.
     pub(in crate::proxy) fn leading(leader: Leader, begun: Begun) -> Self {
         assert!(leader.leads_for(&begun), "the fetch is for what the others wait for");
         // What was invalidated before this fetch began is not its business.
@@ -53,8 +54,8 @@ impl Duty {
         matches!(self.followers, Followers::Of(_))
     }
 
-    /// The same after the backing store was asked: the fetch may have begun anew, and other proxies may
-    /// wait for it.
+    /// The backing store was asked: the fetch may have begun anew (`begun`), and other proxies may wait for it
+    /// (`claim`).
     pub(in crate::proxy) fn recalled(&mut self, begun: Begun, claim: FetchClaim) {
         assert!(begun.key() == self.begun.key(), "the backing store was asked for the same");
         assert!(matches!(self.claim, FetchClaim::None), "the backing store is asked once");

@@ -1,12 +1,13 @@
-//! Collapsed requests: one leader a cache key, the others wait. RFC 9111 §4 permits it.
+//! Collapsed requests: of those that ask the same, one request leads and the others follow it. RFC 9111 §4
+//! permits it.
 //!
-//! A request that waits holds no thread: it is parked, as a piece of work that is handed back when
-//! there is something for it. As soon as the head of the leader's response shows that others may have
-//! it, they all get it, and its body while it grows; so does whoever comes while it grows. What else
-//! comes of a fetch, and what that means for those who wait, is said in one place, [`Outcome`].
+//! A request that follows holds no thread: it is parked, as a closure that is called when there is something
+//! for it. As soon as the head of the leader's response shows that others may have the response, all followers
+//! get it, and its body while that grows; so do requests that come while it grows. Every other end of a fetch
+//! is an [`Outcome`], and what each outcome means for the followers is said there alone.
 //!
-//! What is invalidated on its way is given to nobody who came after that: the next request for it begins a
-//! flight of its own, which those who wait already join.
+//! A response that is invalidated on its way goes to no request that came after the invalidation: the next
+//! request begins a flight of its own, which takes over the followers that are parked already.
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
@@ -28,9 +29,9 @@ mod join;
 
 pub use duty::Duty;
 
-/// For how long a key is remembered whose response could not be shared.
+/// For how long a key is remembered after its response could not be shared.
 const HIT_FOR_MISS: Duration = Duration::from_secs(5);
-/// The most keys remembered so; beyond it the memory is emptied, which costs a little waiting.
+/// The most keys that are remembered; one more, and all are forgotten, which costs a few requests a wait.
 const HIT_FOR_MISS_MAX: usize = 10_000;
 
 /// What requests must have in common to wait for one answer: the target URI and, where it is known
@@ -43,7 +44,7 @@ pub struct FlightKey {
     pub selecting: Vec<u8>,
 }
 
-/// A response that others may be given while its body grows.
+/// A response that followers may be given while its body grows.
 pub struct Shareable {
     /// All but its content.
     pub head: StoredHead,
@@ -53,67 +54,71 @@ pub struct Shareable {
     pub spooled: OnceLock<Arc<Spooled>>,
 }
 
-/// The origin server failed, and so it would for the others.
+/// A failure of the origin server that followers are answered with, too.
 #[derive(Debug)]
 pub struct Failed {
     /// The status to answer with.
     pub status: StatusCode,
-    /// The reason.
+    /// The reason, as `Cache-Status` says it.
     pub detail: Detail,
-    /// The same in words.
+    /// The reason in words, for the content of the error response.
     pub text: String,
-    /// It was about the connection: one of the others may have more luck, once.
+    /// The connection failed, not the origin server: one follower leads then and tries, once a flight.
     pub another_may_try: bool,
 }
 
-/// What a request that has waited is given.
+/// What a parked request is resumed with.
 pub enum FollowerOutcome {
     /// The response is stored: look it up.
     Stored,
-    /// This response is on its way in.
+    /// The response is on its way, and may be read along.
     Growing(Arc<Shareable>),
-    /// It was invalidated on its way: look it up again, and collapse again.
+    /// The response was invalidated on its way: look up again, and collapse again.
     Cleared,
     /// The origin server has just failed.
     Failed(Arc<Failed>),
-    /// The leader is gone: lead.
+    /// The leader ended without an outcome, or with one that another may better: lead.
     Lead(Leader),
-    /// There is nothing to share: ask the origin server yourself.
+    /// There is nothing to share: ask the origin server alone.
     Unshareable,
 }
 
-/// What a parked request does when the flight that it waits for ends.
+/// Resumes a parked request. Called once, without a lock, by the thread that has the outcome; must not block.
 pub type Parked = Box<dyn FnOnce(FollowerOutcome) + Send>;
 
 /// All flights: the fetches that others may join.
 #[derive(Default)]
 pub struct Flights {
-    state: Mutex<State>,
+    state: Mutex<FlightsState>,
 }
 
 /// Guarded by [`Flights::state`].
 #[derive(Default)]
-struct State {
+struct FlightsState {
     flights: HashMap<FlightKey, Flight>,
-    /// Keys whose responses could not be shared, and until when that is remembered; and those where it was
-    /// because of the request's credentials.
+    /// Keys whose responses could not be shared, and until when that is remembered.
     hit_for_miss: HashMap<CacheKey, Instant>,
+    /// The same for requests with credentials alone.
     personal: HashMap<CacheKey, Instant>,
     next_number: u64,
 }
 
+/// One fetch that others may follow.
 struct Flight {
+    /// Distinguishes it from earlier and later flights for the same key.
     number: u64,
     since: Instant,
-    /// Since when what is invalidated is not stored by it.
+    /// The fetch as it is noted: what was invalidated since then, its response is not stored over.
     begun: Begun,
     parked: Vec<Waiter>,
+    /// The response, once its head has come and shows that it may be shared.
     growing: Option<Arc<Shareable>>,
+    /// A second leader is at it already; there is no third.
     handed_over: bool,
 }
 
 impl Flight {
-    /// Was its response invalidated, so that nobody who comes now may have it?
+    /// Was its response invalidated, so that no request that comes now may have it?
     fn is_outdated(&self) -> bool {
         match &self.growing {
             Some(shareable) => !self.begun.admits(&shareable.head),
@@ -122,7 +127,7 @@ impl Flight {
     }
 }
 
-/// What a request that waits is told when `shareable` grows: that, unless it was invalidated.
+/// What a follower gets when `shareable` grows: that response, unless it was invalidated for this follower.
 fn offer(shareable: &Arc<Shareable>, begun: &Begun, entitlement: Entitlement) -> FollowerOutcome {
     let head = &shareable.head;
     if begun.admits(head)
@@ -134,35 +139,36 @@ fn offer(shareable: &Arc<Shareable>, begun: &Begun, entitlement: Entitlement) ->
     }
 }
 
-/// A request that waits.
+/// A parked request.
 struct Waiter {
     resume: Parked,
     entitlement: Entitlement,
 }
 
-/// What a request that waits may be given.
+/// Which invalidations keep a response from a follower.
 #[derive(Clone, Copy)]
 struct Entitlement {
-    /// The flight's moment when the request came: what was invalidated by then must not be given to it.
+    /// The flight's moment (`Begun::moment`) when the request joined it: what was invalidated by then must not
+    /// be given to it.
     moment: usize,
-    /// What it waited for before was invalidated: it may have what was
-    /// invalidated after it came. So it waits for two answers at most, however often that happens.
+    /// What the request followed before was invalidated: it may have what was invalidated after it came. So it
+    /// waits for two responses at most, however often that happens.
     was_invalidated: bool,
 }
 
-/// What a request is to do.
+/// What a request does after [`Flights::join`].
 pub enum FlightRole {
-    /// Ask the origin server; others may come to wait for it. The fetch is noted from here on.
+    /// Ask the origin server; others may come to follow. The fetch is noted from here on.
     Lead(Leader, Begun),
-    /// Ask the origin server, for oneself alone: answers under this key cannot be shared.
+    /// Ask the origin server alone: the last response under this key could not be shared.
     Alone,
-    /// Wait for the leader.
+    /// Follow the leader.
     Wait(Joined),
 }
 
 impl Flights {
-    /// Joins the flight for `key`, or begins it: then `note` notes the fetch. `was_invalidated` says that what the
-    /// request waited for before was invalidated. Never waits.
+    /// Joins the flight for `key`, or begins it: then `note` notes the fetch. `was_invalidated`: what the request
+    /// followed before was invalidated. Never waits.
     pub fn join(
         self: &Arc<Self>,
         key: FlightKey,
@@ -217,8 +223,8 @@ impl Flights {
         self.state.lock().personal.get(key).is_some_and(|until| *until > Instant::now())
     }
 
-    /// Sends all who have waited longer than `most` to the origin server, and forgets which keys
-    /// could not be shared once their time is over.
+    /// Resumes the followers of all flights that are older than `most`: each asks for itself. Forgets the keys
+    /// whose time is over.
     pub fn expire(&self, most: Duration) {
         let now = Instant::now();
         let mut released = Vec::new();
@@ -246,7 +252,7 @@ impl Flights {
     fn end(self: &Arc<Self>, key: &FlightKey, number: u64, outcome: &Outcome) {
         let mut state = self.state.lock();
         // Of another number, it is the flight of a request that came after an invalidation, and took
-        // over those who waited.
+        // over the followers.
         let ours = state.flights.get(key).filter(|flight| flight.number == number);
         // Tried once: two in a row whose connections died are a reason for all.
         let is_tried = ours.is_none_or(|flight| flight.handed_over);
@@ -275,8 +281,7 @@ impl Flights {
         });
     }
 
-    /// The leader is gone without an answer: one of those who wait leads now, unless that has been
-    /// tried.
+    /// The leader is gone without an outcome: one follower leads now, unless that has been tried.
     fn hand_over(self: &Arc<Self>, key: &FlightKey, number: u64) {
         let mut state = self.state.lock();
         let next_leader = match state.flights.get_mut(key) {
@@ -302,45 +307,45 @@ impl Flights {
     }
 }
 
-/// What came of a fetch. What those who wait for it are told follows from it, here and nowhere else.
+/// How a fetch ended. What its followers are given follows from it, here and nowhere else.
 #[derive(Debug)]
 pub enum Outcome {
     /// The response is stored in memory.
     Stored,
-    /// It is stored behind memory alone.
+    /// The response is stored in the backing store alone.
     StoredInBacking,
-    /// What was stored still holds, and is stored with new fields.
+    /// The stored response still holds, and is stored with new fields (RFC 9111 §4.3.4).
     Freshened,
-    /// It was purged, or its key invalidated, before it could be stored.
+    /// The response was purged, or its key invalidated, before it could be stored.
     Cleared,
-    /// There is no room for it.
+    /// No store has space for the response.
     TooLarge,
-    /// It may not be stored, or not be reused as it is.
+    /// The response may not be stored, or not be reused as it is.
     Unshareable(Scope),
     /// The origin server failed, and so it would for the others.
     Failed(Arc<Failed>),
 }
 
-/// For whom a response is not to be shared.
+/// Whose requests a response is not to be shared among.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Scope {
-    /// For anyone who asks the same.
+    /// All that ask the same: the key is remembered.
     Everyone,
-    /// For those who have credentials.
+    /// Those with credentials: the key is remembered for them.
     Credentials,
-    /// For this one request, or at this moment: the next one may be.
+    /// This one, or those of this moment: nothing is remembered.
     Request,
 }
 
 impl Outcome {
-    /// Of a fetch whose response is stored, in memory or not.
+    /// The outcome of a fetch whose response is stored, in memory or in the backing store alone.
     pub fn stored(is_here: bool) -> Self {
-        // The others find it where the store has it: in memory at once, behind it by asking for themselves.
+        // Followers look in memory; for what is in the backing store each of them has to recall it.
         if is_here { Self::Stored } else { Self::StoredInBacking }
     }
 
-    /// Of a fetch that failed so. A 429 is about whose request it was (RFC 6585 §4), and those who wait may
-    /// have other credentials; what else there is would be the same for them.
+    /// The outcome of a fetch that failed so. A 429 is about whose request it was (RFC 6585 §4), and followers
+    /// may have other credentials; any other failure would meet them as well.
     pub fn failed(failed: Failed) -> Self {
         if failed.status == StatusCode::TOO_MANY_REQUESTS {
             Self::Unshareable(Scope::Request)
@@ -349,7 +354,7 @@ impl Outcome {
         }
     }
 
-    /// Of a fetch whose response was not stored for this reason; of one that was, if there is none.
+    /// The outcome of a fetch whose response was not stored for this reason; `None` if it was stored.
     pub fn of(refusal: Option<Detail>) -> Self {
         match refusal {
             // What has overtaken it is there, for who looks it up.
@@ -365,14 +370,14 @@ impl Outcome {
             Self::Stored | Self::Freshened => FollowerOutcome::Stored,
             Self::Cleared => FollowerOutcome::Cleared,
             Self::Failed(failed) => FollowerOutcome::Failed(Arc::clone(failed)),
-            // Each asks for itself: the store behind memory first, where there is one.
+            // Each asks for itself: the backing store first, where there is one.
             Self::StoredInBacking | Self::TooLarge | Self::Unshareable(_) => {
                 FollowerOutcome::Unshareable
             }
         }
     }
 
-    /// Will the next responses under this key probably be no better to share, whoever asks?
+    /// Is the key remembered, because the next response under it can probably not be shared either?
     pub fn is_remembered(&self) -> bool {
         matches!(self, Self::TooLarge | Self::Unshareable(Scope::Everyone))
     }
@@ -390,14 +395,15 @@ fn resume_all(parked: Vec<Waiter>, outcome: impl Fn() -> FollowerOutcome) {
     }
 }
 
-/// These wait for a fetch that begins only now: whatever was invalidated before does not concern it.
+/// These requests follow a fetch that begins only now: whatever was invalidated before does not concern it.
 fn forget_invalidations(parked: &mut [Waiter]) {
     for waiter in parked {
         waiter.entitlement.moment = 0;
     }
 }
 
-/// The one request that asks the origin server. Dropped without an outcome, it hands over.
+/// The one request of a flight that asks the origin server. Dropped without an outcome, it hands over to a
+/// follower.
 pub struct Leader {
     flights: Arc<Flights>,
     key: FlightKey,
@@ -406,7 +412,7 @@ pub struct Leader {
 }
 
 impl Leader {
-    /// This came of the fetch.
+    /// Ends the flight with this outcome.
     pub fn settle(mut self, outcome: &Outcome) {
         self.is_settled = true;
         self.flights.end(&self.key, self.number, outcome);
@@ -432,15 +438,15 @@ impl Leader {
         }
     }
 
-    /// The head of the response has come, and others may have it: those who wait, and those who come
-    /// from now on until it ends or is invalidated. If it has been by now, those who wait collapse again.
+    /// The head of the response has come, and others may have it: the followers, and requests that come until
+    /// the flight ends or the response is invalidated. If it has been by now, the followers collapse again.
     pub fn share(&self, shareable: &Arc<Shareable>) {
         let mut state = self.flights.state.lock();
         let Some(flight) = state.flights.get_mut(&self.key) else { return };
         if flight.number != self.number {
             return;
         }
-        // Who comes from now on is offered it by `park`.
+        // Requests that join from now on are offered it by `park`.
         flight.growing = Some(Arc::clone(shareable));
         let parked = std::mem::take(&mut flight.parked);
         let begun = flight.begun.clone();
@@ -468,7 +474,7 @@ pub struct Joined {
 }
 
 impl Joined {
-    /// Parks a request until the flight ends; resumed at once, in this very call, if it has ended
+    /// Parks the request until there is something for it. `resume` is called in this very call if that is so
     /// already.
     pub fn park(self, resume: Parked) {
         let mut state = self.flights.state.lock();

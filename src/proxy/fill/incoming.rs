@@ -1,7 +1,7 @@
 //! A response whose head has come, and of which nothing has gone to the client yet.
 //!
-//! Of a short body the first piece is awaited before the head goes out: most come with the head, and if
-//! nothing comes there is still time to say so (502, or a stale response).
+//! The first piece of a short body is awaited before the head goes out: it usually comes with the head, and if
+//! it does not come the client can still be given a 502 or a stale response.
 
 use std::sync::atomic::Ordering;
 
@@ -27,7 +27,8 @@ use crate::proxy::plan::{Asks, Forward, Plan};
 use crate::proxy::receive::settle_failure;
 use crate::stats::Counter;
 
-/// A response whose head has come.
+/// A response whose head has come. A driver takes the prefix, then the first piece if it is awaited, settles, and
+/// passes the response on.
 pub struct Incoming {
     pub(in crate::proxy) forward: Forward,
     pub(in crate::proxy) plan: Plan,
@@ -35,23 +36,23 @@ pub struct Incoming {
     /// The status that came. That of the rest of a part is 206, and the client gets the whole.
     received_status: StatusCode,
     pub(in crate::proxy) response_time: Timestamp,
-    /// What is stored of the content, and comes before what the origin server sends; `None` where that
-    /// sends all of it.
+    /// The stored beginning of the content, which the origin server was asked for the rest of; `None` where the
+    /// origin server sends all of it, and once the driver has taken it.
     pub(in crate::proxy) prefix: Option<Slice>,
     pub(in crate::proxy) content: IncomingContent,
 }
 
-/// What becomes of the content.
+/// What becomes of the content of a response that has not been passed on.
 pub(in crate::proxy) enum IncomingContent {
-    /// It is passed on to one client, and not stored for this reason.
+    /// It is passed on to one client, and not stored for this reason. `first` is what has come of it.
     Passing { refusal: Detail, first: Bytes },
-    /// It is to be stored.
+    /// It is to be stored; the client reads it by this reader.
     Storing(Box<Sink>, Reader),
-    /// All of it has come, and the backing store has the last word: memory was full.
+    /// All of it has come; whether it is stored, the backing store has yet to say: memory was full.
     Settling(Box<SettlingSink>, Bytes),
-    /// All of it has come, or there is none; `refusal` says why it is not stored.
+    /// All of it has come, or there is none; `refusal` says why it is not stored, `None` that it is.
     Ended { body: Body, refusal: Option<Detail> },
-    /// It was cut short, and nothing is owed any more.
+    /// It is on its way from one of these states to another.
     Lost,
 }
 
@@ -75,7 +76,7 @@ impl Incoming {
         Self { forward, plan, head, received_status, response_time, prefix: None, content }
     }
 
-    /// One that has no part in the cache.
+    /// A response that has no part in the cache.
     pub(in crate::proxy) fn passing(
         forward: Forward,
         head: OriginHead,
@@ -98,8 +99,8 @@ impl Incoming {
         IncomingContent::Ended { body, refusal: Some(refusal) }
     }
 
-    /// The length of the content that is awaited before the head goes out; `None` if the head goes out at
-    /// once.
+    /// The length in bytes of the content that is awaited before the head goes out, at most [`PIECE_BYTES`];
+    /// `None` if the head goes out at once.
     pub fn awaited(&self) -> Option<usize> {
         let is_open = self.is_open();
         // A body of unknown length may bring its first piece much later than its head: that one goes
@@ -113,12 +114,13 @@ impl Incoming {
         matches!(self.content, IncomingContent::Passing { .. } | IncomingContent::Storing(..))
     }
 
-    /// What is stored of the content: a driver takes it from there before what it reads.
+    /// The stored beginning of the content, which a driver hands in before what it reads; `None` if the origin
+    /// server sends all.
     pub fn take_prefix(&mut self) -> Option<Slice> {
         self.prefix.take()
     }
 
-    /// The first piece has come, and is not all.
+    /// The first piece has come, and is not all of the content.
     pub fn take(&mut self, piece: &[u8]) -> Progress {
         assert!(self.is_open(), "nothing comes after the end");
         match &mut self.content {
@@ -133,12 +135,12 @@ impl Incoming {
         }
     }
 
-    /// Has the backing store the last word about whether it is stored, which the head says?
+    /// Has the backing store yet to say whether the response is stored? The head says it.
     pub fn has_to_settle(&self) -> bool {
         matches!(self.content, IncomingContent::Settling(..))
     }
 
-    /// Waits for that.
+    /// Waits until the backing store has said so.
     pub fn settle(&mut self) {
         let content = std::mem::replace(&mut self.content, IncomingContent::Lost);
         self.content = match content {
@@ -227,7 +229,8 @@ impl Proxy {
         }
     }
 
-    /// The content was cut short, or did not come, before anything was passed on.
+    /// The content was cut short, or did not come, before anything was passed on: the client is answered with a
+    /// stale response or an error. `what` is for the log and the error.
     pub fn cut_before(&self, incoming: Incoming, what: &str) -> Answer {
         assert!(incoming.is_open(), "what has come to its end is not cut");
         self.stats.count(Counter::Truncated);
@@ -235,7 +238,7 @@ impl Proxy {
         // A response that is only passed on owes nothing any more: its duty was settled with its head.
         let error =
             OriginError::Cut { origin: self.settings.origin.to_string(), what: what.to_string() };
-        // Nobody has been given any of it yet, so those who follow can still be given the failure
+        // Nobody has been given any of it yet, so followers can still be given the failure
         // instead.
         if let IncomingContent::Storing(sink, _) = content
             && let Some(duty) = sink.into_duty()
@@ -274,7 +277,7 @@ impl Proxy {
     }
 
     /// Says once in the log that a response is not stored because of the request's credentials: it is
-    /// what puzzles those who put a cache before an API.
+    /// what puzzles operators who put a cache before an API.
     fn log_credentials(&self, forward: &Forward, detail: Detail) {
         let presented = &forward.question.presented;
         let personal = presented.get && presented.personal() == Some(detail);

@@ -1,9 +1,9 @@
 //! Where the content of a response goes: to all who read it, and into memory or the backing store.
 //! RFC 9111 §3.3.
 //!
-//! A sink takes pieces, and then a proven end or a failure; it never waits. A driver that fetches asks it
-//! for room before each piece. What is stored is settled here with those who follow the fetch, in one
-//! place: [`Keeping::settle`].
+//! A sink takes pieces, and then a proven end or, by its drop, a failure. It waits in [`Sink::wait_for_space`]
+//! alone: a driver that fetches asks for space before each piece. The requests that follow the fetch get their
+//! outcome here, once.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -26,51 +26,50 @@ pub struct Sink {
     pub(super) writer: Writer,
     /// Where the head states it.
     length: Option<u64>,
-    /// Bytes that have come.
+    /// How many bytes have come.
     total: u64,
-    /// What others who ask the same are given; `None` before its head is passed on, and if nobody may
-    /// have it.
+    /// What followers are given; `None` before the head is passed on, and if nobody else may have the response.
     pub(super) shareable: Option<Arc<Shareable>>,
     /// How far what comes is compared with what has come before, byte for byte: the origin server was
     /// asked once more. Equal to `total` otherwise.
     compared: u64,
 }
 
-/// What becomes of the content beside being passed on.
+/// Whether the content is stored, beside being passed on.
 pub(super) enum Keeping {
     /// It is to be stored, and that is owed to others.
     Owed(Box<Recording>, Duty),
     /// It has turned out too large. What was kept until then may be read for long, and takes its memory
     /// until the end.
     LetGo(#[expect(dead_code, reason = "held until it is dropped")] Reservation),
-    /// It is for one client.
+    /// It is for one client, and not stored.
     Nothing,
 }
 
-/// How far a body has come.
+/// What [`Sink::take`] has done with a piece, or a driver's step with the content.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Progress {
-    /// There is more.
+    /// The piece is taken; more is to come.
     More,
     /// All of it has come, and its end is proven.
     Whole,
-    /// It was cut short, or nobody wants the rest of it.
+    /// The content was cut short, or nobody wants the rest of it: stop fetching.
     Lost,
-    /// It is not what has come before: [`Proxy::cut`](crate::proxy::Proxy::cut).
+    /// The piece is not what has come before: [`Proxy::cut`](crate::proxy::Proxy::cut).
     Differs,
 }
 
 /// A body whose proven end has come.
 pub enum Ending {
-    /// It is stored, or not.
+    /// The response is stored, or not.
     Done(Ended),
-    /// The backing store has the last word.
+    /// The backing store has yet to say: [`SettlingSink::wait`].
     Settle(Box<SettlingSink>),
 }
 
-/// What came of a body.
+/// The outcome of a body whose end has come.
 pub struct Ended {
-    /// All the content, if it was kept in memory.
+    /// All the content; `None` if it was not kept in memory.
     pub whole: Option<Bytes>,
     /// Why it is not stored; `None` if it is.
     pub refusal: Option<Detail>,
@@ -95,8 +94,7 @@ impl Keeping {
         std::mem::replace(self, Self::Nothing)
     }
 
-    /// Those who follow are told what came of it, unless they have been. Gives what is left of the way into
-    /// the store.
+    /// Settles the duty with this outcome, unless that is done. Gives the recording, if there still is one.
     ///
     /// The only other settlement is by [`Sink::finish`], which consumes the sink.
     fn settle(&mut self, outcome: &Outcome) -> Option<Recording> {
@@ -114,8 +112,8 @@ impl Keeping {
 }
 
 impl Sink {
-    /// For a response that is to be stored; `content` is room for it. If it is not `shareable`, whoever
-    /// waits asks for himself.
+    /// A sink for a response that is to be stored, and the reader of the client that asked. `content` is the
+    /// buffer for it. If it is not `shareable`, followers ask for themselves.
     pub(in crate::proxy) fn storing(
         length: Option<u64>,
         recording: Recording,
@@ -137,7 +135,7 @@ impl Sink {
         (Self { writer, keeping, length, total: 0, shareable: None, compared: 0 }, reader)
     }
 
-    /// For a response that is passed on to one client; `first` has come of it.
+    /// A sink for a response that is passed on to one client; `first` has come of it.
     pub(in crate::proxy) fn passing(length: Option<u64>, first: &[u8]) -> (Self, Reader) {
         let (mut writer, reader) = Writer::passing(length);
         if !first.is_empty() {
@@ -147,20 +145,21 @@ impl Sink {
         (Self { keeping, writer, length, total, shareable: None, compared: total }, reader)
     }
 
-    /// Do `count` bytes more make it all that the head has announced? Then they are to be taken together
-    /// with the proven end.
+    /// Do `count` bytes more make the content as long as the head has announced? Then they are to be given to
+    /// [`Sink::finish`], with the proven end.
     pub fn completes(&self, count: usize) -> bool {
-        // Who knows the length may ask again as soon as the last byte is here: so that byte is not shown to
-        // anybody before the end is proven and the response is stored.
+        // A client that knows the length may ask again as soon as it has the last byte: no reader sees that
+        // byte before the end is proven and the response is stored.
         self.length == Some(self.compared + count as u64)
     }
 
-    /// May a piece be fetched?
+    /// May a piece be fetched? Never waits.
     pub fn has_space(&self) -> bool {
         self.writer.has_space() && self.keeping.recording().is_none_or(Recording::has_space)
     }
 
-    /// Waits until one may: for the readers, and for the backing store.
+    /// Waits until one may: for the slowest reader, within a bound, and for the queue of the backing store, within
+    /// another; what that does not take in time is let go of.
     pub fn wait_for_space(&mut self) {
         // A body on its way behind memory has both bounds: its slowest reader, and the queue of the
         // backing store.
@@ -223,7 +222,7 @@ impl Sink {
         }
         let is_cleared = self.keeping.recording().is_some_and(Recording::is_cleared);
         let is_spooled = self.is_spooled();
-        // What is cleared, some of those who wait may have all the same; nobody else will. And what is
+        // Some followers may have what is cleared all the same; no other request will. And what is
         // spooled they read along: to look for it in the backing store would take each of them a wait.
         if is_cleared || is_spooled {
             self.share();
@@ -250,8 +249,8 @@ impl Sink {
         Ok(Ending::Done(Ended { whole, refusal }))
     }
 
-    /// Adds to what is kept in memory; `false` if it is not kept there. The `last` piece is shown to nobody
-    /// before the end.
+    /// Adds to what is kept in memory; `false` if the content is not kept there (any more). No reader sees the
+    /// `last` piece before the end.
     fn keep(&mut self, piece: &[u8], last: bool) -> bool {
         let recording = self.keeping.recording_mut();
         let Some(recording) = recording.filter(|recording| recording.spooled().is_none()) else {
@@ -265,7 +264,7 @@ impl Sink {
         false
     }
 
-    /// It is too large for memory: it goes on into the backing store, or is let go of.
+    /// The content is too large for memory: it goes on into the backing store, or is let go of.
     fn overflow(&mut self) {
         // A window of it stays for the readers; all of it goes to the backing store, or nowhere.
         let kept = self.writer.let_go();
@@ -284,7 +283,7 @@ impl Sink {
         self.keeping.recording().is_some_and(|recording| recording.spooled().is_some())
     }
 
-    /// Adds to what goes into the backing store; `false` if it does not go there.
+    /// Adds to what goes into the backing store; `false` if the content does not go there (any more).
     fn spool(&mut self, piece: &[u8]) -> bool {
         if !self.is_spooled() {
             return false;
@@ -297,7 +296,7 @@ impl Sink {
         is_written
     }
 
-    /// It is too large after all.
+    /// The content is too large for every store: it is passed on alone from here on.
     fn let_go(&mut self) {
         // Those who wait ask for themselves from now on: the front of it is gone for whoever joins later.
         if let Some(recording) = self.keeping.settle(&Outcome::TooLarge) {
@@ -318,7 +317,7 @@ impl Sink {
         Progress::Lost
     }
 
-    /// What others who ask the same may be given from here on, while it grows.
+    /// From here on followers are given the content as it grows, if it may be shared. Once.
     pub(super) fn share(&mut self) {
         let Keeping::Owed(recording, duty) = &self.keeping else { return };
         // Shared once; and of a request that nobody can follow, nothing has to be shared.
@@ -337,7 +336,7 @@ impl Sink {
         self.shareable = Some(shareable);
     }
 
-    /// The last byte has come of what is stored in the backing store.
+    /// The last byte has come of content that goes into the backing store.
     fn settle_spooled(mut self, last: Bytes) -> Ending {
         let Keeping::Owed(recording, duty) = self.keeping.take() else {
             unreachable!("a recording has said that it is spooled")
@@ -352,7 +351,8 @@ impl Sink {
         }
     }
 
-    /// Why it will not be stored, as far as that is known; `None` also for what is for one client.
+    /// Why the response will not be stored, as far as that is known now; `None` also for one that is for one
+    /// client.
     pub(super) fn refusal(&self) -> Option<Detail> {
         match &self.keeping {
             Keeping::Owed(recording, _) => recording.is_cleared().then_some(Detail::Cleared),
@@ -361,7 +361,7 @@ impl Sink {
         }
     }
 
-    /// Gives back what is owed, of a fetch that has failed before anything of it was passed on.
+    /// The duty of a fetch that has failed before anything was passed on; `None` if it is settled.
     pub(super) fn into_duty(mut self) -> Option<Duty> {
         match self.keeping.take() {
             Keeping::Owed(_, duty) => Some(duty),
@@ -369,20 +369,20 @@ impl Sink {
         }
     }
 
-    /// Can what has come be compared with what comes when the origin server is asked once more, and is it
-    /// worth that: do others read along?
+    /// Is the origin server to be asked once more, should the connection die: do others read along, and is all
+    /// that has come kept, for comparison?
     pub(super) fn may_resume(&self) -> bool {
         self.shareable.is_some()
             && self.writer.readers() > 1
             && matches!(self.keeping, Keeping::Owed(..))
     }
 
-    /// The length in bytes, where the head states it.
+    /// The length in bytes; `None` where the head does not state it.
     pub fn length(&self) -> Option<u64> {
         self.length
     }
 
-    /// The head of the response, as it is to be stored.
+    /// The head of the response, as it is to be stored; `None` if it is not.
     pub(super) fn head(&self) -> Option<&StoredHead> {
         self.keeping.recording().map(Recording::head)
     }
@@ -394,7 +394,7 @@ impl Sink {
         self.compared = 0;
     }
 
-    /// What of `piece` has not come before; `None` if it is not what has.
+    /// The bytes of `piece` that have not come before; `None` if those that have differ.
     fn compare<'a>(&mut self, piece: &'a [u8]) -> Option<&'a [u8]> {
         let known = (self.total - self.compared).min(piece.len() as u64) as usize;
         // Only a body that is kept can say; `known` is 0 unless it is compared.
@@ -417,7 +417,7 @@ pub(in crate::proxy) fn commit_in_memory(recording: Recording, content: Bytes) -
     }
 }
 
-/// A body whose proven end has come and whose last word is the backing store's.
+/// A body whose proven end has come, and of which the backing store has yet to say whether it is stored.
 pub struct SettlingSink {
     settling: Box<Settling>,
     // Dropped before the writer, as in a sink.

@@ -1,4 +1,4 @@
-//! A response whose head has gone out: its content goes on to all who read it.
+//! A response whose head has gone out: its content goes on to all its readers.
 //!
 //! When the connection to the origin server dies half way and others read along, the origin server is asked
 //! once more. Its answer is taken for the same only if it is: same status, validators and length, and the
@@ -19,26 +19,26 @@ use crate::stats::Counter;
 
 /// A response whose content is on its way.
 pub struct Transfer {
-    /// Where it goes.
+    /// Where the content goes.
     pub sink: Sink,
     forward: Forward,
     resumption: Resumption,
 }
 
-/// May the origin server be asked for it once more?
+/// May the origin server be asked for the response once more, and how?
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Resumption {
     /// Without the conditions of the request.
     WithoutConditions,
-    /// As it was asked for the whole before.
+    /// For the whole, as before.
     Whole,
-    /// No: it was, or was asked in a way that cannot be repeated.
+    /// No: it has been asked once more, or was asked in a way that cannot be repeated.
     No,
 }
 
 /// What is done about content that was cut short.
 pub enum CutShort {
-    /// Its readers learn it.
+    /// The content is lost: its readers see that it is cut.
     Lost,
     /// The origin server is asked once more: [`Transfer::resumes`].
     AskAgain(Box<Transfer>, RequestHead),
@@ -54,16 +54,16 @@ impl Transfer {
         Self { sink, forward, resumption }
     }
 
-    /// The last piece has come, with its proven end. The transfer comes back if it is not what has come
-    /// before: [`Proxy::lose`].
+    /// The last piece has come, with its proven end. The error gives the transfer back, for [`Proxy::lose`]: what
+    /// has come is not what had come before.
     pub fn finish(self, piece: &[u8]) -> Result<Ending, Box<Self>> {
         let Self { sink, forward, resumption } = self;
         let back = |sink: Box<Sink>| Box::new(Self { sink: *sink, forward, resumption });
         sink.finish(piece).map_err(back)
     }
 
-    /// Is this head, of the answer to asking once more, that of the same response? Then its content is
-    /// taken from the front, and compared with what has come.
+    /// Does this head, of the answer to asking once more, belong to the same response? Then the sink takes the
+    /// content from the front, and compares it with what has come.
     pub fn resumes(&mut self, head: &OriginHead) -> bool {
         assert!(
             self.resumption == Resumption::No,
@@ -102,8 +102,8 @@ impl Proxy {
         CutShort::Lost
     }
 
-    /// The content is lost: when it is dropped, its readers learn it, and
-    /// whoever comes then begins anew.
+    /// The content is lost. The drop of the transfer cuts the body for its readers, and the next request for it
+    /// begins a fetch of its own.
     pub fn lose(&self, transfer: &Transfer) {
         self.stats.count(Counter::Truncated);
         // The client can be told no more than by an end that is none.
