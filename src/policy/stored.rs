@@ -135,7 +135,7 @@ impl StoredResponse {
     /// A response that the store behind memory keeps at `place`, and that has been reused `reuses`
     /// times.
     #[must_use]
-    pub(crate) fn found_at(mut self, place: u64, reuses: u64) -> Self {
+    pub fn found_at(mut self, place: u64, reuses: u64) -> Self {
         self.place = Arc::new(BackingId::at(place));
         self.reuses = AtomicU64::new(reuses);
         self
@@ -157,7 +157,7 @@ impl StoredResponse {
     }
 
     /// Where the store behind memory keeps it.
-    pub(crate) fn place(&self) -> &Arc<BackingId> {
+    pub fn place(&self) -> &Arc<BackingId> {
         &self.place
     }
 
@@ -249,7 +249,7 @@ impl BackingId {
     }
 
     /// Notes where the store has put it.
-    pub(crate) fn set(&self, number: u64) {
+    pub fn set(&self, number: u64) {
         self.number.store(number, Ordering::Release);
     }
 

@@ -47,6 +47,8 @@ pub struct Usage {
     pub arriving_bytes: u64,
     /// Responses dropped to make space.
     pub evicted: u64,
+    /// Requests on their way whose response may be stored.
+    pub under_way: u64,
 }
 
 /// What a memory does. All methods may be called from any thread, and none waits.

@@ -295,12 +295,14 @@ impl Store for Exact {
     }
 
     fn usage(&self) -> Usage {
+        let under_way = self.underway.count() as u64;
         let index = self.index.lock();
         Usage {
             responses: index.by_use.len() as u64,
             bytes: index.bytes,
             arriving_bytes: self.arriving.bytes.load(Ordering::Relaxed),
             evicted: index.evicted,
+            under_way,
         }
     }
 }

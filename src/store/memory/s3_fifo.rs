@@ -313,6 +313,7 @@ impl Store for S3Fifo {
         let mut usage = Usage {
             arriving_bytes: self.arriving.bytes.load(Ordering::Relaxed),
             evicted: self.evicted.load(Ordering::Relaxed),
+            under_way: self.underway.count() as u64,
             ..Usage::default()
         };
         for (key, entry) in self.cache.iter() {
