@@ -6,11 +6,18 @@
 //! `SEED=N cargo test --test it interleaved::` runs one interleaving, `RUNS=N` that many.
 
 mod checks;
+mod clients;
 mod script;
+mod shared;
 mod world;
 
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
 use super::support::TemporaryFolder;
-use world::World;
+use world::{Behind, World};
 
 /// Numbers that follow from a seed (splitmix64).
 pub struct Random(u64);
@@ -34,33 +41,75 @@ impl Random {
     }
 }
 
+/// What has happened so far.
+#[derive(Default)]
+pub struct Story {
+    step: AtomicU64,
+    text: Mutex<String>,
+}
+
+impl Story {
+    fn step(&self) -> u64 {
+        self.step.load(Ordering::Relaxed)
+    }
+
+    fn next_step(&self) {
+        self.step.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn note(&self, what: &str) {
+        let _ = writeln!(self.text.lock(), "{}: {what}", self.step());
+    }
+}
+
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-/// Tries the interleavings of as many seeds as `runs`; gives how many steps they had.
-fn interleave(runs: u64, on_disk: bool) -> u64 {
+/// Tries the interleavings of as many seeds as `runs`; says how many steps they had.
+fn interleave(runs: u64, behind: Behind) {
     let seeds = match number("SEED") {
         Some(seed) => seed..seed + 1,
         None => 0..number("RUNS").unwrap_or(runs),
     };
-    let mut steps = 0;
+    let (runs, mut steps) = (seeds.end - seeds.start, 0);
     for seed in seeds {
-        let folder = on_disk.then(TemporaryFolder::new);
-        let mut world = World::new(seed, folder.as_ref());
+        let folder = (behind == Behind::File).then(TemporaryFolder::new);
+        let mut world = World::new(seed, behind, folder.as_ref());
         world.run();
         world.end();
-        steps += world.step;
+        steps += world.step();
     }
-    steps
+    println!("{runs} runs, {steps} steps, {behind:?}");
 }
 
 #[test]
 fn whatever_the_order_answers_are_whole_and_nothing_is_left_over() {
-    println!("{} steps", interleave(400, false));
+    interleave(300, Behind::Nothing);
 }
 
 #[test]
 fn the_same_with_a_backing_store_that_is_behind_with_its_work() {
-    println!("{} steps", interleave(100, true));
+    interleave(50, Behind::File);
+}
+
+#[test]
+fn the_same_with_two_proxies_that_share_a_backing_store() {
+    interleave(200, Behind::Shared);
+}
+
+/// Else a failure could not be tried again.
+#[test]
+fn a_seed_has_one_story() {
+    for behind in [Behind::Nothing, Behind::Shared] {
+        for seed in 0..5 {
+            let tell = || {
+                let mut world = World::new(seed, behind, None);
+                world.run();
+                world.end();
+                world.story()
+            };
+            assert!(tell() == tell(), "{seed} {behind:?}");
+        }
+    }
 }
