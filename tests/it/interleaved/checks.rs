@@ -32,6 +32,15 @@ pub struct Purge {
     pub own: Option<usize>,
 }
 
+impl Purge {
+    /// Is it about this resource, certainly or perhaps?
+    pub fn is_about(&self, resource: usize) -> bool {
+        let uri = format!("http://o.test/{}", letter(resource));
+        matches!(self.selector, Selector::Tag(_) | Selector::Stale)
+            || means(&self.selector, &uri, "")
+    }
+}
+
 impl World {
     /// An answer is for the client that gets it, and as fresh as it has to be.
     pub(super) fn check_head(&mut self, index: usize, response: &Response) {

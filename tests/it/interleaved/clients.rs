@@ -87,6 +87,11 @@ impl State {
         }
     }
 
+    /// Has it followed another, and can it go on?
+    pub fn is_resumed(&self) -> bool {
+        matches!(self, Self::Parked(slot) if slot.lock().is_some())
+    }
+
     pub fn is_over(&self) -> bool {
         matches!(self, Self::Over)
     }

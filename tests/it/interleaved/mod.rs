@@ -67,35 +67,51 @@ fn number(name: &str) -> Option<u64> {
 }
 
 /// Tries the interleavings of as many seeds as `runs`; says how many steps they had.
-fn interleave(runs: u64, behind: Behind) {
+fn interleave(what: &str, runs: u64, try_one: impl Fn(u64) -> u64) {
     let seeds = match number("SEED") {
         Some(seed) => seed..seed + 1,
         None => 0..number("RUNS").unwrap_or(runs),
     };
-    let (runs, mut steps) = (seeds.end - seeds.start, 0);
-    for seed in seeds {
-        let folder = (behind == Behind::File).then(TemporaryFolder::new);
-        let mut world = World::new(seed, behind, folder.as_ref());
-        world.run();
-        world.end();
-        steps += world.step();
-    }
-    println!("{runs} runs, {steps} steps, {behind:?}");
+    let runs = seeds.end - seeds.start;
+    let steps: u64 = seeds.map(try_one).sum();
+    println!("{what}: {runs} runs, {steps} steps");
+}
+
+/// One interleaving; how many steps it had.
+fn try_one(seed: u64, behind: Behind) -> u64 {
+    let folder = (behind == Behind::File).then(TemporaryFolder::new);
+    let mut world = World::new(seed, behind, folder.as_ref());
+    world.run();
+    world.end();
+    world.step()
 }
 
 #[test]
 fn whatever_the_order_answers_are_whole_and_nothing_is_left_over() {
-    interleave(300, Behind::Nothing);
+    interleave("memory", 300, |seed| try_one(seed, Behind::Nothing));
 }
 
 #[test]
 fn the_same_with_a_backing_store_that_is_behind_with_its_work() {
-    interleave(50, Behind::File);
+    interleave("a file", 50, |seed| try_one(seed, Behind::File));
 }
 
 #[test]
 fn the_same_with_two_proxies_that_share_a_backing_store() {
-    interleave(200, Behind::Shared);
+    interleave("a shared store", 200, |seed| try_one(seed, Behind::Shared));
+}
+
+/// However they meet, those who ask for the same have one answer.
+#[test]
+fn the_origin_server_is_asked_once_for_all_and_once_more_after_each_purge() {
+    let try_one = |seed| {
+        let mut world = World::calm(seed);
+        world.run();
+        world.end();
+        world.check_collapsed();
+        world.step()
+    };
+    interleave("calm", 200, try_one);
 }
 
 /// Else a failure could not be tried again.

@@ -83,6 +83,10 @@ pub const RESOURCES: [Resource; 16] = [
     resource("Cache-Control: max-age=60; Vary: Accept; Surrogate-Key: blue", Some(60), Explicit, Large),
 ];
 
+/// Those of which all can have one answer. Not those of which there are variants: before the head of one has come,
+/// nobody knows who waits for another.
+pub const SHAREABLE: [usize; 6] = [0, 4, 7, 9, 10, 11];
+
 /// An answer as it was given.
 pub struct Given {
     /// In which step.

@@ -19,7 +19,7 @@ use super::super::support::engine::request;
 use super::super::support::{TemporaryFolder, settings};
 use super::checks::Purge;
 use super::clients::{Client, Content, State};
-use super::script::{RESOURCES, Script, letter};
+use super::script::{RESOURCES, SHAREABLE, Script, letter};
 use super::shared::{PROXIES, SharedEnd, SharedStore};
 use super::{Random, Story};
 
@@ -47,6 +47,15 @@ pub struct Mood {
     pub is_rough: bool,
     /// The store that is shared fails.
     pub store_fails: bool,
+    /// All ask for what can be shared, with room for all of it, and stay.
+    pub is_calm: bool,
+}
+
+impl Mood {
+    fn of(random: &mut Random) -> Self {
+        let is_rough = !random.one_in(3);
+        Self { is_rough, store_fails: is_rough && random.one_in(4), is_calm: false }
+    }
 }
 
 /// A proxy.
@@ -88,9 +97,29 @@ pub struct World {
 impl World {
     pub fn new(seed: u64, behind: Behind, folder: Option<&TemporaryFolder>) -> Self {
         let mut random = Random(seed);
-        let is_rough = !random.one_in(3);
-        let mood = Mood { is_rough, store_fails: is_rough && random.one_in(4) };
-        let resources = (0..=random.below(3)).map(|_| random.below(RESOURCES.len())).collect();
+        let mood = Mood::of(&mut random);
+        Self::in_mood(random, mood, (seed, behind, folder))
+    }
+
+    /// One in which whoever asks for the same can have one answer.
+    pub fn calm(seed: u64) -> Self {
+        let mood = Mood { is_rough: false, store_fails: false, is_calm: true };
+        Self::in_mood(Random(seed), mood, (seed, Behind::Nothing, None))
+    }
+
+    fn in_mood(
+        mut random: Random,
+        mood: Mood,
+        (seed, behind, folder): (u64, Behind, Option<&TemporaryFolder>),
+    ) -> Self {
+        let resource = |random: &mut Random| {
+            if mood.is_calm {
+                SHAREABLE[random.below(SHAREABLE.len())]
+            } else {
+                random.below(RESOURCES.len())
+            }
+        };
+        let resources = (0..=random.below(3)).map(|_| resource(&mut random)).collect();
         let (clock, story) =
             (Clock::by_hand(Timestamp(1_800_000_000_000)), Arc::<Story>::default());
         let (caches, written) = caches(&mut random, mood, &story, (behind, folder));
@@ -105,7 +134,7 @@ impl World {
             engines: caches.into_iter().map(engine).collect(),
             written,
             clock: clock.clone(),
-            script: Script::new(!is_rough),
+            script: Script::new(!mood.is_rough),
             clients: Vec::new(),
             resources,
             transfers: Vec::new(),
@@ -136,6 +165,8 @@ impl World {
         for _ in 0..STEPS {
             self.story.next_step();
             match self.random.below(44) {
+                _ if self.mood.is_calm && self.has_resumed() => self.go_on(),
+                8..12 if self.mood.is_calm => self.go_on(),
                 40.. => self.write(),
                 0..7 => self.arrive(),
                 7 => self.purge(),
@@ -266,10 +297,12 @@ impl World {
             3 => "POST",
             _ => "GET",
         };
-        let fields = match self.random.below(28) {
+        let (method, all) = if self.mood.is_calm { ("GET", 6) } else { (method, 28) };
+        let fields = match self.random.below(all) {
             0 | 1 => "Accept: a",
             2 | 3 => "Accept: b",
             4 => "Accept-Language: a",
+            5 if self.mood.is_calm => "Cookie: c",
             5 => "Cache-Control: no-cache",
             6 => "Cache-Control: no-store",
             7 => "Cache-Control: only-if-cached",
@@ -316,6 +349,16 @@ impl World {
         self.purges.push(Purge { step: self.step(), proxy, selector, known, own });
     }
 
+    /// The origin server is asked once for each resource, and once more after each purge.
+    pub fn check_collapsed(&self) {
+        for resource in 0..RESOURCES.len() {
+            let asked = self.script.given.iter().filter(|given| given.resource == resource).count();
+            let purged = self.purges.iter().filter(|purge| purge.is_about(resource)).count();
+            let letter = letter(resource);
+            assert!(asked <= 1 + purged, "/{letter}: {asked} requests, {purged} purges");
+        }
+    }
+
     /// Something that is about nobody in particular.
     fn happen(&mut self) {
         let proxy = self.random.below(self.engines.len());
@@ -355,7 +398,16 @@ impl World {
         self.clients[index].state = State::Over;
     }
 
+    /// Can a request go on that has followed another? In a calm run it does so at once: what it has waited for could
+    /// be purged before it looks, and a request waits no more than twice.
+    fn has_resumed(&self) -> bool {
+        self.clients.iter().any(|client| client.state.is_resumed())
+    }
+
     pub(super) fn some_client(&mut self) -> Option<usize> {
+        if self.mood.is_calm && self.has_resumed() {
+            return self.clients.iter().position(|client| client.state.is_resumed());
+        }
         let open: Vec<usize> =
             (0..self.clients.len()).filter(|index| !self.clients[*index].state.is_over()).collect();
         (!open.is_empty()).then(|| open[self.random.below(open.len())])
@@ -395,7 +447,7 @@ fn caches(
     (behind, folder): (Behind, Option<&TemporaryFolder>),
 ) -> (Vec<Arc<Cache>>, Written) {
     let limits = MemoryLimits {
-        bytes: [16 << 10, 64 << 10, 1 << 20][random.below(3)],
+        bytes: [16 << 10, 64 << 10, 1 << 20][if mood.is_calm { 2 } else { random.below(3) }],
         responses: None,
         content_bytes: 8_000,
     };
