@@ -18,6 +18,10 @@ use super::script::{
 use super::shared::PROXIES;
 use super::world::World;
 
+/// The fields with the numbers of the answers that a response was made of: its head, and its content by its first
+/// byte.
+const NUMBERS: [&str; 4] = ["x-serial", "x-content-0", "x-content-100", "x-content-300"];
+
 /// A purge, or an invalidation.
 #[derive(Debug)]
 pub struct Purge {
@@ -46,7 +50,7 @@ impl World {
     pub(super) fn check_head(&mut self, index: usize, response: &Response) {
         let client = &self.clients[index];
         self.check_status(index, response);
-        for name in ["x-serial", "x-content"] {
+        for name in NUMBERS {
             let serial = text(&response.fields, name);
             self.check_not_purged(client.proxy, client.asked, &serial, &response.fields);
         }
@@ -195,11 +199,16 @@ impl World {
         let Given { step, resource, .. } = self.script.given[serial];
         let (uri, tags) =
             (format!("http://o.test/{}", letter(resource)), text(fields, "surrogate-key"));
-        // A proxy that has not heard of it yet may have asked whether the content still holds, and heard so.
-        let confirmed: Option<usize> = text(fields, "x-serial").parse().ok();
+        // A proxy that had not heard of it yet may have asked whether the content still holds, and heard so.
         let is_confirmed = |purge: &Purge| {
-            let Given { step, proxy, .. } = self.script.given[confirmed.unwrap_or(serial)];
-            step > purge.step && purge.known[proxy].is_none_or(|known| known >= step)
+            let is_unaware =
+                |proxy: usize, step| purge.known[proxy].is_none_or(|known| known >= step);
+            self.script.given.iter().any(|given| {
+                given.confirms
+                    && given.resource == resource
+                    && given.step > purge.step
+                    && is_unaware(given.proxy, given.step)
+            })
         };
         let purge = self.purges.iter().find(|purge| {
             purge.step > step
@@ -253,7 +262,7 @@ impl World {
             }
             let is_whole = filled == content.len() && content == expected;
             assert!(is_whole, "stored for {key} is no whole version: {stored:?}");
-            for name in ["x-serial", "x-content"] {
+            for name in NUMBERS {
                 let serial = text(&stored.fields, name);
                 if let Some((given, purge)) =
                     self.purge_of(proxy, &serial, &stored.fields, |_| true)

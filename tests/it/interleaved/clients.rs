@@ -55,6 +55,13 @@ pub struct Content {
     dies: bool,
 }
 
+impl Content {
+    /// All that is left comes at once, with its end; is it over well?
+    pub fn end(self, transfer: Box<Transfer>) -> bool {
+        !self.dies && matches!(transfer.finish(&self.left), Ok(Ending::Done(_)))
+    }
+}
+
 impl Client {
     pub fn new(request: Arc<Request>, proxy: usize, resource: usize) -> Self {
         let (asked, asked_at, state) = (0, Timestamp(0), State::New);
@@ -103,6 +110,7 @@ impl World {
         let Some(index) = self.some_client() else { return };
         let state = std::mem::replace(&mut self.clients[index].state, State::Over);
         let name = state.name();
+        self.set_hasty(true);
         let state = match state {
             State::New => {
                 self.clients[index].asked = self.step();
@@ -122,6 +130,7 @@ impl World {
             State::Behind(response, body) => self.read_behind(index, response, body),
             State::Over => State::Over,
         };
+        self.set_hasty(false);
         if name != state.name() {
             self.note(&format!("client {index}: {name} -> {}", state.name()));
         }
@@ -253,7 +262,7 @@ impl World {
         match self.engines[proxy].proxy.pass_on(incoming) {
             PassedResponse::Whole(response) => self.deliver(index, response),
             PassedResponse::Growing(response, transfer) => {
-                self.transfers.push((proxy, transfer, content));
+                self.transfers.lock().push((proxy, transfer, content));
                 self.deliver(index, response)
             }
         }
@@ -261,11 +270,12 @@ impl World {
 
     /// One piece of some content comes, its end, or its death.
     pub(super) fn transfer(&mut self) {
-        if self.transfers.is_empty() {
+        let count = self.transfers.lock().len();
+        if count == 0 {
             return;
         }
-        let index = self.random.below(self.transfers.len());
-        let (proxy, mut transfer, mut content) = self.transfers.swap_remove(index);
+        let index = self.random.below(count);
+        let (proxy, mut transfer, mut content) = self.transfers.lock().swap_remove(index);
         if !transfer.sink.has_space() {
             // Nothing here is as large as a window: it is the line of what is to be written that is full.
             self.write_all();
@@ -293,7 +303,7 @@ impl World {
             return;
         }
         match transfer.sink.take(&piece) {
-            Progress::More => self.transfers.push((proxy, transfer, content)),
+            Progress::More => self.transfers.lock().push((proxy, transfer, content)),
             Progress::Differs => self.die(proxy, transfer, 0),
             Progress::Whole | Progress::Lost => self.note("nobody wants the rest"),
         }
@@ -314,7 +324,7 @@ impl World {
                     left[at..].iter_mut().for_each(|byte| *byte ^= 1);
                 }
                 let dies = self.has_to_die();
-                self.transfers.push((proxy, transfer, Content { left, sent: 0, dies }));
+                self.transfers.lock().push((proxy, transfer, Content { left, sent: 0, dies }));
             }
             _ => self.engines[proxy].proxy.lose(&transfer),
         }
@@ -370,7 +380,7 @@ impl World {
         response: Box<Response>,
         mut body: Box<dyn Arriving>,
     ) -> State {
-        if !self.transfers.is_empty() {
+        if !self.transfers.lock().is_empty() {
             return State::Behind(response, body);
         }
         self.write_all();

@@ -7,6 +7,7 @@
 
 mod checks;
 mod clients;
+mod hasty;
 mod script;
 mod shared;
 mod world;

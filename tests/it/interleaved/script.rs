@@ -97,6 +97,8 @@ pub struct Given {
     pub proxy: usize,
     /// Of which resource.
     pub resource: usize,
+    /// It says that what was offered still holds.
+    pub confirms: bool,
 }
 
 /// The origin server.
@@ -138,7 +140,7 @@ impl Script {
             return answered;
         }
         let serial = self.given.len();
-        self.given.push(Given { step, at, proxy, resource });
+        self.given.push(Given { step, at, proxy, resource, confirms: false });
         if !matches!(head.method, Method::GET | Method::HEAD) {
             self.versions[resource] += 1;
             return Ok(self.changed(resource, serial, head));
@@ -146,6 +148,7 @@ impl Script {
         let version = self.versions[resource];
         let said = said(resource, version, serial, &head.fields);
         if not_modified(&head.fields, version) {
+            self.given[serial].confirms = true;
             return Ok((origin_head(304, &said, None, false), None));
         }
         // Freshens what is stored by its head alone: the content has the number of what has brought it.
@@ -154,14 +157,15 @@ impl Script {
             let status = RESOURCES[resource].status;
             return Ok((origin_head(status, &said, Some(content.len()), false), None));
         }
-        let said = format!("{said}; X-Content: {serial}");
         let content = content(resource, version, &selected(resource, version, &head.fields));
         if RESOURCES[resource].length == Ranges
             && let Some((first, last)) = span(&head.fields, content.len(), version)
         {
+            let said = format!("{said}; X-Content-{first}: {serial}");
             let said = format!("{said}; Content-Range: bytes {first}-{last}/{}", content.len());
             return Ok(whole(206, &said, content[first..=last].to_vec()));
         }
+        let said = format!("{said}; X-Content-0: {serial}");
         let mut answered = whole(RESOURCES[resource].status, &said, content);
         if matches!(RESOURCES[resource].length, Open | Large) {
             answered.0.length = None;
@@ -183,7 +187,7 @@ impl Script {
         let (version, fields) = (self.versions[resource], &head.fields);
         let said = said(resource, version, serial, fields);
         let place = letter(resource);
-        let said = format!("{said}; X-Content: {serial}; Content-Location: /{place}");
+        let said = format!("{said}; X-Content-0: {serial}; Content-Location: /{place}");
         whole(200, &said, content(resource, version, &selected(resource, version, fields)))
     }
 }

@@ -14,11 +14,13 @@ use caching_proxy::store::cache::Cache;
 use caching_proxy::store::memory::{Eviction, MemoryLimits, store};
 use caching_proxy::store::sqlite::{DiskLimits, Sqlite};
 use caching_proxy::store::tiers::{QueueLimits, WriterSteps};
+use parking_lot::Mutex;
 
 use super::super::support::engine::request;
 use super::super::support::{TemporaryFolder, settings};
 use super::checks::Purge;
 use super::clients::{Client, Content, State};
+use super::hasty::HastyMemory;
 use super::script::{RESOURCES, SHAREABLE, Script, letter};
 use super::shared::{PROXIES, SharedEnd, SharedStore};
 use super::{Random, Story};
@@ -71,6 +73,10 @@ enum Written {
     Shared(Arc<SharedStore>),
 }
 
+/// Content on its way from the origin server: to which proxy, where it goes, and what comes. Others than the world
+/// move it along, too.
+pub type Transfers = Arc<Mutex<Vec<(usize, Box<Transfer>, Content)>>>;
+
 /// Everything.
 pub struct World {
     pub(super) random: Random,
@@ -82,8 +88,12 @@ pub struct World {
     pub(super) clients: Vec<Client>,
     /// What the requests of this run are for: few things, so that they meet.
     resources: Vec<usize>,
-    /// Content on its way from the origin server to a proxy.
-    pub(super) transfers: Vec<(usize, Box<Transfer>, Content)>,
+    /// Content on its way from the origin server.
+    pub(super) transfers: Transfers,
+    /// What was purged right after a look.
+    purged_meanwhile: Arc<Mutex<Vec<Selector>>>,
+    /// The memory, where that is all there is.
+    hasty: Option<Arc<HastyMemory>>,
     pub(super) refreshes: Vec<(usize, Refresh)>,
     pub(super) purges: Vec<Purge>,
     /// To whom an answer was given that is for nobody else.
@@ -122,13 +132,13 @@ impl World {
         let resources = (0..=random.below(3)).map(|_| resource(&mut random)).collect();
         let (clock, story) =
             (Clock::by_hand(Timestamp(1_800_000_000_000)), Arc::<Story>::default());
-        let (caches, written) = caches(&mut random, mood, &story, (behind, folder));
+        let (caches, written, hasty) = caches(&mut random, mood, &story, (behind, folder));
         let engine = |cache: Arc<Cache>| {
             let (clock, stats) = (clock.clone(), Arc::new(Stats::default()));
             let proxy = Arc::new(Proxy::new(settings(), Arc::clone(&cache), clock, stats));
             Engine { proxy, cache }
         };
-        Self {
+        let world = Self {
             random,
             mood,
             engines: caches.into_iter().map(engine).collect(),
@@ -137,13 +147,51 @@ impl World {
             script: Script::new(!mood.is_rough),
             clients: Vec::new(),
             resources,
-            transfers: Vec::new(),
+            transfers: Arc::default(),
+            purged_meanwhile: Arc::default(),
+            hasty,
             refreshes: Vec::new(),
             purges: Vec::new(),
             personal: Vec::new(),
             story,
             seed,
             is_ending: false,
+        };
+        world.make_hasty();
+        world
+    }
+
+    /// After a look into memory, what was found may be purged, and content that is on its way may come to its end.
+    fn make_hasty(&self) {
+        let Some(hasty) = &self.hasty else { return };
+        let cache = Arc::downgrade(&self.engines[0].cache);
+        let (story, purged) = (Arc::clone(&self.story), Arc::clone(&self.purged_meanwhile));
+        let transfers = Arc::clone(&self.transfers);
+        let (mut random, is_calm) = (Random(self.seed ^ 1), self.mood.is_calm);
+        let meanwhile = move |key: &str| {
+            let Some(cache) = cache.upgrade() else { return };
+            match random.below(24) {
+                0 if !is_calm => {
+                    let selector = Selector::Uri(key.to_string());
+                    story.note(&format!("purge meanwhile: {selector:?}"));
+                    purged.lock().push(selector.clone());
+                    cache.forget(&selector, Timestamp(0));
+                }
+                1..5 => {
+                    let last = transfers.lock().pop();
+                    let is_over = last.is_none_or(|(_, transfer, content)| content.end(transfer));
+                    story.note(&format!("content ends meanwhile: {is_over}"));
+                }
+                _ => {}
+            }
+        };
+        hasty.set(Box::new(meanwhile));
+    }
+
+    /// While a request goes on, other things happen.
+    pub(super) fn set_hasty(&self, is_hasty: bool) {
+        if let Some(hasty) = &self.hasty {
+            hasty.set_hasty(is_hasty);
         }
     }
 
@@ -186,7 +234,7 @@ impl World {
         self.is_ending = true;
         let last = self.step() + END_STEPS;
         while self.clients.iter().any(|client| !client.state.is_over())
-            || !self.transfers.is_empty()
+            || !self.transfers.lock().is_empty()
             || !self.refreshes.is_empty()
         {
             self.story.next_step();
@@ -198,7 +246,7 @@ impl World {
                 self.step() < last,
                 "it does not end: {:?}, {} transfers",
                 states(),
-                self.transfers.len()
+                self.transfers.lock().len()
             );
             match self.random.below(5) {
                 0 => self.transfer(),
@@ -272,6 +320,10 @@ impl World {
 
     /// Takes down which proxy has heard of which purges by now.
     fn hear(&mut self) {
+        let meanwhile = std::mem::take(&mut *self.purged_meanwhile.lock());
+        for selector in meanwhile {
+            self.purged(0, selector, None);
+        }
         let Written::Shared(store) = &self.written else { return };
         for (proxy, selector, step) in store.heard() {
             // What could not be written is owed: whose turn it is cannot be told from the news then.
@@ -445,7 +497,7 @@ fn caches(
     mood: Mood,
     story: &Arc<Story>,
     (behind, folder): (Behind, Option<&TemporaryFolder>),
-) -> (Vec<Arc<Cache>>, Written) {
+) -> (Vec<Arc<Cache>>, Written, Option<Arc<HastyMemory>>) {
     let limits = MemoryLimits {
         bytes: [16 << 10, 64 << 10, 1 << 20][if mood.is_calm { 2 } else { random.below(3) }],
         responses: None,
@@ -465,13 +517,17 @@ fn caches(
                 store.take_over(proxy, writer);
                 Arc::new(cache)
             };
-            ((0..PROXIES).map(cache).collect(), Written::Shared(Arc::clone(&store)))
+            ((0..PROXIES).map(cache).collect(), Written::Shared(Arc::clone(&store)), None)
         }
         (_, Some(folder)) => {
             let (cache, writer) = on_disk(folder, memory());
-            (vec![cache], Written::InFile(writer))
+            (vec![cache], Written::InFile(writer), None)
         }
-        (_, None) => (vec![Arc::new(Cache::in_memory(memory()))], Written::Nowhere),
+        (_, None) => {
+            let hasty = HastyMemory::new(memory());
+            let cache = Cache::in_memory(Arc::clone(&hasty) as Arc<dyn Store>);
+            (vec![Arc::new(cache)], Written::Nowhere, Some(hasty))
+        }
     }
 }
 
