@@ -19,6 +19,7 @@ use crate::policy::validation::{
 use crate::proxy::Proxy;
 use crate::proxy::collapse::Duty;
 use crate::proxy::question::Question;
+use crate::store::underway::Begun;
 
 /// A question that goes to the origin server, and why.
 pub struct Forward {
@@ -102,6 +103,16 @@ impl RequestHead {
 impl Plan {
     pub(super) fn new(asks: Asks) -> Self {
         Self { asks, redirect: None }
+    }
+
+    /// The same, but of what was invalidated since `begun` nothing is asked about.
+    pub(super) fn admitted_by(self, begun: &Begun) -> Self {
+        match &self.asks {
+            Asks::Whether(stored) | Asks::Rest(stored) if !begun.admits(stored) => {
+                Self::new(Asks::AsItIs)
+            }
+            _ => self,
+        }
     }
 }
 

@@ -52,6 +52,7 @@ impl Proxy {
 
     fn recall_before(&self, mut fetch: Fetch) -> Next {
         let question = &fetch.forward.question;
+        let noted = fetch.duty.begun().clone();
         let variants = self.recalled(question, &mut fetch.duty);
         if !variants.is_empty() && question.has_client() {
             return self.answer_recalled(fetch.forward.question, fetch.duty, variants);
@@ -62,7 +63,12 @@ impl Proxy {
             fetch.duty.settle(&Outcome::stored(true));
             return nothing().into();
         }
-        let Fetch { forward, plan, duty } = fetch;
+        let Fetch { forward, mut plan, duty } = fetch;
+        if !noted.is_same(duty.begun()) {
+            // Another proxy was waited for, so the fetch begins anew, and what was purged before does not keep
+            // its response out: what is made of purged content would be stored.
+            plan = plan.admitted_by(&noted);
+        }
         let question = forward.question.after_a_wait(self.clock.now());
         Next::Fetch(Box::new(Fetch { forward: Forward { question, ..forward }, plan, duty }))
     }

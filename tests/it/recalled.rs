@@ -1,7 +1,7 @@
 //! What becomes of a response between the moment when the store behind memory gives it out and the moment
 //! when the origin server is asked about it.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -34,6 +34,8 @@ type Deed = Box<dyn FnOnce() + Send>;
 struct Scripted {
     variants: Mutex<Vec<Arc<StoredResponse>>>,
     deed: Mutex<Option<Deed>>,
+    /// Another proxy fetches what it has not.
+    is_claimed: AtomicBool,
     /// How often somebody was to fetch what it has not, and how many changes it was told.
     claims: AtomicU64,
     changes: AtomicU64,
@@ -53,7 +55,11 @@ impl Backing for Scripted {
         if let Some(deed) = self.deed.lock().take() {
             deed();
         }
-        let fetcher = if claims && variants.is_empty() { Fetcher::Us } else { Fetcher::Nobody };
+        let fetcher = match claims && variants.is_empty() {
+            true if self.is_claimed.load(Ordering::Relaxed) => Fetcher::Another,
+            true => Fetcher::Us,
+            false => Fetcher::Nobody,
+        };
         Ok(Recalled { variants, stamp, fetcher })
     }
 
@@ -130,6 +136,35 @@ fn meant() -> [fn(&Cache); 7] {
         |store| _ = store.forget(&Selector::Stale, Timestamp::MAX),
         |store| _ = store.forget(&Selector::All, Timestamp::MAX),
     ]
+}
+
+/// Found in memory, and purged before another proxy is waited for: the fetch begins anew after the wait, and no mark
+/// of the purge keeps its response out.
+#[test]
+fn what_is_purged_before_a_wait_for_another_proxy_is_not_asked_about() {
+    let part = format!("{FRESH}; Surrogate-Key: red; Content-Range: bytes 0-2/6");
+    for (number, invalidate) in meant().into_iter().enumerate() {
+        for (status, fields, range) in [(206, &*part, "Range: bytes=0-2"), (200, STALE, "")] {
+            let backing = Arc::new(Scripted::default());
+            let behind = Arc::clone(&backing) as Arc<dyn Backing>;
+            let memory = store(Eviction::Lru, ROOMY);
+            let cache = Cache::with_backing(memory, behind, 1 << 20, false).expect("a thread");
+            let bench = bench_over(Arc::new(cache), |_| {});
+            bench.answers(status, fields, "old");
+            assert_eq!(bench.fetch("GET", "/a", range).content, "old");
+            assert!(bench.store.flush(PATIENCE));
+            backing.variants.lock().clear();
+            backing.is_claimed.store(true, Ordering::Relaxed);
+            let set_out = bench.set_out("GET", "/a", "");
+            invalidate(&bench.store);
+            assert!(bench.store.flush(PATIENCE));
+            bench.answers(200, FRESH, "newest");
+            assert_eq!(bench.arrive(set_out).content, "newest", "{number} {status}");
+            let asked = bench.last_asked();
+            let about = ["range", "if-range", "if-none-match"].map(|name| asked.field(name));
+            assert_eq!(about, ["", "", ""], "{number} {status}");
+        }
+    }
 }
 
 #[test]
