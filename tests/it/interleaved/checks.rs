@@ -239,7 +239,31 @@ impl World {
                 let key = key(resource);
                 let recalled = engine.cache.recall(&key, &mut engine.cache.note(&key), false);
                 self.check_variants(proxy, &key, &recalled.variants);
+                let look = engine.cache.look(&key);
+                self.check_current(proxy, look.variants(), &recalled.variants);
             }
+        }
+    }
+
+    /// Memory has nothing older than what is behind it, once it has heard of everything.
+    fn check_current(
+        &self,
+        proxy: usize,
+        here: &[Arc<StoredResponse>],
+        behind: &[Arc<StoredResponse>],
+    ) {
+        for (old, new) in here.iter().flat_map(|old| behind.iter().map(move |new| (old, new))) {
+            let fits_the_same =
+                old.part.is_none() && new.part.is_none() && old.selecting == new.selecting;
+            // Another proxy has freshened it: that is heard of, but what is here is fresh for as long as it was.
+            let content = |stored: &StoredResponse| text(&stored.fields, "x-content-0");
+            let is_the_same = content(old) == content(new);
+            assert!(
+                !fits_the_same || is_the_same || old.response_time >= new.response_time,
+                "proxy {proxy} has {:?}, and behind it is {:?}",
+                old.fields,
+                new.fields
+            );
         }
     }
 
