@@ -161,6 +161,8 @@ impl Script {
         if RESOURCES[resource].length == Ranges
             && let Some((first, last)) = span(&head.fields, content.len(), version)
         {
+            // Another version would have been sent whole.
+            self.given[serial].confirms = head.fields.contains("if-range");
             let said = format!("{said}; X-Content-{first}: {serial}");
             let said = format!("{said}; Content-Range: bytes {first}-{last}/{}", content.len());
             return Ok(whole(206, &said, content[first..=last].to_vec()));

@@ -170,14 +170,11 @@ impl SharedStore {
 
     /// Something else happens, or nothing.
     fn meanwhile(&self) {
-        if self.is_quiet.load(Ordering::Relaxed) {
-            return;
-        }
-        let choice = self.random.lock().below(3 * PROXIES);
-        if choice < PROXIES {
-            self.write(choice);
-        } else if choice < 2 * PROXIES {
-            self.hear(choice - PROXIES);
+        let is_quiet = || self.is_quiet.load(Ordering::Relaxed);
+        while !is_quiet() && self.random.lock().one_in(2) {
+            let choice = self.random.lock().below(2 * PROXIES);
+            let proxy = choice % PROXIES;
+            let _ = if choice < PROXIES { self.write(proxy) } else { self.hear(proxy) };
         }
     }
 
