@@ -36,6 +36,8 @@ struct SpoolState {
     /// So many bytes are in the store.
     bytes: u64,
     end: Option<SpoolEnd>,
+    /// How many read it.
+    readers: usize,
 }
 
 /// How such a body ended.
@@ -121,7 +123,17 @@ impl Spooled {
 
     /// Reads it from the front, as it comes; `None` if it has failed.
     pub fn reader(self: &Arc<Self>) -> Option<Follower> {
-        (!self.has_failed()).then(|| Follower { spooled: Arc::clone(self), at: 0 })
+        let mut state = self.state.lock();
+        if state.end == Some(SpoolEnd::Cut) {
+            return None;
+        }
+        state.readers += 1;
+        Some(Follower { spooled: Arc::clone(self), at: 0 })
+    }
+
+    /// How many read it now: as long as there are any, all of it is to be fetched, stored or not.
+    pub fn readers(&self) -> usize {
+        self.state.lock().readers
     }
 }
 
@@ -129,6 +141,12 @@ impl Spooled {
 pub struct Follower {
     spooled: Arc<Spooled>,
     at: u64,
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.spooled.state.lock().readers -= 1;
+    }
 }
 
 impl Arriving for Follower {

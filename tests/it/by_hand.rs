@@ -1,23 +1,32 @@
 //! The cache without a thread: changes wait in the queue until the test carries them out, one batch at a time, and
-//! nothing waits.
+//! nothing waits. With an engine over it, the test is the driver.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use caching_proxy::message::body::Arriving;
+use caching_proxy::clock::{Clock, Timestamp};
+use caching_proxy::message::body::{Arriving, Body, Grown};
+use caching_proxy::origin::OriginHead;
 use caching_proxy::policy::key::CacheKey;
 use caching_proxy::policy::purging::Selector;
+use caching_proxy::policy::response::Response;
+use caching_proxy::proxy::fill::{Ending, PassedResponse, Progress, Transfer};
+use caching_proxy::proxy::{AfterHead, Attempt, Next, Proxy};
+use caching_proxy::stats::Stats;
 use caching_proxy::store::Put;
 use caching_proxy::store::cache::Cache;
 use caching_proxy::store::memory::{Eviction, MemoryLimits, store};
 use caching_proxy::store::recording::Commit;
 use caching_proxy::store::sqlite::{DiskLimits, Sqlite};
 use caching_proxy::store::tiers::{FetchClaim, QueueLimits, WriterSteps};
+use http::{StatusCode, Version};
+use parking_lot::Mutex;
 
-use super::support::TemporaryFolder;
+use super::support::engine::{request, to_fields};
 use super::support::stored::{at, begun, behind, content, recall, response};
+use super::support::{TemporaryFolder, settings};
 
-const KEY: &str = "http://o/a";
+const KEY: &str = "http://o.test/a";
 /// Two pieces of a large body.
 const QUEUED: u64 = 2 << 16;
 
@@ -141,4 +150,87 @@ fn a_cache_apart_changes_nothing() {
     }
     assert_eq!(stored.reuses(), 0);
     assert!(!steps.step() && !more.step(), "nothing was handed in");
+}
+
+/// An engine over a cache whose memory takes little.
+fn small(folder: &TemporaryFolder) -> (Proxy, WriterSteps) {
+    let disk = DiskLimits { bytes: 64 << 20, responses: None, content_bytes: 64 << 20 };
+    let backing = Sqlite::open(&folder.file("cache.db"), disk).expect("a store");
+    let limits = MemoryLimits { bytes: 16 << 10, responses: None, content_bytes: 4 << 10 };
+    let (memory, limits) = (store(Eviction::Lru, limits), QueueLimits::without_waits(QUEUED));
+    let (cache, steps) = Cache::with_backing_by_hand(memory, Arc::new(backing), limits, false);
+    let (clock, stats) = (Clock::by_hand(Timestamp(1_800_000_000_000)), Arc::new(Stats::default()));
+    (Proxy::new(settings(), Arc::new(cache), clock, stats), steps)
+}
+
+/// A GET that fetches a body of unknown length, whose head has come.
+fn begin_to_fetch(proxy: &Proxy) -> (Response, Box<Transfer>) {
+    let request = Arc::new(request("GET", "/a", ""));
+    let Next::Recall(recall) = proxy.ask(&request, Attempt::First) else { panic!("a recall") };
+    let Next::Fetch(fetch) = proxy.recall(*recall) else { panic!("a fetch") };
+    let head = OriginHead {
+        status: StatusCode::OK,
+        version: Version::HTTP_11,
+        fields: to_fields("Cache-Control: max-age=60"),
+        length: None,
+        silently_delimited: false,
+        has_content: true,
+    };
+    let AfterHead::Begun(incoming) = proxy.receive(fetch, head) else { panic!("a response") };
+    let PassedResponse::Growing(response, transfer) = proxy.pass_on(*incoming) else {
+        panic!("its content is to come")
+    };
+    (response, transfer)
+}
+
+/// Another GET, which reads along in the backing store.
+fn read_along(proxy: &Proxy) -> Box<dyn Arriving> {
+    let request = Arc::new(request("GET", "/a", ""));
+    let Next::Follow(follow) = proxy.ask(&request, Attempt::First) else { panic!("it follows") };
+    let attempt = Arc::new(Mutex::new(None));
+    let slot = Arc::clone(&attempt);
+    follow.park(Box::new(move |attempt| *slot.lock() = Some(attempt)));
+    let attempt = attempt.lock().take().expect("the head has come");
+    let Next::Recall(recall) = proxy.ask(&request, attempt) else { panic!("it is behind memory") };
+    let Next::Answer(answer) = proxy.recall(*recall) else { panic!("it reads along") };
+    let Body::Arriving(body) = answer.response.body else { panic!("in the backing store") };
+    body
+}
+
+/// The first client has gone, and the response will not be stored any more: that is no reason to cut it for
+/// those who read it.
+#[test]
+fn a_purge_does_not_cut_who_reads_along_behind_memory() {
+    let folder = TemporaryFolder::new();
+    let (proxy, mut steps) = small(&folder);
+    let content: Vec<u8> = (0..200_000_u32).map(|number| (number / 7) as u8).collect();
+    let (response, mut transfer) = begin_to_fetch(&proxy);
+    let Body::Growing(mut reader) = response.body else { panic!("it grows") };
+    let (beginning, rest) = content.split_at(10_000);
+    assert_eq!(transfer.sink.take(beginning), Progress::More);
+    let Ok(Grown::Bytes(count)) = reader.peek(&mut [0; 10_000]) else { panic!("it has come") };
+    reader.consume(count);
+    // With the next piece, what the first client has had goes from memory: the next client reads elsewhere.
+    let (next, rest) = rest.split_at(100);
+    assert_eq!(transfer.sink.take(next), Progress::More);
+    let mut body = read_along(&proxy);
+    drop(reader);
+    proxy.purge(&Selector::All);
+    for piece in rest.chunks(50_000) {
+        steps.run();
+        assert!(!transfer.sink.is_in_vain(), "somebody reads it");
+        assert_eq!(transfer.sink.take(piece), Progress::More);
+    }
+    let Ok(Ending::Settle(settling)) = transfer.finish(b"") else {
+        panic!("it goes behind memory")
+    };
+    steps.run();
+    assert!(settling.wait().refusal.is_some(), "it was purged");
+    let (mut read, mut piece) = (Vec::new(), vec![0; 100_000]);
+    while let count @ 1.. = body.read(&mut piece).expect("a proven end") {
+        read.extend_from_slice(&piece[..count]);
+    }
+    assert!(read == content);
+    assert_eq!(found(proxy.cache()), Some(vec![]));
+    assert_eq!(proxy.unsettled(), (0, 0));
 }

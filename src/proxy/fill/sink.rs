@@ -308,7 +308,14 @@ impl Sink {
     /// It will not be stored, because it may not or was invalidated, and nobody reads it any more. A driver asks
     /// before it waits for the next piece: that may take minutes, and the connection be needed for others.
     pub fn is_in_vain(&self) -> bool {
-        self.keeping.recording().is_none_or(Recording::is_cleared) && self.writer.readers() == 0
+        if self.writer.readers() > 0 {
+            return false;
+        }
+        // Read in the backing store counts as well: such a client would have its body cut.
+        self.keeping.recording().is_none_or(|recording| {
+            recording.is_cleared()
+                && recording.spooled().is_none_or(|spooled| spooled.readers() == 0)
+        })
     }
 
     /// Nobody reads it, and it is not worth keeping.

@@ -281,6 +281,10 @@ impl World {
             self.write_all();
             transfer.sink.wait_for_space();
         }
+        if transfer.sink.is_in_vain() {
+            transfer.sink.give_up();
+            return self.note("nobody wants the rest");
+        }
         if content.dies && (content.left.len() < 2 || self.random.one_in(4)) {
             return self.die(proxy, transfer, content.sent);
         }
