@@ -240,12 +240,17 @@ fn simulation() -> Simulation {
         wait_max: TIMEOUT,
         limits: super::LIMITS,
         access_log: None,
+        origin: None,
         handler: None,
         health_path: None,
     };
     let stats = Arc::new(Stats::default());
-    let pool = Pool::start(8, 64, &stats).expect("threads");
-    Simulation::new(super::engine(&stats, Arc::new(Mirror), None), pool, &settings)
+    let pool = Pool::elastic(8, 64, &stats).expect("threads");
+    Simulation::new(
+        super::engine(&stats, Arc::new(Mirror), None, super::Role::First),
+        pool,
+        &settings,
+    )
 }
 
 /// The first byte says how many clients there are and how they take bytes; then each pair of bytes is one

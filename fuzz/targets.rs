@@ -11,7 +11,7 @@ use caching_proxy::front::event::parse;
 use caching_proxy::front::event::simulation::Simulation;
 use caching_proxy::front::workers::Pool;
 use caching_proxy::front::{ConnectionLimits, FrontSettings};
-use caching_proxy::message::chunked::{Decoder, Malformed, Piece};
+use caching_proxy::message::chunked::{Decoder, Malformed, Piece, last_chunk};
 use caching_proxy::message::fields::{Fields, is_token_byte};
 use caching_proxy::message::request::RequestLimits;
 use caching_proxy::message::target::OriginUrl;
@@ -31,10 +31,14 @@ use http::{HeaderName, HeaderValue, StatusCode, Version};
 
 #[path = "clients.rs"]
 mod clients;
+#[path = "origins.rs"]
+mod origins;
 
 // Each target uses one of all that is here.
 #[allow(unused_imports)]
 pub use clients::clients;
+#[allow(unused_imports)]
+pub use origins::{in_a_row, passed_on, response};
 
 /// Small bounds, so that they are reached.
 const LIMITS: RequestLimits =
@@ -74,11 +78,11 @@ pub fn request_head(data: &[u8]) {
     assert_eq!((&again.0, &again.1, again.2, &again.3), (method, target, *version, lines));
 }
 
-/// Content and end are the same however the bytes are cut; the first byte says how.
+/// Content, trailer section and end are the same however the bytes are cut; the first byte says how.
 pub fn chunked(data: &[u8]) {
     let Some((cut, data)) = data.split_first() else { return };
     let decode = |step: usize, most: usize| {
-        let mut decoder = Decoder::new(LIMITS);
+        let mut decoder = Decoder::keeping_trailers(LIMITS);
         let (mut content, mut at, mut seen) = (Vec::new(), 0, 0);
         while seen < data.len() {
             seen = (seen + step).min(data.len());
@@ -88,7 +92,7 @@ pub fn chunked(data: &[u8]) {
                 match piece {
                     Piece::Data(bytes) => content.extend_from_slice(bytes),
                     Piece::More => break,
-                    Piece::End => return Ok((content, Some(at))),
+                    Piece::End => return Ok((content, Some((at, decoder.take_trailers())))),
                 }
             }
         }
@@ -97,6 +101,14 @@ pub fn chunked(data: &[u8]) {
     let whole = decode(data.len().max(1), usize::MAX);
     assert_eq!(decode(usize::from(*cut).max(1), usize::MAX), whole);
     assert_eq!(decode(1, 1), whole);
+    if let Ok((_, Some((end, trailers)))) = &whole {
+        // What is written of it is read as the same.
+        let written = last_chunk(trailers);
+        let mut decoder = Decoder::keeping_trailers(LIMITS);
+        assert_eq!(decoder.next(&written, 1), Ok((written.len(), Piece::End)));
+        assert_eq!(decoder.take_trailers(), *trailers);
+        assert!(trailers.len() <= LIMITS.field_lines && *end <= data.len());
+    }
 }
 
 /// What a client is sent does not depend on how its bytes are cut, nor on how it takes ours; and no
@@ -158,24 +170,48 @@ fn play<'a>(pieces: impl IntoIterator<Item = &'a [u8]>, most: usize) -> (Vec<u8>
 }
 
 fn simulation(reuses_max: Option<u64>) -> Simulation {
+    simulation_of(Arc::new(Echo), reuses_max, Role::First)
+}
+
+/// Where a proxy stands.
+#[derive(Clone, Copy, PartialEq)]
+enum Role {
+    /// Before clients.
+    First,
+    /// Before another proxy: it caches nothing, and what the first has let through fits it.
+    Second,
+}
+
+fn simulation_before(origin: Arc<dyn Origin>, role: Role) -> Simulation {
+    simulation_of(origin, None, role)
+}
+
+fn simulation_of(origin: Arc<dyn Origin>, reuses_max: Option<u64>, role: Role) -> Simulation {
+    let limits = if role == Role::First { LIMITS } else { RequestLimits::default() };
     let wait = Duration::from_secs(60);
     let connections =
         ConnectionLimits { header_timeout: wait, idle_timeout: wait, connections_max: 1 };
     let settings = FrontSettings {
         connections,
         wait_max: wait,
-        limits: LIMITS,
+        limits,
         access_log: None,
+        origin: None,
         handler: None,
         health_path: None,
     };
     let stats = Arc::new(Stats::default());
-    let pool = Pool::start(1, 4, &stats).expect("threads");
-    Simulation::new(engine(&stats, Arc::new(Echo), reuses_max), pool, &settings)
+    let pool = Pool::elastic(1, 4, &stats).expect("threads");
+    Simulation::new(engine(&stats, origin, reuses_max, role), pool, &settings)
 }
 
 /// An engine whose clock stands still.
-fn engine(stats: &Arc<Stats>, origin: Arc<dyn Origin>, reuses_max: Option<u64>) -> BlockingDriver {
+fn engine(
+    stats: &Arc<Stats>,
+    origin: Arc<dyn Origin>,
+    reuses_max: Option<u64>,
+    role: Role,
+) -> BlockingDriver {
     let day = DeltaSeconds(86_400);
     let settings = Settings {
         origin: OriginUrl::parse("http://o.test").expect("a URL"),
@@ -183,7 +219,7 @@ fn engine(stats: &Arc<Stats>, origin: Arc<dyn Origin>, reuses_max: Option<u64>) 
         own_authority: "127.0.0.1:3000".to_string(),
         reuse: ReuseRules {
             mode: Mode::Standard,
-            disabled: false,
+            disabled: role == Role::Second,
             share_credentials: false,
             reuses_max,
             stale_while_revalidate: DeltaSeconds::ZERO,

@@ -29,6 +29,11 @@ use crate::stats::AccessFormat;
 use crate::store::memory::{Eviction, MemoryLimits};
 use crate::store::redis::Address;
 
+/// The default of `--origin-timeout`.
+const ORIGIN_TIMEOUT: Duration = Duration::from_secs(30);
+/// `--first-byte-timeout`, unless `--origin-timeout` is changed alone.
+const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// Every setting of the program, within its bounds. Each field names its flag; `None` is said where it is more
 /// than "not given".
 #[derive(Clone, Debug)]
@@ -54,6 +59,8 @@ pub struct Config {
     pub origin_rate: Option<Rate>,
     /// `--origin-concurrency`, in requests; `None` for no bound.
     pub origin_concurrency: Option<usize>,
+    /// `--origin-connections`: connections to one authority that are in use at a time.
+    pub origin_connections: usize,
     /// `--eviction-policy`: what memory removes when it is full.
     pub eviction: Eviction,
     /// The bounds of memory: `--cache-memory`, `--cache-size-limit`, `--max-object-size`.
@@ -80,11 +87,13 @@ pub struct Config {
     pub connect_timeout: Duration,
     /// `--origin-timeout`: between two bytes of a response; never zero.
     pub origin_timeout: Duration,
+    /// `--first-byte-timeout`: from a request to the first byte of its response; never zero.
+    pub first_byte_timeout: Duration,
     /// `--ca-cert`: a file of trusted root certificates, beside the system's.
     pub ca_cert: Option<PathBuf>,
     /// `--insecure`: no certificate is verified.
     pub insecure: bool,
-    /// `--workers`: threads that wait for the origin server.
+    /// `--workers`: the most threads for what has to wait.
     pub workers: usize,
     /// `--max-connections`: clients at a time, before the limit of descriptors is known.
     pub connections_max: usize,
@@ -180,6 +189,7 @@ impl Config {
             key: key(&values),
             origin_rate: values.read("--origin-rate", read_rate)?,
             origin_concurrency: values.number_if_any("--origin-concurrency")?.map(|n| n as usize),
+            origin_connections: origin_connections(&values)?,
             eviction: values.one_of("--eviction-policy", &POLICIES)?,
             limits: memory_limits(&values, storing.object_bytes_max)?,
             storing,
@@ -194,6 +204,7 @@ impl Config {
             trusted: networks(args, "--trust-forwarded")?,
             connect_timeout: values.duration("--connect-timeout")?,
             origin_timeout: values.duration("--origin-timeout")?,
+            first_byte_timeout: first_byte_timeout(&values)?,
             ca_cert: values.path("--ca-cert"),
             insecure: args.is_on("--insecure"),
             workers: values.number("--workers")? as usize,
@@ -329,6 +340,20 @@ fn reuse(values: &Values<'_>, storing: &StoringRules) -> Result<ReuseRules, Usag
         stale_while_revalidate: storing.stale_while_revalidate,
         stale_if_error: storing.stale_if_error,
     })
+}
+
+fn origin_connections(values: &Values<'_>) -> Result<usize, UsageError> {
+    let set = values.number_if_any("--origin-connections")?;
+    let connections = set.map_or_else(|| values.number("--max-connections"), Ok)?;
+    Ok(connections as usize)
+}
+
+/// A `--origin-timeout` that was changed alone is the limit of all silence, as it was before there were two.
+fn first_byte_timeout(values: &Values<'_>) -> Result<Duration, UsageError> {
+    let origin_timeout = values.duration("--origin-timeout")?;
+    let is_usual = origin_timeout == ORIGIN_TIMEOUT;
+    let set = values.duration_if_any("--first-byte-timeout")?;
+    Ok(set.unwrap_or(if is_usual { FIRST_BYTE_TIMEOUT } else { origin_timeout }))
 }
 
 fn memory_limits(values: &Values<'_>, content_bytes: u64) -> Result<MemoryLimits, UsageError> {

@@ -257,13 +257,20 @@ pub(super) static GROUPS: [Group; 7] = [
             1000/h or 5000/d"),
             "requests sent to the origin server in any second; also N/m, N/h and N/d")
             .long("A request beyond it gets a stale response if one may be used. Otherwise it waits for a turn, \
-                --origin-timeout at most, and then gets 503 with `Retry-After`. Hits never wait."),
+                --first-byte-timeout at most, and then gets 503 with `Retry-After`. Hits never wait."),
         flag("--origin-concurrency", "N", Shape::Number(1, 1_000_000),
             "requests under way at the origin server at a time")
             .long("A request beyond it waits as under --origin-rate."),
+        flag("--origin-connections", "N", Shape::Number(1, 1_000_000),
+            "connections to one origin server that are in use at a time").absent("as --max-connections")
+            .long("A request beyond it waits as under --origin-rate. Idle connections are not counted: there are \
+                1024 at most for each of --threads."),
         flag("--connect-timeout", "D", WAIT, "to look up the origin server's name and to connect").default("5s"),
-        flag("--origin-timeout", "D", WAIT, "between two bytes of a response").default("30s")
-            .long("Also the longest time for which a collapsed request waits for another request's response."),
+        flag("--first-byte-timeout", "D", WAIT, "from a request to the first byte of its response")
+            .absent("60s, or as --origin-timeout where that is not 30s")
+            .long("Also the longest time for which a request waits for its turn, or for another request's response."),
+        flag("--origin-timeout", "D", WAIT, "between two bytes of a response, or of content that the origin server takes")
+            .default("30s"),
         flag("--ca-cert", "FILE", Shape::File, "more trusted root certificates (PEM), or the server's own")
             .long("For the origin server and `rediss://`. A certificate that `openssl req -x509` has made is \
                 accepted. The system's and the built-in root certificates stay trusted; `SSL_CERT_FILE` works."),
@@ -346,9 +353,12 @@ pub(super) static GROUPS: [Group; 7] = [
             .long("After it the proxy uses memory alone until the file is free."),
     ]),
     ("Clients", &[
-        flag("--threads", "N", THREADS, "event loops, which read requests and answer hits in memory").absent("cores"),
-        flag("--workers", "N", THREADS, "threads that wait for the origin server").default("64")
-            .long("16 requests for each of them wait in a queue; further ones get 503."),
+        flag("--threads", "N", THREADS, "event loops, which serve clients and ask the origin server").absent("cores"),
+        flag("--workers", "N", THREADS, "the most threads for what has to wait").default("64")
+            .long("Asking a backing store, purges, control requests; with `--front tiny-http` every request. 16 \
+                requests for each of them wait in a queue; further ones get 503. One thread is always there; others \
+                are started when they are needed, and end after 10 s without work. With `--front tiny-http` all of \
+                them are there from the start, and one more for each eight."),
         flag("--max-connections", "N", Shape::Number(1, 1_000_000), "clients connected at a time").default("10000")
             .long("Fewer where file descriptors are scarce. Further clients wait in the kernel's queue."),
         flag("--header-timeout", "D", WAIT, "for the whole head of a request").default("10s")

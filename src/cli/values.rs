@@ -103,6 +103,11 @@ impl Values<'_> {
         Ok(given.or_else(default).expect(HAS_DEFAULT))
     }
 
+    pub fn duration_if_any(&self, name: &'static str) -> Result<Option<Duration>, UsageError> {
+        let shape = flags::find(name).shape;
+        self.read(name, |word| shape.duration(word))
+    }
+
     pub fn duration(&self, name: &'static str) -> Result<Duration, UsageError> {
         let shape = flags::find(name).shape;
         self.required(name, |word| shape.duration(word))

@@ -25,7 +25,7 @@ use crate::daemon::stores;
 
 /// Clients of the control interface over TCP at a time.
 const CLIENTS_MAX: usize = 64;
-/// Threads that answer them.
+/// The most threads that answer them.
 const WORKERS: usize = 2;
 /// The shortest token that is taken, in bytes: a shorter one can be guessed.
 const TOKEN_BYTES_MIN: usize = 16;
@@ -107,11 +107,12 @@ fn over_tcp(
         access_log: None,
         health_path: None,
         // No content is passed on, so that an import is refused: it is for the Unix socket alone.
+        origin: None,
         handler: Some(Arc::new(move |request| control.answer(request, None))),
     };
     // Counters of its own, which nobody reads: its clients and workers are not the proxy's, and a full
     // pool of workers must not keep the operator from asking why.
-    let started = Pool::start(WORKERS, CLIENTS_MAX, &Arc::default())
+    let started = Pool::elastic(WORKERS, CLIENTS_MAX, &Arc::default())
         .and_then(|pool| event::EventFront::new(vec![listener], driver.clone(), pool, 1, settings));
     let front = started.map_err(|source| StartError::System("threads for --admin", source))?;
     Ok((front, socket))

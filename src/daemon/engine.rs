@@ -52,7 +52,7 @@ impl OwnEngine {
         if let Some(error) = store.trouble() {
             return Err(StartError::Store(format!("{}: {error}", store.name())));
         }
-        let driver = engine(config, store, &origin, local, &Arc::default())?;
+        let driver = engine(config, store, &origin, local, &Arc::default())?.driver;
         let about = About {
             address: local.to_string(),
             origin: config.origin.clone(),

@@ -25,7 +25,8 @@ use caching_proxy::front::{FrontSettings, event, tiny};
 use caching_proxy::message::target::{OriginUrl, is_loopback, without_password};
 use caching_proxy::origin::blocking::client::{OriginClient, OriginClientSettings};
 use caching_proxy::origin::egress::{Egress, EgressProxy};
-use caching_proxy::origin::gate::{self, Gated};
+use caching_proxy::origin::evented::EventedSettings;
+use caching_proxy::origin::gate::{self, Gate, Gated};
 use caching_proxy::origin::resolver::Names;
 use caching_proxy::origin::trust::roots;
 use caching_proxy::origin::{Origin, Unreachable};
@@ -83,8 +84,9 @@ pub fn run(config: &Config) -> Result<(), StartError> {
         listeners[0].local_addr().map_err(|source| StartError::System("own address", source))?;
     refuse_ourselves(&origin, local)?;
     let stats = Arc::new(Stats::default());
-    let driver = engine(config, store, &origin, local, &stats)?;
-    let Serving { front, control, handover } = serve(config, listeners, &driver, &stats)?;
+    let engine = engine(config, store, &origin, local, &stats)?;
+    let driver = &engine.driver;
+    let Serving { front, control, handover } = serve(config, listeners, &engine, &stats)?;
     // Only now is the old process told: had anything failed, it would have gone on as before.
     if let Some(predecessor) = predecessor {
         predecessor.retire();
@@ -112,14 +114,15 @@ struct Serving {
 fn serve(
     config: &Config,
     listeners: Vec<TcpListener>,
-    driver: &BlockingDriver,
+    engine: &Engine,
     stats: &Arc<Stats>,
 ) -> Result<Serving, StartError> {
     let local =
         listeners[0].local_addr().map_err(|source| StartError::System("own address", source))?;
     let copies: io::Result<Vec<_>> = listeners.iter().map(TcpListener::try_clone).collect();
     let copies = copies.map_err(|source| StartError::System("descriptors", source))?;
-    let front = front(config, listeners, driver, stats)?;
+    let driver = &engine.driver;
+    let front = front(config, listeners, engine, stats)?;
     if let Some(interval) = config.clean_interval {
         clean_on_time(Arc::clone(driver.proxy()), interval)?;
     }
@@ -217,6 +220,14 @@ fn refuse_ourselves(origin: &OriginUrl, local: SocketAddr) -> Result<(), StartEr
     Ok(())
 }
 
+/// An engine, and what carries out its steps.
+pub struct Engine {
+    /// On threads that may wait.
+    pub driver: BlockingDriver,
+    /// How event loops reach the origin server; `None` if nothing may.
+    pub evented: Option<Arc<EventedSettings>>,
+}
+
 /// The engine, with the origin server as the flags allow it to be reached. Whatever weakens HTTP's
 /// rules is said in the log, in the flag's own words.
 pub fn engine(
@@ -225,7 +236,7 @@ pub fn engine(
     origin_url: &OriginUrl,
     local: SocketAddr,
     stats: &Arc<Stats>,
-) -> Result<BlockingDriver, StartError> {
+) -> Result<Engine, StartError> {
     match config.reuse.mode {
         Mode::Standard => {}
         Mode::Force => log::warn!("--cache-mode force: HTTP's rules are off; for development only"),
@@ -247,21 +258,26 @@ pub fn engine(
     }
     // `offline` promises that nothing reaches the origin server: there is no client that could, so no
     // look-up of a name either.
+    let mut evented = None;
     let origin: Arc<dyn Origin> = if config.reuse.mode == Mode::Offline {
         Arc::new(Unreachable)
     } else {
-        let client: Arc<dyn Origin> = Arc::new(origin_client(config, origin_url, local)?);
+        let client = origin_client(config, origin_url, local)?;
         // A request waits for its turn no longer than it would wait for the origin server itself.
         let limits = gate::Limits {
             rate: config.origin_rate,
             concurrency: config.origin_concurrency,
-            wait_max: config.origin_timeout,
+            connections: Some(config.origin_connections),
+            wait_max: config.first_byte_timeout,
         };
-        Arc::new(Gated::new(client, Clock::System, limits))
+        // One for event loops and for threads that wait: the limits are for both together.
+        let gate = Gate::new(Clock::System, limits);
+        evented = Some(Arc::new(client.evented(gate.clone())));
+        Arc::new(Gated::behind(gate, Arc::new(client)))
     };
     let settings = settings(config, origin_url, local);
     let proxy = Proxy::new(settings, store, Clock::System, Arc::clone(stats));
-    Ok(BlockingDriver::new(Arc::new(proxy), origin))
+    Ok(Engine { driver: BlockingDriver::new(Arc::new(proxy), origin), evented })
 }
 
 /// The engine's settings as the flags have them, for a proxy at `local`.
@@ -302,6 +318,7 @@ fn origin_client(
     let settings = OriginClientSettings {
         connect_timeout: config.connect_timeout,
         origin_timeout: config.origin_timeout,
+        first_byte_timeout: config.first_byte_timeout,
         roots: trusted,
         names: Names::default(),
         // More connections than workers are never in use at a time.
@@ -335,7 +352,7 @@ fn egress(origin: &OriginUrl, local: SocketAddr) -> Result<Egress, String> {
 fn front(
     config: &Config,
     mut listeners: Vec<TcpListener>,
-    driver: &BlockingDriver,
+    engine: &Engine,
     stats: &Arc<Stats>,
 ) -> Result<RunningFront, StartError> {
     let access_log = match &config.access_log {
@@ -354,17 +371,22 @@ fn front(
             idle_timeout: config.idle_timeout,
             connections_max,
         },
-        wait_max: config.origin_timeout,
+        wait_max: config.first_byte_timeout,
         limits: config.request,
         access_log,
+        origin: engine.evented.clone(),
         handler: None,
         health_path: config.health_path.clone(),
     };
     // Each connection has one request at work at a time, so no more requests can be parked than there
     // are connections.
-    let pool = Pool::start(config.workers, connections_max, stats)
-        .map_err(|source| StartError::System("worker threads; see --workers", source))?;
-    let driver = driver.clone();
+    let pool = match config.front {
+        FrontKind::TinyHttp => Pool::fixed(config.workers, connections_max, stats),
+        FrontKind::Event => Pool::elastic(config.workers, connections_max, stats),
+    };
+    let pool =
+        pool.map_err(|source| StartError::System("worker threads; see --workers", source))?;
+    let driver = engine.driver.clone();
     let started = match config.front {
         FrontKind::TinyHttp => {
             tiny::TinyFront::new(listeners.swap_remove(0), driver, pool, settings)
@@ -413,11 +435,12 @@ impl RunningFront {
 
 /// `--max-connections`, or less under the descriptor limit, which is raised as far as it goes.
 ///
-/// tiny_http needs two descriptors for each client (the second one to cut it by), and each worker one
-/// for the origin server.
+/// Each client needs two: an event loop's exchange has a connection to the origin server, and tiny_http a second
+/// descriptor of the client to cut it by, while its workers have the connections.
 fn connections_max(config: &Config) -> usize {
-    let each = if config.front == FrontKind::TinyHttp { 2 } else { 1 };
-    let kept = config.workers as u64 + DESCRIPTORS_KEPT;
+    let each = 2;
+    let of_workers = if config.front == FrontKind::TinyHttp { config.workers as u64 } else { 0 };
+    let kept = of_workers + DESCRIPTORS_KEPT;
     let wanted = each * config.connections_max as u64 + kept;
     // Raised, not just read: the usual soft limit of 1024 is there for select(2), which nothing here
     // uses. A limit that cannot be raised bounds the clients instead, because `accept` without
@@ -431,8 +454,14 @@ fn connections_max(config: &Config) -> usize {
     }
     // The system may have refused: what counts is what it says now.
     let soft = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    let for_clients = soft.saturating_sub(kept) / each;
-    config.connections_max.min(for_clients.max(1) as usize)
+    let for_clients = (soft.saturating_sub(kept) / each).max(1) as usize;
+    if for_clients < config.connections_max {
+        log::info!(
+            "--max-connections {}: {soft} file descriptors are enough for {for_clients}; see ulimit -n",
+            config.connections_max
+        );
+    }
+    config.connections_max.min(for_clients)
 }
 
 /// Starts the timer thread (`--cache-clean-interval`), which removes what is of no more use.

@@ -17,7 +17,7 @@ use crate::message::request::Request;
 use crate::origin::{Interim, RequestContent, Tunnel};
 use crate::policy::response::Response;
 use crate::proxy::{
-    Answer, Attempt, BlockingDriver, Delivery, Next, Proxy, Refresh, Upgraded, protocols,
+    Answer, Attempt, BlockingDriver, Delivery, Fetch, Next, Proxy, Refresh, Upgraded, protocols,
 };
 
 /// A request and its client, as either front has them. Dropped unanswered, it sends the client an error.
@@ -37,8 +37,12 @@ pub(super) trait ClientExchange: Send + Sized + 'static {
     /// Sends a short response and ends the connection; does not wait.
     fn refuse(self, response: Response);
 
-    /// Answers 101 and makes a tunnel of the connection (RFC 9110 §7.8).
-    fn switch_protocols(self, fields: &Fields, tunnel: Tunnel, permit: TunnelPermit);
+    /// Asks the origin server to go over to another of `protocols`, and makes a tunnel of the connection if it agrees
+    /// (RFC 9110 §7.8). Gives the response if there is one at once.
+    fn upgrade(self, dispatch: &Arc<Dispatch>, protocols: &str) -> Option<(Self, Response)>;
+
+    /// Begins to ask the origin server without a worker, if this front can.
+    fn begin_fetch(self, dispatch: &Dispatch, fetch: Box<Fetch>) -> Result<(), (Self, Box<Fetch>)>;
 
     /// Goes on after another request has been waited for; must not wait itself.
     fn resume(self, dispatch: &Arc<Dispatch>, attempt: Attempt);
@@ -54,7 +58,12 @@ pub(super) struct Dispatch {
     handler: Option<Handler>,
     /// The path of health checks, which are answered before anything else.
     health_path: Option<String>,
+    /// Asks the origin server on an event loop, for nobody; `None` where workers ask it.
+    fetch_on_loop: Option<FetchOnLoop>,
 }
+
+/// Begins a fetch on an event loop, for no client.
+pub(super) type FetchOnLoop = Box<dyn Fn(Box<Fetch>) + Send + Sync>;
 
 /// Answers requests instead of the proxy; may wait.
 pub type Handler = Arc<dyn Fn(&Request) -> Response + Send + Sync>;
@@ -65,9 +74,15 @@ impl Dispatch {
         pool: Pool,
         handler: Option<Handler>,
         health_path: Option<String>,
+        fetch_on_loop: Option<FetchOnLoop>,
     ) -> Self {
         let (proxy, tunnels) = (Arc::clone(driver.proxy()), Tunnels::default());
-        Self { proxy, driver, tunnels, pool, handler, health_path }
+        Self { proxy, driver, tunnels, pool, handler, health_path, fetch_on_loop }
+    }
+
+    /// Do the event loops ask the origin server themselves?
+    pub(super) fn fetches_on_loops(&self) -> bool {
+        self.fetch_on_loop.is_some()
     }
 
     /// The answer to a health check: the front serves, whatever the state of the origin server.
@@ -115,11 +130,23 @@ impl Dispatch {
         }
         // An upgrade has no part in the cache (RFC 9110 §7.8).
         if let Some(protocols) = protocols(exchange.request()) {
-            self.submit_upgrade(exchange, protocols);
-            return None;
+            return exchange.upgrade(self, &protocols);
         }
         let kind = if attempt.is_first() { Kind::Forward } else { Kind::ResumedForward };
-        match self.proxy.ask(exchange.request(), attempt) {
+        let next = self.proxy.ask(exchange.request(), attempt);
+        self.go_on(exchange, next, kind, role)
+    }
+
+    /// Does what is next for a request, without waiting unless `role` permits it. Gives the response if there is
+    /// one; else the exchange is on its way.
+    fn go_on<E: ClientExchange>(
+        self: &Arc<Self>,
+        exchange: E,
+        next: Next,
+        kind: Kind,
+        role: Role,
+    ) -> Option<(E, Response)> {
+        let (exchange, next) = match next {
             Next::Answer(Answer { response, refresh }) => {
                 self.submit_refresh(refresh);
                 return Some((exchange, response));
@@ -129,21 +156,36 @@ impl Dispatch {
                 // The waker owns the exchange. It is called on another thread, possibly before `park`
                 // returns, so nothing may be done with the exchange here afterwards.
                 follow.park(Box::new(move |attempt| exchange.resume(&dispatch, attempt)));
+                return None;
             }
-            // From here on this exchange fetches. A reserved worker and an event loop must not wait, so
-            // they hand it on; other requests for the same may be parked behind it already.
+            Next::Fetch(fetch) => match exchange.begin_fetch(self, fetch) {
+                Ok(()) => return None,
+                Err((exchange, fetch)) => (exchange, Next::Fetch(fetch)),
+            },
+            next @ Next::Recall(_) => (exchange, next),
+        };
+        // From here on this exchange waits. A reserved worker and an event loop must not, so they hand it on;
+        // other requests for the same may be parked behind it already.
+        match next {
+            Next::Recall(recall) if role == Role::Any => {
+                let next = self.proxy.recall(*recall);
+                return self.go_on(exchange, next, kind, role);
+            }
             next if role == Role::Any => self.carry_out(exchange, next),
             next => {
                 let dispatch = Arc::clone(self);
-                self.submit(kind, exchange, move |exchange, _| dispatch.carry_out(exchange, next));
+                self.submit(kind, exchange, move |exchange, role| {
+                    if let Some((exchange, response)) = dispatch.go_on(exchange, next, kind, role) {
+                        exchange.respond(response.into());
+                    }
+                });
             }
         }
         None
     }
 
-    /// Asks the backing store or the origin server, and answers with the response. On a worker: both may
-    /// take long.
-    fn carry_out(&self, mut exchange: impl ClientExchange, next: Next) {
+    /// Asks the origin server, and answers with the response. On a worker: it may take long.
+    fn carry_out(self: &Arc<Self>, mut exchange: impl ClientExchange, next: Next) {
         let (interim, request) = (exchange.interim(), Arc::clone(exchange.request()));
         let mut delivery = exchange.with_content(|content| {
             self.driver.carry_out(&request, next, content, interim.as_ref())
@@ -152,6 +194,21 @@ impl Dispatch {
         // time.
         self.submit_refresh(delivery.refresh.take());
         exchange.respond(delivery);
+    }
+
+    /// Has a worker send a response whose content has to be waited for.
+    pub(super) fn submit_response(&self, exchange: impl ClientExchange, response: Response) {
+        self.submit(Kind::ResumedForward, exchange, move |exchange, _| {
+            exchange.respond(response.into());
+        });
+    }
+
+    /// Runs what has to wait on a worker. What is not taken is dropped.
+    pub(super) fn run_elsewhere(&self, work: Box<dyn FnOnce() + Send>) {
+        // It was accepted before: the queue has a slot for it.
+        if self.pool.submit(Kind::ResumedForward, Box::new(move |_| work())).is_err() {
+            log::debug!("no worker for the end of a response");
+        }
     }
 
     /// Hands a request that is about the proxy itself (a purge, the control interface) to a worker that
@@ -167,9 +224,15 @@ impl Dispatch {
         });
     }
 
-    /// Hands a request for another protocol to a worker that may wait.
-    fn submit_upgrade(self: &Arc<Self>, exchange: impl ClientExchange, protocols: String) {
-        let dispatch = Arc::clone(self);
+    /// Hands a request for another protocol to a worker that may wait, which makes a tunnel of the connection by
+    /// `become_tunnel`.
+    pub(super) fn submit_upgrade<E: ClientExchange>(
+        self: &Arc<Self>,
+        exchange: E,
+        protocols: &str,
+        become_tunnel: impl FnOnce(E, &Fields, Tunnel, TunnelPermit) + Send + 'static,
+    ) {
+        let (dispatch, protocols) = (Arc::clone(self), protocols.to_string());
         self.submit(Kind::Forward, exchange, move |exchange, _| {
             // Taken before the origin server is asked: it would agree, and be left alone with a
             // connection.
@@ -180,7 +243,7 @@ impl Dispatch {
             };
             match dispatch.driver.upgrade(exchange.request(), &protocols) {
                 Upgraded::Agreed(fields, tunnel) => {
-                    exchange.switch_protocols(&fields, tunnel, permit);
+                    become_tunnel(exchange, &fields, tunnel, permit);
                 }
                 Upgraded::Declined(delivery) => exchange.respond(delivery),
             }
@@ -221,14 +284,29 @@ impl Dispatch {
 
     /// Fetches a new response in the background, unless another request does so already or no worker is
     /// free: then the next request tries again.
-    fn submit_refresh(&self, refresh: Option<Box<Refresh>>) {
+    pub(super) fn submit_refresh(self: &Arc<Self>, refresh: Option<Box<Refresh>>) {
         // Here, not in the job: a request that comes before a worker is free finds that it is under way.
         let Some(next) = refresh.and_then(|refresh| self.proxy.refresh(*refresh)) else { return };
-        let driver = self.driver.clone();
+        let next = match (next, &self.fetch_on_loop) {
+            (Next::Fetch(fetch), Some(fetch_on_loop)) => return fetch_on_loop(fetch),
+            (next, _) => next,
+        };
+        let dispatch = Arc::clone(self);
         // A job of its own, so that this client's connection is free at once.
-        let job: Job = Box::new(move |_| driver.fetch_in_the_background(next));
+        let job: Job = Box::new(move |_| dispatch.fetch_in_the_background(next));
         if self.pool.submit(Kind::Forward, job).is_err() {
             log::debug!("no worker for a refresh in the background");
+        }
+    }
+
+    /// Carries out what a refresh wants; may wait.
+    fn fetch_in_the_background(&self, mut next: Next) {
+        loop {
+            next = match (next, &self.fetch_on_loop) {
+                (Next::Recall(recall), _) => self.proxy.recall(*recall),
+                (Next::Fetch(fetch), Some(fetch_on_loop)) => return fetch_on_loop(fetch),
+                (next, _) => return self.driver.fetch_in_the_background(next),
+            };
         }
     }
 }

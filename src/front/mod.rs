@@ -6,18 +6,20 @@
 //! nobody takes a part for the whole (RFC 9112 §8). A request that waits for another's answer is
 //! parked and holds no thread.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::message::request::RequestLimits;
+use crate::origin::evented::EventedSettings;
 use crate::stats::AccessLog;
 
 mod dispatch;
 pub mod event;
-mod outgoing;
+pub mod outgoing;
 mod served;
 pub mod tiny;
 mod tunnels;
-mod wire;
+pub mod wire;
 pub mod workers;
 
 pub use dispatch::Handler;
@@ -47,6 +49,8 @@ pub struct FrontSettings {
     pub access_log: Option<AccessLog>,
     /// What answers instead of the proxy, on a listener that is not for the proxy's clients.
     pub handler: Option<Handler>,
+    /// How event loops reach the origin server by themselves; `None` where workers do.
+    pub origin: Option<Arc<EventedSettings>>,
     /// `--health-path`: the path at which the front says that it serves.
     pub health_path: Option<String>,
 }

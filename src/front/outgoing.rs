@@ -9,8 +9,10 @@ use std::io::{self, IoSlice};
 use bytes::Bytes;
 use http::Method;
 
-use crate::front::wire::{Delimiting, LAST_CHUNK, WireClient, chunk_head};
+use crate::front::wire::{Delimiting, WireClient};
 use crate::message::body::{Body, Growing, Grown, InMemory};
+use crate::message::chunked::{chunk_head, last_chunk};
+use crate::message::fields::Fields;
 use crate::policy::response::Response;
 use crate::proxy::fill::PIECE_BYTES;
 
@@ -32,6 +34,7 @@ pub struct Outgoing {
     begun: bool,
     /// The body does not end by itself.
     endless: bool,
+    takes_trailers: bool,
     sent: u64,
 }
 
@@ -81,7 +84,26 @@ impl Outgoing {
         let head = Response { status, fields, body: Body::None { length: None }, cache_status };
         let pending = client.head(&head, delimiting);
         let (piece_left, rest, begun, sent) = (0, Rest::More, false, 0);
-        Ok(Self { body, delimiting, pending, piece_left, rest, begun, endless, sent })
+        let takes_trailers = client.takes_trailers;
+        Ok(Self {
+            body,
+            delimiting,
+            pending,
+            piece_left,
+            rest,
+            begun,
+            endless,
+            takes_trailers,
+            sent,
+        })
+    }
+
+    /// What goes to a client in another protocol, behind the head of a 101.
+    pub fn of_tunnel(head: Vec<u8>, body: Box<dyn Growing>) -> Self {
+        let (piece_left, rest, begun, sent) = (0, Rest::More, false, 0);
+        let (delimiting, pending, endless) = (Delimiting::Close, head, true);
+        let takes_trailers = false;
+        Self { body, delimiting, pending, piece_left, rest, begun, endless, takes_trailers, sent }
     }
 
     /// Does the end of the connection mark the end of this response?
@@ -213,7 +235,10 @@ impl Outgoing {
                 assert!(!begun, "what was announced of a body is there");
                 self.rest = Rest::Nothing;
                 if self.delimiting == Delimiting::Chunked {
-                    self.pending.extend_from_slice(LAST_CHUNK);
+                    // Nowhere else is there a place behind the content (RFC 9112 §7.1.2).
+                    let trailers =
+                        if self.takes_trailers { self.body.trailers() } else { Fields::new() };
+                    self.pending.extend_from_slice(&last_chunk(&trailers));
                 }
             }
         }
@@ -252,16 +277,19 @@ impl Outgoing {
 
 #[cfg(test)]
 mod tests {
-    use http::{StatusCode, Version};
+    use http::{HeaderName, HeaderValue, StatusCode, Version};
 
     use super::*;
     use crate::message::buffer::Buffer;
-    use crate::message::fields::Fields;
     use crate::message::growing::Writer;
 
     fn outgoing(body: Body) -> Outgoing {
+        outgoing_to(Version::HTTP_11, true, body)
+    }
+
+    fn outgoing_to(version: Version, takes_trailers: bool, body: Body) -> Outgoing {
         let response = Response::new(StatusCode::OK, Fields::new(), body);
-        let client = WireClient { version: Version::HTTP_11, keeps_alive: true };
+        let client = WireClient { version, keeps_alive: true, takes_trailers };
         Outgoing::new(client, &Method::GET, response).expect("it need not be waited for")
     }
 
@@ -301,6 +329,35 @@ mod tests {
             writer.finish();
             assert_eq!(send(&mut unknown, step), (chunked.to_vec(), Halt::Done), "{step}");
         }
+    }
+
+    /// A body that ends with a trailer section, as those who read it are sent it.
+    fn sent_with_trailers(length: Option<u64>, version: Version, takes: bool) -> String {
+        let (mut writer, reader) = Writer::passing(length);
+        let mut outgoing = outgoing_to(version, takes, Body::Growing(Box::new(reader)));
+        assert!(writer.push(b"hello"));
+        let lines = [("server-timing", "a"), ("etag", "\"b\"")];
+        let line = |(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value));
+        writer.finish_with(lines.into_iter().map(line).collect());
+        let (sent, halt) = send(&mut outgoing, 7);
+        assert_eq!(halt, Halt::Done);
+        let sent = String::from_utf8(sent).expect("text");
+        sent.split_once("\r\n\r\n").expect("a head").1.to_string()
+    }
+
+    #[test]
+    fn trailer_fields_follow_the_last_chunk_for_those_who_take_them() {
+        let plain = "5\r\nhello\r\n0\r\n\r\n";
+        let with = "5\r\nhello\r\n0\r\nServer-Timing: a\r\nETag: \"b\"\r\n\r\n";
+        let (new, old) = (Version::HTTP_11, Version::HTTP_10);
+        assert_eq!(sent_with_trailers(None, new, true), with);
+        assert_eq!(sent_with_trailers(None, new, false), plain);
+        assert_eq!(
+            sent_with_trailers(Some(5), new, true),
+            "hello",
+            "a length has no place for them"
+        );
+        assert_eq!(sent_with_trailers(None, old, true), "hello", "nor has HTTP/1.0");
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! What is recorded of a response once it is sent: the counters and the access log.
 
-use std::net::SocketAddr;
 use std::time::Instant;
 
 use http::{StatusCode, Version};
@@ -44,7 +43,6 @@ impl LogRecord {
 pub(super) struct Arrival {
     pub at: Timestamp,
     pub since: Instant,
-    pub peer: SocketAddr,
 }
 
 /// Records a response of which `bytes` bytes of content were sent: in the counters, and in the log if there

@@ -10,6 +10,8 @@ use std::io;
 
 use bytes::{Buf, Bytes};
 
+use crate::message::fields::Fields;
+
 /// The content of a response.
 pub enum Body {
     /// No content. `length` is what `Content-Length` would say to a GET, for the answer to a HEAD
@@ -84,6 +86,12 @@ pub trait Growing: Send {
     /// All that is left, where the whole body is in memory: it can be sent without being copied.
     fn rest(&self) -> Option<&[u8]> {
         None
+    }
+
+    /// The trailer section behind the content, once the proven end has been seen; empty if there is none, or
+    /// nobody wanted it (RFC 9110 §6.5).
+    fn trailers(&self) -> Fields {
+        Fields::new()
     }
 
     /// Waits until there is more to read, or an end.

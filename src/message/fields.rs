@@ -1,34 +1,48 @@
 //! The header section of a message: field lines in the order in which they came. RFC 9110 §5.
 //!
-//! Values are bytes, and stay as they were sent (§5.5). Names are compared without regard to case and
-//! written in the usual capitals, because clients of the 1990s compare them letter by letter.
+//! Values are bytes, and stay as they were sent (§5.5). Names are compared without regard to case, and
+//! written as they came; those that the proxy adds are written in the usual capitals.
 
 use bytes::Bytes;
+use http::header::InvalidHeaderName;
 use http::{HeaderName, HeaderValue};
 
 use crate::clock::Timestamp;
 use crate::message::date;
-
-/// Names whose usual spelling is not one capital a word.
-const SPELLINGS: [(&str, &str); 12] = [
-    ("cdn-cache-control", "CDN-Cache-Control"),
-    ("content-md5", "Content-MD5"),
-    ("dnt", "DNT"),
-    ("etag", "ETag"),
-    ("expect-ct", "Expect-CT"),
-    ("nel", "NEL"),
-    ("sec-gpc", "Sec-GPC"),
-    ("sec-websocket-key", "Sec-WebSocket-Key"),
-    ("te", "TE"),
-    ("www-authenticate", "WWW-Authenticate"),
-    ("x-ua-compatible", "X-UA-Compatible"),
-    ("x-xss-protection", "X-XSS-Protection"),
-];
+use crate::message::spelling::{Spelling, Spellings, as_it_came, as_it_was_stored, write_usual};
 
 /// Field lines, in order.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Fields {
     lines: Vec<(HeaderName, HeaderValue)>,
+    spellings: Spellings,
+}
+
+/// A field line, with the spelling of its name.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FieldLine<'a> {
+    /// The name, to compare.
+    pub name: &'a HeaderName,
+    /// The value.
+    pub value: &'a HeaderValue,
+    spelling: Spelling<'a>,
+}
+
+impl FieldLine<'_> {
+    /// Writes the name as it came.
+    pub(crate) fn write_name(&self, out: &mut Vec<u8>) {
+        let begin = out.len();
+        write_usual(out, self.name);
+        self.spelling.apply(&mut out[begin..]);
+    }
+
+    /// Writes the name for a store: in lower case, but for the letters whose case differs from the usual
+    /// capitals. It takes no more bytes than the name, and a reader that knows no spellings reads the name.
+    pub(crate) fn write_stored_name(&self, out: &mut Vec<u8>) {
+        let begin = out.len();
+        out.extend_from_slice(self.name.as_str().as_bytes());
+        self.spelling.apply(&mut out[begin..]);
+    }
 }
 
 impl Fields {
@@ -37,15 +51,77 @@ impl Fields {
         Self::default()
     }
 
-    /// Adds a field line at the end.
+    /// No field lines, and memory for `lines` of them.
+    pub fn with_capacity(lines: usize) -> Self {
+        Self { lines: Vec::with_capacity(lines), spellings: Spellings::default() }
+    }
+
+    /// Adds a field line at the end, its name in the usual capitals.
     pub fn append(&mut self, name: HeaderName, value: HeaderValue) {
+        self.spellings.append_usual(&name);
         self.lines.push((name, value));
     }
 
-    /// Puts one field line in the place of all lines of that name; it comes last.
+    /// Adds a field line at the end, its name as it is spelt here; an error if that is no name.
+    pub fn append_spelt(
+        &mut self,
+        spelt: &[u8],
+        value: HeaderValue,
+    ) -> Result<(), InvalidHeaderName> {
+        let name = HeaderName::from_bytes(spelt)?;
+        let before = self.lines.iter().map(|(name, _)| name);
+        self.spellings.append(before, as_it_came(&name, spelt));
+        self.lines.push((name, value));
+        Ok(())
+    }
+
+    /// As `append_spelt`, with a name that [`FieldLine::write_stored_name`] has written.
+    pub(crate) fn append_stored(
+        &mut self,
+        stored: &[u8],
+        value: HeaderValue,
+    ) -> Result<(), InvalidHeaderName> {
+        let name = HeaderName::from_bytes(stored)?;
+        let before = self.lines.iter().map(|(name, _)| name);
+        self.spellings.append(before, as_it_was_stored(stored));
+        self.lines.push((name, value));
+        Ok(())
+    }
+
+    /// Adds a field line of other fields at the end.
+    pub(crate) fn append_line(&mut self, line: FieldLine<'_>) {
+        let FieldLine { name, value, spelling } = line;
+        let before = self.lines.iter().map(|(name, _)| name);
+        self.spellings.append(before, spelling.words(name));
+        self.lines.push((name.clone(), value.clone()));
+    }
+
+    /// Puts one line in the place of all lines of that name: it stands where the first of them stood, and its name
+    /// is spelt as there. Without such a line, it is added at the end.
     pub(crate) fn set(&mut self, name: HeaderName, value: HeaderValue) {
+        let mut first = Some(value);
+        for (_, old) in self.lines.iter_mut().filter(|(other, _)| *other == name) {
+            match first.take() {
+                Some(value) => *old = value,
+                // There are more, which go.
+                None => return self.remove_all_but_first(&name),
+            }
+        }
+        if let Some(value) = first {
+            self.append(name, value);
+        }
+    }
+
+    /// As `set`, but the line is the proxy's own: it comes last, in the usual capitals.
+    pub(crate) fn set_last(&mut self, name: HeaderName, value: HeaderValue) {
         self.remove(name.as_str());
         self.append(name, value);
+    }
+
+    /// Removes all field lines of that name but the first.
+    pub(crate) fn remove_all_but_first(&mut self, name: &HeaderName) {
+        let mut seen = false;
+        self.retain(|other, _| other != name || !std::mem::replace(&mut seen, true));
     }
 
     /// As `set`, with a value that this program has made. A value that no field may have,
@@ -56,12 +132,23 @@ impl Fields {
 
     /// Removes all field lines of that name.
     pub(crate) fn remove(&mut self, name: &str) {
-        self.lines.retain(|(other, _)| other != name);
+        // Mostly there is none, and a search takes less than a walk that keeps all lines.
+        if self.contains(name) {
+            self.retain(|other, _| other != name);
+        }
     }
 
     /// Keeps the field lines for which `keep` is true.
     pub(crate) fn retain(&mut self, mut keep: impl FnMut(&HeaderName, &HeaderValue) -> bool) {
-        self.lines.retain(|(name, value)| keep(name, value));
+        let Some(mut sieve) = std::mem::take(&mut self.spellings).sieve() else {
+            return self.lines.retain(|(name, value)| keep(name, value));
+        };
+        self.lines.retain(|(name, value)| {
+            let stays = keep(name, value);
+            sieve.next(name, stays);
+            stays
+        });
+        self.spellings = sieve.end();
     }
 
     /// Replaces each value of the lines called `name` for which `replace` gives another one.
@@ -98,6 +185,13 @@ impl Fields {
     /// All field lines, in order.
     pub fn iter(&self) -> impl Iterator<Item = &(HeaderName, HeaderValue)> {
         self.lines.iter()
+    }
+
+    /// All field lines, in order, with the spelling of their names.
+    pub(crate) fn lines(&self) -> impl Iterator<Item = FieldLine<'_>> {
+        let spellings = self.spellings.of(self.lines.iter().map(|(name, _)| name));
+        let lines = self.lines.iter().zip(spellings);
+        lines.map(|((name, value), spelling)| FieldLine { name, value, spelling })
     }
 
     /// The number of field lines.
@@ -138,20 +232,23 @@ impl Fields {
     pub(crate) fn memory_bytes(&self) -> usize {
         let line_bytes = size_of::<(HeaderName, HeaderValue)>();
         let text = |(name, value): &(HeaderName, HeaderValue)| name.as_str().len() + value.len();
-        self.lines.capacity() * line_bytes + self.lines.iter().map(text).sum::<usize>()
+        self.lines.capacity() * line_bytes
+            + self.spellings.memory_bytes()
+            + self.lines.iter().map(text).sum::<usize>()
     }
 
     /// Gives back memory that is allocated and not used; for fields that are kept.
     pub(crate) fn shrink(&mut self) {
         self.lines.shrink_to_fit();
+        self.spellings.shrink();
     }
 
     /// Writes the lines as they go on the wire, each ended by CR LF.
     pub(crate) fn write_to(&self, out: &mut Vec<u8>) {
-        for (name, value) in &self.lines {
-            write_name(out, name);
+        for line in self.lines() {
+            line.write_name(out);
             out.extend_from_slice(b": ");
-            out.extend_from_slice(value.as_bytes());
+            out.extend_from_slice(line.value.as_bytes());
             out.extend_from_slice(b"\r\n");
         }
     }
@@ -159,7 +256,7 @@ impl Fields {
 
 impl FromIterator<(HeaderName, HeaderValue)> for Fields {
     fn from_iter<I: IntoIterator<Item = (HeaderName, HeaderValue)>>(lines: I) -> Self {
-        Self { lines: lines.into_iter().collect() }
+        Self { lines: lines.into_iter().collect(), spellings: Spellings::default() }
     }
 }
 
@@ -171,21 +268,6 @@ pub(crate) fn write_decimal(out: &mut Vec<u8>, number: u64) {
 /// A field value that this program has made; a question mark if a control character is in it.
 pub(crate) fn text_value(text: String) -> HeaderValue {
     HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("?"))
-}
-
-/// Writes a field name in the usual capitals: `Content-Type`, `ETag`.
-fn write_name(out: &mut Vec<u8>, name: &HeaderName) {
-    let name = name.as_str();
-    // The table is in order of names. It is short, and most names miss it after four comparisons.
-    if let Ok(index) = SPELLINGS.binary_search_by(|(lower, _)| (*lower).cmp(name)) {
-        out.extend_from_slice(SPELLINGS[index].1.as_bytes());
-        return;
-    }
-    let mut at_start = true;
-    for byte in name.bytes() {
-        out.push(if at_start { byte.to_ascii_uppercase() } else { byte });
-        at_start = byte == b'-';
-    }
 }
 
 /// May this byte stand in a token, such as a field name (RFC 9110 §5.6.2)?
@@ -218,55 +300,4 @@ pub(crate) fn split_unquoted(value: &[u8], separator: u8) -> impl Iterator<Item 
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn commas_in_quoted_strings_separate_nothing() {
-        #[rustfmt::skip]
-        let table: [(&str, &[&str]); 6] = [
-            ("a, b ,c",            &["a", "b", "c"]),
-            (", ,a,,",             &["a"]),
-            (r#"a="x,y", b"#,      &[r#"a="x,y""#, "b"]),
-            (r#"a="x\",y", b"#,    &[r#"a="x\",y""#, "b"]),
-            (r#"a="never ends, b"#, &[r#"a="never ends, b"#]),
-            ("",                   &[]),
-        ];
-        for (value, expected) in table {
-            let members: Vec<_> = list_members(value.as_bytes()).collect();
-            let expected: Vec<_> = expected.iter().map(|member| member.as_bytes()).collect();
-            assert_eq!(members, expected, "RFC 9110 §5.6.1: {value}");
-        }
-    }
-
-    #[test]
-    fn names_go_out_in_the_usual_capitals() {
-        let table =
-            [("content-type", "Content-Type"), ("etag", "ETag"), ("te", "TE"), ("x-a", "X-A")];
-        for (name, expected) in table {
-            let mut out = Vec::new();
-            write_name(&mut out, &HeaderName::from_static(name));
-            assert_eq!(String::from_utf8_lossy(&out), expected);
-        }
-        assert!(SPELLINGS.is_sorted(), "the spellings are searched by halves");
-    }
-
-    #[test]
-    fn numbers_are_written_in_digits() {
-        for number in [0, 7, 10, 12_345, u64::MAX] {
-            let mut out = b"x".to_vec();
-            write_decimal(&mut out, number);
-            assert_eq!(String::from_utf8_lossy(&out), format!("x{number}"));
-        }
-    }
-
-    #[test]
-    fn two_lines_hold_no_date() {
-        let date = HeaderValue::from_static("Sun, 06 Nov 1994 08:49:37 GMT");
-        let mut fields = Fields::new();
-        fields.append(HeaderName::from_static("expires"), date.clone());
-        assert!(fields.date("expires", Timestamp(0)).is_some());
-        fields.append(HeaderName::from_static("expires"), date);
-        assert!(fields.date("expires", Timestamp(0)).is_none());
-    }
-}
+mod tests;

@@ -19,6 +19,15 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::message::body::{Growing, Grown};
 use crate::message::buffer::Buffer;
+use crate::message::fields::Fields;
+
+/// The window of a body that one client alone reads.
+const ONE_READER_BYTES: usize = 16 * 1024;
+
+/// Less space than this is not waited for: whoever takes a few bytes at a time would have as few fetched at a time.
+fn least_space(window_bytes: usize) -> usize {
+    (window_bytes / 4).max(1)
+}
 
 /// The bounds of a body that is not kept.
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +60,8 @@ struct GrowingState {
     /// Bytes that readers may see; the last ones are there before that.
     total: u64,
     end: Option<GrowingEnd>,
+    /// What has come behind the content.
+    trailers: Fields,
     /// By number.
     readers: HashMap<u64, ReaderState>,
     next_number: u64,
@@ -98,6 +109,7 @@ impl GrowingBody {
             bytes,
             total,
             end: None,
+            trailers: Fields::new(),
             readers: HashMap::from([(0, ReaderState::default())]),
             next_number: 1,
             writer_waker: None,
@@ -182,12 +194,21 @@ impl GrowingState {
     /// Can the window take `count` bytes more? A piece of any size fits into an empty one, and all that is
     /// kept has room as far as its buffer grows.
     fn fits(&self, count: usize, window_bytes: usize) -> bool {
+        self.space(window_bytes).is_none_or(|space| space == window_bytes || space >= count)
+    }
+
+    /// Is there space for a piece that is worth its while?
+    fn has_space(&self, window_bytes: usize) -> bool {
+        self.fits(least_space(window_bytes), window_bytes)
+    }
+
+    /// How much the window has space for; `None` for all that comes, since all of it is kept.
+    fn space(&self, window_bytes: usize) -> Option<usize> {
         if !matches!(self.bytes, GrowingBytes::Window { .. }) {
-            return true;
+            return None;
         }
         let slowest = self.slowest().unwrap_or(self.total);
-        let left = (self.total - slowest) as usize;
-        left == 0 || left + count <= window_bytes
+        Some(window_bytes.saturating_sub((self.total - slowest) as usize))
     }
 
     /// Drops from a window what every reader has had.
@@ -234,10 +255,11 @@ impl Writer {
         (Self { body, limits, stall: None }, reader)
     }
 
-    /// A body that is passed on and not stored, and its first reader: never more of it is kept than the
-    /// window.
+    /// A body that is passed on to one client and not stored, and its reader: never more of it is kept than a window of
+    /// 16 KiB, and the piece that goes beyond it. The systems on both sides keep more of it than that.
     pub fn passing(length: Option<u64>) -> (Self, Reader) {
-        Self::passing_within(length, GrowingLimits::default())
+        let window_bytes = ONE_READER_BYTES;
+        Self::passing_within(length, GrowingLimits { window_bytes, ..GrowingLimits::default() })
     }
 
     /// The same within these bounds.
@@ -310,10 +332,15 @@ impl Writer {
         kept
     }
 
-    /// Is the slowest reader within the window, so that a piece may be fetched? Always true of a body that
-    /// is kept, and where nobody reads.
+    /// Is a quarter of the window free, so that a piece may be fetched? Always true of a body that is kept, and where
+    /// nobody reads.
     pub fn has_space(&self) -> bool {
-        self.body.lock().fits(1, self.limits.window_bytes)
+        self.body.lock().has_space(self.limits.window_bytes)
+    }
+
+    /// How many bytes the window has space for; `None` for any number, since all that comes is kept.
+    pub fn space(&self) -> Option<usize> {
+        self.body.lock().space(self.limits.window_bytes)
     }
 
     /// Adds bytes to a body that was let go of, and waits for nothing: a driver that fetches a piece only
@@ -340,7 +367,8 @@ impl Writer {
     /// Waits until there is room for a piece. A reader that takes nothing meanwhile is given up, if there
     /// are others. Called without a lock, by a thread that may block.
     pub fn wait_for_space(&mut self) {
-        self.wait_to_fit(1);
+        let least = least_space(self.limits.window_bytes);
+        self.wait_to_fit(least);
     }
 
     fn wait_to_fit(&mut self, count: usize) {
@@ -374,12 +402,12 @@ impl Writer {
     pub fn give_up_stalled(&mut self, now: Instant) -> Option<Instant> {
         let GrowingLimits { window_bytes, stall_max } = self.limits;
         let mut state = self.body.lock();
-        let next = if state.fits(1, window_bytes) {
+        let next = if state.has_space(window_bytes) {
             None
         } else {
             self.body.give_up_stalled(&mut state, &mut self.stall, stall_max, now)
         };
-        let next = next.filter(|_| !state.fits(1, window_bytes));
+        let next = next.filter(|_| !state.has_space(window_bytes));
         if next.is_none() {
             self.stall = None;
         }
@@ -398,6 +426,12 @@ impl Writer {
     /// The end has come, and the framing has proven it.
     pub fn finish(self) {
         self.end(GrowingEnd::Whole);
+    }
+
+    /// The same, and these fields have come behind the content: for the readers that ask for them.
+    pub fn finish_with(self, trailers: Fields) {
+        self.body.lock().trailers = trailers;
+        self.finish();
     }
 
     fn end(&self, end: GrowingEnd) {
@@ -465,6 +499,10 @@ impl Growing for Reader {
             };
         }
         Ok(Grown::Bytes(count))
+    }
+
+    fn trailers(&self) -> Fields {
+        self.body.lock().trailers.clone()
     }
 
     fn consume(&mut self, count: usize) {

@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use http::{HeaderName, HeaderValue, Method, StatusCode, Version};
+use http::{HeaderValue, Method, StatusCode, Version};
 
 use crate::message::fields::Fields;
 
@@ -45,12 +45,11 @@ pub fn read_response(bytes: &[u8]) -> Result<Option<ResponseHead>, String> {
     let status = head.code.and_then(|code| StatusCode::from_u16(code).ok());
     let status = status.ok_or("a status code below 100")?;
     let version = if head.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
-    let mut fields = Fields::new();
+    let mut fields = Fields::with_capacity(head.headers.len());
     for line in head.headers.iter() {
-        let name =
-            HeaderName::from_bytes(line.name.as_bytes()).map_err(|error| error.to_string())?;
         let value = HeaderValue::from_bytes(line.value).map_err(|error| error.to_string())?;
-        fields.append(name, value);
+        let appended = fields.append_spelt(line.name.as_bytes(), value);
+        appended.map_err(|error| error.to_string())?;
     }
     Ok(Some(ResponseHead { status, version, fields, length }))
 }
@@ -85,16 +84,24 @@ pub fn may_be_complete(bytes: &[u8], seen: usize) -> bool {
 /// Writes the head of a request up to the empty line, so that framing fields can follow.
 ///
 /// `path` is what follows the authority in the target URI. Without one, OPTIONS asks about the server
-/// as a whole (RFC 9112 §3.2.4).
-pub(crate) fn write_request(method: &Method, path: &str, host: &str, fields: &Fields) -> Vec<u8> {
+/// as a whole (RFC 9112 §3.2.4). `base` is what stands before it, for a proxy that passes the request on
+/// (§3.2.2); empty for the server itself.
+pub(crate) fn write_request(
+    method: &Method,
+    base: &str,
+    path: &str,
+    host: &str,
+    fields: &Fields,
+) -> Vec<u8> {
     let target: Cow<'_, str> = match path {
-        "" if *method == Method::OPTIONS => "*".into(),
+        // To a proxy, a URL without a path says the same (§3.2.4).
+        "" if *method == Method::OPTIONS => if base.is_empty() { "*" } else { "" }.into(),
         path if path.starts_with('/') => path.into(),
         path => format!("/{path}").into(),
     };
     let mut head = Vec::with_capacity(512);
     // Host comes first, as RFC 9110 §7.2 advises: servers choose by it what they are asked for.
-    for part in [method.as_str(), " ", &target, " HTTP/1.1\r\nHost: ", host, "\r\n"] {
+    for part in [method.as_str(), " ", base, &target, " HTTP/1.1\r\nHost: ", host, "\r\n"] {
         head.extend_from_slice(part.as_bytes());
     }
     fields.write_to(&mut head);
@@ -112,6 +119,11 @@ pub(crate) fn write_status_line(out: &mut Vec<u8>, status: StatusCode) {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderName;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::test_runner::RngSeed;
+
     use super::*;
 
     #[test]
@@ -157,20 +169,45 @@ mod tests {
         assert!(read_response(lines(RESPONSE_LINES_MAX + 1).as_bytes()).is_err());
     }
 
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            rng_seed: RngSeed::Fixed(9110),
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
+
+        /// RFC 9110 §5.1, §5.3: names in any case, and lines in any order.
+        #[test]
+        fn field_lines_are_written_as_they_were_read(
+            lines in vec(("[A-Za-z0-9!#$%&'*+.^_`|~-]{1,140}", "[!-~]{1,20}"), 0..12),
+        ) {
+            let lines: Vec<_> =
+                lines.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+            let lines = lines.concat();
+            let head = read_response(format!("HTTP/1.1 200 OK\r\n{lines}\r\n").as_bytes());
+            let mut written = Vec::new();
+            head.expect("a head").expect("all of it").fields.write_to(&mut written);
+            prop_assert_eq!(String::from_utf8_lossy(&written), lines);
+        }
+    }
+
     #[test]
     fn a_request_is_written_with_its_target_in_the_right_form() {
         let table = [
-            ("GET", "/a?b", "GET /a?b"),
-            ("GET", "", "GET /"),
-            ("GET", "?b", "GET /?b"),
-            ("OPTIONS", "", "OPTIONS *"),
-            ("OPTIONS", "/", "OPTIONS /"),
+            ("GET", "", "/a?b", "GET /a?b"),
+            ("GET", "", "", "GET /"),
+            ("GET", "", "?b", "GET /?b"),
+            ("OPTIONS", "", "", "OPTIONS *"),
+            ("OPTIONS", "", "/", "OPTIONS /"),
+            ("GET", "http://h:1", "", "GET http://h:1/"),
+            ("GET", "http://h:1", "/a", "GET http://h:1/a"),
+            ("OPTIONS", "http://h:1", "", "OPTIONS http://h:1"),
         ];
         let fields = [(HeaderName::from_static("a"), HeaderValue::from_static("b"))];
         let fields: Fields = fields.into_iter().collect();
-        for (method, path, line) in table {
+        for (method, base, path, line) in table {
             let method = Method::from_bytes(method.as_bytes()).expect("a method");
-            let head = write_request(&method, path, "h:1", &fields);
+            let head = write_request(&method, base, path, "h:1", &fields);
             let expected = format!("{line} HTTP/1.1\r\nHost: h:1\r\nA: b\r\n");
             assert_eq!(String::from_utf8_lossy(&head), expected, "RFC 9112 §3.2");
         }

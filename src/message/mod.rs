@@ -13,4 +13,5 @@ pub mod network;
 pub(crate) mod percent;
 pub mod reference;
 pub mod request;
+mod spelling;
 pub mod target;

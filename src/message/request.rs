@@ -42,6 +42,9 @@ pub struct Request {
     pub framing: Framing,
     /// The address of the peer that sent it; `None` over a Unix socket.
     pub client: Option<SocketAddr>,
+    /// It came over a connection that the origin server authenticates as a whole: what is right for this client is
+    /// right for nobody else.
+    pub is_bound: bool,
 }
 
 /// How the content of a message is delimited (RFC 9112 §6.3).
@@ -112,7 +115,7 @@ impl Request {
             return Err(RequestError::ContentTooLong(most));
         }
         check_expectation(&fields, version)?;
-        Ok(Self { method, target, version, fields, framing, client })
+        Ok(Self { method, target, version, fields, framing, client, is_bound: false })
     }
 
     /// Does the client wait for a 100 before it sends its content (RFC 9110 §10.1.1)? An HTTP/1.0
@@ -121,6 +124,15 @@ impl Request {
         self.version != Version::HTTP_10
             && !matches!(self.framing, Framing::None | Framing::Length(0))
             && self.fields.contains("expect")
+    }
+
+    /// Does the client take trailer fields behind the content of its response (RFC 9110 §10.1.4)? That
+    /// `Connection` has to name `TE` is not insisted on: whoever says this means it.
+    pub(crate) fn takes_trailers(&self) -> bool {
+        // A response to HEAD has no content, and HTTP/1.0 no coding with a place behind it.
+        self.version != Version::HTTP_10
+            && self.method != Method::HEAD
+            && self.fields.has_member("te", "trailers")
     }
 
     /// The host and port that the client asked for: those of the target, which outrank the Host field

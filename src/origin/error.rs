@@ -184,7 +184,10 @@ impl fmt::Display for OriginError {
                 write!(f, "{origin}: no connection within {limit:?}; see --connect-timeout")
             }
             Self::Timeout { origin, limit } => {
-                write!(f, "{origin}: silent for {limit:?}; see --origin-timeout")
+                write!(
+                    f,
+                    "{origin}: silent for {limit:?}; see --first-byte-timeout and --origin-timeout"
+                )
             }
             Self::Closed { origin, what } => {
                 write!(f, "{origin}: closed the connection without a response ({what})")

@@ -15,8 +15,10 @@ use crate::message::head::ResponseHead;
 pub mod blocking;
 pub mod egress;
 mod error;
+pub mod evented;
 pub mod gate;
 mod limit_response;
+pub mod outgoing;
 pub mod resolver;
 pub mod trust;
 mod tunnel;
@@ -69,6 +71,35 @@ pub struct OriginRequest<'a, 'content> {
     pub waits: bool,
     /// Is called with each interim response, as it comes (RFC 9110 §15.2).
     pub interim: Option<Arc<Interim>>,
+}
+
+/// The head of a request to the origin server.
+#[derive(Clone, Debug)]
+pub struct RequestHead {
+    /// The method.
+    pub method: Method,
+    /// The absolute URL.
+    pub url: String,
+    /// The Host field; `None` where it is the URL's own authority (all but `--preserve-host`).
+    pub host: Option<String>,
+    /// The header section, without Host and framing fields.
+    pub fields: Arc<Fields>,
+    /// May the request wait for its turn at the gate (`--origin-concurrency`, `--origin-rate`)? Not if a stale
+    /// response can be had instead.
+    pub waits: bool,
+}
+
+impl RequestHead {
+    /// The request with this head, for a driver that sends it.
+    pub fn request<'a, 'content>(
+        &'a self,
+        content: RequestContent<'content>,
+        interim: Option<Arc<Interim>>,
+    ) -> OriginRequest<'a, 'content> {
+        let Self { method, url, host, fields, waits } = self;
+        let (host, waits) = (host.as_deref(), *waits);
+        OriginRequest { method, url, host, fields, content, waits, interim }
+    }
 }
 
 /// Takes an interim response, 102 to 199 but not 101: its status and fields.

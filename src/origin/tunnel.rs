@@ -35,11 +35,11 @@ const KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// Makes connections that become tunnels.
 pub struct Dialer {
-    names: Names,
+    pub(super) names: Names,
     connect_timeout: Duration,
     origin_timeout: Duration,
-    tls: TlsSettings,
-    egress: Egress,
+    pub(super) tls: TlsSettings,
+    pub(super) egress: Egress,
 }
 
 impl Dialer {
@@ -63,7 +63,7 @@ impl Dialer {
         let mut connection = self.connect(&origin)?;
         let authority = origin.authority();
         let host = request.host.unwrap_or(&authority);
-        let mut head = write_request(request.method, path, host, request.fields);
+        let mut head = write_request(request.method, "", path, host, request.fields);
         head.extend_from_slice(b"\r\n");
         connection.write.write_all(&head).map_err(|error| self.explain(base, &error))?;
         self.answer(base, connection)

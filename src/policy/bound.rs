@@ -5,11 +5,14 @@
 //! the same user's. So a connection that has seen such a challenge or such credentials is used for
 //! nobody else.
 
-use crate::message::fields::Fields;
+use http::HeaderName;
+use http::header::{AUTHORIZATION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, WWW_AUTHENTICATE};
+
+use crate::message::fields::{Fields, list_members};
 
 /// The fields that challenges and credentials stand in (RFC 9110 §11.6, §11.7).
-const FIELDS: [&str; 4] =
-    ["www-authenticate", "proxy-authenticate", "authorization", "proxy-authorization"];
+const FIELDS: [HeaderName; 4] =
+    [WWW_AUTHENTICATE, PROXY_AUTHENTICATE, AUTHORIZATION, PROXY_AUTHORIZATION];
 /// The schemes that authenticate connections.
 const SCHEMES: [&[u8]; 3] = [b"ntlm", b"negotiate", b"kerberos"];
 
@@ -24,12 +27,15 @@ pub fn binds_connection(fields: &Fields) -> bool {
     };
     // The client's side counts, too: credentials may go out on a connection whose challenge came over
     // another one.
-    FIELDS.iter().any(|name| fields.members(name).any(binds))
+    //
+    // One walk over the lines, since each request and each response is asked about several times.
+    let lines = fields.iter().filter(|(name, _)| FIELDS.contains(name));
+    lines.flat_map(|(_, value)| list_members(value.as_bytes())).any(binds)
 }
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderName, HeaderValue};
+    use http::HeaderValue;
 
     use super::*;
 

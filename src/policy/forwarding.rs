@@ -39,14 +39,22 @@ const SAID_BY_THE_PROXY: [&str; 4] = ["forwarded", "x-real-ip", "x-original-url"
 /// More than once is usual: proxies like this one may stand in a row.
 pub const HOPS_MAX: usize = 8;
 
+/// Is this a field that is about one connection, or one proxy, only? `name` is in lower case.
+pub fn is_hop_by_hop(name: &str) -> bool {
+    HOP_BY_HOP.contains(&name)
+}
+
+/// The fields that `Connection` names, as far as they are names.
+pub fn connection_options(fields: &Fields) -> Vec<HeaderName> {
+    let members = fields.members("connection");
+    members.filter_map(|member| HeaderName::from_bytes(member).ok()).collect()
+}
+
 /// Removes hop-by-hop fields, those that `Connection` names among them (RFC 9110 §7.6.1).
 pub fn strip_hop_by_hop(fields: &mut Fields) {
     // Collected first: `Connection` itself is among the fields that go.
-    let named: Vec<HeaderName> = fields
-        .members("connection")
-        .filter_map(|member| HeaderName::from_bytes(member).ok())
-        .collect();
-    fields.retain(|name, _| !named.contains(name) && !HOP_BY_HOP.contains(&name.as_str()));
+    let named = connection_options(fields);
+    fields.retain(|name, _| !named.contains(name) && !is_hop_by_hop(name.as_str()));
 }
 
 /// What the proxy tells the origin server about the request that it passes on.
@@ -78,7 +86,7 @@ pub fn request_fields(request: &Request, told: ForwardingFacts<'_>) -> Fields {
         !matches!(name, "host" | "content-length")
             && !name.starts_with("x-forwarded-")
             && !SAID_BY_THE_PROXY.contains(&name)
-            && !HOP_BY_HOP.contains(&name)
+            && !is_hop_by_hop(name)
     });
     // What a GET brings is given to others under the same key, so nothing outside the key may shape it.
     if unkeyed::is_cached(&request.method) {
@@ -98,6 +106,11 @@ pub fn request_fields(request: &Request, told: ForwardingFacts<'_>) -> Fields {
     fields.set_text("x-forwarded-host", told.host.to_string());
     if let Some(hops) = max_forwards(request) {
         fields.set(http::header::MAX_FORWARDS, HeaderValue::from(hops.saturating_sub(1)));
+    }
+    // RFC 9110 §10.1.4: who says so passes trailer fields on. It is said in the proxy's own name, by the driver
+    // that does, and `Vary: TE` sees it.
+    if request.takes_trailers() {
+        fields.append(http::header::TE, HeaderValue::from_static("trailers"));
     }
     // The version in which this proxy received the request (RFC 9110 §7.6.3).
     fields.append(http::header::VIA, via(request.version));
@@ -155,9 +168,11 @@ pub fn complete_received(fields: &mut Fields, version: Version, response_time: T
         fields.append(http::header::VIA, via(version));
     }
     // Age and freshness are counted from Date (RFC 9111 §4.2.3): two that differ would be read as none.
-    match fields.get("date").cloned() {
+    match fields.get("date") {
         None => fields.set_text("date", date::format(response_time)),
-        Some(first) if fields.get_all("date").count() > 1 => fields.set(http::header::DATE, first),
+        Some(_) if fields.get_all("date").count() > 1 => {
+            fields.remove_all_but_first(&http::header::DATE);
+        }
         Some(_) => {}
     }
 }
@@ -177,11 +192,11 @@ pub fn strip_received(fields: &mut Fields) {
 /// server (RFC 9111 §5.1).
 pub fn add_response_fields(fields: &mut Fields, age: Option<u32>, status: &CacheStatus) {
     if let Some(age) = age {
-        fields.set(http::header::AGE, HeaderValue::from(age));
+        fields.set_last(http::header::AGE, HeaderValue::from(age));
     }
     add_via(fields);
     let verdict = if status.from_cache { "HIT" } else { "MISS" };
-    fields.set(HeaderName::from_static("x-cache"), HeaderValue::from_static(verdict));
+    fields.set_last(HeaderName::from_static("x-cache"), HeaderValue::from_static(verdict));
     // RFC 9211 §2: a cache adds itself to the end of the list.
     let line = text_value(status.to_string());
     fields.append(HeaderName::from_static("cache-status"), line);

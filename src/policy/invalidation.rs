@@ -15,9 +15,15 @@ const SAFE: [&str; 8] =
 /// Unsafe methods do, and so does every method that is not registered as safe. An error changes
 /// nothing.
 pub fn invalidates(method: &Method, status: StatusCode) -> bool {
-    // §4.4 asks for a non-error response, 2xx or 3xx. An unknown method may be unsafe: to fetch anew
-    // once too often is the cheaper mistake.
-    !SAFE.contains(&method.as_str()) && (status.is_success() || status.is_redirection())
+    // §4.4 asks for a non-error response, 2xx or 3xx.
+    may_change(method) && (status.is_success() || status.is_redirection())
+}
+
+/// May a request with this method have changed something, although nobody knows what came of it? It counts as if
+/// it had succeeded: what it did is there, with or without an answer.
+pub fn may_change(method: &Method) -> bool {
+    // An unknown method may be unsafe: to fetch anew once too often is the cheaper mistake.
+    !SAFE.contains(&method.as_str())
 }
 
 /// The other URIs that such a response makes invalid: those in `Location` and `Content-Location`.

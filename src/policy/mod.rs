@@ -30,6 +30,7 @@ pub(crate) mod selection;
 pub mod stored;
 pub mod storing;
 pub mod targeted;
+pub(crate) mod trailers;
 pub(crate) mod unkeyed;
 pub(crate) mod validation;
 pub mod vary;

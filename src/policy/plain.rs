@@ -116,6 +116,7 @@ mod tests {
         let span = Span { first: 0, last: 1 };
         let no_cache = ResponseDirectives { no_cache: true, ..ResponseDirectives::default() };
         let explicit = Lifetime::Explicit(DeltaSeconds(60));
+        let later = Timestamp(NOW.0 + 5);
         // The response; is it plain for a request without credentials, and for one that has some?
         let table = [
             ("by a guess", plain(), true, false),
@@ -130,6 +131,13 @@ mod tests {
             ("redirect", StoredHead { status: StatusCode::FOUND, ..plain() }, false, false),
             ("no-cache", StoredHead { directives: no_cache, ..plain() }, false, false),
             ("stale", StoredHead { fresh_until: NOW, ..plain() }, false, false),
+            // It came after the clock was read.
+            (
+                "stale on arrival",
+                StoredHead { response_time: later, fresh_until: later, ..plain() },
+                false,
+                false,
+            ),
         ];
         for (name, stored, to_all, to_personal) in table {
             for (cookie, expected) in [(false, to_all), (true, to_personal)] {

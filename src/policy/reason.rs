@@ -85,6 +85,8 @@ pub enum Detail {
     Status,
     /// The response redirects to the URL that was asked for.
     OwnUrl,
+    /// NTLM or Negotiate authenticates the client's connection.
+    Bound,
     /// A 206, which is a part only.
     Partial,
     /// An event stream, which has no end.
@@ -173,6 +175,7 @@ impl Detail {
             Self::Method => "method",
             Self::Status => "status",
             Self::OwnUrl => "own-url",
+            Self::Bound => "bound",
             Self::Partial => "partial",
             Self::EventStream => "event-stream",
             Self::SetCookie => "set-cookie",

@@ -12,6 +12,7 @@ use http::Method;
 
 use crate::clock::{DeltaSeconds, Timestamp};
 use crate::message::request::{Framing, Request};
+use crate::policy::bound::binds_connection;
 use crate::policy::cache_control::RequestDirectives;
 use crate::policy::credentials::is_signed;
 use crate::policy::effect::{Effect, effect_of};
@@ -50,6 +51,8 @@ pub struct Presented {
     pub content: bool,
     /// It has a field that is not plain (`policy/plain.rs`).
     pub weighed: bool,
+    /// It is authenticated with its connection (`policy/bound.rs`).
+    pub bound: bool,
 }
 
 impl Presented {
@@ -85,6 +88,8 @@ impl Presented {
         if directed {
             presented.directives = RequestDirectives::read(&request.fields);
         }
+        presented.bound =
+            request.is_bound || presented.authorization && binds_connection(&request.fields);
         presented
     }
 
@@ -126,6 +131,7 @@ impl Presented {
             && !self.if_range
             && !self.for_origin_alone
             && !self.authorization
+            && !self.bound
             && !self.directives.no_store
             && !self.directives.no_cache
     }

@@ -87,8 +87,9 @@ impl StoredHead {
 
     /// Is it fresh at `now` (§4.2)?
     pub(crate) fn is_fresh(&self, now: Timestamp) -> bool {
-        // §4.2: fresh while the lifetime is greater than the age; equal is stale.
-        now < self.fresh_until
+        // §4.2: fresh while the lifetime is greater than the age; equal is stale. The age is never less than that on
+        // arrival, and an event loop that read its clock before that may ask: else what came stale would be fresh to it.
+        now.max(self.response_time) < self.fresh_until
     }
 
     /// For how long it stays fresh, in whole seconds.

@@ -8,6 +8,7 @@ use http::{HeaderName, StatusCode};
 use crate::clock::{DeltaSeconds, Timestamp};
 use crate::message::fields::Fields;
 use crate::policy::age::corrected_initial_age;
+use crate::policy::bound::binds_connection;
 use crate::policy::cache_control::ResponseDirectives;
 use crate::policy::forwarding::strip_received;
 use crate::policy::freshness::{
@@ -150,6 +151,11 @@ pub(crate) fn checks(
     let personal = refused_as_personal(presented, fields, &directives, lifetime, rules);
     let useless = refused_as_useless(status, fields, &directives, lifetime);
     all.extend([
+        check(
+            "RFC 4559 §6",
+            "no connection is authenticated for one client",
+            refuse_if(presented.bound || binds_connection(fields), Detail::Bound),
+        ),
         check("RFC 9111 §3.5, §7.3", PERSONAL, if forced { Ok(()) } else { personal }),
         check("RFC 9111 §3, §4.2", USELESS, if forced { Ok(()) } else { useless }),
         check("RFC 9110 §7.6.1", KEPT, if forced { Ok(()) } else { refused_as_unkept(fields) }),

@@ -6,7 +6,7 @@
 
 use http::header::{
     CACHE_CONTROL, ETAG, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE,
-    LAST_MODIFIED, PRAGMA, RANGE, VARY,
+    LAST_MODIFIED, PRAGMA, RANGE, TE, VARY,
 };
 use http::{HeaderName, HeaderValue, StatusCode};
 
@@ -34,9 +34,9 @@ pub fn make_conditional(sent: &mut Fields, stored: &StoredHead) {
     // must return without them. Both are sent where there are both; a server that knows tags ignores
     // the date (RFC 9110 §13.1.3).
     for (condition, validator) in [(IF_NONE_MATCH, ETAG), (IF_MODIFIED_SINCE, LAST_MODIFIED)] {
-        sent.remove(condition.as_str());
-        if let Some(value) = stored.fields.get(validator.as_str()) {
-            sent.append(condition, value.clone());
+        match stored.fields.get(validator.as_str()) {
+            Some(value) => sent.set(condition, value.clone()),
+            None => sent.remove(condition.as_str()),
         }
     }
 }
@@ -46,15 +46,15 @@ pub fn ask_for_rest(sent: &mut Fields, prefix: &StoredResponse) {
     // Without a validator the server may answer with the rest of another representation;
     // `partial::completes` then refuses it and the whole is asked for.
     sent.set(RANGE, text_value(format!("bytes={}-", prefix.content.len())));
-    // The client's own If-Range is about what the client holds, not about this part.
-    sent.remove(IF_RANGE.as_str());
     let validator = match strong_validator(prefix) {
         Some(Strong::Tag(_)) => prefix.fields.get(ETAG.as_str()),
         Some(Strong::Modified(_)) => prefix.fields.get(LAST_MODIFIED.as_str()),
         None => None,
     };
-    if let Some(validator) = validator {
-        sent.append(IF_RANGE, validator.clone());
+    // The client's own If-Range is about what the client holds, not about this part.
+    match validator {
+        Some(validator) => sent.set(IF_RANGE, validator.clone()),
+        None => sent.remove(IF_RANGE.as_str()),
     }
 }
 
@@ -65,7 +65,8 @@ pub fn make_own(sent: &mut Fields) {
     // RFC 5861 §3: a refresh is the cache's own request. It once carried a client's Range, and what
     // players read in ranges was never refreshed.
     make_unconditional(sent);
-    for name in [IF_MATCH, IF_UNMODIFIED_SINCE, CACHE_CONTROL, PRAGMA] {
+    // Nor is there anybody to take trailer fields.
+    for name in [IF_MATCH, IF_UNMODIFIED_SINCE, CACHE_CONTROL, PRAGMA, TE] {
         sent.remove(name.as_str());
     }
 }
@@ -112,10 +113,12 @@ fn same_modification(stored: &StoredHead, received: &Fields, now: Timestamp) -> 
     Some(stored.fields.date(name, now) == Some(modified))
 }
 
-/// A stored response's fields after a 304, or a 200 to HEAD, brought others (§3.2): each name that
-/// came replaces the stored lines of that name. The length stays what it is, and an age that did not
-/// come is not kept. `Vary` grows and never shrinks: what has selected the stored response still does,
-/// whatever one 304 leaves out (§4.1); grown too long, it is `*`.
+/// A stored response's fields after a 304, or a 200 to HEAD, brought others (§3.2): the lines of each name
+/// that came, spelt as they came, replace the stored lines of that name, where the first of these stood.
+///
+/// The length stays what it is, and an age that did not come is not kept. `Vary` grows and never shrinks:
+/// what has selected the stored response still does, whatever one 304 leaves out (§4.1); grown too long, it
+/// is `*`.
 pub fn merged(stored: &StoredHead, received: &Fields) -> Fields {
     // Deviation from §3.2: it excepts fewer fields, but these tell of content that a 304 does not
     // bring.
@@ -125,11 +128,22 @@ pub fn merged(stored: &StoredHead, received: &Fields) -> Fields {
             || name == "content-digest"
             || name == "content-range" && stored.part.is_some()
     };
-    let mut fields = stored.fields.clone();
-    fields.retain(|name, _| stays(name) || name != "age" && !received.contains(name.as_str()));
-    for (name, value) in received.iter().filter(|(name, _)| !stays(name)) {
-        fields.append(name.clone(), value.clone());
+    let mut fields = Fields::with_capacity(stored.fields.len() + received.len());
+    for line in stored.fields.lines() {
+        if !stays(line.name) && received.contains(line.name.as_str()) {
+            // All that came of a name is added at its first stored line, and the others are dropped.
+            if !fields.contains(line.name.as_str()) {
+                received
+                    .lines()
+                    .filter(|new| new.name == line.name)
+                    .for_each(|new| fields.append_line(new));
+            }
+        } else if line.name != "age" {
+            fields.append_line(line);
+        }
     }
+    let is_new = |name: &HeaderName| !stays(name) && !stored.fields.contains(name.as_str());
+    received.lines().filter(|new| is_new(new.name)).for_each(|new| fields.append_line(new));
     // Deviation from §3.2: Vary is not replaced but extended. A 304 that leaves out a name (servers do)
     // would open a response that was selected by it to all other requests.
     let has = |member: &&[u8]| {

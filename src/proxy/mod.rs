@@ -43,6 +43,7 @@ mod blocking;
 pub mod collapse;
 mod decision;
 mod destination;
+mod evented;
 pub mod explain;
 mod fast_path;
 pub mod fill;
@@ -59,12 +60,13 @@ mod site;
 mod upgrade;
 
 pub use blocking::{BlockingDriver, ContentFetch, Delivery, Upgraded};
+pub use evented::{EventedFetch, FetchClient, RunElsewhere, UploadedContent};
 pub use fast_path::{FastHit, Plain};
 pub use next::{Answer, Attempt, Follow, Next, Recall, Refresh};
-pub use plan::{Fetch, RequestHead};
+pub use plan::Fetch;
 pub use question::Question;
 pub use receive::AfterHead;
-pub use upgrade::protocols;
+pub use upgrade::{UpgradeRequest, protocols};
 
 /// How the engine is to behave.
 #[derive(Clone, Debug)]

@@ -5,11 +5,9 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use http::Method;
-
 use crate::message::fields::Fields;
 use crate::message::target::url_at;
-use crate::origin::{Interim, OriginRequest, RequestContent};
+use crate::origin::RequestHead;
 use crate::policy::key::CacheKey;
 use crate::policy::reason::{CacheStatus, Detail, Why};
 use crate::policy::stored::StoredResponse;
@@ -71,32 +69,12 @@ pub(super) struct FollowedRedirect {
     pub count: usize,
 }
 
-/// The head of a request to the origin server.
-#[derive(Clone)]
-pub struct RequestHead {
-    /// The method.
-    pub method: Method,
-    /// The absolute URL.
-    pub url: String,
-    /// The Host field; `None` where it is the URL's own authority (all but `--preserve-host`).
-    pub host: Option<String>,
-    /// The header section, without Host and framing fields.
-    pub fields: Arc<Fields>,
-    /// May the request wait for its turn at the gate (`--origin-concurrency`, `--origin-rate`)? Not if a stale
-    /// response can be had instead.
-    pub waits: bool,
-}
-
-impl RequestHead {
-    /// The request with this head, for a driver that sends it.
-    pub fn request<'a, 'content>(
-        &'a self,
-        content: RequestContent<'content>,
-        interim: Option<Arc<Interim>>,
-    ) -> OriginRequest<'a, 'content> {
-        let Self { method, url, host, fields, waits } = self;
-        let (host, waits) = (host.as_deref(), *waits);
-        OriginRequest { method, url, host, fields, content, waits, interim }
+impl Proxy {
+    /// Is the response worth fetching although its client has gone, because it may be stored? Others who wait for it
+    /// ask anew if it is not.
+    pub(super) fn is_worth_finishing(&self, fetch: &Fetch) -> bool {
+        let presented = &fetch.forward.question.presented;
+        presented.get && !presented.directives.no_store && !self.settings.reuse.disabled
     }
 }
 

@@ -11,9 +11,9 @@ use http::{Method, StatusCode};
 
 use crate::clock::Timestamp;
 use crate::message::body::Body;
-use crate::origin::{OriginError, OriginHead};
+use crate::origin::{OriginError, OriginHead, RequestHead};
 use crate::policy::forwarding::complete_received;
-use crate::policy::invalidation::{describes_target, invalidates, named};
+use crate::policy::invalidation::{describes_target, invalidates, may_change, named};
 use crate::policy::limited::counts_as;
 use crate::policy::partial::{completes, without_digests};
 use crate::policy::range::Part;
@@ -30,7 +30,7 @@ use crate::proxy::collapse::{Duty, Failed, Outcome, Scope};
 use crate::proxy::fill::{Incoming, IncomingContent, Sink, commit_in_memory};
 use crate::proxy::freshen::facts;
 use crate::proxy::next::Answer;
-use crate::proxy::plan::{Asks, Fetch, FollowedRedirect, Forward, Plan, RequestHead};
+use crate::proxy::plan::{Asks, Fetch, FollowedRedirect, Forward, Plan};
 use crate::stats::Counter;
 
 /// What is done next when the head of the origin server's response has come.
@@ -85,7 +85,18 @@ impl Proxy {
         if !error.spared_it() {
             self.stats.count(Counter::OriginRequest);
         }
+        if !error.undelivered() {
+            self.invalidate_unanswered(&fetch);
+        }
         self.fail_fetch(fetch, error)
+    }
+
+    /// Nobody waits for the answer to this request any more, which the origin server may have begun to carry out.
+    pub fn abandon(&self, fetch: &Fetch) {
+        self.stats.count(Counter::OriginRequest);
+        self.stats.count_forwarded(fetch.forward.why);
+        self.invalidate_unanswered(fetch);
+        // Dropped, the duty hands over to a follower.
     }
 
     /// The same where the request that failed is counted already.
@@ -216,20 +227,34 @@ impl Proxy {
     /// §4.4: what is stored for the target URI, for those that the response names, and for the destination
     /// of a MOVE or COPY, is out of date. Nothing that is on its way in is stored after it.
     fn invalidate(&self, fetch: &Fetch, head: &OriginHead) {
-        let Fetch { forward, duty, .. } = fetch;
-        let question = &forward.question;
+        let (question, duty) = (&fetch.forward.question, &fetch.duty);
         if !invalidates(&question.method, head.status) {
             return;
         }
         // Its own invalidation is not what keeps its response out, but those of others are, also where only
         // its head tells whether they mean it.
         let own = Some(duty.begun());
-        let named = named(&question.key, &head.fields, &self.settings.key);
-        for key in named.into_iter().chain(self.settings.destination_key(&question.request)) {
+        for key in named(&question.key, &head.fields, &self.settings.key) {
             self.cache.invalidate(&key, own);
         }
-        self.cache.invalidate(&forward.key, own);
-        self.cache.invalidate(&question.key, own);
+        self.invalidate_target(fetch);
+    }
+
+    /// The same for a request that has no answer: it may have done what it was to do (§4.4).
+    fn invalidate_unanswered(&self, fetch: &Fetch) {
+        if may_change(&fetch.forward.question.method) {
+            self.invalidate_target(fetch);
+        }
+    }
+
+    /// What is stored for the target URI, and for a destination that the request names, is out of date.
+    fn invalidate_target(&self, fetch: &Fetch) {
+        let Fetch { forward, duty, .. } = fetch;
+        let (question, own) = (&forward.question, Some(duty.begun()));
+        let destination = self.settings.destination_key(&question.request);
+        for key in destination.iter().chain([&forward.key, &question.key]) {
+            self.cache.invalidate(key, own);
+        }
     }
 
     /// May the response be stored (§3)?
@@ -335,6 +360,7 @@ impl Forward {
             Detail::Cookie
                 | Detail::Authorization
                 | Detail::Credentials
+                | Detail::Bound
                 | Detail::Memory
                 | Detail::Method
                 | Detail::Cleared

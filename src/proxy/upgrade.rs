@@ -3,13 +3,13 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use http::header::{CONNECTION, UPGRADE};
+use http::header::{CONNECTION, TE, UPGRADE};
 use http::{HeaderValue, Method, Version};
 
 use crate::message::fields::{Fields, text_value};
 use crate::message::request::{Framing, Request, RequestError};
 use crate::message::target::url_at;
-use crate::origin::{OriginError, OriginHead};
+use crate::origin::{OriginError, OriginHead, RequestHead};
 use crate::policy::forwarding::{complete_received, goes_in_circles, received_fields};
 use crate::policy::reason::{CacheStatus, Detail, Why};
 use crate::policy::response::Response;
@@ -17,7 +17,7 @@ use crate::policy::reuse::Mode;
 use crate::proxy::Proxy;
 use crate::proxy::fill::Incoming;
 use crate::proxy::next::Answer;
-use crate::proxy::plan::{Forward, RequestHead};
+use crate::proxy::plan::Forward;
 use crate::proxy::question::Question;
 use crate::proxy::refuse::say_when_to_come_back;
 use crate::stats::Counter;
@@ -74,6 +74,8 @@ impl Proxy {
         // The client's own Connection and Upgrade went with the hop-by-hop fields; these are the
         // proxy's.
         let mut fields = (**self.sent(&question)).clone();
+        // A tunnel has no trailer fields.
+        fields.remove(TE.as_str());
         fields.append(CONNECTION, HeaderValue::from_static("Upgrade"));
         fields.append(UPGRADE, text_value(protocols.to_string()));
         let head = RequestHead {

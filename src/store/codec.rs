@@ -8,8 +8,12 @@
 //! "cpx" version  checksum of all that follows  key  head  length of the content  content
 //! ```
 //!
-//! Numbers are little-endian; texts and lists have their length before them, in 32 bits. A store that
-//! keeps content by itself has frames without it, and checks the content by its own checksums.
+//! Numbers are little-endian; texts and lists have their length before them, in 32 bits. A store that keeps content
+//! by itself has frames without it, and checks the content by its own checksums.
+//!
+//! Field names are in lower case, but for the letters that came in another case than in the usual capitals. Version
+//! 0.2.0 of this program wrote all letters in lower case, and compares names without regard to case: its frames are
+//! read here in the usual capitals, it reads these, and both may use one store.
 
 use bytes::{Buf, Bytes};
 use http::{HeaderName, HeaderValue, StatusCode};
@@ -73,9 +77,10 @@ fn begin(key: &CacheKey, head: &StoredHead, length: u64, more_bytes: usize) -> V
         out.extend_from_slice(&moment.0.to_le_bytes());
     }
     put_length(&mut out, head.fields.len());
-    for (name, value) in head.fields.iter() {
-        put_text(&mut out, name.as_str().as_bytes());
-        put_text(&mut out, value.as_bytes());
+    for line in head.fields.lines() {
+        put_length(&mut out, line.name.as_str().len());
+        line.write_stored_name(&mut out);
+        put_text(&mut out, line.value.as_bytes());
     }
     put_length(&mut out, head.selecting.iter().count());
     for (name, value) in head.selecting.iter() {
@@ -152,8 +157,8 @@ fn read(mut from: CodecReader) -> Option<(CacheKey, StoredHead, u64, Bytes)> {
     // compared with what is there before memory is taken for them.
     let mut fields = Fields::new();
     for _ in 0..from.length()? {
-        let name = HeaderName::from_bytes(&from.text()?).ok()?;
-        fields.append(name, HeaderValue::from_bytes(&from.text()?).ok()?);
+        let name = from.text()?;
+        fields.append_stored(&name, HeaderValue::from_bytes(&from.text()?).ok()?).ok()?;
     }
     fields.shrink();
     let mut selecting = Vec::new();
@@ -271,6 +276,64 @@ mod tests {
         assert_eq!((read_key, length), (key, 5));
         assert_eq!(format!("{head:?}"), format!("{:?}", response().head()));
         assert_eq!(decode(&frame).err(), Some(Unreadable::Nonsense), "the content is elsewhere");
+    }
+
+    /// Fields with these names, as they came.
+    fn spelt(names: &[&str]) -> Fields {
+        let mut fields = Fields::new();
+        for name in names {
+            let appended = fields.append_spelt(name.as_bytes(), HeaderValue::from_static("v"));
+            appended.expect("a name");
+        }
+        fields
+    }
+
+    fn written(fields: &Fields) -> String {
+        let mut out = Vec::new();
+        fields.write_to(&mut out);
+        String::from_utf8(out).expect("ASCII")
+    }
+
+    #[test]
+    fn names_are_read_as_they_were_spelt() {
+        let key = CacheKey::from("http://o/a");
+        let long = ["x-a_1".repeat(40), "X-".repeat(100), "A".repeat(65)];
+        let long: Vec<&str> = long.iter().map(String::as_str).collect();
+        let tables: [&[&str]; 4] = [
+            &["date", "x-amz-id-2", "etag"],
+            &["Date", "ETag", "X-Amz-Id-2"],
+            &["DATE", "eTAG", "Etag", "x-B", "X-b", "x-b"],
+            &long,
+        ];
+        for names in tables {
+            let mut head = response().head().clone();
+            head.fields = spelt(names);
+            let frame = Bytes::from(encode(&key, &head, b"hello"));
+            let (_, read) = decode(&frame).expect("it was just written");
+            assert_eq!(written(&read.fields), written(&head.fields));
+            assert_eq!(read.fields, head.fields);
+        }
+    }
+
+    /// What version 0.2.0 wrote for [`response`], whose names are in the usual capitals.
+    const OLD_FRAME: &[u8] = b"cpx\x02\x1a4\xd4.\n\0\0\0http://o/a\xce\0\
+        \x02\x03\0\0\0\0\0\0\0\x07\0\0\0\0\0\0\0d\0\0\0\0\0\0\0\
+        \0<\0\0\0\x05\0\0\0\0P\\\x18\xa3\x01\0\0\xd8&]\x18\xa3\x01\0\0\xff\xff\xff\xff\xff\xff\xff\xff\
+        \x02\0\0\0\r\0\0\0cache-control\n\0\0\0max-age=60\x03\0\0\0x-a\x04\0\0\0caf\xe9\
+        \x02\0\0\0\x06\0\0\0accept\x01\x01\0\0\0b\x0f\0\0\0accept-language\0\0\0\0\0\
+        \x05\0\0\0\0\0\0\0hello";
+
+    #[test]
+    fn frames_that_know_no_spellings_are_read_in_the_usual_capitals() {
+        let key = CacheKey::from("http://o/a");
+        let (read_key, read) = decode(&Bytes::from_static(OLD_FRAME)).expect("it is whole");
+        assert_eq!(read_key, key);
+        assert_eq!(format!("{:?}", read.head()), format!("{:?}", response().head()));
+        let mut fields = read.fields.clone();
+        fields.rewrite("x-a", |_| Some(b"v".to_vec()));
+        assert_eq!(written(&fields), "Cache-Control: max-age=60\r\nX-A: v\r\n");
+        // Where all names are in the usual capitals, nothing is written that an older program would not write.
+        assert_eq!(encode(&key, response().head(), b"hello"), OLD_FRAME);
     }
 
     #[test]

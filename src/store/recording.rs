@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -156,6 +157,14 @@ impl Recording {
         match &self.place {
             RecordingPlace::Memory => true,
             RecordingPlace::Behind(spool) => spool.has_space(),
+        }
+    }
+
+    /// For how long what is kept back may wait.
+    pub fn space_wait(&self) -> Duration {
+        match &self.place {
+            RecordingPlace::Memory => Duration::ZERO,
+            RecordingPlace::Behind(spool) => spool.space_wait(),
         }
     }
 

@@ -185,8 +185,8 @@ fn said(proxy: &Proxy, args: &[&str]) -> String {
 /// All that a proxy says of itself and of what it holds, but for what time changes.
 fn state(proxy: &Proxy) -> (Value, Vec<Value>) {
     let mut stats: Value = serde_json::from_str(&said(proxy, &["stats", "--json"])).expect("JSON");
-    // Under load, the connection of the request before may still be on its way out.
-    for moves in ["connections", "workers_busy", "jobs_waiting"] {
+    // Under load, the connection of the request before may still be on its way out; workers come and go.
+    for moves in ["connections", "workers", "workers_busy", "jobs_waiting"] {
         stats.as_object_mut().expect("an object").remove(moves);
     }
     let listed = said(proxy, &["list", "--json"]);

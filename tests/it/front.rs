@@ -163,7 +163,7 @@ fn parts(
     let store = Arc::new(Cache::in_memory(store(Eviction::Lru, limits)));
     let proxy = Proxy::new(support::settings(), store, Clock::System, Arc::clone(&stats));
     let driver = BlockingDriver::new(Arc::new(proxy), origin);
-    let pool = Pool::start(workers, 10, &stats).expect("threads");
+    let pool = Pool::fixed(workers, 10, &stats).expect("threads");
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let second = Duration::from_secs(20);
     let connections =
@@ -174,6 +174,7 @@ fn parts(
         limits: RequestLimits::default(),
         access_log: None,
         health_path: None,
+        origin: None,
         handler: None,
     };
     (listener, driver, pool, settings)

@@ -315,7 +315,7 @@ fn ask(gated: &Gated, url: &str, waits: bool) -> Result<OriginResponse, OriginEr
 fn gated(rate: Option<Rate>, wait_max: Duration) -> (Gated, Arc<Quick>, Clock) {
     let quick = Arc::new(Quick::default());
     let clock = Clock::by_hand(Timestamp(1_800_000_000_000));
-    let limits = Limits { rate, concurrency: None, wait_max };
+    let limits = Limits { rate, concurrency: None, connections: None, wait_max };
     (Gated::new(Arc::<Quick>::clone(&quick), clock.clone(), limits), quick, clock)
 }
 
@@ -370,6 +370,20 @@ fn who_may_wait_gets_a_turn_within_the_rate() {
     );
 }
 
+/// The same through the program: nothing but the clock brings their turn.
+#[test]
+fn clients_get_their_turn_within_the_rate() {
+    let origin = Scripted::script([
+        on("GET /1").send(200, "Cache-Control: no-store", "1"),
+        on("GET /2").send(200, "Cache-Control: no-store", "2"),
+    ]);
+    let proxy = Proxy::before(&origin, &["--origin-rate", "1/s"]);
+    for target in ["/1", "/2"] {
+        assert_eq!(proxy.get(target).status, 200, "{target}");
+    }
+    origin.assert_finished();
+}
+
 #[test]
 fn only_so_many_requests_are_under_way() {
     let gate = Gate::new();
@@ -400,6 +414,31 @@ fn only_so_many_requests_are_under_way() {
     let bodies: Vec<String> = clients.iter_mut().map(|client| client.reply().body()).collect();
     assert_eq!(bodies, ["1", "2", "3"]);
     origin.assert_finished();
+}
+
+/// More requests than the workers' queue holds wait for one connection, and none is refused.
+#[test]
+fn requests_wait_for_a_connection() {
+    const COUNT: usize = 30;
+    let gate = Gate::new();
+    let origin = Scripted::script([on("GET *any*")
+        .wait(&gate)
+        .send(200, "Cache-Control: no-store", "x")
+        .always()]);
+    let proxy = Proxy::before(&origin, &["--origin-connections", "1"]);
+    let mut clients: Vec<_> = (0..COUNT)
+        .map(|number| {
+            let mut connection = proxy.connect();
+            connection.request("GET", &format!("/{number}"), "", "");
+            connection
+        })
+        .collect();
+    assert_eq!(origin.wait_for(1).len(), 1);
+    gate.open();
+    for client in &mut clients {
+        let reply = client.reply();
+        assert_eq!((reply.status, reply.body()), (200, "x".into()));
+    }
 }
 
 #[test]

@@ -342,11 +342,12 @@ fn a_client_that_reads_nothing_is_cut_in_time() {
             .then(Step::Repeat(vec![b'x'; 1_000_000], 50)),
         on("GET /a").send(200, "", "x"),
     ]);
-    let proxy = Proxy::before(&origin, &["--workers", "1", "--idle-timeout", "300ms"]);
+    let limits = ["--origin-connections", "1", "--idle-timeout", "300ms"];
+    let proxy = Proxy::before(&origin, &limits);
     let mut deaf = proxy.connect();
     deaf.request("GET", "/big", "", "");
     assert!(deaf.head().is_some());
-    // The only worker that may ask the origin server is free again.
+    // The only connection to the origin server is free again.
     assert_eq!(proxy.get("/a").status, 200);
     assert!(deaf.rest().len() < 50_000_000);
 }

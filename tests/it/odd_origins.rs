@@ -3,7 +3,7 @@
 
 use super::support;
 use super::support::origin::{Origin, Rule, on};
-use super::support::proxy::Proxy;
+use super::support::proxy::{ONE_LOOP, Proxy};
 
 const FRESH: &str = "Cache-Control: max-age=60";
 
@@ -54,7 +54,7 @@ fn a_304_with_a_length_has_no_content() {
         on("HEAD /c").head(200, "Content-Type: text/plain"),
         on("GET /d").send(200, "", "next"),
     ]);
-    let proxy = Proxy::before(&origin, &[]);
+    let proxy = Proxy::before(&origin, ONE_LOOP);
     proxy.get("/a");
     let reply = proxy.get("/a");
     assert_eq!(
@@ -175,7 +175,7 @@ fn a_connection_that_closes_without_an_answer_lets_the_stale_stand_in() {
         [on(&request).send(200, &stale(directives), "stored"), on(&request).close().times(2)]
     });
     let origin = Origin::script(rules.collect::<Vec<Rule>>());
-    let proxy = Proxy::before(&origin, &[]);
+    let proxy = Proxy::before(&origin, ONE_LOOP);
     for (target, directives, status) in table {
         proxy.get(target);
         let reply = proxy.get(target);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::support;
 use super::support::origin::{Gate, Origin, Step, on};
-use super::support::proxy::{Proxy, command};
+use super::support::proxy::{ONE_LOOP, Proxy, command};
 use super::support::{PATIENCE, TemporaryFolder};
 use caching_proxy::message::fields::Fields;
 use caching_proxy::origin::blocking::client::{OriginClient, OriginClientSettings};
@@ -25,7 +25,7 @@ fn connections_to_the_origin_server_are_reused() {
         on("GET /c").head(200, "Transfer-Encoding: chunked").bytes("1\r\nx\r\n0\r\n\r\n"),
         on("HEAD /a").head(200, "Content-Length: 5"),
     ]);
-    let proxy = Proxy::before(&origin, &[]);
+    let proxy = Proxy::before(&origin, ONE_LOOP);
     for number in 0..5 {
         proxy.get(&format!("/{number}"));
     }
@@ -62,7 +62,7 @@ fn a_request_that_meets_the_end_of_a_reused_connection_is_repeated_once() {
         ];
         script.extend(repeated.then_some(again));
         let origin = Origin::script(script);
-        let proxy = Proxy::before(&origin, &[]);
+        let proxy = Proxy::before(&origin, ONE_LOOP);
         proxy.get("/first");
         let reply = proxy.ask(method, "/a", "", content);
         assert_eq!(reply.status, if repeated { 200 } else { 502 }, "{case}");
@@ -88,7 +88,7 @@ fn a_request_is_not_repeated_on_end() {
         first(),
         on("GET /cut").head(200, "Content-Length: 5").bytes("abc").close(),
     ]);
-    let proxy = Proxy::before(&origin, &[]);
+    let proxy = Proxy::before(&origin, ONE_LOOP);
     for target in ["/fresh", "/twice", "/begun", "/interim"] {
         if target != "/fresh" {
             proxy.get("/first");
@@ -181,6 +181,7 @@ fn a_name_that_has_moved_is_looked_up_again() {
         let client = OriginClient::new(OriginClientSettings {
             connect_timeout: second,
             origin_timeout: second,
+            first_byte_timeout: second,
             roots: None,
             names,
             idle_connections_max: 1,
@@ -226,7 +227,11 @@ fn a_silent_origin_server_is_a_504_that_helps() {
         (reply.status, reply.cache_status()),
         (504, "proxy; fwd=uri-miss; detail=timeout".into())
     );
-    assert!(reply.body().ends_with("silent for 200ms; see --origin-timeout\n"), "{}", reply.body());
+    assert!(
+        reply.body().ends_with("silent for 200ms; see --first-byte-timeout and --origin-timeout\n"),
+        "{}",
+        reply.body()
+    );
     let reply = proxy.get("/body");
     assert_eq!((reply.status, reply.complete), (200, false));
     gate.open();
@@ -255,7 +260,7 @@ fn a_stale_response_stands_in_for_a_failed_origin_server() {
         stale("/over", ", stale-if-error=0"),
         on("GET /over").send(503, "", "busy"),
     ]);
-    let proxy = Proxy::before(&origin, &[]);
+    let proxy = Proxy::before(&origin, ONE_LOOP);
     for (target, status, body) in [
         ("/closed", 200, "stale"),
         ("/503", 200, "stale"),

@@ -42,6 +42,8 @@ mod origin_credentials;
 mod origin_trouble;
 #[path = "secrets.rs"]
 mod secrets;
+#[path = "spelling.rs"]
+mod spelling;
 #[path = "upgrade.rs"]
 mod upgrade;
 #[path = "ways_out.rs"]

@@ -31,18 +31,20 @@ fn start(origin: &str, way_out: &Origin) -> Proxy {
 
 #[test]
 fn a_redirects_target_has_a_way_of_its_own() {
-    let away = Origin::script([
-        on("CONNECT target.test:80").bytes(AGREES),
-        on("GET /b").having("Host: target.test").send(200, "", "through the proxy"),
-    ]);
+    let away = Origin::script([on("GET http://target.test/b").having("Host: target.test").send(
+        200,
+        "",
+        "through the proxy",
+    )]);
     let direct = Origin::script([on("GET /a").send(302, "Location: http://target.test/b", "")]);
     let reply = start(&direct.url(), &away).get("/a");
     assert_eq!(reply.body(), "through the proxy");
     let target = Origin::script([on("GET /b").send(200, "", "directly")]);
-    let way_out = Origin::script([
-        on("CONNECT origin.test:80").bytes(AGREES),
-        on("GET /a").send(302, &format!("Location: {}/b", target.url()), ""),
-    ]);
+    let way_out = Origin::script([on("GET http://origin.test/a").send(
+        302,
+        &format!("Location: {}/b", target.url()),
+        "",
+    )]);
     let reply = start("http://origin.test", &way_out).get("/a");
     assert_eq!(reply.body(), "directly");
     for origin in [away, direct, target, way_out] {
@@ -58,9 +60,12 @@ fn no_proxy_is_asked_about_each_redirects_target() {
         on("GET /b").having("Host: near.test").send(200, "", "near"),
     ]);
     let way_out = Origin::script([
-        on("CONNECT far.test:80").bytes(AGREES).times(2),
-        on("GET /b").having("Host: far.test").send(200, "", "far"),
-        on("GET /in").having("Host: far.test").send(302, "Location: http://near.test/b", ""),
+        on("GET http://far.test/b").having("Host: far.test").send(200, "", "far"),
+        on("GET http://far.test/in").having("Host: far.test").send(
+            302,
+            "Location: http://near.test/b",
+            "",
+        ),
     ]);
     let environment = |name: &str| match name {
         "no_proxy" => Some("near.test".to_string()),
@@ -76,6 +81,7 @@ fn no_proxy_is_asked_about_each_redirects_target() {
     let client = OriginClient::new(OriginClientSettings {
         connect_timeout: Duration::from_secs(20),
         origin_timeout: Duration::from_secs(20),
+        first_byte_timeout: Duration::from_secs(20),
         roots: None,
         names,
         // Each request has a connection of its own, so that the way is chosen for it.
@@ -107,14 +113,16 @@ fn the_proxy_that_leads_out_is_told_who_asks() {
             ("user@", "Proxy-Authorization: Basic dXNlcjo="),
             ("", ""),
         ] {
-            let connect = || match expected {
-                "" => on("CONNECT origin.test:80").lacking("Proxy-Authorization"),
-                field => on("CONNECT origin.test:80").having(field),
+            let told = |line: &str| match expected {
+                "" => on(line).lacking("Proxy-Authorization"),
+                field => on(line).having(field),
             };
             let rules = [
-                connect().bytes(AGREES).times(2),
-                on("GET /get").having("Host: origin.test").send(200, "", "got"),
+                told("GET http://origin.test/get").having("Host: origin.test").send(200, "", "got"),
+                // What becomes a tunnel is connected to the origin server itself.
+                told("CONNECT origin.test:80").bytes(AGREES),
                 on("GET /upgrade")
+                    .lacking("Proxy-Authorization")
                     .having("Host: origin.test")
                     .head(101, "Upgrade: x; Connection: Upgrade")
                     .then(Step::Echo),
@@ -149,8 +157,10 @@ fn the_proxy_that_leads_out_is_told_who_asks() {
 #[test]
 fn a_proxy_that_leads_out_and_wants_other_credentials_is_named_without_them() {
     let demands = "Proxy-Authenticate: Basic realm=\"out\"";
-    let refuses = on("CONNECT origin.test:80").send(407, demands, "").always();
-    let way_out = Origin::script([refuses]);
+    let way_out = Origin::script([
+        on("GET http://origin.test/a").send(407, demands, "").always(),
+        on("CONNECT origin.test:80").send(407, demands, "").always(),
+    ]);
     let shown =
         format!("http://origin.test through proxy http://***@localhost:{}: ", way_out.port());
     for fields in ["", UPGRADE] {

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use mio::net::{TcpListener, TcpStream};
 
+use crate::origin::evented::is_out_of_descriptors;
+
 /// How long to wait before accepting again after that has failed.
 pub(super) const PAUSE: Duration = Duration::from_millis(50);
 /// The log has one warning of a failure in this span, at most.
@@ -77,7 +79,7 @@ impl Acceptor {
                 Err(error) if is_the_clients(&error) => {}
                 Err(error) => {
                     self.warn(&error);
-                    if is_scarcity(&error) {
+                    if is_out_of_descriptors(&error) {
                         self.refuse_one();
                     }
                     return Accepted::Later;
@@ -129,11 +131,4 @@ fn is_the_clients(error: &io::Error) -> bool {
             | io::ErrorKind::NetworkUnreachable
             | io::ErrorKind::NetworkDown
     )
-}
-
-/// Are there no more descriptors, in the process or in the system?
-fn is_scarcity(error: &io::Error) -> bool {
-    const ENFILE: i32 = 23;
-    const EMFILE: i32 = 24;
-    matches!(error.raw_os_error(), Some(ENFILE | EMFILE))
 }

@@ -67,11 +67,11 @@ pub(super) struct Readiness {
 }
 
 /// What becomes of a client.
-pub(super) enum ClientOutcome<S> {
+#[derive(Clone, Copy)]
+pub(super) enum ClientOutcome {
     Stays,
-    Gone,
-    /// Its connection becomes a tunnel.
-    Upgraded(Box<ConnectedClient<S>>),
+    /// With its number, if the origin server may have authenticated its connection.
+    Gone(Option<u64>),
 }
 
 /// What a turn came to.
@@ -79,7 +79,6 @@ enum TurnEnd {
     Wait,
     Again,
     Over,
-    Upgrade,
 }
 
 impl<S: Socket> Clients<S> {
@@ -117,7 +116,8 @@ impl<S: Socket> Clients<S> {
     /// A new client, which may have sent something already.
     pub(super) fn add(&mut self, slot: usize, socket: S, peer: SocketAddr) {
         assert!(self.slots[slot].is_none(), "a slot has one client");
-        let connection = Connection::new(peer, slot, self.state.moment);
+        let number = self.state.next_id(slot).number;
+        let connection = Connection::new(peer, slot, number, self.state.moment);
         // Its first bytes may have come before the socket was registered: no readiness reports them.
         let (readable, ending, is_unfinished) = (true, false, false);
         self.slots[slot] =
@@ -130,11 +130,7 @@ impl<S: Socket> Clients<S> {
     }
 
     /// Notes what a client's socket is ready for, and gives the client a turn.
-    pub(super) fn handle_readiness(
-        &mut self,
-        slot: usize,
-        readiness: Readiness,
-    ) -> ClientOutcome<S> {
+    pub(super) fn handle_readiness(&mut self, slot: usize, readiness: Readiness) -> ClientOutcome {
         let Some(Some(client)) = self.slots.get_mut(slot) else { return ClientOutcome::Stays };
         client.readable |= readiness.readable || readiness.ended;
         client.ending |= readiness.ended;
@@ -156,7 +152,7 @@ impl<S: Socket> Clients<S> {
     }
 
     /// Gives a client the turn that it is listed for, if it is still there.
-    pub(super) fn go_on(&mut self, slot: usize) -> ClientOutcome<S> {
+    pub(super) fn go_on(&mut self, slot: usize) -> ClientOutcome {
         let Some(Some(client)) = self.slots.get_mut(slot) else { return ClientOutcome::Stays };
         // The slot may have another client by now, which is not listed.
         if std::mem::take(&mut client.is_unfinished) {
@@ -167,7 +163,7 @@ impl<S: Socket> Clients<S> {
     }
 
     /// Gives a client a turn, unless it is listed for one.
-    pub(super) fn give_turn(&mut self, slot: usize) -> ClientOutcome<S> {
+    pub(super) fn give_turn(&mut self, slot: usize) -> ClientOutcome {
         let Some(Some(client)) = self.slots.get_mut(slot) else { return ClientOutcome::Stays };
         if client.is_unfinished {
             // Readiness and messages must not let it overtake the others: its turn comes in the next round.
@@ -191,15 +187,12 @@ impl<S: Socket> Clients<S> {
                 ClientOutcome::Stays
             }
             Ok(TurnEnd::Over) => self.close(slot),
-            Ok(TurnEnd::Upgrade) => {
-                self.take(slot).map_or(ClientOutcome::Gone, ClientOutcome::Upgraded)
-            }
             Err(_) => self.panicked(slot),
         }
     }
 
     /// Handles a message about an exchange; one about an exchange that is over is dropped.
-    pub(super) fn deliver(&mut self, message: LoopMessage) -> ClientOutcome<S> {
+    pub(super) fn deliver(&mut self, message: LoopMessage) -> ClientOutcome {
         let id = message.exchange_id().expect("the loop handles what is about no exchange");
         let Some(Some(client)) = self.slots.get_mut(id.slot) else { return ClientOutcome::Stays };
         // A worker answers whenever it is done. Its client may be gone by then, and the slot another's:
@@ -216,9 +209,11 @@ impl<S: Socket> Clients<S> {
     }
 
     /// Ends what has taken a client too long; `interval` has passed since the last check.
-    pub(super) fn check_timeouts(&mut self, slot: usize, interval: Duration) -> ClientOutcome<S> {
+    pub(super) fn check_timeouts(&mut self, slot: usize, interval: Duration) -> ClientOutcome {
         let Some(Some(client)) = self.slots.get_mut(slot) else { return ClientOutcome::Stays };
-        if client.connection.check_timeouts(interval, &mut self.state) {
+        // Its end may be unread: nothing is read while a request is answered.
+        let asks = client.ending && client.connection.ask_whether_client_is_there();
+        if asks || client.connection.check_timeouts(interval, &mut self.state) {
             self.give_turn(slot)
         } else {
             ClientOutcome::Stays
@@ -226,26 +221,26 @@ impl<S: Socket> Clients<S> {
     }
 
     /// The proxy is about to end.
-    pub(super) fn drain(&mut self, slot: usize) -> ClientOutcome<S> {
+    pub(super) fn drain(&mut self, slot: usize) -> ClientOutcome {
         let Some(Some(client)) = self.slots.get_mut(slot) else { return ClientOutcome::Stays };
         client.connection.drain();
         self.give_turn(slot)
     }
 
     /// Closes the connection on which a bug has shown.
-    fn panicked(&mut self, slot: usize) -> ClientOutcome<S> {
+    fn panicked(&mut self, slot: usize) -> ClientOutcome {
         self.state.dispatch.proxy.stats().count(Counter::Panic);
         log::error!("an event loop panicked; this cost one connection");
         self.close(slot)
     }
 
     /// Closes a client's connection, by dropping its socket.
-    pub(super) fn close(&mut self, slot: usize) -> ClientOutcome<S> {
+    pub(super) fn close(&mut self, slot: usize) -> ClientOutcome {
         let Some(mut client) = self.take(slot) else { return ClientOutcome::Stays };
-        let state = &mut self.state;
+        let (state, bound) = (&mut self.state, client.connection.bound());
         // After a panic its state may be anything, so this may panic, too.
         let _ = catch_unwind(AssertUnwindSafe(|| client.connection.abandon(state)));
-        ClientOutcome::Gone
+        ClientOutcome::Gone(bound)
     }
 
     /// Takes a client out of its slot, which is free from then on.
@@ -285,9 +280,6 @@ impl<S: Socket> ConnectedClient<S> {
                 connection.go_on(state);
                 continue;
             }
-            if connection.is_upgraded() {
-                return TurnEnd::Upgrade;
-            }
             if connection.is_over() {
                 return TurnEnd::Over;
             }
@@ -303,6 +295,9 @@ impl<S: Socket> ConnectedClient<S> {
 
     /// Reads once; an error is the connection's end.
     fn read(&mut self, state: &mut LoopState, buffer: &mut [u8]) -> io::Result<()> {
+        // No more than can be used: what stays here is kept for this client, and what stays in the socket is not.
+        let most = self.connection.input_bytes_max().min(buffer.len());
+        let buffer = &mut buffer[..most];
         match self.socket.receive(buffer) {
             Ok(0) => {
                 self.readable = false;

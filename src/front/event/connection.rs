@@ -10,9 +10,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use http::{HeaderName, HeaderValue, Method, Version};
+use http::{HeaderValue, Method, StatusCode, Version};
 
-use crate::front::event::exchange::{EventExchange, LoopMessage};
+use crate::front::event::exchange::{EventExchange, LoopMessage, Presence};
 use crate::front::event::inbox::{AgreedUpgrade, ExchangeId};
 use crate::front::event::intake::Intake;
 use crate::front::event::loop_state::LoopState;
@@ -23,12 +23,13 @@ use crate::front::event::timeouts::{Awaited, Moment};
 use crate::front::event::upload::Upload;
 use crate::front::outgoing::Outgoing;
 use crate::front::served::{Arrival, LogRecord};
-use crate::front::wire::WireClient;
+use crate::front::wire::{WireClient, interim_head};
 use crate::front::workers::Role;
 use crate::message::body::Body;
 use crate::message::fields::Fields;
 use crate::message::percent::encode_beyond_ascii;
 use crate::message::request::{Framing, Request, RequestError, RequestLimits};
+use crate::policy::bound::binds_connection;
 use crate::policy::response::Response;
 use crate::proxy::{Attempt, FastHit};
 
@@ -51,6 +52,10 @@ const PANICKED: &[u8] = b"HTTP/1.1 500 Internal Server Error\r\nContent-Type: te
 pub(super) struct Connection {
     pub(super) peer: SocketAddr,
     pub(super) slot: usize,
+    /// No other connection of the loop has the same.
+    number: u64,
+    /// The origin server may have authenticated it as a whole (`policy/bound.rs`).
+    is_bound: bool,
     pub(super) phase: Phase,
     /// Bytes that have come and cannot be used yet.
     pub(super) input: Vec<u8>,
@@ -90,6 +95,7 @@ pub(super) enum Phase {
 pub(super) struct CurrentExchange {
     pub(super) id: ExchangeId,
     pub(super) request: Arc<Request>,
+    presence: Arc<Presence>,
     pub(super) client: WireClient,
     pub(super) arrival: Arrival,
     pub(super) outgoing: Option<Outgoing>,
@@ -99,25 +105,19 @@ pub(super) struct CurrentExchange {
     pub(super) grown: Option<Arc<AtomicBool>>,
     /// There is no more of the body at the moment.
     pub(super) starved: bool,
-    /// The client has been sent a 100, or has sent content without one.
+    /// The client has been sent a 100, or has sent content without one, or has been asked whether it is there.
     pub(super) continued: bool,
-    pub(super) upgrade: Option<Box<AgreedUpgrade>>,
-}
-
-/// A connection that leaves the loop for a tunnel.
-pub(super) struct UpgradedConnection {
-    pub upgrade: AgreedUpgrade,
-    pub request: Arc<Request>,
-    pub arrival: Arrival,
-    /// What the client has sent for the tunnel already: it need not wait for the 101.
-    pub early: Vec<u8>,
+    /// Both sides speak another protocol.
+    pub(super) is_tunnel: bool,
 }
 
 impl Connection {
-    pub(super) fn new(peer: SocketAddr, slot: usize, moment: Moment) -> Self {
+    pub(super) fn new(peer: SocketAddr, slot: usize, number: u64, moment: Moment) -> Self {
         Self {
             peer,
             slot,
+            number,
+            is_bound: false,
             phase: Phase::Open,
             input: Vec::new(),
             searched: 0,
@@ -150,6 +150,24 @@ impl Connection {
         }
     }
 
+    /// How many bytes it can use at most, where it wants input.
+    pub(super) fn input_bytes_max(&self) -> usize {
+        match &self.intake {
+            Some(intake) if self.phase == Phase::Open => intake.input_bytes_max(),
+            _ => usize::MAX,
+        }
+    }
+
+    /// Its number, if the origin server may have authenticated it.
+    pub(super) fn bound(&self) -> Option<u64> {
+        self.is_bound.then_some(self.number)
+    }
+
+    /// The origin server asks for authentication of the connection.
+    pub(super) fn bind(&mut self) {
+        self.is_bound = true;
+    }
+
     /// Can bytes that have come already be used now?
     pub(super) fn has_more(&self) -> bool {
         self.has_more && !self.is_busy()
@@ -172,20 +190,6 @@ impl Connection {
             Phase::Lingering(_) => self.half_closed,
             Phase::Open => self.half_closed && !self.is_busy() && !self.has_more,
         }
-    }
-
-    /// Has the origin server agreed to speak another protocol?
-    pub(super) fn is_upgraded(&self) -> bool {
-        self.current.as_ref().is_some_and(|current| current.upgrade.is_some())
-            // The 101 is sent by the tunnel's own thread: interim responses must be out before it.
-            && self.output.is_empty()
-    }
-
-    /// Ends the connection as far as HTTP goes: gives what becomes a tunnel, if anything does.
-    pub(super) fn into_upgraded(self, state: &mut LoopState) -> Option<UpgradedConnection> {
-        state.release(self.input.len());
-        let CurrentExchange { request, arrival, upgrade, .. } = *self.current?;
-        Some(UpgradedConnection { upgrade: *upgrade?, request, arrival, early: self.input })
     }
 
     /// A head has come.
@@ -242,13 +246,19 @@ impl Connection {
     }
 
     /// Begins the exchange of a request that is not answered on the fast path.
-    fn begin_exchange(&mut self, request: Request, state: &mut LoopState) {
+    fn begin_exchange(&mut self, mut request: Request, state: &mut LoopState) {
         assert!(self.current.is_none(), "a connection has one exchange at a time");
         assert!(self.intake.is_none(), "the content of the request before has come to its end");
+        self.is_bound |= binds_connection(&request.fields);
+        request.is_bound = self.is_bound;
         let request = Arc::new(request);
         let id = state.next_id(self.slot);
-        let arrival = Arrival { at: state.now, since: Instant::now(), peer: self.peer };
-        let client = WireClient { version: request.version, keeps_alive: keeps_alive(&request) };
+        let arrival = Arrival { at: state.now, since: Instant::now() };
+        let client = WireClient {
+            version: request.version,
+            keeps_alive: keeps_alive(&request),
+            takes_trailers: request.takes_trailers(),
+        };
         // Content of no bytes has no end to wait for: an intake for it would never be asked for any.
         let upload = if matches!(request.framing, Framing::None | Framing::Length(0)) {
             None
@@ -259,12 +269,19 @@ impl Connection {
             self.intake = Some(Box::new(Intake::new(request.framing, &upload, state.limits)));
             Some(upload)
         };
-        let exchange =
-            EventExchange::new(Arc::clone(&state.inbox), id, Arc::clone(&request), upload);
+        let presence = Arc::<Presence>::default();
+        let exchange = EventExchange::new(
+            Arc::clone(&state.inbox),
+            (id, self.number),
+            Arc::clone(&request),
+            upload,
+            Arc::clone(&presence),
+        );
         // Before the lookup: the exchange's first message may come while that is still going on.
         self.current = Some(Box::new(CurrentExchange {
             id,
             request,
+            presence,
             client,
             arrival,
             outgoing: None,
@@ -272,7 +289,7 @@ impl Connection {
             grown: None,
             starved: false,
             continued: false,
-            upgrade: None,
+            is_tunnel: false,
         }));
         self.look_up(exchange, Attempt::default(), state);
     }
@@ -295,6 +312,8 @@ impl Connection {
         match message {
             // A client that has not taken what there was need not be asked again.
             LoopMessage::Grown(_) => return current.starved,
+            // Content may be sent on while the response comes.
+            LoopMessage::ContentWanted(_) => self.ask_for_content(state),
             // All others come before the response; what is late has no use any more.
             _ if current.outgoing.is_some() => {}
             LoopMessage::Response(_, response) => self.respond(response, state),
@@ -306,8 +325,7 @@ impl Connection {
                     self.output.extend(&bytes);
                 }
             }
-            LoopMessage::ContentWanted(_) => self.ask_for_content(state),
-            LoopMessage::Upgrade(_, upgrade) => current.upgrade = Some(upgrade),
+            LoopMessage::Switched(_, upgrade) => self.become_tunnel(*upgrade),
             LoopMessage::Lost(_) => {
                 // Nothing of a response has been sent, so the client can be given a whole one.
                 self.current = None;
@@ -317,9 +335,26 @@ impl Connection {
             LoopMessage::Client(..)
             | LoopMessage::Accept(_)
             | LoopMessage::Drain(_)
+            | LoopMessage::Fetch(..)
+            | LoopMessage::AskToUpgrade(..)
+            | LoopMessage::WakeOrigin(_)
             | LoopMessage::Retire => unreachable!("the loop handles what is about no exchange"),
         }
         true
+    }
+
+    /// Both sides speak another protocol from now on (RFC 9110 §7.8). What the client has sent already is for the
+    /// tunnel: it need not wait for the 101.
+    fn become_tunnel(&mut self, upgrade: AgreedUpgrade) {
+        let Some(current) = &mut self.current else { return };
+        assert!(self.intake.is_none(), "a request to go over to another protocol has no content");
+        let AgreedUpgrade { fields, content, upload } = upgrade;
+        let head = interim_head(StatusCode::SWITCHING_PROTOCOLS, &fields);
+        current.outgoing = Some(Outgoing::of_tunnel(head, content));
+        current.record = Some(LogRecord::of_tunnel());
+        current.client.keeps_alive = false;
+        (current.is_tunnel, current.continued) = (true, true);
+        self.intake = Some(Box::new(Intake::of_tunnel(&upload)));
     }
 
     /// A worker waits for content: asks the client for it, and passes on what has come already.
@@ -351,7 +386,8 @@ impl Connection {
 
     /// Sends a short response, and ignores what the client sends from then on.
     pub(super) fn refuse(&mut self, response: &Response) {
-        let client = WireClient { version: Version::HTTP_11, keeps_alive: false };
+        let client =
+            WireClient { version: Version::HTTP_11, keeps_alive: false, takes_trailers: false };
         if let Body::Whole(content) = &response.body {
             let delimiting = client.delimiting(Some(content.len() as u64));
             self.output.extend(&client.head(response, delimiting));
@@ -372,6 +408,9 @@ impl Connection {
     pub(super) fn abandon(&mut self, state: &mut LoopState) {
         state.release(self.input.len());
         self.input = Vec::new();
+        if let Some(current) = &self.current {
+            current.presence.leave();
+        }
         // A worker may be waiting for more of it, and has no timeout of its own.
         if let Some(intake) = &self.intake {
             intake.end(Err(io::ErrorKind::UnexpectedEof));
@@ -389,8 +428,12 @@ impl Connection {
             return Awaited::Taking;
         }
         let sending = self.current.as_ref().filter(|current| current.outgoing.is_some());
-        if let Some(current) = sending {
-            return if current.starved { Awaited::Nothing } else { Awaited::Taking };
+        if sending.is_some_and(|current| !current.starved) {
+            return Awaited::Taking;
+        }
+        if self.current.as_ref().is_some_and(|current| current.is_tunnel) {
+            // A chat may be silent for hours.
+            return Awaited::Nothing;
         }
         if let Some(intake) = self.intake.as_ref().filter(|intake| intake.has_space()) {
             return Awaited::Content { received: intake.received, waited: intake.waited };
@@ -399,6 +442,21 @@ impl Connection {
             return Awaited::Nothing;
         }
         if self.input.is_empty() { Awaited::Request { first: self.first } } else { Awaited::Head }
+    }
+
+    /// A client that has closed its side may wait for its answer, or be gone: both look alike until it is sent
+    /// something. A 100 means nothing to the one, and the system of the other refuses it. `true` if one is to be sent.
+    pub(super) fn ask_whether_client_is_there(&mut self) -> bool {
+        let Some(current) = &mut self.current else { return false };
+        // RFC 9110 §15.2: an HTTP/1.0 client would take it for the response.
+        let is_asked = current.outgoing.is_none()
+            && !current.continued
+            && current.request.version == Version::HTTP_11;
+        if is_asked {
+            current.continued = true;
+            self.output.extend(CONTINUE);
+        }
+        is_asked
     }
 
     /// Ends what has taken too long; `interval` has passed since the last check. `true` if there is something
@@ -435,11 +493,11 @@ fn to_request(
 ) -> Result<Request, RequestError> {
     let method = Method::from_bytes(head.method)
         .map_err(|_| RequestError::Line("the method is no token"))?;
-    let mut fields = Fields::new();
+    let mut fields = Fields::with_capacity(head.lines.len());
     for line in head.lines {
         let refused = || RequestError::Field(line.name.chars().take(40).collect());
-        let name = HeaderName::from_bytes(line.name.as_bytes()).map_err(|_| refused())?;
-        fields.append(name, HeaderValue::from_bytes(line.value).map_err(|_| refused())?);
+        let value = HeaderValue::from_bytes(line.value).map_err(|_| refused())?;
+        fields.append_spelt(line.name.as_bytes(), value).map_err(|_| refused())?;
     }
     let target = encode_beyond_ascii(head.target);
     Request::within(limits, method, &target, head.version, fields, Some(peer))

@@ -15,18 +15,22 @@ use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 
 use crate::front::event::accept::{Accepted, Acceptor, PAUSE};
-use crate::front::event::clients::{ClientOutcome, Clients, ConnectedClient, Readiness, Socket};
-use crate::front::event::exchange::{LoopInbox, LoopMessage};
+use crate::front::event::clients::{ClientOutcome, Clients, Readiness, Socket};
+use crate::front::event::exchange::{EventExchange, FetchingClient, LoopInbox, LoopMessage};
 use crate::front::event::inbox::Endless;
 use crate::front::event::loop_state::LoopState;
 use crate::front::event::timeouts::CheckTimer;
-use crate::front::event::tunnelling::{OpenTunnel, OpenTunnels, tunnel};
+use crate::message::request::Framing;
+use crate::origin::evented::{self, EventedSettings, Exchanges, NewExchange, WakeExchange};
+use crate::proxy::{EventedFetch, Fetch, RunElsewhere, UpgradeRequest};
 use crate::stats::{Counter, Stats};
 
 /// The waker's token, among the clients' slots.
 pub(super) const WAKER: Token = Token(usize::MAX);
 /// The token of the listeners.
 pub(super) const LISTENER: Token = Token(usize::MAX - 1);
+/// The tokens of connections to the origin server begin here; those below are the clients' slots.
+const ORIGIN_FIRST: usize = usize::MAX / 2;
 /// How many sockets' readiness one `poll` reports, at most.
 const EVENTS: usize = 1024;
 /// How many clients are accepted before connected ones have their turn.
@@ -39,7 +43,6 @@ pub(super) struct EventShared {
     pub open: Arc<AtomicUsize>,
     pub connections_max: usize,
     pub wait_max: Duration,
-    pub open_tunnels: Arc<OpenTunnels>,
     pub stats: Arc<Stats>,
     /// New clients are still accepted, so other loops may be sent some.
     pub is_accepting: AtomicBool,
@@ -63,12 +66,32 @@ pub(super) struct EventLoop {
     check_timer: CheckTimer,
     /// Empty between rounds; kept for its memory, which goes back and forth with the inbox.
     messages: Vec<LoopMessage>,
+    /// The exchanges with the origin server; `None` where workers ask it.
+    exchanges: Option<Exchanges<EventedFetch<FetchingClient>>>,
+    /// Runs what has to wait.
+    run_elsewhere: RunElsewhere,
 }
 
 impl EventLoop {
-    pub(super) fn new(poll: Poll, state: LoopState, shared: Arc<EventShared>) -> Self {
+    pub(super) fn new(
+        poll: Poll,
+        state: LoopState,
+        shared: Arc<EventShared>,
+        origin: Option<Arc<EventedSettings>>,
+    ) -> io::Result<Self> {
+        let dispatch = Arc::clone(&state.dispatch);
+        let run_elsewhere: RunElsewhere = Arc::new(move |work| dispatch.run_elsewhere(work));
+        let inbox = Arc::clone(&state.inbox);
+        let wake: WakeExchange = Arc::new(move |key| inbox.send(LoopMessage::WakeOrigin(key)));
+        let exchanges = match origin {
+            Some(origin) => {
+                let registry = poll.registry().try_clone()?;
+                Some(Exchanges::new(origin, registry, ORIGIN_FIRST, wake))
+            }
+            None => None,
+        };
         let check_timer = CheckTimer::new(state.timeouts.check_interval(), state.now);
-        Self {
+        Ok(Self {
             poll,
             clients: Clients::new(state),
             shared,
@@ -79,7 +102,9 @@ impl EventLoop {
             next: 0,
             check_timer,
             messages: Vec::new(),
-        }
+            exchanges,
+            run_elsewhere,
+        })
     }
 
     /// Runs until the proxy ends; the error is that it cannot wait for clients any more.
@@ -94,13 +119,17 @@ impl EventLoop {
             }
             let checks_timeouts = self.read_clocks();
             self.give_turns(&events);
-            // After the turns: what a client has asked for in this round may be answered already.
-            self.handle_messages();
             if self.may_accept {
                 self.accept();
             }
             if checks_timeouts {
                 self.check_timeouts();
+            }
+            // After all turns, which may send messages to this very loop: nothing wakes it for them.
+            self.handle_messages();
+            if let Some(exchanges) = &mut self.exchanges {
+                exchanges.go_on();
+                self.handle_messages();
             }
             self.clients.state.count();
         }
@@ -111,6 +140,9 @@ impl EventLoop {
     fn read_clocks(&mut self) -> bool {
         let state = &mut self.clients.state;
         (state.now, state.woke) = (state.dispatch.proxy.now(), Instant::now());
+        if let Some(exchanges) = &mut self.exchanges {
+            exchanges.woke(state.woke);
+        }
         // Before any turn: the loop may have slept for hours, and a request whose first byte has come
         // now has all of its timeout left.
         let due = self.check_timer.due(state.now);
@@ -125,6 +157,11 @@ impl EventLoop {
                 // It has ended the wait, which is all that it is for; messages are read anyway.
                 WAKER => {}
                 LISTENER => self.may_accept = true,
+                Token(token) if token >= ORIGIN_FIRST => {
+                    if let Some(exchanges) = &mut self.exchanges {
+                        exchanges.handle_readiness(token, origin_readiness(event));
+                    }
+                }
                 Token(slot) => {
                     let outcome = self.clients.handle_readiness(slot, readiness(event));
                     self.apply(outcome);
@@ -139,16 +176,33 @@ impl EventLoop {
     }
 
     /// Does what a client's turn leaves to be done.
-    fn apply(&mut self, outcome: ClientOutcome<TcpStream>) {
+    fn apply(&mut self, outcome: ClientOutcome) {
         match outcome {
             ClientOutcome::Stays => {}
-            ClientOutcome::Gone => self.shared.note_closed(),
-            ClientOutcome::Upgraded(client) => self.begin_tunnel(*client),
+            ClientOutcome::Gone(bound) => {
+                if let (Some(client), Some(exchanges)) = (bound, &mut self.exchanges) {
+                    exchanges.forget_client(client);
+                }
+                self.shared.note_closed();
+            }
         }
     }
 
     /// How long to wait for readiness; `None` without a bound.
     fn poll_timeout(&self) -> Option<Duration> {
+        let deadline = self.exchanges.as_ref().and_then(|exchanges| {
+            if exchanges.has_unfinished() { Some(Instant::now()) } else { exchanges.deadline() }
+        });
+        let of_exchanges =
+            deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        match (self.timeout_of_clients(), of_exchanges) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        }
+    }
+
+    /// The same, as far as clients are concerned.
+    fn timeout_of_clients(&self) -> Option<Duration> {
         // Work that is left over must not wait; sockets are asked all the same, so that all have turns.
         if self.clients.has_unfinished() || self.may_accept && !self.accept_paused {
             return Some(Duration::ZERO);
@@ -189,6 +243,13 @@ impl EventLoop {
         match message {
             LoopMessage::Client(stream, peer) => self.add_client(TcpStream::from_std(stream), peer),
             LoopMessage::Drain(endless) => self.drain(endless),
+            LoopMessage::Fetch(fetch, exchange) => self.fetch(fetch, exchange),
+            LoopMessage::AskToUpgrade(asked, exchange) => self.ask_to_upgrade(asked, exchange),
+            LoopMessage::WakeOrigin(key) => {
+                if let Some(exchanges) = &mut self.exchanges {
+                    exchanges.wake(key);
+                }
+            }
             LoopMessage::Retire => self.stop_accepting(),
             LoopMessage::Accept(acceptor) => {
                 assert!(self.acceptor.is_none(), "a front begins to accept once");
@@ -202,6 +263,40 @@ impl EventLoop {
                 self.apply(outcome);
             }
         }
+    }
+
+    /// Begins to ask the origin server.
+    fn fetch(&mut self, fetch: Box<Fetch>, exchange: Option<Box<EventExchange>>) {
+        let dispatch = &self.clients.state.dispatch;
+        let exchanges = self.exchanges.as_mut().expect("a loop that fetches has exchanges");
+        let number = exchange.as_ref().map(|exchange| exchange.client());
+        let mut client = exchange.map(|exchange| FetchingClient::new(exchange, dispatch));
+        let taken = client.as_mut().map(FetchingClient::take_upload);
+        let (framing, upload) = taken.unwrap_or((Framing::None, None));
+        let interim = client.as_ref().and_then(FetchingClient::interim);
+        let run_elsewhere = Arc::clone(&self.run_elsewhere);
+        let (fetch, head) = EventedFetch::new(
+            &dispatch.proxy,
+            fetch,
+            (client, upload),
+            interim.as_ref(),
+            run_elsewhere,
+        );
+        let new = NewExchange { head: &head, content: framing, upgrades: false, client: number };
+        exchanges.begin(fetch, new);
+    }
+
+    /// Begins to ask the origin server to go over to another protocol.
+    fn ask_to_upgrade(&mut self, asked: Box<UpgradeRequest>, exchange: Box<EventExchange>) {
+        let dispatch = &self.clients.state.dispatch;
+        let exchanges = self.exchanges.as_mut().expect("a loop that fetches has exchanges");
+        let number = exchange.client();
+        let client = FetchingClient::new(exchange, dispatch);
+        let run_elsewhere = Arc::clone(&self.run_elsewhere);
+        let (fetch, head) = EventedFetch::upgrading(&dispatch.proxy, asked, client, run_elsewhere);
+        let content = Framing::None;
+        let new = NewExchange { head: &head, content, upgrades: true, client: Some(number) };
+        exchanges.begin(fetch, new);
     }
 
     /// Accepts waiting clients, as many as there may be.
@@ -247,7 +342,7 @@ impl EventLoop {
     /// Adds a client, which has been counted already.
     fn add_client(&mut self, mut stream: TcpStream, peer: SocketAddr) {
         let slot = self.clients.free_slot();
-        assert!(slot < LISTENER.0, "a slot's token is a client's alone");
+        assert!(slot < ORIGIN_FIRST, "a slot's token is a client's alone");
         // Registered once for both: edge-triggered readiness costs no call of the system per turn.
         let interest = Interest::READABLE | Interest::WRITABLE;
         if let Err(error) = self.poll.registry().register(&mut stream, Token(slot), interest) {
@@ -260,24 +355,6 @@ impl EventLoop {
         let outcome =
             if self.serves_new { self.clients.give_turn(slot) } else { self.clients.close(slot) };
         self.apply(outcome);
-    }
-
-    /// Hands a connection over to a tunnel.
-    fn begin_tunnel(&mut self, client: ConnectedClient<TcpStream>) {
-        let ConnectedClient { mut socket, connection, .. } = client;
-        // The tunnel's threads read and write it from now on, and its slot may have another client soon:
-        // that one must not be given turns for this one's readiness.
-        let _ = self.poll.registry().deregister(&mut socket);
-        let state = &mut self.clients.state;
-        let Some(upgraded) = connection.into_upgraded(state) else {
-            return self.shared.note_closed();
-        };
-        let (proxy, log) = (Arc::clone(&state.dispatch.proxy), Arc::clone(&state.log));
-        let shared = Arc::clone(&self.shared);
-        let open = OpenTunnel::new(&self.shared.open_tunnels, socket.into(), move || {
-            shared.note_closed();
-        });
-        tunnel(open, upgraded, proxy, log);
     }
 
     /// The first loop expires parked requests, also when it does not accept any more.
@@ -349,7 +426,7 @@ impl Socket for TcpStream {
         match (full.next(), full.next()) {
             (None, _) => Ok(0),
             (Some(only), None) => self.write(only),
-            _ => self.write_vectored(slices),
+            _ => write_together(self, slices),
         }
     }
 
@@ -361,6 +438,29 @@ impl Socket for TcpStream {
         // RFC 9112 §8: without a length, only an error tells the client that the body is cut. With no time
         // to linger the kernel sends RST instead of FIN.
         let _ = socket2::SockRef::from(&*self).set_linger(Some(Duration::ZERO));
+    }
+}
+
+/// Sends slices of few bytes from one buffer: to copy them costs less than to hand over a list.
+fn write_together(socket: &mut TcpStream, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    const COPIED_BYTES: usize = 4096;
+    let length: usize = slices.iter().map(|slice| slice.len()).sum();
+    if length > COPIED_BYTES {
+        return socket.write_vectored(slices);
+    }
+    let (mut buffer, mut filled) = ([0; COPIED_BYTES], 0);
+    for slice in slices {
+        buffer[filled..filled + slice.len()].copy_from_slice(slice);
+        filled += slice.len();
+    }
+    socket.write(&buffer[..length])
+}
+
+fn origin_readiness(event: &Event) -> evented::OriginReadiness {
+    evented::OriginReadiness {
+        readable: event.is_readable(),
+        writable: event.is_writable(),
+        ended: event.is_read_closed() || event.is_error(),
     }
 }
 

@@ -1,24 +1,26 @@
 //! A request on a worker: what it reads from its client and sends to it goes through the event loop
 //! that has the client's socket.
 
+use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use http::Version;
+use parking_lot::Mutex;
 
 use crate::front::dispatch::{self, Dispatch};
 use crate::front::event::inbox::{self, AgreedUpgrade, ExchangeId};
 use crate::front::event::upload::{Upload, UploadReader};
-use crate::front::tunnels;
 use crate::front::wire::interim_head;
-use crate::message::body::{Arriving, Body};
+use crate::message::body::{Arriving, Body, Growing};
 use crate::message::fields::Fields;
 use crate::message::growing::Writer;
 use crate::message::request::{Framing, Request};
-use crate::origin::{Interim, RequestContent, Tunnel};
+use crate::origin::evented::ContentTaken;
+use crate::origin::{Interim, RequestContent};
 use crate::policy::response::Response;
 use crate::proxy::fill::PIECE_BYTES;
-use crate::proxy::{Attempt, Delivery};
+use crate::proxy::{Answer, Attempt, Delivery, Fetch, FetchClient, UploadedContent};
 
 /// Interim responses that one request's client is sent.
 const INTERIMS_MAX: u32 = 64;
@@ -31,19 +33,48 @@ pub(super) type LoopMessage = inbox::Message<EventExchange>;
 pub(super) struct EventExchange {
     inbox: Arc<LoopInbox>,
     id: ExchangeId,
+    /// The number of the client's connection.
+    client: u64,
     request: Arc<Request>,
     upload: Option<Arc<Upload>>,
+    presence: Arc<Presence>,
     answered: bool,
+}
+
+/// Is the client of an exchange still there? Shared by its connection and by what is done for it.
+#[derive(Default)]
+pub(super) struct Presence {
+    is_gone: AtomicBool,
+    /// Is called when it has gone.
+    on_gone: Mutex<Option<Box<dyn Fn() + Send + Sync>>>,
+}
+
+impl Presence {
+    /// The client has gone.
+    pub(super) fn leave(&self) {
+        self.is_gone.store(true, Ordering::Release);
+        // Taken out first: whoever is told may look at once.
+        let on_gone = self.on_gone.lock().take();
+        if let Some(on_gone) = on_gone {
+            on_gone();
+        }
+    }
 }
 
 impl EventExchange {
     pub(super) fn new(
         inbox: Arc<LoopInbox>,
-        id: ExchangeId,
+        (id, client): (ExchangeId, u64),
         request: Arc<Request>,
         upload: Option<Arc<Upload>>,
+        presence: Arc<Presence>,
     ) -> Self {
-        Self { inbox, id, request, upload, answered: false }
+        Self { inbox, id, client, request, upload, presence, answered: false }
+    }
+
+    /// The number of the client's connection, which no other of the loop has.
+    pub(super) fn client(&self) -> u64 {
+        self.client
     }
 
     /// Gives the exchange up: the loop answers it by itself.
@@ -124,17 +155,108 @@ impl dispatch::ClientExchange for EventExchange {
         self.send_response(response);
     }
 
-    fn switch_protocols(mut self, fields: &Fields, tunnel: Tunnel, permit: tunnels::TunnelPermit) {
-        // From here on the message has the client: dropped unread, it ends the tunnel and gives the permit
-        // back.
-        self.answered = true;
-        let upgrade = AgreedUpgrade { fields: fields.clone(), tunnel, permit };
-        self.inbox.send(LoopMessage::Upgrade(self.id, Box::new(upgrade)));
+    fn upgrade(self, dispatch: &Arc<Dispatch>, protocols: &str) -> Option<(Self, Response)> {
+        match dispatch.proxy.ask_to_upgrade(&self.request, protocols) {
+            Err(response) => Some((self, response)),
+            Ok(_) if !dispatch.fetches_on_loops() => {
+                let prefers_json = self.request.prefers_json();
+                let response = dispatch.proxy.refuse_for_want_of_tunnels(prefers_json);
+                Some((self, response))
+            }
+            Ok(asked) => {
+                let inbox = Arc::clone(&self.inbox);
+                inbox.send(LoopMessage::AskToUpgrade(asked, Box::new(self)));
+                None
+            }
+        }
+    }
+
+    fn begin_fetch(self, dispatch: &Dispatch, fetch: Box<Fetch>) -> Result<(), (Self, Box<Fetch>)> {
+        if !dispatch.fetches_on_loops() {
+            return Err((self, fetch));
+        }
+        let inbox = Arc::clone(&self.inbox);
+        inbox.send(LoopMessage::Fetch(fetch, Some(Box::new(self))));
+        Ok(())
     }
 
     fn resume(self, _: &Arc<Dispatch>, attempt: Attempt) {
         let (inbox, id) = (Arc::clone(&self.inbox), self.id);
         inbox.send(LoopMessage::Resume(id, Box::new(self), attempt));
+    }
+}
+
+/// The client of a request that its loop asks the origin server for.
+pub(super) struct FetchingClient {
+    exchange: Box<EventExchange>,
+    dispatch: Arc<Dispatch>,
+}
+
+impl FetchingClient {
+    pub(super) fn new(exchange: Box<EventExchange>, dispatch: &Arc<Dispatch>) -> Self {
+        Self { exchange, dispatch: Arc::clone(dispatch) }
+    }
+
+    /// The content of the request, and how it is delimited.
+    pub(super) fn take_upload(&mut self) -> (Framing, Option<Box<dyn UploadedContent>>) {
+        // None for a length of zero either, whatever the framing says.
+        let Some(upload) = self.exchange.upload.take() else { return (Framing::None, None) };
+        (self.exchange.request.framing, Some(Box::new(ContinuingUpload(upload))))
+    }
+
+    pub(super) fn interim(&self) -> Option<Arc<Interim>> {
+        dispatch::ClientExchange::interim(&*self.exchange)
+    }
+}
+
+impl FetchClient for FetchingClient {
+    fn respond(self, answer: Answer) {
+        let Self { mut exchange, dispatch } = self;
+        let Answer { response, refresh } = answer;
+        dispatch.submit_refresh(refresh);
+        if let Body::Arriving(_) = response.body {
+            // It is read from a store behind memory, which has to be waited for.
+            return dispatch.submit_response(*exchange, response);
+        }
+        exchange.send_response(response);
+    }
+
+    fn switch(self, fields: Fields, content: Box<dyn Growing>) -> Box<dyn UploadedContent> {
+        let Self { mut exchange, .. } = self;
+        exchange.answered = true;
+        let (inbox, id) = (Arc::clone(&exchange.inbox), exchange.id);
+        let ask_loop = move || inbox.send(LoopMessage::ContentWanted(id));
+        let upload = Upload::new(Box::new(ask_loop));
+        let upgrade = AgreedUpgrade { fields, content, upload: Arc::clone(&upload) };
+        exchange.inbox.send(LoopMessage::Switched(id, Box::new(upgrade)));
+        Box::new(ContinuingUpload(upload))
+    }
+
+    fn listen(&mut self, wake: Box<dyn Fn() + Send + Sync>) {
+        *self.exchange.presence.on_gone.lock() = Some(wake);
+    }
+
+    fn is_there(&self) -> bool {
+        !self.exchange.presence.is_gone.load(Ordering::Acquire)
+    }
+}
+
+/// Content that an event loop sends on, also when the response has begun.
+struct ContinuingUpload(Arc<Upload>);
+
+impl UploadedContent for ContinuingUpload {
+    fn take(&mut self, out: &mut Vec<u8>, most: usize) -> io::Result<ContentTaken> {
+        self.0.take(out, most)
+    }
+
+    fn listen(&mut self, wake: Box<dyn Fn() + Send + Sync>) {
+        self.0.listen(wake);
+    }
+}
+
+impl Drop for ContinuingUpload {
+    fn drop(&mut self) {
+        self.0.drop_reader();
     }
 }
 

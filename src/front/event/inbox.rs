@@ -8,11 +8,12 @@ use std::thread::{self, ThreadId};
 use parking_lot::Mutex;
 
 use crate::front::event::accept::Acceptor;
-use crate::front::tunnels;
+use crate::front::event::upload::Upload;
+use crate::message::body::Growing;
 use crate::message::fields::Fields;
-use crate::origin::Tunnel;
+use crate::origin::evented::ExchangeKey;
 use crate::policy::response::Response;
-use crate::proxy::Attempt;
+use crate::proxy::{Attempt, Fetch, UpgradeRequest};
 
 /// An exchange, as other threads know it. The loop drops messages about one that is over.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -37,8 +38,14 @@ pub(super) enum Message<E> {
     Grown(ExchangeId),
     /// The request that this one was parked behind is answered, or has taken too long.
     Resume(ExchangeId, Box<E>, Attempt),
-    /// The origin server has agreed to speak another protocol.
-    Upgrade(ExchangeId, Box<AgreedUpgrade>),
+    /// The origin server is to be asked; the response goes to the exchange, or to nobody.
+    Fetch(Box<Fetch>, Option<Box<E>>),
+    /// The origin server is to be asked to go over to another protocol.
+    AskToUpgrade(Box<UpgradeRequest>, Box<E>),
+    /// An exchange with the origin server may go on.
+    WakeOrigin(ExchangeKey),
+    /// The origin server has gone over to another protocol.
+    Switched(ExchangeId, Box<AgreedUpgrade>),
     /// A worker panicked.
     Lost(ExchangeId),
     /// Clients are to be accepted.
@@ -53,12 +60,18 @@ impl<E> Message<E> {
     /// Which exchange it is about, if any.
     pub(super) fn exchange_id(&self) -> Option<ExchangeId> {
         match self {
-            Self::Client(..) | Self::Accept(_) | Self::Drain(_) | Self::Retire => None,
+            Self::Client(..)
+            | Self::Accept(_)
+            | Self::Drain(_)
+            | Self::Retire
+            | Self::Fetch(..)
+            | Self::AskToUpgrade(..)
+            | Self::WakeOrigin(_) => None,
             Self::Response(id, _)
             | Self::Interim(id, _)
             | Self::ContentWanted(id)
             | Self::Grown(id)
-            | Self::Upgrade(id, _)
+            | Self::Switched(id, _)
             | Self::Resume(id, ..)
             | Self::Lost(id) => Some(*id),
         }
@@ -76,9 +89,12 @@ pub(super) enum Endless {
 
 /// What becomes a tunnel.
 pub(super) struct AgreedUpgrade {
+    /// Those that the client is sent with the 101.
     pub fields: Fields,
-    pub tunnel: Tunnel,
-    pub permit: tunnels::TunnelPermit,
+    /// What the origin server sends from then on.
+    pub content: Box<dyn Growing>,
+    /// Takes what the client sends.
+    pub upload: Arc<Upload>,
 }
 
 /// The inbox of one loop. It holds a few messages for each exchange under way, at most.

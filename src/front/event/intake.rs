@@ -29,6 +29,8 @@ enum Coding {
     /// This many bytes are left.
     Length(u64),
     Chunked(Decoder),
+    /// Whatever comes, until the client ends its side: another protocol.
+    Tunnel,
 }
 
 impl Coding {
@@ -40,6 +42,10 @@ impl Coding {
                 let fits = usize::try_from(*left).unwrap_or(usize::MAX);
                 let count = bytes.len().min(fits).min(space);
                 *left -= count as u64;
+                Some((count, Some(&bytes[..count])))
+            }
+            Self::Tunnel => {
+                let count = bytes.len().min(space);
                 Some((count, Some(&bytes[..count])))
             }
             Self::Chunked(decoder) => match decoder.next(bytes, space).ok()? {
@@ -81,6 +87,12 @@ impl Intake {
         Self { coding, sink, most, received: 0, waited }
     }
 
+    /// What a client sends in another protocol.
+    pub(super) fn of_tunnel(upload: &Arc<Upload>) -> Self {
+        let (coding, sink) = (Coding::Tunnel, UploadSink::Upload(Arc::clone(upload)));
+        Self { coding, sink, most: None, received: 0, waited: Duration::ZERO }
+    }
+
     /// Can it be given more bytes now, to be read by the worker or thrown away?
     pub(super) fn has_space(&self) -> bool {
         self.space() > 0
@@ -91,6 +103,21 @@ impl Intake {
         match &self.sink {
             UploadSink::Upload(upload) => upload.space(),
             UploadSink::Discard(left) => *left as usize,
+        }
+    }
+
+    /// How many bytes of input it can take at most, where it has space: content, and what its framing may have.
+    pub(super) fn input_bytes_max(&self) -> usize {
+        /// Small chunks are mostly framing; reading them a little at a time would cost more than it spares.
+        const FRAMING_BYTES: usize = 1024;
+        match self.coding {
+            // What follows is the next request, which would wait here.
+            Coding::Length(left) => {
+                let left = usize::try_from(left).unwrap_or(usize::MAX);
+                if left <= self.space() { usize::MAX } else { self.space() }
+            }
+            Coding::Chunked(_) => self.space().saturating_add(FRAMING_BYTES),
+            Coding::Tunnel => self.space(),
         }
     }
 
@@ -159,13 +186,40 @@ impl Intake {
         }
     }
 
+    /// The client has ended its side.
+    pub(super) fn end_with_client(&self) {
+        // The reader sees an error, never an end: the origin server must not take a part for the whole. A tunnel ends
+        // in no other way.
+        self.end(match self.coding {
+            Coding::Tunnel => Ok(()),
+            Coding::Length(_) | Coding::Chunked(_) => Err(io::ErrorKind::UnexpectedEof),
+        });
+    }
+
     /// No worker reads it any more. `false` if more is left of it than is worth reading.
     pub(super) fn discard(&mut self) -> bool {
         if let UploadSink::Upload(_) = self.sink {
             self.sink = UploadSink::Discard(DISCARDED_MAX);
         }
         // How much chunked content there is to come is not known: it is read, up to the bound.
-        !matches!(self.coding, Coding::Length(left) if left > DISCARDED_MAX)
+        match self.coding {
+            Coding::Length(left) => left <= DISCARDED_MAX,
+            Coding::Chunked(_) => true,
+            // No request follows it.
+            Coding::Tunnel => false,
+        }
+    }
+
+    /// May there be any amount of it to come? It has no length, and was on its way to the origin server. What nobody
+    /// has asked for is short, as a rule.
+    pub(super) fn is_unbounded(&self) -> bool {
+        let has_length = matches!(self.coding, Coding::Length(_));
+        !has_length && matches!(&self.sink, UploadSink::Upload(upload) if upload.was_read())
+    }
+
+    /// May it be sent on while the response goes to the client?
+    pub(super) fn continues(&self) -> bool {
+        matches!(&self.sink, UploadSink::Upload(upload) if upload.continues())
     }
 
     /// Is it thrown away?

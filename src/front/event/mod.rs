@@ -24,7 +24,7 @@ use mio::{Interest, Poll, Registry, Waker};
 use parking_lot::Mutex;
 
 use crate::front::FrontSettings;
-use crate::front::dispatch::Dispatch;
+use crate::front::dispatch::{Dispatch, FetchOnLoop};
 use crate::front::event::accept::Acceptor;
 use crate::front::event::event_loop::{EventLoop, EventShared, LISTENER, WAKER};
 use crate::front::event::exchange::{LoopInbox, LoopMessage};
@@ -50,7 +50,6 @@ mod receiving;
 mod sending;
 pub mod simulation;
 mod timeouts;
-mod tunnelling;
 mod upload;
 
 /// Bytes of unfinished requests that are held for all connections together.
@@ -88,18 +87,18 @@ impl EventFront {
         settings: FrontSettings,
     ) -> io::Result<Self> {
         assert!(!listeners.is_empty(), "a front listens somewhere");
-        let dispatch =
-            Arc::new(Dispatch::new(driver, pool, settings.handler, settings.health_path));
         let log = Arc::new(settings.access_log);
         let timeouts = Timeouts::new(&settings.connections);
         let polls = (0..threads.max(1)).map(|_| Poll::new()).collect::<io::Result<Vec<_>>>()?;
         let inboxes = polls.iter().map(inbox_of).collect::<io::Result<Vec<_>>>()?;
+        let fetch_on_loop = settings.origin.is_some().then(|| fetch_on_loops(inboxes.clone()));
+        let (handler, health_path) = (settings.handler, settings.health_path);
+        let dispatch = Arc::new(Dispatch::new(driver, pool, handler, health_path, fetch_on_loop));
         let shared = Arc::new(EventShared {
             inboxes,
             open: Arc::new(AtomicUsize::new(0)),
             connections_max: settings.connections.connections_max.max(1),
             wait_max: settings.wait_max,
-            open_tunnels: Arc::default(),
             stats: Arc::clone(dispatch.proxy.stats()),
             is_accepting: AtomicBool::new(true),
         });
@@ -111,7 +110,8 @@ impl EventFront {
             let inbox = Arc::clone(&shared.inboxes[number]);
             let (dispatch, log) = (Arc::clone(&dispatch), Arc::clone(&log));
             let state = LoopState::new(dispatch, inbox, log, settings.limits, timeouts, held_max);
-            let event_loop = EventLoop::new(poll, state, Arc::clone(&shared));
+            let origin = settings.origin.clone();
+            let event_loop = EventLoop::new(poll, state, Arc::clone(&shared), origin)?;
             vital::spawn(&format!("loop-{number}"), move || event_loop.run())?;
         }
         Ok(Self { shared, log, closed })
@@ -175,10 +175,6 @@ impl EventFront {
             inbox.send(LoopMessage::Drain(endless));
         }
         let drained = loop {
-            // Each time: an upgrade under way may become a tunnel after the first.
-            if endless == Endless::Cut {
-                self.shared.open_tunnels.cut();
-            }
             if self.shared.open.load(Ordering::Acquire) == 0 {
                 break true;
             }
@@ -193,6 +189,15 @@ impl EventFront {
         }
         drained
     }
+}
+
+/// Gives each loop in turn what is to be fetched for nobody.
+fn fetch_on_loops(inboxes: Vec<Arc<LoopInbox>>) -> FetchOnLoop {
+    let next = AtomicUsize::new(0);
+    Box::new(move |fetch| {
+        let number = next.fetch_add(1, Ordering::Relaxed) % inboxes.len();
+        inboxes[number].send(LoopMessage::Fetch(fetch, None));
+    })
 }
 
 /// The inbox of the loop that waits by `poll`.

@@ -1,7 +1,5 @@
 //! What a connection reads: heads, and content for the exchange under way. RFC 9112 §9.3.2, §9.6.
 
-use std::io;
-
 use crate::front::event::connection::{Connection, Phase};
 use crate::front::event::intake::Taken;
 use crate::front::event::loop_state::LoopState;
@@ -72,8 +70,7 @@ impl Connection {
     pub(super) fn end_of_input(&mut self, state: &mut LoopState) {
         self.half_closed = true;
         if let Some(intake) = self.intake.take() {
-            // The worker sees an error, never an end: the origin server must not take a part for the whole.
-            intake.end(Err(io::ErrorKind::UnexpectedEof));
+            intake.end_with_client();
             self.ignore_input();
         } else if !self.input.is_empty() && !self.is_busy() && self.phase == Phase::Open {
             // It is read once more, for what may be wrong with it.

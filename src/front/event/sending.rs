@@ -12,6 +12,7 @@ use crate::front::outgoing::{Halt, Outgoing, Take};
 use crate::front::served::{LogRecord, record_response};
 use crate::front::wire::WireClient;
 use crate::message::body::Body;
+use crate::policy::bound::binds_connection;
 use crate::policy::response::Response;
 
 /// This much of one body is sent before other connections have their turn.
@@ -35,6 +36,9 @@ pub(super) enum Transmitted {
 impl Connection {
     /// Begins to send the response of the exchange under way.
     pub(super) fn respond(&mut self, response: Response, state: &mut LoopState) {
+        if binds_connection(&response.fields) {
+            self.bind();
+        }
         let Some(current) = &mut self.current else { return };
         // A body that is cut before its first byte is replaced by an error; nothing else is.
         let replaced = current.outgoing.as_ref();
@@ -44,8 +48,15 @@ impl Connection {
         if let Some(intake) = &mut self.intake {
             // A client that waits for a 100 may send its content after all, or not: nothing shows which.
             let undecided = current.request.expects_continue() && !current.continued;
-            if !intake.discard() || undecided {
+            let goes_on = intake.continues() && !undecided;
+            // It may turn out to be more than is worth reading: a client that was told otherwise would lose its
+            // next request (RFC 9112 §9.6).
+            let is_unbounded = intake.is_unbounded();
+            if undecided || !goes_on && (!intake.discard() || is_unbounded) {
                 keeps_alive = false;
+            }
+            if undecided {
+                intake.discard();
             }
         }
         let client = WireClient { keeps_alive, ..current.client };
@@ -74,10 +85,15 @@ impl Connection {
         let sent = self.send_on(state, take);
         let outgoing = self.current.as_ref().and_then(|current| current.outgoing.as_ref());
         match outgoing.filter(|outgoing| outgoing.is_endless() && state.endless == Endless::Cut) {
-            Some(outgoing) if outgoing.ends_by_closing() => Transmitted::Cut,
+            // Whoever speaks another protocol is not deceived about HTTP's framing by an orderly end.
+            Some(outgoing) if outgoing.ends_by_closing() && !self.is_tunnel() => Transmitted::Cut,
             Some(_) => Transmitted::Over,
             None => sent,
         }
+    }
+
+    fn is_tunnel(&self) -> bool {
+        self.current.as_ref().is_some_and(|current| current.is_tunnel)
     }
 
     fn send_on(&mut self, state: &mut LoopState, take: &mut Take<'_>) -> Transmitted {
@@ -133,7 +149,7 @@ impl Connection {
                 Some(_) => return Some(Transmitted::Enough),
             },
             // Nothing is on the wire yet, so the client can have a proper error.
-            Halt::Cut if !outgoing.has_begun() => {
+            Halt::Cut if !outgoing.has_begun() && !current.is_tunnel => {
                 let response = state.dispatch.proxy.refuse_cut(&current.request);
                 current.client.keeps_alive = false;
                 self.respond(response, state);
@@ -175,10 +191,12 @@ impl Connection {
     /// The response is sent: the exchange is over.
     fn conclude(&mut self, state: &LoopState) {
         self.since = state.moment;
+        // The origin server has answered before the content had come to its end, and wants no more of it.
+        let is_discarded = self.intake.as_mut().is_none_or(|intake| intake.discard());
         // A response whose head was sent before the proxy was to end may be the last one all the same.
         let is_last = state.draining && self.input.is_empty();
         let keeps_alive = self.current.as_ref().is_none_or(|current| current.client.keeps_alive);
-        self.closes = !keeps_alive || is_last;
+        self.closes = !keeps_alive || is_last || !is_discarded;
         self.end_exchange(state);
         self.has_more |= !self.input.is_empty();
     }

@@ -89,7 +89,7 @@ impl Simulation {
     pub fn new(driver: BlockingDriver, pool: Pool, settings: &FrontSettings) -> Self {
         let (sent, wakes) = channel();
         let inbox = LoopInbox::new(Box::new(move || _ = sent.send(())));
-        let dispatch = Arc::new(Dispatch::new(driver, pool, None, None));
+        let dispatch = Arc::new(Dispatch::new(driver, pool, None, None, None));
         let timeouts = Timeouts::new(&settings.connections);
         // Less than a real loop's, so that a test can reach it.
         let held_max = 1 << 20;
@@ -254,7 +254,7 @@ impl Simulation {
     }
 
     /// Notes that a client is not connected any more.
-    fn apply(&mut self, slot: usize, outcome: &ClientOutcome<Pipe>) {
+    fn apply(&mut self, slot: usize, outcome: &ClientOutcome) {
         if !matches!(outcome, ClientOutcome::Stays) {
             for (_, other) in self.ends.iter_mut().filter(|(_, other)| *other == Some(slot)) {
                 // Its slot may be another client's from now on.

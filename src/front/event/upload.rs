@@ -5,10 +5,13 @@ use std::collections::VecDeque;
 use std::io::{self, Read};
 use std::sync::Arc;
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
-/// How much of it is kept at a time.
-const UPLOAD_BYTES: usize = 64 * 1024;
+use crate::origin::evented::ContentTaken;
+
+/// How much of it is kept at a time: as much as is sent on at a time. What there is beyond it stays with the systems of
+/// the client and of this side.
+const UPLOAD_BYTES: usize = 16 * 1024;
 
 /// Content between a loop and a worker.
 pub(super) struct Upload {
@@ -19,21 +22,44 @@ pub(super) struct Upload {
     ask_loop: Box<dyn Fn() + Send + Sync>,
 }
 
+/// Tells a reader that must not wait that there is more.
+type Wake = Arc<dyn Fn() + Send + Sync>;
+
 /// Guarded by [`Upload::state`].
 #[derive(Default)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is one thing that one side waits for or has done"
+)]
 struct UploadState {
     bytes: VecDeque<u8>,
     end: Option<Result<(), io::ErrorKind>>,
-    /// The worker has begun to read.
-    is_read: bool,
+    reading: ReadingStage,
     /// The loop has found no space, and waits for a message.
     loop_waits: bool,
+    /// Wakes a reader that must not wait; `None` for one that may.
+    wake: Option<Wake>,
+    /// That reader has found nothing, and is to be woken.
+    reader_waits: bool,
+}
+
+/// How far its reader has come.
+#[derive(Clone, Copy, Default, Eq, PartialEq)]
+enum ReadingStage {
+    #[default]
+    NotBegun,
+    Reads,
+    /// It had begun, and reads no more.
+    Over,
 }
 
 impl UploadState {
     fn space(&self) -> usize {
         // Before the worker reads, bytes stay with the connection, which may still throw them away.
-        if self.is_read { UPLOAD_BYTES.saturating_sub(self.bytes.len()) } else { 0 }
+        match self.reading {
+            ReadingStage::Reads => UPLOAD_BYTES.saturating_sub(self.bytes.len()),
+            ReadingStage::NotBegun | ReadingStage::Over => 0,
+        }
     }
 }
 
@@ -62,15 +88,86 @@ impl Upload {
         state.bytes.extend(bytes);
         // The worker only makes space meanwhile, so what there was space for still fits.
         assert!(state.bytes.len() <= UPLOAD_BYTES, "no more is added than there is space for");
-        drop(state);
-        self.changed.notify_one();
+        self.tell_reader(state);
     }
 
     /// All of it has come; or never will.
     pub(super) fn end(&self, how: Result<(), io::ErrorKind>) {
         // The first word counts: a connection that is closed behind whole content does not cut it.
-        self.state.lock().end.get_or_insert(how);
-        self.changed.notify_one();
+        let mut state = self.state.lock();
+        state.end.get_or_insert(how);
+        self.tell_reader(state);
+    }
+
+    /// There is something to read, or the end.
+    fn tell_reader(&self, mut state: MutexGuard<'_, UploadState>) {
+        let wake = if std::mem::take(&mut state.reader_waits) { state.wake.clone() } else { None };
+        // Not under the lock: whoever is told looks at once.
+        drop(state);
+        match wake {
+            Some(wake) => wake(),
+            None => _ = self.changed.notify_one(),
+        }
+    }
+
+    /// Is it sent on by an event loop, which may do so while the response goes to the client?
+    pub(super) fn continues(&self) -> bool {
+        self.state.lock().wake.is_some()
+    }
+
+    /// Has any of it been asked for?
+    pub(super) fn was_read(&self) -> bool {
+        self.state.lock().reading != ReadingStage::NotBegun
+    }
+
+    /// From now on its reader does not wait, and is woken by `wake` when there is more.
+    pub(super) fn listen(&self, wake: Box<dyn Fn() + Send + Sync>) {
+        self.state.lock().wake = Some(wake.into());
+    }
+
+    /// Adds content to `out`, at most `most` bytes of it; for a reader that does not wait.
+    pub(super) fn take(&self, out: &mut Vec<u8>, most: usize) -> io::Result<ContentTaken> {
+        let mut state = self.state.lock();
+        let count = state.bytes.len().min(most);
+        if count > 0 {
+            out.extend(state.bytes.drain(..count));
+            self.ask_for_more(state);
+            return Ok(ContentTaken::Bytes);
+        }
+        // Behind all bytes: those that came before a cut are the reader's, too.
+        match state.end {
+            Some(Ok(())) => return Ok(ContentTaken::End),
+            Some(Err(kind)) => return Err(kind.into()),
+            None => state.reader_waits = true,
+        }
+        // Before the first byte the loop must be asked: it reads no content that nobody waits for.
+        if state.reading != ReadingStage::Reads || state.loop_waits {
+            (state.reading, state.loop_waits) = (ReadingStage::Reads, false);
+            drop(state);
+            (self.ask_loop)();
+        }
+        Ok(ContentTaken::NotYet)
+    }
+
+    /// Asks a loop that has found no space, if there is enough again.
+    fn ask_for_more(&self, mut state: MutexGuard<'_, UploadState>) {
+        // Half of it, so that the loop is not woken for every few bytes.
+        if state.loop_waits && state.bytes.len() <= UPLOAD_BYTES / 2 {
+            state.loop_waits = false;
+            drop(state);
+            (self.ask_loop)();
+        }
+    }
+
+    /// Nobody reads any more: there is no space from now on.
+    pub(super) fn drop_reader(&self) {
+        let mut state = self.state.lock();
+        // The loop's connection keeps the upload until the request is answered: its memory is given back now.
+        state.bytes = VecDeque::new();
+        if state.reading == ReadingStage::Reads {
+            state.reading = ReadingStage::Over;
+        }
+        (state.reader_waits, state.wake) = (false, None);
     }
 }
 
@@ -87,12 +184,7 @@ impl Read for UploadReader {
             if count > 0 || buffer.is_empty() {
                 buffer[..count].copy_from_slice(&from[..count]);
                 state.bytes.drain(..count);
-                // Half of it, so that the loop is not woken for every few bytes.
-                if state.loop_waits && state.bytes.len() <= UPLOAD_BYTES / 2 {
-                    state.loop_waits = false;
-                    drop(state);
-                    (self.0.ask_loop)();
-                }
+                self.0.ask_for_more(state);
                 return Ok(count);
             }
             // Behind all bytes: those that came before a cut are the worker's, too.
@@ -104,8 +196,8 @@ impl Read for UploadReader {
             // Before the first byte the loop must be asked: it reads no content that no worker waits for,
             // and a client may be waiting for its 100. The lock is not held while the loop is woken, which
             // takes the inbox's; so the state is looked at once more before the wait.
-            if !state.is_read || state.loop_waits {
-                (state.is_read, state.loop_waits) = (true, false);
+            if state.reading != ReadingStage::Reads || state.loop_waits {
+                (state.reading, state.loop_waits) = (ReadingStage::Reads, false);
                 drop(state);
                 (self.0.ask_loop)();
                 state = self.0.state.lock();
@@ -119,10 +211,7 @@ impl Read for UploadReader {
 impl Drop for UploadReader {
     /// The worker reads no more: there is no space from now on.
     fn drop(&mut self) {
-        let mut state = self.0.state.lock();
-        // The loop's connection keeps the upload until the request is answered: its memory is given back now.
-        state.bytes = VecDeque::new();
-        state.is_read = false;
+        self.0.drop_reader();
     }
 }
 
@@ -175,7 +264,7 @@ mod tests {
         assert_eq!(upload.space_or_wait(), 0);
         let mut byte = [0];
         assert_eq!(reader.read(&mut byte).ok(), Some(1));
-        upload.state.lock().is_read = true;
+        upload.state.lock().reading = ReadingStage::Reads;
         upload.push(&vec![0; upload.space()]);
         assert_eq!(upload.space_or_wait(), 0);
         let before = wants.load(Ordering::Acquire);

@@ -20,15 +20,14 @@ use crate::front::tiny::connections::{Activity, Connections};
 use crate::front::tiny::pump::Pumps;
 use crate::front::tiny::sending::{Recipient, Sending};
 use crate::front::tunnels::{self, TunnelClient, TunnelPermit};
-use crate::front::wire::{
-    CHUNK_HEAD_BYTES, Delimiting, LAST_CHUNK, WireClient, chunk_head, interim_head,
-};
+use crate::front::wire::{Delimiting, WireClient, interim_head};
 use crate::message::body::{Arriving, BlockingBody, Body};
+use crate::message::chunked::{CHUNK_HEAD_BYTES, LAST_CHUNK, chunk_head};
 use crate::message::fields::Fields;
 use crate::message::request::{Framing, Request};
 use crate::origin::{Interim, RequestContent, Tunnel};
 use crate::policy::response::Response;
-use crate::proxy::{Attempt, Delivery, Proxy};
+use crate::proxy::{Attempt, Delivery, Fetch, Proxy};
 use crate::stats::AccessLog;
 
 /// A piece of a body on its way to a client.
@@ -74,14 +73,19 @@ impl TinyExchange {
         peer: SocketAddr,
         activity: Arc<Activity>,
     ) -> Self {
-        let arrival = Arrival { at: shared.proxy.now(), since: Instant::now(), peer };
+        let arrival = Arrival { at: shared.proxy.now(), since: Instant::now() };
         // Counted here because tiny_http gives no way to ask what it has still to read.
         let left = match request.framing {
             Framing::None => Some(0),
             Framing::Length(length) => Some(length),
             Framing::Chunked => None,
         };
-        let client = WireClient { version: request.version, keeps_alive: keeps_alive(&request) };
+        // Its responses come from a driver that has no trailer fields.
+        let client = WireClient {
+            version: request.version,
+            keeps_alive: keeps_alive(&request),
+            takes_trailers: false,
+        };
         let expects_continue = request.expects_continue();
         let inner = Some(inner);
         Self {
@@ -325,8 +329,13 @@ impl dispatch::ClientExchange for TinyExchange {
         self.answer_by(response, false);
     }
 
-    fn switch_protocols(self, fields: &Fields, tunnel: Tunnel, permit: TunnelPermit) {
-        self.become_tunnel(fields, tunnel, permit);
+    fn upgrade(self, dispatch: &Arc<Dispatch>, protocols: &str) -> Option<(Self, Response)> {
+        dispatch.submit_upgrade(self, protocols, Self::become_tunnel);
+        None
+    }
+
+    fn begin_fetch(self, _: &Dispatch, fetch: Box<Fetch>) -> Result<(), (Self, Box<Fetch>)> {
+        Err((self, fetch))
     }
 
     fn resume(self, dispatch: &Arc<Dispatch>, attempt: Attempt) {

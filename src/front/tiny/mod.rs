@@ -28,7 +28,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use http::{HeaderName, HeaderValue, Method, Version};
+use http::{HeaderValue, Method, Version};
 use parking_lot::Mutex;
 
 use crate::front::FrontSettings;
@@ -104,7 +104,7 @@ impl TinyFront {
         let connections = Connections::new(local, settings.connections);
         let proxy = Arc::clone(driver.proxy());
         let pumps = Pumps::start(proxy.stats())?;
-        let dispatch = Dispatch::new(driver, pool, settings.handler, settings.health_path);
+        let dispatch = Dispatch::new(driver, pool, settings.handler, settings.health_path, None);
         let dispatch = Arc::new(dispatch);
         let shared = TinyShared { proxy, connections, pumps, access_log: settings.access_log };
         let inner = Arc::new(Inner {
@@ -295,7 +295,8 @@ impl Inner {
 
     /// Answers what is not an acceptable request, and cuts its connection.
     fn refuse_unread(&self, inner: tiny_http::Request, error: &RequestError, peer: SocketAddr) {
-        let client = WireClient { version: Version::HTTP_11, keeps_alive: false };
+        let client =
+            WireClient { version: Version::HTTP_11, keeps_alive: false, takes_trailers: false };
         let mut response = self.shared.proxy.refuse_unread(error, false);
         let mut bytes = Vec::new();
         let body = std::mem::replace(&mut response.body, Body::None { length: None });
@@ -325,13 +326,12 @@ fn translate(
         // HTTP/0.9 has no head to speak of; tiny_http wants one all the same.
         _ => Version::HTTP_10,
     };
-    let mut fields = Fields::new();
+    let mut fields = Fields::with_capacity(inner.headers().len());
     for header in inner.headers() {
         let name = header.field.as_str().as_str();
         let refused = || RequestError::Field(name.chars().take(40).collect());
         let value = HeaderValue::from_bytes(header.value.as_bytes()).map_err(|_| refused())?;
-        let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| refused())?;
-        fields.append(name, value);
+        fields.append_spelt(name.as_bytes(), value).map_err(|_| refused())?;
     }
     // tiny_http hands over the bare connection when an upgrade is asked for; nothing would take the
     // chunks apart.

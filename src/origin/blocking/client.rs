@@ -7,29 +7,30 @@
 //! What goes over the wire is `transport.rs`'s: ureq is given a request that says where to connect and
 //! how much content there is.
 
-use std::borrow::Cow;
 use std::io::{self, Read};
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
+use http::uri::InvalidUri;
 use http::{HeaderValue, Method, StatusCode, Uri};
 use ureq::config::Config;
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{ConnectProxyConnector, Connector, NextTimeout, TcpConnector};
 use ureq::{Agent, Error, Proxy, SendBody, Timeout};
 
-use crate::message::fields::Fields;
 use crate::message::framing::ResponseFraming;
-use crate::message::head::{ResponseHead, write_request};
+use crate::message::head::ResponseHead;
 use crate::message::request::Framing;
-use crate::message::target::{OriginUrl, split_url};
 use crate::origin::blocking::tls::TlsConnector;
 use crate::origin::blocking::transport::{
     HEAD_BYTES_MAX, OUTPUT_BUFFER_BYTES, Violation, WireConnector, WireExchange, WireOutcome,
     is_end_of_connection,
 };
 use crate::origin::egress::{Egress, EgressProxy};
+use crate::origin::evented::EventedSettings;
+use crate::origin::gate::Gate;
+use crate::origin::outgoing::{Beyond, Route, UnsentHead, WireRequest, refused_by_proxy};
 use crate::origin::resolver::Names;
 use crate::origin::trust::{Roots, TlsSettings};
 use crate::origin::tunnel::Dialer;
@@ -37,7 +38,6 @@ use crate::origin::{
     Interim, Origin, OriginBody, OriginError, OriginHead, OriginRequest, OriginResponse,
     RequestContent, Upgrade,
 };
-use crate::policy::bound::binds_connection;
 
 /// Idle connections are closed after this: origin servers close theirs after 5 s, and a request
 /// that goes out on a connection which is being closed may be lost.
@@ -45,12 +45,17 @@ const IDLE_MAX: Duration = Duration::from_secs(4);
 /// For how long content waits for a 100 (RFC 9110 §10.1.1): not every origin server sends one.
 const CONTINUE_MAX: Duration = Duration::from_secs(1);
 
+/// The most idle connections of one event loop.
+const EVENTED_IDLE_MAX: usize = 1024;
+
 /// How the origin server is reached: addresses, trust, limits.
 pub struct OriginClientSettings {
     /// `--connect-timeout`: to resolve the name, and to connect.
     pub connect_timeout: Duration,
     /// `--origin-timeout`: between two bytes.
     pub origin_timeout: Duration,
+    /// `--first-byte-timeout`: from the request to the first byte of an answer.
+    pub first_byte_timeout: Duration,
     /// The trusted roots; `None` for no verification at all.
     pub roots: Option<Roots>,
     /// How names are looked up.
@@ -63,17 +68,14 @@ pub struct OriginClientSettings {
 
 /// A client for any number of threads, with its own pools of connections for http and for https.
 pub struct OriginClient {
-    plain: SchemeAgents,
-    secure: SchemeAgents,
+    plain: Agent,
+    secure: Agent,
+    /// For https through an egress proxy, if there is one for it.
+    through: Option<Result<Agent, String>>,
     dialer: Dialer,
     connect_timeout: Duration,
     origin_timeout: Duration,
-}
-
-/// The agents of one scheme: for servers that are reached directly, and for those behind an egress proxy, if there is one.
-struct SchemeAgents {
-    direct: Agent,
-    through: Option<Result<Agent, String>>,
+    first_byte_timeout: Duration,
 }
 
 impl OriginClient {
@@ -81,6 +83,7 @@ impl OriginClient {
     pub fn new(settings: OriginClientSettings) -> Self {
         let names = settings.names;
         let timeouts = (settings.connect_timeout, settings.origin_timeout);
+        let first_byte_timeout = settings.first_byte_timeout;
         let tls = TlsSettings::new(settings.roots);
         let dialer = Dialer::new(names.clone(), timeouts, tls.clone(), settings.egress.clone());
         let agent = |proxy: Option<Proxy>| {
@@ -114,47 +117,62 @@ impl OriginClient {
                 ().chain(ConnectProxyConnector::default())
                     .chain(TcpConnector::default())
                     .chain(TlsConnector(tls.clone()))
-                    .chain(WireConnector { egress: proxied });
+                    .chain(WireConnector { egress: proxied, first_byte_timeout });
             Agent::with_parts(config, connector, CachingResolver(names.clone()))
         };
-        let agents = |secure| {
-            let through = settings.egress.of_scheme(secure).map(|proxy| {
-                // Kept as an error: only requests that would go through it fail.
-                let proxy = proxy.as_ref().map_err(Clone::clone)?;
-                Ok(agent(Some(ureq_proxy(proxy)?)))
-            });
-            SchemeAgents { direct: agent(None), through }
-        };
+        let through = settings.egress.of_scheme(true).map(|proxy| {
+            // Kept as an error: only requests that would go through it fail.
+            let proxy = proxy.as_ref().map_err(Clone::clone)?;
+            Ok(agent(Some(ureq_proxy(proxy)?)))
+        });
         Self {
-            plain: agents(false),
-            secure: agents(true),
+            plain: agent(None),
+            secure: agent(None),
+            through,
             dialer,
             connect_timeout: settings.connect_timeout,
             origin_timeout: settings.origin_timeout,
+            first_byte_timeout,
         }
     }
 
-    /// The agent that reaches this server.
-    fn agent(&self, to: &OriginUrl) -> Result<&Agent, OriginError> {
-        let agents = if to.secure { &self.secure } else { &self.plain };
-        let refused = |what: String| {
-            let source = io::Error::other(what);
-            OriginError::Connect { origin: self.dialer.shown(to), source }
-        };
-        match (self.dialer.proxy_for(to).map_err(refused)?, &agents.through) {
-            (Some(_), Some(through)) => through.as_ref().map_err(|what| refused(what.clone())),
-            _ => Ok(&agents.direct),
+    /// How event loops reach what this client reaches, as far as the gate lets them.
+    pub fn evented(&self, gate: Gate) -> EventedSettings {
+        let Dialer { names, tls, egress, .. } = &self.dialer;
+        EventedSettings {
+            connect_timeout: self.connect_timeout,
+            origin_timeout: self.origin_timeout,
+            first_byte_timeout: self.first_byte_timeout,
+            gate,
+            names: names.clone(),
+            egress: egress.clone(),
+            tls: tls.clone(),
+            idle_connections_max: EVENTED_IDLE_MAX,
         }
+    }
+
+    /// The agent that sends this request.
+    fn agent(&self, wire: &WireRequest) -> Result<&Agent, OriginError> {
+        if wire.route.through.is_none() {
+            return Ok(if wire.route.secure { &self.secure } else { &self.plain });
+        }
+        let refused = |what: &String| {
+            let source = io::Error::other(what.clone());
+            OriginError::Connect { origin: wire.shown.clone(), source }
+        };
+        let through = self.through.as_ref().expect("the route leads through the proxy for https");
+        through.as_ref().map_err(refused)
     }
 
     /// What ureq's error means to a user of this program.
-    fn explain(&self, url: &str, error: Error) -> OriginError {
-        let origin = split_url(url)
-            .map_or_else(|_| url.to_string(), |(origin, _)| self.dialer.shown(&origin));
+    fn explain(&self, origin: String, error: Error) -> OriginError {
         match error {
             Error::HostNotFound => OriginError::Resolve { origin },
             Error::Timeout(Timeout::Connect | Timeout::Resolve) => {
                 OriginError::ConnectTimeout { origin, limit: self.connect_timeout }
+            }
+            Error::Timeout(Timeout::RecvResponse) => {
+                OriginError::Timeout { origin, limit: self.first_byte_timeout }
             }
             Error::Timeout(_) => OriginError::Timeout { origin, limit: self.origin_timeout },
             Error::Rustls(error) => OriginError::Tls { origin, what: error.to_string() },
@@ -196,21 +214,11 @@ fn is_no_connection(error: &Error) -> bool {
     }
 }
 
-/// May the request go out once more, on a fresh connection (RFC 9112 §9.3.1)? Only what has no content,
-/// and only where the connection was one from the pool that brought no byte: such a connection had
-/// its end on the way when the request went out, orderly (an idle timeout) or by a reset. A GET, HEAD or
-/// OPTIONS asks for nothing to be changed, so it does not matter if it has been read after all.
-/// A DELETE does matter then: it is repeated after a reset alone, which says that nobody has read it.
-fn may_be_repeated(method: &Method, error: &Error, outcome: &WireOutcome) -> bool {
+/// May the request go out once more, on a fresh connection (RFC 9112 §9.3.1)? Only where the connection was one
+/// from the pool that brought no byte: such a connection had its end on the way when the request went out.
+fn may_be_repeated(wire: &WireRequest, error: &Error, outcome: &WireOutcome) -> bool {
     let Error::Io(error) = error else { return false };
-    let ended = match *method {
-        Method::GET | Method::HEAD | Method::OPTIONS => is_end_of_connection(error),
-        Method::DELETE => {
-            is_end_of_connection(error) && error.kind() != io::ErrorKind::UnexpectedEof
-        }
-        _ => false,
-    };
-    ended && !outcome.opened && !outcome.received
+    wire.repeats.survives(error.kind()) && !outcome.opened && !outcome.received
 }
 
 fn explain_io(origin: String, error: io::Error) -> OriginError {
@@ -227,13 +235,13 @@ fn explain_io(origin: String, error: io::Error) -> OriginError {
 impl Origin for OriginClient {
     fn send(&self, mut request: OriginRequest<'_, '_>) -> Result<OriginResponse, OriginError> {
         let content = std::mem::replace(&mut request.content, RequestContent::None);
-        let OriginRequest { method, url, .. } = request;
+        let url = request.url;
         let has_content = !matches!(content, RequestContent::None);
-        let framing = framing_of(method, &content);
-        let prepared = PreparedRequest::new(&request, framing)?;
+        let prepared = PreparedRequest::new(&request, framing_of(&content), &self.dialer.egress)?;
+        let framing = prepared.wire.framing;
         let mut content = ContentReader::new(content, framing);
         let exchange = || prepared.exchange(request.interim.as_ref());
-        let agent = self.agent(&prepared.to)?;
+        let agent = self.agent(&prepared.wire)?;
         let (mut result, mut outcome) = prepared.send_with(agent, &mut content, exchange());
         // Nothing has been sent, so this is no repetition, and none of the content has been read.
         if let Err(error) = &result
@@ -245,12 +253,17 @@ impl Origin for OriginClient {
         }
         if let Err(error) = &result
             && !has_content
-            && may_be_repeated(method, error, &outcome)
+            && may_be_repeated(&prepared.wire, error, &outcome)
         {
             (result, outcome) = prepared.send_once(agent, SendBody::none(), exchange(), true);
         }
         match (result, outcome.response) {
             (Ok(response), Some((head, framing))) => {
+                if prepared.wire.is_passed_on
+                    && head.status == StatusCode::PROXY_AUTHENTICATION_REQUIRED
+                {
+                    return Err(refused_by_proxy(&prepared.wire.shown, head.status));
+                }
                 received_response(url, (head, framing), response.into_body())
             }
             // ureq ends with a response only after `transport.rs` has read a head.
@@ -258,7 +271,7 @@ impl Origin for OriginClient {
             // ureq reports the client's failure as one of the connection: who failed decides the status.
             (Err(error), _) => match content.failure.take() {
                 Some(error) => Err(OriginError::Content(error)),
-                None => Err(self.explain(url, error)),
+                None => Err(self.explain(prepared.wire.shown, error)),
             },
         }
     }
@@ -270,53 +283,59 @@ impl Origin for OriginClient {
 
 /// A request, ready to be sent.
 struct PreparedRequest {
-    /// The server that it is for.
-    to: OriginUrl,
     /// What goes over the wire.
-    head: Vec<u8>,
+    wire: WireRequest,
     /// What ureq is given: where to connect, and how much content there is. Its target and its fields
     /// go nowhere, and are short.
     ureq_head: http::request::Parts,
-    /// Its credentials are for a connection.
-    binds: bool,
 }
 
 impl PreparedRequest {
-    fn new(request: &OriginRequest<'_, '_>, framing: Framing) -> Result<Self, OriginError> {
-        let OriginRequest { method, url, host, fields, .. } = request;
-        let unsent = |what: String| OriginError::Unsent { what: format!("request URL: {what}") };
-        let (to, path) = split_url(url).map_err(unsent)?;
-        let authority = to.authority();
-        let uri = format!("{}://{authority}/", to.scheme());
+    fn new(
+        request: &OriginRequest<'_, '_>,
+        content: Framing,
+        egress: &Egress,
+    ) -> Result<Self, OriginError> {
+        let mut head = UnsentHead::from(request);
+        // ureq has no place behind the content, so that trailer fields would be lost (RFC 9110 §10.1.4).
+        let mut without;
+        if head.fields.contains("te") {
+            without = head.fields.clone();
+            without.remove("te");
+            head.fields = &without;
+        }
+        let wire = WireRequest::new(head, content, false, egress)?;
+        // What an egress proxy passes on goes to that proxy, as far as ureq knows; where it is to connect to
+        // the origin server, ureq asks it.
+        let Route { host, port, secure, through } = &wire.route;
+        let uri = match through {
+            Some(Beyond { host, port, .. }) => format!("https://{host}:{port}/"),
+            None if *secure => format!("https://{host}:{port}/"),
+            None => format!("http://{host}:{port}/"),
+        };
         let (mut ureq_head, ()) = http::Request::new(()).into_parts();
-        ureq_head.uri = uri.parse::<Uri>().map_err(|error| unsent(error.to_string()))?;
+        let unsent =
+            |error: InvalidUri| OriginError::Unsent { what: format!("request URL: {error}") };
+        ureq_head.uri = uri.parse::<Uri>().map_err(unsent)?;
         // ureq expects content by the method and the framing fields; any method but HEAD is a GET to it.
-        if **method == Method::HEAD {
+        if wire.asked.to_head {
             ureq_head.method = Method::HEAD;
         }
         ureq_head.headers.insert(HOST, HeaderValue::from_static("h"));
-        let mut framed = Fields::new();
-        match framing {
+        match wire.framing {
             Framing::None => {}
-            Framing::Length(length) => framed.append(CONTENT_LENGTH, HeaderValue::from(length)),
+            Framing::Length(length) => {
+                ureq_head.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+            }
             Framing::Chunked => {
-                framed.append(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+                let chunked = HeaderValue::from_static("chunked");
+                ureq_head.headers.insert(TRANSFER_ENCODING, chunked);
             }
         }
-        let mut fields = Cow::Borrowed(*fields);
-        if matches!(framing, Framing::None | Framing::Length(0)) && fields.contains("expect") {
-            // RFC 9110 §10.1.1: without content there is nothing to wait for.
-            fields.to_mut().remove("expect");
+        if wire.expects_continue {
+            ureq_head.headers.insert(EXPECT, HeaderValue::from_static("100-continue"));
         }
-        // The client's own Host where the operator has it passed on (`--preserve-host`).
-        let mut head = write_request(method, path, host.unwrap_or(&authority), &fields);
-        framed.write_to(&mut head);
-        head.extend_from_slice(b"\r\n");
-        if let Some(value) = fields.get("expect") {
-            framed.append(EXPECT, value.clone());
-        }
-        ureq_head.headers.extend(framed.iter().cloned());
-        Ok(Self { to, head, ureq_head, binds: binds_connection(&fields) })
+        Ok(Self { wire, ureq_head })
     }
 
     /// Sends it once; on a fresh connection if `fresh`.
@@ -356,22 +375,18 @@ impl PreparedRequest {
     /// What happens on the wire when it is sent.
     fn exchange(&self, interim: Option<&Arc<Interim>>) -> WireExchange {
         WireExchange {
-            head: self.head.clone(),
-            to_head: self.ureq_head.method == Method::HEAD,
-            expects_continue: self.ureq_head.headers.contains_key(EXPECT),
-            binds: self.binds,
+            head: self.wire.head.clone(),
+            to_head: self.wire.asked.to_head,
+            expects_continue: self.wire.expects_continue,
+            binds: self.wire.binds,
             interim: interim.cloned(),
             outcome: WireOutcome::default(),
         }
     }
 }
 
-/// How the content of a request is delimited on its way out (RFC 9112 §6.3).
-fn framing_of(method: &Method, content: &RequestContent<'_>) -> Framing {
-    // RFC 9110 §8.6: methods that anticipate content say so when there is none.
-    let anticipated = matches!(*method, Method::POST | Method::PUT | Method::PATCH);
+fn framing_of(content: &RequestContent<'_>) -> Framing {
     match content {
-        RequestContent::None if anticipated => Framing::Length(0),
         RequestContent::None => Framing::None,
         RequestContent::Length(length, _) => Framing::Length(*length),
         RequestContent::Chunked(_) => Framing::Chunked,

@@ -117,6 +117,8 @@ pub(in crate::origin) fn is_end_of_connection(error: &io::Error) -> bool {
 pub(in crate::origin) struct WireConnector {
     /// An egress proxy is used.
     pub egress: bool,
+    /// `--first-byte-timeout`: for the first byte of a head.
+    pub first_byte_timeout: std::time::Duration,
 }
 
 impl<In: Transport> Connector<In> for WireConnector {
@@ -136,6 +138,7 @@ impl<In: Transport> Connector<In> for WireConnector {
         Ok(chained.map(|inner| {
             Either::B(WireTransport {
                 inner,
+                first_byte_timeout: self.first_byte_timeout,
                 used: false,
                 stage: ReadStage::Head,
                 head: Vec::new(),
@@ -150,6 +153,7 @@ impl<In: Transport> Connector<In> for WireConnector {
 #[derive(Debug)]
 pub(in crate::origin) struct WireTransport<T> {
     inner: T,
+    first_byte_timeout: std::time::Duration,
     /// A request has gone out since the connection was last found open.
     used: bool,
     stage: ReadStage,
@@ -177,7 +181,7 @@ impl<T: Transport> WireTransport<T> {
         let (begun, limit) = (Instant::now(), timeout.after);
         // Something may have come together with a 100.
         while !self.take_heads()? {
-            if !self.inner.await_input(timeout)? {
+            if !self.await_bytes_of_head(timeout)? {
                 // What has not been read so far because it was not complete may be no head at all.
                 read_response(&self.head).map_err(violation)?;
                 return Ok(false);
@@ -190,6 +194,20 @@ impl<T: Transport> WireTransport<T> {
             }
         }
         Ok(true)
+    }
+
+    /// Waits for more of a head, or for its first byte, which may take longer.
+    fn await_bytes_of_head(&mut self, mut timeout: NextTimeout) -> Result<bool, Error> {
+        let has_begun = with_exchange(|exchange| exchange.outcome.received).unwrap_or(true);
+        if has_begun || timeout.reason != Timeout::PerRead {
+            return self.inner.await_input(timeout);
+        }
+        timeout.after = Duration::Exact(self.first_byte_timeout);
+        // The error names the limit that it is about.
+        self.inner.await_input(timeout).map_err(|error| match error {
+            Error::Timeout(Timeout::PerRead) => Error::Timeout(Timeout::RecvResponse),
+            error => error,
+        })
     }
 
     /// Takes heads out of the input; `true` if there is one for ureq.
@@ -491,8 +509,10 @@ mod tests {
     fn see(pieces: &[&[u8]]) -> Seen {
         let opened = Arc::new(AtomicUsize::new(0));
         let pieces = pieces.iter().map(|piece| piece.to_vec()).filter(|piece| !piece.is_empty());
-        let connector =
-            Opens(pieces.collect(), Arc::clone(&opened)).chain(WireConnector { egress: false });
+        let connector = Opens(pieces.collect(), Arc::clone(&opened)).chain(WireConnector {
+            egress: false,
+            first_byte_timeout: std::time::Duration::from_secs(60),
+        });
         let config = ureq::config::Config::builder().http_status_as_error(false).max_redirects(0);
         let config = config.max_redirects_will_error(false).build();
         let agent = ureq::Agent::with_parts(config, connector, NoNames);

@@ -4,7 +4,11 @@
 //! because archives of browsers hold them decoded. A recording begins anew when it is played: its dates
 //! are moved to the moment at which it is read in, so that what was fresh for an hour is so again.
 //!
-//! The structs have the members that HAR asks for, and `_encoded`. In recordings of others, members that are
+//! Field names are spelt as they came. A response whose names are all in lower case was mostly recorded over HTTP/2,
+//! which allows no others, or by version 0.2.0 of this program: such names are read in the usual capitals, unless
+//! `_lowerCase` says that they came so.
+//!
+//! The structs have the members that HAR asks for, `_encoded` and `_lowerCase`. In recordings of others, members that are
 //! unknown, missing or of another type than HAR says are no error: many programs write them, few to the
 //! letter. What is left then decides whether an entry can be used.
 
@@ -21,7 +25,7 @@ use serde_json::Value;
 
 use crate::clock::Timestamp;
 use crate::message::date;
-use crate::message::fields::Fields;
+use crate::message::fields::{FieldLine, Fields};
 use crate::policy::credentials::{REDACTED, is_credential, redacted};
 use crate::policy::forwarding::strip_hop_by_hop;
 use crate::policy::key::CacheKey;
@@ -98,6 +102,9 @@ struct HarResponse {
     cookies: NoCookies,
     #[serde(deserialize_with = "pairs")]
     headers: Vec<HarPair>,
+    /// The names of all fields came in lower case; ours alone.
+    #[serde(rename = "_lowerCase", deserialize_with = "lenient", skip_serializing_if = "is_false")]
+    is_lower_case: bool,
     #[serde(deserialize_with = "lenient")]
     content: HarContent,
     #[serde(rename = "redirectURL", deserialize_with = "lenient")]
@@ -216,7 +223,7 @@ impl HarEntry {
         // An interim response comes before the answer, and is none (RFC 9110 §15.2).
         let status = status.filter(|status| !status.is_informational());
         let status = status.ok_or(Unusable::NoStatus)?;
-        let mut fields = fields_of(&response.headers);
+        let mut fields = fields_of(&response.headers, response.is_lower_case);
         // They were about the connection of who recorded it.
         strip_hop_by_hop(&mut fields);
         move_dates(&mut fields, now);
@@ -238,7 +245,8 @@ impl HarEntry {
         if content.is_empty() && body.size > 0 {
             return Err(Unusable::NoContent);
         }
-        let request = fields_of(&request.headers);
+        // It is compared, and goes nowhere.
+        let request = fields_of(&request.headers, false);
         Ok(Recorded { url, request, status, fields, content: content.into() })
     }
 }
@@ -249,7 +257,10 @@ impl HarRequest {
         // selects, too, but HAR has no word for it.
         let selecting = head.selecting.iter();
         let headers = selecting
-            .filter_map(|(name, value)| Some(HarPair::field(name.as_str(), value?, secrets)))
+            .filter_map(|(name, value)| {
+                let name = name.as_str();
+                Some(HarPair { name: name.into(), value: shown(name, value?, secrets).into() })
+            })
             .collect();
         let query = url.split_once('?').map_or("", |(_, query)| query);
         let query_string = form_urlencoded::parse(query.as_bytes())
@@ -261,7 +272,7 @@ impl HarRequest {
             http_version: "HTTP/1.1".to_string(),
             headers,
             query_string,
-            // Not known, as HAR writes it: a head is stored in no spelling.
+            // Not known, as HAR writes it: of a head the fields alone are stored.
             headers_size: -1,
             ..Self::default()
         }
@@ -276,14 +287,15 @@ impl HarResponse {
             Ok(text) => (None, text.to_string()),
             Err(_) => (Some("base64".to_string()), STANDARD.encode(content)),
         };
-        let headers = head.fields.iter();
+        let headers: Vec<_> =
+            head.fields.lines().map(|line| HarPair::of_line(line, secrets)).collect();
+        let is_lower_case = !headers.is_empty() && is_lower_case(&headers);
         Self {
             status: head.status.as_u16(),
             status_text: head.status.canonical_reason().unwrap_or_default().to_string(),
             http_version: "HTTP/1.1".to_string(),
-            headers: headers
-                .map(|(name, value)| HarPair::field(name.as_str(), value.as_bytes(), secrets))
-                .collect(),
+            headers,
+            is_lower_case,
             content: HarContent {
                 size: content.len() as u64,
                 mime_type: String::from_utf8_lossy(value("content-type")).into_owned(),
@@ -300,8 +312,12 @@ impl HarResponse {
 }
 
 impl HarPair {
-    fn field(name: &str, value: &[u8], secrets: Secrets) -> Self {
-        Self { name: name.to_string(), value: shown(name, value, secrets).into_owned() }
+    fn of_line(line: FieldLine<'_>, secrets: Secrets) -> Self {
+        let mut spelt = Vec::new();
+        line.write_name(&mut spelt);
+        // What is a secret does not depend on how its name is spelt.
+        let value = shown(line.name.as_str(), line.value.as_bytes(), secrets);
+        Self { name: String::from_utf8_lossy(&spelt).into_owned(), value: value.into_owned() }
     }
 }
 
@@ -361,13 +377,24 @@ impl fmt::Display for Unusable {
 }
 
 /// The header fields of a message; what is no field is left out, as are the pseudo fields of HTTP/2.
-fn fields_of(headers: &[HarPair]) -> Fields {
-    let lines = headers.iter().filter_map(|HarPair { name, value }| {
-        // HTTP/2 writes names in lower case, and browsers as they like; `:status` is no name here.
-        let name = HeaderName::from_bytes(name.to_ascii_lowercase().as_bytes()).ok()?;
-        Some((name, HeaderValue::from_str(value.trim()).ok()?))
-    });
-    lines.collect()
+fn fields_of(headers: &[HarPair], came_in_lower_case: bool) -> Fields {
+    let has_spelling = came_in_lower_case || !is_lower_case(headers);
+    let mut fields = Fields::new();
+    for HarPair { name, value } in headers {
+        let Ok(value) = HeaderValue::from_str(value.trim()) else { continue };
+        // What is no name is left out: HTTP/2 has `:status`.
+        if has_spelling {
+            let _ = fields.append_spelt(name.as_bytes(), value);
+        } else if let Ok(name) = HeaderName::from_bytes(name.as_bytes()) {
+            fields.append(name, value);
+        }
+    }
+    fields
+}
+
+/// Is there no capital in any name?
+fn is_lower_case(headers: &[HarPair]) -> bool {
+    !headers.iter().any(|header| header.name.bytes().any(|byte| byte.is_ascii_uppercase()))
 }
 
 fn take_out_of_vary(fields: &mut Fields, name: &[u8]) {
@@ -377,8 +404,9 @@ fn take_out_of_vary(fields: &mut Fields, name: &[u8]) {
         .filter(|member| !member.eq_ignore_ascii_case(name))
         .map(|member| String::from_utf8_lossy(member).into_owned())
         .collect();
-    fields.remove("vary");
-    if !kept.is_empty() {
+    if kept.is_empty() {
+        fields.remove("vary");
+    } else {
         fields.set_text("vary", kept.join(", "));
     }
 }
@@ -396,172 +424,4 @@ fn move_dates(fields: &mut Fields, now: Timestamp) {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-    use crate::clock::DeltaSeconds;
-    use crate::policy::cache_control::ResponseDirectives;
-    use crate::policy::freshness::Lifetime;
-    use crate::policy::vary::Selecting;
-
-    const NOW: Timestamp = Timestamp(1_800_000_000_000);
-
-    fn read(entry: &Value) -> Result<Recorded, Unusable> {
-        let Lenient(entry): Lenient<HarEntry> =
-            serde_json::from_value(entry.clone()).expect("JSON");
-        entry.read(NOW)
-    }
-
-    fn recording(response: &Value) -> Value {
-        json!({ "request": { "method": "GET", "url": "http://o/a", "headers": [] }, "response": response })
-    }
-
-    #[test]
-    fn what_a_browser_has_recorded_is_read() {
-        let recorded = read(&recording(&json!({
-            "status": 200,
-            "headers": [
-                { "name": "Date", "value": "Sun, 06 Nov 1994 08:00:00 GMT" },
-                { "name": "Expires", "value": "Sun, 06 Nov 1994 09:00:00 GMT" },
-                { "name": "Content-Encoding", "value": "gzip" },
-                { "name": "Vary", "value": "Accept-Encoding" },
-                { "name": "Transfer-Encoding", "value": "chunked" },
-                { "name": ":status", "value": "200" },
-                { "name": "Age", "value": "77" },
-            ],
-            "content": { "size": 5, "text": "aGVsbG8=", "encoding": "base64" },
-        })))
-        .expect("an entry");
-        assert_eq!((&*recorded.content, recorded.status.as_u16()), (&b"hello"[..], 200));
-        let names: Vec<&str> = recorded.fields.iter().map(|(name, _)| name.as_str()).collect();
-        assert_eq!(
-            names,
-            ["expires", "date"],
-            "it holds the content decoded, and was not received yet"
-        );
-        let (date, expires) =
-            (recorded.fields.date("date", NOW), recorded.fields.date("expires", NOW));
-        assert_eq!(date, Some(NOW));
-        assert_eq!(expires.map(|until| until.seconds_since(NOW).0), Some(3600));
-    }
-
-    #[test]
-    fn what_cannot_be_used_is_said() {
-        let (get, ok) = (json!({ "method": "GET", "url": "http://o/a" }), json!({ "status": 200 }));
-        let lost = json!({ "status": 200, "content": { "size": 9 } });
-        let damaged = json!({ "status": 200, "content": { "text": "?", "encoding": "base64" } });
-        let post = json!({ "method": "POST", "url": "http://o/a" });
-        #[rustfmt::skip]
-        let table = [
-            (json!({}),                           &ok,                              "an entry without a URL"),
-            (json!({ "url": 5 }),                 &ok,                              "an entry without a URL"),
-            (post,                                &ok,                              "\"POST\"; only GET is stored"),
-            (json!({ "url": "http://o/a" }),      &ok,                              "no method; only GET is stored"),
-            (get.clone(),                         &json!({}),                       "no status"),
-            (get.clone(),                         &json!(null),                     "no status"),
-            (get.clone(),                         &json!({ "status": 100 }),        "no status"),
-            (get.clone(),                         &json!({ "status": "200" }),      "no status"),
-            (get.clone(),                         &json!({ "status": 99_999 }),     "no status"),
-            (get.clone(),                         &lost,                            "its content was not recorded"),
-            (get,                                 &damaged,                         "its content is no base64"),
-        ];
-        for (request, response, expected) in table {
-            let entry = json!({ "request": request, "response": response });
-            let unusable = read(&entry).expect_err("it cannot be used").to_string();
-            assert_eq!(unusable, expected, "{entry}");
-        }
-        for entry in [json!({}), json!(null), json!([1]), json!("text")] {
-            assert_eq!(read(&entry).expect_err("it is none"), Unusable::NoUrl, "{entry}");
-        }
-    }
-
-    /// Members that are missing, unknown or of another type leave the others as they are.
-    #[test]
-    fn what_is_not_to_the_letter_is_read_as_far_as_it_goes() {
-        let entry = json!({
-            "startedDateTime": null, "time": 12.5, "_initiator": { "stack": [] }, "cache": null,
-            "timings": { "send": -1, "wait": 0.3, "ssl": 5 },
-            "request": {
-                "method": "GET", "url": "http://o/a", "cookies": [{ "name": "a" }], "bodySize": "none",
-                "headers": [null, { "name": "Accept" }, { "name": "X", "value": "1", "comment": "" }],
-            },
-            "response": {
-                "status": 200, "statusText": null, "_transferSize": 7,
-                "headers": [{ "name": 5, "value": "x" }, { "name": "A b", "value": "x" },
-                            { "name": "ETag", "value": " \"1\" " }],
-                "content": { "size": -1, "mimeType": 1, "text": "a", "encoding": null, "_encoded": "yes" },
-            },
-        });
-        let recorded = read(&entry).expect("it can be used");
-        let lines = |fields: &Fields| {
-            let mut lines = Vec::new();
-            fields.write_to(&mut lines);
-            String::from_utf8(lines).expect("text")
-        };
-        assert_eq!(lines(&recorded.request), "X: 1\r\n");
-        assert!(lines(&recorded.fields).starts_with("ETag: \"1\"\r\n"));
-        assert_eq!(&*recorded.content, b"a");
-    }
-
-    /// Between the two, entries pass through the control interface and the program's own structs.
-    #[test]
-    fn what_is_written_has_every_member_and_is_read_unchanged() {
-        let fields = [
-            ("content-type", "text/plain"),
-            ("content-encoding", "gzip"),
-            ("location", "/b?token=s3cret"),
-        ];
-        let fields: Fields = fields
-            .into_iter()
-            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
-            .collect();
-        let (url, secrets) = ("http://o/a?b=1&token=s3cret", Secrets::Redacted);
-        for (content, encoding, text) in
-            [(&b"hello"[..], None, "hello"), (&b"\xff\xfe"[..], Some("base64"), "//4=")]
-        {
-            let head = StoredHead {
-                status: StatusCode::OK,
-                part: None,
-                fields: fields.clone(),
-                directives: ResponseDirectives::default(),
-                selecting: Selecting::default(),
-                lifetime: Lifetime::Unknown,
-                age_on_arrival: DeltaSeconds::ZERO,
-                response_time: NOW,
-                fresh_until: NOW,
-                useful_until: Timestamp::MAX,
-            };
-            let entry = HarEntry::new(&CacheKey::from(url), &head, content, secrets);
-            let written = serde_json::to_value(&entry).expect("JSON");
-            let mut body = json!({ "size": content.len(), "mimeType": "text/plain" });
-            if let Some(encoding) = encoding {
-                body["encoding"] = json!(encoding);
-            }
-            body["text"] = json!(text);
-            body["_encoded"] = json!(true);
-            let expected = json!({
-                "startedDateTime": date::format_rfc3339(NOW), "time": 0,
-                "request": {
-                    "method": "GET", "url": "http://o/a?b=1&token=REDACTED", "httpVersion": "HTTP/1.1",
-                    "cookies": [], "headers": [],
-                    "queryString": [{ "name": "b", "value": "1" }, { "name": "token", "value": "REDACTED" }],
-                    "headersSize": -1, "bodySize": 0,
-                },
-                "response": {
-                    "status": 200, "statusText": "OK", "httpVersion": "HTTP/1.1", "cookies": [],
-                    "headers": [
-                        { "name": "content-type", "value": "text/plain" },
-                        { "name": "content-encoding", "value": "gzip" },
-                        { "name": "location", "value": "/b?token=REDACTED" },
-                    ],
-                    "content": body, "redirectURL": "/b?token=REDACTED",
-                    "headersSize": -1, "bodySize": content.len(),
-                },
-                "cache": {}, "timings": { "send": 0, "wait": 0, "receive": 0 },
-            });
-            assert_eq!(written, expected);
-            assert_eq!(serde_json::from_value::<HarEntry>(written).expect("an entry"), entry);
-        }
-    }
-}
+mod tests;

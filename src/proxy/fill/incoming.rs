@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use http::StatusCode;
+use http::header::TRAILER;
 
 use crate::clock::{DeltaSeconds, Timestamp};
 use crate::message::body::Body;
@@ -19,6 +20,7 @@ use crate::policy::forwarding::strip_received;
 use crate::policy::precondition::{holds_for, keep_for_304};
 use crate::policy::reason::{CacheStatus, Detail};
 use crate::policy::response::Response;
+use crate::policy::trailers::announced_trailers;
 use crate::proxy::Proxy;
 use crate::proxy::fill::transfer::Transfer;
 use crate::proxy::fill::{Ending, PIECE_BYTES, Progress, SettlingSink, Sink};
@@ -40,6 +42,8 @@ pub struct Incoming {
     /// origin server sends all of it, and once the driver has taken it.
     pub(in crate::proxy) prefix: Option<Slice>,
     pub(in crate::proxy) content: IncomingContent,
+    /// The driver hands on trailer fields, should some come, and the client takes them.
+    pub(in crate::proxy) brings_trailers: bool,
 }
 
 /// What becomes of the content of a response that has not been passed on.
@@ -73,7 +77,16 @@ impl Incoming {
     ) -> Self {
         // Until the caller knows what becomes of it: what is dropped before that has brought nothing.
         let (received_status, content) = (head.status, IncomingContent::Lost);
-        Self { forward, plan, head, received_status, response_time, prefix: None, content }
+        Self {
+            forward,
+            plan,
+            head,
+            received_status,
+            response_time,
+            prefix: None,
+            content,
+            brings_trailers: false,
+        }
     }
 
     /// A response that has no part in the cache.
@@ -112,6 +125,11 @@ impl Incoming {
     /// Does content still come?
     fn is_open(&self) -> bool {
         matches!(self.content, IncomingContent::Passing { .. } | IncomingContent::Storing(..))
+    }
+
+    /// Is it passed on to one client alone?
+    fn is_passing(&self) -> bool {
+        matches!(self.content, IncomingContent::Passing { .. })
     }
 
     /// The stored beginning of the content, which a driver hands in before what it reads; `None` if the origin
@@ -180,8 +198,15 @@ impl Proxy {
     /// The response goes to the client: its head now, its content as it comes.
     pub fn pass_on(&self, incoming: Incoming) -> PassedResponse {
         assert!(!incoming.has_to_settle(), "the driver has settled it");
-        let Incoming { forward, plan, head, received_status, response_time, prefix, content } =
-            incoming;
+        // What is stored has none: its next clients could not be given them (RFC 9111 §3.1).
+        let announced = if incoming.brings_trailers && incoming.is_passing() {
+            announced_trailers(&incoming.head.fields)
+        } else {
+            None
+        };
+        let Incoming {
+            forward, plan, head, received_status, response_time, prefix, content, ..
+        } = incoming;
         assert!(prefix.is_none(), "the driver has taken what is stored of the content");
         let (body, refusal, sink) = match content {
             IncomingContent::Passing { refusal, first } => {
@@ -215,6 +240,9 @@ impl Proxy {
         } else {
             (status, body)
         };
+        if let Some(announced) = announced.filter(|_| !has_it) {
+            fields.append(TRAILER, announced);
+        }
         let response = Response { status, fields, body, cache_status };
         match sink {
             None => PassedResponse::Whole(response),

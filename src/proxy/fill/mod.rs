@@ -17,7 +17,7 @@ mod transfer;
 pub(in crate::proxy) use incoming::IncomingContent;
 pub use incoming::{Incoming, PassedResponse};
 pub(in crate::proxy) use sink::commit_in_memory;
-pub use sink::{Ended, Ending, Progress, SettlingSink, Sink};
+pub use sink::{Ended, Ending, Progress, SettlingSink, Sink, WINDOW_PIECE_BYTES};
 pub use transfer::{CutShort, Transfer};
 
 /// How many bytes are read at a time, at most.

@@ -6,17 +6,24 @@
 //! outcome here, once.
 
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use crate::message::buffer::Buffer;
+use crate::message::fields::Fields;
 use crate::message::growing::{Reader, Writer};
 use crate::policy::reason::Detail;
 use crate::policy::stored::StoredHead;
 use crate::proxy::collapse::{Duty, Outcome, Scope, Shareable};
+use crate::proxy::fill::PIECE_BYTES;
 use crate::store::recording::{Commit, Recording, Settling};
 use crate::store::{Put, Reservation};
+
+/// How much is fetched at a time of content that waits in a window for its readers.
+pub const WINDOW_PIECE_BYTES: usize = 16 * 1024;
+/// After this time the queue of the backing store is asked for space once more, by a driver that must not wait.
+const QUEUE_ASKED_AGAIN: Duration = Duration::from_millis(2);
 
 /// The content of one response on its way.
 pub struct Sink {
@@ -30,9 +37,13 @@ pub struct Sink {
     total: u64,
     /// What followers are given; `None` before the head is passed on, and if nobody else may have the response.
     pub(super) shareable: Option<Arc<Shareable>>,
+    /// Since when the queue of the backing store has had no space.
+    full_since: Option<Instant>,
     /// How far what comes is compared with what has come before, byte for byte: the origin server was
     /// asked once more. Equal to `total` otherwise.
     compared: u64,
+    /// What has come behind the content.
+    trailers: Fields,
 }
 
 /// Whether the content is stored, beside being passed on.
@@ -132,7 +143,19 @@ impl Sink {
         let for_nobody_else = Outcome::Unshareable(Scope::Request);
         let duty = if shareable { duty } else { duty.without_followers(&for_nobody_else) };
         let keeping = Keeping::Owed(Box::new(recording), duty);
-        (Self { writer, keeping, length, total: 0, shareable: None, compared: 0 }, reader)
+        (
+            Self {
+                writer,
+                keeping,
+                length,
+                total: 0,
+                shareable: None,
+                full_since: None,
+                compared: 0,
+                trailers: Fields::new(),
+            },
+            reader,
+        )
     }
 
     /// A sink for a response that is passed on to one client; `first` has come of it.
@@ -142,7 +165,19 @@ impl Sink {
             writer.push(first);
         }
         let (keeping, total) = (Keeping::Nothing, first.len() as u64);
-        (Self { keeping, writer, length, total, shareable: None, compared: total }, reader)
+        (
+            Self {
+                keeping,
+                writer,
+                length,
+                total,
+                shareable: None,
+                full_since: None,
+                compared: total,
+                trailers: Fields::new(),
+            },
+            reader,
+        )
     }
 
     /// Do `count` bytes more make the content as long as the head has announced? Then they are to be given to
@@ -169,6 +204,39 @@ impl Sink {
         {
             self.let_go();
         }
+    }
+
+    /// Is there space at `now`? If not, when to ask again, although nothing has called what [`Sink::on_space`] was
+    /// given. Never waits: what the backing store does not take in time is let go of, and a reader that keeps the
+    /// others waiting is given up.
+    pub fn space_or_until(&mut self, now: Instant) -> Option<Instant> {
+        if let Some(until) = self.writer.give_up_stalled(now) {
+            return Some(until);
+        }
+        let recording = self.keeping.recording_mut()?;
+        // What was kept back is handed in, as far as the queue takes it now.
+        if recording.has_space() || recording.write(b"") && recording.has_space() {
+            self.full_since = None;
+            return None;
+        }
+        let since = *self.full_since.get_or_insert(now);
+        if now < since + recording.space_wait() {
+            // The queue calls nobody: it is asked again.
+            return Some(now + QUEUE_ASKED_AGAIN);
+        }
+        self.full_since = None;
+        self.let_go();
+        None
+    }
+
+    /// How much is to be fetched next, where there is space: no more than there is space for.
+    pub fn piece_bytes(&self) -> usize {
+        let most = match self.keeping {
+            Keeping::Owed(..) => PIECE_BYTES,
+            // It is for one client or a few, and waits in their windows.
+            Keeping::LetGo(_) | Keeping::Nothing => WINDOW_PIECE_BYTES,
+        };
+        self.writer.space().map_or(most, |space| space.clamp(1, most))
     }
 
     /// For a driver that must not wait: from now on `wake` is called when there may be space again. It is
@@ -206,6 +274,11 @@ impl Sink {
         if self.writer.push(piece) || is_spooled { Progress::More } else { self.give_up() }
     }
 
+    /// These fields have come behind the content, for the clients that take them, unless the response is stored.
+    pub fn bring_trailers(&mut self, trailers: Fields) {
+        self.trailers = trailers;
+    }
+
     /// The last piece has come, which may be empty, and the framing has proven that it is. The sink comes
     /// back if it is not what has come before, or not all that the head has announced: a part and the rest of
     /// it have one head and two framings (§3.3, §3.4).
@@ -238,6 +311,8 @@ impl Sink {
             (Keeping::Owed(recording, duty), Some(whole)) => {
                 let put = commit_in_memory(*recording, whole.clone());
                 duty.settle(&put.into());
+                // What is stored has none, and so nobody is given any.
+                self.trailers = Fields::new();
                 put.refusal()
             }
             (Keeping::LetGo(_), _) => Some(Detail::TooLarge),
@@ -245,7 +320,7 @@ impl Sink {
             _ => None,
         };
         // After the commit, for the same reason.
-        self.writer.finish();
+        self.writer.finish_with(self.trailers);
         Ok(Ending::Done(Ended { whole, refusal }))
     }
 

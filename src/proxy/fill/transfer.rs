@@ -10,11 +10,11 @@ use std::sync::Arc;
 use http::Method;
 use http::header::{IF_MODIFIED_SINCE, IF_NONE_MATCH};
 
-use crate::origin::OriginHead;
+use crate::origin::{OriginHead, RequestHead};
 use crate::policy::validation::make_unconditional;
 use crate::proxy::Proxy;
 use crate::proxy::fill::{Ending, Sink};
-use crate::proxy::plan::{Forward, RequestHead};
+use crate::proxy::plan::Forward;
 use crate::stats::Counter;
 
 /// A response whose content is on its way.

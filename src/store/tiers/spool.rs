@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -97,6 +98,11 @@ impl Spool {
     /// Is nothing kept back?
     pub(in crate::store) fn has_space(&self) -> bool {
         self.unsent.is_none() && self.before.is_empty() && self.kept_back.is_empty()
+    }
+
+    /// For how long a piece may wait for space in the queue.
+    pub(in crate::store) fn space_wait(&self) -> Duration {
+        self.queue.limits().space_wait
     }
 
     /// Waits until nothing is kept back; `false` if the body cannot be stored any more.
@@ -213,7 +219,6 @@ impl Drop for Spool {
 #[cfg(test)]
 mod tests {
     use std::io;
-    use std::time::Duration;
 
     use http::StatusCode;
     use parking_lot::Mutex;

@@ -2,6 +2,7 @@
 //! It does what the blocking driver does, but stops after each step.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use caching_proxy::clock::Timestamp;
 use caching_proxy::message::body::{Arriving, Body, Growing, Grown};
@@ -277,8 +278,12 @@ impl World {
         let index = self.random.below(count);
         let (proxy, mut transfer, mut content) = self.transfers.lock().swap_remove(index);
         if !transfer.sink.has_space() {
-            // Nothing here is as large as a window: it is the line of what is to be written that is full.
+            // The line of what is to be written is full, or the window of the one who reads it.
             self.write_all();
+            if transfer.sink.give_up_stalled(Instant::now()).is_some() {
+                self.transfers.lock().push((proxy, transfer, content));
+                return self.note("the reader has to take some first");
+            }
             transfer.sink.wait_for_space();
         }
         if transfer.sink.is_in_vain() {

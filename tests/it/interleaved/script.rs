@@ -6,8 +6,8 @@ use std::time::Duration;
 use caching_proxy::clock::Timestamp;
 use caching_proxy::message::date;
 use caching_proxy::message::fields::Fields;
+use caching_proxy::origin::RequestHead;
 use caching_proxy::origin::{OriginError, OriginHead};
-use caching_proxy::proxy::RequestHead;
 use http::{HeaderValue, Method, StatusCode, Version};
 
 use super::super::support::engine::to_fields;

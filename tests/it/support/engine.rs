@@ -141,7 +141,8 @@ fn bench_of(
     let mut settings = settings();
     change(&mut settings);
     let clock = Clock::by_hand(Timestamp(1_800_000_000_000));
-    let limits = gate::Limits { rate: None, concurrency: None, wait_max: Duration::ZERO };
+    let limits =
+        gate::Limits { rate: None, concurrency: None, connections: None, wait_max: Duration::ZERO };
     let origin = Arc::new(Gated::new(origin, clock.clone(), limits));
     let stats = Arc::new(Stats::default());
     let proxy = Arc::new(Proxy::new(settings, Arc::clone(&store), clock.clone(), stats));

@@ -4,6 +4,7 @@
 #![allow(missing_docs, reason = "names say it all here")]
 
 pub mod engine;
+pub mod exchanges;
 pub mod origin;
 pub mod proxy;
 pub mod redis;

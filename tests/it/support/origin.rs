@@ -7,6 +7,8 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::Instant;
 
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
 use super::wire::{Head, read_head};
 use super::{PATIENCE, field_lines};
 
@@ -164,6 +166,8 @@ struct State {
     connections: usize,
     /// Connections that are over.
     ended: usize,
+    /// Handshakes of TLS that went on from an earlier one.
+    resumed: usize,
 }
 
 /// A running origin server.
@@ -180,28 +184,17 @@ impl Origin {
 
     /// The same over TLS; also its certificate, in PEM.
     pub fn script_tls(rules: impl IntoIterator<Item = Rule>) -> (Self, String) {
-        let names = vec!["localhost".to_string(), "127.0.0.1".to_string()];
-        let made = rcgen::generate_simple_self_signed(names).expect("a certificate");
-        let pem = made.cert.pem();
-        let key = rustls::pki_types::PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
-        (Self::script_tls_as(rules, vec![made.cert.der().clone()], &key), pem)
+        let (config, pem) = self_signed();
+        (Self::start(rules, Some(config)), pem)
     }
 
     /// The same with this certificate, the chain behind it, and a key that need not be the certificate's.
     pub fn script_tls_as(
         rules: impl IntoIterator<Item = Rule>,
-        chain: Vec<rustls::pki_types::CertificateDer<'static>>,
-        key: &rustls::pki_types::PrivateKeyDer<'static>,
+        chain: Vec<CertificateDer<'static>>,
+        key: &PrivateKeyDer<'static>,
     ) -> Self {
-        let key = rustls::crypto::ring::sign::any_supported_type(key).expect("a key");
-        let shown = rustls::sign::CertifiedKey::new(chain, key);
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = rustls::ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("versions")
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(shown)));
-        Self::start(rules, Some(Arc::new(config)))
+        Self::start(rules, Some(server_config(chain, key)))
     }
 
     fn start(
@@ -245,6 +238,11 @@ impl Origin {
         self.state.0.lock().expect("no panic").connections
     }
 
+    /// How many of the connections went on from an earlier handshake of TLS.
+    pub fn resumed(&self) -> usize {
+        self.state.0.lock().expect("no panic").resumed
+    }
+
     /// Waits until so many connections are over.
     pub fn wait_for_ends(&self, count: usize) {
         let deadline = Instant::now() + PATIENCE;
@@ -284,6 +282,29 @@ impl Origin {
     }
 }
 
+/// What a TLS server needs, with a certificate for this host that has signed itself; and that, in PEM.
+pub fn self_signed() -> (Arc<rustls::ServerConfig>, String) {
+    let names = vec!["localhost".to_string(), "127.0.0.1".to_string()];
+    let made = rcgen::generate_simple_self_signed(names).expect("a certificate");
+    let key = PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
+    (server_config(vec![made.cert.der().clone()], &key), made.cert.pem())
+}
+
+fn server_config(
+    chain: Vec<CertificateDer<'static>>,
+    key: &PrivateKeyDer<'static>,
+) -> Arc<rustls::ServerConfig> {
+    let key = rustls::crypto::ring::sign::any_supported_type(key).expect("a key");
+    let shown = rustls::sign::CertifiedKey::new(chain, key);
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(shown)));
+    Arc::new(config)
+}
+
 fn serve(
     stream: TcpStream,
     tls: Option<Arc<rustls::ServerConfig>>,
@@ -296,6 +317,11 @@ fn serve(
         Some(config) => {
             let session = rustls::ServerConnection::new(config).expect("a session");
             let mut stream = rustls::StreamOwned::new(session, stream);
+            // The client's part of the handshake comes first; what becomes of it shows when something is read.
+            let _ = stream.conn.complete_io(&mut stream.sock);
+            if stream.conn.handshake_kind() == Some(rustls::HandshakeKind::Resumed) {
+                state.0.lock().expect("no panic").resumed += 1;
+            }
             exchange_all(&mut stream, &socket, state, connection);
             stream.conn.send_close_notify();
             let _ = stream.flush();

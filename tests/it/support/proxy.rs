@@ -13,6 +13,9 @@ use super::{PATIENCE, TemporaryFolder};
 /// Which front these tests run over: the module `over_tiny_http` has them all once more.
 pub const FRONT: &str = if is_plain(module_path!()) { "tiny-http" } else { "event" };
 
+/// Each event loop has its own connections to the origin server: for tests that count them.
+pub const ONE_LOOP: &[&str] = &["--threads", "1"];
+
 const fn is_plain(module: &str) -> bool {
     let (module, plain) = (module.as_bytes(), b"it::over_tiny_http");
     let mut at = 0;
@@ -183,6 +186,15 @@ impl Proxy {
     pub fn signal(&self, name: &str) {
         let pid = self.pid().to_string();
         assert!(Command::new("kill").args([name, &pid]).status().expect("kill").success());
+    }
+
+    /// Waits until it has ended, and not for ever.
+    pub fn wait_for_end(&mut self) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.is_alive() {
+            assert!(Instant::now() < deadline, "it does not end:\n{}", self.log());
+            super::pause();
+        }
     }
 
     /// Waits for its end; the rest of stdout and all of stderr.

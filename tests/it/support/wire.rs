@@ -221,6 +221,12 @@ impl Connection {
         let _ = self.stream.shutdown(Shutdown::Write);
     }
 
+    /// Ends it with a reset.
+    pub fn reset(self) {
+        let linger = Some(std::time::Duration::ZERO);
+        socket2::SockRef::from(&self.stream).set_linger(linger).expect("an option");
+    }
+
     /// Has the proxy closed it? Waits for that.
     pub fn is_closed(&mut self) -> bool {
         matches!(self.stream.read(&mut [0]), Ok(0))

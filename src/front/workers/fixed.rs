@@ -1,56 +1,25 @@
-//! The fixed pool of worker threads and its bounded queues.
+//! A fixed number of worker threads, on crossbeam's channels.
 //!
 //! Work comes in two kinds. An arrival is looked up, which never waits; what it then asks of the origin
 //! server may wait long. So that fresh hits are answered even when the origin server keeps every worker
 //! waiting, there are a few threads more, one for eight workers, that only look up.
-//!
-//! New work is refused when its queue is long. Work that was accepted before and has been parked
-//! meanwhile comes back into the same queue and is never refused: the queue has a slot for each request
-//! that can be parked.
 
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
+use crate::front::workers::job::{FORWARDS_PER_WORKER, Job, Kind, Role, run};
 use crate::stats::{Counter, Stats};
 use crate::vital;
 
-/// New requests for the origin server that can wait for each worker.
-const FORWARDS_PER_WORKER: usize = 16;
 /// New arrivals that can wait to be looked up, which takes microseconds.
 const ARRIVALS_MAX: usize = 1024;
 /// For this many workers there is one thread that only looks up.
 const WORKERS_PER_RESERVED: usize = 8;
 
-/// A piece of work.
-pub(crate) type Job = Box<dyn FnOnce(Role) + Send>;
-
-/// What a worker may do.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Role {
-    /// Anything.
-    Any,
-    /// Look things up, and nothing that may wait; that is handed on as [`Kind::Forward`].
-    Reserved,
-}
-
-/// What kind of work it is, and whether it was accepted before.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Kind {
-    /// A request that has just come.
-    Arrival,
-    /// An arrival that was parked.
-    Resumed,
-    /// A request that has to ask the origin server.
-    Forward,
-    /// A request for the origin server that was parked.
-    ResumedForward,
-}
-
 /// Hands work to a fixed number of threads. Dropped, it ends them when the queues are empty.
-pub struct Pool {
+pub(super) struct FixedPool {
     arrivals: Sender<Job>,
     forwards: Sender<Job>,
     /// New requests for the origin server beyond this are refused.
@@ -58,10 +27,10 @@ pub struct Pool {
     stats: Arc<Stats>,
 }
 
-impl Pool {
+impl FixedPool {
     /// Starts `workers` threads, at least one, and those that only look up. At most `parked_max`
     /// requests can be parked.
-    pub fn start(workers: usize, parked_max: usize, stats: &Arc<Stats>) -> io::Result<Self> {
+    pub(super) fn start(workers: usize, parked_max: usize, stats: &Arc<Stats>) -> io::Result<Self> {
         // The slots beyond the bound for new work are for what was parked: a resumed request has waited,
         // and its client with it.
         let forwards_max = workers * FORWARDS_PER_WORKER;
@@ -74,17 +43,17 @@ impl Pool {
             let role = if number < reserved { Role::Reserved } else { Role::Any };
             let (arriving, forwarding) = (arriving.clone(), forwarding.clone());
             let stats = Arc::clone(stats);
-            let run = move || {
+            let run_all = move || {
                 work(role, &arriving, &forwarding, &stats);
                 Ok(())
             };
-            vital::spawn(&format!("worker-{number}"), run)?;
+            vital::spawn(&format!("worker-{number}"), run_all)?;
         }
         Ok(Self { arrivals, forwards, forwards_max, stats: Arc::clone(stats) })
     }
 
     /// Hands in work; gives it back if the queue is full.
-    pub(crate) fn submit(&self, kind: Kind, job: Job) -> Result<(), Job> {
+    pub(super) fn submit(&self, kind: Kind, job: Job) -> Result<(), Job> {
         let queue = match kind {
             Kind::Arrival | Kind::Resumed => &self.arrivals,
             Kind::Forward | Kind::ResumedForward => &self.forwards,
@@ -111,20 +80,14 @@ fn work(role: Role, arriving: &Receiver<Job>, forwarding: &Receiver<Job>, stats:
         let job = match role {
             Role::Reserved => arriving.recv(),
             Role::Any => crossbeam_channel::select! {
-                recv(forwarding) -> job => job,
-                recv(arriving) -> job => job,
+                // A channel that is closed and empty has nothing more; the other one may have.
+                recv(forwarding) -> job => job.or_else(|_| arriving.recv()),
+                recv(arriving) -> job => job.or_else(|_| forwarding.recv()),
             },
         };
         // The channels are closed when the pool is dropped.
         let Ok(job) = job else { return };
-        stats.gauge(Counter::WaitingJobs, -1);
-        stats.gauge(Counter::BusyWorkers, 1);
-        // What the job owned is dropped by the unwinding, and with it the client's connection.
-        if catch_unwind(AssertUnwindSafe(|| job(role))).is_err() {
-            stats.count(Counter::Panic);
-            log::error!("a worker panicked; this cost one exchange");
-        }
-        stats.gauge(Counter::BusyWorkers, -1);
+        run(job, role, stats);
     }
 }
 
@@ -135,33 +98,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_queue_gives_the_work_back() {
-        let pool = Pool::start(1, 4, &Arc::default()).expect("a thread");
-        let (release, held) = channel::<()>();
-        let (begun, has_begun) = channel::<()>();
-        let hold = Box::new(move |_| {
-            begun.send(()).expect("the test listens");
-            held.recv().ok();
-        });
-        assert!(pool.submit(Kind::Forward, hold).is_ok());
-        has_begun.recv().expect("the worker has begun");
-        for _ in 0..FORWARDS_PER_WORKER {
-            assert!(pool.submit(Kind::Forward, Box::new(|_| ())).is_ok());
-        }
-        assert!(pool.submit(Kind::Forward, Box::new(|_| ())).is_err());
-        for _ in 0..4 {
-            assert!(pool.submit(Kind::ResumedForward, Box::new(|_| ())).is_ok());
-        }
-        assert!(
-            pool.submit(Kind::ResumedForward, Box::new(|_| ())).is_err(),
-            "that is bounded too"
-        );
-        drop(release);
-    }
-
-    #[test]
     fn arrivals_wait_in_a_bounded_queue() {
-        let pool = Pool::start(1, 4, &Arc::default()).expect("a thread");
+        let pool = FixedPool::start(1, 4, &Arc::default()).expect("a thread");
         let (release, held) = channel::<()>();
         let held = Arc::new(std::sync::Mutex::new(held));
         let (begun, has_begun) = channel::<()>();
@@ -184,18 +122,8 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_costs_one_job() {
-        let pool = Pool::start(1, 4, &Arc::default()).expect("a thread");
-        assert!(pool.submit(Kind::Arrival, Box::new(|_| panic!("on purpose"))).is_ok());
-        let (done, is_done) = channel();
-        let job = Box::new(move |_| done.send(()).expect("the test listens"));
-        assert!(pool.submit(Kind::Arrival, job).is_ok());
-        assert_eq!(is_done.recv(), Ok(()));
-    }
-
-    #[test]
     fn a_reserved_worker_answers_while_the_others_wait() {
-        let pool = Pool::start(1, 4, &Arc::default()).expect("threads");
+        let pool = FixedPool::start(1, 4, &Arc::default()).expect("threads");
         let (release, held) = channel::<()>();
         assert!(pool.submit(Kind::Forward, Box::new(move |_| _ = held.recv())).is_ok());
         let (done, is_done) = channel();
