@@ -1,7 +1,8 @@
 //! Connections that have gone over to another protocol: bytes pass in both directions until either side
 //! closes. RFC 9110 §7.8.
 //!
-//! Each tunnel has two threads of its own, so that it holds no worker; their number is bounded.
+//! Those of `--front tiny-http`: each tunnel has two threads of its own, so that it holds no worker; their number is
+//! bounded. An event loop's tunnels are exchanges like others.
 
 use std::io::{self, Read, Write};
 use std::sync::Arc;

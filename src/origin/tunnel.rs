@@ -1,5 +1,5 @@
 //! Going over to another protocol (WebSocket, above all): a connection of its own to the origin server,
-//! because ureq keeps its sockets to itself. RFC 9110 §7.8.
+//! for the front over tiny_http, because ureq keeps its sockets to itself. RFC 9110 §7.8.
 //!
 //! One request goes out and one head comes back. After a 101 the connection is a pipe in both
 //! directions; any other response is an ordinary one.

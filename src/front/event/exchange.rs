@@ -1,5 +1,6 @@
-//! A request on a worker: what it reads from its client and sends to it goes through the event loop
-//! that has the client's socket.
+//! A request that is not answered at once: its client as the exchange with the origin server has it, on the client's
+//! own event loop, and as a worker has it that asks the backing store. What it reads from the client and sends to it
+//! goes through the loop that has the client's socket.
 
 use std::io;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! A request's content on its way in: taken out of its framing, and given to the worker that waits for
+//! A request's content on its way in: taken out of its framing, and given to whoever waits for
 //! it, or thrown away. RFC 9112 §6.
 //!
 //! Content whose end is not proven is never passed on as whole: the worker's last read is an error.

@@ -1,5 +1,5 @@
-//! A request's content on its way from an event loop to the worker that sends it on: a short piece of
-//! it at a time. The loop does not read what there is no space for, so the client waits.
+//! A request's content on its way from a client's connection to whoever sends it on, an exchange of the same event loop
+//! or a worker: a short piece of it at a time. The loop does not read what there is no space for, so the client waits.
 
 use std::collections::VecDeque;
 use std::io::{self, Read};
