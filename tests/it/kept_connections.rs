@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use caching_proxy::origin::resolver::Names;
 
-use super::support::exchanges::{Client, Loop};
-use super::support::origin::{Origin, on};
+use super::support::exchanges::{Client, IDLE_MAX, Loop};
+use super::support::origin::{Gate, Origin, on};
 
 fn origin(secure: bool, fields: &str) -> Origin {
     let rules = [on("GET /a").send(200, fields, "").always()];
@@ -73,4 +73,22 @@ fn an_idle_connection_that_is_closed_is_dropped_at_once() {
         event_loop.until(|this| (this.connections() == 0).then_some(()));
         origin.wait_for_ends(1);
     }
+}
+
+/// Of more connections than may be kept, the others are closed when their exchange is over.
+#[test]
+fn only_so_many_idle_connections_are_kept() {
+    const EXCHANGES: usize = IDLE_MAX + 5;
+    let all_there = Gate::new();
+    let origin = Origin::script([on("GET /a").wait(&all_there).send(200, "", "").times(EXCHANGES)]);
+    let mut event_loop = Loop::new(Names::default(), Client);
+    for _ in 0..EXCHANGES {
+        event_loop.ask_for(format!("{}/a", origin.url()));
+    }
+    event_loop.until(|_| (origin.asked().len() == EXCHANGES).then_some(()));
+    all_there.open();
+    for _ in 0..EXCHANGES {
+        assert_eq!(event_loop.outcome(), Ok(200));
+    }
+    assert_eq!((origin.connections(), event_loop.connections()), (EXCHANGES, IDLE_MAX));
 }

@@ -25,6 +25,8 @@ use super::PATIENCE;
 
 /// `--connect-timeout` of the loop.
 pub const LIMIT: Duration = Duration::from_secs(36_000);
+/// The most idle connections of the loop.
+pub const IDLE_MAX: usize = 3;
 const FIRST_TOKEN: usize = 1;
 
 /// An event loop that has exchanges only.
@@ -114,7 +116,9 @@ impl<C: Consumer + Clone> Loop<C> {
             Limits { rate: None, concurrency: None, connections: None, wait_max: Duration::ZERO };
         let gate = Gate::new(Clock::by_hand(Timestamp(0)), limits);
         let registry = poll.registry().try_clone().expect("a registry");
-        let settings = Arc::new(origin_client.evented(gate));
+        let mut settings = origin_client.evented(gate);
+        settings.idle_connections_max = IDLE_MAX;
+        let settings = Arc::new(settings);
         let exchanges = Exchanges::new(settings, registry, FIRST_TOKEN, wake);
         let (tells, outcomes) = channel();
         let client = client(tells);
