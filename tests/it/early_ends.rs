@@ -4,7 +4,7 @@
 use std::io::Write;
 
 use super::support::origin::{Gate, Origin, Step, on};
-use super::support::proxy::{FRONT, Proxy};
+use super::support::proxy::Proxy;
 
 /// What the origin server does when it has answered.
 #[derive(Clone, Copy, Debug)]
@@ -17,10 +17,6 @@ enum Then {
 /// The client has sent a part of its content, and waits for what the origin server says to it.
 #[test]
 fn an_early_answer_reaches_the_client() {
-    // ureq reads no answer while it sends.
-    if FRONT == "tiny-http" {
-        return;
-    }
     for status in [200, 401, 413, 500] {
         for then in [Then::ReadsOn, Then::Stops, Then::Closes] {
             for chunked in [false, true] {
@@ -70,9 +66,6 @@ fn early_answer(status: u16, then: Then, chunked: bool) {
 /// RFC 9112 §9.5: the origin server reads until the proxy's side ends, and its response ends when it closes then.
 #[test]
 fn an_early_answer_that_ends_with_the_connection_has_an_end() {
-    if FRONT == "tiny-http" {
-        return;
-    }
     for (fields, expects) in [("", ""), ("Connection: close", ""), ("", "Expect: 100-continue\r\n")]
     {
         let origin = Origin::script([on("POST /a")
@@ -95,9 +88,6 @@ fn an_early_answer_that_ends_with_the_connection_has_an_end() {
 /// RFC 9112 §9.6: there may be any amount of chunked content to come, so the connection is not said to go on.
 #[test]
 fn an_early_answer_to_chunked_content_ends_the_connection() {
-    if FRONT == "tiny-http" {
-        return;
-    }
     for (framing, content, connection) in [
         ("Transfer-Encoding: chunked", "1\r\nx\r\n", "close"),
         ("Content-Length: 2", "x", ""),
@@ -116,9 +106,6 @@ fn an_early_answer_to_chunked_content_ends_the_connection() {
 /// Both sides go on: what the client sends reaches the origin server, whose answer has begun.
 #[test]
 fn content_is_sent_on_while_the_answer_comes() {
-    if FRONT == "tiny-http" {
-        return;
-    }
     let origin = Origin::script([on("POST /echo")
         .without_reading()
         .head(200, "Content-Length: 10; Cache-Control: no-store")
@@ -141,9 +128,6 @@ fn content_is_sent_on_while_the_answer_comes() {
 /// The client has gone; the origin server has said nothing yet, and learns that nobody waits.
 #[test]
 fn a_client_that_leaves_ends_what_is_not_worth_finishing() {
-    if FRONT == "tiny-http" {
-        return;
-    }
     for reset in [false, true] {
         // It waits for what does not come, and sees the end.
         let origin = Origin::script([on("GET /a").then(Step::Read(1))]);
@@ -160,30 +144,9 @@ fn a_client_that_leaves_ends_what_is_not_worth_finishing() {
     }
 }
 
-/// A client that has only closed its side gets its answer.
-#[test]
-fn a_client_that_has_closed_its_side_is_answered() {
-    let late = Gate::new();
-    let origin = Origin::script([on("GET /a").wait(&late).send(200, "", "late")]);
-    let proxy = Proxy::before(&origin, &["--header-timeout", "400ms"]);
-    let mut connection = proxy.connect();
-    connection.request("GET", "/a", "Cache-Control: no-store\r\n", "");
-    connection.half_close();
-    origin.wait_for(1);
-    if FRONT == "event" {
-        // It is asked whether it is there.
-        assert_eq!(connection.head().map(|head| head.word(1).to_string()), Some("100".into()));
-    }
-    late.open();
-    assert_eq!(connection.reply().body(), "late");
-}
-
 /// Nobody knows what came of it: what it may have changed is fetched anew.
 #[test]
 fn an_unsafe_request_whose_client_leaves_invalidates() {
-    if FRONT == "tiny-http" {
-        return;
-    }
     let origin = Origin::script([
         on("GET /a").send(200, "Cache-Control: max-age=60", "old"),
         on("POST /a").then(Step::Read(1)),
@@ -196,21 +159,5 @@ fn an_unsafe_request_whose_client_leaves_invalidates() {
     origin.wait_for(2);
     connection.reset();
     origin.wait_for_ends(1);
-    assert_eq!(proxy.get("/a").body(), "new");
-}
-
-/// The same where the origin server has died over it.
-#[test]
-fn an_unsafe_request_without_an_answer_invalidates() {
-    let origin = Origin::script([
-        on("GET /a").send(200, "Cache-Control: max-age=60", "old"),
-        on("POST /a").close(),
-        on("GET /a").send(200, "Cache-Control: max-age=60", "new"),
-    ]);
-    let proxy = Proxy::before(&origin, &[]);
-    assert_eq!(proxy.get("/a").body(), "old");
-    let mut connection = proxy.connect();
-    connection.request("POST", "/a", "", "change");
-    assert_eq!(connection.reply().status, 502);
     assert_eq!(proxy.get("/a").body(), "new");
 }

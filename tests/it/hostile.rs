@@ -468,3 +468,21 @@ fn a_request_that_goes_in_circles_is_stopped() {
     let reply = proxy.get_with("/a", &via);
     assert_eq!((reply.status, reply.cache_status()), (502, "proxy; detail=loop".into()));
 }
+
+/// A client that has only closed its side gets its answer.
+#[test]
+fn a_client_that_has_closed_its_side_is_answered() {
+    let late = Gate::new();
+    let origin = Origin::script([on("GET /a").wait(&late).send(200, "", "late")]);
+    let proxy = Proxy::before(&origin, &["--header-timeout", "400ms"]);
+    let mut connection = proxy.connect();
+    connection.request("GET", "/a", "Cache-Control: no-store\r\n", "");
+    connection.half_close();
+    origin.wait_for(1);
+    if FRONT == "event" {
+        // It is asked whether it is there.
+        assert_eq!(connection.head().map(|head| head.word(1).to_string()), Some("100".into()));
+    }
+    late.open();
+    assert_eq!(connection.reply().body(), "late");
+}

@@ -281,3 +281,19 @@ fn nobody_waits_for_ever_for_what_is_invalidated_again_and_again() {
     assert!(bodies.iter().all(|body| body == "2" || body == "3"), "{bodies:?}");
     assert!(gets(&origin) <= 3, "{} requests", gets(&origin));
 }
+
+/// RFC 9111 §4.4: the origin server has died over it, and nobody knows what it has done.
+#[test]
+fn an_unsafe_request_without_an_answer_invalidates() {
+    let origin = Origin::script([
+        on("GET /a").send(200, "Cache-Control: max-age=60", "old"),
+        on("POST /a").close(),
+        on("GET /a").send(200, "Cache-Control: max-age=60", "new"),
+    ]);
+    let proxy = Proxy::before(&origin, &[]);
+    assert_eq!(proxy.get("/a").body(), "old");
+    let mut connection = proxy.connect();
+    connection.request("POST", "/a", "", "change");
+    assert_eq!(connection.reply().status, 502);
+    assert_eq!(proxy.get("/a").body(), "new");
+}

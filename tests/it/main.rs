@@ -4,6 +4,7 @@ mod support;
 
 mod agreement;
 mod arriving;
+mod bound_connections;
 mod by_hand;
 mod caching;
 mod certificates;

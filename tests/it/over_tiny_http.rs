@@ -40,6 +40,8 @@ mod odd_origins;
 mod origin_credentials;
 #[path = "origin_trouble.rs"]
 mod origin_trouble;
+#[path = "plain_pool.rs"]
+mod plain_pool;
 #[path = "secrets.rs"]
 mod secrets;
 #[path = "spelling.rs"]
