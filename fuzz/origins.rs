@@ -13,8 +13,9 @@ use caching_proxy::front::wire::{WireClient, interim_head};
 use caching_proxy::message::body::{Body, Growing, Grown};
 use caching_proxy::message::fields::Fields;
 use caching_proxy::message::request::Framing;
+use caching_proxy::origin::HEAD_BYTES_MAX;
 use caching_proxy::origin::egress::Egress;
-use caching_proxy::origin::evented::protocol::{HEAD_BYTES_MAX, ResponsePart, ResponseReader};
+use caching_proxy::origin::evented::protocol::{ResponsePart, ResponseReader};
 use caching_proxy::origin::outgoing::{Asked, UnsentHead, WireRequest, frame, frame_end};
 use caching_proxy::origin::{
     Origin, OriginBody, OriginError, OriginRequest, OriginResponse, RequestContent,

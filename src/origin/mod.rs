@@ -6,6 +6,7 @@
 
 use std::io::{self, Read, Write};
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{Method, StatusCode, Version};
 
@@ -25,6 +26,16 @@ pub mod trust;
 mod tunnel;
 
 pub use error::OriginError;
+
+// Bounds that both drivers keep to.
+/// The most bytes a response head may have; a longer one is an invalid response.
+pub const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// The most interim responses to one request; an origin server that sends more is broken.
+pub(crate) const INTERIM_MAX: usize = 64;
+/// For how long content waits for a 100 (RFC 9110 §10.1.1): not every origin server sends one.
+pub(crate) const CONTINUE_MAX: Duration = Duration::from_secs(1);
+/// When a silent connection is asked whether it is still there.
+pub(crate) const KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// Answers requests: the origin server, or a script in a test.
 pub trait Origin: Send + Sync {

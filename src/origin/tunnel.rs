@@ -19,19 +19,16 @@ use crate::message::framing::{ResponseFraming, response_framing};
 use crate::message::head::{ResponseHead, read_response, write_request};
 use crate::message::request::RequestLimits;
 use crate::message::target::{OriginUrl, split_url};
-use crate::origin::blocking::transport::{HEAD_BYTES_MAX, INTERIM_MAX};
 use crate::origin::egress::{Egress, EgressProxy};
 use crate::origin::resolver::Names;
 use crate::origin::trust::TlsSettings;
 use crate::origin::{
-    OriginBody, OriginError, OriginHead, OriginRequest, OriginResponse, RequestContent, Tunnel,
-    Upgrade,
+    HEAD_BYTES_MAX, INTERIM_MAX, KEEPALIVE, OriginBody, OriginError, OriginHead, OriginRequest,
+    OriginResponse, RequestContent, Tunnel, Upgrade,
 };
 
 /// How much is read at a time.
 const PIECE_BYTES: usize = 16 * 1024;
-/// When a silent connection is asked whether it is still there.
-const KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// Makes connections that become tunnels.
 pub struct Dialer {

@@ -24,8 +24,7 @@ use crate::message::head::ResponseHead;
 use crate::message::request::Framing;
 use crate::origin::blocking::tls::TlsConnector;
 use crate::origin::blocking::transport::{
-    HEAD_BYTES_MAX, OUTPUT_BUFFER_BYTES, Violation, WireConnector, WireExchange, WireOutcome,
-    is_end_of_connection,
+    OUTPUT_BUFFER_BYTES, Violation, WireConnector, WireExchange, WireOutcome, is_end_of_connection,
 };
 use crate::origin::egress::{Egress, EgressProxy};
 use crate::origin::evented::EventedSettings;
@@ -35,15 +34,13 @@ use crate::origin::resolver::Names;
 use crate::origin::trust::{Roots, TlsSettings};
 use crate::origin::tunnel::Dialer;
 use crate::origin::{
-    Interim, Origin, OriginBody, OriginError, OriginHead, OriginRequest, OriginResponse,
-    RequestContent, Upgrade,
+    CONTINUE_MAX, HEAD_BYTES_MAX, Interim, Origin, OriginBody, OriginError, OriginHead,
+    OriginRequest, OriginResponse, RequestContent, Upgrade,
 };
 
 /// Idle connections are closed after this: origin servers close theirs after 5 s, and a request
 /// that goes out on a connection which is being closed may be lost.
 const IDLE_MAX: Duration = Duration::from_secs(4);
-/// For how long content waits for a 100 (RFC 9110 §10.1.1): not every origin server sends one.
-const CONTINUE_MAX: Duration = Duration::from_secs(1);
 
 /// The most idle connections of one event loop.
 const EVENTED_IDLE_MAX: usize = 1024;

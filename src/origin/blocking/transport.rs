@@ -26,17 +26,13 @@ use crate::message::chunked::Decoder;
 use crate::message::framing::{ResponseFraming, leaves_connection_open, response_framing};
 use crate::message::head::{ResponseHead, may_be_complete, read_response};
 use crate::message::request::RequestLimits;
-use crate::origin::Interim;
 use crate::origin::blocking::substitute::{ReadStage, Substitute, reframe_chunks};
+use crate::origin::{HEAD_BYTES_MAX, INTERIM_MAX, Interim};
 use crate::policy::bound::binds_connection;
 use crate::policy::forwarding::strip_hop_by_hop;
 
-/// The most bytes a response head may have; a longer one is an invalid response.
-pub(in crate::origin) const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// A connection's buffer for what goes out.
 pub(in crate::origin) const OUTPUT_BUFFER_BYTES: usize = 16 * 1024;
-/// The most interim responses to one request; an origin server that sends more is broken.
-pub(in crate::origin) const INTERIM_MAX: usize = 64;
 /// What is wrong with content that cannot be taken apart.
 const MALFORMED: &str = "the chunked coding is malformed";
 /// An incomplete head is looked at each time that so many bytes of it have come.

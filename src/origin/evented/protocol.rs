@@ -11,16 +11,12 @@ use crate::message::fields::Fields;
 use crate::message::framing::{ResponseFraming, leaves_connection_open, response_framing};
 use crate::message::head::{ResponseHead, may_be_complete, read_response};
 use crate::message::request::RequestLimits;
-use crate::origin::OriginHead;
 use crate::origin::outgoing::Asked;
+use crate::origin::{HEAD_BYTES_MAX, INTERIM_MAX, OriginHead};
 use crate::policy::bound::binds_connection;
 use crate::policy::forwarding::{connection_options, strip_hop_by_hop};
 use crate::policy::trailers::strip_trailers;
 
-/// The most bytes a response head may have; a longer one is an invalid response.
-pub const HEAD_BYTES_MAX: usize = 64 * 1024;
-/// The most interim responses to one request; an origin server that sends more is broken.
-pub const INTERIM_MAX: usize = 64;
 /// An incomplete head is looked at each time that so many bytes of it have come.
 const READ_AGAIN_BYTES: usize = 4 * 1024;
 

@@ -3,26 +3,23 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use mio::net::TcpStream;
 use mio::{Interest, Token};
 use socket2::{SockRef, TcpKeepalive};
 
 use super::talking::has_more;
-use super::{CONTINUE_MAX, Exchanges, OriginReadiness, Owner};
+use super::{Exchanges, OriginReadiness, Owner};
 use crate::message::head::read_response;
-use crate::origin::OriginError;
 use crate::origin::evented::Consumer;
 use crate::origin::evented::dial::{DialStep, Race, is_out_of_descriptors};
 use crate::origin::evented::exchange::{Exchange, ExchangeStage, OriginConnection, Racer};
-use crate::origin::evented::protocol::{HEAD_BYTES_MAX, ResponseReader};
+use crate::origin::evented::protocol::ResponseReader;
 use crate::origin::evented::stream::Stream;
 use crate::origin::outgoing::{Route, connect_request};
 use crate::origin::resolver::{NameAnswer, Renewal};
-
-/// When a silent connection is asked whether it is still there.
-const KEEPALIVE: Duration = Duration::from_secs(60);
+use crate::origin::{CONTINUE_MAX, HEAD_BYTES_MAX, KEEPALIVE, OriginError};
 
 impl<C: Consumer> Exchanges<C> {
     /// Takes an idle connection, or asks for the addresses of the server; `false` if they have to be waited for.

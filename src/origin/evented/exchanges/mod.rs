@@ -26,8 +26,6 @@ use crate::origin::{OriginError, RequestHead};
 mod connecting;
 mod talking;
 
-/// For how long content waits for a 100 (RFC 9110 §10.1.1): not every origin server sends one.
-const CONTINUE_MAX: Duration = Duration::from_secs(1);
 /// How much is read at a time.
 const READ_BYTES: usize = 64 * 1024;
 /// What is encrypted is read into this: as much for each of two sessions, one in the other.
