@@ -16,7 +16,9 @@ use caching_proxy::message::request::Framing;
 use caching_proxy::origin::HEAD_BYTES_MAX;
 use caching_proxy::origin::egress::Egress;
 use caching_proxy::origin::evented::protocol::{ResponsePart, ResponseReader};
-use caching_proxy::origin::outgoing::{Asked, UnsentHead, WireRequest, frame, frame_end};
+use caching_proxy::origin::outgoing::{
+    Asked, KnownServers, UnsentHead, WireRequest, frame, frame_end,
+};
 use caching_proxy::origin::{
     Origin, OriginBody, OriginError, OriginRequest, OriginResponse, RequestContent,
 };
@@ -461,7 +463,13 @@ impl Origin for NextProxy {
             host: request.host,
             fields: request.fields,
         };
-        let wire = WireRequest::new(head, framing, false, &Egress::default())?;
+        let wire = WireRequest::new(
+            head,
+            framing,
+            false,
+            &mut KnownServers::default(),
+            &Egress::default(),
+        )?;
         let mut bytes = wire.head;
         for piece in content.chunks(self.piece) {
             frame(wire.framing, piece, &mut bytes);

@@ -206,15 +206,15 @@ pub fn log_to_stderr(level: log::LevelFilter) {
 /// Refuses an origin server that is the proxy itself: every miss would be a request to itself, until no
 /// worker is left.
 fn refuse_ourselves(origin: &OriginUrl, local: SocketAddr) -> Result<(), StartError> {
-    let bare = origin.host.trim_start_matches('[').trim_end_matches(']');
+    let bare = origin.server.host.trim_start_matches('[').trim_end_matches(']');
     let ip: Option<IpAddr> = bare.parse().ok();
     let own = local.ip();
     // Names other than localhost are not looked up: a name may lead here today and elsewhere tomorrow.
     // What passes here all the same is caught request by request, by `Via` (RFC 9110 §7.6.3).
     let same_host = ip == Some(own)
         || ip.is_some_and(|ip| ip.is_unspecified())
-        || (is_loopback(&origin.host) && (own.is_loopback() || own.is_unspecified()));
-    if same_host && origin.port == local.port() {
+        || (is_loopback(&origin.server.host) && (own.is_loopback() || own.is_unspecified()));
+    if same_host && origin.server.port == local.port() {
         return Err(StartError::OriginIsUs(origin.clone(), local));
     }
     Ok(())
@@ -336,7 +336,7 @@ fn egress(origin: &OriginUrl, local: SocketAddr) -> Result<Egress, String> {
     // `http_proxy` often names the very proxy that is being started, for the other programs of the
     // machine: it would send every request to itself.
     egress.leave_out(|proxy| is_loopback(&proxy.host) && proxy.port == local.port());
-    match (egress.proxy_for(origin)?, named.proxy_for(origin)?) {
+    match (egress.proxy_for(&origin.server)?, named.proxy_for(&origin.server)?) {
         (Some(EgressProxy { shown, .. }), _) => {
             log::info!("the origin server is reached through proxy {shown} from the environment");
         }

@@ -4,18 +4,64 @@
 //! written as they came; those that the proxy adds are written in the usual capitals.
 
 use bytes::Bytes;
-use http::header::InvalidHeaderName;
+use http::header::{InvalidHeaderName, InvalidHeaderValue};
 use http::{HeaderName, HeaderValue};
 
 use crate::clock::Timestamp;
 use crate::message::date;
-use crate::message::spelling::{Spelling, Spellings, as_it_came, as_it_was_stored, write_usual};
+use crate::message::spelling::{
+    Sieve, Spelling, Spellings, as_it_came, as_it_was_stored, write_usual,
+};
 
 /// Field lines, in order.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Fields {
     lines: Vec<(HeaderName, HeaderValue)>,
     spellings: Spellings,
+    /// Of the names of all lines.
+    names: NameFilter,
+}
+
+/// Says of most names that are not among some names that they are not: most of what is asked for is not there.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+struct NameFilter(u64);
+
+impl NameFilter {
+    /// By its length and its last letters, in which names that are asked for differ. The letters' case does not count.
+    fn bit(name: &[u8]) -> u64 {
+        let letter = |from_end: usize| {
+            let at = name.len().wrapping_sub(from_end);
+            name.get(at).map_or(0, |letter| usize::from(letter & 0x1f))
+        };
+        1 << ((name.len() + 5 * letter(1) + 11 * letter(2)) % 64)
+    }
+
+    fn add(&mut self, name: &HeaderName) {
+        self.0 |= Self::bit(name.as_str().as_bytes());
+    }
+
+    fn may_have(self, name: &str) -> bool {
+        self.0 & Self::bit(name.as_bytes()) != 0
+    }
+}
+
+/// The values of a header section, which share one copy of its bytes.
+pub(crate) struct SharedValues<'a> {
+    section: &'a [u8],
+    copy: Bytes,
+}
+
+impl<'a> SharedValues<'a> {
+    /// Of the field lines in this section.
+    pub(crate) fn of(section: &'a [u8]) -> Self {
+        Self { section, copy: Bytes::copy_from_slice(section) }
+    }
+
+    /// A value, which is a part of the section.
+    pub(crate) fn value(&self, value: &[u8]) -> Result<HeaderValue, InvalidHeaderValue> {
+        let at = value.as_ptr().addr().wrapping_sub(self.section.as_ptr().addr());
+        HeaderValue::from_maybe_shared(self.copy.slice(at..at + value.len()))
+    }
 }
 
 /// A field line, with the spelling of its name.
@@ -53,13 +99,13 @@ impl Fields {
 
     /// No field lines, and memory for `lines` of them.
     pub fn with_capacity(lines: usize) -> Self {
-        Self { lines: Vec::with_capacity(lines), spellings: Spellings::default() }
+        Self { lines: Vec::with_capacity(lines), ..Self::default() }
     }
 
     /// Adds a field line at the end, its name in the usual capitals.
     pub fn append(&mut self, name: HeaderName, value: HeaderValue) {
         self.spellings.append_usual(&name);
-        self.lines.push((name, value));
+        self.push(name, value);
     }
 
     /// Adds a field line at the end, its name as it is spelt here; an error if that is no name.
@@ -71,7 +117,7 @@ impl Fields {
         let name = HeaderName::from_bytes(spelt)?;
         let before = self.lines.iter().map(|(name, _)| name);
         self.spellings.append(before, as_it_came(&name, spelt));
-        self.lines.push((name, value));
+        self.push(name, value);
         Ok(())
     }
 
@@ -84,7 +130,7 @@ impl Fields {
         let name = HeaderName::from_bytes(stored)?;
         let before = self.lines.iter().map(|(name, _)| name);
         self.spellings.append(before, as_it_was_stored(stored));
-        self.lines.push((name, value));
+        self.push(name, value);
         Ok(())
     }
 
@@ -93,12 +139,20 @@ impl Fields {
         let FieldLine { name, value, spelling } = line;
         let before = self.lines.iter().map(|(name, _)| name);
         self.spellings.append(before, spelling.words(name));
-        self.lines.push((name.clone(), value.clone()));
+        self.push(name.clone(), value.clone());
+    }
+
+    fn push(&mut self, name: HeaderName, value: HeaderValue) {
+        self.names.add(&name);
+        self.lines.push((name, value));
     }
 
     /// Puts one line in the place of all lines of that name: it stands where the first of them stood, and its name
     /// is spelt as there. Without such a line, it is added at the end.
     pub(crate) fn set(&mut self, name: HeaderName, value: HeaderValue) {
+        if !self.names.may_have(name.as_str()) {
+            return self.append(name, value);
+        }
         let mut first = Some(value);
         for (_, old) in self.lines.iter_mut().filter(|(other, _)| *other == name) {
             match first.take() {
@@ -140,15 +194,20 @@ impl Fields {
 
     /// Keeps the field lines for which `keep` is true.
     pub(crate) fn retain(&mut self, mut keep: impl FnMut(&HeaderName, &HeaderValue) -> bool) {
-        let Some(mut sieve) = std::mem::take(&mut self.spellings).sieve() else {
-            return self.lines.retain(|(name, value)| keep(name, value));
-        };
+        let mut sieve = std::mem::take(&mut self.spellings).sieve();
+        let mut names = NameFilter::default();
         self.lines.retain(|(name, value)| {
             let stays = keep(name, value);
-            sieve.next(name, stays);
+            if stays {
+                names.add(name);
+            }
+            if let Some(sieve) = &mut sieve {
+                sieve.next(name, stays);
+            }
             stays
         });
-        self.spellings = sieve.end();
+        self.names = names;
+        self.spellings = sieve.map(Sieve::end).unwrap_or_default();
     }
 
     /// Replaces each value of the lines called `name` for which `replace` gives another one.
@@ -167,14 +226,20 @@ impl Fields {
 
     /// The value of the first field line of that name.
     pub fn get(&self, name: &str) -> Option<&HeaderValue> {
-        // A walk over all lines: there are some twenty, and a map would take more memory than they do
-        // for each stored response.
-        self.lines.iter().find(|(other, _)| other == name).map(|(_, value)| value)
+        let lines = self.may_have(name).iter();
+        lines.filter(|(other, _)| other == name).map(|(_, value)| value).next()
     }
 
     /// The values of all field lines of that name, in order.
     pub fn get_all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a HeaderValue> {
-        self.lines.iter().filter(move |(other, _)| other == name).map(|(_, value)| value)
+        self.may_have(name).iter().filter(move |(other, _)| other == name).map(|(_, value)| value)
+    }
+
+    /// The lines among which those of that name are.
+    fn may_have(&self, name: &str) -> &[(HeaderName, HeaderValue)] {
+        // A walk over all of them: there are some twenty, and a map would take more memory than they do
+        // for each stored response.
+        if self.names.may_have(name) { &self.lines } else { &[] }
     }
 
     /// Is there a field line of that name?
@@ -212,7 +277,8 @@ impl Fields {
 
     /// Does a list-based field have this member, in any case?
     pub(crate) fn has_member(&self, name: &str, member: &str) -> bool {
-        self.members(name).any(|other| other.eq_ignore_ascii_case(member.as_bytes()))
+        self.names.may_have(name)
+            && self.members(name).any(|other| other.eq_ignore_ascii_case(member.as_bytes()))
     }
 
     /// The date in the only line of that name; `None` if there is no line, more than one, or an
@@ -239,6 +305,21 @@ impl Fields {
 
     /// Gives back memory that is allocated and not used; for fields that are kept.
     pub(crate) fn shrink(&mut self) {
+        // Of the section that the values came in, what has been taken out would be kept as well.
+        let mut values = Vec::with_capacity(self.lines.iter().map(|(_, value)| value.len()).sum());
+        for (_, value) in &self.lines {
+            values.extend_from_slice(value.as_bytes());
+        }
+        let values = Bytes::from(values);
+        let mut at = 0;
+        for (_, value) in &mut self.lines {
+            let (end, is_sensitive) = (at + value.len(), value.is_sensitive());
+            if let Ok(mut copy) = HeaderValue::from_maybe_shared(values.slice(at..end)) {
+                copy.set_sensitive(is_sensitive);
+                *value = copy;
+            }
+            at = end;
+        }
         self.lines.shrink_to_fit();
         self.spellings.shrink();
     }
@@ -256,13 +337,22 @@ impl Fields {
 
 impl FromIterator<(HeaderName, HeaderValue)> for Fields {
     fn from_iter<I: IntoIterator<Item = (HeaderName, HeaderValue)>>(lines: I) -> Self {
-        Self { lines: lines.into_iter().collect(), spellings: Spellings::default() }
+        let mut fields = Self::new();
+        for (name, value) in lines {
+            fields.push(name, value);
+        }
+        fields
     }
 }
 
 /// Writes a number in decimal digits, without an allocation: each hit writes its age and length.
 pub(crate) fn write_decimal(out: &mut Vec<u8>, number: u64) {
     out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+}
+
+/// The same for text.
+pub(crate) fn push_decimal(out: &mut String, number: u64) {
+    out.push_str(itoa::Buffer::new().format(number));
 }
 
 /// A field value that this program has made; a question mark if a control character is in it.

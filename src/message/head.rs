@@ -6,10 +6,12 @@
 
 use std::borrow::Cow;
 
-use http::{HeaderValue, Method, StatusCode, Version};
+use http::{Method, StatusCode, Version};
 
-use crate::message::fields::Fields;
+use crate::message::fields::{Fields, SharedValues};
 
+/// Memory for lines that the proxy adds: Via, X-Cache, Cache-Status, and Date where there is none.
+const ADDED_LINES: usize = 4;
 /// The most field lines that a response may have.
 pub(crate) const RESPONSE_LINES_MAX: usize = 128;
 
@@ -45,9 +47,10 @@ pub fn read_response(bytes: &[u8]) -> Result<Option<ResponseHead>, String> {
     let status = head.code.and_then(|code| StatusCode::from_u16(code).ok());
     let status = status.ok_or("a status code below 100")?;
     let version = if head.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
-    let mut fields = Fields::with_capacity(head.headers.len());
+    let mut fields = Fields::with_capacity(head.headers.len() + ADDED_LINES);
+    let values = SharedValues::of(&bytes[..length]);
     for line in head.headers.iter() {
-        let value = HeaderValue::from_bytes(line.value).map_err(|error| error.to_string())?;
+        let value = values.value(line.value).map_err(|error| error.to_string())?;
         let appended = fields.append_spelt(line.name.as_bytes(), value);
         appended.map_err(|error| error.to_string())?;
     }
@@ -85,23 +88,26 @@ pub fn may_be_complete(bytes: &[u8], seen: usize) -> bool {
 ///
 /// `path` is what follows the authority in the target URI. Without one, OPTIONS asks about the server
 /// as a whole (RFC 9112 §3.2.4). `base` is what stands before it, for a proxy that passes the request on
-/// (§3.2.2); empty for the server itself.
+/// (§3.2.2), in two parts; empty for the server itself.
 pub(crate) fn write_request(
     method: &Method,
-    base: &str,
+    base: [&str; 2],
     path: &str,
     host: &str,
     fields: &Fields,
 ) -> Vec<u8> {
-    let target: Cow<'_, str> = match path {
+    let target = match path {
         // To a proxy, a URL without a path says the same (§3.2.4).
-        "" if *method == Method::OPTIONS => if base.is_empty() { "*" } else { "" }.into(),
-        path if path.starts_with('/') => path.into(),
-        path => format!("/{path}").into(),
+        "" if *method == Method::OPTIONS => ["", if base == [""; 2] { "*" } else { "" }],
+        path if path.starts_with('/') => ["", path],
+        path => ["/", path],
     };
     let mut head = Vec::with_capacity(512);
     // Host comes first, as RFC 9110 §7.2 advises: servers choose by it what they are asked for.
-    for part in [method.as_str(), " ", base, &target, " HTTP/1.1\r\nHost: ", host, "\r\n"] {
+    let version_and_host = [" HTTP/1.1\r\nHost: ", host, "\r\n"];
+    for part in
+        [[method.as_str(), " "], base, target].as_flattened().iter().chain(&version_and_host)
+    {
         head.extend_from_slice(part.as_bytes());
     }
     fields.write_to(&mut head);
@@ -119,7 +125,7 @@ pub(crate) fn write_status_line(out: &mut Vec<u8>, status: StatusCode) {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderName;
+    use http::{HeaderName, HeaderValue};
     use proptest::collection::vec;
     use proptest::prelude::*;
     use proptest::test_runner::RngSeed;
@@ -207,7 +213,7 @@ mod tests {
         let fields: Fields = fields.into_iter().collect();
         for (method, base, path, line) in table {
             let method = Method::from_bytes(method.as_bytes()).expect("a method");
-            let head = write_request(&method, base, path, "h:1", &fields);
+            let head = write_request(&method, [base, ""], path, "h:1", &fields);
             let expected = format!("{line} HTTP/1.1\r\nHost: h:1\r\nA: b\r\n");
             assert_eq!(String::from_utf8_lossy(&head), expected, "RFC 9112 §3.2");
         }

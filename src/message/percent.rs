@@ -69,15 +69,32 @@ fn push_normalised(normal: &mut String, part: &str) -> bool {
 
 /// Percent-encodes the bytes that a URI may not hold (RFC 3986 §2), and leaves `%` alone.
 pub fn encode(uri: &str) -> String {
-    let mut encoded = String::with_capacity(uri.len());
-    for byte in uri.bytes() {
-        if byte.is_ascii_graphic() && !b"<>\"`{}|\\^".contains(&byte) {
+    encode_behind("", uri)
+}
+
+/// The same, behind the beginning of the URI, which has nothing to encode.
+pub fn encode_behind(begin: &str, rest: &str) -> String {
+    let mut encoded = String::with_capacity(begin.len() + rest.len());
+    encoded.push_str(begin);
+    // Most have nothing to encode.
+    if rest.bytes().all(is_of_uri) {
+        encoded.push_str(rest);
+        return encoded;
+    }
+    for byte in rest.bytes() {
+        if is_of_uri(byte) {
             encoded.push(char::from(byte));
         } else {
             let _ = write!(encoded, "%{byte:02X}");
         }
     }
     encoded
+}
+
+/// May this byte stand in a URI?
+fn is_of_uri(byte: u8) -> bool {
+    byte.is_ascii_graphic()
+        && !matches!(byte, b'<' | b'>' | b'"' | b'`' | b'{' | b'}' | b'|' | b'\\' | b'^')
 }
 
 /// A request target as text. If it is not UTF-8, as old clients write theirs, its bytes beyond ASCII

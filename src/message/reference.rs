@@ -70,7 +70,7 @@ pub fn written_like(uri: &str, like: &str) -> Option<String> {
         let (host, port) = split_authority(without_userinfo(&rest[..end])?)?;
         let usual = if scheme == "https" { 443 } else { 80 };
         let path_at = uri.len() - rest.len() + end;
-        Some(((scheme, host, port.unwrap_or(usual)), path_at))
+        Some(((scheme, host.into_owned(), port.unwrap_or(usual)), path_at))
     };
     // `like` may have a mark of what was believed in front of its host, as user information
     // (`policy::key`): the result has it, too.

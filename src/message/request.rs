@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use http::{Method, StatusCode, Version};
 
 use crate::message::fields::Fields;
-use crate::message::target::{TARGET_BYTES_MAX, Target, split_authority};
+use crate::message::target::{TARGET_BYTES_MAX, Target, is_authority};
 
 /// How large a request may be.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -206,12 +206,8 @@ fn check_host(fields: &Fields, version: Version, target: &Target) -> Result<(), 
         None => Err(RequestError::Host("is missing")),
         // RFC 9112 §3.2: empty where the target URI has no authority.
         Some(host) if host.is_empty() => Ok(()),
-        Some(host) => host
-            .to_str()
-            .ok()
-            .and_then(split_authority)
-            .map(|_| ())
-            .ok_or(RequestError::Host("is not a host and port")),
+        Some(host) if is_authority(host.as_bytes()) => Ok(()),
+        Some(_) => Err(RequestError::Host("is not a host and port")),
     }
 }
 

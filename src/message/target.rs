@@ -9,10 +9,11 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
+use std::ops::Range;
 
 use http::Method;
 
-use crate::message::percent::{encode, normalised};
+use crate::message::percent::{encode_behind, normalised};
 
 /// The longest request target that is taken, in bytes. Longer ones are answered 414.
 pub(crate) const TARGET_BYTES_MAX: usize = 32 * 1024;
@@ -60,11 +61,11 @@ impl PublicUrl {
         let url = OriginUrl::parse(text.strip_suffix('/').unwrap_or(text)).ok()?;
         // Two slashes at the end are a path, too, which the origin server's URL does not mind.
         // Nor does it mind a host with a `*`, which no client can ask.
-        if !url.prefix.is_empty() || text.ends_with("//") || url.host.contains('*') {
+        if !url.prefix().is_empty() || text.ends_with("//") || url.server.host.contains('*') {
             return None;
         }
-        let scheme = if url.secure { Scheme::Https } else { Scheme::Http };
-        Some(Self { scheme, authority: url.authority() })
+        let scheme = if url.server.secure { Scheme::Https } else { Scheme::Http };
+        Some(Self { scheme, authority: url.authority().to_string() })
     }
 }
 
@@ -74,49 +75,41 @@ impl fmt::Display for PublicUrl {
     }
 }
 
-/// An origin server: `http://host:port/prefix`.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct OriginUrl {
+/// A server of HTTP, as a URL names it (RFC 9110 §4.2).
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct Server<'url> {
     /// Is it reached over TLS?
     pub secure: bool,
     /// The host in lower case; an IPv6 address with its brackets.
-    pub host: String,
+    pub host: Cow<'url, str>,
     /// The port, 80 or 443 where none is written.
     pub port: u16,
-    /// The path in front of every request's path, without a slash at its end.
-    pub prefix: String,
 }
 
-impl OriginUrl {
-    /// Reads an origin server's URL; the error says what is wrong with it.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let (scheme, rest) = text.split_once("://").ok_or_else(|| "no scheme".to_string())?;
-        let secure = match scheme.to_ascii_lowercase().as_str() {
-            "http" => false,
-            "https" => true,
-            other => return Err(format!("the scheme is {other:?}")),
+impl<'url> Server<'url> {
+    /// Reads what stands in front of a URL's path; the error says what is wrong with it.
+    fn parse(base: &'url str) -> Result<Self, String> {
+        let (scheme, authority) = base.split_once("://").ok_or_else(|| "no scheme".to_string())?;
+        let Some(scheme) = Scheme::read(scheme) else {
+            return Err(format!("the scheme is {:?}", scheme.to_ascii_lowercase()));
         };
-        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-        // Looked for in the whole text: a `?` in the authority would end it, and what follows be taken
-        // for a path.
-        if text.contains(['?', '#']) {
-            return Err("a query or a fragment after the path".to_string());
-        }
         // It has been taken out by then (`policy::credentials`), unless it cannot be sent.
         if authority.contains('@') {
             return Err("a user name in it".to_string());
         }
         let (host, port) = split_authority(authority)
             .ok_or_else(|| format!("no host and port in {authority:?}"))?;
-        let port = port.unwrap_or(if secure { 443 } else { 80 });
-        let readable = path.bytes().all(|byte| byte.is_ascii_graphic());
-        if port == 0 || !readable {
-            return Err("port 0, or bytes in the path that a URL may not hold".to_string());
+        let secure = scheme == Scheme::Https;
+        match port.unwrap_or(if secure { 443 } else { 80 }) {
+            0 => Err("port 0".to_string()),
+            port => Ok(Self { secure, host, port }),
         }
-        // In the spelling of keys, so that a reference to the origin server is recognised however it is
-        // written.
-        let prefix = normalised(path.trim_end_matches('/')).into_owned();
-        Ok(Self { secure, host, port, prefix })
+    }
+
+    /// The same, with a host of its own.
+    pub(crate) fn into_owned(self) -> Server<'static> {
+        let Self { secure, host, port } = self;
+        Server { secure, host: Cow::Owned(host.into_owned()), port }
     }
 
     /// `http` or `https`.
@@ -127,7 +120,74 @@ impl OriginUrl {
     /// Host, and port where it is not the scheme's own: what goes into a Host field.
     pub(crate) fn authority(&self) -> String {
         let usual = if self.secure { 443 } else { 80 };
-        if self.port == usual { self.host.clone() } else { format!("{}:{}", self.host, self.port) }
+        let Self { host, port, .. } = self;
+        if *port == usual { host.to_string() } else { format!("{host}:{port}") }
+    }
+}
+
+impl fmt::Display for Server<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}", self.scheme(), self.authority())
+    }
+}
+
+/// The origin server's URL: `http://host:port/prefix`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct OriginUrl {
+    /// The server.
+    pub server: Server<'static>,
+    /// All of it, in its one spelling: each request's key and URL begin so.
+    text: String,
+    /// Bytes of `text` up to the authority, and up to its end.
+    authority: Range<usize>,
+}
+
+impl OriginUrl {
+    /// Reads an origin server's URL; the error says what is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        // Looked for in the whole text: a `?` in the authority would end it, and what follows be taken
+        // for a path.
+        if text.contains(['?', '#']) {
+            return Err("a query or a fragment after the path".to_string());
+        }
+        let path_at = path_at(text);
+        let (server, path) = (Server::parse(&text[..path_at])?, &text[path_at..]);
+        if !path.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err("bytes in the path that a URL may not hold".to_string());
+        }
+        let mut text = format!("{}://", server.scheme());
+        let begin = text.len();
+        text.push_str(&server.authority());
+        let authority = begin..text.len();
+        // In the spelling of keys, so that a reference to the origin server is recognised however it is
+        // written.
+        text.push_str(&normalised(path.trim_end_matches('/')));
+        Ok(Self { server: server.into_owned(), text, authority })
+    }
+
+    /// All of it.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// Scheme and authority.
+    pub(crate) fn base(&self) -> &str {
+        &self.text[..self.authority.end]
+    }
+
+    /// The path in front of every request's path, without a slash at its end.
+    pub fn prefix(&self) -> &str {
+        &self.text[self.authority.end..]
+    }
+
+    /// `http` or `https`.
+    pub(crate) fn scheme(&self) -> &'static str {
+        self.server.scheme()
+    }
+
+    /// Host, and port where it is not the scheme's own: what goes into a Host field.
+    pub(crate) fn authority(&self) -> &str {
+        &self.text[self.authority.clone()]
     }
 
     /// What follows the authority in an absolute URI, if that points at this origin server.
@@ -150,14 +210,14 @@ impl OriginUrl {
         let (authority, path) = text.split_at(text.find(['/', '?', '#']).unwrap_or(text.len()));
         // Compared as they mean, with the port filled in: `HTTP://Host:80/` is this server, too.
         let (host, port) = split_authority(without_userinfo(authority)?)?;
-        let port = port.unwrap_or(if self.secure { 443 } else { 80 });
-        (host == self.host && port == self.port).then_some(path)
+        let port = port.unwrap_or(if self.server.secure { 443 } else { 80 });
+        (host == self.server.host && port == self.server.port).then_some(path)
     }
 }
 
 impl fmt::Display for OriginUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}{}", self.scheme(), self.authority(), self.prefix)
+        f.write_str(&self.text)
     }
 }
 
@@ -186,7 +246,7 @@ pub(super) fn without_userinfo(authority: &str) -> Option<&str> {
 }
 
 /// Host in lower case and port of an authority; `None` if it is none.
-pub(crate) fn split_authority(authority: &str) -> Option<(String, Option<u16>)> {
+pub(crate) fn split_authority(authority: &str) -> Option<(Cow<'_, str>, Option<u16>)> {
     // An IPv6 address has colons, so its brackets decide where the port begins.
     let (host, port) = match authority.strip_prefix('[') {
         Some(rest) => {
@@ -213,7 +273,9 @@ pub(crate) fn split_authority(authority: &str) -> Option<(String, Option<u16>)> 
         }
         Some(_) => return None,
     };
-    Some((host.to_ascii_lowercase(), port))
+    let is_lower = !host.bytes().any(|byte| byte.is_ascii_uppercase());
+    let host = if is_lower { host.into() } else { host.to_ascii_lowercase().into() };
+    Some((host, port))
 }
 
 /// Is this an authority, as [`split_authority`] sees it? Nothing is copied: this is asked for every
@@ -288,7 +350,7 @@ impl Target {
 
     /// Would dot segments lead out of the origin server's path prefix?
     pub(crate) fn escapes(&self, origin: &OriginUrl) -> bool {
-        if origin.prefix.is_empty() {
+        if origin.prefix().is_empty() {
             return false;
         }
         let path = self.text.split('?').next().unwrap_or_default();
@@ -313,23 +375,35 @@ impl Target {
 /// bytes percent-encoded. `*` is the server as a whole, whose URL has no path (RFC 9112 §3.2.4).
 pub(crate) fn url_at(origin: &OriginUrl, target: &str) -> String {
     if target == "*" {
-        return format!("{}://{}", origin.scheme(), origin.authority());
+        return origin.base().to_string();
     }
-    encode(&format!("{origin}{target}"))
+    encode_behind(origin.as_str(), target)
 }
 
-/// An absolute http URI in two: scheme, host and port, and what follows the authority. User information
-/// means nothing here and is left out (RFC 9110 §4.2.4), and so is a fragment.
-pub(crate) fn split_url(url: &str) -> Result<(OriginUrl, &str), String> {
-    let url = url.split('#').next().unwrap_or_default();
-    let authority_at = url.find("://").map_or(0, |at| at + 3);
-    let path_at = url[authority_at..].find(['/', '?']).map_or(url.len(), |at| authority_at + at);
-    let (base, path) = url.split_at(path_at);
-    let origin = match base.rsplit_once('@') {
-        Some((_, host)) => OriginUrl::parse(&format!("{}{host}", &base[..authority_at])),
-        None => OriginUrl::parse(base),
+/// An absolute http URI in two: the server, and what follows the authority. User information means nothing here and is
+/// left out (RFC 9110 §4.2.4), and so is a fragment.
+pub(crate) fn split_url(url: &str) -> Result<(Server<'_>, &str), String> {
+    let url = without_fragment(url);
+    let (base, path) = url.split_at(path_at(url));
+    let server = match base.rsplit_once('@') {
+        Some((before, host)) => {
+            let scheme = before.split_inclusive("://").next().unwrap_or_default();
+            Server::parse(&format!("{scheme}{host}")).map(Server::into_owned)
+        }
+        None => Server::parse(base),
     };
-    origin.map(|origin| (origin, path))
+    server.map(|server| (server, path))
+}
+
+/// What stands in front of a `#`.
+pub(crate) fn without_fragment(url: &str) -> &str {
+    url.bytes().position(|byte| byte == b'#').map_or(url, |at| &url[..at])
+}
+
+/// Where the authority of a URL ends.
+fn path_at(url: &str) -> usize {
+    let authority_at = url.find("://").map_or(0, |at| at + 3);
+    url[authority_at..].find(['/', '?']).map_or(url.len(), |at| authority_at + at)
 }
 
 /// Is this host the machine itself: `localhost`, 127.0.0.0/8 or `[::1]`?
@@ -427,8 +501,8 @@ mod tests {
             ("http://u:p@o/a@b", Some(("http://o", "/a@b"))), ("ftp://o/", None), ("/a", None),
         ];
         for (url, expected) in table {
-            let parts = split_url(url).ok().map(|(origin, path)| (origin.to_string(), path));
-            let parts = parts.as_ref().map(|(origin, path)| (origin.as_str(), *path));
+            let parts = split_url(url).ok().map(|(server, path)| (server.to_string(), path));
+            let parts = parts.as_ref().map(|(server, path)| (server.as_str(), *path));
             assert_eq!(parts, expected, "{url}");
         }
     }

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use http::HeaderValue;
 
 use crate::message::network::Network;
-use crate::message::target::{OriginUrl, is_loopback, without_password};
+use crate::message::target::{OriginUrl, Server, is_loopback, without_password};
 use crate::policy::credentials::take_userinfo;
 
 /// The egress proxies. Which one it is, if any, is asked for each URL that is requested: a
@@ -31,7 +31,7 @@ pub struct EgressProxy {
     /// Its URL as it may be shown.
     pub shown: String,
     /// Its scheme, host and port.
-    pub at: OriginUrl,
+    pub at: Server<'static>,
     /// Its credentials (RFC 9110 §11.7.1).
     pub(super) authorization: Option<HeaderValue>,
 }
@@ -50,7 +50,7 @@ impl EgressProxy {
             };
             format!("proxy {shown} from the environment: {what}")
         })?;
-        Ok(Self { url, shown, at, authorization })
+        Ok(Self { url, shown, at: at.server, authorization })
     }
 }
 
@@ -77,7 +77,7 @@ impl Egress {
 
     /// The egress proxy for this server; `None` if it is reached directly. The error is one line
     /// that names a proxy that cannot be used.
-    pub fn proxy_for(&self, to: &OriginUrl) -> Result<Option<&EgressProxy>, String> {
+    pub fn proxy_for(&self, to: &Server<'_>) -> Result<Option<&EgressProxy>, String> {
         // To another machine `localhost` is itself.
         if is_loopback(&to.host) || is_exempt(&self.exempt, &to.host, to.port) {
             return Ok(None);
@@ -91,7 +91,7 @@ impl Egress {
     }
 
     /// Leaves out the proxies for which this is true.
-    pub fn leave_out(&mut self, is_left_out: impl Fn(&OriginUrl) -> bool) {
+    pub fn leave_out(&mut self, is_left_out: impl Fn(&Server<'_>) -> bool) {
         for named in [&mut self.http, &mut self.https] {
             if matches!(named, Some(Ok(proxy)) if is_left_out(&proxy.at)) {
                 *named = None;
@@ -137,7 +137,7 @@ mod tests {
         let scheme = if secure { "https" } else { "http" };
         let to = OriginUrl::parse(&format!("{scheme}://{host}:{port}")).expect("a URL");
         let egress = Egress::from_environment(variable);
-        egress.proxy_for(&to).expect("it can be used").map(|proxy| proxy.url.clone())
+        egress.proxy_for(&to.server).expect("it can be used").map(|proxy| proxy.url.clone())
     }
 
     #[test]
@@ -210,7 +210,7 @@ mod tests {
                 Egress::from_environment(|name| (name == "http_proxy").then(|| url.to_string()));
             let proxy = |to: &str| {
                 let to = OriginUrl::parse(to).expect("a URL");
-                egress.proxy_for(&to).map(|proxy| proxy.is_some())
+                egress.proxy_for(&to.server).map(|proxy| proxy.is_some())
             };
             assert_eq!(proxy("http://h.test"), Err(expected.to_string()));
             assert_eq!(proxy("http://localhost"), Ok(false));

@@ -21,6 +21,7 @@ mod starts;
 #[cfg(test)]
 mod tests;
 
-pub use admission::{Admission, Gate, GateRequest, OriginPermit, WaitingRequest};
+pub use admission::{Admission, Gate, OriginPermit, WaitingRequest};
 pub use gated::Gated;
 pub use limits::{Limits, Rate};
+pub use memory::GateRequest;

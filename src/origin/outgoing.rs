@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::io;
+use std::sync::Arc;
 
 use http::header::{CONTENT_LENGTH, PROXY_AUTHORIZATION, TRANSFER_ENCODING};
 use http::{HeaderValue, Method, StatusCode};
@@ -11,8 +12,8 @@ use crate::message::chunked::{LAST_CHUNK, chunk_head};
 use crate::message::fields::Fields;
 use crate::message::head::write_request;
 use crate::message::request::Framing;
-use crate::message::target::{OriginUrl, split_url};
-use crate::origin::egress::{Egress, EgressProxy};
+use crate::message::target::{Server, split_url, without_fragment};
+use crate::origin::egress::Egress;
 use crate::origin::{OriginError, OriginRequest, RequestHead};
 use crate::policy::bound::binds_connection;
 use crate::policy::trailers::te_option;
@@ -58,42 +59,102 @@ pub struct Asked {
     pub takes_trailers: bool,
 }
 
-/// Where a request goes over the wire.
-#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+/// Where a request goes over the wire: connections of one route are as good as each other.
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Route {
     /// The server that the connection leads to: the origin server, or an egress proxy that passes requests on.
-    pub host: String,
-    /// Its port.
-    pub port: u16,
-    /// Is there TLS to it?
-    pub secure: bool,
+    pub to: Server<'static>,
     /// The origin server that an egress proxy is asked to connect to (CONNECT, RFC 9110 §9.3.6); `None` where there is
     /// none between, or it passes requests on.
-    pub through: Option<Beyond>,
+    pub through: Option<Server<'static>>,
 }
 
-/// An origin server beyond an egress proxy.
-#[derive(Clone, Debug, Eq, Hash, PartialEq)]
-pub struct Beyond {
-    /// The origin server's host.
-    pub host: String,
-    /// Its port.
-    pub port: u16,
-    /// Is there TLS to it?
-    pub secure: bool,
+/// A server that requests are for, and how it is reached.
+#[derive(Debug)]
+pub struct KnownServer {
+    /// Where they go.
+    pub route: Arc<Route>,
+    /// An egress proxy reads them itself, and passes them on.
+    pub is_passed_on: bool,
+    /// What an egress proxy is told of who asks, where the route leads through one (RFC 9110 §11.7.1).
+    pub proxy_authorization: Option<HeaderValue>,
+    /// The server as errors name it.
+    pub shown: String,
+    /// The server in its one spelling, without the egress proxy.
+    pub server: String,
+    /// Host, and port where it is not the scheme's own.
+    authority: String,
+}
+
+impl KnownServer {
+    /// How this server is reached, by requests that ask to go over to another protocol, or by others.
+    fn new(to: &Server<'_>, upgrades: bool, egress: &Egress) -> Result<Self, OriginError> {
+        let server = to.to_string();
+        let proxy = egress.proxy_for(to).map_err(|what| OriginError::Connect {
+            origin: server.clone(),
+            source: io::Error::other(what),
+        })?;
+        let shown = match proxy {
+            Some(proxy) => format!("{server} through proxy {}", proxy.shown),
+            None => server.clone(),
+        };
+        // What becomes a tunnel needs one to the origin server (RFC 6455 §4.1): a proxy that passes requests on would
+        // take the upgrade for its own.
+        let is_through = proxy.is_some() && (to.secure || upgrades);
+        let is_passed_on = proxy.is_some() && !is_through;
+        let origin = to.clone().into_owned();
+        let route = match proxy {
+            Some(proxy) => Route { to: proxy.at.clone(), through: is_through.then_some(origin) },
+            None => Route { to: origin, through: None },
+        };
+        Ok(Self {
+            route: Arc::new(route),
+            is_passed_on,
+            proxy_authorization: proxy.and_then(|proxy| proxy.authorization.clone()),
+            shown,
+            server,
+            authority: to.authority(),
+        })
+    }
+}
+
+/// Finds out how servers are reached.
+#[derive(Debug, Default)]
+pub struct KnownServers {
+    /// The URL of the server that was asked for last, whether to go over to another protocol, and how it is reached:
+    /// almost all requests are for one server.
+    last: Option<(String, bool, Arc<KnownServer>)>,
+}
+
+impl KnownServers {
+    /// The server that a URL names, and what follows the authority in it.
+    fn of<'url>(
+        &mut self,
+        url: &'url str,
+        upgrades: bool,
+        egress: &Egress,
+    ) -> Result<(Arc<KnownServer>, &'url str), OriginError> {
+        let unsent = |what: String| OriginError::Unsent { what: format!("request URL: {what}") };
+        // As it is spelt there: it ends where a path begins.
+        if let Some((base, did_upgrade, last)) = &self.last
+            && *did_upgrade == upgrades
+            && let Some(path) = url.strip_prefix(base.as_str())
+            && path.starts_with('/')
+        {
+            return Ok((Arc::clone(last), without_fragment(path)));
+        }
+        let (to, path) = split_url(url).map_err(unsent)?;
+        let known = Arc::new(KnownServer::new(&to, upgrades, egress)?);
+        self.last = Some((known.server.clone(), upgrades, Arc::clone(&known)));
+        Ok((known, path))
+    }
 }
 
 /// A request, ready to be sent.
 #[derive(Debug)]
 pub struct WireRequest {
     /// Where it goes.
-    pub route: Route,
-    /// An egress proxy reads the request itself, and passes it on.
-    pub is_passed_on: bool,
-    /// What an egress proxy is told of who asks, where the route leads through one (RFC 9110 §11.7.1).
-    pub proxy_authorization: Option<HeaderValue>,
-    /// The server as errors name it.
-    pub shown: String,
+    pub to: Arc<KnownServer>,
     /// The head, whole.
     pub head: Vec<u8>,
     /// What its response is read by.
@@ -126,38 +187,26 @@ impl WireRequest {
         head: UnsentHead<'_>,
         content: Framing,
         upgrades: bool,
+        servers: &mut KnownServers,
         egress: &Egress,
     ) -> Result<Self, OriginError> {
         let UnsentHead { method, url, host, fields } = head;
-        let unsent = |what: String| OriginError::Unsent { what: format!("request URL: {what}") };
-        let (to, path) = split_url(url).map_err(unsent)?;
-        let plain_shown = format!("{}://{}", to.scheme(), to.authority());
-        let proxy = egress.proxy_for(&to).map_err(|what| OriginError::Connect {
-            origin: plain_shown.clone(),
-            source: io::Error::other(what),
-        })?;
-        let shown = match proxy {
-            Some(proxy) => format!("{plain_shown} through proxy {}", proxy.shown),
-            None => plain_shown,
-        };
+        let (to, path) = servers.of(url, upgrades, egress)?;
         let framing = framing_of(method, content);
         let has_content = !matches!(framing, Framing::None | Framing::Length(0));
         let mut fields = Cow::Borrowed(fields);
-        if !has_content && fields.contains("expect") {
+        let expects_continue = fields.contains("expect");
+        if expects_continue && !has_content {
             // RFC 9110 §10.1.1: without content there is nothing to wait for.
             fields.to_mut().remove("expect");
         }
-        let authority = to.authority();
         // The client's own Host where the operator has it passed on (`--preserve-host`).
-        let host = host.unwrap_or(&authority);
+        let host = host.unwrap_or(&to.authority);
         // RFC 9112 §3.2.2: an egress proxy that passes requests on has to be told where.
-        let route = Route::new(&to, proxy, upgrades);
-        let is_passed_on = proxy.is_some() && route.through.is_none();
-        let base = if is_passed_on { format!("http://{authority}") } else { String::new() };
-        let mut bytes = write_request(method, &base, path, host, &fields);
+        let base = if to.is_passed_on { ["http://", &to.authority] } else { [""; 2] };
+        let mut bytes = write_request(method, base, path, host, &fields);
         let mut framed = framing_fields(framing);
-        let proxy_authorization = proxy.and_then(|proxy| proxy.authorization.clone());
-        if let Some(value) = proxy_authorization.clone().filter(|_| is_passed_on) {
+        if let Some(value) = to.proxy_authorization.clone().filter(|_| to.is_passed_on) {
             framed.append(PROXY_AUTHORIZATION, value);
         }
         let te_option = te_option(&fields);
@@ -168,30 +217,14 @@ impl WireRequest {
         framed.write_to(&mut bytes);
         bytes.extend_from_slice(b"\r\n");
         Ok(Self {
-            route,
-            is_passed_on,
-            proxy_authorization,
-            shown,
+            to,
             head: bytes,
             asked: Asked { to_head: *method == Method::HEAD, upgrades, takes_trailers },
             framing,
-            expects_continue: has_content && fields.contains("expect"),
+            expects_continue: has_content && expects_continue,
             binds: binds_connection(&fields),
             repeats: if has_content { Repeats::Never } else { Repeats::of(method) },
         })
-    }
-}
-
-impl Route {
-    fn new(to: &OriginUrl, proxy: Option<&EgressProxy>, upgrades: bool) -> Self {
-        let at = proxy.map_or(to, |proxy| &proxy.at);
-        // What becomes a tunnel needs one to the origin server (RFC 6455 §4.1): a proxy that passes requests on would
-        // take the upgrade for its own.
-        let through = proxy.is_some() && (to.secure || upgrades);
-        let OriginUrl { host, port, secure, .. } = to;
-        let beyond = || Beyond { host: host.clone(), port: *port, secure: *secure };
-        let through = through.then(beyond);
-        Self { host: at.host.clone(), port: at.port, secure: at.secure, through }
     }
 }
 
@@ -249,7 +282,7 @@ fn framing_of(method: &Method, content: Framing) -> Framing {
 
 /// Asks an egress proxy for a connection to a server (RFC 9110 §9.3.6).
 pub fn connect_request(
-    Beyond { host, port, .. }: &Beyond,
+    Server { host, port, .. }: &Server<'_>,
     authorization: Option<&HeaderValue>,
 ) -> Vec<u8> {
     let mut request =

@@ -18,8 +18,9 @@ use crate::message::fields::Fields;
 use crate::message::framing::{ResponseFraming, response_framing};
 use crate::message::head::{ResponseHead, read_response, write_request};
 use crate::message::request::RequestLimits;
-use crate::message::target::{OriginUrl, split_url};
+use crate::message::target::{Server, split_url};
 use crate::origin::egress::{Egress, EgressProxy};
+use crate::origin::outgoing::connect_request;
 use crate::origin::resolver::Names;
 use crate::origin::trust::TlsSettings;
 use crate::origin::{
@@ -60,7 +61,7 @@ impl Dialer {
         let mut connection = self.connect(&origin)?;
         let authority = origin.authority();
         let host = request.host.unwrap_or(&authority);
-        let mut head = write_request(request.method, "", path, host, request.fields);
+        let mut head = write_request(request.method, [""; 2], path, host, request.fields);
         head.extend_from_slice(b"\r\n");
         connection.write.write_all(&head).map_err(|error| self.explain(base, &error))?;
         self.answer(base, connection)
@@ -124,12 +125,12 @@ impl Dialer {
     }
 
     /// The egress proxy for a server; `None` if it is reached directly.
-    pub fn proxy_for(&self, to: &OriginUrl) -> Result<Option<&EgressProxy>, String> {
+    pub fn proxy_for(&self, to: &Server<'_>) -> Result<Option<&EgressProxy>, String> {
         self.egress.proxy_for(to)
     }
 
     /// A server as errors name it, with the egress proxy for it.
-    pub fn shown(&self, to: &OriginUrl) -> String {
+    pub fn shown(&self, to: &Server<'_>) -> String {
         let shown = format!("{}://{}", to.scheme(), to.authority());
         match self.proxy_for(to) {
             Ok(Some(proxy)) => format!("{shown} through proxy {}", proxy.shown),
@@ -142,12 +143,12 @@ impl Dialer {
     pub fn has_moved(&self, url: &str) -> bool {
         let Ok((origin, _)) = split_url(url) else { return false };
         let proxy = self.proxy_for(&origin).ok().flatten();
-        let OriginUrl { host, port, .. } = proxy.map_or(&origin, |proxy| &proxy.at);
-        self.names.has_moved(host, *port, self.connect_timeout)
+        let Server { host, port, .. } = proxy.map_or(origin, |proxy| proxy.at.clone());
+        self.names.has_moved(&host, port, self.connect_timeout)
     }
 
     /// A connection to the origin server: through an egress proxy and with TLS, where needed.
-    fn connect(&self, origin: &OriginUrl) -> Result<TunnelConnection, OriginError> {
+    fn connect(&self, origin: &Server<'_>) -> Result<TunnelConnection, OriginError> {
         let shown = self.shown(origin);
         let refused = |source| OriginError::Connect { origin: shown.clone(), source };
         let proxy = self.proxy_for(origin).map_err(|what| refused(io::Error::other(what)))?;
@@ -162,7 +163,7 @@ impl Dialer {
     }
 
     /// A connection to what is reached directly: the origin server, or the egress proxy.
-    fn connect_to(&self, shown: &str, to: &OriginUrl) -> Result<TunnelConnection, OriginError> {
+    fn connect_to(&self, shown: &str, to: &Server<'_>) -> Result<TunnelConnection, OriginError> {
         let stream = self.dial(shown, &to.host, to.port)?;
         let refused = |source| OriginError::Connect { origin: shown.to_string(), source };
         let connection = TunnelConnection::plain(stream).map_err(refused)?;
@@ -236,19 +237,10 @@ impl Dialer {
 /// Asks an egress proxy for a connection (RFC 9110 §9.3.6).
 fn connect_through(
     connection: &mut TunnelConnection,
-    to: &OriginUrl,
+    to: &Server<'_>,
     proxy: &EgressProxy,
 ) -> io::Result<()> {
-    let OriginUrl { host, port, .. } = to;
-    let mut request =
-        format!("CONNECT {host}:{port} HTTP/1.1\r\nHost: {host}:{port}\r\n").into_bytes();
-    if let Some(value) = &proxy.authorization {
-        request.extend_from_slice(b"Proxy-Authorization: ");
-        request.extend_from_slice(value.as_bytes());
-        request.extend_from_slice(b"\r\n");
-    }
-    request.extend_from_slice(b"\r\n");
-    connection.write.write_all(&request)?;
+    connection.write.write_all(&connect_request(to, proxy.authorization.as_ref()))?;
     let mut head = Vec::new();
     let mut byte = [0];
     // Byte by byte: what comes behind the head is the origin server's, and not read here.

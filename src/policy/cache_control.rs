@@ -5,6 +5,8 @@
 //! directive is repeated, the first one counts (§4.2.1). A number that cannot be read is zero, so that
 //! a response is taken for stale rather than fresh.
 
+use std::borrow::Cow;
+
 use http::HeaderName;
 
 use crate::clock::DeltaSeconds;
@@ -51,7 +53,7 @@ impl ResponseDirectives {
         // directive.
         let mut directives = Self::default();
         for directive in fields.members("cache-control").map(Directive::read) {
-            match directive.name.as_str() {
+            match &*directive.name {
                 "max-age" => first(&mut directives.max_age, &directive),
                 "s-maxage" => first(&mut directives.s_maxage, &directive),
                 "no-store" => directives.no_store = true,
@@ -115,7 +117,7 @@ impl RequestDirectives {
     pub fn read(fields: &Fields) -> Self {
         let mut directives = Self::default();
         for directive in fields.members("cache-control").map(Directive::read) {
-            match directive.name.as_str() {
+            match &*directive.name {
                 "max-age" => first(&mut directives.max_age, &directive),
                 // Without an argument any staleness will do, which an unreadable one does not mean:
                 // that is zero.
@@ -137,7 +139,7 @@ impl RequestDirectives {
 
 /// One directive: a name in lower case, and what stands behind the first `=`.
 struct Directive<'a> {
-    name: String,
+    name: Cow<'a, str>,
     argument: Option<&'a [u8]>,
 }
 
@@ -153,7 +155,10 @@ impl<'a> Directive<'a> {
         } else {
             argument
         };
-        let name = String::from_utf8_lossy(name.trim_ascii()).to_ascii_lowercase();
+        let mut name = String::from_utf8_lossy(name.trim_ascii());
+        if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            name.to_mut().make_ascii_lowercase();
+        }
         Self { name, argument }
     }
 

@@ -46,7 +46,7 @@ impl Destination {
         let has_none =
             !Self::belongs_to(&request.method) || !request.fields.contains("destination");
         // Without a prefix every path is inside.
-        if has_none || origin.prefix.is_empty() {
+        if has_none || origin.prefix().is_empty() {
             return false;
         }
         let Some(uri) = only_line(request) else { return true };
@@ -63,7 +63,7 @@ fn only_line(request: &Request) -> Option<&str> {
 
 /// What follows the origin server's prefix in an absolute URI there, with a scheme or without.
 fn at_origin<'a>(uri: &'a str, origin: &OriginUrl) -> Option<&'a str> {
-    let path = origin.strip_reference(uri)?.strip_prefix(origin.prefix.as_str())?;
+    let path = origin.strip_reference(uri)?.strip_prefix(origin.prefix())?;
     (path.is_empty() || path.starts_with(['/', '?', '#'])).then_some(path)
 }
 
@@ -80,7 +80,7 @@ fn at_proxy<'a>(uri: &'a str, own: &[&str]) -> Option<&'a str> {
     // Ports are compared with the scheme's own filled in: clients leave it out or write it as they
     // like.
     let place = |authority: &str| {
-        split_authority(authority).map(|(host, port)| (host, port.unwrap_or(usual)))
+        split_authority(authority).map(|(host, port)| (host.into_owned(), port.unwrap_or(usual)))
     };
     let named = place(authority)?;
     own.iter().any(|own| place(own).as_ref() == Some(&named)).then_some(path)

@@ -4,13 +4,14 @@
 //! it, so it could otherwise put words into a response that others are given. What a trusted peer says
 //! is in the key (`forwarded.rs`), and the proxy says it anew.
 
+use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use http::{HeaderName, HeaderValue, Method, StatusCode, Version};
 
 use crate::clock::Timestamp;
 use crate::message::date;
-use crate::message::fields::{Fields, text_value};
+use crate::message::fields::{Fields, push_decimal, text_value};
 use crate::message::request::Request;
 use crate::message::target::Scheme;
 use crate::policy::reason::CacheStatus;
@@ -35,6 +36,8 @@ const HOP_BY_HOP: [&str; 11] = [
 /// does.
 const SAID_BY_THE_PROXY: [&str; 4] = ["forwarded", "x-real-ip", "x-original-url", "x-rewrite-url"];
 
+/// As many lines the proxy adds to a request.
+const ADDED_LINES: usize = 6;
 /// How often `proxy` may stand in a request's `Via` before the request is taken to go round in circles.
 /// More than once is usual: proxies like this one may stand in a row.
 pub const HOPS_MAX: usize = 8;
@@ -46,7 +49,11 @@ pub fn is_hop_by_hop(name: &str) -> bool {
 
 /// The fields that `Connection` names, as far as they are names.
 pub fn connection_options(fields: &Fields) -> Vec<HeaderName> {
-    let members = fields.members("connection");
+    // Mostly it is one of these, which are no fields.
+    let is_word = |member: &[u8]| {
+        member.eq_ignore_ascii_case(b"close") || member.eq_ignore_ascii_case(b"keep-alive")
+    };
+    let members = fields.members("connection").filter(|member| !is_word(member));
     members.filter_map(|member| HeaderName::from_bytes(member).ok()).collect()
 }
 
@@ -73,30 +80,37 @@ pub struct ForwardingFacts<'a> {
 /// The header section of the request to the origin server, without Host and framing fields, which
 /// the origin client writes.
 pub fn request_fields(request: &Request, told: ForwardingFacts<'_>) -> Fields {
-    let mut fields = request.fields.clone();
-    strip_hop_by_hop(&mut fields);
+    let named = connection_options(&request.fields);
     // Nobody would send the content that the origin server asks for, so it is not made to wait (RFC
     // 9110 §10.1.1).
-    if !request.expects_continue() {
-        fields.remove("expect");
-    }
-    fields.retain(|name, _| {
-        // `Transfer_Encoding` is as good as `Transfer-Encoding` to a server behind CGI.
-        let name = &*unkeyed::dashed(name.as_str());
-        !matches!(name, "host" | "content-length")
-            && !name.starts_with("x-forwarded-")
-            && !SAID_BY_THE_PROXY.contains(&name)
-            && !is_hop_by_hop(name)
-    });
+    let expects_continue = request.expects_continue();
     // What a GET brings is given to others under the same key, so nothing outside the key may shape it.
-    if unkeyed::is_cached(&request.method) {
-        fields.retain(|name, _| !unkeyed::is_unkeyed(name.as_str()));
+    let is_cached = unkeyed::is_cached(&request.method);
+    let is_sent = |name: &HeaderName| {
+        // `Transfer_Encoding` is as good as `Transfer-Encoding` to a server behind CGI.
+        let dashed = &*unkeyed::dashed(name.as_str());
+        !matches!(dashed, "host" | "content-length")
+            && !is_hop_by_hop(dashed)
+            && !named.contains(name)
+            && (*name != http::header::EXPECT || expects_continue)
+            && !dashed.starts_with("x-forwarded-")
+            && !SAID_BY_THE_PROXY.contains(&dashed)
+            && !(is_cached && unkeyed::is_unkeyed(name.as_str()))
+    };
+    let mut fields = Fields::with_capacity(request.fields.len() + ADDED_LINES);
+    for line in request.fields.lines().filter(|line| is_sent(line.name)) {
+        fields.append_line(line);
     }
-    let chain: Vec<String> =
-        told.client.iter().chain(told.proxies).map(ToString::to_string).collect();
     // The chain is written anew, not appended to: what the client had written there is gone.
+    let mut chain = String::new();
+    for address in told.client.iter().chain(told.proxies) {
+        if !chain.is_empty() {
+            chain.push_str(", ");
+        }
+        push_address(&mut chain, *address);
+    }
     if !chain.is_empty() {
-        fields.set_text("x-forwarded-for", chain.join(", "));
+        fields.set_text("x-forwarded-for", chain);
     }
     // No scheme is better than a wrong one: an https application that was told `http` sent its clients
     // in circles.
@@ -115,6 +129,17 @@ pub fn request_fields(request: &Request, told: ForwardingFacts<'_>) -> Fields {
     // The version in which this proxy received the request (RFC 9110 §7.6.3).
     fields.append(http::header::VIA, via(request.version));
     fields
+}
+
+/// Writes an address. Most are of IPv4, and each request that is passed on has one.
+fn push_address(text: &mut String, address: IpAddr) {
+    let IpAddr::V4(address) = address else { return text.push_str(&address.to_string()) };
+    for (at, octet) in address.octets().into_iter().enumerate() {
+        if at > 0 {
+            text.push('.');
+        }
+        push_decimal(text, octet.into());
+    }
 }
 
 /// How many proxies may still pass this request on (RFC 9110 §7.6.2); `None` if any number may. TRACE,
@@ -198,7 +223,9 @@ pub fn add_response_fields(fields: &mut Fields, age: Option<u32>, status: &Cache
     let verdict = if status.from_cache { "HIT" } else { "MISS" };
     fields.set_last(HeaderName::from_static("x-cache"), HeaderValue::from_static(verdict));
     // RFC 9211 §2: a cache adds itself to the end of the list.
-    let line = text_value(status.to_string());
+    let mut line = String::with_capacity(96);
+    let _ = write!(line, "{status}");
+    let line = text_value(line);
     fields.append(HeaderName::from_static("cache-status"), line);
 }
 

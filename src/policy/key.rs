@@ -24,21 +24,16 @@ impl CacheKey {
         // The usual case, without a copy of host or scheme: this is done for every request.
         let mark = passed_on.mark();
         if passed_on.host.is_none() && mark.is_empty() {
-            return Self((Self::prefix(origin) + target).into());
+            return Self([origin.as_str(), target].concat().into());
         }
         // A trusted peer's scheme and host are told to the origin server, which may put them into
         // links. So they are part of the key, or one client's links would be given to others.
         let scheme = passed_on.scheme.map_or(origin.scheme(), Scheme::as_str);
         let host = match &passed_on.host {
             Some(host) => host.to_ascii_lowercase(),
-            None => origin.authority(),
+            None => origin.authority().to_string(),
         };
-        Self(format!("{scheme}://{mark}{host}{}{target}", origin.prefix).into())
-    }
-
-    /// What keys begin with whose host is the origin server's; a target follows.
-    pub(crate) fn prefix(origin: &OriginUrl) -> String {
-        format!("{}://{}{}", origin.scheme(), origin.authority(), origin.prefix)
+        Self(format!("{scheme}://{mark}{host}{}{target}", origin.prefix()).into())
     }
 
     /// The key as text: a target URI.

@@ -305,7 +305,8 @@ impl fmt::Display for CacheStatus {
             f.write_str("; hit")?;
         }
         if let Some(why) = self.why {
-            write!(f, "; fwd={}", why.as_str())?;
+            f.write_str("; fwd=")?;
+            f.write_str(why.as_str())?;
         }
         if let Some(status) = self.forward_status {
             write!(f, "; fwd-status={status}")?;
@@ -320,7 +321,8 @@ impl fmt::Display for CacheStatus {
             f.write_str("; collapsed")?;
         }
         if let Some(detail) = self.detail {
-            write!(f, "; detail={}", detail.as_str())?;
+            f.write_str("; detail=")?;
+            f.write_str(detail.as_str())?;
         }
         Ok(())
     }

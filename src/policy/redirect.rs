@@ -118,7 +118,7 @@ fn is_relative(reference: &str) -> bool {
 /// to differ in their scheme alone.
 fn without_usual_port(authority: &str) -> Option<(String, Option<u16>)> {
     let (host, port) = split_authority(authority)?;
-    Some((host, port.filter(|port| !matches!(port, 80 | 443))))
+    Some((host.into_owned(), port.filter(|port| !matches!(port, 80 | 443))))
 }
 
 #[cfg(test)]

@@ -42,7 +42,7 @@ pub fn rewrite(fields: &mut Fields, origin: &OriginUrl, site: &Site<'_>) {
 /// User information is left out, because a sender must not generate it (RFC 9110 §4.2.4).
 pub fn at_proxy(reference: &str, origin: &OriginUrl, site: &Site<'_>) -> Option<String> {
     // Outside the prefix the proxy cannot be asked for it, so the reference is left alone.
-    let path = origin.strip_reference(reference.trim())?.strip_prefix(origin.prefix.as_str())?;
+    let path = origin.strip_reference(reference.trim())?.strip_prefix(origin.prefix())?;
     if !path.is_empty() && !path.starts_with(['/', '?', '#']) {
         return None;
     }
@@ -119,7 +119,7 @@ fn without_domain(value: &[u8], origin: &OriginUrl) -> Option<Vec<u8>> {
         let name = halves.next().unwrap_or_default().trim_ascii();
         let domain = halves.next().unwrap_or_default().trim_ascii().to_ascii_lowercase();
         let domain = domain.strip_prefix(b".").unwrap_or(&domain);
-        let host = origin.host.as_bytes();
+        let host = origin.server.host.as_bytes();
         name.eq_ignore_ascii_case(b"domain")
             && !domain.is_empty()
             && host

@@ -3,6 +3,8 @@
 //! Whether its content arrived whole is not known yet when this is asked; the engine stores nothing
 //! before the last byte has come (§3.3). `freshness.rs` says for how long a stored one is fresh.
 
+use std::cell::OnceCell;
+
 use http::{HeaderName, StatusCode};
 
 use crate::clock::{DeltaSeconds, Timestamp};
@@ -81,17 +83,17 @@ pub fn storable(
     received: Received<'_>,
     rules: &StoringRules,
 ) -> Result<StoredHead, Detail> {
-    // The same list that `proxy explain` prints, so that the two cannot differ.
-    for check in checks(presented, &received, rules) {
-        check.verdict?;
+    let facts = Facts::new(presented, &received, rules);
+    // The same list that `proxy explain` prints, so that the two cannot differ. What is refused is asked no further.
+    for rule in &RULES {
+        rule.verdict(&facts)?;
     }
+    let (forced, lifetime) = (facts.is_forced, facts.lifetime());
+    let Facts { directives, .. } = facts;
     let Received { status, fields, part, response_time, .. } = received;
-    let directives = ResponseDirectives::read(fields);
-    let forced = is_forced(status, rules);
     // `None` stands for `Vary: *`, which gets here under `--cache-mode force` alone: then it fits every
     // request.
     let selecting = Selecting::read(fields, sent).unwrap_or_default();
-    let lifetime = freshness_lifetime(status, fields, &directives, response_time, rules.freshness);
     let age_on_arrival = corrected_initial_age(fields, received.request_time, response_time);
     let fresh_until = fresh_until(lifetime, age_on_arrival, response_time, rules.freshness);
     let useful_until = useful_until(fields, &directives, fresh_until, rules);
@@ -121,135 +123,195 @@ pub fn storable(
     })
 }
 
-/// Does `--cache-mode force` take this response, whatever it says? A 200 alone: errors forced into the
-/// cache would stay.
-fn is_forced(status: StatusCode, rules: &StoringRules) -> bool {
-    rules.freshness.force && status == StatusCode::OK
-}
-
-/// All rules about storing a response, in the order in which they are asked. All are answered, for
-/// `proxy explain`; the first that fails is the reason that is told.
+/// All rules about storing a response, and what they say of it. All are answered, for `proxy explain`; the first that
+/// fails is the reason that is told.
 pub(crate) fn checks(
     presented: &Presented,
     received: &Received<'_>,
     rules: &StoringRules,
 ) -> Vec<Check> {
-    let Received { status, fields, response_time, .. } = *received;
-    let directives = ResponseDirectives::read(fields);
-    let lifetime = freshness_lifetime(status, fields, &directives, response_time, rules.freshness);
-    let forced = is_forced(status, rules);
-    let said = what_is_said(presented, received, &directives);
-    // `force` lifts what the origin server said, not what the message is: the method, the status, the
-    // length.
-    let said = said.map(|check| if forced { Check { verdict: Ok(()), ..check } } else { check });
-    let mut all = vec![
-        check("RFC 9111 §3", METHOD, refused_by_method(presented, received, lifetime)),
-        check("RFC 9111 §3, §3.3", STATUS, refused_by_status(presented, received)),
-        check("RFC 9110 §15.4", REDIRECT, refuse_if(received.leads_nowhere, Detail::OwnUrl)),
-    ];
-    all.extend(said);
-    let personal = refused_as_personal(presented, fields, &directives, lifetime, rules);
-    let useless = refused_as_useless(status, fields, &directives, lifetime);
-    all.extend([
-        check(
-            "RFC 4559 §6",
-            "no connection is authenticated for one client",
-            refuse_if(presented.bound || binds_connection(fields), Detail::Bound),
-        ),
-        check("RFC 9111 §3.5, §7.3", PERSONAL, if forced { Ok(()) } else { personal }),
-        check("RFC 9111 §3, §4.2", USELESS, if forced { Ok(()) } else { useless }),
-        check("RFC 9110 §7.6.1", KEPT, if forced { Ok(()) } else { refused_as_unkept(fields) }),
-        check(
-            "WHATWG HTML §9.2",
-            "an event stream states its freshness: it has no end otherwise",
-            refuse_if(is_event_stream(fields) && !lifetime.is_explicit(), Detail::EventStream),
-        ),
-        check(
-            "--max-object-size",
-            "it is not too large",
-            refuse_if(
-                received.length.is_some_and(|length| length > rules.object_bytes_max),
-                Detail::TooLarge,
-            ),
-        ),
-    ]);
-    all
+    let facts = Facts::new(presented, received, rules);
+    let check = |rule: &Rule| Check {
+        section: rule.section,
+        rule: rule.text,
+        verdict: rule.verdict(&facts),
+    };
+    RULES.iter().map(check).collect()
 }
 
-fn check(section: &'static str, rule: &'static str, verdict: Result<(), Detail>) -> Check {
-    Check { section, rule, verdict }
+/// What the rules look at.
+struct Facts<'a> {
+    presented: &'a Presented,
+    received: &'a Received<'a>,
+    rules: &'a StoringRules,
+    directives: ResponseDirectives,
+    /// `--cache-mode force` takes this response, whatever it says. A 200 alone: errors forced into the cache would
+    /// stay.
+    is_forced: bool,
+    /// Worked out once, for the rules that ask.
+    lifetime: OnceCell<Lifetime>,
 }
 
-/// What the directives and `Vary` forbid, which `--cache-mode force` does not obey.
-fn what_is_said(
-    presented: &Presented,
-    received: &Received<'_>,
-    directives: &ResponseDirectives,
-) -> [Check; 6] {
-    let Received { status, fields, .. } = *received;
-    [
-        check(
-            "RFC 9111 §5.2.1.5",
-            "the request does not say no-store",
-            refuse_if(presented.directives.no_store, Detail::NoStore),
-        ),
-        check(
-            "RFC 9111 §5.2.2.3",
-            "must-understand comes with a status that is understood",
-            refuse_if(directives.must_understand && !is_understood(status), Detail::MustUnderstand),
-        ),
-        check(
-            "RFC 9111 §5.2.2.5",
-            "the response does not say no-store, unless must-understand is beside it",
-            refuse_if(directives.no_store && !directives.must_understand, Detail::NoStore),
-        ),
-        check(
-            "RFC 9111 §5.2.2.7",
-            "the response is not private",
-            refuse_if(directives.private, Detail::Private),
-        ),
-        check(
-            "RFC 9111 §5.2.2.4",
-            "no-cache comes with a validator: without one it could never be reused",
-            refuse_if(directives.no_cache && !has_validator(fields), Detail::NoCache),
-        ),
-        check(
-            "RFC 9111 §4.1",
-            "Vary names no *",
-            refuse_if(matches_none(fields), Detail::VaryStar),
-        ),
-    ]
+impl<'a> Facts<'a> {
+    fn new(presented: &'a Presented, received: &'a Received<'a>, rules: &'a StoringRules) -> Self {
+        Self {
+            presented,
+            received,
+            rules,
+            directives: ResponseDirectives::read(received.fields),
+            is_forced: rules.freshness.force && received.status == StatusCode::OK,
+            lifetime: OnceCell::new(),
+        }
+    }
+
+    fn lifetime(&self) -> Lifetime {
+        let Received { status, fields, response_time, .. } = *self.received;
+        *self.lifetime.get_or_init(|| {
+            let freshness = self.rules.freshness;
+            freshness_lifetime(status, fields, &self.directives, response_time, freshness)
+        })
+    }
 }
 
-const PERSONAL: &str =
-    "what is made for one user is shared only where the origin server permits it";
-const USELESS: &str = "freshness is stated, or assumed, or a validator lets it be asked about";
-const KEPT: &str = "what says how a response may be reused is not meant for one connection alone";
-const METHOD: &str =
-    "the method is GET, or POST with explicit freshness and its own Content-Location";
-const REDIRECT: &str = "a redirect leads to another URL than the one that was asked for";
-const STATUS: &str = "the status is final and about the target, and a 206 says which part it is";
+/// A rule about storing.
+struct Rule {
+    section: &'static str,
+    /// What must hold.
+    text: &'static str,
+    /// `--cache-mode force` lifts it: it is about what the origin server said, not about what the message is (the
+    /// method, the status, the length).
+    is_lifted: bool,
+    refuses: fn(&Facts<'_>) -> Result<(), Detail>,
+}
+
+impl Rule {
+    const fn new(
+        section: &'static str,
+        text: &'static str,
+        refuses: fn(&Facts<'_>) -> Result<(), Detail>,
+    ) -> Self {
+        Self { section, text, is_lifted: false, refuses }
+    }
+
+    const fn lifted(self) -> Self {
+        Self { is_lifted: true, ..self }
+    }
+
+    fn verdict(&self, facts: &Facts<'_>) -> Result<(), Detail> {
+        if self.is_lifted && facts.is_forced { Ok(()) } else { (self.refuses)(facts) }
+    }
+}
+
+/// All of them, in the order in which they are asked.
+const RULES: [Rule; 15] = [
+    Rule::new(
+        "RFC 9111 §3",
+        "the method is GET, or POST with explicit freshness and its own Content-Location",
+        refused_by_method,
+    ),
+    Rule::new(
+        "RFC 9111 §3, §3.3",
+        "the status is final and about the target, and a 206 says which part it is",
+        refused_by_status,
+    ),
+    Rule::new(
+        "RFC 9110 §15.4",
+        "a redirect leads to another URL than the one that was asked for",
+        |facts| refuse_if(facts.received.leads_nowhere, Detail::OwnUrl),
+    ),
+    Rule::new("RFC 9111 §5.2.1.5", "the request does not say no-store", |facts| {
+        refuse_if(facts.presented.directives.no_store, Detail::NoStore)
+    })
+    .lifted(),
+    Rule::new(
+        "RFC 9111 §5.2.2.3",
+        "must-understand comes with a status that is understood",
+        |facts| {
+            let is_understood = is_understood(facts.received.status);
+            refuse_if(facts.directives.must_understand && !is_understood, Detail::MustUnderstand)
+        },
+    )
+    .lifted(),
+    Rule::new(
+        "RFC 9111 §5.2.2.5",
+        "the response does not say no-store, unless must-understand is beside it",
+        |Facts { directives, .. }| {
+            refuse_if(directives.no_store && !directives.must_understand, Detail::NoStore)
+        },
+    )
+    .lifted(),
+    Rule::new("RFC 9111 §5.2.2.7", "the response is not private", |facts| {
+        refuse_if(facts.directives.private, Detail::Private)
+    })
+    .lifted(),
+    Rule::new(
+        "RFC 9111 §5.2.2.4",
+        "no-cache comes with a validator: without one it could never be reused",
+        |facts| {
+            let is_useless = facts.directives.no_cache && !has_validator(facts.received.fields);
+            refuse_if(is_useless, Detail::NoCache)
+        },
+    )
+    .lifted(),
+    Rule::new("RFC 9111 §4.1", "Vary names no *", |facts| {
+        refuse_if(matches_none(facts.received.fields), Detail::VaryStar)
+    })
+    .lifted(),
+    Rule::new("RFC 4559 §6", "no connection is authenticated for one client", |facts| {
+        let is_bound = facts.presented.bound || binds_connection(facts.received.fields);
+        refuse_if(is_bound, Detail::Bound)
+    }),
+    Rule::new(
+        "RFC 9111 §3.5, §7.3",
+        "what is made for one user is shared only where the origin server permits it",
+        refused_as_personal,
+    )
+    .lifted(),
+    Rule::new(
+        "RFC 9111 §3, §4.2",
+        "freshness is stated, or assumed, or a validator lets it be asked about",
+        refused_as_useless,
+    )
+    .lifted(),
+    Rule::new(
+        "RFC 9110 §7.6.1",
+        "what says how a response may be reused is not meant for one connection alone",
+        |facts| refused_as_unkept(facts.received.fields),
+    )
+    .lifted(),
+    Rule::new(
+        "WHATWG HTML §9.2",
+        "an event stream states its freshness: it has no end otherwise",
+        |facts| {
+            let is_endless =
+                is_event_stream(facts.received.fields) && !facts.lifetime().is_explicit();
+            refuse_if(is_endless, Detail::EventStream)
+        },
+    ),
+    Rule::new("--max-object-size", "it is not too large", |facts| {
+        let most = facts.rules.object_bytes_max;
+        let is_too_large = facts.received.length.is_some_and(|length| length > most);
+        refuse_if(is_too_large, Detail::TooLarge)
+    }),
+];
 
 fn refuse_if(forbidden: bool, detail: Detail) -> Result<(), Detail> {
     if forbidden { Err(detail) } else { Ok(()) }
 }
 
 /// Is the response one to GET, or what a GET would have brought (§3, RFC 9110 §9.3.3)?
-fn refused_by_method(
-    presented: &Presented,
-    received: &Received<'_>,
-    lifetime: Lifetime,
-) -> Result<(), Detail> {
+fn refused_by_method(facts: &Facts<'_>) -> Result<(), Detail> {
+    let Facts { presented, received, .. } = facts;
     let describes = received.describes_target && received.status == StatusCode::OK;
     // §9.3.3 asks for explicit freshness and a Content-Location that is the target URI: only then is it
     // the response to a later GET.
-    let posted = presented.post && describes && lifetime.is_explicit();
+    let posted = presented.post && describes && facts.lifetime().is_explicit();
     refuse_if(presented.content, Detail::Content)?;
     refuse_if(!presented.get && !posted, Detail::Method)
 }
 
 /// §3: the status is final, and says something about the target, not about one request's conditions.
-fn refused_by_status(presented: &Presented, received: &Received<'_>) -> Result<(), Detail> {
+fn refused_by_status(Facts { presented, received, .. }: &Facts<'_>) -> Result<(), Detail> {
     match received.status {
         StatusCode::PARTIAL_CONTENT => {
             let held = received.length;
@@ -276,28 +338,19 @@ fn refused_by_status(presented: &Presented, received: &Received<'_>) -> Result<(
 
 /// §3: explicit freshness of any value; or an assumed one; or a validator with a status that may be
 /// kept by default, `public` or `no-cache`.
-fn refused_as_useless(
-    status: StatusCode,
-    fields: &Fields,
-    directives: &ResponseDirectives,
-    lifetime: Lifetime,
-) -> Result<(), Detail> {
+fn refused_as_useless(facts: &Facts<'_>) -> Result<(), Detail> {
+    let Facts { received: Received { status, fields, .. }, directives, .. } = facts;
     // Without a lifetime a validator is the only use of it; §3 permits keeping it for these statuses
     // and directives.
     let may_be_asked_about = has_validator(fields)
-        && (is_heuristically_cacheable(status) || directives.public || directives.no_cache);
-    refuse_if(lifetime == Lifetime::Unknown && !may_be_asked_about, Detail::NoFreshness)
+        && (is_heuristically_cacheable(*status) || directives.public || directives.no_cache);
+    refuse_if(facts.lifetime() == Lifetime::Unknown && !may_be_asked_about, Detail::NoFreshness)
 }
 
 /// Was it made for one user, and does the origin server not permit sharing it (§3.5, §7.3)?
-fn refused_as_personal(
-    presented: &Presented,
-    fields: &Fields,
-    directives: &ResponseDirectives,
-    lifetime: Lifetime,
-    rules: &StoringRules,
-) -> Result<(), Detail> {
-    let explicit = lifetime.is_explicit();
+fn refused_as_personal(facts: &Facts<'_>) -> Result<(), Detail> {
+    let Facts { presented, received: Received { fields, .. }, rules, directives, .. } = facts;
+    let explicit = facts.lifetime().is_explicit();
     let shared = directives.shares_what_is_personal();
     refuse_if(presented.authorization && !(explicit && shared), Detail::Authorization)?;
     // HTTP knows `Authorization` alone. For cookies and API keys the line is drawn at explicit

@@ -22,7 +22,7 @@ impl Settings {
         let Some(Destination { target, by_path }) = self.destination(request) else { return };
         let origin = &self.origin;
         let value = if by_path {
-            format!("{}{}", origin.prefix, target.as_str())
+            format!("{}{}", origin.prefix(), target.as_str())
         } else {
             // Not the key: the scheme and host that are believed are the origin server's to translate.
             let asked = PassedOn { host: self.passed_on_host(request), ..PassedOn::default() };

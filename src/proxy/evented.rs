@@ -14,7 +14,7 @@ use crate::message::content::Slice;
 use crate::message::fields::Fields;
 use crate::message::growing::Writer;
 use crate::origin::evented::{Consumer, ContentTaken, ExchangeKey, Space, WakeExchange, Wish};
-use crate::origin::{Interim, OriginError, OriginHead, RequestHead};
+use crate::origin::{OriginError, OriginHead, RequestHead};
 use crate::proxy::Proxy;
 use crate::proxy::fill::{
     CutShort, Ending, Incoming, PIECE_BYTES, PassedResponse, Progress, Transfer, WINDOW_PIECE_BYTES,
@@ -28,6 +28,9 @@ use crate::proxy::upgrade::UpgradeRequest;
 pub trait FetchClient: Send + 'static {
     /// Takes the response, and what is to be fetched in the background after it.
     fn respond(self, answer: Answer);
+
+    /// Takes an interim response, if its version of HTTP has them (RFC 9110 §15.2).
+    fn interim(&mut self, status: StatusCode, fields: &Fields);
 
     /// Goes over to another protocol: the client is sent a 101 with these fields, and then what comes of `content`.
     /// Gives what the client sends from then on.
@@ -59,7 +62,6 @@ pub struct EventedFetch<C> {
     client: Option<C>,
     /// It may be sent on when the response has begun (RFC 9112 §9.5); `None` if there is none, or no more.
     upload: Option<Box<dyn UploadedContent>>,
-    interim: Option<Arc<Interim>>,
     state: EventedState,
     wake: Option<(ExchangeKey, WakeExchange)>,
     /// The exchange waits for space, and is woken once there is some.
@@ -97,19 +99,15 @@ impl<C: FetchClient> EventedFetch<C> {
         proxy: &Arc<Proxy>,
         fetch: Box<Fetch>,
         (client, upload): (Option<C>, Option<Box<dyn UploadedContent>>),
-        interim: Option<&Arc<Interim>>,
         run_elsewhere: RunElsewhere,
     ) -> (Self, RequestHead) {
         let head = proxy.head(&fetch);
         // The same whatever is asked for next.
         let takes_trailers = head.fields.contains("te");
-        // Once for all plans: what the client knows the proxy by does not change with them.
-        let interim = interim.map(|interim| proxy.rewriting(interim, &fetch));
         let this = Self {
             proxy: Arc::clone(proxy),
             client,
             upload,
-            interim,
             state: EventedState::Asking(fetch),
             wake: None,
             awaits_space: Arc::default(),
@@ -132,7 +130,6 @@ impl<C: FetchClient> EventedFetch<C> {
             proxy: Arc::clone(proxy),
             client: Some(client),
             upload: None,
-            interim: None,
             state: EventedState::AskingToUpgrade(asked),
             wake: None,
             awaits_space: Arc::default(),
@@ -359,9 +356,10 @@ impl<C: FetchClient> Consumer for EventedFetch<C> {
         Wish::GoOn
     }
 
-    fn interim(&mut self, status: StatusCode, fields: Fields) {
-        if let Some(interim) = self.interim.as_ref().filter(|_| self.client.is_some()) {
-            interim(status, fields);
+    fn interim(&mut self, status: StatusCode, mut fields: Fields) {
+        if let (EventedState::Asking(fetch), Some(client)) = (&self.state, &mut self.client) {
+            self.proxy.rewrite_interim(fetch, &mut fields);
+            client.interim(status, &fields);
         }
     }
 

@@ -182,7 +182,6 @@ impl Proxy {
             flights: Arc::default(),
             clock: self.clock.clone(),
             stats: Arc::<Stats>::default(),
-            key_prefix: self.key_prefix.clone(),
             plain: self.plain,
             // The explanation says it; the log need not.
             logged_credentials: AtomicBool::new(true),

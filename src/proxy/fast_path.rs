@@ -74,7 +74,7 @@ impl Proxy {
     ) -> Option<FastHit> {
         let Plain { target, credentials } = plain;
         let credentials = credentials || self.settings.origin_authorization.is_some();
-        let prefix = &self.settings.origin.prefix;
+        let prefix = self.settings.origin.prefix();
         // Dot segments, which could lead out of the prefix, are for the longer way.
         let dots = || ["..", "%2e", "%2E"].iter().any(|dots| target.contains(dots));
         if !self.plain || !prefix.is_empty() && dots() {
@@ -83,7 +83,7 @@ impl Proxy {
         // Nothing is copied unless the client has encoded what needs no encoding.
         let target = &*normalised(target);
         key.clear();
-        key.push_str(&self.key_prefix);
+        key.push_str(self.settings.origin.as_str());
         key.push_str(target);
         let variants = self.cache.look_at(key)?;
         let stored = variants.first()?;

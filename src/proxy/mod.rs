@@ -29,7 +29,7 @@ use crate::message::network::Network;
 use crate::message::request::RequestLimits;
 use crate::message::target::{OriginUrl, PublicUrl};
 use crate::policy::digest::Salt;
-use crate::policy::key::{CacheKey, KeyRules};
+use crate::policy::key::KeyRules;
 use crate::policy::reuse::{Mode, ReuseRules};
 use crate::policy::storing::StoringRules;
 use crate::proxy::collapse::Flights;
@@ -117,8 +117,6 @@ pub struct Proxy {
     flights: Arc<Flights>,
     clock: Clock,
     stats: Arc<Stats>,
-    /// What cache keys begin with.
-    key_prefix: String,
     /// Are the settings such that the fast path heeds all of them?
     plain: bool,
     /// Has the log said that credentials kept a response from being stored? It says so once.
@@ -131,21 +129,11 @@ impl Proxy {
     /// Puts an engine together.
     pub fn new(settings: Settings, cache: Arc<Cache>, clock: Clock, stats: Arc<Stats>) -> Self {
         // Both follow from the settings alone, and every hit on the fast path needs them.
-        let (key_prefix, plain) = (CacheKey::prefix(&settings.origin), settings.are_plain());
+        let plain = settings.are_plain();
         let (flights, logged_credentials) = (Arc::default(), AtomicBool::new(false));
         // Another one in each process: what memory keeps under it does not outlive the process.
         let own_salt = Arc::new(salt::random());
-        Self {
-            settings,
-            cache,
-            flights,
-            clock,
-            stats,
-            key_prefix,
-            plain,
-            logged_credentials,
-            own_salt,
-        }
+        Self { settings, cache, flights, clock, stats, plain, logged_credentials, own_salt }
     }
 
     /// The counters.

@@ -107,7 +107,7 @@ impl Proxy {
     pub fn beginnings_of(&self, path: &str) -> Vec<String> {
         let path = &*normalised(path);
         let mut beginnings = vec![match path.strip_prefix('/') {
-            Some(_) => format!("{}{path}", self.key_prefix),
+            Some(_) => format!("{}{path}", self.settings.origin),
             None => path.to_string(),
         }];
         if self.settings.believes_urls() {

@@ -321,9 +321,9 @@ impl Proxy {
 
     /// Is there something that could stand in, should the origin server fail?
     pub(super) fn has_stand_in(&self, forward: &Forward) -> bool {
-        let (now, rules) = (self.clock.now(), &self.settings.reuse);
+        let (presented, rules) = (&forward.question.presented, &self.settings.reuse);
         let stored = forward.selected.as_ref();
-        stored.is_some_and(|stored| may_stand_in(&forward.question.presented, stored, now, rules))
+        stored.is_some_and(|stored| may_stand_in(presented, stored, self.clock.now(), rules))
     }
 
     /// A response that may not be stored takes away the one it was to replace, unless it was the

@@ -91,7 +91,7 @@ impl Settings {
     /// the URL that it has asked for.
     fn forwarded_scheme(&self, believed: &Believed) -> Option<Scheme> {
         let said = self.public_url.as_ref().map(|public| public.scheme);
-        let own = (!self.origin.secure).then_some(Scheme::Http);
+        let own = (!self.origin.server.secure).then_some(Scheme::Http);
         said.or(believed.scheme).or(own)
     }
 
@@ -110,7 +110,7 @@ impl Settings {
         }
         let own = self.own_authority.as_str();
         let Some(authority) = request.authority() else { return own };
-        if self.preserve_host {
+        if self.preserve_host || authority == own {
             return authority;
         }
         let is_local = request.client.is_none_or(|peer| peer.ip().to_canonical().is_loopback());
@@ -159,6 +159,12 @@ impl Proxy {
 
     /// Interim responses are rewritten as final ones are: a `Link` in a 103 must not lead a client past
     /// the proxy (RFC 8297).
+    pub(super) fn rewrite_interim(&self, fetch: &Fetch, fields: &mut Fields) {
+        let site = self.settings.site(&fetch.forward.question.request);
+        rewrite(fields, &self.settings.origin, &site);
+    }
+
+    /// What takes interim responses, and rewrites them.
     pub(super) fn rewriting(&self, interim: &Arc<Interim>, fetch: &Fetch) -> Arc<Interim> {
         // Owned: interim responses come from the connection, which borrows nothing of the request.
         let (interim, origin) = (Arc::clone(interim), self.settings.origin.clone());

@@ -8,9 +8,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use http::{HeaderValue, Method, StatusCode, Version};
+use http::{StatusCode, Version};
 
 use crate::front::event::exchange::{EventExchange, LoopMessage, Presence};
 use crate::front::event::inbox::{AgreedUpgrade, ExchangeId};
@@ -26,9 +26,7 @@ use crate::front::served::{Arrival, LogRecord};
 use crate::front::wire::{WireClient, interim_head};
 use crate::front::workers::Role;
 use crate::message::body::Body;
-use crate::message::fields::Fields;
-use crate::message::percent::encode_beyond_ascii;
-use crate::message::request::{Framing, Request, RequestError, RequestLimits};
+use crate::message::request::{Framing, Request, RequestError};
 use crate::policy::bound::binds_connection;
 use crate::policy::response::Response;
 use crate::proxy::{Attempt, FastHit};
@@ -206,7 +204,7 @@ impl Connection {
         {
             return self.answer_fast(&hit, &plain, head.version, state);
         }
-        match to_request(head, self.peer, state.limits) {
+        match head.to_request(Some(self.peer), state.limits) {
             Ok(request) => self.begin_exchange(request, state),
             Err(error) => self.refuse_head(&error, state),
         }
@@ -253,7 +251,7 @@ impl Connection {
         request.is_bound = self.is_bound;
         let request = Arc::new(request);
         let id = state.next_id(self.slot);
-        let arrival = Arrival { at: state.now, since: Instant::now() };
+        let arrival = Arrival { at: state.now, since: state.woke };
         let client = WireClient {
             version: request.version,
             keeps_alive: keeps_alive(&request),
@@ -483,24 +481,6 @@ impl Connection {
         }
         true
     }
-}
-
-/// Puts a request together.
-fn to_request(
-    head: &Head<'_, '_>,
-    peer: SocketAddr,
-    limits: RequestLimits,
-) -> Result<Request, RequestError> {
-    let method = Method::from_bytes(head.method)
-        .map_err(|_| RequestError::Line("the method is no token"))?;
-    let mut fields = Fields::with_capacity(head.lines.len());
-    for line in head.lines {
-        let refused = || RequestError::Field(line.name.chars().take(40).collect());
-        let value = HeaderValue::from_bytes(line.value).map_err(|_| refused())?;
-        fields.append_spelt(line.name.as_bytes(), value).map_err(|_| refused())?;
-    }
-    let target = encode_beyond_ascii(head.target);
-    Request::within(limits, method, &target, head.version, fields, Some(peer))
 }
 
 /// RFC 9112 §9.3.

@@ -4,6 +4,7 @@
 //! ready and to those with more to do, handle messages, accept, check timeouts. Nothing in a round waits
 //! for anything but `poll`.
 
+use std::cell::RefCell;
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::sync::Arc;
@@ -190,11 +191,12 @@ impl EventLoop {
 
     /// How long to wait for readiness; `None` without a bound.
     fn poll_timeout(&self) -> Option<Duration> {
-        let deadline = self.exchanges.as_ref().and_then(|exchanges| {
-            if exchanges.has_unfinished() { Some(Instant::now()) } else { exchanges.deadline() }
+        let of_exchanges = self.exchanges.as_ref().and_then(|exchanges| {
+            if exchanges.has_unfinished() {
+                return Some(Duration::ZERO);
+            }
+            Some(exchanges.deadline()?.saturating_duration_since(Instant::now()))
         });
-        let of_exchanges =
-            deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         match (self.timeout_of_clients(), of_exchanges) {
             (Some(one), Some(other)) => Some(one.min(other)),
             (one, other) => one.or(other),
@@ -273,15 +275,9 @@ impl EventLoop {
         let mut client = exchange.map(|exchange| FetchingClient::new(exchange, dispatch));
         let taken = client.as_mut().map(FetchingClient::take_upload);
         let (framing, upload) = taken.unwrap_or((Framing::None, None));
-        let interim = client.as_ref().and_then(FetchingClient::interim);
         let run_elsewhere = Arc::clone(&self.run_elsewhere);
-        let (fetch, head) = EventedFetch::new(
-            &dispatch.proxy,
-            fetch,
-            (client, upload),
-            interim.as_ref(),
-            run_elsewhere,
-        );
+        let (fetch, head) =
+            EventedFetch::new(&dispatch.proxy, fetch, (client, upload), run_elsewhere);
         let new = NewExchange { head: &head, content: framing, upgrades: false, client: number };
         exchanges.begin(fetch, new);
     }
@@ -448,12 +444,16 @@ fn write_together(socket: &mut TcpStream, slices: &[IoSlice<'_>]) -> io::Result<
     if length > COPIED_BYTES {
         return socket.write_vectored(slices);
     }
-    let (mut buffer, mut filled) = ([0; COPIED_BYTES], 0);
-    for slice in slices {
-        buffer[filled..filled + slice.len()].copy_from_slice(slice);
-        filled += slice.len();
+    thread_local! {
+        static COPY: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
     }
-    socket.write(&buffer[..length])
+    COPY.with_borrow_mut(|copy| {
+        copy.clear();
+        for slice in slices {
+            copy.extend_from_slice(slice);
+        }
+        socket.write(copy)
+    })
 }
 
 fn origin_readiness(event: &Event) -> evented::OriginReadiness {

@@ -6,7 +6,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use http::Version;
+use http::{StatusCode, Version};
 use parking_lot::Mutex;
 
 use crate::front::dispatch::{self, Dispatch};
@@ -39,6 +39,8 @@ pub(super) struct EventExchange {
     request: Arc<Request>,
     upload: Option<Arc<Upload>>,
     presence: Arc<Presence>,
+    /// How many interim responses it has been sent.
+    interims: u32,
     answered: bool,
 }
 
@@ -70,7 +72,7 @@ impl EventExchange {
         upload: Option<Arc<Upload>>,
         presence: Arc<Presence>,
     ) -> Self {
-        Self { inbox, id, client, request, upload, presence, answered: false }
+        Self { inbox, id, client, request, upload, presence, interims: 0, answered: false }
     }
 
     /// The number of the client's connection, which no other of the loop has.
@@ -204,10 +206,6 @@ impl FetchingClient {
         let Some(upload) = self.exchange.upload.take() else { return (Framing::None, None) };
         (self.exchange.request.framing, Some(Box::new(ContinuingUpload(upload))))
     }
-
-    pub(super) fn interim(&self) -> Option<Arc<Interim>> {
-        dispatch::ClientExchange::interim(&*self.exchange)
-    }
 }
 
 impl FetchClient for FetchingClient {
@@ -220,6 +218,16 @@ impl FetchClient for FetchingClient {
             return dispatch.submit_response(*exchange, response);
         }
         exchange.send_response(response);
+    }
+
+    fn interim(&mut self, status: StatusCode, fields: &Fields) {
+        let EventExchange { inbox, id, request, interims, .. } = &mut *self.exchange;
+        // An HTTP/1.0 client would take it for the response. And they are bounded for each request: an origin server
+        // can send them as fast as it likes.
+        if request.version != Version::HTTP_10 && *interims < INTERIMS_MAX {
+            *interims += 1;
+            inbox.send(LoopMessage::Interim(*id, interim_head(status, fields)));
+        }
     }
 
     fn switch(self, fields: Fields, content: Box<dyn Growing>) -> Box<dyn UploadedContent> {

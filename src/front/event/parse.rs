@@ -5,11 +5,14 @@
 //! line, no space before a colon. Lines may end in a bare LF (§2.2), as old clients write them, but
 //! then all of them must: one among others could hide a field from a proxy in front of this one.
 
-use http::Version;
+use std::net::SocketAddr;
+
+use http::{Method, Version};
 use httparse::{Error, Status};
 
-use crate::message::fields::is_token_byte;
-use crate::message::request::{RequestError, RequestLimits};
+use crate::message::fields::{Fields, SharedValues, is_token_byte};
+use crate::message::percent::encode_beyond_ascii;
+use crate::message::request::{Request, RequestError, RequestLimits};
 use crate::message::target::TARGET_BYTES_MAX;
 
 pub use crate::message::head::may_be_complete;
@@ -31,8 +34,31 @@ pub struct Head<'bytes, 'lines> {
     pub version: Version,
     /// The field lines: names that are tokens, values without control characters.
     pub lines: &'lines [Line<'bytes>],
+    /// The bytes that the lines are in.
+    pub section: &'bytes [u8],
     /// Bytes of the whole head, its last line end included.
     pub length: usize,
+}
+
+impl Head<'_, '_> {
+    /// The request, which `client` has sent, if it is acceptable within these limits.
+    pub(crate) fn to_request(
+        &self,
+        client: Option<SocketAddr>,
+        limits: RequestLimits,
+    ) -> Result<Request, RequestError> {
+        let method = Method::from_bytes(self.method)
+            .map_err(|_| RequestError::Line("the method is no token"))?;
+        let mut fields = Fields::with_capacity(self.lines.len());
+        let values = SharedValues::of(self.section);
+        for line in self.lines {
+            let refused = || RequestError::Field(line.name.chars().take(40).collect());
+            let value = values.value(line.value).map_err(|_| refused())?;
+            fields.append_spelt(line.name.as_bytes(), value).map_err(|_| refused())?;
+        }
+        let target = encode_beyond_ascii(self.target);
+        Request::within(limits, method, &target, self.version, fields, client)
+    }
 }
 
 /// Reads a head from the beginning of `bytes` and gives what `then` makes of it; `None` if it is not
@@ -66,7 +92,8 @@ pub fn head<T>(
                 return Err(RequestError::Field("a line end unlike the first".to_string()));
             }
             let RequestLine { method, target, version, .. } = line;
-            Ok(Some(then(&Head { method, target, version, lines, length: begin + length })))
+            let (section, length) = (&section[..length], begin + length);
+            Ok(Some(then(&Head { method, target, version, lines, section, length })))
         }
         Ok(Status::Partial) if section.len() > most => {
             Err(RequestError::FieldsTooLarge(limits.field_bytes))

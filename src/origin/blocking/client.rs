@@ -22,6 +22,7 @@ use ureq::{Agent, Error, Proxy, SendBody, Timeout};
 use crate::message::framing::ResponseFraming;
 use crate::message::head::ResponseHead;
 use crate::message::request::Framing;
+use crate::message::target::Server;
 use crate::origin::blocking::tls::TlsConnector;
 use crate::origin::blocking::transport::{
     OUTPUT_BUFFER_BYTES, Violation, WireConnector, WireExchange, WireOutcome, is_end_of_connection,
@@ -29,7 +30,7 @@ use crate::origin::blocking::transport::{
 use crate::origin::egress::{Egress, EgressProxy};
 use crate::origin::evented::EventedSettings;
 use crate::origin::gate::Gate;
-use crate::origin::outgoing::{Beyond, Route, UnsentHead, WireRequest, refused_by_proxy};
+use crate::origin::outgoing::{KnownServers, Route, UnsentHead, WireRequest, refused_by_proxy};
 use crate::origin::resolver::Names;
 use crate::origin::trust::{Roots, TlsSettings};
 use crate::origin::tunnel::Dialer;
@@ -150,12 +151,12 @@ impl OriginClient {
 
     /// The agent that sends this request.
     fn agent(&self, wire: &WireRequest) -> Result<&Agent, OriginError> {
-        if wire.route.through.is_none() {
-            return Ok(if wire.route.secure { &self.secure } else { &self.plain });
+        if wire.to.route.through.is_none() {
+            return Ok(if wire.to.route.to.secure { &self.secure } else { &self.plain });
         }
         let refused = |what: &String| {
             let source = io::Error::other(what.clone());
-            OriginError::Connect { origin: wire.shown.clone(), source }
+            OriginError::Connect { origin: wire.to.shown.clone(), source }
         };
         let through = self.through.as_ref().expect("the route leads through the proxy for https");
         through.as_ref().map_err(refused)
@@ -256,10 +257,10 @@ impl Origin for OriginClient {
         }
         match (result, outcome.response) {
             (Ok(response), Some((head, framing))) => {
-                if prepared.wire.is_passed_on
+                if prepared.wire.to.is_passed_on
                     && head.status == StatusCode::PROXY_AUTHENTICATION_REQUIRED
                 {
-                    return Err(refused_by_proxy(&prepared.wire.shown, head.status));
+                    return Err(refused_by_proxy(&prepared.wire.to.shown, head.status));
                 }
                 received_response(url, (head, framing), response.into_body())
             }
@@ -268,7 +269,7 @@ impl Origin for OriginClient {
             // ureq reports the client's failure as one of the connection: who failed decides the status.
             (Err(error), _) => match content.failure.take() {
                 Some(error) => Err(OriginError::Content(error)),
-                None => Err(self.explain(prepared.wire.shown, error)),
+                None => Err(self.explain(prepared.wire.to.shown.clone(), error)),
             },
         }
     }
@@ -301,15 +302,15 @@ impl PreparedRequest {
             without.remove("te");
             head.fields = &without;
         }
-        let wire = WireRequest::new(head, content, false, egress)?;
+        let wire = WireRequest::new(head, content, false, &mut KnownServers::default(), egress)?;
         // What an egress proxy passes on goes to that proxy, as far as ureq knows; where it is to connect to
         // the origin server, ureq asks it.
-        let Route { host, port, secure, through } = &wire.route;
-        let uri = match through {
-            Some(Beyond { host, port, .. }) => format!("https://{host}:{port}/"),
-            None if *secure => format!("https://{host}:{port}/"),
-            None => format!("http://{host}:{port}/"),
+        let Route { to, through } = &*wire.to.route;
+        let (Server { host, port, .. }, secure) = match through {
+            Some(origin) => (origin, true),
+            None => (to, to.secure),
         };
+        let uri = format!("{}://{host}:{port}/", if secure { "https" } else { "http" });
         let (mut ureq_head, ()) = http::Request::new(()).into_parts();
         let unsent =
             |error: InvalidUri| OriginError::Unsent { what: format!("request URL: {error}") };

@@ -1,6 +1,7 @@
 //! One exchange with the origin server: how far it has come, and the connection that it has.
 
 use std::io::{self, IoSlice};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
@@ -23,7 +24,7 @@ pub struct OriginConnection {
     pub token: usize,
     pub stream: Stream<TcpStream>,
     pub reader: ResponseReader,
-    pub route: Route,
+    pub route: Arc<Route>,
     /// There may be bytes to read: readiness is edge-triggered, so this is kept until a read blocks.
     pub readable: bool,
     /// The system may take bytes.
@@ -310,7 +311,7 @@ impl<C: Consumer> Exchange<C> {
 
     /// What an error of the connection means to a client.
     pub fn explain(&self, error: &io::Error) -> OriginError {
-        let origin = self.request.shown.clone();
+        let origin = self.request.to.shown.clone();
         let what = error.to_string();
         match error.kind() {
             io::ErrorKind::InvalidData => OriginError::Tls { origin, what },

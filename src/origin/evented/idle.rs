@@ -4,6 +4,7 @@
 //! sent into an end that is on its way, as far as that can be known.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::origin::evented::exchange::OriginConnection;
@@ -16,7 +17,8 @@ const AGE_MAX: Duration = Duration::from_secs(300);
 
 /// The idle connections of one loop.
 pub struct IdleConnections {
-    by_route: HashMap<Route, Vec<OriginConnection>>,
+    /// Not more of them than connections; mostly one.
+    by_route: Vec<(Arc<Route>, Vec<OriginConnection>)>,
     /// Those that only one client may use, by that client; one each.
     by_client: HashMap<u64, OriginConnection>,
     count: usize,
@@ -26,14 +28,14 @@ pub struct IdleConnections {
 impl IdleConnections {
     /// Keeps at most `most`.
     pub fn new(most: usize) -> Self {
-        Self { by_route: HashMap::new(), by_client: HashMap::new(), count: 0, most }
+        Self { by_route: Vec::new(), by_client: HashMap::new(), count: 0, most }
     }
 
     /// The connection for this route that was used last: the one that its server is most likely to keep. Where there is
     /// one that is this client's alone, it is that one.
     pub fn take(
         &mut self,
-        route: &Route,
+        route: &Arc<Route>,
         client: Option<u64>,
         now: Instant,
     ) -> Option<OriginConnection> {
@@ -45,10 +47,11 @@ impl IdleConnections {
             self.count -= 1;
             return self.by_client.remove(&client);
         }
-        let connections = self.by_route.get_mut(route)?;
+        let connections = self.of_route(route)?;
         let at = connections.iter().rposition(|connection| now < keep_until(connection))?;
+        let connection = connections.remove(at);
         self.count -= 1;
-        Some(connections.remove(at))
+        Some(connection)
     }
 
     /// Keeps a connection; gives it back if it is too old, or there are too many.
@@ -62,11 +65,16 @@ impl IdleConnections {
             self.count -= usize::from(displaced.is_some());
             return displaced;
         }
-        match self.by_route.get_mut(&connection.route) {
+        match self.of_route(&connection.route) {
             Some(connections) => connections.push(connection),
-            None => _ = self.by_route.insert(connection.route.clone(), vec![connection]),
+            None => self.by_route.push((Arc::clone(&connection.route), vec![connection])),
         }
         None
+    }
+
+    fn of_route(&mut self, route: &Arc<Route>) -> Option<&mut Vec<OriginConnection>> {
+        let is_it = |other: &Arc<Route>| Arc::ptr_eq(other, route) || other == route;
+        self.by_route.iter_mut().find(|(other, _)| is_it(other)).map(|(_, connections)| connections)
     }
 
     /// The connection that was this client's alone.
@@ -82,7 +90,7 @@ impl IdleConnections {
         if let Some(own) = of_clients.find(|connection| connection.token == token) {
             return own.client.and_then(|client| self.take_client(client));
         }
-        for connections in self.by_route.values_mut() {
+        for (_, connections) in &mut self.by_route {
             if let Some(at) = connections.iter().position(|one| one.token == token) {
                 self.count -= 1;
                 return Some(connections.remove(at));
@@ -94,10 +102,10 @@ impl IdleConnections {
     /// Those that have been idle for too long.
     pub fn take_old(&mut self, now: Instant) -> Vec<OriginConnection> {
         let mut old = Vec::new();
-        for connections in self.by_route.values_mut() {
+        for (_, connections) in &mut self.by_route {
             old.extend(connections.extract_if(.., |one| now >= keep_until(one)));
         }
-        self.by_route.retain(|_, connections| !connections.is_empty());
+        self.by_route.retain(|(_, connections)| !connections.is_empty());
         old.extend(self.by_client.extract_if(|_, own| now >= keep_until(own)).map(|(_, own)| own));
         self.count -= old.len();
         old
@@ -107,7 +115,7 @@ impl IdleConnections {
     pub fn take_all(&mut self) -> Vec<OriginConnection> {
         self.count = 0;
         let of_clients = self.by_client.drain().map(|(_, own)| own);
-        self.by_route.drain().flat_map(|(_, connections)| connections).chain(of_clients).collect()
+        self.by_route.drain(..).flat_map(|(_, connections)| connections).chain(of_clients).collect()
     }
 
     /// How many there are.

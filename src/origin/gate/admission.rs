@@ -10,13 +10,11 @@ use std::hash::RandomState;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::Method;
 use parking_lot::Mutex;
 
 use crate::clock::{Clock, Timestamp};
-use crate::message::fields::Fields;
 use crate::origin::gate::limits::Limits;
-use crate::origin::gate::memory::{GateMemory, RequestHashes};
+use crate::origin::gate::memory::{GateMemory, GateRequest, RequestHashes};
 use crate::origin::gate::permits::{Permits, WakeRequest};
 use crate::origin::gate::starts::{Start, StartTimes};
 use crate::origin::limit_response::LimitCopy;
@@ -26,19 +24,6 @@ use crate::origin::{OriginError, OriginHead};
 /// a client waiting, its connection and what has come of its content: this bounds them all, and with
 /// limits so tight that more would wait, the last would hardly get its turn within `wait_max`.
 pub(super) const WAITING_MAX: usize = 4096;
-
-/// What the gate has to know of a request.
-#[derive(Clone, Copy)]
-pub struct GateRequest<'a> {
-    /// The method, known or not.
-    pub method: &'a Method,
-    /// The absolute URL.
-    pub url: &'a str,
-    /// The header section.
-    pub fields: &'a Fields,
-    /// May it wait for a permit? Not if a stale response can be had instead.
-    pub waits: bool,
-}
 
 /// The gate's answer to a request.
 pub enum Admission {
@@ -105,11 +90,10 @@ impl Gate {
         wake: impl Fn() + Send + Sync + 'static,
     ) -> Admission {
         let mut wake = Some(wake);
-        let GateRequest { method, url, fields, waits } = request;
-        let hashes = RequestHashes::new(&self.shared.hasher, method, url, fields);
+        let hashes = RequestHashes::new(&self.shared.hasher, request);
         let timestamp = self.shared.clock.now();
         // With a stale response at hand it is better given at once than after a wait.
-        let wait_max = if waits { self.shared.wait_max } else { Duration::ZERO };
+        let wait_max = if request.waits { self.shared.wait_max } else { Duration::ZERO };
         let deadline = now + wait_max;
         // Under one lock, so that of many requests at once exactly one is the probe of this second.
         let mut state = self.shared.state.lock();

@@ -6,8 +6,10 @@ use std::thread;
 use std::time::Instant;
 
 use crate::clock::Clock;
-use crate::origin::gate::admission::{Admission, Gate, GateRequest, OriginPermit};
+use crate::message::target::split_url;
+use crate::origin::gate::admission::{Admission, Gate, OriginPermit};
 use crate::origin::gate::limits::Limits;
+use crate::origin::gate::memory::GateRequest;
 use crate::origin::limit_response::LimitCopy;
 use crate::origin::{Origin, OriginBody, OriginError, OriginRequest, OriginResponse, Upgrade};
 
@@ -31,7 +33,10 @@ impl Gated {
     /// Admits a request, now or when the limits allow it; the error is why not.
     fn admit(&self, request: &OriginRequest<'_, '_>) -> Result<OriginPermit, OriginError> {
         let OriginRequest { method, url, fields, waits, .. } = *request;
-        let request = GateRequest { method, url, fields, waits };
+        let server = split_url(url).map(|(server, _)| server.to_string());
+        // What cannot be read is not sent either.
+        let server = server.as_deref().unwrap_or(url);
+        let request = GateRequest { method, server, url, fields, waits };
         let this = thread::current();
         let mut now = Instant::now();
         let mut admission = self.gate.admit(request, now, move || this.unpark());

@@ -3,14 +3,13 @@
 //! No lock and no clock: `admission.rs` has both.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
 use std::sync::Arc;
 
 use http::{Method, StatusCode};
 
 use crate::clock::{DeltaSeconds, Timestamp};
 use crate::message::fields::Fields;
-use crate::message::target::split_url;
 use crate::origin::limit_response::{LimitCopy, LimitResponse};
 use crate::origin::{OriginError, OriginHead};
 use crate::policy::credentials::presented;
@@ -28,6 +27,42 @@ const TIMEOUTS_MIN: u32 = 2;
 /// them are forgotten: the origin server then says so again.
 pub(super) const REMEMBERED_MAX: usize = 1024;
 
+/// For maps whose keys are hashes already, made with a key of this process: nobody outside can make them collide.
+pub(super) type ByHash = BuildHasherDefault<SameHash>;
+
+/// Gives back the one number that it is given.
+#[derive(Default)]
+pub(super) struct SameHash(u64);
+
+impl Hasher for SameHash {
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("the keys are numbers");
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+/// What the gate has to know of a request.
+#[derive(Clone, Copy)]
+pub struct GateRequest<'a> {
+    /// The method, known or not.
+    pub method: &'a Method,
+    /// The server, as its scheme, host and port are written in all URLs of it.
+    pub server: &'a str,
+    /// The absolute URL.
+    pub url: &'a str,
+    /// The header section.
+    pub fields: &'a Fields,
+    /// May it wait for a permit? Not if a stale response can be had instead.
+    pub waits: bool,
+}
+
 /// What a request is remembered by, as hashes: credentials are kept nowhere in clear.
 #[derive(Clone, Copy)]
 pub(super) struct RequestHashes {
@@ -41,20 +76,19 @@ pub(super) struct RequestHashes {
 }
 
 impl RequestHashes {
-    pub(super) fn new(hasher: &RandomState, method: &Method, url: &str, fields: &Fields) -> Self {
-        // `http://h` and `http://h:80` are one server, and `https://h` is another.
-        let server = split_url(url).map(|(to, _)| (to.secure, to.host, to.port)).ok();
-        let authority = hasher.hash_one(("authority", server));
+    pub(super) fn new(hasher: &RandomState, request: GateRequest<'_>) -> Self {
+        let GateRequest { method, server, url, fields, .. } = request;
+        let authority = hasher.hash_one(server);
         let credentials: Vec<_> = presented(fields, url).collect();
         // The proxy itself has written this field; the client's address comes first. With credentials
         // the address does not count: a quota belongs to the account, wherever it is used.
         let address = fields.members("x-forwarded-for").next();
         let address = address.filter(|_| credentials.is_empty());
-        let client = hasher.hash_one(("client", authority, credentials, address));
-        let path = url.split('?').next();
+        let client = hasher.hash_one((authority, credentials, address));
+        let path = &url[..url.bytes().position(|byte| byte == b'?').unwrap_or(url.len())];
         // Whatever changes something is for the origin server to answer, each time (RFC 9110 §9.2.1).
         let is_held = matches!(*method, Method::GET | Method::HEAD);
-        let path = is_held.then(|| hasher.hash_one(("path", client, path)));
+        let path = is_held.then(|| hasher.hash_one((client, path)));
         Self { authority, client, path }
     }
 }
@@ -64,13 +98,13 @@ impl RequestHashes {
 pub(super) struct GateMemory {
     /// The servers that could not be reached, by the hash of scheme, host and port: redirects lead to
     /// others than the origin server.
-    down: HashMap<u64, DownServer>,
+    down: HashMap<u64, DownServer, ByHash>,
     /// When the origin server last answered.
     last_answer: Option<Timestamp>,
     /// How many requests have timed out since then.
     timeouts: u32,
     /// What the origin server has limited, by the hash of the client, or of the client and the path.
-    held_back: HashMap<u64, RetryAfter>,
+    held_back: HashMap<u64, RetryAfter, ByHash>,
 }
 
 /// A server that could not be reached.

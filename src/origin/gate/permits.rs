@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::origin::gate::limits::Limits;
+use crate::origin::gate::memory::ByHash;
 
 /// Tells a waiting request's event loop or thread that it is this request's turn.
 pub(super) type WakeRequest = Arc<dyn Fn() + Send + Sync>;
@@ -22,7 +23,7 @@ pub(super) struct Permits {
     waiting: usize,
     /// By the hash of the authority; all are one where connections have no limit. An authority is here
     /// while a request to it is under way or waits, and no longer.
-    authorities: HashMap<u64, AuthorityPermits>,
+    authorities: HashMap<u64, AuthorityPermits, ByHash>,
 }
 
 #[derive(Default)]
@@ -35,7 +36,7 @@ struct AuthorityPermits {
 impl Permits {
     pub(super) fn new(limits: &Limits) -> Self {
         let Limits { concurrency, connections, .. } = *limits;
-        Self { concurrency, connections, in_flight: 0, waiting: 0, authorities: HashMap::new() }
+        Self { concurrency, connections, in_flight: 0, waiting: 0, authorities: HashMap::default() }
     }
 
     /// Takes a permit for a new request, if there is one. Those who wait could not use it.

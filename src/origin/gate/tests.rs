@@ -69,7 +69,11 @@ fn only_so_many_requests_wait() {
     let (now, fields) = (Instant::now(), Fields::new());
     let admit = || {
         let (method, url) = (&Method::GET, "http://o/");
-        gate.admit(GateRequest { method, url, fields: &fields, waits: true }, now, || {})
+        gate.admit(
+            GateRequest { method, server: "http://o", url, fields: &fields, waits: true },
+            now,
+            || {},
+        )
     };
     let first = admit();
     assert!(matches!(first, Admission::Admitted(_)));
@@ -115,7 +119,7 @@ impl Crowd {
         let woken = Arc::<AtomicBool>::default();
         let (method, fields) = (&Method::GET, &Fields::new());
         let (url, wakes) = (&format!("http://server{server}/"), Arc::clone(&woken));
-        let request = GateRequest { method, url, fields, waits: true };
+        let request = GateRequest { method, server: url, url, fields, waits: true };
         let wake = move || wakes.store(true, Ordering::Relaxed);
         match self.gate.admit(request, self.now, wake) {
             Admission::Admitted(permit) => {

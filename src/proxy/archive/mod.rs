@@ -134,12 +134,12 @@ impl Proxy {
         }
         let whole = if path.starts_with('/') { path.to_string() } else { format!("/{path}") };
         let own = &self.settings.origin;
-        let is_own = named.secure == own.secure && named.host == own.host && named.port == own.port;
+        let is_own = named.server == own.server;
         if whose == Whose::AnyOrigin && !is_own {
             return Ok((named, whole));
         }
         if is_own {
-            let target = whole.strip_prefix(&own.prefix).filter(|rest| rest.starts_with('/'));
+            let target = whole.strip_prefix(own.prefix()).filter(|rest| rest.starts_with('/'));
             let target = target.ok_or("not below the path of --origin")?;
             return Ok((own.clone(), target.to_string()));
         }
@@ -149,7 +149,7 @@ impl Proxy {
         let (_, port) = split_authority(&self.settings.own_authority).unwrap_or_default();
         let is_proxy = authority == self.settings.own_authority
             || public.is_some_and(|public| public.authority == authority)
-            || is_loopback(&named.host) && port == Some(named.port);
+            || is_loopback(&named.server.host) && port == Some(named.server.port);
         if is_proxy { Ok((own.clone(), whole)) } else { Err("of another origin server") }
     }
 

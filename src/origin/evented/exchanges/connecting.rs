@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use mio::net::TcpStream;
@@ -12,6 +13,7 @@ use socket2::{SockRef, TcpKeepalive};
 use super::talking::has_more;
 use super::{Exchanges, OriginReadiness, Owner};
 use crate::message::head::read_response;
+use crate::message::target::Server;
 use crate::origin::evented::Consumer;
 use crate::origin::evented::dial::{DialStep, Race, is_out_of_descriptors};
 use crate::origin::evented::exchange::{Exchange, ExchangeStage, OriginConnection, Racer};
@@ -30,7 +32,7 @@ impl<C: Consumer> Exchanges<C> {
     ) -> Result<bool, OriginError> {
         exchange.deadline = Some(exchange.connect_by);
         if !exchange.needs_fresh
-            && let Some(connection) = self.take_idle(&exchange.request.route, exchange.client)
+            && let Some(connection) = self.take_idle(&exchange.request.to.route, exchange.client)
         {
             *self.owners.at_mut(connection.token).expect("an idle connection has a token") =
                 Owner::Exchange(slot);
@@ -38,7 +40,7 @@ impl<C: Consumer> Exchanges<C> {
             exchange.begin_sending(self.now, CONTINUE_MAX);
             return Ok(true);
         }
-        let Route { host, port, .. } = &exchange.request.route;
+        let Server { host, port, .. } = &exchange.request.to.route.to;
         let waker = self.waker(slot, exchange.number);
         match self.settings.names.ask(host, *port, waker) {
             NameAnswer::Known(addresses) => self.begin_race(exchange, addresses),
@@ -50,7 +52,7 @@ impl<C: Consumer> Exchanges<C> {
     }
 
     /// An idle connection on which nothing has come.
-    fn take_idle(&mut self, route: &Route, client: Option<u64>) -> Option<OriginConnection> {
+    fn take_idle(&mut self, route: &Arc<Route>, client: Option<u64>) -> Option<OriginConnection> {
         loop {
             let mut connection = self.idle.take(route, client, self.now)?;
             // What has come since the round began is not known, be its readiness handled already or not. The end of a connection costs a request that cannot be repeated, and bytes that nobody has asked for would be
@@ -76,13 +78,13 @@ impl<C: Consumer> Exchanges<C> {
                     // Half of the limit is left for the addresses that were good last.
                     let half = exchange.connect_by.checked_sub(limit / 2).unwrap_or(self.now);
                     if half <= self.now {
-                        let Route { host, port, .. } = &exchange.request.route;
+                        let Server { host, port, .. } = &exchange.request.to.route.to;
                         let last_good = self.settings.names.last_good(host, *port);
                         if !last_good.is_empty() {
                             return self.begin_race(exchange, last_good);
                         }
                         if is_late {
-                            let origin = exchange.request.shown.clone();
+                            let origin = exchange.request.to.shown.clone();
                             return Err(OriginError::ConnectTimeout { origin, limit });
                         }
                     } else {
@@ -114,7 +116,7 @@ impl<C: Consumer> Exchanges<C> {
         addresses: Vec<SocketAddr>,
     ) -> Result<bool, OriginError> {
         if addresses.is_empty() {
-            return Err(OriginError::Resolve { origin: exchange.request.shown.clone() });
+            return Err(OriginError::Resolve { origin: exchange.request.to.shown.clone() });
         }
         exchange.stage = ExchangeStage::Racing(Race::new(addresses, self.now), Vec::new());
         Ok(true)
@@ -136,7 +138,7 @@ impl<C: Consumer> Exchanges<C> {
                     for racer in racers.drain(..) {
                         self.owners.leave(racer.token);
                     }
-                    let connection = new_connection(racer, &exchange.request.route, now);
+                    let connection = new_connection(racer, &exchange.request.to.route, now);
                     exchange.connection = Some(connection);
                     return self.connected(exchange).map(|()| true);
                 }
@@ -155,7 +157,7 @@ impl<C: Consumer> Exchanges<C> {
                 },
                 DialStep::Wait(_) if exchange.connect_by <= now => {
                     let limit = self.settings.connect_timeout;
-                    let origin = exchange.request.shown.clone();
+                    let origin = exchange.request.to.shown.clone();
                     let error = OriginError::ConnectTimeout { origin, limit };
                     return self.unreachable(slot, exchange, error);
                 }
@@ -165,7 +167,7 @@ impl<C: Consumer> Exchanges<C> {
                     return Ok(false);
                 }
                 DialStep::Failed(source) => {
-                    let origin = exchange.request.shown.clone();
+                    let origin = exchange.request.to.shown.clone();
                     let error = OriginError::Connect { origin, source };
                     return self.unreachable(slot, exchange, error);
                 }
@@ -213,7 +215,7 @@ impl<C: Consumer> Exchanges<C> {
             return Err(error);
         }
         let tried = std::mem::take(&mut race.addresses);
-        let Route { host, port, .. } = &exchange.request.route;
+        let Server { host, port, .. } = &exchange.request.to.route.to;
         let waker = self.waker(slot, exchange.number);
         let renewal = self.settings.names.renew(host, *port, &tried, waker);
         // What is still being connected to is given up; what is tried in its place has as much time as it had.
@@ -231,13 +233,12 @@ impl<C: Consumer> Exchanges<C> {
 
     /// TCP stands.
     fn connected(&mut self, exchange: &mut Exchange<C>) -> Result<(), OriginError> {
-        let Route { host, secure, through, .. } = &exchange.request.route;
+        let route = Arc::clone(&exchange.request.to.route);
         exchange.deadline = Some(exchange.connect_by);
-        if *secure {
-            let host = host.clone();
-            return self.begin_securing(exchange, &host);
+        if route.to.secure {
+            return self.begin_securing(exchange, &route.to.host);
         }
-        if through.is_some() {
+        if route.through.is_some() {
             exchange.stage = ExchangeStage::Greeting(Vec::new());
         } else {
             exchange.begin_sending(self.now, CONTINUE_MAX);
@@ -252,7 +253,7 @@ impl<C: Consumer> Exchanges<C> {
         host: &str,
     ) -> Result<(), OriginError> {
         let session = self.settings.tls.connection(host).map_err(|error| OriginError::Tls {
-            origin: exchange.request.shown.clone(),
+            origin: exchange.request.to.shown.clone(),
             what: error.to_string(),
         })?;
         exchange.connection = exchange.connection.take().map(|one| one.secured(session));
@@ -272,7 +273,7 @@ impl<C: Consumer> Exchanges<C> {
             Ok(false) => Ok(false),
             Ok(true) => {
                 // With an egress proxy between, the first session is the proxy's.
-                let through = &exchange.request.route.through;
+                let through = &exchange.request.to.route.through;
                 let is_to_proxy = through.is_some() && !connection.is_through;
                 connection.readable = true;
                 if is_to_proxy {
@@ -283,7 +284,7 @@ impl<C: Consumer> Exchanges<C> {
                 Ok(true)
             }
             Err(error) => {
-                let (origin, what) = (exchange.request.shown.clone(), error.to_string());
+                let (origin, what) = (exchange.request.to.shown.clone(), error.to_string());
                 Err(match error.kind() {
                     io::ErrorKind::InvalidData => OriginError::Tls { origin, what },
                     _ => OriginError::Closed { origin, what },
@@ -294,16 +295,17 @@ impl<C: Consumer> Exchanges<C> {
 
     /// Asks an egress proxy to connect; `true` when it has.
     pub(super) fn greet(&mut self, exchange: &mut Exchange<C>) -> Result<bool, OriginError> {
-        let origin = exchange.request.shown.clone();
+        let origin = exchange.request.to.shown.clone();
         let refused = |what: String| OriginError::Connect {
             origin: origin.clone(),
             source: io::Error::other(format!("the proxy that leads out {what}")),
         };
-        let through = exchange.request.route.through.clone().expect("there is a proxy between");
+        let to = Arc::clone(&exchange.request.to);
+        let through = to.route.through.as_ref().expect("there is a proxy between");
         let ExchangeStage::Greeting(answer) = &mut exchange.stage else { return Ok(true) };
         let connection = exchange.connection.as_mut().expect("the proxy is connected to");
         if !connection.is_greeted {
-            let request = connect_request(&through, exchange.request.proxy_authorization.as_ref());
+            let request = connect_request(through, to.proxy_authorization.as_ref());
             // It is short, and the first that is sent: the system takes it as a whole.
             match connection.stream.write(&[io::IoSlice::new(&request)]) {
                 Ok(count) if count == request.len() => connection.is_greeted = true,
@@ -358,7 +360,7 @@ fn connected(socket: &TcpStream) -> io::Result<bool> {
     }
 }
 
-fn new_connection(racer: Racer, route: &Route, now: Instant) -> OriginConnection {
+fn new_connection(racer: Racer, route: &Arc<Route>, now: Instant) -> OriginConnection {
     let Racer { token, socket, readiness } = racer;
     // A request goes out in one piece; a response may be silent for hours, and nothing but this finds out that the
     // other side is gone. Without them the connection is slower, and works.
@@ -368,7 +370,7 @@ fn new_connection(racer: Racer, route: &Route, now: Instant) -> OriginConnection
         token,
         stream: Stream::Plain(socket),
         reader: ResponseReader::default(),
-        route: route.clone(),
+        route: Arc::clone(route),
         readable: readiness.readable,
         writable: true,
         ending: readiness.ended,

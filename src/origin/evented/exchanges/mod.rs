@@ -18,7 +18,7 @@ use crate::origin::evented::idle::IdleConnections;
 use crate::origin::evented::slots::ReusedSlots;
 use crate::origin::evented::{Consumer, ExchangeKey, WakeExchange, Wish};
 use crate::origin::gate::{Admission, Gate, GateRequest};
-use crate::origin::outgoing::WireRequest;
+use crate::origin::outgoing::{KnownServers, WireRequest};
 use crate::origin::resolver::Names;
 use crate::origin::trust::TlsSettings;
 use crate::origin::{OriginError, RequestHead};
@@ -81,10 +81,12 @@ pub struct Exchanges<C> {
     /// The token of the first connection; those of the others follow.
     first_token: usize,
     wake: WakeExchange,
-    under_way: ReusedSlots<Exchange<C>>,
+    /// Boxed: each is taken out of its slot and put back for each of its turns.
+    under_way: ReusedSlots<Box<Exchange<C>>>,
     /// Whose each connection is, by its token.
     owners: ReusedSlots<Owner>,
     idle: IdleConnections,
+    servers: KnownServers,
     /// The slots of exchanges that had more to do when their turn was over.
     unfinished: Vec<usize>,
     /// Empty between turns.
@@ -163,6 +165,7 @@ impl<C: Consumer> Exchanges<C> {
             under_way: ReusedSlots::default(),
             owners: ReusedSlots::default(),
             idle,
+            servers: KnownServers::default(),
             unfinished: Vec::new(),
             buffers: Buffers::default(),
             now: Instant::now(),
@@ -201,8 +204,8 @@ impl<C: Consumer> Exchanges<C> {
     ) -> Option<usize> {
         self.next_number += 1;
         let number = self.next_number;
-        let request = match WireRequest::new(head.into(), content, upgrades, &self.settings.egress)
-        {
+        let (servers, egress) = (&mut self.servers, &self.settings.egress);
+        let request = match WireRequest::new(head.into(), content, upgrades, servers, egress) {
             Ok(request) => request,
             Err(error) => {
                 // Nothing that could be asked in its place would fare better.
@@ -210,19 +213,19 @@ impl<C: Consumer> Exchanges<C> {
                 return None;
             }
         };
-        let slot =
-            self.under_way.insert(Exchange::new((number, client), consumer, request, self.now));
-        let mut exchange = self.under_way.lend(slot).expect("it has just been put there");
-        exchange.consumer.begun(ExchangeKey { slot, number }, &self.wake);
+        let exchange = Exchange::new((number, client), consumer, request, self.now);
+        let slot = self.under_way.insert(Box::new(exchange));
         let waker = self.waker(slot, number);
+        let exchange = self.under_way.at_mut(slot).expect("it has just been put there");
+        exchange.consumer.begun(ExchangeKey { slot, number }, &self.wake);
         let RequestHead { method, url, fields, waits, .. } = head;
+        let server = &exchange.request.to.server;
         let admission = self.settings.gate.admit(
-            GateRequest { method, url, fields, waits: *waits },
+            GateRequest { method, server, url, fields, waits: *waits },
             self.now,
             waker,
         );
         exchange.stage = ExchangeStage::Admitting(Some(admission));
-        self.under_way.put_back(slot, exchange);
         Some(slot)
     }
 
@@ -391,7 +394,7 @@ impl<C: Consumer> Exchanges<C> {
     }
 
     /// Does what a turn leaves to be done.
-    fn conclude(&mut self, slot: usize, mut exchange: Exchange<C>, turn: TurnOutcome) {
+    fn conclude(&mut self, slot: usize, mut exchange: Box<Exchange<C>>, turn: TurnOutcome) {
         match turn {
             TurnOutcome::Wait => {
                 if let Some(deadline) = exchange.deadline {

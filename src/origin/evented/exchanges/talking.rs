@@ -172,7 +172,7 @@ impl<C: Consumer> Exchanges<C> {
 
     /// What has come is not what may come (RFC 9112 §6.3).
     fn violated(&mut self, exchange: &mut Exchange<C>, what: String) -> TurnOutcome {
-        let origin = exchange.request.shown.clone();
+        let origin = exchange.request.to.shown.clone();
         let error = if exchange.is_answered {
             OriginError::Cut { origin, what }
         } else {
@@ -188,9 +188,10 @@ impl<C: Consumer> Exchanges<C> {
         head: OriginHead,
         rest: &[u8],
     ) -> Option<TurnOutcome> {
-        if exchange.request.is_passed_on && head.status == StatusCode::PROXY_AUTHENTICATION_REQUIRED
+        if exchange.request.to.is_passed_on
+            && head.status == StatusCode::PROXY_AUTHENTICATION_REQUIRED
         {
-            let error = refused_by_proxy(&exchange.request.shown, head.status);
+            let error = refused_by_proxy(&exchange.request.to.shown, head.status);
             return Some(self.fail_with(exchange, error));
         }
         exchange.is_answered = true;
@@ -348,7 +349,7 @@ impl<C: Consumer> Exchanges<C> {
 
     /// What an exchange fails with whose deadline has come; `None` if the deadline is for something else.
     pub(super) fn lateness(&self, exchange: &Exchange<C>) -> Option<OriginError> {
-        let origin = exchange.request.shown.clone();
+        let origin = exchange.request.to.shown.clone();
         let EventedSettings { connect_timeout, origin_timeout, first_byte_timeout, .. } =
             &*self.settings;
         match exchange.stage {
