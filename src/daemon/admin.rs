@@ -12,9 +12,8 @@ use std::time::Duration;
 
 use caching_proxy::cli::config::Config;
 use caching_proxy::control::{About, Control};
-use caching_proxy::front::tiny::private;
 use caching_proxy::front::workers::Pool;
-use caching_proxy::front::{ConnectionLimits, FrontSettings, event};
+use caching_proxy::front::{ConnectionLimits, FrontSettings, event, private};
 use caching_proxy::message::request::RequestLimits;
 use caching_proxy::proxy::BlockingDriver;
 

@@ -16,6 +16,7 @@ use crate::stats::AccessLog;
 mod dispatch;
 pub mod event;
 pub mod outgoing;
+pub mod private;
 mod served;
 pub mod tiny;
 mod tunnels;

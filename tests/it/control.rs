@@ -2,6 +2,8 @@
 //! wanted, and by PURGE.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::Shutdown;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Output;
 
@@ -434,14 +436,65 @@ fn a_stuck_client_of_the_socket_holds_up_nobody_for_long() {
     with_runtime.env("XDG_RUNTIME_DIR", runtime.path()).args(["--origin", &origin.url()]);
     let proxy = Proxy::start_as(with_runtime);
     let socket = runtime.file(&format!("caching-proxy/{}.sock", proxy.address.port()));
-    let mut stuck = std::os::unix::net::UnixStream::connect(&socket).expect("a socket");
-    stuck.set_write_timeout(Some(PATIENCE)).expect("a timeout");
-    std::io::Write::write_all(&mut stuck, b"GET /health HTTP/1.1\r\n")
-        .expect("a part of a request");
+    let stuck =
+        ["", "GET /health HTTP/1.1\r\n", "POST /import HTTP/1.1\r\nContent-Length: 9\r\n\r\n["];
+    let _stuck = stuck.map(|part| {
+        let mut client = std::os::unix::net::UnixStream::connect(&socket).expect("a socket");
+        client.set_write_timeout(Some(PATIENCE)).expect("a timeout");
+        client.write_all(part.as_bytes()).expect("a part of a request");
+        client
+    });
     let mut stats = command();
     let output =
         stats.env("XDG_RUNTIME_DIR", runtime.path()).arg("stats").output().expect("it runs");
     assert!(said(&output).contains("requests"));
+}
+
+/// What a client of the socket sends, which is no program of ours, and what it gets.
+#[test]
+fn the_socket_speaks_http() {
+    let origin = names(&[]);
+    let runtime = TemporaryFolder::new();
+    let mut with_runtime = command();
+    with_runtime.env("XDG_RUNTIME_DIR", runtime.path()).args(["--origin", &origin.url()]);
+    let proxy = Proxy::start_as(with_runtime);
+    let socket = runtime.file(&format!("caching-proxy/{}.sock", proxy.address.port()));
+    let import = "POST /import HTTP/1.1\r\nHost: h\r\n";
+    let table = [
+        ("GET /health HTTP/1.1\r\nHost: h\r\n\r\n".to_string(), "200 OK", "ok"),
+        ("HEAD /health HTTP/1.1\r\nHost: h\r\n\r\n".to_string(), "200 OK", "Content-Length: "),
+        ("GET /health HTTP/1.0\r\n\r\n".to_string(), "200 OK", "Connection: close"),
+        (format!("{import}Content-Length: 2\r\n\r\n[]"), "200 OK", "stored"),
+        (
+            format!("{import}Transfer-Encoding: chunked\r\n\r\n1\r\n[\r\n1\r\n]\r\n0\r\n\r\n"),
+            "200 OK",
+            "stored",
+        ),
+        (
+            format!("{import}Expect: 100-continue\r\nContent-Length: 2\r\n\r\n[]"),
+            "100 Continue",
+            "stored",
+        ),
+        (format!("{import}Content-Length: 2\r\n\r\n["), "400 Bad Request", "ended before"),
+        (
+            format!("{import}Transfer-Encoding: chunked\r\n\r\nx\r\n"),
+            "400 Bad Request",
+            "malformed",
+        ),
+        (format!("{import}Content-Length: 999999999999\r\n\r\n"), "400 Bad Request", "at most"),
+        ("SSH-2.0\r\n\r\n".to_string(), "400 Bad Request", "request line"),
+        ("GET /health HTTP/1.1\r\n".to_string(), "", ""),
+    ];
+    for (asked, status, text) in table {
+        let mut client = std::os::unix::net::UnixStream::connect(&socket).expect("a socket");
+        client.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        client.write_all(asked.as_bytes()).expect("it reads");
+        client.shutdown(Shutdown::Write).expect("it is open");
+        let mut said = String::new();
+        client.read_to_string(&mut said).expect("an answer, and the end");
+        assert!(said.contains(status) && said.contains(text), "{asked:?}: {said:?}");
+        assert_eq!(said.is_empty(), status.is_empty(), "{asked:?}: {said:?}");
+    }
 }
 
 /// Only what stores something makes a store: a slip of the pen in a path is said, and leaves no file.

@@ -5,9 +5,10 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::support;
+use super::support::PATIENCE;
 use super::support::origin::{Gate, Origin, Step, on};
 use super::support::proxy::Proxy;
 use super::support::wire::Connection;
@@ -439,5 +440,22 @@ fn the_fast_path_and_the_lookup_agree() {
                 assert!(fast.is_hit() && !fast.field("age").is_empty());
             }
         }
+    }
+}
+
+/// At rest there are no threads but the main one, the loops, and one each for work that waits, the timer, the control
+/// socket and a process that takes over.
+#[test]
+fn at_rest_there_are_few_threads() {
+    let origin = Origin::script([on("GET /a").send(200, "Cache-Control: max-age=60", "a")]);
+    let proxy = Proxy::before(&origin, &["--threads", "2"]);
+    assert_eq!(proxy.get("/a").body(), "a");
+    assert_eq!(proxy.get("/a").body(), "a");
+    assert!(proxy.tell(&["stats", "--port", &proxy.address.port().to_string()]).status.success());
+    let deadline = Instant::now() + PATIENCE;
+    // The one that has answered is about to end.
+    while proxy.threads() > 7 {
+        assert!(Instant::now() < deadline, "{} threads", proxy.threads());
+        support::pause();
     }
 }

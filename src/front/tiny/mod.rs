@@ -47,7 +47,6 @@ use crate::vital;
 
 mod connections;
 mod exchange;
-pub mod private;
 mod pump;
 mod sending;
 mod sockets;

@@ -1,0 +1,188 @@
+//! A listener for this machine's own programs, on a Unix socket: one request a connection, answered by a thread that
+//! ends with it. Whoever can connect is the user that started the proxy.
+//!
+//! The bounds are those of HTTP's other side all the same: a program may be at fault, or hang.
+
+use std::io::{self, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+
+use crate::front::event::parse;
+use crate::front::wire::WireClient;
+use crate::message::body::Body;
+use crate::message::chunked::{Decoder, Piece};
+use crate::message::request::{Framing, Request, RequestError, RequestLimits};
+use crate::policy::response::Response;
+use crate::vital;
+
+/// The most content that a request may have.
+const CONTENT_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// The most clients that are answered at a time; more wait to be accepted.
+const CLIENTS_MAX: usize = 16;
+/// How long a client may take to send or take a byte.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
+/// How much is read at a time.
+const READ_BYTES: usize = 16 * 1024;
+
+/// Answers a request, given its content; may wait.
+pub(crate) type ControlHandler = Arc<dyn Fn(&Request, &[u8]) -> Response + Send + Sync>;
+
+/// Answers clients of `listener` until the process ends. The error is that there is no thread for that.
+pub fn serve(listener: UnixListener, handler: ControlHandler) -> io::Result<()> {
+    vital::spawn("control", move || {
+        loop {
+            match listener.accept() {
+                Ok((stream, _)) => answer_apart(stream, &handler),
+                // The client has gone again, or descriptors are scarce.
+                Err(error) => {
+                    log::debug!("control: {error}");
+                    thread::sleep(Duration::from_millis(10));
+                }
+            }
+        }
+    })
+}
+
+/// Answers a client on a thread of its own: one that is silent does not keep others waiting.
+fn answer_apart(stream: UnixStream, handler: &ControlHandler) {
+    let answer = {
+        let handler = Arc::clone(handler);
+        move || answer_or_note(stream, &handler)
+    };
+    // Each thread has a copy of the handler.
+    let gets_thread = Arc::strong_count(handler) <= CLIENTS_MAX + 1;
+    if gets_thread {
+        // Without a thread the client sees that it is not answered.
+        if let Err(error) = thread::Builder::new().name("control".to_string()).spawn(answer) {
+            log::warn!("control: no thread: {error}");
+        }
+    } else {
+        answer();
+    }
+}
+
+fn answer_or_note(mut stream: UnixStream, handler: &ControlHandler) {
+    // A bug that one request reaches must not end the thread that accepts.
+    match catch_unwind(AssertUnwindSafe(|| answer(&mut stream, handler))) {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => log::debug!("control: {error}"),
+        Err(_) => log::error!("control: a request panicked"),
+    }
+}
+
+/// Answers one request.
+fn answer(stream: &mut UnixStream, handler: &ControlHandler) -> io::Result<()> {
+    stream.set_read_timeout(Some(SILENCE_MAX))?;
+    stream.set_write_timeout(Some(SILENCE_MAX))?;
+    let mut input = Vec::new();
+    let (method, response) = match read_request(stream, &mut input)? {
+        None => return Ok(()),
+        Some(Ok(request)) => {
+            let response = match read_content(stream, &request, input)? {
+                Ok(content) => handler(&request, &content),
+                Err(text) => Response::error(StatusCode::BAD_REQUEST, &text, false),
+            };
+            (request.method, response)
+        }
+        Some(Err(error)) => {
+            (Method::GET, Response::error(error.status(), &error.to_string(), false))
+        }
+    };
+    let client =
+        WireClient { version: http::Version::HTTP_11, keeps_alive: false, takes_trailers: false };
+    let mut bytes = client.head(&response, client.delimiting_of(&method, &response));
+    // The control interface answers with whole bodies only.
+    if let Body::Whole(content) = &response.body
+        && method != Method::HEAD
+    {
+        bytes.extend_from_slice(content);
+    }
+    stream.write_all(&bytes)
+}
+
+/// Reads the head of a request; what comes behind it is left in `input`. `None` if the client has gone.
+fn read_request(
+    stream: &mut UnixStream,
+    input: &mut Vec<u8>,
+) -> io::Result<Option<Result<Request, RequestError>>> {
+    let limits = RequestLimits::default();
+    loop {
+        let read = parse::head(input, limits, |head| (head.to_request(None, limits), head.length));
+        match read {
+            Ok(Some((request, length))) => {
+                input.drain(..length);
+                return Ok(Some(request));
+            }
+            Ok(None) => {}
+            Err(error) => return Ok(Some(Err(error))),
+        }
+        if read_some(stream, input)? == 0 {
+            return Ok(None);
+        }
+    }
+}
+
+/// Reads the content of a request, of which `input` has come; the text says why it is refused.
+fn read_content(
+    stream: &mut UnixStream,
+    request: &Request,
+    mut input: Vec<u8>,
+) -> io::Result<Result<Vec<u8>, String>> {
+    if request.expects_continue() {
+        stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
+    }
+    let most = match request.framing {
+        Framing::None => return Ok(Ok(Vec::new())),
+        Framing::Length(length) => length,
+        Framing::Chunked => CONTENT_BYTES_MAX,
+    };
+    // Refused by what is announced, before memory is taken.
+    if most > CONTENT_BYTES_MAX {
+        let text = format!("content of {most} bytes; at most {CONTENT_BYTES_MAX} are taken");
+        return Ok(Err(text));
+    }
+    let cut = || Ok(Err("content: ended before it was complete".to_string()));
+    if request.framing != Framing::Chunked {
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        while input.len() < most {
+            if read_some(stream, &mut input)? == 0 {
+                return cut();
+            }
+        }
+        input.truncate(most);
+        return Ok(Ok(input));
+    }
+    let (mut decoder, mut content) = (Decoder::new(RequestLimits::default()), Vec::new());
+    loop {
+        match decoder.next(&input, usize::MAX) {
+            Ok((used, piece)) => {
+                match piece {
+                    Piece::Data(data) => content.extend_from_slice(data),
+                    Piece::End => return Ok(Ok(content)),
+                    Piece::More => {}
+                }
+                input.drain(..used);
+            }
+            Err(_) => return Ok(Err("content: the chunked coding is malformed".to_string())),
+        }
+        if content.len() as u64 > CONTENT_BYTES_MAX {
+            return Ok(Err(format!("content of more than {CONTENT_BYTES_MAX} bytes")));
+        }
+        if input.is_empty() && read_some(stream, &mut input)? == 0 {
+            return cut();
+        }
+    }
+}
+
+/// Reads once; how many bytes were added.
+fn read_some(stream: &mut UnixStream, input: &mut Vec<u8>) -> io::Result<usize> {
+    let mut buffer = [0; READ_BYTES];
+    let count = stream.read(&mut buffer)?;
+    input.extend_from_slice(&buffer[..count]);
+    Ok(count)
+}
