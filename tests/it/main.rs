@@ -4,6 +4,7 @@ mod support;
 
 mod agreement;
 mod arriving;
+mod both_drivers;
 mod bound_connections;
 mod by_hand;
 mod caching;

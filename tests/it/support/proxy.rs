@@ -71,19 +71,30 @@ impl Proxy {
         Self::start(&all)
     }
 
+    /// The same over this front, whichever these tests run over.
+    pub fn before_over(front: &str, origin: &Origin, args: &[&str]) -> Self {
+        let mut command = command();
+        command.args(["--origin", &origin.url()]).args(args);
+        Self::start_over(front, command, 0)
+    }
+
     /// Starts it on a free port.
     pub fn start_as(command: Command) -> Self {
         Self::start_on(command, 0)
     }
 
     /// Starts it on this port.
-    pub fn start_on(mut command: Command, port: u16) -> Self {
+    pub fn start_on(command: Command, port: u16) -> Self {
+        Self::start_over(FRONT, command, port)
+    }
+
+    fn start_over(front: &str, mut command: Command, port: u16) -> Self {
         let folder = TemporaryFolder::new();
         // Its control socket is its own, unless the test says where.
         if !command.get_envs().any(|(name, _)| name == "XDG_RUNTIME_DIR") {
             command.env("XDG_RUNTIME_DIR", folder.path());
         }
-        command.args(["--front", FRONT]);
+        command.args(["--front", front]);
         let log = File::create(folder.file("stderr")).expect("a file");
         let mut child = command
             .args(["--port", &port.to_string()])
