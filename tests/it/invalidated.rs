@@ -238,7 +238,8 @@ fn what_is_purged_while_it_is_validated_is_not_stored_again() {
     let origin = Origin::script([
         on("GET /a").send(200, "Cache-Control: max-age=60; Age: 60; ETag: \"1\"", "old"),
         on("GET /a").having("If-None-Match: \"1\"").wait(&gate).send(304, FRESH, ""),
-        on("GET /a").lacking("if-none-match").send(200, FRESH, "new"),
+        // Any number: one of the others may look at the store while the purge is being carried out.
+        on("GET /a").send(200, FRESH, "new").always(),
     ]);
     let proxy = Proxy::before(&origin, &["--allow-purge", "127.0.0.1"]);
     proxy.get("/a");
