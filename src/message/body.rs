@@ -55,6 +55,12 @@ pub trait Arriving: Send {
     /// that the body is not whole and never will be.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
 
+    /// Would a read wait for what somebody else has yet to bring? If so, `wake` is called once it would not: on another
+    /// thread, without a lock that reading takes. It must not block.
+    fn would_wait(&mut self, _wake: Box<dyn FnOnce() + Send>) -> bool {
+        false
+    }
+
     /// The client is gone. A body that is worth keeping is read to its end all the same, by whoever
     /// implements this.
     fn abandon(self: Box<Self>) {}

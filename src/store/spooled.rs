@@ -6,7 +6,7 @@
 use std::io;
 use std::sync::Arc;
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::message::body::Arriving;
 use crate::message::content::Distant;
@@ -38,6 +38,8 @@ struct SpoolState {
     end: Option<SpoolEnd>,
     /// How many read it.
     readers: usize,
+    /// What wakes those who wait for more, without a thread.
+    wakes: Vec<Box<dyn FnOnce() + Send>>,
 }
 
 /// How such a body ended.
@@ -99,8 +101,9 @@ impl Spooled {
     /// after it is committed.
     pub fn grown(&self, bytes: u64) {
         debug_assert!(self.place().is_some(), "the store has begun to keep it before it grows");
-        self.state.lock().bytes += bytes;
-        self.moved.notify_all();
+        let mut state = self.state.lock();
+        state.bytes += bytes;
+        self.wake_all(state);
     }
 
     /// It will not be stored, and cannot be read any further.
@@ -112,8 +115,20 @@ impl Spooled {
     pub(in crate::store) fn end(&self, end: SpoolEnd) {
         // A piece that failed after the writing end had called it whole must not be overruled, nor the other
         // way round: readers may have acted on the first.
-        self.state.lock().end.get_or_insert(end);
+        let mut state = self.state.lock();
+        state.end.get_or_insert(end);
+        self.wake_all(state);
+    }
+
+    /// Wakes those who wait for what has changed.
+    fn wake_all(&self, mut state: MutexGuard<'_, SpoolState>) {
+        let wakes = std::mem::take(&mut state.wakes);
+        // Without the lock: whoever is woken may read at once.
+        drop(state);
         self.moved.notify_all();
+        for wake in wakes {
+            wake();
+        }
     }
 
     /// Was some of it not written, so that nothing may be made of the rest?
@@ -152,6 +167,15 @@ impl Drop for Follower {
 impl Arriving for Follower {
     fn length(&self) -> Option<u64> {
         self.spooled.length
+    }
+
+    fn would_wait(&mut self, wake: Box<dyn FnOnce() + Send>) -> bool {
+        let mut state = self.spooled.state.lock();
+        let waits = state.bytes == self.at && state.end.is_none();
+        if waits {
+            state.wakes.push(wake);
+        }
+        waits
     }
 
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {

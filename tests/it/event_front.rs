@@ -459,3 +459,32 @@ fn at_rest_there_are_few_threads() {
         support::pause();
     }
 }
+
+/// Who waits for a turn at the origin server and leaves takes nobody's: what would not be kept is not asked for.
+#[test]
+fn a_client_that_leaves_while_its_request_waits_for_a_turn_is_not_asked_for() {
+    let gate = Gate::new();
+    let origin = Origin::script([
+        on("GET /1").wait(&gate).send(200, "", "one"),
+        on("GET /3").send(200, "", "three"),
+    ]);
+    let proxy = Proxy::before(&origin, &["--origin-concurrency", "1", "--threads", "1"]);
+    let ask = |target: &str| {
+        let mut client = proxy.connect();
+        client.request("GET", target, "Cache-Control: no-store\r\n", "");
+        // What comes later over another connection is answered: so the loop has seen the request.
+        assert_eq!(proxy.get_with("/0", "Cache-Control: only-if-cached\r\n").status, 504);
+        client
+    };
+    let mut first = ask("/1");
+    origin.wait_for(1);
+    let leaving = [ask("/2"), ask("/2")];
+    let mut last = ask("/3");
+    leaving.into_iter().for_each(Connection::reset);
+    // The loop has seen that, too.
+    ask("/4").reset();
+    gate.open();
+    assert_eq!(first.reply().body(), "one");
+    assert_eq!(last.reply().body(), "three");
+    origin.assert_finished();
+}

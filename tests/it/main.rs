@@ -16,6 +16,7 @@ mod control;
 mod credentials;
 mod destinations;
 mod directives;
+mod disk_readers;
 mod displaced;
 mod documents;
 mod early_ends;

@@ -269,7 +269,7 @@ impl Connection {
         };
         let presence = Arc::<Presence>::default();
         let exchange = EventExchange::new(
-            Arc::clone(&state.inbox),
+            (Arc::clone(&state.inbox), Arc::clone(&state.dispatch)),
             (id, self.number),
             Arc::clone(&request),
             upload,

@@ -272,7 +272,7 @@ impl EventLoop {
         let dispatch = &self.clients.state.dispatch;
         let exchanges = self.exchanges.as_mut().expect("a loop that fetches has exchanges");
         let number = exchange.as_ref().map(|exchange| exchange.client());
-        let mut client = exchange.map(|exchange| FetchingClient::new(exchange, dispatch));
+        let mut client = exchange.map(FetchingClient::new);
         let taken = client.as_mut().map(FetchingClient::take_upload);
         let (framing, upload) = taken.unwrap_or((Framing::None, None));
         let run_elsewhere = Arc::clone(&self.run_elsewhere);
@@ -287,7 +287,7 @@ impl EventLoop {
         let dispatch = &self.clients.state.dispatch;
         let exchanges = self.exchanges.as_mut().expect("a loop that fetches has exchanges");
         let number = exchange.client();
-        let client = FetchingClient::new(exchange, dispatch);
+        let client = FetchingClient::new(exchange);
         let run_elsewhere = Arc::clone(&self.run_elsewhere);
         let (fetch, head) = EventedFetch::upgrading(&dispatch.proxy, asked, client, run_elsewhere);
         let content = Framing::None;
@@ -448,11 +448,13 @@ fn write_together(socket: &mut TcpStream, slices: &[IoSlice<'_>]) -> io::Result<
         static COPY: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
     }
     COPY.with_borrow_mut(|copy| {
-        copy.clear();
+        assert!(copy.is_empty(), "another client's bytes are left in the copy");
         for slice in slices {
             copy.extend_from_slice(slice);
         }
-        socket.write(copy)
+        let written = socket.write(copy);
+        copy.clear();
+        written
     })
 }
 

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 
 use crate::front::dispatch::{self, Dispatch};
 use crate::front::event::inbox::{self, AgreedUpgrade, ExchangeId};
+use crate::front::event::relay::Relay;
 use crate::front::event::upload::{Upload, UploadReader};
 use crate::front::wire::interim_head;
 use crate::message::body::{Arriving, Body, Growing};
@@ -20,7 +21,6 @@ use crate::message::request::{Framing, Request};
 use crate::origin::evented::ContentTaken;
 use crate::origin::{Interim, RequestContent};
 use crate::policy::response::Response;
-use crate::proxy::fill::PIECE_BYTES;
 use crate::proxy::{Answer, Attempt, Delivery, Fetch, FetchClient, UploadedContent};
 
 /// Interim responses that one request's client is sent.
@@ -33,6 +33,7 @@ pub(super) type LoopMessage = inbox::Message<EventExchange>;
 /// A request, and the id that its answer carries. Dropped unanswered, it sends [`LoopMessage::Lost`].
 pub(super) struct EventExchange {
     inbox: Arc<LoopInbox>,
+    dispatch: Arc<Dispatch>,
     id: ExchangeId,
     /// The number of the client's connection.
     client: u64,
@@ -66,13 +67,23 @@ impl Presence {
 
 impl EventExchange {
     pub(super) fn new(
-        inbox: Arc<LoopInbox>,
+        (inbox, dispatch): (Arc<LoopInbox>, Arc<Dispatch>),
         (id, client): (ExchangeId, u64),
         request: Arc<Request>,
         upload: Option<Arc<Upload>>,
         presence: Arc<Presence>,
     ) -> Self {
-        Self { inbox, id, client, request, upload, presence, interims: 0, answered: false }
+        Self {
+            inbox,
+            dispatch,
+            id,
+            client,
+            request,
+            upload,
+            presence,
+            interims: 0,
+            answered: false,
+        }
     }
 
     /// The number of the client's connection, which no other of the loop has.
@@ -91,22 +102,11 @@ impl EventExchange {
         self.inbox.send(LoopMessage::Response(self.id, response));
     }
 
-    /// Passes on what arrives, through a bounded buffer. Waits for the client while that is full.
-    fn relay(&mut self, response: Response, mut body: Box<dyn Arriving>) {
-        let (mut writer, reader) = Writer::passing(body.length());
+    /// Passes on what arrives, through a bounded buffer.
+    fn relay(&mut self, response: Response, body: Box<dyn Arriving>) {
+        let (writer, reader) = Writer::passing(body.length());
         self.send_response(Response { body: Body::Growing(Box::new(reader)), ..response });
-        let mut piece = vec![0; PIECE_BYTES];
-        loop {
-            writer.wait_for_space();
-            match body.read(&mut piece) {
-                Ok(0) => return writer.finish(),
-                Ok(count) if writer.push(&piece[..count]) => {}
-                // The client is gone; what is worth keeping is fetched to its end.
-                Ok(_) => return body.abandon(),
-                // The writer is dropped, which cuts the body.
-                Err(error) => return log::debug!("body cut short: {error}"),
-            }
-        }
+        Relay { writer, body, dispatch: Arc::clone(&self.dispatch) }.run();
     }
 }
 
@@ -192,12 +192,11 @@ impl dispatch::ClientExchange for EventExchange {
 /// The client of a request that its loop asks the origin server for.
 pub(super) struct FetchingClient {
     exchange: Box<EventExchange>,
-    dispatch: Arc<Dispatch>,
 }
 
 impl FetchingClient {
-    pub(super) fn new(exchange: Box<EventExchange>, dispatch: &Arc<Dispatch>) -> Self {
-        Self { exchange, dispatch: Arc::clone(dispatch) }
+    pub(super) fn new(exchange: Box<EventExchange>) -> Self {
+        Self { exchange }
     }
 
     /// The content of the request, and how it is delimited.
@@ -210,11 +209,12 @@ impl FetchingClient {
 
 impl FetchClient for FetchingClient {
     fn respond(self, answer: Answer) {
-        let Self { mut exchange, dispatch } = self;
+        let Self { mut exchange } = self;
         let Answer { response, refresh } = answer;
-        dispatch.submit_refresh(refresh);
+        exchange.dispatch.submit_refresh(refresh);
         if let Body::Arriving(_) = response.body {
             // It is read from a store behind memory, which has to be waited for.
+            let dispatch = Arc::clone(&exchange.dispatch);
             return dispatch.submit_response(*exchange, response);
         }
         exchange.send_response(response);
@@ -231,7 +231,7 @@ impl FetchClient for FetchingClient {
     }
 
     fn switch(self, fields: Fields, content: Box<dyn Growing>) -> Box<dyn UploadedContent> {
-        let Self { mut exchange, .. } = self;
+        let Self { mut exchange } = self;
         exchange.answered = true;
         let (inbox, id) = (Arc::clone(&exchange.inbox), exchange.id);
         let ask_loop = move || inbox.send(LoopMessage::ContentWanted(id));

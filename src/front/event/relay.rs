@@ -1,0 +1,90 @@
+//! A body that is read on workers, from a store behind memory or as it comes there, on its way to a client of an event
+//! loop. A worker moves it on as long as nothing has to be waited for: neither a client that takes nothing nor a fetch
+//! that has yet to bring more holds a thread.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::front::dispatch::Dispatch;
+use crate::message::body::Arriving;
+use crate::message::growing::Writer;
+use crate::proxy::fill::WINDOW_PIECE_BYTES;
+
+/// A body on its way. Dropped before its end, it cuts what the client reads.
+pub(super) struct Relay {
+    pub writer: Writer,
+    pub body: Box<dyn Arriving>,
+    /// Whose workers read it.
+    pub dispatch: Arc<Dispatch>,
+}
+
+/// Where a relay is that waits.
+type WaitingRelay = Arc<Mutex<Option<Relay>>>;
+
+impl Relay {
+    /// Moves the body on until it has to be waited for; then it goes on by itself. Reads, so it is for a worker.
+    pub fn run(self) {
+        let mut relay = self;
+        let mut piece = vec![0; WINDOW_PIECE_BYTES];
+        loop {
+            let next = relay.wait_for_space().and_then(Self::wait_for_more);
+            let Some(next) = next else { return };
+            relay = next;
+            // A little more than there is space for does no harm.
+            let most = relay.writer.space().unwrap_or(piece.len()).clamp(1, piece.len());
+            match relay.body.read(&mut piece[..most]) {
+                Ok(0) => return relay.writer.finish(),
+                Ok(count) if relay.writer.push(&piece[..count]) => {}
+                // The client is gone; what is worth keeping is fetched to its end.
+                Ok(_) => return relay.body.abandon(),
+                // The writer is dropped, which cuts the body.
+                Err(error) => return log::debug!("body cut short: {error}"),
+            }
+        }
+    }
+
+    /// The relay, if its client takes a piece now; else it goes on when the client does.
+    fn wait_for_space(mut self) -> Option<Self> {
+        if self.writer.has_space() {
+            return Some(self);
+        }
+        let parked = WaitingRelay::default();
+        let (taken, dispatch) = (Arc::clone(&parked), Arc::clone(&self.dispatch));
+        self.writer.on_space(Box::new(move || {
+            // Called with the body's lock. Whoever has the slot's looks for space itself, once it has put the relay
+            // there.
+            let relay = taken.try_lock().and_then(|mut slot| slot.take());
+            if let Some(relay) = relay {
+                relay.go_on(&dispatch);
+            }
+        }));
+        let mut slot = parked.lock();
+        let relay = slot.insert(self);
+        // Looked at once more: space that came before the relay was there has woken nobody.
+        if relay.writer.has_space() { slot.take() } else { None }
+    }
+
+    /// The relay, if a read waits for no fetch; else it goes on when there is more.
+    fn wait_for_more(mut self) -> Option<Self> {
+        let parked = WaitingRelay::default();
+        let (taken, dispatch) = (Arc::clone(&parked), Arc::clone(&self.dispatch));
+        let wake = Box::new(move || {
+            // Waits for the slot, where the relay is about to be put.
+            let relay = taken.lock().take();
+            if let Some(relay) = relay {
+                relay.go_on(&dispatch);
+            }
+        });
+        let mut slot = parked.lock();
+        if !self.body.would_wait(wake) {
+            return Some(self);
+        }
+        *slot = Some(self);
+        None
+    }
+
+    fn go_on(self, dispatch: &Dispatch) {
+        dispatch.run_elsewhere(Box::new(move || self.run()));
+    }
+}
