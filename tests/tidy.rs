@@ -126,7 +126,7 @@ const FENCES: [(&str, &[&str]); 25] = [
             "origin/blocking/plain.rs",
         ],
     ),
-    ("tiny_http::", &["front/tiny/mod.rs", "front/tiny/exchange.rs", "front/tiny/private.rs"]),
+    ("tiny_http::", &["front/tiny/mod.rs", "front/tiny/exchange.rs"]),
     ("quick_cache::", &["store/memory/s3_fifo.rs"]),
     ("lru::", &["store/memory/exact.rs"]),
     ("crossbeam_channel::", &["front/workers/fixed.rs"]),

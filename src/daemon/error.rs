@@ -16,7 +16,7 @@ pub enum StartError {
     /// tiny_http on an address that others can reach.
     UnsafeFront(IpAddr),
     /// The origin server and the proxy, which are the same.
-    OriginIsUs(OriginUrl, SocketAddr),
+    OriginIsUs(Box<OriginUrl>, SocketAddr),
     /// The origin server's URL, its certificates or the way to it.
     Origin(String),
     /// The store behind memory.

@@ -215,7 +215,7 @@ fn refuse_ourselves(origin: &OriginUrl, local: SocketAddr) -> Result<(), StartEr
         || ip.is_some_and(|ip| ip.is_unspecified())
         || (is_loopback(&origin.server.host) && (own.is_loopback() || own.is_unspecified()));
     if same_host && origin.server.port == local.port() {
-        return Err(StartError::OriginIsUs(origin.clone(), local));
+        return Err(StartError::OriginIsUs(Box::new(origin.clone()), local));
     }
     Ok(())
 }

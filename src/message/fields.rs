@@ -60,6 +60,7 @@ impl<'a> SharedValues<'a> {
     /// A value, which is a part of the section.
     pub(crate) fn value(&self, value: &[u8]) -> Result<HeaderValue, InvalidHeaderValue> {
         let at = value.as_ptr().addr().wrapping_sub(self.section.as_ptr().addr());
+        assert!(at <= self.section.len(), "a value is a part of the section");
         HeaderValue::from_maybe_shared(self.copy.slice(at..at + value.len()))
     }
 }
@@ -277,8 +278,7 @@ impl Fields {
 
     /// Does a list-based field have this member, in any case?
     pub(crate) fn has_member(&self, name: &str, member: &str) -> bool {
-        self.names.may_have(name)
-            && self.members(name).any(|other| other.eq_ignore_ascii_case(member.as_bytes()))
+        self.members(name).any(|other| other.eq_ignore_ascii_case(member.as_bytes()))
     }
 
     /// The date in the only line of that name; `None` if there is no line, more than one, or an

@@ -13,7 +13,7 @@ use std::ops::Range;
 
 use http::Method;
 
-use crate::message::percent::{encode_behind, normalised};
+use crate::message::percent::{encode, encode_behind, normalised};
 
 /// The longest request target that is taken, in bytes. Longer ones are answered 414.
 pub(crate) const TARGET_BYTES_MAX: usize = 32 * 1024;
@@ -76,7 +76,7 @@ impl fmt::Display for PublicUrl {
 }
 
 /// A server of HTTP, as a URL names it (RFC 9110 §4.2).
-#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Server<'url> {
     /// Is it reached over TLS?
     pub secure: bool,
@@ -136,8 +136,10 @@ impl fmt::Display for Server<'_> {
 pub struct OriginUrl {
     /// The server.
     pub server: Server<'static>,
-    /// All of it, in its one spelling: each request's key and URL begin so.
+    /// All of it, in its one spelling: each request's key begins so.
     text: String,
+    /// The same as it goes out, with the bytes encoded that a URI may not hold.
+    url: String,
     /// Bytes of `text` up to the authority, and up to its end.
     authority: Range<usize>,
 }
@@ -162,7 +164,8 @@ impl OriginUrl {
         // In the spelling of keys, so that a reference to the origin server is recognised however it is
         // written.
         text.push_str(&normalised(path.trim_end_matches('/')));
-        Ok(Self { server: server.into_owned(), text, authority })
+        let url = encode(&text);
+        Ok(Self { server: server.into_owned(), text, url, authority })
     }
 
     /// All of it.
@@ -377,7 +380,7 @@ pub(crate) fn url_at(origin: &OriginUrl, target: &str) -> String {
     if target == "*" {
         return origin.base().to_string();
     }
-    encode_behind(origin.as_str(), target)
+    encode_behind(&origin.url, target)
 }
 
 /// An absolute http URI in two: the server, and what follows the authority. User information means nothing here and is
@@ -385,10 +388,10 @@ pub(crate) fn url_at(origin: &OriginUrl, target: &str) -> String {
 pub(crate) fn split_url(url: &str) -> Result<(Server<'_>, &str), String> {
     let url = without_fragment(url);
     let (base, path) = url.split_at(path_at(url));
-    let server = match base.rsplit_once('@') {
-        Some((before, host)) => {
-            let scheme = before.split_inclusive("://").next().unwrap_or_default();
-            Server::parse(&format!("{scheme}{host}")).map(Server::into_owned)
+    let authority_at = base.find("://").map_or(0, |at| at + 3);
+    let server = match base[authority_at..].rsplit_once('@') {
+        Some((_, host)) => {
+            Server::parse(&format!("{}{host}", &base[..authority_at])).map(Server::into_owned)
         }
         None => Server::parse(base),
     };
@@ -499,6 +502,7 @@ mod tests {
             ("http://O:1/a?b#c", Some(("http://o:1", "/a?b"))), ("https://o", Some(("https://o", ""))),
             ("http://o?a/b", Some(("http://o", "?a/b"))), ("http://[::1]:2/", Some(("http://[::1]:2", "/"))),
             ("http://u:p@o/a@b", Some(("http://o", "/a@b"))), ("ftp://o/", None), ("/a", None),
+            ("ht@tp://o/", None), ("@http://o/", None), ("http://a@b@o", Some(("http://o", ""))),
         ];
         for (url, expected) in table {
             let parts = split_url(url).ok().map(|(server, path)| (server.to_string(), path));

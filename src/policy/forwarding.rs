@@ -36,7 +36,7 @@ const HOP_BY_HOP: [&str; 11] = [
 /// does.
 const SAID_BY_THE_PROXY: [&str; 4] = ["forwarded", "x-real-ip", "x-original-url", "x-rewrite-url"];
 
-/// As many lines the proxy adds to a request.
+/// How many lines the proxy adds to a request.
 const ADDED_LINES: usize = 6;
 /// How often `proxy` may stand in a request's `Via` before the request is taken to go round in circles.
 /// More than once is usual: proxies like this one may stand in a row.
@@ -49,11 +49,9 @@ pub fn is_hop_by_hop(name: &str) -> bool {
 
 /// The fields that `Connection` names, as far as they are names.
 pub fn connection_options(fields: &Fields) -> Vec<HeaderName> {
-    // Mostly it is one of these, which are no fields.
-    let is_word = |member: &[u8]| {
-        member.eq_ignore_ascii_case(b"close") || member.eq_ignore_ascii_case(b"keep-alive")
-    };
-    let members = fields.members("connection").filter(|member| !is_word(member));
+    // Mostly it is this one, which is hop-by-hop in any case.
+    let is_usual = |member: &[u8]| member.eq_ignore_ascii_case(b"keep-alive");
+    let members = fields.members("connection").filter(|member| !is_usual(member));
     members.filter_map(|member| HeaderName::from_bytes(member).ok()).collect()
 }
 

@@ -62,6 +62,8 @@ pub fn told_to_all(fields: &Fields) -> Option<Fields> {
         matches!(name, "content-type" | "content-encoding" | "content-language")
             || ["ratelimit", "x-ratelimit", "x-rate-limit"].iter().any(|it| name.starts_with(it))
     });
+    // It is kept, and the head that it came in is not.
+    told.shrink();
     Some(told)
 }
 

@@ -47,11 +47,10 @@ impl IdleConnections {
             self.count -= 1;
             return self.by_client.remove(&client);
         }
-        let connections = self.of_route(route)?;
+        let group = self.position(route)?;
+        let connections = &self.by_route[group].1;
         let at = connections.iter().rposition(|connection| now < keep_until(connection))?;
-        let connection = connections.remove(at);
-        self.count -= 1;
-        Some(connection)
+        Some(self.remove(group, at))
     }
 
     /// Keeps a connection; gives it back if it is too old, or there are too many.
@@ -65,16 +64,26 @@ impl IdleConnections {
             self.count -= usize::from(displaced.is_some());
             return displaced;
         }
-        match self.of_route(&connection.route) {
-            Some(connections) => connections.push(connection),
+        match self.position(&connection.route) {
+            Some(group) => self.by_route[group].1.push(connection),
             None => self.by_route.push((Arc::clone(&connection.route), vec![connection])),
         }
         None
     }
 
-    fn of_route(&mut self, route: &Arc<Route>) -> Option<&mut Vec<OriginConnection>> {
+    fn position(&self, route: &Arc<Route>) -> Option<usize> {
         let is_it = |other: &Arc<Route>| Arc::ptr_eq(other, route) || other == route;
-        self.by_route.iter_mut().find(|(other, _)| is_it(other)).map(|(_, connections)| connections)
+        self.by_route.iter().position(|(other, _)| is_it(other))
+    }
+
+    fn remove(&mut self, group: usize, at: usize) -> OriginConnection {
+        let connections = &mut self.by_route[group].1;
+        let connection = connections.remove(at);
+        if connections.is_empty() {
+            self.by_route.swap_remove(group);
+        }
+        self.count -= 1;
+        connection
     }
 
     /// The connection that was this client's alone.
@@ -90,13 +99,12 @@ impl IdleConnections {
         if let Some(own) = of_clients.find(|connection| connection.token == token) {
             return own.client.and_then(|client| self.take_client(client));
         }
-        for (_, connections) in &mut self.by_route {
-            if let Some(at) = connections.iter().position(|one| one.token == token) {
-                self.count -= 1;
-                return Some(connections.remove(at));
-            }
-        }
-        None
+        let at_token = |(_, group): &(_, Vec<OriginConnection>)| {
+            group.iter().position(|one| one.token == token)
+        };
+        let mut groups = self.by_route.iter().enumerate();
+        let (group, at) = groups.find_map(|(number, group)| Some((number, at_token(group)?)))?;
+        Some(self.remove(group, at))
     }
 
     /// Those that have been idle for too long.
