@@ -184,11 +184,14 @@ fn exchange(path: &Path, method: &str, target: &str, content: &[u8]) -> io::Resu
          Connection: close\r\n\r\n"
     );
     stream.write_all(head.as_bytes())?;
-    stream.write_all(content)?;
+    // What is not taken has an answer all the same, which says why.
+    let sent = stream.write_all(content);
     // The answer is this user's own proxy's, on this machine: it is as large as what was asked for, and
     // unbounded.
     let mut answer = Vec::new();
-    stream.read_to_end(&mut answer)?;
+    if let Err(error) = stream.read_to_end(&mut answer) {
+        return Err(sent.err().unwrap_or(error));
+    }
     let mut lines = [httparse::EMPTY_HEADER; 32];
     let mut head = httparse::Response::new(&mut lines);
     let unreadable = || io::Error::new(io::ErrorKind::InvalidData, "an answer that is no HTTP");

@@ -544,6 +544,8 @@ mod tests {
             let got = got.as_ref().map(|(key, url)| (key.as_str(), url.as_str()));
             assert_eq!(got, expected, "RFC 9112 §3.2: {text}");
         }
+        let odd = OriginUrl::parse("http://o/{t}%7e").expect("a URL");
+        assert_eq!((odd.as_str(), &*url_at(&odd, "/a")), ("http://o/{t}~", "http://o/%7Bt%7D~/a"));
     }
 
     #[test]

@@ -133,7 +133,7 @@ fn request_rows() -> Vec<Row> {
         row(
             "an encoded target",
             &[("GET", "/a%2fb?q=<%7e>", "", "")],
-            [on("*any* *any*").send(200, "", "a")],
+            [on("GET *any*").send(200, "", "a")],
         ),
         row(
             "a refused expectation",
@@ -224,14 +224,16 @@ fn shown(head: &Head, ports: [u16; 2]) -> String {
     for (port, name) in ports.into_iter().zip(["PROXY", "ORIGIN"]) {
         text = text.replace(&format!(":{port}"), &format!(":{name}"));
     }
-    let is_of_the_moment = |line: &&str| line.starts_with("Date: ") || line.starts_with("Age: ");
+    let is_of_the_moment = |line: &&str| {
+        ["Date: ", "Age: ", "Retry-After: "].iter().any(|name| line.starts_with(name))
+    };
     let mut lines: Vec<_> = text.lines().filter(|line| !is_of_the_moment(line)).collect();
     lines.sort_by_key(|line| line.starts_with("Content-Length: "));
     let seconds_left = |line: &str| match line.split_once("; ttl=") {
         Some((before, after)) => {
             format!(
                 "{before}; ttl={}",
-                after.trim_start_matches(|digit: char| digit.is_ascii_digit())
+                after.trim_start_matches(|sign: char| sign == '-' || sign.is_ascii_digit())
             )
         }
         None => line.to_string(),
@@ -275,6 +277,7 @@ fn seen(front: &str, row: &Row, args: &[&str]) -> String {
         seen.push(shown_reply(client.reply_to(method), ports));
     }
     seen.extend(origin.asked().iter().map(|asked| shown_asked(asked, ports)));
+    origin.assert_finished();
     seen.join("\n--\n")
 }
 
