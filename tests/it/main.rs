@@ -13,6 +13,7 @@ mod clients;
 mod collapsed;
 mod command_line;
 mod control;
+mod control_socket;
 mod credentials;
 mod destinations;
 mod directives;
