@@ -66,7 +66,8 @@ struct GrowingState {
     readers: HashMap<u64, ReaderState>,
     next_number: u64,
     /// Wakes a writer that waits for room in an event loop.
-    writer_waker: Option<Box<dyn Fn() + Send + Sync>>,
+    /// The size of the window, and what is called when it has space for a piece.
+    writer_waker: Option<(usize, Box<dyn Fn() + Send + Sync>)>,
 }
 
 /// Which bytes are there.
@@ -222,9 +223,11 @@ impl GrowingState {
         }
     }
 
-    /// Tells the writer's event loop that there may be room. Called with the lock held, as `announce` is.
+    /// Tells the writer's event loop if there is room. Called with the lock held, as `announce` is.
     fn wake_writer(&self) {
-        if let Some(wake) = &self.writer_waker {
+        if let Some((window_bytes, wake)) = &self.writer_waker
+            && self.has_space(*window_bytes)
+        {
             wake();
         }
     }
@@ -387,11 +390,11 @@ impl Writer {
         }
     }
 
-    /// From now on `wake` is called whenever a reader has taken something from the window, or is gone: on
-    /// another thread, with the body's lock held, and never after the writer is dropped. It must not
+    /// From now on `wake` is called whenever a reader has taken something from the window, or is gone, and there is
+    /// space for a piece: on another thread, with the body's lock held, and never after the writer is dropped. It must not
     /// block, and take no lock that is held while the body is read.
     pub fn on_space(&mut self, wake: Box<dyn Fn() + Send + Sync>) {
-        self.body.lock().writer_waker = Some(wake);
+        self.body.lock().writer_waker = Some((self.limits.window_bytes, wake));
     }
 
     /// The clock's part of [`Writer::wait_for_space`], for a driver that must not wait: gives up the slowest

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use crate::front::dispatch::{self, Dispatch};
 use crate::front::event::inbox::{self, AgreedUpgrade, ExchangeId};
-use crate::front::event::relay::Relay;
+use crate::front::event::relay::{Pace, Relay};
 use crate::front::event::upload::{Upload, UploadReader};
 use crate::front::wire::interim_head;
 use crate::message::body::{Arriving, Body, Growing};
@@ -106,7 +106,8 @@ impl EventExchange {
     fn relay(&mut self, response: Response, body: Box<dyn Arriving>) {
         let (writer, reader) = Writer::passing(body.length());
         self.send_response(Response { body: Body::Growing(Box::new(reader)), ..response });
-        Relay { writer, body, dispatch: Arc::clone(&self.dispatch) }.run();
+        let (dispatch, pace) = (Arc::clone(&self.dispatch), Pace::new());
+        Relay { writer, body, dispatch, pace }.run();
     }
 }
 

@@ -3,13 +3,14 @@
 //! that has yet to bring more holds a thread.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use crate::front::dispatch::Dispatch;
 use crate::message::body::Arriving;
 use crate::message::growing::Writer;
-use crate::proxy::fill::WINDOW_PIECE_BYTES;
+use crate::proxy::fill::{PIECE_BYTES, WINDOW_PIECE_BYTES};
 
 /// A body on its way. Dropped before its end, it cuts what the client reads.
 pub(super) struct Relay {
@@ -17,6 +18,31 @@ pub(super) struct Relay {
     pub body: Box<dyn Arriving>,
     /// Whose workers read it.
     pub dispatch: Arc<Dispatch>,
+    /// How much is read at a time.
+    pub pace: Pace,
+}
+
+/// How much is read at a time: more for a client that soon takes what there is, so that each read is worth a thread's
+/// waking up; no more than a window for one that does not.
+pub(super) struct Pace {
+    piece_bytes: usize,
+    since: Instant,
+}
+
+impl Pace {
+    /// A client that takes a piece in this time is fast.
+    const SOON: Duration = Duration::from_millis(20);
+
+    pub fn new() -> Self {
+        Self { piece_bytes: WINDOW_PIECE_BYTES, since: Instant::now() }
+    }
+
+    /// The last piece has been taken, so far as there is space for another.
+    fn note_taken(&mut self) {
+        let is_soon = self.since.elapsed() < Self::SOON;
+        self.piece_bytes =
+            if is_soon { PIECE_BYTES.min(self.piece_bytes * 2) } else { WINDOW_PIECE_BYTES };
+    }
 }
 
 /// Where a relay is that waits.
@@ -26,14 +52,15 @@ impl Relay {
     /// Moves the body on until it has to be waited for; then it goes on by itself. Reads, so it is for a worker.
     pub fn run(self) {
         let mut relay = self;
-        let mut piece = vec![0; WINDOW_PIECE_BYTES];
+        let mut piece = vec![0; PIECE_BYTES];
         loop {
             let next = relay.wait_for_space().and_then(Self::wait_for_more);
             let Some(next) = next else { return };
             relay = next;
-            // A little more than there is space for does no harm.
-            let most = relay.writer.space().unwrap_or(piece.len()).clamp(1, piece.len());
-            match relay.body.read(&mut piece[..most]) {
+            relay.pace.note_taken();
+            let read = relay.body.read(&mut piece[..relay.pace.piece_bytes]);
+            relay.pace.since = Instant::now();
+            match read {
                 Ok(0) => return relay.writer.finish(),
                 Ok(count) if relay.writer.push(&piece[..count]) => {}
                 // The client is gone; what is worth keeping is fetched to its end.
