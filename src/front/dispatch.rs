@@ -203,10 +203,10 @@ impl Dispatch {
         });
     }
 
-    /// Runs what has to wait on a worker. What is not taken is dropped.
+    /// Runs the next part of an exchange, which has to wait, on a worker.
     pub(super) fn run_elsewhere(&self, work: Box<dyn FnOnce() + Send>) {
-        // It was accepted before: the queue has a slot for it.
-        if self.pool.submit(Kind::ResumedForward, Box::new(move |_| work())).is_err() {
+        // An elastic pool refuses none.
+        if self.pool.submit(Kind::Begun, Box::new(move |_| work())).is_err() {
             log::debug!("no worker for the end of a response");
         }
     }

@@ -12,6 +12,9 @@ use crate::message::body::Arriving;
 use crate::message::growing::Writer;
 use crate::proxy::fill::{PIECE_BYTES, WINDOW_PIECE_BYTES};
 
+/// How many pieces are read before others have their turn on the worker.
+const PIECES_PER_TURN: usize = 64;
+
 /// A body on its way. Dropped before its end, it cuts what the client reads.
 pub(super) struct Relay {
     pub writer: Writer,
@@ -53,7 +56,7 @@ impl Relay {
     pub fn run(self) {
         let mut relay = self;
         let mut piece = vec![0; PIECE_BYTES];
-        loop {
+        for _ in 0..PIECES_PER_TURN {
             let next = relay.wait_for_space().and_then(Self::wait_for_more);
             let Some(next) = next else { return };
             relay = next;
@@ -69,6 +72,9 @@ impl Relay {
                 Err(error) => return log::debug!("body cut short: {error}"),
             }
         }
+        // Others have their turn: a client that takes all at once would keep the thread for as long as its body takes.
+        let dispatch = Arc::clone(&relay.dispatch);
+        relay.go_on(&dispatch);
     }
 
     /// The relay, if its client takes a piece now; else it goes on when the client does.

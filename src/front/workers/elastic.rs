@@ -83,6 +83,8 @@ impl ElasticPool {
             Kind::Arrival | Kind::Forward => forwards_max,
             // These slots are for what was parked: a resumed request has waited, and its client with it.
             Kind::Resumed | Kind::ResumedForward => forwards_max + shared.bounds.parked_max,
+            // Refused, it would be dropped by whoever has woken it, who may hold a lock that its end takes.
+            Kind::Begun => usize::MAX,
         };
         let mut state = shared.state.lock();
         if state.jobs.len() >= most {

@@ -56,12 +56,12 @@ impl FixedPool {
     pub(super) fn submit(&self, kind: Kind, job: Job) -> Result<(), Job> {
         let queue = match kind {
             Kind::Arrival | Kind::Resumed => &self.arrivals,
-            Kind::Forward | Kind::ResumedForward => &self.forwards,
+            Kind::Forward | Kind::ResumedForward | Kind::Begun => &self.forwards,
         };
         let most = match kind {
             Kind::Arrival => ARRIVALS_MAX,
             Kind::Forward => self.forwards_max,
-            Kind::Resumed | Kind::ResumedForward => usize::MAX,
+            Kind::Resumed | Kind::ResumedForward | Kind::Begun => usize::MAX,
         };
         // Several threads may get past this at once, and overshoot by as many; the channel's own bound
         // holds for all.

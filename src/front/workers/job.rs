@@ -30,6 +30,8 @@ pub(crate) enum Kind {
     Forward,
     /// The same for one that was parked.
     ResumedForward,
+    /// The next part of an exchange that is under way. Each has one at a time, so their number bounds these.
+    Begun,
 }
 
 /// Does a piece of work that was taken out of a queue.
