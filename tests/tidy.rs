@@ -127,7 +127,7 @@ const FENCES: [(&str, &[&str]); 25] = [
         ],
     ),
     ("tiny_http::", &["front/tiny/mod.rs", "front/tiny/exchange.rs"]),
-    ("quick_cache::", &["store/memory/s3_fifo.rs"]),
+    ("quick_cache::", &["store/memory/cost.rs", "store/memory/s3_fifo.rs"]),
     ("lru::", &["store/memory/exact.rs"]),
     ("crossbeam_channel::", &["front/workers/fixed.rs"]),
     ("nix::", &["front/tiny/sockets.rs"]),

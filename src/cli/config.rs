@@ -237,7 +237,8 @@ const FRONTS: [(&str, FrontKind); 2] =
     [("event", FrontKind::Event), ("tiny-http", FrontKind::TinyHttp)];
 const MODES: [(&str, Mode); 3] =
     [("standard", Mode::Standard), ("force", Mode::Force), ("offline", Mode::Offline)];
-const POLICIES: [(&str, Eviction); 4] = [
+const POLICIES: [(&str, Eviction); 5] = [
+    ("cost", Eviction::Cost),
     ("s3-fifo", Eviction::S3Fifo),
     ("lru", Eviction::Lru),
     ("entire", Eviction::Entire),
@@ -518,7 +519,7 @@ mod tests {
         let table = [
             ("--port", "70000", "--port: \"70000\"; expected a number from 0 to 65535"),
             ("--hit-ttl", "0", "--hit-ttl: \"0\"; expected a number: how often, or a negative one for no limit (0 would store in vain)"),
-            ("--eviction-policy", "fifo", "--eviction-policy: \"fifo\"; expected s3-fifo, lru, entire, none"),
+            ("--eviction-policy", "fifo", "--eviction-policy: \"fifo\"; expected cost, s3-fifo, lru, entire, none"),
             ("--store", "mysql", "--store: \"mysql\"; expected memory, sqlite, sqlite:PATH, redis://HOST, rediss://HOST, redis+unix:/PATH, redis+cluster://HOST:PORT,HOST:PORT or redis+sentinel://HOST:PORT,HOST:PORT/NAME"),
             ("--store-lock-timeout", "1h", "--store-lock-timeout: \"1h\"; expected a duration from 1ms to 10m"),
             ("--store-lock-timeout", "0", "--store-lock-timeout: \"0\"; expected a duration from 1ms to 10m"),

@@ -324,17 +324,20 @@ pub(super) static GROUPS: [Group; 7] = [
     ("Limits and stores", &[
         flag("--cache-memory", "SIZE", Shape::Size(64 << 10, ANY), "bytes of stored responses in memory")
             .default("64M").common()
-            .long("Keys, fields, bodies and bookkeeping. A quarter of it is for bodies that are being received."),
+            .long("Keys, fields, bodies and bookkeeping. A quarter of it is for bodies that are being received; while \
+                there are none, the policies `cost` and `lru` use it for stored responses."),
         flag("--cache-size-limit", "N", Shape::Number(0, ANY), "number of stored responses; 0 turns caching off"),
         // The stores differ in what a large body costs: memory in the first place, a row of a file, or a
         // transfer over the network.
         flag("--max-object-size", "SIZE", Shape::Size(0, ANY), "larger bodies are passed on and not stored")
             .by_store(["8M", "1G", "64M"])
             .long("At most a quarter of --cache-memory counts, or nearly a half of --cache-disk."),
-        flag("--eviction-policy", "P", Shape::Choice(&["s3-fifo", "lru", "entire", "none"]),
-            "what is removed when memory is full: s3-fifo, lru, entire, none").default("s3-fifo")
-            .long("`s3-fifo`: all variants of a URI go together. `lru`: exactly the least recently used response. \
-                `entire`: everything. `none`: the limits do not apply."),
+        flag("--eviction-policy", "P", Shape::Choice(&["cost", "s3-fifo", "lru", "entire", "none"]),
+            "what is removed when memory is full: cost, s3-fifo, lru, entire, none").default("cost")
+            .long("`cost`: what is worth least for each byte, by how often it is used and how long it took to fetch \
+                (GreedyDual-Size with frequency). `s3-fifo`: what quick_cache chooses, by a CLOCK-Pro of a hot and a \
+                cold part. With both, all variants of a URI go together. `lru`: exactly the least recently used \
+                response. `entire`: everything. `none`: the limits do not apply."),
         flag("--cache-clean-interval", "D", Shape::Duration(DurationBound::Any),
             "how often responses of no more use are removed; 0: never").default("1m"),
         flag("--store", "S", Shape::Store,

@@ -6,7 +6,6 @@
 //! is shared ([`backing::Backing`]; `sqlite/`, `redis/`).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::clock::Timestamp;
 use crate::policy::key::CacheKey;
@@ -16,6 +15,7 @@ use crate::policy::stored::StoredResponse;
 use crate::store::backing::Listed;
 use crate::store::underway::Begun;
 
+mod arrivals;
 pub mod backing;
 pub mod cache;
 pub mod codec;
@@ -31,6 +31,7 @@ pub mod tiers;
 pub mod underway;
 
 pub use crate::policy::partial::VARIANTS_MAX;
+pub use arrivals::Reservation;
 pub use outcome::{Purged, Put};
 
 /// The responses stored for one target URI, the most recent first.
@@ -104,42 +105,6 @@ pub trait Store: Send + Sync {
 
     /// What the store holds.
     fn usage(&self) -> Usage;
-}
-
-/// A share of the memory for bodies on their way in, given back when it is dropped.
-#[derive(Debug)]
-pub struct Reservation {
-    arriving: Arc<Arrivals>,
-    bytes: u64,
-}
-
-impl Reservation {
-    /// Takes `bytes` more; `false` if they would exceed the bound.
-    pub fn grow(&mut self, bytes: u64) -> bool {
-        let most = self.arriving.bytes_max;
-        // Compared and added in one step: many bodies arrive at once, and together must stay in the bound.
-        let taken = |all: u64| all.checked_add(bytes).filter(|all| *all <= most);
-        let done =
-            self.arriving.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).is_ok();
-        if done {
-            self.bytes += bytes;
-        }
-        done
-    }
-}
-
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        let before = self.arriving.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
-        debug_assert!(before >= self.bytes, "no more is given back than was taken");
-    }
-}
-
-/// Bytes of content on their way into a store, and their bound.
-#[derive(Debug)]
-struct Arrivals {
-    bytes: AtomicU64,
-    bytes_max: u64,
 }
 
 /// Is the content in memory, and no larger than this?

@@ -13,6 +13,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -70,7 +71,7 @@ impl Underway {
         let marks = Arc::<Marks>::default();
         self.by_key.lock().entry(key.clone()).or_default().push((number, Arc::clone(&marks)));
         let fetch = NotedFetch { underway: Arc::clone(self), key: key.clone(), number, marks };
-        Begun { fetch: Arc::new(fetch), backing: Stamp::default() }
+        Begun { fetch: Arc::new(fetch), since: Instant::now(), backing: Stamp::default() }
     }
 
     /// All responses for `key` are invalidated, but for the one that `own` will bring. To be called before
@@ -114,6 +115,7 @@ impl Underway {
 #[derive(Clone)]
 pub struct Begun {
     fetch: Arc<NotedFetch>,
+    since: Instant,
     /// The state of the backing store.
     backing: Stamp,
 }
@@ -151,6 +153,17 @@ impl Begun {
     #[must_use]
     pub fn anew(&self) -> Self {
         self.fetch.underway.begin(&self.fetch.key).with(self.backing)
+    }
+
+    /// The same, as if it had begun at that moment.
+    #[must_use]
+    pub fn since(self, since: Instant) -> Self {
+        Self { since, ..self }
+    }
+
+    /// How long it has taken so far: what fetching costs, once the last byte has come.
+    pub fn elapsed(&self) -> Duration {
+        self.since.elapsed()
     }
 
     /// Is it the same fetch, with the same marks?

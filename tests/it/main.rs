@@ -24,6 +24,7 @@ mod early_ends;
 mod ending;
 mod engine;
 mod event_front;
+mod eviction;
 mod explain;
 mod faults;
 mod flags;

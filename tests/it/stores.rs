@@ -25,7 +25,8 @@ use super::support::stored::{
 };
 use super::support::{PATIENCE, TemporaryFolder};
 
-const POLICIES: [Eviction; 4] = [Eviction::S3Fifo, Eviction::Lru, Eviction::Entire, Eviction::None];
+const POLICIES: [Eviction; 5] =
+    [Eviction::Cost, Eviction::S3Fifo, Eviction::Lru, Eviction::Entire, Eviction::None];
 const ROOMY: MemoryLimits =
     MemoryLimits { bytes: 64 << 20, responses: None, content_bytes: 8 << 20 };
 
@@ -398,7 +399,7 @@ fn a_sweep_removes_what_is_of_no_more_use_and_nothing_else() {
 #[test]
 fn the_number_of_responses_is_bounded_exactly() {
     for most in [1, 2, 3, 10, 100] {
-        for policy in [Eviction::S3Fifo, Eviction::Lru, Eviction::Entire] {
+        for policy in [Eviction::Cost, Eviction::S3Fifo, Eviction::Lru, Eviction::Entire] {
             let store = memory(policy, MemoryLimits { responses: Some(most), ..ROOMY });
             for number in 0..most {
                 put(&store, &number.to_string(), response(None, b"x", 9));
@@ -425,7 +426,7 @@ fn the_number_of_responses_is_bounded_exactly() {
 
 #[test]
 fn the_memory_is_bounded() {
-    for policy in [Eviction::S3Fifo, Eviction::Lru, Eviction::Entire] {
+    for policy in [Eviction::Cost, Eviction::S3Fifo, Eviction::Lru, Eviction::Entire] {
         let store = memory(policy, MemoryLimits { bytes: 1 << 20, ..ROOMY });
         for number in 0..2000 {
             put(&store, &number.to_string(), response(None, &vec![0; number % 50 * 1000], 9));
@@ -467,7 +468,7 @@ fn entire_drops_everything_when_it_is_full() {
 #[test]
 fn a_large_response_is_kept_whatever_the_number_of_shards() {
     for megabytes in [4, 16, 64, 256] {
-        for policy in [Eviction::S3Fifo, Eviction::Lru, Eviction::Entire] {
+        for policy in [Eviction::Cost, Eviction::S3Fifo, Eviction::Lru, Eviction::Entire] {
             let limits = MemoryLimits { bytes: megabytes << 20, ..ROOMY };
             let store = memory(policy, limits);
             let largest = vec![0; store.content_bytes_max() as usize];

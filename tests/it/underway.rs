@@ -27,7 +27,8 @@ use super::support::seeded::seeded;
 use super::support::stored::{at, clear, content, memory, response};
 use super::support::{PATIENCE, TemporaryFolder};
 
-const POLICIES: [Eviction; 4] = [Eviction::S3Fifo, Eviction::Lru, Eviction::Entire, Eviction::None];
+const POLICIES: [Eviction; 5] =
+    [Eviction::Cost, Eviction::S3Fifo, Eviction::Lru, Eviction::Entire, Eviction::None];
 const ROOMY: MemoryLimits =
     MemoryLimits { bytes: 64 << 20, responses: None, content_bytes: 8 << 20 };
 const DISK: DiskLimits = DiskLimits { bytes: 256 << 20, responses: None, content_bytes: 64 << 20 };

@@ -6,7 +6,6 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use lru::LruCache;
 use parking_lot::Mutex;
@@ -15,30 +14,39 @@ use crate::clock::Timestamp;
 use crate::policy::key::CacheKey;
 use crate::policy::purging::Selector;
 use crate::policy::stored::StoredResponse;
+use crate::store::arrivals::Arrivals;
 use crate::store::backing::Listed;
 use crate::store::memory::key_index::KeyIndex;
 use crate::store::memory::limits::{Eviction, MemoryLimits};
 use crate::store::underway::{Begun, Underway};
-use crate::store::{Arrivals, Put, Reservation, Store, Usage, Variants, fits, with_variant};
+use crate::store::{Put, Reservation, Store, Usage, Variants, fits, with_variant};
 
 /// How many useless responses a sweep removes before it lets go of the lock.
 const SWEEP_BATCH: usize = 256;
 
 /// A store that evicts exactly what its policy says.
 pub(in crate::store) struct Exact {
-    eviction: Eviction,
-    stored_bytes_max: u64,
+    held: Arc<Held>,
     responses_max: u64,
     content_bytes_max: u64,
-    arriving: Arc<Arrivals>,
     underway: Arc<Underway>,
-    /// Everything that is stored.
-    index: Mutex<Index>,
     keys: Arc<KeyIndex>,
 }
 
-/// Guarded by [`Exact::index`].
+/// What memory is used for.
+struct Held {
+    eviction: Eviction,
+    /// For all of it.
+    bytes_max: u64,
+    /// What is left of that when all that can be is on its way in.
+    stored_bytes_max: u64,
+    /// Everything that is stored.
+    index: Mutex<Index>,
+}
+
+/// Guarded by [`Held::index`].
 struct Index {
+    arriving_bytes: u64,
     by_key: HashMap<CacheKey, (Variants, Vec<u64>)>,
     /// By number, the most recently used first. Its own capacity is not used.
     by_use: LruCache<u64, (CacheKey, Arc<StoredResponse>)>,
@@ -56,10 +64,10 @@ impl Exact {
             Eviction::None => MemoryLimits { bytes: u64::MAX, responses: None, ..limits },
             _ => limits,
         };
-        let (stored_bytes_max, content_bytes_max, arriving) = limits.parts();
         // Two holders: the index under its lock, and lists without it.
         let keys = Arc::new(KeyIndex::default());
         let index = Index {
+            arriving_bytes: 0,
             keys: Arc::clone(&keys),
             by_key: HashMap::new(),
             by_use: LruCache::unbounded(),
@@ -68,14 +76,17 @@ impl Exact {
             next_number: 0,
             evicted: 0,
         };
-        Self {
+        let held = Held {
             eviction,
-            stored_bytes_max,
-            responses_max: limits.responses.unwrap_or(u64::MAX),
-            content_bytes_max,
-            arriving,
-            underway: Arc::default(),
+            bytes_max: limits.bytes,
+            stored_bytes_max: limits.stored_bytes(),
             index: Mutex::new(index),
+        };
+        Self {
+            held: Arc::new(held),
+            responses_max: limits.responses.unwrap_or(u64::MAX),
+            content_bytes_max: limits.content_bytes_max(),
+            underway: Arc::default(),
             keys,
         }
     }
@@ -92,7 +103,7 @@ impl Exact {
         let bytes = response.memory_bytes(key) as u64;
         // What goes is dropped after the lock is released: freeing a large body takes time.
         let mut gone = Vec::new();
-        let mut index = self.index.lock();
+        let mut index = self.held.index.lock();
         // An invalidation marks what is under way before it takes this lock: it either keeps the response
         // out, or finds it.
         if !begun.admits(&response) {
@@ -101,7 +112,7 @@ impl Exact {
         if old.is_some_and(|old| index.number_of(key.as_str(), old).is_none()) {
             return Put::Replaced;
         }
-        if bytes > self.stored_bytes_max || !fits(&response, self.content_bytes_max) {
+        if bytes > self.held.stored_bytes_max || !fits(&response, self.content_bytes_max) {
             return Put::TooLarge;
         }
         // Nothing is evicted before it is certain that the response fits.
@@ -112,26 +123,72 @@ impl Exact {
                 gone.extend(index.take_out(number).map(|(_, response)| response));
             }
         }
-        while index.bytes + bytes > self.stored_bytes_max
+        while index.bytes + bytes > self.held.space(&index)
             || index.by_use.len() as u64 >= self.responses_max
         {
-            let before = gone.len();
-            if self.eviction == Eviction::Entire {
-                gone.extend(index.empty());
-            } else {
-                // Empty: the response is the only one, and fits alone.
-                let Some(number) = index.by_use.peek_lru().map(|(number, _)| *number) else {
-                    break;
-                };
-                gone.extend(index.take_out(number).map(|(_, response)| response));
+            let evicted = self.held.evict(&mut index);
+            // Empty: the response is the only one, and fits alone.
+            if evicted.is_empty() {
+                break;
             }
-            index.evicted += (gone.len() - before) as u64;
+            gone.extend(evicted);
         }
         index.add(key, response, bytes);
-        debug_assert!(index.bytes <= self.stored_bytes_max, "space was made before it was taken");
+        debug_assert!(index.bytes <= self.held.space(&index), "space was made before it was taken");
         drop(index);
         drop(gone);
         Put::Stored
+    }
+}
+
+impl Held {
+    /// Bytes that what is stored may take at present.
+    fn space(&self, index: &Index) -> u64 {
+        match self.eviction {
+            Eviction::Lru => self.bytes_max - index.arriving_bytes,
+            // Their quarter is not lent: to take it back would mean to remove everything, or nothing.
+            _ => self.stored_bytes_max,
+        }
+    }
+
+    /// Removes what goes first, which the caller drops when it has released the lock; nothing if nothing is stored.
+    fn evict(&self, index: &mut Index) -> Vec<Arc<StoredResponse>> {
+        let gone = if self.eviction == Eviction::Entire {
+            index.empty()
+        } else {
+            let number = index.by_use.peek_lru().map(|(number, _)| *number);
+            let gone = number.and_then(|number| index.take_out(number));
+            gone.map(|(_, response)| response).into_iter().collect()
+        };
+        index.evicted += gone.len() as u64;
+        gone
+    }
+}
+
+impl Arrivals for Held {
+    fn take(&self, bytes: u64) -> bool {
+        let mut gone = Vec::new();
+        let mut index = self.index.lock();
+        let all = index.arriving_bytes.checked_add(bytes);
+        let Some(all) = all.filter(|all| *all <= self.bytes_max - self.stored_bytes_max) else {
+            return false;
+        };
+        // Space is made before it is taken: the bound holds at every moment.
+        while index.bytes + bytes > self.space(&index) {
+            let evicted = self.evict(&mut index);
+            assert!(!evicted.is_empty(), "a quarter is no more than all of it");
+            gone.extend(evicted);
+        }
+        index.arriving_bytes = all;
+        drop(index);
+        drop(gone);
+        true
+    }
+
+    fn give_back(&self, bytes: u64) {
+        let mut index = self.index.lock();
+        debug_assert!(index.arriving_bytes >= bytes, "no more is given back than was taken");
+        index.arriving_bytes -= bytes;
     }
 }
 
@@ -190,13 +247,13 @@ impl Index {
 
 impl Store for Exact {
     fn get(&self, key: &str) -> Option<Variants> {
-        self.index.lock().by_key.get(key).map(|(variants, _)| Arc::clone(variants))
+        self.held.index.lock().by_key.get(key).map(|(variants, _)| Arc::clone(variants))
     }
 
     fn touch(&self, key: &str, response: &Arc<StoredResponse>) {
         // The other policies do not look at use; a hit needs no second lock with them.
-        if self.eviction == Eviction::Lru {
-            let mut index = self.index.lock();
+        if self.held.eviction == Eviction::Lru {
+            let mut index = self.held.index.lock();
             if let Some(number) = index.number_of(key, response) {
                 index.by_use.promote(&number);
             }
@@ -218,7 +275,7 @@ impl Store for Exact {
     }
 
     fn remove(&self, key: &CacheKey, response: &Arc<StoredResponse>) {
-        let mut index = self.index.lock();
+        let mut index = self.held.index.lock();
         let number = index.number_of(key.as_str(), response);
         let gone = number.and_then(|number| index.take_out(number));
         drop(index);
@@ -228,7 +285,7 @@ impl Store for Exact {
     fn remove_all_but(&self, key: &CacheKey, own: Option<&Begun>) -> usize {
         // Marks first, without the lock: what was let in before it is found below, what comes later sees them.
         self.underway.invalidate(key, own);
-        let mut index = self.index.lock();
+        let mut index = self.held.index.lock();
         let numbers = index.by_key.get(key).map(|(_, numbers)| numbers.clone()).unwrap_or_default();
         let gone: Vec<_> = numbers.iter().filter_map(|number| index.take_out(*number)).collect();
         drop(index);
@@ -238,7 +295,7 @@ impl Store for Exact {
     fn sweep(&self, now: Timestamp) -> usize {
         let mut swept = 0;
         loop {
-            let mut index = self.index.lock();
+            let mut index = self.held.index.lock();
             let useless: Vec<u64> = index
                 .by_uselessness
                 .iter()
@@ -262,7 +319,7 @@ impl Store for Exact {
             return self.remove_all_but(&CacheKey::from(uri.as_str()), None);
         }
         self.underway.purge(selector, now);
-        let mut index = self.index.lock();
+        let mut index = self.held.index.lock();
         let gone = if *selector == Selector::All {
             index.empty()
         } else {
@@ -287,7 +344,7 @@ impl Store for Exact {
     }
 
     fn reserve(&self) -> Reservation {
-        Reservation { arriving: Arc::clone(&self.arriving), bytes: 0 }
+        Reservation::of(Arc::clone(&self.held) as Arc<dyn Arrivals>)
     }
 
     fn content_bytes_max(&self) -> u64 {
@@ -296,11 +353,11 @@ impl Store for Exact {
 
     fn usage(&self) -> Usage {
         let under_way = self.underway.count() as u64;
-        let index = self.index.lock();
+        let index = self.held.index.lock();
         Usage {
             responses: index.by_use.len() as u64,
             bytes: index.bytes,
-            arriving_bytes: self.arriving.bytes.load(Ordering::Relaxed),
+            arriving_bytes: index.arriving_bytes,
             evicted: index.evicted,
             under_way,
         }

@@ -1,14 +1,11 @@
 //! The bounds of the store in memory, and which of the ways of staying within them is taken.
 
-use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
-
-use crate::store::Arrivals;
-
 /// What goes when there is no more space (`--eviction-policy`).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Eviction {
-    /// What has been asked for least, lately, by quick_cache's S3-FIFO.
+    /// What is worth least for each byte: by uses, and by what fetching took.
+    Cost,
+    /// What has been asked for least, lately, by quick_cache's own policy: a CLOCK-Pro of hot and cold parts.
     S3Fifo,
     /// Exactly the least recently used response.
     Lru,
@@ -30,26 +27,19 @@ pub struct MemoryLimits {
 }
 
 impl MemoryLimits {
-    /// Bytes for what is stored: three quarters.
-    fn stored_bytes(self) -> u64 {
+    /// Bytes for what is stored, at least: three quarters.
+    pub(super) fn stored_bytes(self) -> u64 {
         self.bytes - self.arriving_bytes()
     }
 
-    /// Bytes for what is on its way in: a quarter.
-    fn arriving_bytes(self) -> u64 {
+    /// Bytes for what is on its way in, at most: a quarter. Two accounts, because arriving bodies must not be refused when
+    /// the cache is full, which it always is; `cost` and `lru` lend this one to what is stored.
+    pub(super) fn arriving_bytes(self) -> u64 {
         self.bytes / 4
     }
 
     /// The largest content that is stored: `--max-object-size`, or a quarter of the memory.
-    fn content_bytes_max(self) -> u64 {
+    pub(super) fn content_bytes_max(self) -> u64 {
         self.content_bytes.min(self.arriving_bytes())
-    }
-
-    /// Bytes for what is stored, bytes of the largest content, and the account of what arrives.
-    pub(in crate::store) fn parts(self) -> (u64, u64, Arc<Arrivals>) {
-        // Two accounts: arriving bodies must not be refused because the cache is full, which it always is.
-        let bytes_max = self.arriving_bytes();
-        let arrivals = Arrivals { bytes: AtomicU64::new(0), bytes_max };
-        (self.stored_bytes(), self.content_bytes_max(), Arc::new(arrivals))
     }
 }

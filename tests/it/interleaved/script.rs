@@ -11,7 +11,7 @@ use caching_proxy::origin::{OriginError, OriginHead};
 use http::{HeaderValue, Method, StatusCode, Version};
 
 use super::super::support::engine::to_fields;
-use super::Random;
+use super::super::support::seeded::Random;
 
 /// What the origin server says of one resource.
 pub struct Resource {

@@ -22,7 +22,8 @@ use caching_proxy::store::spooled::Spooled;
 use caching_proxy::store::tiers::WriterSteps;
 use parking_lot::Mutex;
 
-use super::{Random, Story};
+use super::super::support::seeded::Random;
+use super::Story;
 
 /// The proxies that share it.
 pub const PROXIES: usize = 2;

@@ -17,13 +17,14 @@ use caching_proxy::store::tiers::{QueueLimits, WriterSteps};
 use parking_lot::Mutex;
 
 use super::super::support::engine::request;
+use super::super::support::seeded::Random;
 use super::super::support::{TemporaryFolder, settings};
+use super::Story;
 use super::checks::Purge;
 use super::clients::{Client, Content, State};
 use super::hasty::HastyMemory;
 use super::script::{RESOURCES, SHAREABLE, Script, letter};
 use super::shared::{PROXIES, SharedEnd, SharedStore};
-use super::{Random, Story};
 
 /// Things that happen in one run, before it is brought to its end.
 const STEPS: u64 = 240;
@@ -106,7 +107,7 @@ pub struct World {
 
 impl World {
     pub fn new(seed: u64, behind: Behind, folder: Option<&TemporaryFolder>) -> Self {
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         let mood = Mood::of(&mut random);
         Self::in_mood(random, mood, (seed, behind, folder))
     }
@@ -114,7 +115,7 @@ impl World {
     /// One in which whoever asks for the same can have one answer.
     pub fn calm(seed: u64) -> Self {
         let mood = Mood { is_rough: false, store_fails: false, is_calm: true };
-        Self::in_mood(Random(seed), mood, (seed, Behind::Nothing, None))
+        Self::in_mood(Random::new(seed), mood, (seed, Behind::Nothing, None))
     }
 
     fn in_mood(
@@ -167,7 +168,7 @@ impl World {
         let cache = Arc::downgrade(&self.engines[0].cache);
         let (story, purged) = (Arc::clone(&self.story), Arc::clone(&self.purged_meanwhile));
         let transfers = Arc::clone(&self.transfers);
-        let (mut random, is_calm) = (Random(self.seed ^ 1), self.mood.is_calm);
+        let (mut random, is_calm) = (Random::new(self.seed ^ 1), self.mood.is_calm);
         let meanwhile = move |key: &str| {
             let Some(cache) = cache.upgrade() else { return };
             match random.below(24) {
@@ -503,12 +504,12 @@ fn caches(
         responses: None,
         content_bytes: 8_000,
     };
-    let eviction = [Eviction::Lru, Eviction::S3Fifo][random.below(2)];
+    let eviction = [Eviction::Lru, Eviction::S3Fifo, Eviction::Cost][random.below(3)];
     let memory = || store(eviction, limits);
     match (behind, folder) {
         (Behind::Shared, _) => {
             let store =
-                SharedStore::new(Arc::clone(story), Random(random.next()), mood.store_fails);
+                SharedStore::new(Arc::clone(story), Random::new(random.next()), mood.store_fails);
             let cache = |proxy| {
                 let end = SharedEnd { store: Arc::clone(&store), proxy };
                 let queue = QueueLimits::without_waits(QUEUED);
