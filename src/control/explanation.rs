@@ -7,7 +7,7 @@ use http::{HeaderName, HeaderValue, Method, Version};
 
 use crate::clock::{DeltaSeconds, Timestamp};
 use crate::message::date;
-use crate::message::fields::Fields;
+use crate::message::fields::{FieldSection, FieldValues, Fields};
 use crate::message::request::Request;
 use crate::policy::credentials::redacted;
 use crate::policy::forwarded::Believed;
@@ -60,7 +60,7 @@ pub fn explain(driver: &BlockingDriver, request: Request) -> Result<String, Stri
         let _ = writeln!(text, "            from {shaped_by}");
     }
     let _ = writeln!(text, "Asked:      GET {url}");
-    list(&mut text, &sent);
+    list(&mut text, &(&sent).into());
     let explained = match received {
         Ok(explained) => explained,
         Err(error) => {
@@ -74,7 +74,7 @@ pub fn explain(driver: &BlockingDriver, request: Request) -> Result<String, Stri
         Err(error) => error.clone(),
     };
     let _ = write!(text, "\nAnswered:   {}, {content}\n", explained.judged.status);
-    list(&mut text, &explained.judged.fields);
+    list(&mut text, &(&explained.judged.fields).into());
     storing(&mut text, &explained);
     freshness(&mut text, driver.proxy(), &explained);
     if let Some(stored) = &explained.stored {
@@ -103,10 +103,8 @@ fn what_is_believed(believed: &Believed) -> Option<String> {
     (!all.is_empty()).then(|| all.join(", "))
 }
 
-fn list(text: &mut String, fields: &Fields) {
-    let mut lines = Vec::new();
-    fields.write_to(&mut lines);
-    for line in String::from_utf8_lossy(&lines).lines() {
+pub(super) fn list(text: &mut String, fields: &FieldSection) {
+    for line in String::from_utf8_lossy(fields.as_bytes()).lines() {
         let _ = writeln!(text, "  {line}");
     }
 }
@@ -186,8 +184,8 @@ pub(super) fn until(text: &mut String, proxy: &Proxy, stored: &StoredHead, now: 
         // The field as it came: the selecting values are shown elsewhere, and may be digests.
         let vary: Vec<String> = stored
             .fields
-            .get_all("vary")
-            .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+            .values("vary")
+            .map(|value| String::from_utf8_lossy(value).into_owned())
             .collect();
         let _ = writeln!(text, "  selecting fields  {} (Vary)", vary.join(", "));
     }

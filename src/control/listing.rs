@@ -8,9 +8,10 @@ use std::fmt::Write as _;
 use serde_json::{Map, Value, json};
 
 use crate::clock::Timestamp;
+use crate::control::explanation::list;
 use crate::control::explanation::until;
 use crate::message::date;
-use crate::message::fields::Fields;
+use crate::message::fields::FieldSection;
 use crate::policy::key::CacheKey;
 use crate::policy::purging::tags;
 use crate::proxy::Proxy;
@@ -30,7 +31,7 @@ pub(super) fn json(listed: &Listed, now: Timestamp) -> Value {
         "stored": head.response_time.seconds(),
         "age": head.current_age(now).0,
         "fresh_for": head.freshness_left(now),
-        "vary": head.fields.get("vary").map(|value| String::from_utf8_lossy(value.as_bytes())),
+        "vary": head.fields.get("vary").map(String::from_utf8_lossy),
         "part": head.part.map(|part| (part.span.first, part.span.last)),
     });
     // Redis has no order of keys, and pages by a cursor of its own.
@@ -60,12 +61,12 @@ pub(super) fn json_with_fields(key: &CacheKey, listed: &Listed, now: Timestamp) 
 }
 
 /// Field lines as pairs of name and value.
-pub(super) fn pairs(fields: &Fields) -> Value {
-    let pair = |(name, value): &(http::HeaderName, http::HeaderValue)| {
+pub(super) fn pairs(fields: &FieldSection) -> Value {
+    let pair = |(name, value): (&[u8], &[u8])| {
         // A pair and not a member: a field may have several lines, whose order matters (RFC 9110 §5.3).
-        json!([name.as_str(), String::from_utf8_lossy(value.as_bytes())])
+        json!([String::from_utf8_lossy(&name.to_ascii_lowercase()), String::from_utf8_lossy(value)])
     };
-    fields.iter().map(pair).collect()
+    fields.lines().map(pair).collect()
 }
 
 /// Everything that is stored for a key, for people.
@@ -99,11 +100,7 @@ pub(super) fn text(proxy: &Proxy, key: &CacheKey, found: &[Listed], now: Timesta
                 part.span.first, part.span.last
             );
         }
-        let mut lines = Vec::new();
-        head.fields.write_to(&mut lines);
-        for line in String::from_utf8_lossy(&lines).lines() {
-            let _ = writeln!(text, "  {line}");
-        }
+        list(&mut text, &head.fields);
     }
     text
 }

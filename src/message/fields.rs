@@ -284,23 +284,12 @@ impl Fields {
     /// The date in the only line of that name; `None` if there is no line, more than one, or an
     /// unreadable one. `now` settles the century of two-digit years.
     pub(crate) fn date(&self, name: &str, now: Timestamp) -> Option<Timestamp> {
-        let mut lines = self.get_all(name);
-        let first = lines.next()?;
-        // Two dates are no date: the later one would make a response fresh which the earlier one says
-        // is stale.
-        if lines.next().is_some() {
-            return None;
-        }
-        date::parse(first.as_bytes(), now)
+        only_date(self.get_all(name).map(HeaderValue::as_bytes), now)
     }
 
-    /// Bytes that the lines take in memory, bookkeeping included.
-    pub(crate) fn memory_bytes(&self) -> usize {
-        let line_bytes = size_of::<(HeaderName, HeaderValue)>();
-        let text = |(name, value): &(HeaderName, HeaderValue)| name.as_str().len() + value.len();
-        self.lines.capacity() * line_bytes
-            + self.spellings.memory_bytes()
-            + self.lines.iter().map(text).sum::<usize>()
+    /// Bytes of the lines on the wire.
+    pub(crate) fn wire_bytes(&self) -> usize {
+        self.lines.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum()
     }
 
     /// Gives back memory that is allocated and not used; for fields that are kept.
@@ -343,6 +332,17 @@ impl FromIterator<(HeaderName, HeaderValue)> for Fields {
         }
         fields
     }
+}
+
+/// The date in the only one of these values.
+fn only_date<'a>(mut values: impl Iterator<Item = &'a [u8]>, now: Timestamp) -> Option<Timestamp> {
+    let first = values.next()?;
+    // Two dates are no date: the later one would make a response fresh which the earlier one says
+    // is stale.
+    if values.next().is_some() {
+        return None;
+    }
+    date::parse(first, now)
 }
 
 /// Writes a number in decimal digits, without an allocation: each hit writes its age and length.
@@ -389,5 +389,8 @@ pub(crate) fn split_unquoted(value: &[u8], separator: u8) -> impl Iterator<Item 
     })
 }
 
+pub use section::{FieldSection, FieldValues};
+
+mod section;
 #[cfg(test)]
 mod tests;

@@ -71,12 +71,6 @@ impl Spellings {
         self.0.map(|words| Sieve { words, seen: 0, kept: 0 })
     }
 
-    /// Bytes of memory.
-    pub(super) fn memory_bytes(&self) -> usize {
-        let bytes = |words: &SpellingWords| words.0.capacity() * size_of::<u64>();
-        self.0.as_ref().map_or(0, |words| size_of::<SpellingWords>() + bytes(words))
-    }
-
     /// Gives back memory that is allocated and not used.
     pub(super) fn shrink(&mut self) {
         if let Some(words) = &mut self.0 {

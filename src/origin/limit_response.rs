@@ -33,7 +33,7 @@ impl LimitResponse {
     /// way to the client that asked; `None` if that is of no use to others.
     pub(super) fn new(head: &OriginHead) -> (Arc<Self>, Option<LimitCopy>) {
         // RFC 9111 §5.2.2.5, §5.2.2.7: what is private or must not be stored is kept for nobody else.
-        let fields = told_to_all(&head.fields).filter(|it| it.memory_bytes() <= FIELDS_BYTES_MAX);
+        let fields = told_to_all(&head.fields).filter(|it| it.wire_bytes() <= FIELDS_BYTES_MAX);
         // Content that is too long is not looked at, and the fields serve without it.
         let fits = head.length.is_none_or(|length| length <= CONTENT_BYTES_MAX as u64);
         let is_copied = fields.is_some() && fits && head.has_content;

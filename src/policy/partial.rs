@@ -38,7 +38,7 @@ pub(crate) enum Strong {
 
 /// The strong validator of a response, if it has one.
 pub(crate) fn strong_validator(head: &StoredHead) -> Option<Strong> {
-    match head.fields.get("etag").map(|tag| tag.as_bytes().trim_ascii()) {
+    match head.fields.get("etag").map(<[u8]>::trim_ascii) {
         // A tag counts alone: with a weak one, not even a strong date says that two parts fit byte for
         // byte.
         Some(tag) if tag.starts_with(b"\"") => Some(Strong::Tag(tag.to_vec())),
@@ -119,7 +119,7 @@ fn displaces(new: &StoredHead, old: &StoredHead, newer: usize) -> bool {
 fn has_same_validator(one: &StoredHead, other: &StoredHead) -> bool {
     let same = |name, opaque: fn(&[u8]) -> &[u8]| {
         let value = |head: &StoredHead| {
-            head.fields.get(name).map(|value| opaque(value.as_bytes().trim_ascii()).to_vec())
+            head.fields.get(name).map(|value| opaque(value.trim_ascii()).to_vec())
         };
         value(one).is_some() && value(one) == value(other)
     };
@@ -227,7 +227,7 @@ mod tests {
             part: bytes
                 .map(|(first, last)| Part { span: Span { first, last }, complete: Some(100) }),
             selecting: Selecting::read(&fields, sent).expect("no star"),
-            fields,
+            fields: fields.into(),
             directives: ResponseDirectives::default(),
             lifetime: Lifetime::Unknown,
             age_on_arrival: DeltaSeconds::ZERO,

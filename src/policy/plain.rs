@@ -75,7 +75,7 @@ mod tests {
         StoredHead {
             status: StatusCode::OK,
             part: None,
-            fields: Fields::new(),
+            fields: Fields::new().into(),
             directives: ResponseDirectives::default(),
             selecting: Selecting::default(),
             lifetime: Lifetime::Heuristic(DeltaSeconds(60)),

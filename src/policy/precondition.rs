@@ -7,7 +7,7 @@
 use http::StatusCode;
 
 use crate::clock::Timestamp;
-use crate::message::fields::Fields;
+use crate::message::fields::{FieldValues, Fields};
 use crate::policy::stored::StoredHead;
 
 /// Metadata of the representation, which a 304 leaves out: the client has it, or may not want it (RFC
@@ -33,7 +33,7 @@ pub fn is_not_modified(request: &Fields, stored: &StoredHead) -> bool {
 pub(crate) fn holds_for(
     request: &Fields,
     status: StatusCode,
-    response: &Fields,
+    response: &impl FieldValues,
     response_time: Timestamp,
 ) -> bool {
     if !matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
@@ -51,10 +51,10 @@ pub(crate) fn holds_for(
 }
 
 /// §13.1.2: does one of the tags fit the stored response's, weakly compared?
-fn matches_any(request: &Fields, response: &Fields) -> bool {
+fn matches_any(request: &Fields, response: &impl FieldValues) -> bool {
     // Weakly, because the client has a representation that will do; what is combined byte for byte is
     // compared strongly.
-    let own = response.get("etag").map(|tag| opaque(tag.as_bytes().trim_ascii()));
+    let own = response.value("etag").map(|tag| opaque(tag.trim_ascii()));
     request
         .get_all("if-none-match")
         .flat_map(|value| entity_tags(value.as_bytes()))
@@ -63,8 +63,8 @@ fn matches_any(request: &Fields, response: &Fields) -> bool {
 
 /// When a response was modified, as §4.3.2 reads it: `Last-Modified`, else `Date`, else the moment it
 /// came. A client whose copy is older than that Date gets the whole, although it may have the same.
-fn modified(response: &Fields, response_time: Timestamp) -> Timestamp {
-    let date = |name| response.date(name, response_time);
+fn modified(response: &impl FieldValues, response_time: Timestamp) -> Timestamp {
+    let date = |name| response.only_date(name, response_time);
     date("last-modified").or_else(|| date("date")).unwrap_or(response_time)
 }
 
@@ -104,7 +104,7 @@ pub fn if_range_holds(request: &Fields, stored: &StoredHead) -> bool {
     // A weak tag falls through, is no date either, and so does not hold: bytes of two representations
     // that are only equivalent must not meet.
     if value.starts_with(b"\"") {
-        let own = stored.fields.get("etag").map(|tag| tag.as_bytes().trim_ascii());
+        let own = stored.fields.get("etag").map(<[u8]>::trim_ascii);
         return own == Some(value);
     }
     let Some(date) = request.date("if-range", stored.response_time) else { return false };
@@ -118,12 +118,15 @@ pub(crate) fn strong_last_modified(stored: &StoredHead) -> Option<Timestamp> {
 
 /// `Last-Modified`, where it is a strong validator: older than `Date` by so much that no second change
 /// can hide in the same second (§8.8.2.2).
-pub(crate) fn strong_modification(response: &Fields, now: Timestamp) -> Option<Timestamp> {
+pub(crate) fn strong_modification(
+    response: &impl FieldValues,
+    now: Timestamp,
+) -> Option<Timestamp> {
     // A cache cannot know that one clock made both dates, so a second is not enough. RFC 7232 §2.2.2 named a
     // minute.
     const SAFE_SECONDS: u32 = 60;
-    let modified = response.date("last-modified", now)?;
-    let date = response.date("date", now)?;
+    let modified = response.only_date("last-modified", now)?;
+    let date = response.only_date("date", now)?;
     (date.seconds_since(modified).0 >= SAFE_SECONDS).then_some(modified)
 }
 

@@ -4,6 +4,7 @@
 use std::fmt;
 
 use crate::clock::Timestamp;
+use crate::message::fields::FieldValues;
 use crate::policy::key::Glob;
 use crate::policy::stored::StoredHead;
 
@@ -69,8 +70,8 @@ impl fmt::Display for Selector {
 /// The tags of a response, at most [`TAGS_MAX`].
 pub(crate) fn tags(head: &StoredHead) -> impl Iterator<Item = &str> {
     // Fastly separates by spaces, Cloudflare by commas, Varnish's xkey by either; no tag has one in it.
-    let values = TAG_FIELDS.into_iter().flat_map(|name| head.fields.get_all(name));
-    let lists = values.filter_map(|value| value.to_str().ok());
+    let values = TAG_FIELDS.into_iter().flat_map(|name| head.fields.values(name));
+    let lists = values.filter_map(|value| str::from_utf8(value).ok());
     let names = lists.flat_map(|list| list.split([' ', '\t', ',']));
     names.filter(|name| !name.is_empty()).take(TAGS_MAX)
 }
@@ -93,7 +94,7 @@ mod tests {
         let head = StoredHead {
             status: StatusCode::OK,
             part: None,
-            fields: [line].into_iter().collect::<Fields>(),
+            fields: [line].into_iter().collect::<Fields>().into(),
             directives: ResponseDirectives::default(),
             selecting: std::iter::empty().collect::<Selecting>(),
             lifetime: Lifetime::Explicit(DeltaSeconds(60)),

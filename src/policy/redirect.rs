@@ -7,7 +7,7 @@
 
 use http::StatusCode;
 
-use crate::message::fields::Fields;
+use crate::message::fields::{FieldValues, Fields};
 use crate::message::percent::encode;
 use crate::message::reference::resolve;
 use crate::message::target::{OriginUrl, split_authority};
@@ -72,15 +72,15 @@ pub struct OwnUrl<'a> {
 /// unless the key holds it: what is asked over https would find the same stored response.
 pub fn leads_nowhere(
     status: StatusCode,
-    fields: &Fields,
+    fields: &impl FieldValues,
     origin: &OriginUrl,
     own: &OwnUrl<'_>,
     rules: &KeyRules,
 ) -> bool {
     let is_redirect = status.is_redirection() && status != StatusCode::NOT_MODIFIED;
     is_redirect
-        && fields.get_all("location").any(|value| {
-            let location = std::str::from_utf8(value.as_bytes()).map(str::trim);
+        && fields.values("location").any(|value| {
+            let location = std::str::from_utf8(value).map(str::trim);
             location.is_ok_and(|location| names(location, origin, own, rules))
         })
 }

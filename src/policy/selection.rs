@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::clock::Timestamp;
-use crate::message::fields::Fields;
+use crate::message::fields::{FieldValues, Fields};
 use crate::policy::precondition::if_range_holds;
 use crate::policy::range::{self, Spec};
 use crate::policy::reason::Why;
@@ -117,7 +117,7 @@ pub fn select(
 
 /// Can the client decode a response with these fields, by its `Accept-Encoding` (RFC 9110 §12.5.3)? A
 /// response without a content coding every client can.
-pub fn takes_coding(request: &Fields, response: &Fields) -> bool {
+pub fn takes_coding(request: &Fields, response: &impl FieldValues) -> bool {
     // Deviation from §12.5.3: without the field any coding is acceptable, but here none is, because a
     // client that does not send it, such as curl, does not decode either. Only what is served offline
     // is chosen so.
@@ -136,7 +136,7 @@ pub fn takes_coding(request: &Fields, response: &Fields) -> bool {
         }
         by_any || coding.eq_ignore_ascii_case(b"identity")
     };
-    response.members("content-encoding").all(takes)
+    response.list("content-encoding").all(takes)
 }
 
 /// The name of a coding; `x-gzip` and `x-compress` are old names (RFC 9110 §8.4.1).

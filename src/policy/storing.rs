@@ -108,11 +108,12 @@ pub fn storable(
             || part.is_some() && *name == "content-range"
     };
     fields.retain(|name, _| !left_out(name));
-    fields.shrink();
+    // They are left out, and nobody asks for their names again.
+    let directives = ResponseDirectives { withheld: Vec::new(), ..directives };
     Ok(StoredHead {
         status,
         part,
-        fields,
+        fields: fields.into(),
         directives,
         selecting,
         lifetime,
@@ -342,7 +343,7 @@ fn refused_as_useless(facts: &Facts<'_>) -> Result<(), Detail> {
     let Facts { received: Received { status, fields, .. }, directives, .. } = facts;
     // Without a lifetime a validator is the only use of it; §3 permits keeping it for these statuses
     // and directives.
-    let may_be_asked_about = has_validator(fields)
+    let may_be_asked_about = has_validator(*fields)
         && (is_heuristically_cacheable(*status) || directives.public || directives.no_cache);
     refuse_if(facts.lifetime() == Lifetime::Unknown && !may_be_asked_about, Detail::NoFreshness)
 }

@@ -11,7 +11,7 @@ use http::header::{
 use http::{HeaderName, HeaderValue, StatusCode};
 
 use crate::clock::Timestamp;
-use crate::message::fields::{Fields, text_value};
+use crate::message::fields::{FieldValues, Fields, text_value};
 use crate::policy::partial::{Strong, strong_validator};
 use crate::policy::precondition::{opaque, strong_modification};
 use crate::policy::stored::{StoredHead, StoredResponse};
@@ -19,8 +19,8 @@ use crate::policy::vary::names_too_many;
 
 /// Has it a validator that can be offered to the origin server? Any: whether the validator is strong is
 /// the origin server's to weigh.
-pub fn has_validator(fields: &Fields) -> bool {
-    fields.contains(ETAG.as_str()) || fields.contains(LAST_MODIFIED.as_str())
+pub fn has_validator(fields: &impl FieldValues) -> bool {
+    [ETAG, LAST_MODIFIED].iter().any(|name| fields.value(name.as_str()).is_some())
 }
 
 /// Makes a request conditional: the client's own conditions give way to the validators of `stored`
@@ -35,7 +35,7 @@ pub fn make_conditional(sent: &mut Fields, stored: &StoredHead) {
     // the date (RFC 9110 §13.1.3).
     for (condition, validator) in [(IF_NONE_MATCH, ETAG), (IF_MODIFIED_SINCE, LAST_MODIFIED)] {
         match stored.fields.get(validator.as_str()) {
-            Some(value) => sent.set(condition, value.clone()),
+            Some(value) => sent.set(condition, stored_value(value)),
             None => sent.remove(condition.as_str()),
         }
     }
@@ -53,9 +53,14 @@ pub fn ask_for_rest(sent: &mut Fields, prefix: &StoredResponse) {
     };
     // The client's own If-Range is about what the client holds, not about this part.
     match validator {
-        Some(validator) => sent.set(IF_RANGE, validator.clone()),
+        Some(validator) => sent.set(IF_RANGE, stored_value(validator)),
         None => sent.remove(IF_RANGE.as_str()),
     }
+}
+
+/// A value of a stored field.
+fn stored_value(value: &[u8]) -> HeaderValue {
+    HeaderValue::from_bytes(value).expect("it was a value before")
 }
 
 /// Takes out what one client wanted of the representation and of the caches on the way: the rest is what
@@ -88,7 +93,7 @@ pub fn confirms(stored: &StoredHead, received: &Fields, now: Timestamp) -> bool 
         return same_modification(stored, received, now).unwrap_or(true);
     };
     // A tag in the 304 and none stored: only the date could still say that it is the same.
-    let Some(own) = stored.fields.get(ETAG.as_str()).map(|own| own.as_bytes().trim_ascii()) else {
+    let Some(own) = stored.fields.get(ETAG.as_str()).map(<[u8]>::trim_ascii) else {
         return same_modification(stored, received, now).unwrap_or(false);
     };
     // A 304 with another strong tag is about another representation, kind as it would be to take it:
@@ -106,7 +111,7 @@ pub fn confirms(stored: &StoredHead, received: &Fields, now: Timestamp) -> bool 
 fn same_modification(stored: &StoredHead, received: &Fields, now: Timestamp) -> Option<bool> {
     let name = LAST_MODIFIED.as_str();
     // An origin server may repeat what it cannot read itself.
-    if received.contains(name) && received.get(name) == stored.fields.get(name) {
+    if received.contains(name) && received.value(name) == stored.fields.get(name) {
         return Some(true);
     }
     let modified = received.date(name, now)?;
@@ -128,8 +133,9 @@ pub fn merged(stored: &StoredHead, received: &Fields) -> Fields {
             || name == "content-digest"
             || name == "content-range" && stored.part.is_some()
     };
-    let mut fields = Fields::with_capacity(stored.fields.len() + received.len());
-    for line in stored.fields.lines() {
+    let old = stored.fields.to_fields();
+    let mut fields = Fields::with_capacity(old.len() + received.len());
+    for line in old.lines() {
         if !stays(line.name) && received.contains(line.name.as_str()) {
             // All that came of a name is added at its first stored line, and the others are dropped.
             if !fields.contains(line.name.as_str()) {
@@ -164,7 +170,7 @@ pub fn merged(stored: &StoredHead, received: &Fields) -> Fields {
 /// Is a 200 to HEAD about what is stored (§4.3.5)? Both must have the same validators, or neither one,
 /// and its length must not contradict.
 pub fn head_confirms(stored: &StoredResponse, received: &Fields, length: Option<u64>) -> bool {
-    let agrees = |name: &str| received.get(name) == stored.fields.get(name);
+    let agrees = |name: &str| received.value(name) == stored.fields.get(name);
     // A validator on one side alone contradicts as well: the representation has gained it, or lost it,
     // since.
     stored.status == StatusCode::OK

@@ -8,7 +8,7 @@
 
 use http::HeaderName;
 
-use crate::message::fields::Fields;
+use crate::message::fields::{FieldValues, Fields};
 use crate::policy::credentials::is_credential;
 use crate::policy::digest::Salt;
 
@@ -28,7 +28,7 @@ pub struct Sent<'a> {
 
 /// The selecting header fields of a stored response and their values in the request it answered.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Selecting(Vec<(HeaderName, Option<Vec<u8>>)>);
+pub struct Selecting(Box<[(HeaderName, Option<Vec<u8>>)]>);
 
 impl Selecting {
     /// The values in `request` of the fields that `response` names in `Vary`. `None` if it names `*`,
@@ -48,7 +48,7 @@ impl Selecting {
                 values.push((name, value));
             }
         }
-        Some(Self(values))
+        Some(Self(values.into()))
     }
 
     /// The names, and the values where there were any.
@@ -79,7 +79,7 @@ impl Selecting {
     pub fn with(&self, other: &Self) -> Option<Self> {
         let is_new = |(name, _): &&(HeaderName, _)| !self.0.iter().any(|(known, _)| known == name);
         let all: Vec<_> = self.0.iter().chain(other.0.iter().filter(is_new)).cloned().collect();
-        (all.len() <= NAMES_MAX).then_some(Self(all))
+        (all.len() <= NAMES_MAX).then(|| Self(all.into()))
     }
 
     /// One text for all the values: requests that differ in none of them have the same text.
@@ -103,7 +103,7 @@ impl Selecting {
     /// Bytes in memory, those that were allocated and not used included.
     pub(crate) fn memory_bytes(&self) -> usize {
         let values = self.0.iter().map(|(_, value)| value.as_ref().map_or(0, Vec::len));
-        self.0.capacity() * size_of::<(HeaderName, Option<Vec<u8>>)>() + values.sum::<usize>()
+        size_of_val(&*self.0) + values.sum::<usize>()
     }
 }
 
@@ -118,7 +118,7 @@ impl FromIterator<(HeaderName, Option<Vec<u8>>)> for Selecting {
 ///
 /// Each selecting field must have the same value in both requests, absent matching absent. A
 /// language the client prefers to all others also fits a response that is in this language.
-pub fn matches(selecting: &Selecting, fields: &Fields, request: Sent<'_>) -> bool {
+pub fn matches(selecting: &Selecting, fields: &impl FieldValues, request: Sent<'_>) -> bool {
     // Deviation from §4.1, which speaks of values that match: a response that is written in the
     // client's one preferred language is what the origin server would choose, so it is given although
     // another list of languages brought it.
@@ -218,13 +218,13 @@ fn language_ranges(request: &Fields) -> Vec<(u16, Vec<u8>)> {
 }
 
 /// Is the stored response in the one language that the client prefers to all others?
-fn is_in_preferred_language(stored: &Fields, request: &Fields) -> bool {
+fn is_in_preferred_language(stored: &impl FieldValues, request: &Fields) -> bool {
     let ranges = language_ranges(request);
     let Some((weight, preferred)) = ranges.first() else { return false };
     // Two languages of the same weight leave the choice to the origin server, and it has not been
     // asked.
     let alone = ranges.get(1).is_none_or(|(second, _)| second < weight);
-    let mut languages = stored.members("content-language");
+    let mut languages = stored.list("content-language");
     let language = languages.next();
     alone
         && *weight > 0

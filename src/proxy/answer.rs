@@ -178,7 +178,7 @@ impl Proxy {
         stored: &StoredResponse,
         cache_status: CacheStatus,
     ) -> Response {
-        let mut fields = stored.fields.clone();
+        let mut fields = stored.fields.to_fields();
         keep_for_416(&mut fields);
         // No Age: the response is made now.
         self.finish(request, &mut fields, None, &cache_status);
@@ -209,7 +209,7 @@ impl Proxy {
         now: Timestamp,
         status: &CacheStatus,
     ) -> Fields {
-        let mut fields = head.fields.clone();
+        let mut fields = head.fields.to_fields();
         self.finish(request, &mut fields, Some(head.current_age(now).0), status);
         fields
     }

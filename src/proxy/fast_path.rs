@@ -16,7 +16,7 @@ use crate::policy::credentials::is_signed;
 use crate::policy::forwarding::{add_via, has_content};
 use crate::policy::plain::is_stored_plain;
 use crate::policy::rewriting::{Site, rewrite};
-use crate::policy::stored::StoredResponse;
+use crate::policy::stored::{ReadyFields, StoredResponse};
 use crate::proxy::Proxy;
 use crate::store::Variants;
 
@@ -34,7 +34,12 @@ pub struct Plain<'a> {
 pub struct FastHit {
     variants: Variants,
     now: Timestamp,
+    /// The field lines, where they are made for this request.
+    lines: Option<Vec<u8>>,
 }
+
+/// The line by which the proxy says what a response came over (RFC 9110 §7.6.3).
+const VIA_LINE: &[u8] = b"Via: 1.1 proxy\r\n";
 
 impl FastHit {
     /// The content.
@@ -42,12 +47,22 @@ impl FastHit {
         self.stored().content.here().expect("a fast hit is found in memory")
     }
 
-    /// Writes the head but for the empty line at its end: what was put together when it was first asked
-    /// for, and the fields that change.
+    /// Writes the head but for the empty line at its end: what is stored, as far as all clients get it, and the fields
+    /// that change.
     pub fn write_head(&self, out: &mut Vec<u8>) {
         let stored = self.stored();
-        out.extend_from_slice(stored.ready_head().unwrap_or_default());
-        out.extend_from_slice(b"Age: ");
+        write_status_line(out, stored.status);
+        match (stored.ready(), &self.lines) {
+            (_, Some(lines)) => out.extend_from_slice(lines),
+            (Some(ReadyFields::Copy(lines)), _) => out.extend_from_slice(lines),
+            _ => {
+                out.extend_from_slice(stored.fields.as_bytes());
+                out.extend_from_slice(VIA_LINE);
+            }
+        }
+        out.extend_from_slice(b"X-Cache: HIT\r\nContent-Length: ");
+        write_decimal(out, stored.content.len());
+        out.extend_from_slice(b"\r\nAge: ");
         write_decimal(out, u64::from(stored.current_age(self.now).0));
         out.extend_from_slice(b"\r\nCache-Status: proxy; hit");
         if let Some(seconds) = stored.freshness_left(self.now) {
@@ -90,44 +105,57 @@ impl Proxy {
         let shares = self.settings.reuse.share_credentials;
         let is_personal = !shares && (credentials || is_signed(target));
         let usable = stored.content.here().is_some() && is_stored_plain(stored, is_personal, now);
-        if !usable || stored.make_ready(|stored| self.ready_head(stored)).is_none() {
+        if !usable {
             return None;
         }
+        let lines = match stored.make_ready(|stored| self.ready_fields(stored)) {
+            ReadyFields::Differing => return None,
+            ReadyFields::Stored | ReadyFields::Copy(_) => None,
+            ReadyFields::Others => Some(self.plain_lines(stored)?),
+        };
         // As `Proxy::reuse` does: neither eviction nor the count of reuses may depend on the path.
         stored.note_reuse();
         self.cache.touch(key, stored);
-        Some(FastHit { variants, now })
+        Some(FastHit { variants, now, lines })
     }
 
-    /// What all plain requests are answered with, but for the fields that change: `None` if there is
+    /// Which field lines plain requests get of this response.
+    fn ready_fields(&self, stored: &StoredResponse) -> ReadyFields {
+        let Some(lines) = self.plain_lines(stored) else { return ReadyFields::Differing };
+        if lines.strip_suffix(VIA_LINE) == Some(stored.fields.as_bytes()) {
+            ReadyFields::Stored
+        } else if stored.has_space_for_copy() && lines.len() <= stored.fields.as_bytes().len() {
+            ReadyFields::Copy(lines.into_boxed_slice())
+        } else {
+            ReadyFields::Others
+        }
+    }
+
+    /// The field lines that all plain requests get, but for those that change: `None` if there is
     /// more to it, as with fields that name the host that the client asked.
-    fn ready_head(&self, stored: &StoredResponse) -> Option<Vec<u8>> {
+    fn plain_lines(&self, stored: &StoredResponse) -> Option<Vec<u8>> {
         if !has_content(stored.status) {
             return None;
         }
-        let mut fields = stored.fields.clone();
+        let mut fields = stored.fields.to_fields();
         let public = self.settings.public_url.as_ref();
         // A host that nobody asks for: if rewriting changes anything, the head depends on the client's
         // Host, and is not the same for all.
         let authority = public.map_or("host.invalid", |public| &public.authority);
         let scheme = public.map_or(Scheme::Http, |public| public.scheme);
         let site = Site { scheme, authority: Some(Cow::Borrowed(authority)) };
+        let before = public.is_none().then(|| fields.clone());
         rewrite(&mut fields, &self.settings.origin, &site);
-        if public.is_none() && fields != stored.fields {
+        if before.is_some_and(|before| before != fields) {
             return None;
         }
         self.settings.hide_from_browsers(&mut fields);
-        // `write_head` writes the age for each client; the proxy's own X-Cache stands below.
+        // `write_head` writes these for each client.
         fields.remove(AGE.as_str());
         fields.remove("x-cache");
         add_via(&mut fields);
-        let mut head = Vec::with_capacity(stored.ready_bytes());
-        write_status_line(&mut head, stored.status);
-        fields.write_to(&mut head);
-        head.extend_from_slice(b"X-Cache: HIT\r\nContent-Length: ");
-        write_decimal(&mut head, stored.content.len());
-        head.extend_from_slice(b"\r\n");
-        head.shrink_to_fit();
-        Some(head)
+        let mut lines = Vec::with_capacity(fields.wire_bytes());
+        fields.write_to(&mut lines);
+        Some(lines)
     }
 }

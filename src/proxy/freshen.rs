@@ -108,8 +108,12 @@ impl Proxy {
                 let age_on_arrival =
                     corrected_initial_age(&fields, question.request_time, response_time);
                 strip_received(&mut fields);
-                let head =
-                    StoredHead { fields, age_on_arrival, response_time, ..stored.head().clone() };
+                let head = StoredHead {
+                    fields: fields.into(),
+                    age_on_arrival,
+                    response_time,
+                    ..stored.head().clone()
+                };
                 (Arc::new(stored.with(head, stored.content.clone())), Some(detail))
             }
         }

@@ -81,7 +81,7 @@ impl Proxy {
         variants: Vec<Arc<StoredResponse>>,
     ) -> Next {
         // Whatever the outcome, memory is not looked at again: these are as new as what it has.
-        let cause = Cause::Recalled(duty, Arc::new(variants));
+        let cause = Cause::Recalled(duty, variants.into());
         // Another proxy may have been waited for, and what it has stored is newer than the question.
         let question = question.after_a_wait(self.clock.now());
         self.lookup(question, History::default(), cause)

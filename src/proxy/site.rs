@@ -11,7 +11,7 @@ use std::sync::Arc;
 use http::StatusCode;
 use http::header::AUTHORIZATION;
 
-use crate::message::fields::Fields;
+use crate::message::fields::{FieldValues, Fields};
 use crate::message::request::Request;
 use crate::message::target::{Scheme, is_loopback, split_authority};
 use crate::origin::Interim;
@@ -127,7 +127,7 @@ impl Settings {
         &self,
         request: &Request,
         status: StatusCode,
-        fields: &Fields,
+        fields: &impl FieldValues,
     ) -> bool {
         if !status.is_redirection() {
             return false;

@@ -498,7 +498,7 @@ mod tests {
         let head = StoredHead {
             status: StatusCode::OK,
             part: None,
-            fields: Fields::new(),
+            fields: Fields::new().into(),
             directives: ResponseDirectives::default(),
             selecting: Selecting::default(),
             lifetime: Lifetime::Unknown,

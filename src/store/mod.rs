@@ -35,7 +35,7 @@ pub use arrivals::Reservation;
 pub use outcome::{Purged, Put};
 
 /// The responses stored for one target URI, the most recent first.
-pub type Variants = Arc<Vec<Arc<StoredResponse>>>;
+pub type Variants = Arc<[Arc<StoredResponse>]>;
 
 /// How much a store holds, and what it has dropped since the start.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]

@@ -47,7 +47,7 @@ impl Overlay {
     pub(in crate::store) fn show(&self, key: &CacheKey, variants: &[Arc<StoredResponse>]) {
         // Copies have counts of reuses of their own: an explanation must not use up what `--hit-ttl` leaves.
         let variants = variants.iter().map(|original| Arc::new(original.copied()));
-        self.by_key.lock().insert(key.to_string(), Arc::new(variants.collect()));
+        self.by_key.lock().insert(key.to_string(), variants.collect());
     }
 
     /// Puts `response` in, after `old` has gone; `false` if that was not there. One lock over both, as in a
@@ -75,7 +75,7 @@ impl Overlay {
         if variants.is_empty() {
             by_key.remove(key.as_str());
         } else {
-            by_key.insert(key.to_string(), Arc::new(variants));
+            by_key.insert(key.to_string(), variants.into());
         }
         true
     }

@@ -339,7 +339,9 @@ fn combined(
         both.extend(&high[union.from as usize..]);
         content = both.into_bytes();
         head.part = Some(union.part);
-        without_digests(&mut head.fields);
+        let mut fields = head.fields.to_fields();
+        without_digests(&mut fields);
+        head.fields = fields.into();
         if union.is_whole() {
             as_whole(&mut head);
             break;

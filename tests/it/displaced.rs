@@ -55,7 +55,7 @@ fn stored(number: usize, new: &New) -> Arc<StoredResponse> {
         part: new
             .bytes
             .map(|(first, last)| Part { span: Span { first, last }, complete: Some(100) }),
-        fields,
+        fields: fields.into(),
         response_time: Timestamp::from_seconds(1 + number as u64),
         ..plain.head().clone()
     };

@@ -38,7 +38,7 @@ fn head(fields: Fields, part: Option<Part>) -> StoredHead {
         status: if part.is_some() { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK },
         part,
         directives: ResponseDirectives::read(&fields),
-        fields,
+        fields: fields.into(),
         selecting: Selecting::default(),
         lifetime: Lifetime::Unknown,
         age_on_arrival: DeltaSeconds::ZERO,

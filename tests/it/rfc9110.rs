@@ -27,7 +27,7 @@ fn stored(status: u16, text: &str) -> StoredHead {
     StoredHead {
         status: StatusCode::from_u16(status).expect("a status"),
         part: None,
-        fields: fields(text),
+        fields: fields(text).into(),
         directives: ResponseDirectives::default(),
         selecting: Selecting::default(),
         lifetime: Lifetime::Explicit(DeltaSeconds(60)),

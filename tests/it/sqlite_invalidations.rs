@@ -61,7 +61,9 @@ fn tagged(tag: &str, is_fresh: bool, content: &str, received: u64) -> Arc<Stored
     let plain = response(None, b"", 1000);
     let mut head = plain.head().clone();
     let tag = HeaderValue::try_from(tag).expect("a value");
-    head.fields.append(HeaderName::from_static("surrogate-key"), tag);
+    let mut fields = head.fields.to_fields();
+    fields.append(HeaderName::from_static("surrogate-key"), tag);
+    head.fields = fields.into();
     head.fresh_until = at(if is_fresh { NOW + 50 } else { NOW });
     head.response_time = Timestamp::from_seconds(received);
     Arc::new(StoredResponse::new(head, Bytes::copy_from_slice(content.as_bytes())))

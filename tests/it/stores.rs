@@ -146,9 +146,9 @@ fn a_freshened_response_may_name_more_selecting_fields() {
     for Kept { name, store, .. } in &all() {
         for content in [b"content".to_vec(), vec![b'x'; 100_000]] {
             let tagged = response(None, &content, 9);
-            let mut fields = tagged.fields.clone();
+            let mut fields = tagged.fields.to_fields();
             fields.set_text("etag", "W/\"a\"".to_string());
-            let head = StoredHead { fields, ..tagged.head().clone() };
+            let head = StoredHead { fields: fields.into(), ..tagged.head().clone() };
             put(store, "a", Arc::new(tagged.with(head, tagged.content.clone())));
             let old = variants(store, "a")[0].clone();
             let selecting = response(Some("en"), b"", 9).selecting.clone();
@@ -283,7 +283,9 @@ fn what_is_behind_memory_alone_is_freshened_if_it_is_still_there() {
 fn tagged(tag: &'static str, fresh_until: u64) -> Arc<StoredResponse> {
     let plain = response(None, b"x", 1000);
     let mut head = plain.head().clone();
-    head.fields.append(HeaderName::from_static("surrogate-key"), HeaderValue::from_static(tag));
+    let mut fields = head.fields.to_fields();
+    fields.append(HeaderName::from_static("surrogate-key"), HeaderValue::from_static(tag));
+    head.fields = fields.into();
     head.fresh_until = at(fresh_until);
     Arc::new(StoredResponse::new(head, Bytes::from_static(b"x")))
 }

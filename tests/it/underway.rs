@@ -47,7 +47,9 @@ fn behind_memory(folder: &TemporaryFolder) -> Arc<Cache> {
 fn tagged(tag: &str, text: &str, is_fresh: bool) -> Arc<StoredResponse> {
     let mut head = response(None, b"", 1000).head().clone();
     let value = HeaderValue::try_from(tag).expect("a value");
-    head.fields.append(HeaderName::from_static("surrogate-key"), value);
+    let mut fields = head.fields.to_fields();
+    fields.append(HeaderName::from_static("surrogate-key"), value);
+    head.fields = fields.into();
     head.fresh_until = at(if is_fresh { NOW + 1 } else { NOW });
     Arc::new(StoredResponse::new(head, Bytes::copy_from_slice(text.as_bytes())))
 }

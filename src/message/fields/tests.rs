@@ -83,7 +83,7 @@ fn a_name_goes_out_as_it_came_whichever_letters_are_capitals() {
             let restored = restored(&fields);
             assert_eq!(written(&restored), expected, "from a store");
             assert_eq!(restored, fields);
-            let is_usual = fields.spellings.memory_bytes() == 0;
+            let is_usual = fields.spellings == Spellings::default();
             assert_eq!(is_usual, spelt == usual, "the usual capitals take no memory: {spelt}");
             fields.remove(&name);
             assert_eq!(fields.spellings, Spellings::default(), "{spelt} was the only one");

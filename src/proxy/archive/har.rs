@@ -25,7 +25,7 @@ use serde_json::Value;
 
 use crate::clock::Timestamp;
 use crate::message::date;
-use crate::message::fields::{FieldLine, Fields};
+use crate::message::fields::Fields;
 use crate::policy::credentials::{REDACTED, is_credential, redacted};
 use crate::policy::forwarding::strip_hop_by_hop;
 use crate::policy::key::CacheKey;
@@ -281,7 +281,7 @@ impl HarRequest {
 
 impl HarResponse {
     fn new(head: &StoredHead, content: &[u8], secrets: Secrets) -> Self {
-        let value = |name: &str| head.fields.get(name).map_or(&b""[..], HeaderValue::as_bytes);
+        let value = |name: &str| head.fields.get(name).unwrap_or_default();
         // JSON holds no bytes: what is no UTF-8 goes as base64.
         let (encoding, text) = match std::str::from_utf8(content) {
             Ok(text) => (None, text.to_string()),
@@ -312,12 +312,11 @@ impl HarResponse {
 }
 
 impl HarPair {
-    fn of_line(line: FieldLine<'_>, secrets: Secrets) -> Self {
-        let mut spelt = Vec::new();
-        line.write_name(&mut spelt);
+    fn of_line((spelt, value): (&[u8], &[u8]), secrets: Secrets) -> Self {
+        let name = String::from_utf8_lossy(spelt).into_owned();
         // What is a secret does not depend on how its name is spelt.
-        let value = shown(line.name.as_str(), line.value.as_bytes(), secrets);
-        Self { name: String::from_utf8_lossy(&spelt).into_owned(), value: value.into_owned() }
+        let value = shown(&name.to_ascii_lowercase(), value, secrets).into_owned();
+        Self { name, value }
     }
 }
 

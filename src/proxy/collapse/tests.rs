@@ -171,7 +171,7 @@ fn growing() -> Arc<Shareable> {
     let head = StoredHead {
         status: StatusCode::OK,
         part: None,
-        fields: Fields::new(),
+        fields: Fields::new().into(),
         directives: ResponseDirectives::default(),
         selecting: Selecting::default(),
         lifetime: Lifetime::Unknown,

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use http::Method;
 use http::header::{IF_MODIFIED_SINCE, IF_NONE_MATCH};
 
+use crate::message::fields::FieldValues;
 use crate::origin::{OriginHead, RequestHead};
 use crate::policy::validation::make_unconditional;
 use crate::proxy::Proxy;
@@ -78,7 +79,7 @@ impl Transfer {
             && !head.silently_delimited
             && ["etag", "last-modified", "content-type", "content-encoding"]
                 .iter()
-                .all(|name| head.fields.get(name) == before.fields.get(name));
+                .all(|name| head.fields.value(name) == before.fields.get(name));
         if is_same {
             self.sink.begin_to_compare();
         }

@@ -134,7 +134,7 @@ impl KeyedEntries for Cost {
         if variants.is_empty() {
             return false;
         }
-        let variants = Arc::new(variants);
+        let variants = Variants::from(variants);
         let took = begun.map(Begun::elapsed);
         let mut order = entries.order.lock();
         let past = present.and_then(|present| {

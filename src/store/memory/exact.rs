@@ -201,7 +201,7 @@ impl Index {
         self.by_uselessness.insert((response.useful_until, number));
         self.by_use.put(number, (key.clone(), Arc::clone(&response)));
         let (variants, numbers) = self.by_key.entry(key.clone()).or_default();
-        *variants = Arc::new(with_variant(variants, response).0);
+        *variants = with_variant(variants, response).0.into();
         numbers.push(number);
         if numbers.len() == 1 {
             self.keys.add(key);
@@ -216,7 +216,7 @@ impl Index {
         self.bytes -= response.memory_bytes(&key) as u64;
         if let Some((variants, numbers)) = self.by_key.get_mut(&key) {
             let kept = variants.iter().filter(|other| !Arc::ptr_eq(other, &response));
-            *variants = Arc::new(kept.cloned().collect());
+            *variants = kept.cloned().collect();
             numbers.retain(|other| *other != number);
             if variants.is_empty() {
                 self.by_key.remove(&key);

@@ -89,7 +89,7 @@ mod tests {
         let head = StoredHead {
             status: StatusCode::OK,
             part: None,
-            fields: Fields::new(),
+            fields: Fields::new().into(),
             directives: ResponseDirectives::default(),
             selecting: Selecting::default(),
             lifetime: Lifetime::Explicit(DeltaSeconds(60)),
@@ -98,7 +98,7 @@ mod tests {
             fresh_until: Timestamp::MAX,
             useful_until: Timestamp::MAX,
         };
-        Arc::new(vec![Arc::new(StoredResponse::new(head, Bytes::new()))])
+        [Arc::new(StoredResponse::new(head, Bytes::new()))].into()
     }
 
     #[test]

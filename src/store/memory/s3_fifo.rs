@@ -123,7 +123,7 @@ impl S3Fifo {
         while weight > self.entry_weight_max {
             weight -= variants.pop().as_ref().map(weight_of)?;
         }
-        (!variants.is_empty()).then(|| WeighedEntry { variants: Arc::new(variants), weight })
+        (!variants.is_empty()).then(|| WeighedEntry { variants: variants.into(), weight })
     }
 }
 

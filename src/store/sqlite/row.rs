@@ -35,7 +35,7 @@ impl ResponseRow {
     ) -> Self {
         let text = |name: &str| {
             let value = head.fields.get(name)?;
-            Some(String::from_utf8_lossy(value.as_bytes()).into_owned())
+            Some(String::from_utf8_lossy(value).into_owned())
         };
         let selecting: Vec<String> = head
             .selecting
@@ -47,7 +47,7 @@ impl ResponseRow {
         // NULL is never: SQLite has no number that is later than all others for a person who queries the file.
         let until = |moment: Timestamp| (moment != Timestamp::MAX).then(|| seconds(moment));
         let mut fields = Vec::new();
-        head.fields.write_to(&mut fields);
+        fields.extend_from_slice(head.fields.as_bytes());
         Self {
             status: head.status.as_u16(),
             stored: seconds(head.response_time),

@@ -4,7 +4,7 @@
 use std::io;
 use std::sync::Arc;
 
-use caching_proxy::message::fields::Fields;
+use caching_proxy::message::fields::{FieldValues, Fields};
 use caching_proxy::policy::key::CacheKey;
 use caching_proxy::policy::purging::Selector;
 use caching_proxy::policy::reason::Detail;
@@ -192,7 +192,7 @@ impl World {
         &self,
         proxy: usize,
         serial: &str,
-        fields: &Fields,
+        fields: &impl FieldValues,
         is_later: impl Fn(u64) -> bool,
     ) -> Option<(u64, &Purge)> {
         let serial: usize = serial.parse().ok()?;

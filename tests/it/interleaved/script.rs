@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use caching_proxy::clock::Timestamp;
 use caching_proxy::message::date;
-use caching_proxy::message::fields::Fields;
+use caching_proxy::message::fields::{FieldValues, Fields};
 use caching_proxy::origin::RequestHead;
 use caching_proxy::origin::{OriginError, OriginHead};
 use http::{HeaderValue, Method, StatusCode, Version};
@@ -131,7 +131,7 @@ impl Script {
         (proxy, step, at): (usize, u64, Timestamp),
         random: &mut Random,
     ) -> Answered {
-        let asked = text(&head.fields, "cache-control");
+        let asked = text(&*head.fields, "cache-control");
         assert!(!asked.contains("only-if-cached"), "the origin server is asked: {}", head.url);
         let resource = resource_of(&head.url);
         if !self.is_reliable
@@ -282,8 +282,8 @@ pub fn letter(resource: usize) -> char {
 }
 
 /// A field as text.
-pub fn text(fields: &Fields, name: &str) -> String {
-    fields.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_string()
+pub fn text(fields: &impl FieldValues, name: &str) -> String {
+    fields.value(name).map(String::from_utf8_lossy).unwrap_or_default().into_owned()
 }
 
 fn whole(status: u16, said: &str, content: Vec<u8>) -> (OriginHead, Option<Vec<u8>>) {

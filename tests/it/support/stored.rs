@@ -46,7 +46,7 @@ pub fn response(language: Option<&str>, content: &[u8], useful_until: u64) -> Ar
         status: StatusCode::OK,
         part: None,
         selecting: Selecting::read(&fields, sent).expect("no star"),
-        fields,
+        fields: fields.into(),
         directives: ResponseDirectives::default(),
         lifetime: Lifetime::Explicit(DeltaSeconds(60)),
         age_on_arrival: DeltaSeconds::ZERO,

@@ -19,7 +19,7 @@ fn head(fields: Fields) -> StoredHead {
     StoredHead {
         status: StatusCode::OK,
         part: None,
-        fields,
+        fields: fields.into(),
         directives: ResponseDirectives::default(),
         selecting: Selecting::default(),
         lifetime: Lifetime::Unknown,

@@ -32,7 +32,7 @@ fn put(name: impl std::fmt::Display, bytes: usize) -> Change {
     let head = StoredHead {
         status: StatusCode::OK,
         part: None,
-        fields: Fields::new(),
+        fields: Fields::new().into(),
         directives: ResponseDirectives::default(),
         selecting: std::iter::empty().collect::<Selecting>(),
         lifetime: Lifetime::Explicit(DeltaSeconds(60)),
