@@ -16,12 +16,17 @@ import time
 import typing
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-BINARY = os.path.join(ROOT, "target/release/proxy")
 CANNED = os.path.join(ROOT, "target/release/examples/canned")
 QUICK = "--quick" in sys.argv
 BESIDE = sys.argv[sys.argv.index("--beside") + 1] if "--beside" in sys.argv else None
+BUILT = os.path.join(ROOT, "target/release/proxy")
+BINARY = sys.argv[sys.argv.index("--binary") + 1] if "--binary" in sys.argv else BUILT
 PEERS = ("nginx", "haproxy", "varnish")
 ROUNDS, SECONDS = (1, 1) if QUICK else (5, 2)
+
+
+def build(*targets):
+    subprocess.run(["cargo", "build", "--release", "--quiet", *targets], cwd=ROOT, check=True)
 
 
 def free_port():
@@ -139,7 +144,8 @@ error_log {folder}/{name}.log crit; worker_rlimit_nofile 16384; events {{ worker
 http {{ access_log off; {paths} keepalive_requests 1000000000; keepalive_timeout 300; sendfile on; {http} }}""")
 
 
-def haproxy_conf(folder, name, port, behind, cached=True, backend="", server=""):
+def haproxy_conf(folder, name, port, behind, cached=True, backend="", server="", mebibytes=256,
+                 object_bytes_max=20_000_000):
     """`backend` and `server` are added to the section and the line of these names."""
     backend += "\n  http-request cache-use all\n  http-response cache-store all" if cached else ""
     return write(f"{folder}/{name}.cfg", f"""global
@@ -151,8 +157,8 @@ defaults
   timeout server 60s
   timeout connect 5s
 cache all
-  total-max-size 256
-  max-object-size 20000000
+  total-max-size {mebibytes}
+  max-object-size {object_bytes_max}
   max-age 3600
 frontend clients
   bind 127.0.0.1:{port}
