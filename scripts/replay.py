@@ -1,11 +1,11 @@
 """Hit ratio at equal memory: a trace over HTTP through the proxy, under each of its policies, and through its peers.
 
     scripts/bench --hits-of TRACE [--hits-of TRACE...] [--memory 4M,16M,48M] [--policies cost,s3-fifo,lru]
-                  [--peers nginx,haproxy,varnish] [--cost-scale 0.02] [--binary BINARY]
+                  [--peers nginx,haproxy,varnish] [--cost-scale 0.02] [--yardstick] [--binary BINARY]
 
 TRACE has a request a line, `id size` or `id size cost`, the cost in milliseconds of the origin server's time; it may
 be a .xz or .gz, `-` is the standard input, and `synthetic` or `synthetic:SEED` comes from synthetic_trace.py.
---peers none leaves the peers out.
+--peers none leaves the peers out. --yardstick adds what is attainable, which yardstick.py works out offline.
 
 The ratios follow from what the origin server was asked, which is the truth and the same for all. One connection asks
 in the order of the trace, and for the next when it has the whole answer: what is found depends on no timing. Memory
@@ -26,9 +26,11 @@ import sys
 import tempfile
 import typing
 
+import yardstick
 from measure import BINARY, BUILT, PEERS, ROOT, build
 from replay_servers import MEBIBYTE, entrants
 from synthetic_trace import trace as synthetic_trace
+from uncached import left_out
 
 # At their full length, the costs of a trace would take hours. Scaled, a median of 40 ms is 0.8 ms, still well above
 # the noise of loopback, 0.1 ms.
@@ -72,6 +74,8 @@ def main():
         for memory in options.memory:
             print(f"\n{trace.describe()}; {memory / MEBIBYTE:g} MiB of cache", flush=True)
             beside_peers(trace, memory, options)
+            if options.yardstick:
+                offline(trace, memory)
 
 
 def arguments():
@@ -83,6 +87,7 @@ def arguments():
     parser.add_argument("--policies", type=words, default="cost,s3-fifo,lru")
     parser.add_argument("--peers", type=words, default=",".join(PEERS))
     parser.add_argument("--cost-scale", type=float, default=COST_SCALE)
+    parser.add_argument("--yardstick", action="store_true")
     # These are read by measure.py.
     parser.add_argument("--binary")
     parser.add_argument("--beside")
@@ -150,6 +155,21 @@ def beside_peers(trace, memory, options):
             saved = ratios(trace, asked)
             name = entrant.name + f" ({errors:,} ERRORS)" * bool(errors)
             row(name, *(f"{saved[column]:.2f}" for column in columns), f"{memory_used / MEBIBYTE:.1f}")
+
+
+def offline(trace, memory):
+    """What is attainable, where libcachesim is or can be installed."""
+    python, why_not = yardstick.interpreter()
+    if not python:
+        left_out("the yardstick", why_not)
+        return
+    columns = trace.columns()
+    print()
+    row("offline, content alone", *columns.values())
+    row(*["---"] * (len(columns) + 1))
+    for policy, sums in yardstick.missed(python, trace.requests, memory).items():
+        saved = ratios(trace, sums)
+        row(policy, *(f"{saved[column]:.2f}" for column in columns))
 
 
 def ratios(trace, missed):

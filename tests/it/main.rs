@@ -58,6 +58,7 @@ mod redis_errors;
 mod redis_lists;
 mod redis_places;
 mod redis_state;
+mod replayed;
 mod rfc9110;
 mod rfc9111;
 mod rfc9213;
