@@ -32,9 +32,11 @@ from replay_servers import MEBIBYTE, entrants
 from synthetic_trace import trace as synthetic_trace
 from uncached import left_out
 
-# At their full length, the costs of a trace would take hours. Scaled, a median of 40 ms is 0.8 ms, still well above
-# the noise of loopback, 0.1 ms.
+# At their full length, the costs of a trace would take hours. Scaled, 40 ms are 0.8 ms, still well above the noise of
+# loopback, 0.1 ms. The transfer is not scaled: 1 MiB counts as much as some 20 ms.
 COST_SCALE = 0.02
+# Where the trace names no costs, all are the same: otherwise the policies that weigh them would weigh noise.
+SAME_COST_MS = 40
 MEMORY_READINGS = 20
 COLUMNS = {"requests": "object hit ratio, %", "bytes": "byte hit ratio, %", "cost": "origin time saved, %"}
 
@@ -121,8 +123,8 @@ def read(source):
     has_costs = bool(rows) and len(rows[0]) == 3
     for number, row in enumerate(rows, 1):
         if not re.fullmatch(r"\w+ \d+" + r" \d+(\.\d+)?" * has_costs, " ".join(row)):
-            sys.exit(f"{source}: line {number} is `{' '.join(row)}`; expected `id size`, or `id size cost` in all lines")
-    rows = [(row[0], int(row[1]), float(row[2]) if has_costs else 0) for row in rows]
+            sys.exit(f"{source}: line {number}: `{' '.join(row)}`; expected `id size`, or in all lines `id size cost`")
+    rows = [(row[0], int(row[1]), float(row[2]) if has_costs else SAME_COST_MS) for row in rows]
     return Trace(re.sub(r"(\.txt)?(\.xz|\.gz)?$", "", os.path.basename(source)), normal(rows), has_costs)
 
 
