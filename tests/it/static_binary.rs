@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::support::TemporaryFolder;
 use super::support::origin::{Origin, Step, on};
 use super::support::proxy::{Proxy, command_of};
+use super::support::{TemporaryFolder, redis};
 
 const MEBIBYTE: usize = 1 << 20;
 const MEMORY_LIMIT: usize = 32 * MEBIBYTE;
@@ -68,15 +68,7 @@ fn it_runs_in_little_memory() {
     let next = std::cell::Cell::new(0);
     let proxies = exercise(|args| {
         let group = &groups[next.replace(next.get() + 1)];
-        let Some(group) = group else {
-            let mut command = command_of(&binary);
-            command.args(args);
-            return command;
-        };
-        let mut command = command_of("sh");
-        command.args(["-c", "echo $$ > \"$0\" && exec \"$@\""]);
-        command.arg(group.0.join("cgroup.procs")).arg(&binary).args(args);
-        command
+        limited(group.as_ref(), &binary, args)
     });
     println!("within control groups of 32 MiB: {}", groups.iter().all(Option::is_some));
     for proxy in &proxies {
@@ -84,6 +76,69 @@ fn it_runs_in_little_memory() {
         println!("at most {highest} KiB");
         assert!(highest < (MEMORY_LIMIT / 1024) as u64, "{highest} KiB");
     }
+}
+
+/// Responses of many sizes, some twenty times what the memory of the cache holds, asked for in turns.
+fn churn(proxy: &Proxy) {
+    let mut client = proxy.connect();
+    for turn in 0..5 {
+        for number in 0..CHURNED {
+            let target = format!("/{}", (number * 7 + turn) % CHURNED);
+            client.request("GET", &target, "", "");
+            assert_eq!(
+                client.reply().content.len(),
+                size_of_churned((number * 7 + turn) % CHURNED)
+            );
+        }
+    }
+}
+
+const CHURNED: usize = 1_200;
+
+/// From nothing to 128 KiB, most of them small.
+fn size_of_churned(number: usize) -> usize {
+    (number * 37 % 97) * (1 << (number % 9)) * 5
+}
+
+#[test]
+fn it_keeps_within_little_memory_with_every_store() {
+    let Some(binary) = static_binary() else { return };
+    let text = |number| "x".repeat(size_of_churned(number));
+    let rules = (0..CHURNED).map(|number| {
+        on(&format!("GET /{number}"))
+            .send(200, "Cache-Control: max-age=600", &text(number))
+            .always()
+    });
+    let origin = Origin::script(rules);
+    let folder = TemporaryFolder::new();
+    let servers: Vec<_> = redis::programs().into_iter().map(redis::Server::start).collect();
+    let mut stores =
+        vec!["memory".to_string(), format!("sqlite:{}", folder.file("cache.sqlite").display())];
+    stores.extend(servers.iter().map(redis::Server::url));
+    for store in stores {
+        let group = MemoryGroup::new();
+        let url = origin.url();
+        let args = ["--origin", &*url, "--threads", "2", "--cache-memory", "4M", "--store", &store];
+        let proxy = Proxy::start_as(limited(group.as_ref(), &binary, &args));
+        churn(&proxy);
+        let (_, highest) = proxy.memory_kib();
+        println!("{store}: at most {highest} KiB");
+        let most = if store == "memory" { 12 << 10 } else { (MEMORY_LIMIT / 1024) as u64 };
+        assert!(highest <= most, "{store}: {highest} KiB");
+    }
+}
+
+/// The command, in a control group if there is one.
+fn limited(group: Option<&MemoryGroup>, binary: &str, args: &[&str]) -> Command {
+    let Some(group) = group else {
+        let mut command = command_of(binary);
+        command.args(args);
+        return command;
+    };
+    let mut command = command_of("sh");
+    command.args(["-c", "echo $$ > \"$0\" && exec \"$@\""]);
+    command.arg(group.0.join("cgroup.procs")).arg(binary).args(args);
+    command
 }
 
 /// A control group that ends whoever takes more than 32 MiB, where this machine lets us make one.
