@@ -27,10 +27,16 @@ const BESIDE: [(&str, &[&str]); 2] = [
 /// The one file of `message` that several threads share: a body that some write and others read.
 const SHARED_BODY: &str = "message/growing";
 /// A dependency, and the files that may name it.
-const FENCES: [(&str, &[&str]); 25] = [
+const FENCES: [(&str, &[&str]); 26] = [
     (
         "rustix::",
-        &["daemon/mod.rs", "daemon/takeover.rs", "store/sqlite/schema.rs", "store/tiers/writer.rs"],
+        &[
+            "daemon/mod.rs",
+            "daemon/takeover.rs",
+            "store/packing.rs",
+            "store/sqlite/schema.rs",
+            "store/tiers/writer.rs",
+        ],
     ),
     ("listenfd::", &["daemon/systemd.rs"]),
     (
@@ -116,6 +122,7 @@ const FENCES: [(&str, &[&str]); 25] = [
     ),
     ("httparse::", &["front/event/parse.rs", "message/head.rs", "daemon/instances.rs"]),
     ("memmap2::", &["message/buffer.rs"]),
+    ("zstd::", &["message/packed.rs"]),
     (
         "ureq::",
         &[

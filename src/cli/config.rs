@@ -61,6 +61,8 @@ pub struct Config {
     pub origin_concurrency: Option<usize>,
     /// `--origin-connections`: connections to one authority that are in use at a time.
     pub origin_connections: usize,
+    /// `--cache-compress`: text is compressed in memory when that is nearly full.
+    pub compresses: bool,
     /// `--eviction-policy`: what memory removes when it is full.
     pub eviction: Eviction,
     /// The bounds of memory: `--cache-memory`, `--cache-size-limit`, `--max-object-size`.
@@ -191,6 +193,7 @@ impl Config {
             origin_concurrency: values.number_if_any("--origin-concurrency")?.map(|n| n as usize),
             origin_connections: origin_connections(&values)?,
             eviction: values.one_of("--eviction-policy", &POLICIES)?,
+            compresses: values.one_of("--cache-compress", &ON_OFF)?,
             limits: memory_limits(&values, storing.object_bytes_max)?,
             storing,
             store,
@@ -237,6 +240,7 @@ const FRONTS: [(&str, FrontKind); 2] =
     [("event", FrontKind::Event), ("tiny-http", FrontKind::TinyHttp)];
 const MODES: [(&str, Mode); 3] =
     [("standard", Mode::Standard), ("force", Mode::Force), ("offline", Mode::Offline)];
+const ON_OFF: [(&str, bool); 2] = [("on", true), ("off", false)];
 const POLICIES: [(&str, Eviction); 5] = [
     ("cost", Eviction::Cost),
     ("s3-fifo", Eviction::S3Fifo),

@@ -15,12 +15,13 @@ use crate::store::cache::CacheUsage;
 /// All counters of one number, those of the stores included, and the others.
 fn snapshot(proxy: &Proxy) -> Snapshot {
     let mut snapshot = proxy.stats().snapshot();
-    let CacheUsage { memory: usage, backing } = proxy.cache().usage();
+    let CacheUsage { memory: usage, backing, packed } = proxy.cache().usage();
     snapshot.counts.extend([
         (Counter::MemoryResponses, usage.responses),
         (Counter::MemoryBytes, usage.bytes),
         (Counter::MemoryArrivingBytes, usage.arriving_bytes),
         (Counter::MemoryEvicted, usage.evicted),
+        (Counter::MemoryCompressed, packed),
     ]);
     if let Some(backing) = backing {
         // While the store cannot be asked, the rest is known all the same.

@@ -26,7 +26,7 @@ pub fn open(config: &Config) -> Result<Arc<Cache>, String> {
                 memory.content_bytes_max()
             );
         }
-        return Ok(Arc::new(Cache::in_memory(memory)));
+        return Ok(Arc::new(compressing(Cache::in_memory(memory), config)));
     };
     log::info!("{}", backing.name());
     if backing.content_bytes_max() < config.limits.content_bytes {
@@ -39,7 +39,20 @@ pub fn open(config: &Config) -> Result<Arc<Cache>, String> {
     let cache = Cache::with_backing(memory, backing, queued, tells_each_use)
         .map_err(|error| format!("the thread that writes to the store: {error}"))?;
     // The cap is for what is recalled: it may have been stored by a process with another `--cache-ttl`.
-    Ok(Arc::new(cache.capped(config.storing.freshness.cache_ttl)))
+    let cache = cache.capped(config.storing.freshness.cache_ttl);
+    Ok(Arc::new(compressing(cache, config)))
+}
+
+/// The same, with `--cache-compress`.
+fn compressing(cache: Cache, config: &Config) -> Cache {
+    // Two forms of one response count their reuses apart while a request holds the old one; and `--hit-ttl` counts
+    // exactly.
+    let counts_exactly = config.reuse.reuses_max.is_some();
+    if config.compresses && !counts_exactly {
+        cache.compressing(config.limits.bytes)
+    } else {
+        cache
+    }
 }
 
 /// The store behind memory; `None` for memory alone.

@@ -7,29 +7,19 @@ use std::sync::Arc;
 use bytes::{Buf, Bytes};
 
 use crate::message::body::{Arriving, Body};
+use crate::message::buffer;
+use crate::message::distant::Distant;
+use crate::message::packed::Packed;
 
 /// The content of a stored response, or of a part of one.
 #[derive(Clone)]
 pub enum Content {
     /// In memory.
     Here(Bytes),
+    /// In memory, compressed.
+    Packed(Arc<Packed>),
     /// In a store behind memory, to be read piece by piece by a thread that can wait.
     Distant(Arc<dyn Distant>),
-}
-
-/// Content that is not in memory. Several clients read it at the same time, each at its own place.
-pub trait Distant: Send + Sync {
-    /// Its length in bytes.
-    fn length(&self) -> u64;
-
-    /// Is all of it there, as far as can be told without reading it? Waits.
-    fn is_whole(&self) -> io::Result<bool> {
-        Ok(true)
-    }
-
-    /// Reads from byte `at` on, and waits for it: at least one byte, unless that is the end. An error
-    /// means that the content is lost or damaged; not one wrong byte is given out.
-    fn read_at(&self, at: u64, buffer: &mut [u8]) -> io::Result<usize>;
 }
 
 impl Content {
@@ -37,7 +27,26 @@ impl Content {
     pub fn len(&self) -> u64 {
         match self {
             Self::Here(bytes) => bytes.len() as u64,
+            Self::Packed(packed) => packed.len(),
             Self::Distant(distant) => distant.length(),
+        }
+    }
+
+    /// Bytes of memory that it takes; `None` if it is not in memory.
+    pub fn memory_bytes(&self) -> Option<usize> {
+        match self {
+            Self::Here(bytes) => Some(buffer::memory_bytes(bytes.len())),
+            Self::Packed(packed) => Some(packed.memory_bytes()),
+            Self::Distant(_) => None,
+        }
+    }
+
+    /// All of it, if it is in memory, be it compressed or not. An error if there is no memory to expand it.
+    pub fn in_memory(&self) -> io::Result<Option<Bytes>> {
+        match self {
+            Self::Here(bytes) => Ok(Some(bytes.clone())),
+            Self::Packed(packed) => packed.expand().map(Some),
+            Self::Distant(_) => Ok(None),
         }
     }
 
@@ -46,11 +55,11 @@ impl Content {
         self.len() == 0
     }
 
-    /// The bytes, if they are in memory.
+    /// The bytes, if they are in memory as they came.
     pub fn here(&self) -> Option<&Bytes> {
         match self {
             Self::Here(bytes) => Some(bytes),
-            Self::Distant(_) => None,
+            Self::Packed(_) | Self::Distant(_) => None,
         }
     }
 
@@ -61,17 +70,20 @@ impl Content {
 
     /// `length` bytes from `first` on; the content must have them.
     pub fn slice(&self, first: u64, length: u64) -> Slice {
-        // Cheap either way: bytes are shared, and nothing is read before somebody asks.
+        // Cheap: bytes are shared, and nothing is read before somebody asks; or short, and expanded at once.
+        let piece =
+            |bytes: &Bytes| Slice::Here(bytes.slice(first as usize..(first + length) as usize));
+        let distant =
+            |distant| Slice::Distant(DistantReader { distant, length, at: first, left: length });
         match self {
-            Self::Here(bytes) => {
-                Slice::Here(bytes.slice(first as usize..(first + length) as usize))
-            }
-            Self::Distant(distant) => Slice::Distant(DistantReader {
-                distant: Arc::clone(distant),
-                length,
-                at: first,
-                left: length,
-            }),
+            Self::Here(bytes) => piece(bytes),
+            Self::Packed(packed) if packed.is_short() => match packed.expand() {
+                Ok(bytes) => piece(&bytes),
+                // It cannot be, and the reader will say so.
+                Err(_) => distant(Arc::clone(packed) as Arc<dyn Distant>),
+            },
+            Self::Packed(packed) => distant(Arc::clone(packed) as Arc<dyn Distant>),
+            Self::Distant(content) => distant(Arc::clone(content)),
         }
     }
 }
@@ -84,7 +96,11 @@ impl From<Bytes> for Content {
 
 impl fmt::Debug for Content {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let place = if self.here().is_some() { "here" } else { "distant" };
+        let place = match self {
+            Self::Here(_) => "here",
+            Self::Packed(_) => "packed",
+            Self::Distant(_) => "distant",
+        };
         write!(f, "Content({} bytes, {place})", self.len())
     }
 }

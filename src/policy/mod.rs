@@ -16,6 +16,7 @@ pub mod freshness;
 pub(crate) mod invalidation;
 pub mod key;
 pub(crate) mod limited;
+pub mod packing;
 pub mod partial;
 pub(crate) mod plain;
 pub mod precondition;

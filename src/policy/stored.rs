@@ -11,7 +11,6 @@ use std::sync::{Arc, OnceLock};
 use http::StatusCode;
 
 use crate::clock::{DeltaSeconds, Timestamp};
-use crate::message::buffer;
 use crate::message::content::Content;
 use crate::message::fields::FieldSection;
 use crate::policy::cache_control::ResponseDirectives;
@@ -57,6 +56,8 @@ pub struct StoredResponse {
     head: StoredHead,
     /// The content.
     pub content: Content,
+    /// The same for a response and for what is the same response in another form.
+    serial: u64,
     /// How often it has been reused.
     reuses: AtomicU64,
     /// Where the store behind memory keeps it. Responses that are made from it share the place: they
@@ -136,7 +137,8 @@ impl StoredResponse {
     /// A stored response with its whole content.
     pub fn new(head: StoredHead, content: impl Into<Content>) -> Self {
         let (content, place) = (content.into(), OnceLock::new());
-        Self { head, content, reuses: AtomicU64::new(0), place, ready: OnceLock::new() }
+        let (serial, reuses, ready) = (next_serial(), AtomicU64::new(0), OnceLock::new());
+        Self { head, content, serial, reuses, place, ready }
     }
 
     /// The same content under another head: a freshened response (§4.3.4), or one whose content has
@@ -145,7 +147,21 @@ impl StoredResponse {
     pub fn with(&self, head: StoredHead, content: Content) -> Self {
         // The ready head is not taken along: it was made of the old fields.
         let place = Arc::clone(self.place()).into();
-        Self { head, content, reuses: AtomicU64::new(0), place, ready: OnceLock::new() }
+        let (serial, reuses, ready) = (next_serial(), AtomicU64::new(0), OnceLock::new());
+        Self { head, content, serial, reuses, place, ready }
+    }
+
+    /// The same response, its content in another form: compressed, or not any more.
+    #[must_use]
+    pub fn in_form(&self, content: Content) -> Self {
+        assert_eq!(content.len(), self.content.len(), "it is the same content");
+        let twin = self.with(self.head.clone(), content);
+        Self { serial: self.serial, reuses: AtomicU64::new(self.reuses()), ..twin }
+    }
+
+    /// Is it the same response, be it in another form?
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.serial == other.serial
     }
 
     /// A response that the store behind memory keeps at `place`, and that has been reused `reuses`
@@ -237,10 +253,15 @@ impl StoredResponse {
             + self.fields.memory_bytes()
             + self.copy_bytes()
             + self.selecting.memory_bytes()
-            + self.content.here().map_or(0, |content| buffer::memory_bytes(content.len()))
+            + self.content.memory_bytes().unwrap_or(0)
             + key.as_str().len()
             + BOOKKEEPING
     }
+}
+
+fn next_serial() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 /// Where a store behind memory keeps a response.

@@ -11,7 +11,7 @@ use http::{Method, StatusCode};
 
 use crate::clock::Timestamp;
 use crate::message::body::{Arriving, Body, Growing, Grown};
-use crate::message::content::Slice;
+use crate::message::content::{Content, Slice};
 use crate::message::date;
 use crate::message::fields::Fields;
 use crate::message::request::Request;
@@ -148,6 +148,9 @@ impl Proxy {
             return self.not_modified(request, stored, now, cache_status);
         }
         let fields = self.outgoing(request, stored, now, &cache_status);
+        if matches!(stored.content, Content::Packed(_)) {
+            self.stats.count(Counter::Expanded);
+        }
         // Ranges are of the representation that a 200 carries (RFC 9110 §14.2): of a redirect or an
         // error the client gets the whole.
         let about_ranges = matches!(stored.status, StatusCode::OK | StatusCode::PARTIAL_CONTENT);

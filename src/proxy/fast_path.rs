@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::header::AGE;
 
 use crate::clock::Timestamp;
+use crate::message::content::Content;
 use crate::message::fields::write_decimal;
 use crate::message::head::write_status_line;
 use crate::message::percent::normalised;
@@ -18,6 +19,7 @@ use crate::policy::plain::is_stored_plain;
 use crate::policy::rewriting::{Site, rewrite};
 use crate::policy::stored::{ReadyFields, StoredResponse};
 use crate::proxy::Proxy;
+use crate::stats::Counter;
 use crate::store::Variants;
 
 /// A request that asks nothing of a cache: a GET or HEAD for a path, without content, conditions,
@@ -36,6 +38,8 @@ pub struct FastHit {
     now: Timestamp,
     /// The field lines, where they are made for this request.
     lines: Option<Vec<u8>>,
+    /// The content, where it was compressed.
+    expanded: Option<Bytes>,
 }
 
 /// The line by which the proxy says what a response came over (RFC 9110 §7.6.3).
@@ -44,7 +48,8 @@ const VIA_LINE: &[u8] = b"Via: 1.1 proxy\r\n";
 impl FastHit {
     /// The content.
     pub fn content(&self) -> &Bytes {
-        self.stored().content.here().expect("a fast hit is found in memory")
+        let here = || self.stored().content.here().expect("a fast hit is found in memory");
+        self.expanded.as_ref().unwrap_or_else(here)
     }
 
     /// Writes the head but for the empty line at its end: what is stored, as far as all clients get it, and the fields
@@ -80,7 +85,7 @@ impl FastHit {
 
 impl Proxy {
     /// A fresh response for a plain request, if memory has one that may be given as it is. `key` is a
-    /// buffer for the cache key. Counts nothing.
+    /// buffer for the cache key. Counts nothing but that it was compressed.
     pub fn answer_fast(
         &self,
         plain: Plain<'_>,
@@ -104,7 +109,12 @@ impl Proxy {
         let stored = variants.first()?;
         let shares = self.settings.reuse.share_credentials;
         let is_personal = !shares && (credentials || is_signed(target));
-        let usable = stored.content.here().is_some() && is_stored_plain(stored, is_personal, now);
+        let is_near = match &stored.content {
+            Content::Here(_) => true,
+            Content::Packed(packed) => packed.is_short(),
+            Content::Distant(_) => false,
+        };
+        let usable = is_near && is_stored_plain(stored, is_personal, now);
         if !usable {
             return None;
         }
@@ -113,10 +123,18 @@ impl Proxy {
             ReadyFields::Stored | ReadyFields::Copy(_) => None,
             ReadyFields::Others => Some(self.plain_lines(stored)?),
         };
+        let expanded = match &stored.content {
+            Content::Packed(packed) => {
+                let content = packed.expand().ok()?;
+                self.stats.count(Counter::Expanded);
+                Some(content)
+            }
+            _ => None,
+        };
         // As `Proxy::reuse` does: neither eviction nor the count of reuses may depend on the path.
         stored.note_reuse();
         self.cache.touch(key, stored);
-        Some(FastHit { variants, now, lines })
+        Some(FastHit { variants, now, lines, expanded })
     }
 
     /// Which field lines plain requests get of this response.

@@ -46,7 +46,7 @@ impl Cause {
     /// The request has its answer: its followers find it where this one has.
     fn satisfied(self, stored: &StoredResponse) {
         if let Self::Leads(duty) | Self::Recalled(duty, _) = self {
-            duty.settle(&Outcome::stored(stored.content.here().is_some()));
+            duty.settle(&Outcome::stored(stored.content.memory_bytes().is_some()));
         }
     }
 

@@ -98,6 +98,7 @@ counters! {
         in summary "collapsed";
     Freshened: Total, Counted, "freshened_hits", "hits that the origin server had confirmed",
         in summary "freshened";
+    Expanded: Total, Counted, "expanded_hits", "hits that were compressed in memory", in summary "expanded";
     Refused: Total, Counted, "refused", "answers with an error of the proxy's own", in summary "refused";
     OriginRequest: Total, Counted, "origin_requests", "requests sent to the origin server";
     // Redirects that are followed and refreshes ask the origin server more often than clients ask the proxy.
@@ -125,6 +126,7 @@ counters! {
     MemoryBytes: Gauge, Stores, "memory_bytes", "bytes they take";
     MemoryArrivingBytes: Gauge, Stores, "memory_arriving_bytes", "bytes of content on its way in";
     MemoryEvicted: Total, Stores, "memory_evicted", "responses dropped from memory to make space";
+    MemoryCompressed: Total, Stores, "memory_compressed", "responses compressed in memory";
     StoreResponses: Gauge, Stores, "store_responses", "responses in the store behind memory";
     StoreBytes: Gauge, Stores, "store_bytes", "bytes they take";
     StoreEvicted: Total, Stores, "store_evicted", "responses dropped there to make space";
@@ -198,10 +200,10 @@ mod tests {
         let names = COUNTERS.map(|record| record.name).join(" ");
         assert_eq!(
             names,
-            "requests hits misses stale_hits collapsed_hits freshened_hits refused origin_requests \
+            "requests hits misses stale_hits collapsed_hits freshened_hits expanded_hits refused origin_requests \
              origin_requests_saved origin_errors truncated bytes_sent bytes_from_cache swept panics \
              access_log_lines_lost forwarded details connections workers workers_busy jobs_waiting \
-             memory_responses memory_bytes memory_arriving_bytes memory_evicted store_responses store_bytes \
+             memory_responses memory_bytes memory_arriving_bytes memory_evicted memory_compressed store_responses store_bytes \
              store_evicted store_failing store_dropped latency_seconds"
         );
     }

@@ -187,7 +187,7 @@ impl Change {
     pub fn bytes(&self) -> u64 {
         match self {
             Self::Put { response, .. } => {
-                response.content.here().map_or(0, |content| content.len() as u64)
+                response.content.memory_bytes().map_or(0, |bytes| bytes as u64)
             }
             Self::Chunk { bytes, .. } => bytes.len() as u64,
             _ => 0,

@@ -17,6 +17,7 @@ use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
 use crate::clock::{DeltaSeconds, Timestamp};
+use crate::message::content::Content;
 use crate::policy::digest::Salt;
 use crate::policy::key::CacheKey;
 use crate::policy::partial::displaced;
@@ -27,12 +28,14 @@ use crate::store::backing::{
 };
 use crate::store::outcome::{Purged, Put};
 use crate::store::overlay::Overlay;
+use crate::store::packing::Packer;
 use crate::store::tiers::backed::Backed;
 use crate::store::tiers::memory::{KeyChange, MemoryTier};
 use crate::store::tiers::{QueueLimits, WriterSteps};
 use crate::store::underway::Begun;
 use crate::store::{Reservation, Store, Usage, Variants};
 
+mod compressing;
 mod recall;
 
 pub use recall::Recollected;
@@ -43,6 +46,8 @@ pub struct Cache {
     memory: Arc<dyn Store>,
     tier: Arc<MemoryTier>,
     behind: Behind,
+    /// Where `--cache-compress` is on.
+    packer: Option<Arc<Packer>>,
 }
 
 /// What is behind memory.
@@ -83,6 +88,8 @@ pub struct CacheUsage {
     pub memory: Usage,
     /// Behind it; `None` if there is nothing.
     pub backing: Option<BackingState>,
+    /// Responses compressed in memory since the start.
+    pub packed: u64,
 }
 
 /// How a backing store is.
@@ -147,7 +154,7 @@ impl Cache {
 
     fn over(memory: Arc<dyn Store>, behind: Behind) -> Self {
         let tier = Arc::new(MemoryTier::new(Arc::clone(&memory)));
-        Self { memory, tier, behind }
+        Self { memory, tier, behind, packer: None }
     }
 
     fn listening(memory: Arc<dyn Store>, backed: Backed) -> Self {
@@ -189,6 +196,9 @@ impl Cache {
     /// A response was selected and reused.
     pub fn touch(&self, key: &str, response: &Arc<StoredResponse>) {
         self.memory.touch(key, response);
+        if let (Content::Packed(_), Some(packer)) = (&response.content, &self.packer) {
+            packer.used(key, response);
+        }
         if let Some(backed) = self.backed() {
             backed.touch(response);
         }
@@ -249,11 +259,11 @@ impl Cache {
     pub fn put(&self, key: &CacheKey, response: Arc<StoredResponse>, begun: &Begun) -> Put {
         let Some(backed) = self.backed() else {
             let _counted = self.tier.moments.changing(key);
-            return self.memory.put(key, response, begun);
+            return self.put_in_memory(key, &response, begun);
         };
         let _purging = self.tier.purging.read();
         let (_changing, stamp) = self.change(key, begun);
-        let put = self.memory.put(key, Arc::clone(&response), begun);
+        let put = self.put_in_memory(key, &response, begun);
         self.put_backing(backed, key, response, stamp, put)
     }
 
@@ -268,16 +278,16 @@ impl Cache {
     ) -> Put {
         let Some(backed) = self.backed() else {
             let _counted = self.tier.moments.changing(key);
-            return self.memory.replace(key, old, new, begun);
+            return self.replace_in_memory(key, old, &new, begun);
         };
         let _purging = self.tier.purging.read();
         let (_changing, stamp) = self.change(key, begun);
         let place = old.place().number();
         let present = self.memory.get(key.as_str()).unwrap_or_default();
         // A twin: `old` was recalled for this request, and another request has promoted it since.
-        let is_old = |other: &&Arc<StoredResponse>| Arc::ptr_eq(other, old) || is_twin(other, old);
+        let is_old = |other: &&Arc<StoredResponse>| other.is_same(old) || is_twin(other, old);
         let put = match present.iter().find(is_old) {
-            Some(old) => self.memory.replace(key, old, Arc::clone(&new), begun),
+            Some(old) => self.replace_in_memory(key, old, &new, begun),
             None if !begun.admits(&new) => Put::Cleared,
             // What has come meanwhile, and would have to go for it, is newer than both.
             None if place.is_none() || displaces_any(&new, &present) => Put::Replaced,
@@ -297,7 +307,7 @@ impl Cache {
         let _changing = self.tier.change(key);
         let present = self.memory.get(key.as_str()).unwrap_or_default();
         let is_successor = |other: &Arc<StoredResponse>| {
-            !Arc::ptr_eq(other, response) && Arc::ptr_eq(other.place(), response.place())
+            !other.is_same(response) && Arc::ptr_eq(other.place(), response.place())
         };
         if present.iter().any(is_successor) {
             // It has been freshened: both have one place in the backing store, where removing the old one
@@ -424,7 +434,8 @@ impl Cache {
             is_failing: backed.is_failing(),
             dropped: backed.queue.dropped(),
         });
-        CacheUsage { memory: self.memory.usage(), backing }
+        let packed = self.packer.as_ref().map_or(0, |packer| packer.packed());
+        CacheUsage { memory: self.memory.usage(), backing, packed }
     }
 
     /// The name of the backing store, for logs and answers; empty for memory alone.

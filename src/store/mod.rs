@@ -22,6 +22,7 @@ pub mod codec;
 pub mod memory;
 pub mod outcome;
 mod overlay;
+mod packing;
 pub mod recording;
 pub mod redis;
 pub mod salt;
@@ -56,6 +57,20 @@ pub struct Usage {
 pub trait Store: Send + Sync {
     /// All responses stored for `key`, a cache key as text; `None` if there are none.
     fn get(&self, key: &str) -> Option<Variants>;
+
+    /// The same without a use.
+    fn peek(&self, key: &CacheKey) -> Option<Variants> {
+        self.get(key.as_str())
+    }
+
+    /// Puts `new`, which is the same response in another form, in the place of `old`, if that is stored; `false` if it is
+    /// not. It is no use, and no change of what is stored.
+    fn reform(&self, key: &CacheKey, old: &Arc<StoredResponse>, new: Arc<StoredResponse>) -> bool;
+
+    /// Is so much stored that compressing it would save something from being evicted soon?
+    fn is_nearly_full(&self) -> bool {
+        false
+    }
 
     /// A response was selected and reused: it is the most recently used one now.
     fn touch(&self, key: &str, response: &Arc<StoredResponse>);
@@ -109,7 +124,7 @@ pub trait Store: Send + Sync {
 
 /// Is the content in memory, and no larger than this?
 fn fits(response: &StoredResponse, content_bytes_max: u64) -> bool {
-    response.content.here().is_some_and(|content| content.len() as u64 <= content_bytes_max)
+    response.content.memory_bytes().is_some() && response.content.len() <= content_bytes_max
 }
 
 fn listed_of(key: &CacheKey, response: &StoredResponse) -> Listed {

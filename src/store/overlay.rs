@@ -86,6 +86,10 @@ impl Store for Overlay {
         self.by_key.lock().get(key).cloned()
     }
 
+    fn reform(&self, _: &CacheKey, _: &Arc<StoredResponse>, _: Arc<StoredResponse>) -> bool {
+        false
+    }
+
     fn touch(&self, _: &str, _: &Arc<StoredResponse>) {}
 
     fn put(&self, key: &CacheKey, response: Arc<StoredResponse>, begun: &Begun) -> Put {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::message::body::Arriving;
-use crate::message::content::Distant;
+use crate::message::distant::Distant;
 use crate::policy::key::CacheKey;
 
 /// What is known of such a body: shared by its writing end, the store and its readers.

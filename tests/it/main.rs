@@ -49,6 +49,7 @@ mod offline;
 mod origin_credentials;
 mod origin_trouble;
 mod over_tiny_http;
+mod packed;
 mod parts;
 mod properties;
 mod ranges;

@@ -11,12 +11,11 @@ use parking_lot::Mutex;
 
 use crate::front::dispatch::{self, Dispatch};
 use crate::front::event::inbox::{self, AgreedUpgrade, ExchangeId};
-use crate::front::event::relay::{Pace, Relay};
+use crate::front::event::relay::Relay;
 use crate::front::event::upload::{Upload, UploadReader};
 use crate::front::wire::interim_head;
 use crate::message::body::{Arriving, Body, Growing};
 use crate::message::fields::Fields;
-use crate::message::growing::Writer;
 use crate::message::request::{Framing, Request};
 use crate::origin::evented::ContentTaken;
 use crate::origin::{Interim, RequestContent};
@@ -104,10 +103,9 @@ impl EventExchange {
 
     /// Passes on what arrives, through a bounded buffer.
     fn relay(&mut self, response: Response, body: Box<dyn Arriving>) {
-        let (writer, reader) = Writer::passing(body.length());
-        self.send_response(Response { body: Body::Growing(Box::new(reader)), ..response });
-        let (dispatch, pace) = (Arc::clone(&self.dispatch), Pace::new());
-        Relay { writer, body, dispatch, pace }.run();
+        let (response, relay) = Relay::between(response, body, &self.dispatch);
+        self.send_response(response);
+        relay.run();
     }
 }
 

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::front::dispatch::Dispatch;
-use crate::message::body::Arriving;
+use crate::message::body::{Arriving, Body};
 use crate::message::growing::Writer;
+use crate::policy::response::Response;
 use crate::proxy::fill::{PIECE_BYTES, WINDOW_PIECE_BYTES};
 
 /// How many pieces are read before others have their turn on the worker.
@@ -17,17 +18,17 @@ const PIECES_PER_TURN: usize = 64;
 
 /// A body on its way. Dropped before its end, it cuts what the client reads.
 pub(super) struct Relay {
-    pub writer: Writer,
-    pub body: Box<dyn Arriving>,
+    writer: Writer,
+    body: Box<dyn Arriving>,
     /// Whose workers read it.
-    pub dispatch: Arc<Dispatch>,
+    dispatch: Arc<Dispatch>,
     /// How much is read at a time.
-    pub pace: Pace,
+    pace: Pace,
 }
 
 /// How much is read at a time: more for a client that soon takes what there is, so that each read is worth a thread's
 /// waking up; no more than a window for one that does not.
-pub(super) struct Pace {
+struct Pace {
     piece_bytes: usize,
     since: Instant,
 }
@@ -36,7 +37,7 @@ impl Pace {
     /// A client that takes a piece in this time is fast.
     const SOON: Duration = Duration::from_millis(20);
 
-    pub fn new() -> Self {
+    fn new() -> Self {
         Self { piece_bytes: WINDOW_PIECE_BYTES, since: Instant::now() }
     }
 
@@ -52,6 +53,23 @@ impl Pace {
 type WaitingRelay = Arc<Mutex<Option<Relay>>>;
 
 impl Relay {
+    /// The response with a body that grows, and what moves the one that arrives into it.
+    pub fn between(
+        response: Response,
+        body: Box<dyn Arriving>,
+        dispatch: &Arc<Dispatch>,
+    ) -> (Response, Self) {
+        let (writer, reader) = Writer::passing(body.length());
+        let response = Response { body: Body::Growing(Box::new(reader)), ..response };
+        (response, Self { writer, body, dispatch: Arc::clone(dispatch), pace: Pace::new() })
+    }
+
+    /// Has it run by a worker.
+    pub fn start(self) {
+        let dispatch = Arc::clone(&self.dispatch);
+        self.go_on(&dispatch);
+    }
+
     /// Moves the body on until it has to be waited for; then it goes on by itself. Reads, so it is for a worker.
     pub fn run(self) {
         let mut relay = self;

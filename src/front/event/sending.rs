@@ -8,6 +8,7 @@ use crate::front::event::connection::{Connection, LINGERED_MAX, Phase};
 use crate::front::event::exchange::LoopMessage;
 use crate::front::event::inbox::Endless;
 use crate::front::event::loop_state::LoopState;
+use crate::front::event::relay::Relay;
 use crate::front::outgoing::{Halt, Outgoing, Take};
 use crate::front::served::{LogRecord, record_response};
 use crate::front::wire::WireClient;
@@ -35,11 +36,20 @@ pub(super) enum Transmitted {
 
 impl Connection {
     /// Begins to send the response of the exchange under way.
-    pub(super) fn respond(&mut self, response: Response, state: &mut LoopState) {
+    pub(super) fn respond(&mut self, mut response: Response, state: &mut LoopState) {
         if binds_connection(&response.fields) {
             self.bind();
         }
         let Some(current) = &mut self.current else { return };
+        response = match std::mem::replace(&mut response.body, Body::None { length: None }) {
+            // Large content that is compressed in memory: to expand all of it would keep the others waiting.
+            Body::Arriving(body) => {
+                let (response, relay) = Relay::between(response, body, &state.dispatch);
+                relay.start();
+                response
+            }
+            body => Response { body, ..response },
+        };
         // A body that is cut before its first byte is replaced by an error; nothing else is.
         let replaced = current.outgoing.as_ref();
         assert!(replaced.is_none_or(|outgoing| !outgoing.has_begun()), "one response to a request");
@@ -67,8 +77,7 @@ impl Connection {
                 current.record = Some(record);
             }
             Err(response) => {
-                // A bug: `EventExchange` passes a body that arrives on as one that grows, because this thread
-                // cannot wait for it.
+                // A bug: a body that arrives has been made one that grows, because this thread cannot wait for it.
                 log::error!("{}: a body that has to be waited for", self.peer);
                 if let Body::Arriving(body) = response.body {
                     body.abandon();

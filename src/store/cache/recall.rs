@@ -9,7 +9,8 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
 
 use crate::message::buffer::Buffer;
-use crate::message::content::{Content, Distant};
+use crate::message::content::Content;
+use crate::message::distant::Distant;
 use crate::policy::key::CacheKey;
 use crate::policy::stored::{StoredHead, StoredResponse};
 use crate::store::backing::{CHUNK_BYTES, Fetcher, Recalled};
@@ -151,7 +152,7 @@ impl Cache {
         // when the request asked.
         if begun.backing().moment == self.tier.moments.now(key) {
             let _counted = self.tier.moments.bringing(key);
-            self.memory.put(key, Arc::clone(&fetched), begun);
+            self.put_in_memory(key, &fetched, begun);
         }
         fetched
     }
@@ -212,7 +213,7 @@ fn show(below: &Below, key: &CacheKey, begun: &mut Begun) -> Recollected {
 /// Can all of its content be read?
 fn is_whole(response: &StoredResponse) -> bool {
     match &response.content {
-        Content::Here(_) => true,
+        Content::Here(_) | Content::Packed(_) => true,
         Content::Distant(distant) => distant.is_whole().unwrap_or(false),
     }
 }

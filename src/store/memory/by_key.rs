@@ -55,6 +55,9 @@ pub(super) trait KeyedEntries: Send + Sync {
     /// The account of what is on its way in.
     fn arrivals(&self) -> Arc<dyn Arrivals>;
 
+    /// Is more than three quarters of the space taken?
+    fn is_nearly_full(&self) -> bool;
+
     /// What they hold; fetches under way are not theirs.
     fn usage(&self) -> Usage;
 }
@@ -95,7 +98,7 @@ impl<E: KeyedEntries> ByKey<E> {
         }
         let present = self.entries.peek(key);
         let list = present.as_ref().map_or(&[][..], |variants| variants);
-        if old.is_some_and(|old| !list.iter().any(|other| Arc::ptr_eq(other, old))) {
+        if old.is_some_and(|old| !list.iter().any(|other| other.is_same(old))) {
             return Put::Replaced;
         }
         if !fits(&response, self.content_bytes_max) {
@@ -147,6 +150,25 @@ impl<E: KeyedEntries> Store for ByKey<E> {
         self.entries.get(key)
     }
 
+    fn peek(&self, key: &CacheKey) -> Option<Variants> {
+        self.entries.peek(key)
+    }
+
+    fn reform(&self, key: &CacheKey, old: &Arc<StoredResponse>, new: Arc<StoredResponse>) -> bool {
+        let _changing = self.change_lock(key).lock();
+        let Some(present) = self.entries.peek(key) else { return false };
+        let Some(index) = present.iter().position(|other| Arc::ptr_eq(other, old)) else {
+            return false;
+        };
+        let mut variants = present.to_vec();
+        variants[index] = new;
+        self.entries.write(key, Some(&present), variants, None)
+    }
+
+    fn is_nearly_full(&self) -> bool {
+        self.entries.is_nearly_full()
+    }
+
     /// Nothing to do: uses are counted in [`KeyedEntries::get`], or in the stored responses.
     fn touch(&self, _: &str, _: &Arc<StoredResponse>) {}
 
@@ -165,7 +187,7 @@ impl<E: KeyedEntries> Store for ByKey<E> {
     }
 
     fn remove(&self, key: &CacheKey, response: &Arc<StoredResponse>) {
-        self.remove_where(key, |other| Arc::ptr_eq(other, response));
+        self.remove_where(key, |other| other.is_same(response));
     }
 
     fn remove_all_but(&self, key: &CacheKey, own: Option<&Begun>) -> usize {

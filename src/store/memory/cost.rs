@@ -187,6 +187,11 @@ impl KeyedEntries for Cost {
         Arc::clone(&self.0) as Arc<dyn Arrivals>
     }
 
+    fn is_nearly_full(&self) -> bool {
+        let order = self.0.order.lock();
+        order.worth.bytes() + order.arriving_bytes > self.0.bytes_max / 4 * 3
+    }
+
     fn usage(&self) -> Usage {
         let order = self.0.order.lock();
         Usage {

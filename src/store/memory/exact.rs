@@ -229,7 +229,7 @@ impl Index {
     fn number_of(&self, key: &str, response: &Arc<StoredResponse>) -> Option<u64> {
         let (_, numbers) = self.by_key.get(key)?;
         let holds = |number: &&u64| {
-            self.by_use.peek(number).is_some_and(|(_, other)| Arc::ptr_eq(other, response))
+            self.by_use.peek(number).is_some_and(|(_, other)| other.is_same(response))
         };
         numbers.iter().find(holds).copied()
     }
@@ -248,6 +248,38 @@ impl Index {
 impl Store for Exact {
     fn get(&self, key: &str) -> Option<Variants> {
         self.held.index.lock().by_key.get(key).map(|(variants, _)| Arc::clone(variants))
+    }
+
+    /// Where it stands among the others by use stays.
+    fn reform(&self, key: &CacheKey, old: &Arc<StoredResponse>, new: Arc<StoredResponse>) -> bool {
+        let mut index = self.held.index.lock();
+        let Some(number) = index.number_of(key.as_str(), old) else { return false };
+        // Another thread may have brought it into another form already.
+        let is_present =
+            index.by_use.peek(&number).is_some_and(|(_, present)| Arc::ptr_eq(present, old));
+        let (more, less) = (new.memory_bytes(key) as u64, old.memory_bytes(key) as u64);
+        // What is expanded takes more: if there is no space, it stays as it is.
+        if !is_present || index.bytes + more > self.held.space(&index) + less {
+            return false;
+        }
+        let Some((_, present)) = index.by_use.peek_mut(&number) else { return false };
+        let gone = std::mem::replace(present, Arc::clone(&new));
+        index.bytes = index.bytes - less + more;
+        if let Some((variants, _)) = index.by_key.get_mut(key) {
+            let swap = |other: &Arc<StoredResponse>| {
+                Arc::clone(if Arc::ptr_eq(other, old) { &new } else { other })
+            };
+            *variants = variants.iter().map(swap).collect();
+        }
+        drop(index);
+        drop(gone);
+        true
+    }
+
+    fn is_nearly_full(&self) -> bool {
+        let index = self.held.index.lock();
+        // Without a bound it never is.
+        index.bytes + index.arriving_bytes > self.held.bytes_max / 4 * 3
     }
 
     fn touch(&self, key: &str, response: &Arc<StoredResponse>) {

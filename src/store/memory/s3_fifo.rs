@@ -178,6 +178,10 @@ impl KeyedEntries for S3Fifo {
         Arc::clone(&self.arrivals) as Arc<dyn Arrivals>
     }
 
+    fn is_nearly_full(&self) -> bool {
+        self.cache.weight() > self.cache.capacity() / 4 * 3
+    }
+
     fn usage(&self) -> Usage {
         let mut usage = Usage {
             arriving_bytes: self.arrivals.bytes(),

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use redis::{Cmd, RedisResult, cmd};
 
 use crate::clock::{Clock, Timestamp};
-use crate::message::content::Content;
 use crate::policy::key::CacheKey;
 use crate::policy::partial::{displaced, outdates};
 use crate::policy::purging::Selector;
@@ -150,13 +149,15 @@ impl RedisBatch<'_> {
         let length = response.content.len();
         // Content first, the field that refers to it last: no lookup finds what a failure in
         // between leaves, and it expires.
-        let (number, value) = match &response.content {
-            Content::Here(content) if length <= INLINE_MAX => {
+        // What is compressed is written as it came.
+        let Ok(content) = response.content.in_memory() else { return Ok(0) };
+        let (number, value) = match &content {
+            Some(content) if length <= INLINE_MAX => {
                 let number = self.shared.new_number();
                 let frame = codec::encode(key, head, content);
                 (number, values::write(number, self.state.purges, true, &frame))
             }
-            Content::Here(content) => {
+            Some(content) => {
                 let number = self.shared.new_number();
                 for (piece, bytes) in content.chunks(CHUNK_BYTES).enumerate() {
                     let life_ms = self.life_ms(head);
@@ -164,7 +165,7 @@ impl RedisBatch<'_> {
                 }
                 (number, self.without_content(key, head, number, length))
             }
-            Content::Distant(_) => {
+            None => {
                 let Some(number) = response.place().number() else { return Ok(0) };
                 self.extend(number, length, self.life_ms(head))?;
                 (number, self.without_content(key, head, number, length))

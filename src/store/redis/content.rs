@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use redis::{Value, cmd};
 
-use crate::message::content::Distant;
+use crate::message::distant::Distant;
 use crate::policy::key::CacheKey;
 use crate::store::backing::CHUNK_BYTES;
 use crate::store::codec;

@@ -7,7 +7,6 @@ use bytes::Bytes;
 use rusqlite::params;
 
 use crate::clock::Timestamp;
-use crate::message::content::Content;
 use crate::policy::key::{CacheKey, Glob};
 use crate::policy::purging::Selector;
 use crate::policy::stored::{StoredHead, StoredResponse};
@@ -154,12 +153,14 @@ impl SqliteBatch<'_> {
         }
         self.displace(key, response, place)?;
         let length = response.content.len();
-        let number = match (place, &response.content) {
+        // What is compressed is written as it came.
+        let in_memory = || response.content.in_memory().ok().flatten();
+        let number = match (place, place.is_none().then(in_memory).flatten()) {
             (Some(number), _) => {
                 self.set_head(number, key, response, length, response.reuses())?;
                 number
             }
-            (None, Content::Here(content)) => {
+            (None, Some(content)) => {
                 let (number, salt) = self.insert(key, response, length)?;
                 for (chunk, bytes) in content.chunks(CHUNK_BYTES).enumerate() {
                     self.insert_chunk(number, salt, chunk as u64, bytes)?;
@@ -167,7 +168,7 @@ impl SqliteBatch<'_> {
                 self.count(1);
                 number
             }
-            (None, Content::Distant(_)) => return Ok(0),
+            (None, None) => return Ok(0),
         };
         let place = response.place();
         // The copy keeps the address from being given to another place while it is the key.

@@ -14,7 +14,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use rusqlite::{Connection, ErrorCode, OptionalExtension};
 
-use crate::message::content::Distant;
+use crate::message::distant::Distant;
 use crate::policy::digest::Salt;
 use crate::store::backing::{BackingError, CHUNK_BYTES};
 use crate::store::codec;

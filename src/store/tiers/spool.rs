@@ -226,7 +226,7 @@ mod tests {
     use super::*;
     use crate::clock::{DeltaSeconds, Timestamp};
     use crate::message::body::Arriving;
-    use crate::message::content::Distant;
+    use crate::message::distant::Distant;
     use crate::message::fields::Fields;
     use crate::policy::cache_control::ResponseDirectives;
     use crate::policy::freshness::Lifetime;

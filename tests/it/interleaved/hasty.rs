@@ -53,6 +53,10 @@ impl Store for HastyMemory {
         found
     }
 
+    fn reform(&self, key: &CacheKey, old: &Arc<StoredResponse>, new: Arc<StoredResponse>) -> bool {
+        self.memory.reform(key, old, new)
+    }
+
     fn touch(&self, key: &str, response: &Arc<StoredResponse>) {
         self.memory.touch(key, response);
     }

@@ -214,7 +214,7 @@ fn trouble(random: &mut Random) -> Option<Answered> {
 /// The fields of an answer: those about caching, and those by which it is checked.
 fn said(resource: usize, version: u64, serial: usize, asked: &Fields) -> String {
     let mut said = format!(
-        "{}; ETag: \"{version}\"; X-Version: {version}; X-Serial: {serial}",
+        "{}; Content-Type: text/plain; ETag: \"{version}\"; X-Version: {version}; X-Serial: {serial}",
         RESOURCES[resource].said
     );
     if resource == 12 && version.is_multiple_of(2) {

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use caching_proxy::clock::Timestamp;
-use caching_proxy::message::content::{Content, Distant};
+use caching_proxy::message::content::Content;
+use caching_proxy::message::distant::Distant;
 use caching_proxy::policy::digest::{SALT_BYTES, Salt};
 use caching_proxy::policy::key::CacheKey;
 use caching_proxy::policy::partial::{displaced, outdates};
@@ -333,15 +334,15 @@ impl SharedState {
                 if !self.stands(key, response, *begun) {
                     return self.displace(proxy, key, response);
                 }
-                let (number, content) = match &response.content {
-                    Content::Here(content) => (self.number(), content.clone()),
-                    Content::Distant(_) => {
-                        let entries = self.stored.get(key).map_or(&[][..], |entries| entries);
-                        let number = response.place().number();
-                        let entry = entries.iter().find(|entry| Some(entry.number) == number);
-                        let Some(entry) = entry else { return 0 };
-                        (entry.number, entry.content.clone())
-                    }
+                let content = response.content.in_memory().expect("it is not damaged");
+                let (number, content) = if let Some(content) = content {
+                    (self.number(), content)
+                } else {
+                    let entries = self.stored.get(key).map_or(&[][..], |entries| entries);
+                    let number = response.place().number();
+                    let entry = entries.iter().find(|entry| Some(entry.number) == number);
+                    let Some(entry) = entry else { return 0 };
+                    (entry.number, entry.content.clone())
                 };
                 self.put(proxy, (key, response), (number, content), *begun)
             }

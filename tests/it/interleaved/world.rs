@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use caching_proxy::clock::{Clock, DeltaSeconds, Timestamp};
-use caching_proxy::policy::key::Glob;
+use caching_proxy::policy::key::{CacheKey, Glob};
 use caching_proxy::policy::purging::Selector;
 use caching_proxy::proxy::fill::Transfer;
 use caching_proxy::proxy::{Proxy, Refresh};
@@ -280,6 +280,7 @@ impl World {
 
     /// A batch of changes is carried out behind memory, or another proxy hears of one.
     fn write(&mut self) {
+        self.reform();
         match &mut self.written {
             Written::Nowhere => {}
             Written::InFile(writer) => {
@@ -291,6 +292,20 @@ impl World {
                 let proxy = self.random.below(PROXIES);
                 let _ = if self.random.one_in(2) { store.write(proxy) } else { store.hear(proxy) };
             }
+        }
+    }
+
+    /// What is stored in memory is compressed, or expanded again.
+    fn reform(&mut self) {
+        let engine = self.random.below(self.engines.len());
+        let cache = Arc::clone(&self.engines[engine].cache);
+        match self.random.below(6) {
+            0 | 1 => cache.compress_now(),
+            2 => {
+                let resource = letter(self.random.below(RESOURCES.len()));
+                cache.expand_now(&CacheKey::from(&*format!("http://o.test/{resource}")));
+            }
+            _ => {}
         }
     }
 
@@ -516,7 +531,7 @@ fn caches(
                 let (cache, writer) =
                     Cache::with_backing_by_hand(memory(), Arc::new(end), queue, false);
                 store.take_over(proxy, writer);
-                Arc::new(cache)
+                Arc::new(cache.compressing_by_hand())
             };
             ((0..PROXIES).map(cache).collect(), Written::Shared(Arc::clone(&store)), None)
         }
@@ -527,7 +542,7 @@ fn caches(
         (_, None) => {
             let hasty = HastyMemory::new(memory());
             let cache = Cache::in_memory(Arc::clone(&hasty) as Arc<dyn Store>);
-            (vec![Arc::new(cache)], Written::Nowhere, Some(hasty))
+            (vec![Arc::new(cache.compressing_by_hand())], Written::Nowhere, Some(hasty))
         }
     }
 }
@@ -538,5 +553,5 @@ fn on_disk(folder: &TemporaryFolder, memory: Arc<dyn Store>) -> (Arc<Cache>, Wri
     let backing = Sqlite::open(&folder.file("cache.db"), disk).expect("a store");
     let limits = QueueLimits::without_waits(QUEUED);
     let (cache, writer) = Cache::with_backing_by_hand(memory, Arc::new(backing), limits, false);
-    (Arc::new(cache), writer)
+    (Arc::new(cache.compressing_by_hand()), writer)
 }

@@ -4,7 +4,6 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use caching_proxy::clock::{Clock, DeltaSeconds, Timestamp};
-use caching_proxy::message::content::Content;
 use caching_proxy::message::fields::Fields;
 use caching_proxy::policy::cache_control::ResponseDirectives;
 use caching_proxy::policy::digest::{SALT_BYTES, Salt};
@@ -123,18 +122,15 @@ pub fn contents(store: &Arc<Cache>, key: &str) -> Vec<Bytes> {
 }
 
 pub fn content(response: &StoredResponse) -> Bytes {
-    match &response.content {
-        Content::Here(bytes) => bytes.clone(),
-        Content::Distant(_) => {
-            let (mut slice, mut all) =
-                (response.content.slice(0, response.content.len()), Vec::new());
-            let mut piece = vec![0; 10_000];
-            loop {
-                match slice.read(&mut piece).expect("it is whole") {
-                    0 => return all.into(),
-                    count => all.extend_from_slice(&piece[..count]),
-                }
-            }
+    if let Some(bytes) = response.content.in_memory().expect("it is not damaged") {
+        return bytes;
+    }
+    let (mut slice, mut all) = (response.content.slice(0, response.content.len()), Vec::new());
+    let mut piece = vec![0; 10_000];
+    loop {
+        match slice.read(&mut piece).expect("it is whole") {
+            0 => return all.into(),
+            count => all.extend_from_slice(&piece[..count]),
         }
     }
 }
