@@ -51,12 +51,9 @@ fn sums(trace: &str) -> ([u64; 3], [u64; 3]) {
             sums[2] += cost.replace('.', "").parse::<u64>().expect("hundredths");
         };
         add(&mut all);
-        if *seen.entry(id).or_insert_with(|| {
-            add(&mut first);
-            line
-        }) != line
-        {
-            panic!("{line}: the same id has another size or cost");
+        match seen.insert(id, line) {
+            None => add(&mut first),
+            Some(before) => assert_eq!(before, line, "an id keeps its size and its cost"),
         }
     }
     (all, first)
@@ -70,13 +67,13 @@ fn cache_that_holds_the_whole_trace_hits_all_but_first_requests() {
     let file = folder.file("tiny.txt");
     std::fs::write(&file, &trace).expect("a file");
     bench.arg("--hits-of").arg(&file).args(["--binary", env!("CARGO_BIN_EXE_proxy")]);
-    bench.args(["--memory", "1G", "--policies", "s3-fifo,lru", "--peers", "none"]);
+    bench.args(["--memory", "1G", "--policies", "cost,s3-fifo,lru", "--peers", "none"]);
     let text = printed(bench);
 
     let (all, first) = sums(&trace);
     assert!(first[0] < all[0] && all[0] == 500, "{all:?}, {first:?}: nothing is asked for twice");
     let ratio = |at: usize| format!("{:.2}", 100.0 * (1.0 - first[at] as f64 / all[at] as f64));
-    for policy in ["s3-fifo", "lru"] {
+    for policy in ["cost", "s3-fifo", "lru"] {
         let row = format!("| proxy, {policy} | {} | {} | {} | ", ratio(0), ratio(1), ratio(2));
         assert!(text.contains(&row), "{row}\nis not in\n{text}");
     }
