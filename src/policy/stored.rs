@@ -231,17 +231,13 @@ impl StoredResponse {
         self.ready.get()
     }
 
-    /// May these lines be kept in the place of the stored ones, for as long as the response is?
-    pub(crate) fn has_space_for_copy(&self) -> bool {
-        self.copy_bytes() > 0
-    }
-
-    /// Bytes for a copy of the field lines, where one is to be expected.
-    fn copy_bytes(&self) -> usize {
+    /// Bytes for a copy of the field lines, with one of the proxy's own; none unless a copy is to be expected.
+    pub(crate) fn copy_bytes(&self) -> usize {
+        const OWN_LINE: usize = 32;
         // Counted from the beginning, made or not: the weight of what is in memory must not change
         // later.
         let may_differ = NOT_AS_STORED.iter().any(|name| self.fields.may_have(name));
-        if may_differ { self.fields.as_bytes().len() } else { 0 }
+        if may_differ { self.fields.as_bytes().len() + OWN_LINE } else { 0 }
     }
 
     /// Bytes in memory under `key`: key, fields, content, and the bookkeeping around them.

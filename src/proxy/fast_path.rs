@@ -142,7 +142,7 @@ impl Proxy {
         let Some(lines) = self.plain_lines(stored) else { return ReadyFields::Differing };
         if lines.strip_suffix(VIA_LINE) == Some(stored.fields.as_bytes()) {
             ReadyFields::Stored
-        } else if stored.has_space_for_copy() && lines.len() <= stored.fields.as_bytes().len() {
+        } else if lines.len() <= stored.copy_bytes() {
             ReadyFields::Copy(lines.into_boxed_slice())
         } else {
             ReadyFields::Others
