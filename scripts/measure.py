@@ -144,13 +144,14 @@ error_log {folder}/{name}.log crit; worker_rlimit_nofile 16384; events {{ worker
 http {{ access_log off; {paths} keepalive_requests 1000000000; keepalive_timeout 300; sendfile on; {http} }}""")
 
 
-def haproxy_conf(folder, name, port, behind, cached=True, backend="", server="", mebibytes=256,
+def haproxy_conf(folder, name, port, behind, cached=True, backend="", server="", process="", mebibytes=256,
                  object_bytes_max=20_000_000):
-    """`backend` and `server` are added to the section and the line of these names."""
+    """`backend` and `server` are added to the section and the line of these names, `process` to the first section."""
     backend += "\n  http-request cache-use all\n  http-response cache-store all" if cached else ""
     return write(f"{folder}/{name}.cfg", f"""global
   maxconn 8000
   nbthread 1
+  {process}
 defaults
   mode http
   timeout client 300s
@@ -213,10 +214,10 @@ def idle_seconds(core):
     return (int(nice) + int(idle)) / os.sysconf("SC_CLK_TCK")
 
 
-def in_turns(all_servers, connections, path, script=None, prepare=None):
+def in_turns(all_servers, connections, path, script=None, prepare=None, rounds=ROUNDS):
     """By name, what came of the same load on each of them; `prepare` is called with each before its turn."""
     turns = {server.name: [] for server in all_servers}
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for server in all_servers:
             if prepare:
                 prepare(server)
