@@ -144,7 +144,7 @@ impl Outgoing {
         // waiting.
         let limit = self.sent.saturating_add(most);
         loop {
-            match self.send_once(scratch, take) {
+            match self.send_once(scratch, limit - self.sent, take) {
                 Ok(None) if self.sent >= limit => return Halt::Paused,
                 Ok(None) => {}
                 Ok(Some(halt)) => return halt,
@@ -158,8 +158,13 @@ impl Outgoing {
         }
     }
 
-    /// Sends once; `None` if there may be more.
-    fn send_once(&mut self, scratch: &mut [u8], take: &mut Take<'_>) -> io::Result<Option<Halt>> {
+    /// Sends once, at most `most` bytes of what is here of the content; `None` if there may be more.
+    fn send_once(
+        &mut self,
+        scratch: &mut [u8],
+        most: u64,
+        take: &mut Take<'_>,
+    ) -> io::Result<Option<Halt>> {
         // All of the body is in memory, and no chunks have to be put around it.
         if self.delimiting != Delimiting::Chunked
             && let Some(rest) = self.body.rest()
@@ -168,6 +173,7 @@ impl Outgoing {
                 return Ok(Some(Halt::Done));
             }
             // Nothing is copied, and head and content go out in one call of the system.
+            let rest = &rest[..rest.len().min(usize::try_from(most).unwrap_or(usize::MAX))];
             let taken = take(&[IoSlice::new(&self.pending), IoSlice::new(rest)])?;
             self.note_sent(taken);
             return Ok(None);

@@ -79,20 +79,26 @@ impl Output {
         self.content = content;
     }
 
-    /// Sends once, as much as the client takes; `false` if there was nothing to send.
-    pub(super) fn send_once(&mut self, take: &mut Take<'_>) -> io::Result<bool> {
+    /// Sends once, as much as the client takes, and of the content at most `most` bytes; how many bytes these were,
+    /// `None` if there was nothing to send.
+    pub(super) fn send_once(
+        &mut self,
+        most: usize,
+        take: &mut Take<'_>,
+    ) -> io::Result<Option<usize>> {
         if self.is_empty() {
-            return Ok(false);
+            return Ok(None);
         }
         // Until all is taken: also after an error, or an interrupted call, that leaves everything here.
         self.is_blocked = true;
-        let count = match take(&[IoSlice::new(&self.bytes), IoSlice::new(&self.content)]) {
+        let content = &self.content[..most.min(self.content.len())];
+        let count = match take(&[IoSlice::new(&self.bytes), IoSlice::new(content)]) {
             // A socket that takes nothing says `WouldBlock`; this would be asked for ever.
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(Some(0)),
             count => count?,
         };
-        assert!(count <= self.bytes.len() + self.content.len(), "a client takes what there is");
+        assert!(count <= self.bytes.len() + content.len(), "a client takes what there is");
         let of_bytes = count.min(self.bytes.len());
         if of_bytes == self.bytes.len() {
             self.bytes.clear();
@@ -107,7 +113,7 @@ impl Output {
             self.content.advance(of_content);
         }
         self.is_blocked = !self.is_empty();
-        Ok(true)
+        Ok(Some(count))
     }
 }
 
@@ -128,7 +134,7 @@ mod tests {
             sent.extend_from_slice(&all[..count]);
             Ok(count)
         };
-        while output.send_once(&mut take).unwrap_or(false) {}
+        while let Ok(Some(_)) = output.send_once(7, &mut take) {}
         sent
     }
 
@@ -153,6 +159,18 @@ mod tests {
             first.end_turn(&mut turn_buffer);
             assert!(first.is_empty() && !first.is_closed());
         }
+    }
+
+    /// A turn is bounded by this: a client that takes everything would be sent all of a large body in one call.
+    #[test]
+    fn no_more_content_is_sent_than_asked_for() {
+        let mut output = Output::default();
+        output.extend(b"head");
+        output.follow_with(Bytes::from_static(b"content"));
+        let mut take =
+            |slices: &[IoSlice<'_>]| Ok(slices.iter().map(|slice| slice.len()).sum::<usize>());
+        let mut send = || output.send_once(3, &mut take).expect("it takes all");
+        assert_eq!([send(), send(), send(), send()], [Some(7), Some(3), Some(1), None]);
     }
 
     #[test]

@@ -111,7 +111,8 @@ impl Connection {
         }
         // The output comes first: it has earlier responses, and interim ones of this exchange.
         match self.send_ready(state, take) {
-            Ok(()) => {}
+            Ok(true) => {}
+            Ok(false) => return Transmitted::More,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Transmitted::Enough,
             Err(_) => return Transmitted::Over,
         }
@@ -171,13 +172,16 @@ impl Connection {
         None
     }
 
-    /// Sends what was put together, before anything else.
-    fn send_ready(&mut self, state: &LoopState, take: &mut Take<'_>) -> io::Result<()> {
-        while self.output.send_once(take)? {
+    /// Sends what was put together, before anything else; `false` if the others are to have their turn before the rest.
+    fn send_ready(&mut self, state: &LoopState, take: &mut Take<'_>) -> io::Result<bool> {
+        let mut left = TURN_BYTES as usize;
+        while left > 0 {
+            let Some(count) = self.output.send_once(left, take)? else { return Ok(true) };
+            left = left.saturating_sub(count);
             // Any byte counts: a client that takes a little now and then is slow, not gone.
             self.since = state.moment;
         }
-        Ok(())
+        Ok(self.output.is_empty())
     }
 
     /// From now on the loop is sent a message when the body has grown.
