@@ -33,6 +33,8 @@ const FENCES: [(&str, &[&str]); 26] = [
         &[
             "daemon/mod.rs",
             "daemon/takeover.rs",
+            "front/event/event_loop.rs",
+            "origin/evented/piping.rs",
             "store/packing.rs",
             "store/sqlite/schema.rs",
             "store/tiers/writer.rs",

@@ -31,7 +31,7 @@ use caching_proxy::origin::resolver::Names;
 use caching_proxy::origin::trust::roots;
 use caching_proxy::origin::{Origin, Unreachable};
 use caching_proxy::policy::reuse::Mode;
-use caching_proxy::proxy::{BlockingDriver, Proxy, Settings};
+use caching_proxy::proxy::{BlockingDriver, Proxy, Settings, WIDE_MAX};
 use caching_proxy::stats::{AccessLog, Stats};
 use caching_proxy::store::cache::Cache;
 use caching_proxy::vital;
@@ -58,6 +58,9 @@ const HANDOVER_DRAIN_MAX: Duration = Duration::from_secs(600);
 /// Descriptors that are not for clients: the log, the listeners, the store, and origin connections
 /// beside those of the workers.
 const DESCRIPTORS_KEPT: u64 = 64;
+/// Descriptors of pipes. Of a limit below eight times as many a part is kept for them: a body that finds none is passed
+/// on without a pipe.
+const OF_PIPES: u64 = 2 * WIDE_MAX as u64;
 
 /// Runs the proxy until a signal ends it.
 ///
@@ -441,7 +444,7 @@ fn connections_max(config: &Config) -> usize {
     let each = 2;
     let of_workers = if config.front == FrontKind::TinyHttp { config.workers as u64 } else { 0 };
     let kept = of_workers + DESCRIPTORS_KEPT;
-    let wanted = each * config.connections_max as u64 + kept;
+    let wanted = each * config.connections_max as u64 + kept + OF_PIPES;
     // Raised, not just read: the usual soft limit of 1024 is there for select(2), which nothing here
     // uses. A limit that cannot be raised bounds the clients instead, because `accept` without
     // descriptors fails again and again while clients wait.
@@ -454,6 +457,7 @@ fn connections_max(config: &Config) -> usize {
     }
     // The system may have refused: what counts is what it says now.
     let soft = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let kept = kept + OF_PIPES.min(soft / 8);
     let for_clients = (soft.saturating_sub(kept) / each).max(1) as usize;
     if for_clients < config.connections_max {
         log::info!(

@@ -13,14 +13,29 @@ use crate::front::wire::{Delimiting, WireClient};
 use crate::message::body::{Body, Growing, Grown, InMemory};
 use crate::message::chunked::{chunk_head, last_chunk};
 use crate::message::fields::Fields;
+use crate::message::pipe::BodyPipe;
 use crate::policy::response::Response;
 use crate::proxy::fill::PIECE_BYTES;
 
 /// One piece and the framing in front of it; a longer head goes out by itself.
 pub const SCRATCH_BYTES: usize = 4 * 1024 + PIECE_BYTES;
 
-/// Takes bytes: gives how many it took, or `WouldBlock`.
-pub type Take<'a> = dyn FnMut(&[IoSlice<'_>]) -> io::Result<usize> + 'a;
+/// The client, as far as it takes bytes: says how many it took, or `WouldBlock`.
+pub trait Take {
+    /// Takes some of these bytes.
+    fn take(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize>;
+
+    /// Takes at most `most` bytes out of a pipe. Asked for only after [`Outgoing::accept_pipe`].
+    fn take_piped(&mut self, _pipe: &BodyPipe, _most: usize) -> io::Result<usize> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+impl<F: FnMut(&[IoSlice<'_>]) -> io::Result<usize>> Take for F {
+    fn take(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        self(slices)
+    }
+}
 
 /// A response that is being sent.
 pub struct Outgoing {
@@ -131,6 +146,14 @@ impl Outgoing {
         self.sent
     }
 
+    /// The client takes content out of a pipe, too.
+    pub fn accept_pipe(&mut self) {
+        // Framing between pieces could not be put there.
+        if let Delimiting::Length(_) = self.delimiting {
+            self.body.accept_pipe();
+        }
+    }
+
     /// `wake` is called when there is more of the body to send.
     pub fn listen(&mut self, wake: Box<dyn Fn() + Send + Sync>) {
         self.body.listen(wake);
@@ -138,7 +161,7 @@ impl Outgoing {
 
     /// Sends what there is and what the client takes: at most `most` bytes of content, or a little
     /// more. `scratch` has [`SCRATCH_BYTES`].
-    pub fn advance(&mut self, scratch: &mut [u8], most: u64, take: &mut Take<'_>) -> Halt {
+    pub fn advance(&mut self, scratch: &mut [u8], most: u64, take: &mut dyn Take) -> Halt {
         assert!(scratch.len() >= SCRATCH_BYTES, "the scratch holds one piece and its framing");
         // The share bounds a turn: a client that takes everything at once would keep the others
         // waiting.
@@ -163,7 +186,7 @@ impl Outgoing {
         &mut self,
         scratch: &mut [u8],
         most: u64,
-        take: &mut Take<'_>,
+        take: &mut dyn Take,
     ) -> io::Result<Option<Halt>> {
         // All of the body is in memory, and no chunks have to be put around it.
         if self.delimiting != Delimiting::Chunked
@@ -174,15 +197,57 @@ impl Outgoing {
             }
             // Nothing is copied, and head and content go out in one call of the system.
             let rest = &rest[..rest.len().min(usize::try_from(most).unwrap_or(usize::MAX))];
-            let taken = take(&[IoSlice::new(&self.pending), IoSlice::new(rest)])?;
+            let taken = take.take(&[IoSlice::new(&self.pending), IoSlice::new(rest)])?;
             self.note_sent(taken);
+            return Ok(None);
+        }
+        if self.send_piped(most, take)? || self.send_here(take)? {
             return Ok(None);
         }
         self.send_piece(scratch, take)
     }
 
+    /// Sends what is in a pipe of a body that grows, after the head; `false` if nothing is.
+    fn send_piped(&mut self, most: u64, take: &mut dyn Take) -> io::Result<bool> {
+        let Some((pipe, count)) = self.body.piped() else { return Ok(false) };
+        if !self.pending.is_empty() {
+            let taken = take.take(&[IoSlice::new(&self.pending)])?;
+            self.note_sent(taken);
+            return Ok(true);
+        }
+        let taken =
+            take.take_piped(&pipe, count.min(usize::try_from(most).unwrap_or(usize::MAX)))?;
+        if taken == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        assert!(taken <= count, "nothing but this is in the pipe");
+        self.begun = true;
+        self.body.consume(taken);
+        self.sent += taken as u64;
+        Ok(true)
+    }
+
+    /// Sends what is here of a body that grows, with the framing in front of it, without a copy; `false` if nothing is.
+    fn send_here(&mut self, take: &mut dyn Take) -> io::Result<bool> {
+        if self.rest == Rest::Nothing {
+            return Ok(false);
+        }
+        let Some(here) = self.body.here() else { return Ok(false) };
+        if self.piece_left == 0 {
+            self.piece_left = here.len();
+            if self.delimiting == Delimiting::Chunked {
+                self.pending.extend_from_slice(&chunk_head(here.len()));
+            }
+        }
+        // More may have come since the chunk was announced; it has a chunk of its own.
+        let piece = &here[..self.piece_left.min(here.len())];
+        let taken = take.take(&[IoSlice::new(&self.pending), IoSlice::new(piece)])?;
+        self.note_sent(taken);
+        Ok(true)
+    }
+
     /// Sends the next piece of a body that grows, or is chunked, with the framing in front of it.
-    fn send_piece(&mut self, scratch: &mut [u8], take: &mut Take<'_>) -> io::Result<Option<Halt>> {
+    fn send_piece(&mut self, scratch: &mut [u8], take: &mut dyn Take) -> io::Result<Option<Halt>> {
         // The piece is copied behind space for its framing, so that both are one slice.
         let (framing, piece) = scratch.split_at_mut(SCRATCH_BYTES - PIECE_BYTES);
         let count = match self.copy_piece(piece) {
@@ -205,9 +270,9 @@ impl Outgoing {
         let taken = if head <= framing.len() {
             let start = framing.len() - head;
             framing[start..].copy_from_slice(&self.pending);
-            take(&[IoSlice::new(&scratch[start..SCRATCH_BYTES - PIECE_BYTES + count])])?
+            take.take(&[IoSlice::new(&scratch[start..SCRATCH_BYTES - PIECE_BYTES + count])])?
         } else {
-            take(&[IoSlice::new(&self.pending)])?
+            take.take(&[IoSlice::new(&self.pending)])?
         };
         self.note_sent(taken);
         Ok(None)
@@ -283,11 +348,15 @@ impl Outgoing {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+    use std::io::{Read, Write};
+    use std::sync::Arc;
+
     use http::{HeaderName, HeaderValue, StatusCode, Version};
 
     use super::*;
     use crate::message::buffer::Buffer;
-    use crate::message::growing::Writer;
+    use crate::message::growing::{WideWindows, Writer};
 
     fn outgoing(body: Body) -> Outgoing {
         outgoing_to(Version::HTTP_11, true, body)
@@ -364,6 +433,55 @@ mod tests {
             "a length has no place for them"
         );
         assert_eq!(sent_with_trailers(None, old, true), "hello", "nor has HTTP/1.0");
+    }
+
+    /// Takes out of pipes, so many bytes at a time; the last one before it blocks.
+    struct Piping {
+        sent: Vec<u8>,
+        step: usize,
+        blocks: bool,
+    }
+
+    impl Take for Piping {
+        fn take(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+            self.blocks = !self.blocks;
+            if self.blocks {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            let all: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+            let count = all.len().min(self.step);
+            self.sent.extend_from_slice(&all[..count]);
+            Ok(count)
+        }
+
+        fn take_piped(&mut self, pipe: &BodyPipe, most: usize) -> io::Result<usize> {
+            let mut bytes = vec![0; most.min(self.step)];
+            let mut file = File::from(pipe.read.try_clone()?);
+            file.read_exact(&mut bytes)?;
+            self.take(&[IoSlice::new(&bytes)]).or_else(|_| self.take(&[IoSlice::new(&bytes)]))
+        }
+    }
+
+    #[test]
+    fn what_is_in_a_pipe_comes_between_the_head_and_the_rest() {
+        for step in 1..60 {
+            let (mut writer, reader) = Writer::passing_fast(Some(14), &WideWindows::new(1));
+            let mut outgoing = outgoing(Body::Growing(Box::new(reader)));
+            outgoing.accept_pipe();
+            let (read, mut write) = io::pipe().expect("a pipe");
+            write.write_all(b"in a pipe, ").expect("it has space");
+            let pipe = Arc::new(BodyPipe { read: read.into(), write: write.into() });
+            assert!(writer.note_piped(&pipe, 11) && writer.push(b"end"));
+            writer.finish();
+            let mut client = Piping { sent: Vec::new(), step, blocks: false };
+            let mut scratch = vec![0; SCRATCH_BYTES];
+            while outgoing.advance(&mut scratch, u64::MAX, &mut client) == Halt::Blocked {}
+            let expected = "HTTP/1.1 200 OK\r\nContent-Length: 14\r\n\r\nin a pipe, end";
+            assert_eq!(
+                (String::from_utf8_lossy(&client.sent), outgoing.sent()),
+                (expected.into(), 14)
+            );
+        }
     }
 
     #[test]

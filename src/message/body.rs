@@ -7,10 +7,12 @@
 
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 
 use crate::message::fields::Fields;
+use crate::message::pipe::BodyPipe;
 
 /// The content of a response.
 pub enum Body {
@@ -91,6 +93,20 @@ pub trait Growing: Send {
 
     /// All that is left, where the whole body is in memory: it can be sent without being copied.
     fn rest(&self) -> Option<&[u8]> {
+        None
+    }
+
+    /// Some of what comes next, not empty, where it can be used without being copied; [`Growing::peek`] says what
+    /// else there is.
+    fn here(&mut self) -> Option<&[u8]> {
+        None
+    }
+
+    /// Some of the content may come through a pipe from now on: [`Growing::piped`].
+    fn accept_pipe(&mut self) {}
+
+    /// How many bytes of what comes next are in a pipe, and in which: they come before all that is shown or here.
+    fn piped(&self) -> Option<(Arc<BodyPipe>, usize)> {
         None
     }
 

@@ -8,18 +8,27 @@
 //! ([`Writer::on_space`]). Adding a piece waits for nothing. A reader that takes nothing while others wait
 //! for it is given up, so that one stalled client delays nobody for long. No body ends well unless its
 //! writer says so.
+//!
+//! One reader alone takes what is in the window out of it, and uses it without a copy. What it is sent may also go through
+//! a pipe of the system ([`Writer::may_pipe`]): then only the numbers of bytes pass here.
 
 use std::collections::{HashMap, VecDeque};
-use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use crate::message::body::{Growing, Grown};
 use crate::message::buffer::Buffer;
 use crate::message::fields::Fields;
+use crate::message::pipe::BodyPipe;
+
+mod pace;
+mod reader;
+
+use self::pace::WindowPace;
+pub use self::pace::{WIDE_BYTES, WideWindows};
+pub use self::reader::Reader;
 
 /// The window of a body that one client alone reads.
 const ONE_READER_BYTES: usize = 16 * 1024;
@@ -65,9 +74,24 @@ struct GrowingState {
     /// By number.
     readers: HashMap<u64, ReaderState>,
     next_number: u64,
-    /// Wakes a writer that waits for room in an event loop.
-    /// The size of the window, and what is called when it has space for a piece.
-    writer_waker: Option<(usize, Box<dyn Fn() + Send + Sync>)>,
+    /// How far the fastest reader may be ahead of the slowest.
+    window_bytes: usize,
+    /// By what the window of one reader is wide or narrow.
+    pace: Option<WindowPace>,
+    piped: Piped,
+    /// Wakes a writer that waits in an event loop for space for a piece.
+    writer_waker: Option<Box<dyn Fn() + Send + Sync>>,
+}
+
+/// Content that goes through a pipe to a lone reader, and counts as if it were in the window.
+#[derive(Default)]
+struct Piped {
+    /// The reader takes it from there.
+    is_accepted: bool,
+    /// While there is something in it.
+    pipe: Option<Arc<BodyPipe>>,
+    /// How much that is. It comes before what is in the window.
+    count: usize,
 }
 
 /// Which bytes are there.
@@ -76,7 +100,7 @@ enum GrowingBytes {
     All(Buffer),
     /// All there are.
     Whole(Bytes),
-    /// Those from `from` on.
+    /// Those from `from` on. What comes before them a lone reader may have taken out, and not had yet.
     Window { from: u64, bytes: VecDeque<u8> },
 }
 
@@ -105,7 +129,12 @@ struct Stall {
 }
 
 impl GrowingBody {
-    fn begin(length: Option<u64>, bytes: GrowingBytes, total: u64) -> (Arc<Self>, Reader) {
+    fn begin(
+        length: Option<u64>,
+        bytes: GrowingBytes,
+        total: u64,
+        window_bytes: usize,
+    ) -> (Arc<Self>, Reader) {
         let state = GrowingState {
             bytes,
             total,
@@ -113,11 +142,14 @@ impl GrowingBody {
             trailers: Fields::new(),
             readers: HashMap::from([(0, ReaderState::default())]),
             next_number: 1,
+            window_bytes,
+            pace: None,
+            piped: Piped::default(),
             writer_waker: None,
         };
         let (state, grown, taken) = (Mutex::new(state), Condvar::new(), Condvar::new());
         let body = Arc::new(Self { length, state, grown, taken });
-        let reader = Reader { body: Arc::clone(&body), number: 0, position: 0 };
+        let reader = Reader::new(&body, 0);
         (body, reader)
     }
 
@@ -139,7 +171,7 @@ impl GrowingBody {
         state.next_number += 1;
         state.readers.insert(number, ReaderState::default());
         drop(state);
-        Some(Reader { body: Arc::clone(self), number, position: 0 })
+        Some(Reader::new(self, number))
     }
 
     /// Gives up the slowest reader if it has been where it is since `stall_max` ago; `stall` is what the
@@ -194,22 +226,26 @@ impl GrowingState {
 
     /// Can the window take `count` bytes more? A piece of any size fits into an empty one, and all that is
     /// kept has room as far as its buffer grows.
-    fn fits(&self, count: usize, window_bytes: usize) -> bool {
-        self.space(window_bytes).is_none_or(|space| space == window_bytes || space >= count)
+    fn fits(&self, count: usize) -> bool {
+        self.space().is_none_or(|space| space == self.window_bytes || space >= count)
     }
 
     /// Is there space for a piece that is worth its while?
-    fn has_space(&self, window_bytes: usize) -> bool {
-        self.fits(least_space(window_bytes), window_bytes)
+    fn has_space(&self) -> bool {
+        self.fits(least_space(self.window_bytes))
     }
 
     /// How much the window has space for; `None` for all that comes, since all of it is kept.
-    fn space(&self, window_bytes: usize) -> Option<usize> {
+    fn space(&self) -> Option<usize> {
         if !matches!(self.bytes, GrowingBytes::Window { .. }) {
             return None;
         }
+        if self.piped.count > 0 {
+            // What is read behind it would have to wait for it.
+            return Some(0);
+        }
         let slowest = self.slowest().unwrap_or(self.total);
-        Some(window_bytes.saturating_sub((self.total - slowest) as usize))
+        Some(self.window_bytes.saturating_sub((self.total - slowest) as usize))
     }
 
     /// Drops from a window what every reader has had.
@@ -217,16 +253,30 @@ impl GrowingState {
         let slowest = self.slowest().unwrap_or(self.total);
         // A reader that was given up is behind the window from now on, and reads no more of it.
         if let GrowingBytes::Window { from, bytes } = &mut self.bytes {
-            assert!(slowest >= *from, "a window keeps what a reader has not had yet");
-            bytes.drain(..(slowest - *from) as usize);
-            *from = slowest;
+            assert!(
+                slowest >= *from || self.readers.len() == 1,
+                "a window keeps what a reader has not had yet"
+            );
+            let had = slowest.saturating_sub(*from);
+            bytes.drain(..had as usize);
+            *from += had;
+        }
+    }
+
+    /// A lone reader has had all that has come: if its window is not to be wide any more, its memory goes back.
+    fn rest(&mut self) {
+        if let (GrowingBytes::Window { bytes, .. }, Some(pace)) = (&mut self.bytes, &mut self.pace)
+            && pace.rest()
+        {
+            self.window_bytes = pace.window_bytes();
+            bytes.shrink_to(self.window_bytes);
         }
     }
 
     /// Tells the writer's event loop if there is room. Called with the lock held, as `announce` is.
     fn wake_writer(&self) {
-        if let Some((window_bytes, wake)) = &self.writer_waker
-            && self.has_space(*window_bytes)
+        if let Some(wake) = &self.writer_waker
+            && self.has_space()
         {
             wake();
         }
@@ -236,7 +286,8 @@ impl GrowingState {
 /// The writing end. Dropped without a word, it cuts the body.
 pub struct Writer {
     body: Arc<GrowingBody>,
-    limits: GrowingLimits,
+    /// For how long a reader may take nothing while others wait for it.
+    stall_max: Duration,
     /// What the last look at the slowest reader has seen; `None` while there is room.
     stall: Option<Stall>,
 }
@@ -254,8 +305,10 @@ impl Writer {
     /// The same within these bounds.
     pub fn within(length: Option<u64>, content: Buffer, limits: GrowingLimits) -> (Self, Reader) {
         let total = content.len() as u64;
-        let (body, reader) = GrowingBody::begin(length, GrowingBytes::All(content), total);
-        (Self { body, limits, stall: None }, reader)
+        let GrowingLimits { window_bytes, stall_max } = limits;
+        let all = GrowingBytes::All(content);
+        let (body, reader) = GrowingBody::begin(length, all, total, window_bytes);
+        (Self { body, stall_max, stall: None }, reader)
     }
 
     /// A body that is passed on to one client and not stored, and its reader: never more of it is kept than a window of
@@ -265,11 +318,23 @@ impl Writer {
         Self::passing_within(length, GrowingLimits { window_bytes, ..GrowingLimits::default() })
     }
 
+    /// The same, whose window is wider while both sides are fast, as far as `wide` permits.
+    pub fn passing_fast(length: Option<u64>, wide: &Arc<WideWindows>) -> (Self, Reader) {
+        let (writer, reader) = Self::passing(length);
+        let pace = WindowPace::new(wide, length.is_none());
+        let mut state = writer.body.lock();
+        state.window_bytes = pace.window_bytes();
+        state.pace = Some(pace);
+        drop(state);
+        (writer, reader)
+    }
+
     /// The same within these bounds.
     pub fn passing_within(length: Option<u64>, limits: GrowingLimits) -> (Self, Reader) {
         let window = GrowingBytes::Window { from: 0, bytes: VecDeque::new() };
-        let (body, reader) = GrowingBody::begin(length, window, 0);
-        (Self { body, limits, stall: None }, reader)
+        let GrowingLimits { window_bytes, stall_max } = limits;
+        let (body, reader) = GrowingBody::begin(length, window, 0, window_bytes);
+        (Self { body, stall_max, stall: None }, reader)
     }
 
     /// What readers are made of.
@@ -338,12 +403,54 @@ impl Writer {
     /// Is a quarter of the window free, so that a piece may be fetched? Always true of a body that is kept, and where
     /// nobody reads.
     pub fn has_space(&self) -> bool {
-        self.body.lock().has_space(self.limits.window_bytes)
+        self.body.lock().has_space()
     }
 
     /// How many bytes the window has space for; `None` for any number, since all that comes is kept.
     pub fn space(&self) -> Option<usize> {
-        self.body.lock().space(self.limits.window_bytes)
+        self.body.lock().space()
+    }
+
+    /// Is the window of one reader to be wide or narrow from `now` on? For a driver that is about to ask for space.
+    pub fn set_pace(&mut self, now: Instant) {
+        let mut state = self.body.lock();
+        let GrowingState { bytes, total, window_bytes, pace, readers, .. } = &mut *state;
+        let (GrowingBytes::Window { from, bytes }, Some(pace)) = (bytes, pace) else { return };
+        if readers.values().all(|reader| reader.position == *total) {
+            *window_bytes = pace.note_taken(now, *total);
+            // All that is in it has been had. A window that is narrow again keeps no memory of a wide one.
+            *from = *total;
+            bytes.clear();
+            bytes.shrink_to(*window_bytes);
+        }
+    }
+
+    /// May content be put into a pipe instead, which must be empty? Only for a lone reader that takes it from there and
+    /// has had all that has come, with a wide window: so there are no more pipes than these.
+    pub fn may_pipe(&self) -> bool {
+        let state = self.body.lock();
+        state.piped.is_accepted
+            && state.piped.count == 0
+            && state.pace.as_ref().is_some_and(WindowPace::is_wide)
+            && state.readers.len() == 1
+            && state.slowest() == Some(state.total)
+    }
+
+    /// `count` bytes have been put into `pipe`, as [`Writer::may_pipe`] permits; `false` if no reader is left.
+    pub fn note_piped(&mut self, pipe: &Arc<BodyPipe>, count: usize) -> bool {
+        let mut state = self.body.lock();
+        assert!(state.piped.count == 0, "there is nothing in the pipe before");
+        let state = &mut *state;
+        state.total += count as u64;
+        if let GrowingBytes::Window { from, bytes } = &mut state.bytes {
+            // What is left in the window has been had.
+            bytes.clear();
+            *from = state.total;
+        }
+        (state.piped.pipe, state.piped.count) = (Some(Arc::clone(pipe)), count);
+        state.announce();
+        self.body.grown.notify_all();
+        state.slowest().is_some()
     }
 
     /// Adds bytes to a body that was let go of, and waits for nothing: a driver that fetches a piece only
@@ -370,20 +477,15 @@ impl Writer {
     /// Waits until there is room for a piece. A reader that takes nothing meanwhile is given up, if there
     /// are others. Called without a lock, by a thread that may block.
     pub fn wait_for_space(&mut self) {
-        let least = least_space(self.limits.window_bytes);
-        self.wait_to_fit(least);
-    }
-
-    fn wait_to_fit(&mut self, count: usize) {
         // The time between two waits is not the readers': there was room, and nobody waited for them.
         self.stall = None;
         let mut state = self.body.lock();
-        while !state.fits(count, self.limits.window_bytes) {
-            let (stall, stall_max) = (&mut self.stall, self.limits.stall_max);
+        while !state.has_space() {
+            let (stall, stall_max) = (&mut self.stall, self.stall_max);
             let next = self.body.give_up_stalled(&mut state, stall, stall_max, Instant::now());
             // If readers were given up, there may be room by now.
             if let Some(next) = next
-                && !state.fits(count, self.limits.window_bytes)
+                && !state.has_space()
             {
                 self.body.taken.wait_until(&mut state, next);
             }
@@ -394,7 +496,7 @@ impl Writer {
     /// space for a piece: on another thread, with the body's lock held, and never after the writer is dropped. It must not
     /// block, and take no lock that is held while the body is read.
     pub fn on_space(&mut self, wake: Box<dyn Fn() + Send + Sync>) {
-        self.body.lock().writer_waker = Some((self.limits.window_bytes, wake));
+        self.body.lock().writer_waker = Some(wake);
     }
 
     /// The clock's part of [`Writer::wait_for_space`], for a driver that must not wait: gives up the slowest
@@ -403,14 +505,13 @@ impl Writer {
     ///
     /// The first call after the room has gone starts the time.
     pub fn give_up_stalled(&mut self, now: Instant) -> Option<Instant> {
-        let GrowingLimits { window_bytes, stall_max } = self.limits;
         let mut state = self.body.lock();
-        let next = if state.has_space(window_bytes) {
+        let next = if state.has_space() {
             None
         } else {
-            self.body.give_up_stalled(&mut state, &mut self.stall, stall_max, now)
+            self.body.give_up_stalled(&mut state, &mut self.stall, self.stall_max, now)
         };
-        let next = next.filter(|_| !state.has_space(window_bytes));
+        let next = next.filter(|_| !state.has_space());
         if next.is_none() {
             self.stall = None;
         }
@@ -459,107 +560,6 @@ impl Drop for Writer {
         // Without the lock: what it holds may be dropped with it, a reader of this body for one.
         drop(waker);
     }
-}
-
-/// A reading end.
-pub struct Reader {
-    body: Arc<GrowingBody>,
-    number: u64,
-    position: u64,
-}
-
-impl Growing for Reader {
-    fn length(&self) -> Option<u64> {
-        self.body.length
-    }
-
-    fn peek(&mut self, buffer: &mut [u8]) -> io::Result<Grown> {
-        let state = self.body.lock();
-        if state.readers.get(&self.number).is_none_or(|reader| reader.given_up) {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        let at = self.position;
-        // What is kept may hold last bytes that are shown only once the response is stored: hence `total`.
-        let count = match &state.bytes {
-            GrowingBytes::All(bytes) => {
-                copy(&bytes.as_slice()[at as usize..state.total as usize], buffer)
-            }
-            GrowingBytes::Whole(bytes) => copy(&bytes[at as usize..state.total as usize], buffer),
-            GrowingBytes::Window { from, bytes } => {
-                let (front, back) = bytes.as_slices();
-                let skip = (at - from) as usize;
-                let front = front.get(skip..).unwrap_or_default();
-                let back = &back[skip.saturating_sub(bytes.as_slices().0.len()).min(back.len())..];
-                let count = copy(front, buffer);
-                count + copy(back, &mut buffer[count..])
-            }
-        };
-        if count == 0 && !buffer.is_empty() {
-            return match state.end {
-                None => Ok(Grown::NotYet),
-                Some(GrowingEnd::Whole) => Ok(Grown::End),
-                Some(GrowingEnd::Cut) => Err(io::ErrorKind::UnexpectedEof.into()),
-            };
-        }
-        Ok(Grown::Bytes(count))
-    }
-
-    fn trailers(&self) -> Fields {
-        self.body.lock().trailers.clone()
-    }
-
-    fn consume(&mut self, count: usize) {
-        self.position += count as u64;
-        let position = self.position;
-        let mut state = self.body.lock();
-        assert!(position <= state.total, "a reader takes what it has been shown");
-        if let Some(reader) = state.readers.get_mut(&self.number) {
-            reader.position = position;
-        }
-        // What is kept has room without that.
-        if matches!(state.bytes, GrowingBytes::Window { .. }) {
-            state.wake_writer();
-        }
-        drop(state);
-        self.body.taken.notify_all();
-    }
-
-    fn wait(&mut self) {
-        let mut state = self.body.lock();
-        loop {
-            let given_up = state.readers.get(&self.number).is_none_or(|reader| reader.given_up);
-            if state.total > self.position || state.end.is_some() || given_up {
-                return;
-            }
-            self.body.grown.wait(&mut state);
-        }
-    }
-
-    fn listen(&mut self, wake: Box<dyn Fn() + Send + Sync>) {
-        let mut state = self.body.lock();
-        if let Some(reader) = state.readers.get_mut(&self.number) {
-            reader.waker = Some(wake);
-        }
-    }
-}
-
-impl Drop for Reader {
-    fn drop(&mut self) {
-        let mut state = self.body.lock();
-        let reader = state.readers.remove(&self.number);
-        // The writer may be waiting for this reader alone; and what is kept may be wanted by nobody now.
-        state.wake_writer();
-        drop(state);
-        // Without the lock: its waker may hold what takes locks of its own when it is dropped.
-        drop(reader);
-        self.body.taken.notify_all();
-    }
-}
-
-fn copy(from: &[u8], to: &mut [u8]) -> usize {
-    let count = from.len().min(to.len());
-    to[..count].copy_from_slice(&from[..count]);
-    count
 }
 
 #[cfg(test)]

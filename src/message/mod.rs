@@ -13,6 +13,7 @@ pub mod head;
 pub mod network;
 pub mod packed;
 pub(crate) mod percent;
+pub mod pipe;
 pub mod reference;
 pub mod request;
 mod spelling;

@@ -13,6 +13,7 @@ use crate::message::body::Growing;
 use crate::message::content::Slice;
 use crate::message::fields::Fields;
 use crate::message::growing::Writer;
+use crate::message::pipe::BodyPipe;
 use crate::origin::evented::{Consumer, ContentTaken, ExchangeKey, Space, WakeExchange, Wish};
 use crate::origin::{OriginError, OriginHead, RequestHead};
 use crate::proxy::Proxy;
@@ -269,7 +270,10 @@ impl<C: FetchClient> EventedFetch<C> {
                 transfer.sink.give_up();
                 return Space::Unwanted;
             }
-            EventedState::Moving(transfer, _) => transfer.sink.has_space(),
+            EventedState::Moving(transfer, _) => {
+                transfer.sink.set_pace(now);
+                transfer.sink.has_space()
+            }
             EventedState::Tunnelling(writer) if writer.readers() == 0 => return Space::Unwanted,
             EventedState::Tunnelling(writer) => writer.has_space(),
             _ => return Space::Bytes(PIECE_BYTES),
@@ -424,6 +428,24 @@ impl<C: FetchClient> Consumer for EventedFetch<C> {
             }
             _ => unreachable!("content follows a head"),
         }
+    }
+
+    fn may_pipe(&self) -> bool {
+        match &self.state {
+            EventedState::Moving(transfer, held) => held.is_empty() && transfer.sink.may_pipe(),
+            _ => false,
+        }
+    }
+
+    fn piped(&mut self, pipe: &Arc<BodyPipe>, count: usize) -> Wish {
+        let EventedState::Moving(transfer, _) = &mut self.state else {
+            unreachable!("a pipe is for content that is on its way");
+        };
+        if transfer.sink.take_piped(pipe, count) == Progress::More {
+            return Wish::GoOn;
+        }
+        self.state = EventedState::Over;
+        Wish::Over
     }
 
     fn trailers(&mut self, fields: Fields) {

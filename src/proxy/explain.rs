@@ -186,6 +186,7 @@ impl Proxy {
             // The explanation says it; the log need not.
             logged_credentials: AtomicBool::new(true),
             own_salt: Arc::clone(&self.own_salt),
+            wide: Arc::clone(&self.wide),
         }
     }
 

@@ -25,6 +25,7 @@ use http::HeaderValue;
 
 use crate::clock::{Clock, Timestamp};
 use crate::message::fields::Fields;
+use crate::message::growing::WideWindows;
 use crate::message::network::Network;
 use crate::message::request::RequestLimits;
 use crate::message::target::{OriginUrl, PublicUrl};
@@ -67,6 +68,9 @@ pub use plan::Fetch;
 pub use question::Question;
 pub use receive::AfterHead;
 pub use upgrade::{UpgradeRequest, protocols};
+
+/// Bodies that are passed on with wide windows at a time: 16 MiB of memory at most, or as many pipes.
+pub const WIDE_MAX: usize = 64;
 
 /// How the engine is to behave.
 #[derive(Clone, Debug)]
@@ -123,6 +127,8 @@ pub struct Proxy {
     logged_credentials: AtomicBool,
     /// What digests of credentials are keyed with, where memory is all there is.
     own_salt: Arc<Salt>,
+    /// How many responses that are passed on may have much of their content waiting.
+    wide: Arc<WideWindows>,
 }
 
 impl Proxy {
@@ -133,7 +139,8 @@ impl Proxy {
         let (flights, logged_credentials) = (Arc::default(), AtomicBool::new(false));
         // Another one in each process: what memory keeps under it does not outlive the process.
         let own_salt = Arc::new(salt::random());
-        Self { settings, cache, flights, clock, stats, plain, logged_credentials, own_salt }
+        let wide = WideWindows::new(WIDE_MAX);
+        Self { settings, cache, flights, clock, stats, plain, logged_credentials, own_salt, wide }
     }
 
     /// The counters.

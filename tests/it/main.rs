@@ -51,6 +51,7 @@ mod origin_trouble;
 mod over_tiny_http;
 mod packed;
 mod parts;
+mod piped;
 mod properties;
 mod ranges;
 mod recalled;

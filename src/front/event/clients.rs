@@ -12,6 +12,8 @@ use crate::front::event::connection::Connection;
 use crate::front::event::exchange::LoopMessage;
 use crate::front::event::loop_state::LoopState;
 use crate::front::event::sending::Transmitted;
+use crate::front::outgoing::Take;
+use crate::message::pipe::BodyPipe;
 use crate::stats::Counter;
 
 /// How much is read at a time, of any client.
@@ -27,11 +29,30 @@ pub(super) trait Socket {
     /// Sends as much as the client takes at once.
     fn send(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize>;
 
+    /// Sends at most `most` bytes out of a pipe, as many as the client takes at once; for loops whose clients take
+    /// pipes ([`LoopState::takes_pipes`]).
+    fn send_piped(&mut self, _pipe: &BodyPipe, _most: usize) -> io::Result<usize> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     /// Nothing more will be sent.
     fn end(&mut self);
 
     /// When it is closed, the client is to see an error.
     fn cut(&mut self);
+}
+
+/// A socket, as a response that is sent sees it.
+struct Taker<'a, S>(&'a mut S);
+
+impl<S: Socket> Take for Taker<'_, S> {
+    fn take(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.0.send(slices)
+    }
+
+    fn take_piped(&mut self, pipe: &BodyPipe, most: usize) -> io::Result<usize> {
+        self.0.send_piped(pipe, most)
+    }
 }
 
 /// The clients of a loop, and what their connections share.
@@ -265,7 +286,7 @@ impl<S: Socket> ConnectedClient<S> {
     fn rounds(&mut self, state: &mut LoopState, buffer: &mut [u8]) -> TurnEnd {
         for _ in 0..READS_PER_TURN {
             let Self { socket, connection, readable, .. } = &mut *self;
-            match connection.transmit(state, &mut |slices| socket.send(slices)) {
+            match connection.transmit(state, &mut Taker(socket)) {
                 Transmitted::Enough => {}
                 Transmitted::More => return TurnEnd::Again,
                 Transmitted::Last => socket.end(),

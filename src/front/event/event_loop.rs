@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 use mio::event::Event;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
+#[cfg(target_os = "linux")]
+use rustix::pipe::{SpliceFlags, splice};
 
 use crate::front::event::accept::{Accepted, Acceptor, PAUSE};
 use crate::front::event::clients::{ClientOutcome, Clients, Readiness, Socket};
@@ -21,6 +23,7 @@ use crate::front::event::exchange::{EventExchange, FetchingClient, LoopInbox, Lo
 use crate::front::event::inbox::Endless;
 use crate::front::event::loop_state::LoopState;
 use crate::front::event::timeouts::CheckTimer;
+use crate::message::pipe::BodyPipe;
 use crate::message::request::Framing;
 use crate::origin::evented::{self, EventedSettings, Exchanges, NewExchange, WakeExchange};
 use crate::proxy::{EventedFetch, Fetch, RunElsewhere, UpgradeRequest};
@@ -76,10 +79,11 @@ pub(super) struct EventLoop {
 impl EventLoop {
     pub(super) fn new(
         poll: Poll,
-        state: LoopState,
+        mut state: LoopState,
         shared: Arc<EventShared>,
         origin: Option<Arc<EventedSettings>>,
     ) -> io::Result<Self> {
+        state.takes_pipes = cfg!(target_os = "linux");
         let dispatch = Arc::clone(&state.dispatch);
         let run_elsewhere: RunElsewhere = Arc::new(move |work| dispatch.run_elsewhere(work));
         let inbox = Arc::clone(&state.inbox);
@@ -128,13 +132,25 @@ impl EventLoop {
             }
             // After all turns, which may send messages to this very loop: nothing wakes it for them.
             self.handle_messages();
-            if let Some(exchanges) = &mut self.exchanges {
-                exchanges.go_on();
-                self.handle_messages();
-            }
+            self.go_on_with_exchanges();
             self.clients.state.count();
         }
         Ok(())
+    }
+
+    /// Gives a turn to each exchange that had more to do.
+    fn go_on_with_exchanges(&mut self) {
+        let unfinished = self.exchanges.as_mut().map(Exchanges::take_unfinished);
+        for slot in unfinished.unwrap_or_default() {
+            if let Some(exchanges) = &mut self.exchanges {
+                exchanges.go_on_with(slot);
+            }
+            self.handle_messages();
+        }
+        if let Some(exchanges) = &mut self.exchanges {
+            exchanges.end_round();
+            self.handle_messages();
+        }
     }
 
     /// Reads the clocks, once for all that happens in this round; `true` if timeouts are to be checked.
@@ -158,15 +174,22 @@ impl EventLoop {
                 // It has ended the wait, which is all that it is for; messages are read anyway.
                 WAKER => {}
                 LISTENER => self.may_accept = true,
-                Token(token) if token >= ORIGIN_FIRST => {
-                    if let Some(exchanges) = &mut self.exchanges {
-                        exchanges.handle_readiness(token, origin_readiness(event));
-                    }
-                }
+                Token(token) if token >= ORIGIN_FIRST => {}
                 Token(slot) => {
                     let outcome = self.clients.handle_readiness(slot, readiness(event));
                     self.apply(outcome);
                 }
+            }
+        }
+        // After the clients': a message may give a slot to another client, whose readiness what is reported here is not.
+        for event in events {
+            let Token(token) = event.token();
+            if let Some(exchanges) = &mut self.exchanges
+                && (ORIGIN_FIRST..LISTENER.0).contains(&token)
+            {
+                exchanges.handle_readiness(token, origin_readiness(event));
+                // What it has brought is sent on before another one brings more: it is still in the processor's cache.
+                self.handle_messages();
             }
         }
         // Taken as a whole first: a client that is still not done is listed again, for the next round.
@@ -424,6 +447,11 @@ impl Socket for TcpStream {
             (Some(only), None) => self.write(only),
             _ => write_together(self, slices),
         }
+    }
+
+    #[cfg(target_os = "linux")]
+    fn send_piped(&mut self, pipe: &BodyPipe, most: usize) -> io::Result<usize> {
+        Ok(splice(&pipe.read, None, self, None, most, SpliceFlags::NONBLOCK)?)
     }
 
     fn end(&mut self) {

@@ -46,6 +46,8 @@ pub(super) struct LoopState {
     pub turn_buffer: TurnBuffer,
     /// A piece of a body on its way to a client.
     pub scratch: Vec<u8>,
+    /// The clients' sockets take content out of pipes.
+    pub takes_pipes: bool,
     /// The cache key of a plain request.
     pub key: String,
     /// Hits of the fast path since they were counted last.
@@ -82,6 +84,7 @@ impl LoopState {
             held_max,
             turn_buffer: TurnBuffer::default(),
             scratch: vec![0; SCRATCH_BYTES],
+            takes_pipes: false,
             key: String::new(),
             fast_hits: FastHits::default(),
             latencies: Tally::default(),

@@ -84,7 +84,7 @@ impl Output {
     pub(super) fn send_once(
         &mut self,
         most: usize,
-        take: &mut Take<'_>,
+        take: &mut dyn Take,
     ) -> io::Result<Option<usize>> {
         if self.is_empty() {
             return Ok(None);
@@ -92,7 +92,7 @@ impl Output {
         // Until all is taken: also after an error, or an interrupted call, that leaves everything here.
         self.is_blocked = true;
         let content = &self.content[..most.min(self.content.len())];
-        let count = match take(&[IoSlice::new(&self.bytes), IoSlice::new(content)]) {
+        let count = match take.take(&[IoSlice::new(&self.bytes), IoSlice::new(content)]) {
             // A socket that takes nothing says `WouldBlock`; this would be asked for ever.
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(Some(0)),

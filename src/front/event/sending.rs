@@ -71,7 +71,10 @@ impl Connection {
         }
         let client = WireClient { keeps_alive, ..current.client };
         match Outgoing::new(client, &current.request.method, response) {
-            Ok(outgoing) => {
+            Ok(mut outgoing) => {
+                if state.takes_pipes {
+                    outgoing.accept_pipe();
+                }
                 current.client.keeps_alive = keeps_alive && !outgoing.ends_by_closing();
                 current.outgoing = Some(outgoing);
                 current.record = Some(record);
@@ -89,7 +92,7 @@ impl Connection {
 
     /// Sends what there is, as far as the client takes it. When the proxy is to end, a stream without an end
     /// ends with that.
-    pub(super) fn transmit(&mut self, state: &mut LoopState, take: &mut Take<'_>) -> Transmitted {
+    pub(super) fn transmit(&mut self, state: &mut LoopState, take: &mut dyn Take) -> Transmitted {
         // Sent first: what has come of the stream until now is the client's.
         let sent = self.send_on(state, take);
         let outgoing = self.current.as_ref().and_then(|current| current.outgoing.as_ref());
@@ -105,7 +108,7 @@ impl Connection {
         self.current.as_ref().is_some_and(|current| current.is_tunnel)
     }
 
-    fn send_on(&mut self, state: &mut LoopState, take: &mut Take<'_>) -> Transmitted {
+    fn send_on(&mut self, state: &mut LoopState, take: &mut dyn Take) -> Transmitted {
         if self.phase == Phase::Over {
             return Transmitted::Over;
         }
@@ -130,7 +133,7 @@ impl Connection {
     }
 
     /// Sends the response of the exchange under way, until it halts; `None` if there is none.
-    fn advance(&mut self, state: &mut LoopState, take: &mut Take<'_>) -> Option<Halt> {
+    fn advance(&mut self, state: &mut LoopState, take: &mut dyn Take) -> Option<Halt> {
         let current = self.current.as_mut()?;
         let outgoing = current.outgoing.as_mut()?;
         let before = (outgoing.sent(), outgoing.has_begun());
@@ -173,7 +176,7 @@ impl Connection {
     }
 
     /// Sends what was put together, before anything else; `false` if the others are to have their turn before the rest.
-    fn send_ready(&mut self, state: &LoopState, take: &mut Take<'_>) -> io::Result<bool> {
+    fn send_ready(&mut self, state: &LoopState, take: &mut dyn Take) -> io::Result<bool> {
         let mut left = TURN_BYTES as usize;
         while left > 0 {
             let Some(count) = self.output.send_once(left, take)? else { return Ok(true) };

@@ -1,6 +1,8 @@
 //! One response on its way to a client while its body grows, past tiny_http's writer. It knows no
 //! exchange: what learns of the outcome is a trait.
 
+use std::io::IoSlice;
+
 use crate::front::outgoing::{Halt, Outgoing};
 use crate::front::served::LogRecord;
 use crate::front::tiny::sockets::ClientSocket;
@@ -50,7 +52,7 @@ impl Sending {
     pub(super) fn advance(&mut self, scratch: &mut [u8]) -> Halt {
         self.recipient.note_waiting(false);
         let socket = &self.socket;
-        let halt = self.outgoing.advance(scratch, u64::MAX, &mut |slices| {
+        let halt = self.outgoing.advance(scratch, u64::MAX, &mut |slices: &[IoSlice<'_>]| {
             // This is past tiny_http's own writer; one more call of the system for a head matters little.
             let slice = slices.iter().find(|slice| !slice.is_empty());
             slice.map_or(Ok(0), |slice| socket.send_some(slice))

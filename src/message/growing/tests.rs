@@ -1,5 +1,6 @@
 //! A body that grows: what its readers see of it, and whom it waits for.
 
+use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
@@ -7,6 +8,7 @@ use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
 use super::*;
+use crate::message::body::{Growing, Grown};
 
 const WINDOW_BYTES: usize = 1000;
 
@@ -413,4 +415,96 @@ proptest! {
             prop_assert_eq!(one.had, content.len());
         }
     }
+}
+
+/// What is taken out is the same as what is shown, however reading and writing alternate, and counts as not had until
+/// it is consumed.
+#[test]
+fn what_a_lone_reader_takes_out_is_what_has_come() {
+    let (mut writer, mut reader) = Writer::passing_fast(Some(100_000), &WideWindows::new(1));
+    let expected: Vec<u8> = (0..100_000_u32).map(|number| (number * 31 % 251) as u8).collect();
+    let (mut got, mut shown) = (Vec::new(), [0; 700]);
+    for (number, piece) in expected.chunks(1_000).enumerate() {
+        assert!(writer.push(piece));
+        // Sometimes nothing is read, sometimes by a copy, and sometimes not all that is here.
+        let count = match (number % 4, reader.here().map(<[u8]>::to_vec)) {
+            (0, _) | (_, None) => 0,
+            (1, _) => match reader.peek(&mut shown) {
+                Ok(Grown::Bytes(count)) => {
+                    got.extend_from_slice(&shown[..count]);
+                    count
+                }
+                other => panic!("{other:?}"),
+            },
+            (_, Some(here)) => {
+                let count = here.len().min(1_500);
+                got.extend_from_slice(&here[..count]);
+                count
+            }
+        };
+        reader.consume(count);
+        let waiting = (number + 1) * 1_000 - got.len();
+        assert_eq!(writer.space(), Some(WIDE_BYTES.saturating_sub(waiting)));
+    }
+    assert!(writer.shared().reader().is_none(), "the front is gone");
+    writer.finish();
+    got.extend(read(&mut reader).0);
+    assert!(got == expected);
+}
+
+#[test]
+fn two_readers_share_a_window_and_take_nothing_out() {
+    let (mut writer, mut one) = Writer::passing_fast(Some(19), &WideWindows::new(1));
+    let mut other = writer.shared().reader().expect("nothing has come yet");
+    writer.push(b"shared");
+    assert_eq!(one.here(), None);
+    assert_eq!(read(&mut one).0, b"shared");
+    drop(one);
+    assert_eq!(other.here(), Some(&b"shared"[..]), "it is alone now");
+}
+
+fn pipe() -> Arc<BodyPipe> {
+    let (read, write) = io::pipe().expect("a pipe");
+    Arc::new(BodyPipe { read: read.into(), write: write.into() })
+}
+
+/// A pipe is for a reader that takes one, has had all before it, and whose window is wide: the bound of wide windows is
+/// that of pipes.
+#[test]
+fn content_goes_through_a_pipe_only_where_nothing_is_before_it() {
+    let wide = WideWindows::new(1);
+    let (mut writer, mut reader) = Writer::passing_fast(Some(19), &wide);
+    let (other, mut narrow) = Writer::passing_fast(Some(19), &wide);
+    assert!(!writer.may_pipe(), "the reader has not accepted it");
+    reader.accept_pipe();
+    narrow.accept_pipe();
+    assert!(writer.may_pipe() && !other.may_pipe(), "one window may be wide");
+    writer.push(b"before");
+    assert!(!writer.may_pipe() && reader.piped().is_none());
+    assert_eq!(read(&mut reader).0, b"before");
+    let pipe = pipe();
+    assert!(writer.note_piped(&pipe, 10));
+    assert!(!writer.may_pipe() && writer.space() == Some(0), "one after the other");
+    assert_eq!((reader.piped().map(|(_, count)| count), reader.here()), (Some(10), None));
+    reader.consume(4);
+    assert_eq!(reader.piped().map(|(_, count)| count), Some(6));
+    // The end is read, and waits behind the pipe.
+    writer.push(b"end");
+    reader.consume(6);
+    assert!(reader.piped().is_none() && Arc::strong_count(&pipe) == 1);
+    writer.finish();
+    assert_eq!(read(&mut reader), (b"end".to_vec(), Ok(Grown::End)));
+    assert!(!other.may_pipe(), "a permit is kept until its body is dropped");
+}
+
+/// A cut does not overtake what is in the pipe.
+#[test]
+fn what_is_piped_comes_before_a_cut() {
+    let (mut writer, mut reader) = Writer::passing_fast(Some(19), &WideWindows::new(1));
+    reader.accept_pipe();
+    assert!(writer.note_piped(&pipe(), 3));
+    drop(writer);
+    assert_eq!(reader.piped().map(|(_, count)| count), Some(3));
+    reader.consume(3);
+    assert_eq!(read(&mut reader).1, Err(io::ErrorKind::UnexpectedEof));
 }

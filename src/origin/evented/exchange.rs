@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
 
+use crate::message::pipe::BodyPipe;
 use crate::message::request::Framing;
 use crate::origin::OriginError;
 use crate::origin::evented::dial::Race;
@@ -74,6 +75,8 @@ pub struct Exchange<C> {
     pub renewed: bool,
     /// While it is under way; given back before the consumer learns of the end.
     pub permit: Option<OriginPermit>,
+    /// What content goes through whose client is fast, from this socket to the client's.
+    pub pipe: Option<Arc<BodyPipe>>,
     /// Takes a copy of the content for others.
     pub limit_copy: Option<LimitCopy>,
     /// When the connection must stand; set when the request is admitted.
@@ -159,6 +162,7 @@ impl<C: Consumer> Exchange<C> {
             needs_fresh: false,
             renewed: false,
             permit: None,
+            pipe: None,
             limit_copy: None,
             connect_by: now,
             deadline: None,

@@ -5,6 +5,7 @@
 //! - `protocol.rs` reads responses and sees no socket; requests are written by `../outgoing.rs`.
 //! - `stream.rs` is a connection with or without TLS, `dial.rs` says which address is tried next, `idle.rs` keeps
 //!   connections for later requests.
+//! - `piping.rs` moves large content into a pipe, out of which the client's loop sends it.
 //!
 //! What comes of an exchange goes to its [`Consumer`], in the same call.
 
@@ -15,12 +16,14 @@ use std::time::Instant;
 use http::StatusCode;
 
 use crate::message::fields::Fields;
+use crate::message::pipe::BodyPipe;
 use crate::origin::{OriginError, OriginHead, RequestHead};
 
 mod dial;
 mod exchange;
 pub mod exchanges;
 mod idle;
+mod piping;
 pub mod protocol;
 mod slots;
 mod stream;
@@ -66,6 +69,16 @@ pub trait Consumer {
 
     /// Content has come, which is not the last.
     fn piece(&mut self, piece: &[u8]) -> Wish;
+
+    /// May content go through a pipe, which is empty, instead of being read?
+    fn may_pipe(&self) -> bool {
+        false
+    }
+
+    /// So many bytes of content, which are not the last, are in this pipe.
+    fn piped(&mut self, _pipe: &Arc<BodyPipe>, _count: usize) -> Wish {
+        unreachable!("nobody permits a pipe")
+    }
 
     /// Fields have come behind the content, of a request that has said that they are welcome: at once before
     /// [`Consumer::last`].

@@ -159,6 +159,20 @@ impl ResponseReader {
         matches!(self.stage, ResponseStage::Counted(0))
     }
 
+    /// How many bytes of content are left whose number the head has stated; 0 where it has not.
+    pub fn content_left(&self) -> u64 {
+        if let ResponseStage::Counted(left) = self.stage { left } else { 0 }
+    }
+
+    /// `count` bytes of content, which are not the last, went another way.
+    pub fn skip(&mut self, count: u64) {
+        let ResponseStage::Counted(left) = &mut self.stage else {
+            unreachable!("what is skipped is counted")
+        };
+        assert!(count < *left, "the last bytes are read");
+        *left -= count;
+    }
+
     fn break_off(&mut self) {
         self.stage = ResponseStage::Over;
         self.stays_open = false;

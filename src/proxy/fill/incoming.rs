@@ -210,7 +210,7 @@ impl Proxy {
         assert!(prefix.is_none(), "the driver has taken what is stored of the content");
         let (body, refusal, sink) = match content {
             IncomingContent::Passing { refusal, first } => {
-                let (sink, reader) = Sink::passing(head.length, &first);
+                let (sink, reader) = Sink::passing(head.length, &first, &self.wide);
                 (Body::Growing(Box::new(reader)), Some(refusal), Some(Box::new(sink)))
             }
             IncomingContent::Storing(mut sink, reader) => {

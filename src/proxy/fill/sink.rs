@@ -12,7 +12,8 @@ use bytes::Bytes;
 
 use crate::message::buffer::Buffer;
 use crate::message::fields::Fields;
-use crate::message::growing::{Reader, Writer};
+use crate::message::growing::{Reader, WIDE_BYTES, WideWindows, Writer};
+use crate::message::pipe::BodyPipe;
 use crate::policy::reason::Detail;
 use crate::policy::stored::StoredHead;
 use crate::proxy::collapse::{Duty, Outcome, Scope, Shareable};
@@ -159,8 +160,12 @@ impl Sink {
     }
 
     /// A sink for a response that is passed on to one client; `first` has come of it.
-    pub(in crate::proxy) fn passing(length: Option<u64>, first: &[u8]) -> (Self, Reader) {
-        let (mut writer, reader) = Writer::passing(length);
+    pub(in crate::proxy) fn passing(
+        length: Option<u64>,
+        first: &[u8],
+        wide: &Arc<WideWindows>,
+    ) -> (Self, Reader) {
+        let (mut writer, reader) = Writer::passing_fast(length, wide);
         if !first.is_empty() {
             writer.push(first);
         }
@@ -229,12 +234,18 @@ impl Sink {
         None
     }
 
+    /// For a driver that is about to ask for space at `now`: the window of one reader is wide or narrow from then on.
+    pub fn set_pace(&mut self, now: Instant) {
+        self.writer.set_pace(now);
+    }
+
     /// How much is to be fetched next, where there is space: no more than there is space for.
     pub fn piece_bytes(&self) -> usize {
         let most = match self.keeping {
-            Keeping::Owed(..) => PIECE_BYTES,
-            // It is for one client or a few, and waits in their windows.
-            Keeping::LetGo(_) | Keeping::Nothing => WINDOW_PIECE_BYTES,
+            // It waits in a window for its readers.
+            Keeping::Owed(..) | Keeping::LetGo(_) => PIECE_BYTES,
+            // It is for one client; how wide the window is, depends on how fast both sides are.
+            Keeping::Nothing => WIDE_BYTES,
         };
         self.writer.space().map_or(most, |space| space.clamp(1, most))
     }
@@ -272,6 +283,23 @@ impl Sink {
         // stored.
         let is_spooled = self.spool(piece);
         if self.writer.push(piece) || is_spooled { Progress::More } else { self.give_up() }
+    }
+
+    /// May content be put into an empty pipe, instead of being taken piece by piece? Only what is passed on to one
+    /// client, and not its end.
+    pub fn may_pipe(&self) -> bool {
+        matches!(self.keeping, Keeping::Nothing)
+            && self.compared == self.total
+            && self.writer.may_pipe()
+    }
+
+    /// `count` bytes have been put into `pipe`, which are not the last.
+    pub fn take_piped(&mut self, pipe: &Arc<BodyPipe>, count: usize) -> Progress {
+        assert!(self.compared == self.total, "what has come before is compared byte for byte");
+        self.total += count as u64;
+        self.compared = self.total;
+        assert!(self.length.is_none_or(|length| self.total < length), "the end comes as a piece");
+        if self.writer.note_piped(pipe, count) { Progress::More } else { self.give_up() }
     }
 
     /// These fields have come behind the content, for the clients that take them, unless the response is stored.

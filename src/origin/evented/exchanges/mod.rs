@@ -27,7 +27,7 @@ mod connecting;
 mod talking;
 
 /// How much is read at a time.
-const READ_BYTES: usize = 64 * 1024;
+const READ_BYTES: usize = 128 * 1024;
 /// What is encrypted is read into this: as much for each of two sessions, one in the other.
 const SCRATCH_BYTES: usize = 32 * 1024;
 /// How often idle connections are looked through.
@@ -298,6 +298,12 @@ impl<C: Consumer> Exchanges<C> {
         if !exchange.consumer.is_wanted() {
             return self.abandon(key.slot);
         }
+        // A client that takes at once what is read for it would keep all others waiting until the end of its body: an
+        // exchange that has waited for it goes on in the next round.
+        if exchange.is_blocked && !exchange.is_unfinished {
+            exchange.is_unfinished = true;
+            return self.unfinished.push(key.slot);
+        }
         self.give_turn(key.slot);
     }
 
@@ -309,13 +315,28 @@ impl<C: Consumer> Exchanges<C> {
     /// Gives a turn to those that had more to do, and to those whose deadline has come. To be called once a round,
     /// after all readiness was handled.
     pub fn go_on(&mut self) {
-        for slot in std::mem::take(&mut self.unfinished) {
-            if let Some(exchange) = self.under_way.at_mut(slot)
-                && std::mem::take(&mut exchange.is_unfinished)
-            {
-                self.give_turn(slot);
-            }
+        for slot in self.take_unfinished() {
+            self.go_on_with(slot);
         }
+        self.end_round();
+    }
+
+    /// The slots of exchanges that have more to do: each is to be given one more turn, by [`Exchanges::go_on_with`].
+    pub fn take_unfinished(&mut self) -> Vec<usize> {
+        std::mem::take(&mut self.unfinished)
+    }
+
+    /// Gives an exchange the turn that it is listed for, if it is still there.
+    pub fn go_on_with(&mut self, slot: usize) {
+        if let Some(exchange) = self.under_way.at_mut(slot)
+            && std::mem::take(&mut exchange.is_unfinished)
+        {
+            self.give_turn(slot);
+        }
+    }
+
+    /// Gives a turn to those whose deadline has come, after all others have had theirs.
+    pub fn end_round(&mut self) {
         if self.earliest.is_some_and(|earliest| earliest <= self.now) {
             self.expire();
         }

@@ -9,6 +9,7 @@ use super::{
 };
 use crate::message::fields::Fields;
 use crate::origin::evented::exchange::{ContentState, Exchange, ExchangeStage, OriginConnection};
+use crate::origin::evented::piping::pipe_content;
 use crate::origin::evented::protocol::ResponsePart;
 use crate::origin::evented::{Consumer, Space, Wish};
 use crate::origin::outgoing::refused_by_proxy;
@@ -40,19 +41,26 @@ impl<C: Consumer> Exchanges<C> {
             let most = if connection.reader.awaits_head() {
                 HEAD_READ_BYTES
             } else {
-                match exchange.consumer.space(self.now) {
-                    Space::Bytes(most) => {
-                        // The origin server's time begins when it may send again.
-                        has_moved |= std::mem::take(&mut exchange.is_blocked);
-                        most.min(READ_BYTES)
-                    }
-                    Space::None(until) => {
-                        (exchange.deadline, exchange.is_blocked) = (Some(until), true);
-                        return TurnOutcome::Wait;
-                    }
-                    Space::Unwanted => return TurnOutcome::Over,
+                // The origin server's time begins when it may send again.
+                has_moved |= exchange.is_blocked;
+                match self.space(exchange) {
+                    Ok(most) => most,
+                    Err(outcome) => return outcome,
                 }
             };
+            match pipe_content(exchange, most) {
+                None => {}
+                Some(Ok(Wish::GoOn)) => {
+                    has_moved = true;
+                    continue;
+                }
+                Some(Ok(wish)) => return wish.into(),
+                Some(Err(error)) => match self.unreadable(exchange, error) {
+                    None => continue,
+                    Some(turn) => return turn,
+                },
+            }
+            let Some(connection) = &mut exchange.connection else { return TurnOutcome::Over };
             match connection.stream.read(&mut buffers.read[..most], &mut buffers.scratch) {
                 Ok(0) => return self.ended(exchange),
                 Ok(count) => {
@@ -63,16 +71,43 @@ impl<C: Consumer> Exchanges<C> {
                         return turn;
                     }
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    connection.readable = false;
+                Err(error) => {
+                    if let Some(turn) = self.unreadable(exchange, error) {
+                        return turn;
+                    }
                 }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return self.lost(exchange, error),
             }
         }
         // Bytes have moved since it was set. Left there, it would end the exchange before its next turn.
         exchange.deadline = None;
         TurnOutcome::Again
+    }
+
+    /// How much content may be read; an outcome is for content that may not.
+    fn space(&self, exchange: &mut Exchange<C>) -> Result<usize, TurnOutcome> {
+        match exchange.consumer.space(self.now) {
+            Space::Bytes(most) => {
+                exchange.is_blocked = false;
+                Ok(most.min(READ_BYTES))
+            }
+            Space::None(until) => {
+                (exchange.deadline, exchange.is_blocked) = (Some(until), true);
+                Err(TurnOutcome::Wait)
+            }
+            Space::Unwanted => Err(TurnOutcome::Over),
+        }
+    }
+
+    /// Nothing could be read; `None` if something may come later.
+    fn unreadable(&mut self, exchange: &mut Exchange<C>, error: io::Error) -> Option<TurnOutcome> {
+        match error.kind() {
+            io::ErrorKind::WouldBlock => {
+                exchange.connection.as_mut()?.readable = false;
+                None
+            }
+            io::ErrorKind::Interrupted => None,
+            _ => Some(self.lost(exchange, error)),
+        }
     }
 
     /// Sends what there is; did anything move? An outcome is the end of the exchange.
