@@ -205,6 +205,9 @@ impl<S: OriginSocket> SecureStream<S> {
     }
 
     fn read(&mut self, buffer: &mut [u8], scratch: &mut [u8]) -> io::Result<usize> {
+        // Bytes may have come since the socket was read last, and their readiness been seen: what is decrypted already
+        // says nothing about them.
+        self.is_drained = false;
         let mut filled = 0;
         loop {
             match self.session.reader().read(&mut buffer[filled..]) {

@@ -153,3 +153,17 @@ fn bytes_behind_a_close_notify_are_ignored() {
         assert_eq!((&*received, is_end), (content.as_bytes(), true), "{behind} bytes");
     }
 }
+
+/// Readiness is reported once: bytes that come while decrypted ones wait for space must be looked for, or the response
+/// would stop there for ever.
+#[test]
+fn bytes_that_come_behind_decrypted_ones_are_not_overlooked() {
+    let (mut stream, mut server) = connected();
+    let (mut buffer, mut scratch) = (vec![0; 100], vec![0; 2 * RECEIVED_MAX]);
+    send_record(&mut server, &mut stream, b"first record");
+    assert_eq!(stream.read(&mut buffer[..5], &mut scratch).expect("bytes"), 5);
+    send_record(&mut server, &mut stream, b"second");
+    assert_eq!(stream.read(&mut buffer, &mut scratch).expect("bytes"), 7);
+    assert!(!stream.is_drained(7, buffer.len()));
+    assert_eq!(read_all(&mut stream, 100).0, b"second");
+}
