@@ -10,14 +10,17 @@ use std::sync::Arc;
 use http::{Method, StatusCode};
 use parking_lot::Mutex;
 
+use crate::front::recalls::{Recalls, WaitingRecall};
 use crate::front::tunnels::{TunnelPermit, Tunnels};
 use crate::front::workers::{Job, Kind, Pool, Role};
+use crate::message::body::Body;
 use crate::message::fields::Fields;
 use crate::message::request::Request;
 use crate::origin::{Interim, RequestContent, Tunnel};
 use crate::policy::response::Response;
 use crate::proxy::{
-    Answer, Attempt, BlockingDriver, Delivery, Fetch, Next, Proxy, Refresh, Upgraded, protocols,
+    Answer, Attempt, BlockingDriver, Delivery, Fetch, Next, Proxy, Recall, Refresh, Upgraded,
+    protocols,
 };
 
 /// A request and its client, as either front has them. Dropped unanswered, it sends the client an error.
@@ -53,7 +56,9 @@ pub(super) struct Dispatch {
     pub proxy: Arc<Proxy>,
     driver: BlockingDriver,
     pub tunnels: Tunnels,
-    pool: Pool,
+    pool: Arc<Pool>,
+    /// Who waits for what is behind memory together with others.
+    recalls: Arc<Recalls>,
     /// What answers instead of the proxy: the control interface, on a listener of its own.
     handler: Option<Handler>,
     /// The path of health checks, which are answered before anything else.
@@ -77,7 +82,9 @@ impl Dispatch {
         fetch_on_loop: Option<FetchOnLoop>,
     ) -> Self {
         let (proxy, tunnels) = (Arc::clone(driver.proxy()), Tunnels::default());
-        Self { proxy, driver, tunnels, pool, handler, health_path, fetch_on_loop }
+        let pool = Arc::new(pool);
+        let recalls = Recalls::new(&proxy, &pool);
+        Self { proxy, driver, tunnels, pool, recalls, handler, health_path, fetch_on_loop }
     }
 
     /// Do the event loops ask the origin server themselves?
@@ -171,17 +178,49 @@ impl Dispatch {
                 let next = self.proxy.recall(*recall);
                 return self.go_on(exchange, next, kind, role);
             }
-            next if role == Role::Any => self.carry_out(exchange, next),
-            next => {
-                let dispatch = Arc::clone(self);
-                self.submit(kind, exchange, move |exchange, role| {
-                    if let Some((exchange, response)) = dispatch.go_on(exchange, next, kind, role) {
-                        exchange.respond(response.into());
-                    }
-                });
+            // What follows a look together must not wait for the origin server on that worker.
+            Next::Recall(recall) if self.fetches_on_loops() && self.recalls.takes(&recall) => {
+                self.submit_recall(exchange, recall, kind);
             }
+            next if role == Role::Any => self.carry_out(exchange, next),
+            next => self.submit_next(exchange, next, kind),
         }
         None
+    }
+
+    /// Has a worker do what is next for a request.
+    fn submit_next(self: &Arc<Self>, exchange: impl ClientExchange, next: Next, kind: Kind) {
+        let dispatch = Arc::clone(self);
+        self.submit(kind, exchange, move |exchange, role| {
+            if let Some((exchange, response)) = dispatch.go_on(exchange, next, kind, role) {
+                exchange.respond(response.into());
+            }
+        });
+    }
+
+    /// Has a worker ask the backing store for this request and for others together.
+    fn submit_recall(
+        self: &Arc<Self>,
+        exchange: impl ClientExchange,
+        recall: Box<Recall>,
+        kind: Kind,
+    ) {
+        if self.recalls.is_full(kind) {
+            return self.refuse_full(exchange);
+        }
+        let dispatch = Arc::clone(self);
+        let go_on = Box::new(move |next| match next {
+            next @ Next::Recall(_) => dispatch.submit_next(exchange, next, kind),
+            next => match dispatch.go_on(exchange, next, kind, Role::Any) {
+                // It would be read on this worker, which has others to answer.
+                Some((exchange, response)) if matches!(response.body, Body::Arriving(_)) => {
+                    dispatch.submit_response(exchange, response);
+                }
+                Some((exchange, response)) => exchange.respond(response.into()),
+                None => {}
+            },
+        });
+        self.recalls.push(WaitingRecall { recall, go_on });
     }
 
     /// Asks the origin server, and answers with the response. On a worker: it may take long.

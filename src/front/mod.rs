@@ -17,9 +17,11 @@ mod dispatch;
 pub mod event;
 pub mod outgoing;
 pub mod private;
+mod recalls;
 mod served;
 pub mod tiny;
 mod tunnels;
+mod wakes;
 pub mod wire;
 pub mod workers;
 

@@ -268,9 +268,12 @@ fn next_serial() -> u64 {
 pub struct BackingId {
     /// The store's own number for it; 0 if it is not known to be there.
     number: AtomicU64,
-    /// The store's period in which it last heard of a use.
+    /// The store's period in which it last heard of a use; [`HEARD`] if it did before that is known.
     told: AtomicU32,
 }
+
+/// Stands for the period in which the next use is, whichever that will be.
+const HEARD: u32 = u32::MAX;
 
 impl BackingId {
     fn at(number: u64) -> Self {
@@ -288,11 +291,24 @@ impl BackingId {
         self.number.store(number, Ordering::Release);
     }
 
+    /// The store has heard of a use so lately that another one in the present period is no news.
+    pub fn note_heard(&self) {
+        self.told.store(HEARD, Ordering::Relaxed);
+    }
+
+    /// Was that noted, and has it not been used since?
+    pub(crate) fn was_heard(&self) -> bool {
+        self.told.load(Ordering::Relaxed) == HEARD
+    }
+
     /// Is a use in `period` the first one that the store hears of?
     pub(crate) fn is_news(&self, period: u32) -> bool {
         // Looked at before it is swapped: hits on one response from many threads would else pull its
         // cache line back and forth.
-        self.told.load(Ordering::Relaxed) != period
-            && self.told.swap(period, Ordering::Relaxed) != period
+        if self.told.load(Ordering::Relaxed) == period {
+            return false;
+        }
+        let told = self.told.swap(period, Ordering::Relaxed);
+        told != period && told != HEARD
     }
 }

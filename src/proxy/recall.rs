@@ -4,6 +4,7 @@
 //! The one step that waits, for the backing store alone; a driver calls it on a thread that may.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use http::StatusCode;
 
@@ -20,12 +21,13 @@ use crate::proxy::next::{History, Next, Recall};
 use crate::proxy::plan::{Fetch, Forward};
 use crate::proxy::question::Question;
 use crate::store::cache::Recollected;
+use crate::store::underway::Begun;
 
 impl Proxy {
     /// Asks the backing store, and goes on with what it has. Waits, within the backing store's own bounds.
     pub fn recall(&self, recall: Recall) -> Next {
         match recall {
-            Recall::BeforeFetch(fetch) => self.recall_before(fetch),
+            Recall::BeforeFetch(fetch) => self.recall_before(fetch, None),
             Recall::BeforeRefusal { question, detail } => {
                 // Noted although nothing will be fetched: what is purged while the backing store is
                 // read must not be found.
@@ -44,16 +46,50 @@ impl Proxy {
                     otherwise.forward.why,
                 ) {
                     Some(response) => response.into(),
-                    None => self.recall_before(otherwise),
+                    None => self.recall_before(otherwise, None),
                 }
             }
         }
     }
 
-    fn recall_before(&self, mut fetch: Fetch) -> Next {
+    /// Can the backing store be asked this together with other questions?
+    pub fn recalls_together(&self, recall: &Recall) -> bool {
+        matches!(recall, Recall::BeforeFetch(_)) && self.cache.recalls_together()
+    }
+
+    /// Asks the backing store the first of these questions, for each of which [`Proxy::recalls_together`] is true, and as
+    /// many more as it can be asked until `until`; those that it was not asked come back. The next step of one that has
+    /// to be asked by itself is to do so. Waits, within the backing store's own bounds.
+    #[allow(clippy::vec_box, reason = "they come in their boxes and go in them")]
+    pub fn recall_together(
+        &self,
+        recalls: Vec<Box<Recall>>,
+        until: Instant,
+    ) -> (Vec<Next>, Vec<Box<Recall>>) {
+        let fetches = recalls.iter().map(|recall| match &**recall {
+            Recall::BeforeFetch(fetch) => fetch,
+            _ => unreachable!("it is asked together with others"),
+        });
+        let asked: Vec<_> = fetches
+            .map(|fetch| (&fetch.forward.question.key, fetch.duty.begun().clone()))
+            .collect();
+        let found = self.cache.recall_together(asked, until);
+        let mut recalls = recalls.into_iter();
+        let nexts = recalls.by_ref().zip(found).map(|(recall, found)| match (*recall, found) {
+            (Recall::BeforeFetch(fetch), Some(found)) => self.recall_before(fetch, Some(found)),
+            (recall, _) => Next::Recall(Box::new(recall)),
+        });
+        (nexts.collect(), recalls.collect())
+    }
+
+    /// `found` is what the backing store has said; it is asked here if that is `None`.
+    fn recall_before(&self, mut fetch: Fetch, found: Option<(Begun, Recollected)>) -> Next {
         let question = &fetch.forward.question;
         let noted = fetch.duty.begun().clone();
-        let variants = self.recalled(question, &mut fetch.duty);
+        let variants = match found {
+            Some((begun, found)) => self.take_in(question, &mut fetch.duty, begun, found),
+            None => self.recalled(question, &mut fetch.duty),
+        };
         if !variants.is_empty() && question.has_client() {
             return self.answer_recalled(fetch.forward.question, fetch.duty, variants);
         }
@@ -93,8 +129,19 @@ impl Proxy {
         // A leader asks for all; a request that asks alone may ask for what is nobody else's.
         let claims = duty.leads() && question.has_client();
         let mut begun = duty.begun().clone();
-        let Recollected { mut variants, claim, .. } =
-            self.cache.recall(&question.key, &mut begun, claims);
+        let found = self.cache.recall(&question.key, &mut begun, claims);
+        self.take_in(question, duty, begun, found)
+    }
+
+    /// The backing store has been asked, and `begun` has its state.
+    fn take_in(
+        &self,
+        question: &Question,
+        duty: &mut Duty,
+        begun: Begun,
+        found: Recollected,
+    ) -> Vec<Arc<StoredResponse>> {
+        let Recollected { mut variants, claim, .. } = found;
         duty.recalled(begun, claim);
         self.bring(question, duty, &mut variants);
         // To ask, and to read what was found, takes time: what is purged meanwhile must not be asked

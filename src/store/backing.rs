@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -228,6 +228,26 @@ pub trait Backing: Send + Sync {
     /// What is stored for `key`, and the store's state. If that is nothing and `claims` is set, it is noted
     /// that this proxy fetches it, where the store can do that.
     fn recall(&self, key: &CacheKey, claims: bool) -> Result<Recalled, BackingError>;
+
+    /// Can one look be for several keys, and nobody is waited for on the way?
+    fn recalls_together(&self) -> bool {
+        false
+    }
+
+    /// The same as [`Backing::recall`], without a claim, for the first of `keys`, and for those after it as far as they
+    /// are read by `until`: a slow store must not keep all of them for as long as all of them take.
+    fn recall_together(
+        &self,
+        keys: &[&CacheKey],
+        _until: Instant,
+    ) -> Result<Vec<Recalled>, BackingError> {
+        Ok(vec![self.recall(keys[0], false)?])
+    }
+
+    /// The use of a response that goes on is told once in this period.
+    fn use_period(&self) -> Duration {
+        Duration::from_secs(30)
+    }
 
     /// Waits until another proxy is done with `key`, but no longer than `most`.
     fn wait(&self, _key: &CacheKey, _most: Duration) {}

@@ -124,6 +124,30 @@ pub fn decode_head(frame: &Bytes) -> Result<(CacheKey, StoredHead, u64), Unreada
     if content.is_empty() { Ok((key, head, length)) } else { Err(Unreadable::Nonsense) }
 }
 
+/// A response as a store has it that keeps small content beside the head, and all other content elsewhere.
+pub struct RowDecoded {
+    /// Its key.
+    pub key: CacheKey,
+    /// All but its content.
+    pub head: StoredHead,
+    /// Bytes of content.
+    pub length: u64,
+    /// The content, if it is here.
+    pub content: Option<Bytes>,
+}
+
+/// What `frame` holds of a stored response, whose content is in it or kept elsewhere.
+pub fn decode_row(frame: &Bytes) -> Result<RowDecoded, Unreadable> {
+    let (key, head, length, content) = open(frame)?;
+    let is_here = content.len() as u64 == length;
+    if !is_here && !content.is_empty() {
+        return Err(Unreadable::Nonsense);
+    }
+    // Copied: a piece of the frame would keep all of it in memory.
+    let content = is_here.then(|| Bytes::copy_from_slice(&content));
+    Ok(RowDecoded { key, head, length, content })
+}
+
 /// Checks a frame, and takes it apart.
 fn open(frame: &Bytes) -> Result<(CacheKey, StoredHead, u64, Bytes), Unreadable> {
     let magic = frame.get(..4).ok_or(Unreadable::Version)?;

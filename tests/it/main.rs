@@ -69,6 +69,7 @@ mod spelling;
 mod sqlite;
 mod sqlite_invalidations;
 mod sqlite_reuse;
+mod sqlite_rows;
 mod sqlite_trouble;
 mod static_binary;
 mod steps;

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 
 use crate::front::event::accept::Acceptor;
 use crate::front::event::upload::Upload;
+use crate::front::wakes::{WakeLoop, wake};
 use crate::message::body::Growing;
 use crate::message::fields::Fields;
 use crate::origin::evented::ExchangeKey;
@@ -100,14 +101,14 @@ pub(super) struct AgreedUpgrade {
 /// The inbox of one loop. It holds a few messages for each exchange under way, at most.
 pub(super) struct Inbox<E> {
     messages: Mutex<Vec<Message<E>>>,
-    waker: Box<dyn Fn() + Send + Sync>,
+    waker: WakeLoop,
     /// The loop's own thread reads the inbox before it sleeps, and need not be woken.
     owner: OnceLock<ThreadId>,
 }
 
 impl<E> Inbox<E> {
     /// An inbox whose loop is woken by `waker`, which must not block.
-    pub(super) fn new(waker: Box<dyn Fn() + Send + Sync>) -> Arc<Self> {
+    pub(super) fn new(waker: WakeLoop) -> Arc<Self> {
         Arc::new(Self { messages: Mutex::default(), waker, owner: OnceLock::new() })
     }
 
@@ -127,7 +128,7 @@ impl<E> Inbox<E> {
         // Behind the first message there is a wake-up on its way, or the loop is about to read the inbox.
         // Each wake-up is a call of the system, and bodies that grow would make very many.
         if first && self.owner.get() != Some(&thread::current().id()) {
-            (self.waker)();
+            wake(&self.waker);
         }
     }
 
@@ -155,7 +156,7 @@ mod tests {
         let wakes = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&wakes);
         let inbox: Arc<Inbox<()>> =
-            Inbox::new(Box::new(move || _ = counted.fetch_add(1, Ordering::Relaxed)));
+            Inbox::new(Arc::new(move || _ = counted.fetch_add(1, Ordering::Relaxed)));
         let mut messages = Vec::new();
         for _ in 0..2 {
             for _ in 0..1000 {
@@ -174,7 +175,7 @@ mod tests {
     #[test]
     #[should_panic(expected = "all messages that were taken have been handled")]
     fn messages_that_are_not_handled_are_a_bug() {
-        let inbox: Arc<Inbox<()>> = Inbox::new(Box::new(|| ()));
+        let inbox: Arc<Inbox<()>> = Inbox::new(Arc::new(|| ()));
         inbox.take(&mut vec![Message::Retire]);
     }
 }

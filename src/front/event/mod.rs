@@ -205,5 +205,5 @@ fn fetch_on_loops(inboxes: Vec<Arc<LoopInbox>>) -> FetchOnLoop {
 fn inbox_of(poll: &Poll) -> io::Result<Arc<LoopInbox>> {
     let waker = Waker::new(poll.registry(), WAKER)?;
     // It fails only if the system has no memory for eight bytes; the next wake-up will do.
-    Ok(LoopInbox::new(Box::new(move || _ = waker.wake())))
+    Ok(LoopInbox::new(Arc::new(move || _ = waker.wake())))
 }

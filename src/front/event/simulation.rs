@@ -88,7 +88,7 @@ impl Simulation {
     /// A loop in front of an engine and a pool.
     pub fn new(driver: BlockingDriver, pool: Pool, settings: &FrontSettings) -> Self {
         let (sent, wakes) = channel();
-        let inbox = LoopInbox::new(Box::new(move || _ = sent.send(())));
+        let inbox = LoopInbox::new(Arc::new(move || _ = sent.send(())));
         let dispatch = Arc::new(Dispatch::new(driver, pool, None, None, None));
         let timeouts = Timeouts::new(&settings.connections);
         // Less than a real loop's, so that a test can reach it.

@@ -75,17 +75,22 @@ impl ElasticPool {
         Ok(Self { shared })
     }
 
-    /// Hands in work; gives it back if the queue is full.
-    pub(super) fn submit(&self, kind: Kind, job: Job) -> Result<(), Job> {
-        let shared = &self.shared;
-        let forwards_max = shared.bounds.workers * FORWARDS_PER_WORKER;
-        let most = match kind {
+    /// How much of this kind may wait.
+    pub(super) fn waiting_max(&self, kind: Kind) -> usize {
+        let bounds = &self.shared.bounds;
+        let forwards_max = bounds.workers * FORWARDS_PER_WORKER;
+        match kind {
             Kind::Arrival | Kind::Forward => forwards_max,
             // These slots are for what was parked: a resumed request has waited, and its client with it.
-            Kind::Resumed | Kind::ResumedForward => forwards_max + shared.bounds.parked_max,
+            Kind::Resumed | Kind::ResumedForward => forwards_max + bounds.parked_max,
             // Refused, it would be dropped by whoever has woken it, who may hold a lock that its end takes.
             Kind::Begun => usize::MAX,
-        };
+        }
+    }
+
+    /// Hands in work; gives it back if the queue is full.
+    pub(super) fn submit(&self, kind: Kind, job: Job) -> Result<(), Job> {
+        let (shared, most) = (&self.shared, self.waiting_max(kind));
         let mut state = shared.state.lock();
         if state.jobs.len() >= most {
             return Err(job);

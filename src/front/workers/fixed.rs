@@ -52,17 +52,22 @@ impl FixedPool {
         Ok(Self { arrivals, forwards, forwards_max, stats: Arc::clone(stats) })
     }
 
+    /// How much of this kind may wait, beside what the channels hold at most.
+    pub(super) fn waiting_max(&self, kind: Kind) -> usize {
+        match kind {
+            Kind::Arrival => ARRIVALS_MAX,
+            Kind::Forward => self.forwards_max,
+            Kind::Resumed | Kind::ResumedForward | Kind::Begun => usize::MAX,
+        }
+    }
+
     /// Hands in work; gives it back if the queue is full.
     pub(super) fn submit(&self, kind: Kind, job: Job) -> Result<(), Job> {
         let queue = match kind {
             Kind::Arrival | Kind::Resumed => &self.arrivals,
             Kind::Forward | Kind::ResumedForward | Kind::Begun => &self.forwards,
         };
-        let most = match kind {
-            Kind::Arrival => ARRIVALS_MAX,
-            Kind::Forward => self.forwards_max,
-            Kind::Resumed | Kind::ResumedForward | Kind::Begun => usize::MAX,
-        };
+        let most = self.waiting_max(kind);
         // Several threads may get past this at once, and overshoot by as many; the channel's own bound
         // holds for all.
         if queue.len() >= most {

@@ -57,6 +57,14 @@ impl Pool {
         Ok(Self(PoolKind::Elastic(pool)))
     }
 
+    /// How much of this kind may wait.
+    pub(crate) fn waiting_max(&self, kind: Kind) -> usize {
+        match &self.0 {
+            PoolKind::Fixed(pool) => pool.waiting_max(kind),
+            PoolKind::Elastic(pool) => pool.waiting_max(kind),
+        }
+    }
+
     /// Hands in work; gives it back if the queue is full.
     pub(crate) fn submit(&self, kind: Kind, job: Job) -> Result<(), Job> {
         match &self.0 {

@@ -7,6 +7,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
+use std::time::Instant;
 
 use crate::message::buffer::Buffer;
 use crate::message::content::Content;
@@ -16,7 +17,7 @@ use crate::policy::stored::{StoredHead, StoredResponse};
 use crate::store::backing::{CHUNK_BYTES, Fetcher, Recalled};
 use crate::store::cache::{Behind, Below, Cache};
 use crate::store::tiers::FetchClaim;
-use crate::store::tiers::backed::Backed;
+use crate::store::tiers::backed::{AskedTogether, Backed};
 use crate::store::tiers::claim::HeldClaim;
 use crate::store::tiers::spool::Spool;
 use crate::store::underway::Begun;
@@ -74,6 +75,34 @@ impl Cache {
         Recollected { variants, claim, was_answered }
     }
 
+    /// Can what is behind memory be asked about several keys at a time?
+    pub fn recalls_together(&self) -> bool {
+        self.backed().is_some_and(|backed| backed.backing.recalls_together())
+    }
+
+    /// The same as [`Cache::recall`] without a claim, for the first of these, and for as many more as the backing store is
+    /// quick to answer: until `until`. `None` for a key that has to be asked about by itself, because it changes just now.
+    pub fn recall_together(
+        &self,
+        asked: Vec<(&CacheKey, Begun)>,
+        until: Instant,
+    ) -> Vec<Option<(Begun, Recollected)>> {
+        let Some(backed) = self.backed() else { return asked.iter().map(|_| None).collect() };
+        let keys: Vec<_> = asked.iter().map(|(key, _)| *key).collect();
+        let answers = backed.ask_together(&keys, &self.tier.moments, until);
+        let taken_in = asked.into_iter().zip(answers).map(|((_, begun), answer)| {
+            let recalled = match answer {
+                AskedTogether::Alone => return None,
+                AskedTogether::Answered(recalled) => recalled,
+            };
+            let was_answered = recalled.is_some();
+            let Recalled { variants, stamp, .. } = recalled.unwrap_or_default();
+            let claim = FetchClaim::None;
+            Some((begun.with(stamp), Recollected { variants, claim, was_answered }))
+        });
+        taken_in.collect()
+    }
+
     /// Brings a recalled response into memory, if it has space for it: the same response, its content in
     /// memory. `None`: its content is lost, and the response was dropped.
     pub fn bring(
@@ -124,7 +153,11 @@ impl Cache {
         let (head, place) = (response.head().clone(), response.place().number().unwrap_or(0));
         let fetched = StoredResponse::new(head, buffer.into_bytes());
         // The number goes along: by it, `is_twin` knows the two to be one response.
-        let fetched = Arc::new(fetched.found_at(place, response.reuses()));
+        let fetched = fetched.found_at(place, response.reuses());
+        if response.place().was_heard() {
+            fetched.place().note_heard();
+        }
+        let fetched = Arc::new(fetched);
         Ok(self.install(key, fetched, begun))
     }
 

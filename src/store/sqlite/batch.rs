@@ -21,7 +21,8 @@ use crate::store::codec;
 use crate::store::spooled::Spooled;
 use crate::store::sqlite::checkpoint::checkpoint_if_long;
 use crate::store::sqlite::database::{CHUNKS_MAX, Database, chunk_id};
-use crate::store::sqlite::row::{ResponseRow, seconds};
+use crate::store::sqlite::row::{ResponseRow, RowContent, seconds};
+use crate::store::sqlite::tables::total;
 
 /// Rows that are deleted in one transaction.
 const DELETE_BATCH: usize = 1000;
@@ -151,25 +152,26 @@ impl SqliteBatch<'_> {
         let text = "SELECT id, head FROM responses WHERE url = ?1 AND state = 1 ORDER BY stored DESC, id DESC";
         let mut select = self.connection.prepare_cached(text)?;
         let row = |row: &rusqlite::Row<'_>| {
-            let head = codec::decode_head(&Bytes::from(row.get::<_, Vec<u8>>(1)?)).ok();
-            Ok((row.get(0)?, head.map(|(_, head, _)| head)))
+            let decoded = codec::decode_row(&Bytes::from(row.get::<_, Vec<u8>>(1)?)).ok();
+            Ok((row.get(0)?, decoded.map(|decoded| decoded.head)))
         };
         select.query_map([key.as_str()], row)?.collect()
     }
 
-    /// Writes down all that is known of a response but its content, over what was there.
+    /// Writes down all that is known of a response, over what was there. Content that has rows of its own stays there:
+    /// it is the same, and may have readers.
     pub(super) fn set_head(
         &self,
         number: u64,
         key: &CacheKey,
         head: &StoredHead,
-        length: u64,
+        content: RowContent<'_>,
         reuses: u64,
     ) -> rusqlite::Result<()> {
         let text = "UPDATE responses SET state = 1, status = ?1, stored = ?2, expires = ?3, \
                     useless = ?4, used = ?5, hits = ?6, size = ?7, content_type = ?8, etag = ?9, \
                     last_modified = ?10, selecting = ?11, fields = ?12, head = ?13 WHERE id = ?14";
-        let row = ResponseRow::of(key, head, length, reuses, self.now);
+        let row = ResponseRow::of(key, head, content, reuses, self.now);
         self.execute(text, &*row.params(&[&number.cast_signed()]))?;
         // A freshened response may have other tags than before.
         self.execute("DELETE FROM tags WHERE response = ?1", [number.cast_signed()])?;
@@ -304,11 +306,4 @@ impl SqliteBatch<'_> {
         self.database.evicted.fetch_add(gone, Ordering::Relaxed);
         Ok(gone)
     }
-}
-
-/// How many responses are stored.
-pub(super) fn total(connection: &Connection) -> rusqlite::Result<u64> {
-    let mut select =
-        connection.prepare_cached("SELECT number FROM totals WHERE name = 'responses'")?;
-    select.query_row([], |row| row.get(0))
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rusqlite::params;
 
-use crate::clock::Timestamp;
+use crate::clock::{Clock, Timestamp};
 use crate::policy::key::{CacheKey, Glob};
 use crate::policy::purging::Selector;
 use crate::policy::stored::{StoredHead, StoredResponse};
@@ -16,7 +16,7 @@ use crate::store::sqlite::batch::SqliteBatch;
 use crate::store::sqlite::checkpoint::{checkpoint, checkpoint_if_long};
 use crate::store::sqlite::database::{self, CHUNKS_MAX, Database};
 use crate::store::sqlite::invalidations::Standing;
-use crate::store::sqlite::row::{ResponseRow, seconds};
+use crate::store::sqlite::row::{ResponseRow, RowContent, seconds};
 use crate::store::sqlite::space;
 
 /// Carries out changes, in one transaction where it can be. Called by the writer thread, without a lock; holds
@@ -33,6 +33,7 @@ pub(super) fn apply(
     let connection = writer.as_ref().ok_or_else(Database::gone)?;
     match SqliteBatch::of(database, connection).run(changes) {
         Ok(counts) => {
+            database.uses.measure(connection, database.limits, Clock::System.now());
             checkpoint_if_long(&database.path, database.limits, connection);
             Ok(counts)
         }
@@ -152,17 +153,18 @@ impl SqliteBatch<'_> {
             return Ok(0);
         }
         self.displace(key, response, place)?;
-        let length = response.content.len();
-        // What is compressed is written as it came.
-        let in_memory = || response.content.in_memory().ok().flatten();
-        let number = match (place, place.is_none().then(in_memory).flatten()) {
+        // What is compressed is written as it came. An error is that there is no memory to expand it.
+        let Ok(content) = response.content.in_memory() else { return Ok(0) };
+        let row_content = RowContent::of(response.content.len(), content.as_ref());
+        let number = match (place, &content) {
             (Some(number), _) => {
-                self.set_head(number, key, response, length, response.reuses())?;
+                self.set_head(number, key, response, row_content, response.reuses())?;
                 number
             }
             (None, Some(content)) => {
-                let (number, salt) = self.insert(key, response, length)?;
-                for (chunk, bytes) in content.chunks(CHUNK_BYTES).enumerate() {
+                let (number, salt) = self.insert(key, response, row_content)?;
+                let apart = if row_content.inline.is_some() { &[] } else { &content[..] };
+                for (chunk, bytes) in apart.chunks(CHUNK_BYTES).enumerate() {
                     self.insert_chunk(number, salt, chunk as u64, bytes)?;
                 }
                 self.count(1);
@@ -182,7 +184,7 @@ impl SqliteBatch<'_> {
         &self,
         key: &CacheKey,
         head: &StoredHead,
-        length: u64,
+        content: RowContent<'_>,
     ) -> rusqlite::Result<(u64, u64)> {
         // Random: rows may get the number of a deleted one, and content that was left over from that must not
         // pass its checksum.
@@ -190,7 +192,7 @@ impl SqliteBatch<'_> {
         let text = "INSERT INTO responses (method, state, status, stored, expires, useless, used, hits, \
                     size, content_type, etag, last_modified, selecting, fields, head, url, salt) \
                     VALUES ('GET', 1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)";
-        let row = ResponseRow::of(key, head, length, 0, self.now);
+        let row = ResponseRow::of(key, head, content, 0, self.now);
         let (url, signed) = (key.as_str(), salt.cast_signed());
         self.execute(text, &*row.params(&[&url, &signed]))?;
         let number = self.connection.last_insert_rowid().cast_unsigned();
@@ -235,8 +237,8 @@ impl SqliteBatch<'_> {
         let mut numbers = Vec::new();
         while let Some(row) = rows.next()? {
             // The column has whole seconds.
-            let head = codec::decode_head(&Bytes::from(row.get::<_, Vec<u8>>(1)?));
-            if head.is_ok_and(|(_, head, _)| !head.is_fresh(now)) {
+            let decoded = codec::decode_row(&Bytes::from(row.get::<_, Vec<u8>>(1)?));
+            if decoded.is_ok_and(|decoded| !decoded.head.is_fresh(now)) {
                 numbers.push(row.get(0)?);
             }
         }

@@ -14,6 +14,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use rusqlite::{Connection, ErrorCode, OptionalExtension};
 
+use crate::clock::Clock;
 use crate::message::distant::Distant;
 use crate::policy::digest::Salt;
 use crate::store::backing::{BackingError, CHUNK_BYTES};
@@ -23,6 +24,7 @@ use crate::store::sqlite::limits::DiskLimits;
 use crate::store::sqlite::refused::{OpenError, Refused, explain};
 use crate::store::sqlite::schema::{self, Opening, Reading};
 use crate::store::sqlite::tables::{self, Tables};
+use crate::store::sqlite::uses::UseResolution;
 
 /// Connections for reading that are kept open.
 const READERS_KEPT: usize = 8;
@@ -48,6 +50,8 @@ pub(super) struct Database {
     /// Responses to be deleted: they were removed while they had readers, or their content is damaged.
     pub doomed: Mutex<Vec<u64>>,
     pub evicted: AtomicU64,
+    /// How exactly the file says when a response was used (`uses.rs`).
+    pub uses: UseResolution,
     /// What digests of credentials are keyed with; `None` if the file is from before there were any, and
     /// can only be read. Taken by requests that carry credentials, so never held while the file is read.
     pub salt: Mutex<Option<Arc<Salt>>>,
@@ -84,6 +88,7 @@ pub(super) fn open(
         held: Mutex::new(HashMap::new()),
         doomed: Mutex::default(),
         evicted: AtomicU64::new(0),
+        uses: UseResolution::default(),
         salt: Mutex::new(salt),
         inode: AtomicU64::new(schema::inode(path)),
         trouble: Mutex::default(),
@@ -92,7 +97,9 @@ pub(super) fn open(
     let refused = match schema::open_or_make(path, opening, None) {
         Ok(writer) => {
             let salt = tables::salt(&writer);
-            return Ok(database(Some(writer), salt, false));
+            let uses = UseResolution::default();
+            uses.measure(&writer, limits, Clock::System.now());
+            return Ok(Database { uses, ..database(Some(writer), salt, false) });
         }
         Err(refused) => refused,
     };

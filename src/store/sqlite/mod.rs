@@ -1,13 +1,14 @@
 //! The store on disk: one SQLite file, which a person can query with the `sqlite3` shell.
 //!
 //! One connection writes, from the writer thread; workers read, each with a connection from a small pool,
-//! and never for longer than one row takes. Content lies in rows of at most [`CHUNK_BYTES`], each with a
-//! checksum over what it is and whose it is: whatever happens to the file, what is given out is what was
+//! and never for longer than some keys or one piece of content take. Small content lies beside its head, other
+//! content in rows of at most [`CHUNK_BYTES`], each with a checksum over what it is and whose it is: whatever happens to the file, what is given out is what was
 //! put in, or nothing.
 //!
 //! From below: `tables.rs` has the tables, `schema.rs` opens and makes the file, `database.rs` holds its
 //! connections, `batch.rs` is a transaction, `invalidations.rs` says what is not let in, `space.rs` keeps to
-//! `--cache-disk`, `changes.rs` and `spooled.rs` carry changes out.
+//! `--cache-disk`, `uses.rs` says which uses are worth writing down, `changes.rs` and `spooled.rs` carry changes
+//! out, `recall.rs` finds what is stored.
 //!
 //! [`CHUNK_BYTES`]: crate::store::backing::CHUNK_BYTES
 
@@ -15,21 +16,17 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::params;
 
-use crate::message::content::Content;
 use crate::policy::digest::Salt;
 use crate::policy::key::CacheKey;
-use crate::policy::stored::StoredResponse;
 use crate::store::VARIANTS_MAX;
-use crate::store::backing::{Backing, BackingError, BackingUsage, Change, Listed, Recalled, Stamp};
-use crate::store::codec;
-use crate::store::sqlite::database::{Database, chunk_id};
-use crate::store::sqlite::invalidations::InvalidationState;
-use crate::store::sqlite::schema::Reading;
+use crate::store::backing::{Backing, BackingError, BackingUsage, Change, Listed, Recalled};
+use crate::store::codec::{self, RowDecoded};
+use crate::store::sqlite::database::Database;
 
 mod batch;
 mod changes;
@@ -37,12 +34,15 @@ mod checkpoint;
 mod database;
 mod invalidations;
 mod limits;
+mod pages;
+mod recall;
 mod refused;
 mod row;
 mod schema;
 mod space;
 mod spooled;
 mod tables;
+mod uses;
 
 pub use limits::DiskLimits;
 pub use refused::OpenError;
@@ -78,59 +78,25 @@ impl Backing for Sqlite {
     }
 
     fn recall(&self, key: &CacheKey, _: bool) -> Result<Recalled, BackingError> {
-        type Row = (u64, u64, u64, Vec<u8>);
-        let database = &self.0;
-        if database.how_read() == Reading::Nothing {
-            return Ok(Recalled::default());
-        }
-        let read = database.reading(|connection| {
-            // One transaction, and with it one lock, for all that a small response needs.
-            let _reading = connection.unchecked_transaction()?;
-            let mut select = connection.prepare_cached(
-                "SELECT id, salt, hits, head FROM responses WHERE url = ?1 AND state = 1 \
-                 ORDER BY stored DESC, id DESC LIMIT ?2",
-            )?;
-            let row = |row: &rusqlite::Row<'_>| -> rusqlite::Result<Row> {
-                Ok((row.get(0)?, row.get::<_, i64>(1)?.cast_unsigned(), row.get(2)?, row.get(3)?))
-            };
-            let rows: Vec<Row> = select
-                .query_map(params![key.as_str(), VARIANTS_MAX], row)?
-                .collect::<rusqlite::Result<_>>()?;
-            // Most keys have one response of one piece: its content comes with the head.
-            let only = match &rows[..] {
-                [(number, salt, ..)] => first_chunk(connection, *number, *salt)?,
-                _ => None,
-            };
-            // What can only be read stores nothing, and may be from before there were invalidations in it.
-            let numbers = (!database.is_read_only)
-                .then(|| InvalidationState::read(connection))
-                .transpose()?;
-            Ok((rows, numbers.map(|state| state.stamp()), only))
-        });
-        let (rows, numbers, only) = match read {
-            // The file was moved away or deleted: nothing is stored any more, and the writer makes another. No
-            // failure of the store, which would leave it alone for a while.
-            Err(_) if database.is_taken_away() => return Ok(Recalled::default()),
-            read => read?,
-        };
-        let mut variants = Vec::with_capacity(rows.len());
-        for (number, salt, reuses, head) in rows {
-            match codec::decode_head(&Bytes::from(head)) {
-                Ok((own, head, length)) if own == *key => {
-                    let content = match &only {
-                        Some(bytes) if bytes.len() as u64 == length => Content::Here(bytes.clone()),
-                        _ => Content::Distant(database.content(number, salt, length)),
-                    };
-                    let response = StoredResponse::new(head, content).found_at(number, reuses);
-                    variants.push(Arc::new(response));
-                }
-                // Damaged, of another version, or another key's: of no use to any request.
-                _ => database.doom(number),
-            }
-        }
-        let was_empty = variants.is_empty();
-        let stamp = Stamp { numbers, was_empty, ..Stamp::default() };
-        Ok(Recalled { variants, stamp, ..Recalled::default() })
+        let recalled = recall::recall(&self.0, &[key], None)?.pop();
+        Ok(recalled.expect("the first key is always asked about"))
+    }
+
+    fn recalls_together(&self) -> bool {
+        // With one connection, whoever waits for it waits for a batch of the writer.
+        self.0.opening.is_shared
+    }
+
+    fn recall_together(
+        &self,
+        keys: &[&CacheKey],
+        until: Instant,
+    ) -> Result<Vec<Recalled>, BackingError> {
+        recall::recall(&self.0, keys, Some(until))
+    }
+
+    fn use_period(&self) -> Duration {
+        self.0.uses.period()
     }
 
     fn apply(&self, changes: &[&Change]) -> Result<Vec<u64>, BackingError> {
@@ -155,7 +121,7 @@ impl Backing for Sqlite {
 
     fn usage(&self) -> Result<BackingUsage, BackingError> {
         let (responses, bytes) = self.0.reading(|connection| {
-            let responses = batch::total(connection)?;
+            let responses = tables::total(connection)?;
             let pages: u64 = connection.pragma_query_value(None, "page_count", |row| row.get(0))?;
             let free: u64 =
                 connection.pragma_query_value(None, "freelist_count", |row| row.get(0))?;
@@ -180,8 +146,9 @@ impl Backing for Sqlite {
         };
         let listed = |rows: Vec<(u64, Vec<u8>)>| {
             let heads = rows.into_iter().filter_map(|(reuses, head)| {
-                let (key, head, bytes) = codec::decode_head(&Bytes::from(head)).ok()?;
-                Some(Listed { key, head, bytes, reuses, cursor: None })
+                let RowDecoded { key, head, length, .. } =
+                    codec::decode_row(&Bytes::from(head)).ok()?;
+                Some(Listed { key, head, bytes: length, reuses, cursor: None })
             });
             heads.collect::<Vec<_>>()
         };
@@ -205,18 +172,6 @@ impl Backing for Sqlite {
     fn close(&self) {
         database::close(&self.0);
     }
-}
-
-/// The first piece of a response's content, if it is whole: most have no other.
-fn first_chunk(connection: &Connection, number: u64, salt: u64) -> rusqlite::Result<Option<Bytes>> {
-    let mut select =
-        connection.prepare_cached("SELECT checksum, content FROM contents WHERE id = ?1")?;
-    let read = |row: &rusqlite::Row<'_>| {
-        let bytes = row.get_ref(1)?.as_blob()?;
-        let is_whole = codec::checksum(salt, 0, bytes) == row.get::<_, u32>(0)?;
-        Ok(is_whole.then(|| Bytes::copy_from_slice(bytes)))
-    };
-    Ok(select.query_row([chunk_id(number, 0)], read).optional()?.flatten())
 }
 
 impl fmt::Debug for Sqlite {

@@ -1,12 +1,17 @@
 //! A response as a row of the file: the columns that people and indexes read, and the one that the program
 //! reads.
 
+use bytes::Bytes;
 use rusqlite::ToSql;
 
 use crate::clock::Timestamp;
 use crate::policy::key::CacheKey;
 use crate::policy::stored::StoredHead;
 use crate::store::codec;
+
+/// Content of at most so many bytes is in the row itself, so that one look finds all. With it most rows still share
+/// a page with another one, and none needs many more pages than its head and its content would take apart.
+const INLINE_BYTES_MAX: usize = 2048;
 
 /// What the columns of a response say, but for its URL and salt.
 pub(super) struct ResponseRow {
@@ -29,7 +34,7 @@ impl ResponseRow {
     pub(super) fn of(
         key: &CacheKey,
         head: &StoredHead,
-        length: u64,
+        content: RowContent<'_>,
         reuses: u64,
         now: Timestamp,
     ) -> Self {
@@ -56,14 +61,17 @@ impl ResponseRow {
             // To store is to use: a new response must not be the first to be evicted.
             used: seconds(now),
             hits: reuses.cast_signed(),
-            size: length.cast_signed(),
+            size: content.length.cast_signed(),
             content_type: text("content-type"),
             etag: text("etag"),
             last_modified: text("last-modified"),
             selecting: (!selecting.is_empty()).then(|| selecting.join("\n")),
             // For people; `head` has the bytes.
             fields: String::from_utf8_lossy(&fields).replace("\r\n", "\n"),
-            head: codec::encode_head(key, head, length),
+            head: match content.inline {
+                Some(bytes) => codec::encode(key, head, bytes),
+                None => codec::encode_head(key, head, content.length),
+            },
         }
     }
 
@@ -85,6 +93,27 @@ impl ResponseRow {
             &self.head,
         ];
         [&own[..], more].concat()
+    }
+}
+
+/// The content of a response, as far as its row has to do with it.
+#[derive(Clone, Copy)]
+pub(super) struct RowContent<'a> {
+    pub length: u64,
+    /// All of it, if it is small and in memory: then it is in the row.
+    pub inline: Option<&'a [u8]>,
+}
+
+impl<'a> RowContent<'a> {
+    /// Of content with this length, which may be in memory.
+    pub(super) fn of(length: u64, content: Option<&'a Bytes>) -> Self {
+        let small = content.filter(|bytes| bytes.len() <= INLINE_BYTES_MAX);
+        Self { length, inline: small.map(|bytes| &bytes[..]) }
+    }
+
+    /// It has `length` bytes, which are in rows of their own.
+    pub(super) fn apart(length: u64) -> Self {
+        Self { length, inline: None }
     }
 }
 

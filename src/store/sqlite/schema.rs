@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
 use crate::policy::digest::Salt;
@@ -24,6 +25,8 @@ use crate::store::sqlite::tables::{
 pub(super) const PAGE_BYTES: u64 = 4096;
 /// For how long a connection waits for another process, by default (`--store-lock-timeout`).
 pub(super) const BUSY_MAX: Duration = Duration::from_secs(5);
+/// Pages that a connection for reading keeps in memory, in KiB: the upper parts of the indexes.
+const READER_KIB: i64 = 1024;
 /// A lock that cannot be waited for is tried again after this.
 const RETRY_AFTER: Duration = Duration::from_millis(10);
 
@@ -186,6 +189,7 @@ fn try_writer(path: &Path, opening: Opening) -> Result<Connection, Refused> {
     // `checkpoint.rs` decides when.
     connection.pragma_update(None, "wal_autocheckpoint", 0)?;
     connection.pragma_update(None, "cache_size", -4096)?;
+    keep_plans(&connection)?;
     connection.set_prepared_statement_cache_capacity(32);
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     // Another process may have been quicker.
@@ -241,10 +245,17 @@ pub(super) fn open_reader(
         Connection::open_with_flags(path, flags)?
     };
     connection.busy_timeout(busy_max)?;
-    connection.pragma_update(None, "cache_size", -256)?;
+    connection.pragma_update(None, "cache_size", -READER_KIB)?;
     connection.pragma_update(None, "query_only", true)?;
+    keep_plans(&connection)?;
     connection.set_prepared_statement_cache_capacity(16);
     Ok(connection)
+}
+
+/// A statement is prepared once, whatever values it is given. Else SQLite plans anew for each value that a partial
+/// index may depend on, which took longer than the look that was planned.
+fn keep_plans(connection: &Connection) -> rusqlite::Result<()> {
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map(drop)
 }
 
 /// Moves a file that cannot be used out of the way; it may not have been ours.

@@ -12,6 +12,7 @@ use rusqlite::Connection;
 use crate::store::sqlite::batch::SqliteBatch;
 use crate::store::sqlite::checkpoint::{checkpoint, log_bytes};
 use crate::store::sqlite::database::{self, Database};
+use crate::store::sqlite::pages::Pages;
 use crate::store::sqlite::schema::PAGE_BYTES;
 
 /// Pages that one response takes beside its content, at most, as a rule.
@@ -24,25 +25,6 @@ const VACUUM_PAGES: u64 = 512;
 const SOON: Duration = Duration::from_millis(10);
 /// While there is not.
 const LATER: Duration = Duration::from_secs(1);
-
-/// Pages of the file, and those of them that are free to be used again.
-struct Pages {
-    all: u64,
-    free: u64,
-}
-
-impl Pages {
-    fn of(connection: &Connection) -> rusqlite::Result<Self> {
-        let number = |name| connection.pragma_query_value(None, name, |row| row.get(0));
-        Ok(Self { all: number("page_count")?, free: number("freelist_count")? })
-    }
-
-    /// Pages with something in them. Outside of a transaction the two numbers are of two moments, and another
-    /// process may have written in between.
-    fn used(&self) -> u64 {
-        self.all.saturating_sub(self.free)
-    }
-}
 
 /// Makes space for `bytes` of content and `responses` more, least recently used first. An error if there
 /// is nothing left that could go.
@@ -113,6 +95,7 @@ fn tidy_up(database: &Arc<Database>, connection: &Connection) -> rusqlite::Resul
         batch.delete_doomed()?;
         batch.commit()?;
     }
+    database.uses.measure(connection, database.limits, batch.now);
     let pages = Pages::of(connection)?;
     let most = database.limits.file_bytes_max() / PAGE_BYTES;
     if pages.used() > most {

@@ -14,7 +14,7 @@ use crate::store::spooled::Spooled;
 use crate::store::sqlite::batch::SqliteBatch;
 use crate::store::sqlite::database::CHUNKS_MAX;
 use crate::store::sqlite::invalidations::Standing;
-use crate::store::sqlite::row::seconds;
+use crate::store::sqlite::row::{RowContent, seconds};
 
 impl SqliteBatch<'_> {
     /// A row for what is on its way in.
@@ -86,7 +86,7 @@ impl SqliteBatch<'_> {
         let length = spooled.bytes() + coming;
         let response = StoredResponse::new(head.clone(), Bytes::new());
         self.displace(key, &response, Some(number))?;
-        self.set_head(number, key, head, length, 0)?;
+        self.set_head(number, key, head, RowContent::apart(length), 0)?;
         self.count(1);
         Ok(1)
     }

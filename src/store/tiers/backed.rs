@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -35,6 +35,14 @@ pub(in crate::store) struct Backed {
     pub cache_ttl: Option<DeltaSeconds>,
     /// Closed when the writer has ended.
     ended: Mutex<Receiver<()>>,
+}
+
+/// What has come of a key that was to be asked about together with others.
+pub(in crate::store) enum AskedTogether {
+    /// The backing store's answer; `None` if it does not answer.
+    Answered(Option<Recalled>),
+    /// It was not asked about, and is to be asked about by itself.
+    Alone,
 }
 
 impl Backed {
@@ -97,8 +105,12 @@ impl Backed {
     pub(in crate::store) fn touch(&self, response: &StoredResponse) {
         let place = response.place();
         if self.reports_each_use || place.is_news(self.period.load(Ordering::Relaxed)) {
-            let place = Arc::clone(place);
-            self.queue.send(Change::Used { place, reuses: response.reuses() }, None);
+            let used = Change::Used { place: Arc::clone(place), reuses: response.reuses() };
+            if self.reports_each_use {
+                self.queue.send(used, None);
+            } else {
+                self.queue.send_at_leisure(used);
+            }
         }
     }
 
@@ -120,23 +132,77 @@ impl Backed {
         }
         let moment = moments.now(key);
         match self.backing.recall(key, claims) {
-            Ok(mut recalled) => {
+            Ok(recalled) => {
                 self.reads.worked();
-                recalled.stamp.moment = moment;
-                recalled.variants.retain(|response| !self.queue.overtaken().has(key, response));
-                // A process without `--cache-ttl`, or an earlier one, may have stored it uncapped.
-                if let Some(most) = self.cache_ttl {
-                    for response in &mut recalled.variants {
-                        *response = Arc::new(response.capped(most));
-                    }
-                }
-                Some(recalled)
+                Some(self.usable(key, recalled, moment))
             }
             Err(error) => {
                 self.reads.failed(&error);
                 None
             }
         }
+    }
+
+    /// The same for the first of `keys`, and for as many more as the backing store reads until `until`. What would have
+    /// to be waited for by itself is not asked, so that it holds up none of the others.
+    pub(in crate::store) fn ask_together(
+        &self,
+        keys: &[&CacheKey],
+        moments: &Moments,
+        until: Instant,
+    ) -> Vec<AskedTogether> {
+        let none = |_| AskedTogether::Answered(None);
+        if !self.backing.is_ready() {
+            return keys.iter().map(none).collect();
+        }
+        let settled: Vec<_> = keys.iter().map(|key| self.queue.is_settled(key)).collect();
+        let asked: Vec<_> = keys
+            .iter()
+            .zip(&settled)
+            .filter(|(_, settled)| **settled)
+            .map(|(key, _)| *key)
+            .collect();
+        if asked.is_empty() {
+            return keys.iter().map(|_| AskedTogether::Alone).collect();
+        }
+        if !self.reads.lets_through() {
+            return keys.iter().map(none).collect();
+        }
+        // Each before the question, as for one key.
+        let moments: Vec<_> = asked.iter().map(|key| moments.now(key)).collect();
+        let recalled = match self.backing.recall_together(&asked, until) {
+            Ok(recalled) => recalled,
+            Err(error) => {
+                self.reads.failed(&error);
+                return keys.iter().map(none).collect();
+            }
+        };
+        self.reads.worked();
+        assert!(!recalled.is_empty(), "the first key is always asked about");
+        let usable = asked.iter().zip(recalled).zip(moments);
+        let mut usable = usable.map(|((key, recalled), moment)| self.usable(key, recalled, moment));
+        // Up to the first one that was not read.
+        let answers = settled.into_iter().map_while(|settled| {
+            if settled {
+                usable.next().map(|it| AskedTogether::Answered(Some(it)))
+            } else {
+                Some(AskedTogether::Alone)
+            }
+        });
+        answers.collect()
+    }
+
+    /// What may be used of an answer that was asked for at `moment`.
+    fn usable(&self, key: &CacheKey, mut recalled: Recalled, moment: u64) -> Recalled {
+        recalled.stamp.moment = moment;
+        recalled.variants.retain(|response| !self.queue.overtaken().has(key, response));
+        // A process without `--cache-ttl`, or an earlier one, may have stored it uncapped.
+        if let Some(most) = self.cache_ttl {
+            for response in &mut recalled.variants {
+                *response = Arc::new(response.capped(most));
+            }
+        }
+        recalled
     }
 
     /// What the backing store has; `None` if it does not answer.

@@ -25,6 +25,8 @@ use crate::store::tiers::overtaken::Overtaken;
 const CHANGES_MAX: usize = 4096;
 /// The most changes of one call of the store.
 const BATCH_MAX: usize = 1024;
+/// The most of them that are at leisure.
+const LEISURELY_MAX: usize = 2048;
 /// The most keys that are owed; beyond it everything is.
 const OWED_MAX: usize = 10_000;
 /// The most of them that are owed for what was replaced; the rest is for what was removed.
@@ -113,6 +115,8 @@ struct QueueState {
     waiting: VecDeque<Order>,
     /// Bytes of content in `waiting`.
     bytes: u64,
+    /// Not all that waits is at leisure, or somebody waits for it.
+    hurries: bool,
     next_number: u64,
     /// Changes that wait or are being carried out, in all and by key.
     unsettled: usize,
@@ -213,9 +217,21 @@ impl Queue {
             state.owe(&change, number, &self.overtaken, Fate::Dropped);
         } else {
             state.push(change, reply);
+            state.hurries = true;
         }
         drop(state);
         self.arrived.notify_one();
+    }
+
+    /// Hands in a change that may wait for others, or until the writer has been idle for a while; waits for nothing. One
+    /// beyond the bound is dropped. Each batch has readers of the store begin anew with what they know of it, and many
+    /// batches of one change each would take longer than all changes in one.
+    pub(in crate::store) fn send_at_leisure(&self, change: Change) {
+        assert!(change.key().is_none() && change.bytes() == 0, "nobody waits for it");
+        let mut state = self.state.lock();
+        if !state.closed && state.waiting.len() < LEISURELY_MAX {
+            state.push(change, None);
+        }
     }
 
     /// Hands in a piece of a large body if there is space for it now; gives it back if not.
@@ -226,6 +242,7 @@ impl Queue {
             return Some(change);
         }
         state.push(change, None);
+        state.hurries = true;
         drop(state);
         self.arrived.notify_one();
         None
@@ -244,9 +261,19 @@ impl Queue {
             }
         }
         state.push(change, None);
+        state.hurries = true;
         drop(state);
         self.arrived.notify_one();
         true
+    }
+
+    /// May what the store has for `key` be used, without a wait?
+    pub(in crate::store) fn is_settled(&self, key: &CacheKey) -> bool {
+        let state = self.state.lock();
+        state.owed_all.is_none()
+            && state.pending_all == 0
+            && !state.owed.contains_key(key)
+            && !state.pending.contains_key(key)
     }
 
     /// May what the store has for `key` be used? Waits a little for changes that are under way.
@@ -273,6 +300,8 @@ impl Queue {
     pub(in crate::store) fn flush(&self, most: Duration) -> bool {
         let deadline = Instant::now() + most;
         let mut state = self.state.lock();
+        state.hurries = true;
+        self.arrived.notify_one();
         while state.unsettled > 0 {
             if self.settled.wait_until(&mut state, deadline).timed_out() {
                 return state.unsettled == 0;
@@ -295,14 +324,18 @@ impl Queue {
         let mut state = self.state.lock();
         loop {
             let owes = !hold && state.owes();
-            if !state.waiting.is_empty() || owes {
+            let hurries = state.hurries || state.closed;
+            if hurries && !state.waiting.is_empty() || owes {
                 return NextWork::Work(self.take(state, bytes_max, hold));
             }
             if state.closed {
                 return NextWork::Closed;
             }
             if self.arrived.wait_until(&mut state, deadline).timed_out() {
-                return NextWork::Idle;
+                if state.waiting.is_empty() {
+                    return NextWork::Idle;
+                }
+                state.hurries = true;
             }
         }
     }
@@ -325,6 +358,7 @@ impl Queue {
         // Not before all that was handed in earlier: it would be stored after its key was forgotten, and
         // nothing would be owed any more.
         let next = state.waiting.front().map_or(u64::MAX, |order| order.number);
+        state.hurries &= !state.waiting.is_empty();
         let is_due = |since: u64| !hold && since < next;
         let due = state.owed.iter().filter(|(_, owed)| is_due(owed.since));
         let owed = due.map(|(key, owed)| (key.clone(), *owed)).collect();

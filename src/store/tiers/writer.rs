@@ -20,8 +20,6 @@ use crate::vital;
 /// How much the writer thread stands back.
 #[cfg(target_os = "linux")]
 const NICENESS: i32 = 5;
-/// The use of a response is written once in this period.
-const PERIOD: Duration = Duration::from_secs(30);
 
 /// What the thread works on.
 pub(in crate::store) struct StoreWriter {
@@ -105,7 +103,7 @@ impl StoreWriter {
         let mut period_began = Instant::now();
         let mut is_troubled = self.notice_trouble(false);
         loop {
-            if period_began.elapsed() >= PERIOD {
+            if period_began.elapsed() >= self.backing.use_period() {
                 period_began = Instant::now();
                 let next = self.period.load(Ordering::Relaxed).wrapping_add(1).max(1);
                 self.period.store(next, Ordering::Relaxed);

@@ -231,3 +231,24 @@ fn after_the_end_the_rest_is_carried_out_and_no_more() {
     assert_eq!(work(&queue).orders.len(), 1);
     assert!(matches!(queue.next(1, Duration::from_secs(60), false), NextWork::Closed));
 }
+
+#[test]
+fn changes_at_leisure_wait_for_others_or_for_the_writers_leisure() {
+    let queue = queue();
+    let used = || Change::Used { place: Arc::default(), reuses: 1 };
+    queue.send_at_leisure(used());
+    queue.send_at_leisure(used());
+    queue.send(forget("a"), None);
+    assert_eq!(work(&queue).orders.len(), 3, "with what hurries");
+    for _ in 0..LEISURELY_MAX + 10 {
+        queue.send_at_leisure(used());
+    }
+    // The writer has waited for as long as it does when nothing comes.
+    assert_eq!(work(&queue).orders.len(), BATCH_MAX);
+    assert_eq!(
+        work(&queue).orders.len(),
+        LEISURELY_MAX - BATCH_MAX,
+        "what is beyond the bound is dropped"
+    );
+    assert!(matches!(queue.next(u64::MAX, Duration::ZERO, false), NextWork::Idle));
+}
