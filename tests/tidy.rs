@@ -77,6 +77,7 @@ const FENCES: [(&str, &[&str]); 26] = [
             "store/sqlite/spooled.rs",
             "store/sqlite/tables.rs",
             "store/sqlite/uses.rs",
+            "store/sqlite/valuable.rs",
         ],
     ),
     ("crc32fast::", &["store/codec.rs"]),

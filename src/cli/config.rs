@@ -107,6 +107,8 @@ pub struct Config {
     pub request: RequestLimits,
     /// `--store-lock-timeout`: for another process's lock on the SQLite file, 1 ms to 10 min.
     pub store_lock_timeout: Duration,
+    /// `--warm-start`: memory is filled from the SQLite file after the start.
+    pub warm_start: bool,
     /// `--drain-timeout`: from the first signal to the end of the process; never zero.
     pub drain_timeout: Duration,
     /// `--take-over`: the listening socket comes from the proxy on this port.
@@ -216,6 +218,7 @@ impl Config {
             idle_timeout: values.duration("--idle-timeout")?,
             request: request_limits(&values)?,
             store_lock_timeout: values.duration("--store-lock-timeout")?,
+            warm_start: values.one_of("--warm-start", &SWITCH)?,
             drain_timeout: values.duration("--drain-timeout")?,
             take_over: take_over(&values)?,
             admin: admin(&values)?,
@@ -236,6 +239,7 @@ impl Config {
 }
 
 // Words of the table and what they mean; `Values::one_of` compares the two lists.
+const SWITCH: [(&str, bool); 2] = [("on", true), ("off", false)];
 const FRONTS: [(&str, FrontKind); 2] =
     [("event", FrontKind::Event), ("tiny-http", FrontKind::TinyHttp)];
 const MODES: [(&str, Mode); 3] =

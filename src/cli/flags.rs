@@ -358,6 +358,10 @@ pub(super) static GROUPS: [Group; 7] = [
         flag("--store-lock-timeout", "D", Shape::Duration(DurationBound::Milliseconds(1, 600_000)),
             "how long to wait for another process's lock on the sqlite file").default("5s")
             .long("After it the proxy uses memory alone until the file is free."),
+        flag("--warm-start", "W", Shape::Choice(&["on", "off"]),
+            "after the start, fill memory from the sqlite file: on or off").default("on")
+            .long("What was used last comes first, up to half of --cache-memory, slowly: requests come before it. What is \
+                stale, and bodies above 64 KiB, stay in the file until they are asked for."),
     ]),
     ("Clients", &[
         flag("--threads", "N", THREADS, "event loops, which serve clients and ask the origin server").absent("cores"),

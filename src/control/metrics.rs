@@ -35,6 +35,8 @@ fn snapshot(proxy: &Proxy) -> Snapshot {
         snapshot.counts.extend([
             (Counter::StoreFailing, u64::from(backing.is_failing)),
             (Counter::StoreDropped, backing.dropped),
+            (Counter::StoreLoaded, backing.loaded),
+            (Counter::StoreLoading, u64::from(backing.is_loading)),
         ]);
     }
     snapshot

@@ -89,6 +89,7 @@ pub fn run(config: &Config) -> Result<(), StartError> {
     let stats = Arc::new(Stats::default());
     let engine = engine(config, store, &origin, local, &stats)?;
     let driver = &engine.driver;
+    stores::begin_load(config, driver.proxy().cache());
     let Serving { front, control, handover } = serve(config, listeners, &engine, &stats)?;
     // Only now is the old process told: had anything failed, it would have gone on as before.
     if let Some(predecessor) = predecessor {

@@ -2,11 +2,14 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 use caching_proxy::cli::config::{Config, StoreKind};
+use caching_proxy::clock::Clock;
 use caching_proxy::origin::trust::roots;
 use caching_proxy::store::backing::Backing;
-use caching_proxy::store::cache::Cache;
+use caching_proxy::store::cache::{Cache, LoadBounds};
 use caching_proxy::store::memory;
 use caching_proxy::store::redis::{ANSWER_MAX, Address, Redis, RedisLimits, Trust};
 use caching_proxy::store::sqlite::{DiskLimits, Sqlite, default_path};
@@ -53,6 +56,30 @@ fn compressing(cache: Cache, config: &Config) -> Cache {
     } else {
         cache
     }
+}
+
+/// Begins to fill memory from the store behind it (`--warm-start`), on a thread that ends when that is done.
+pub fn begin_load(config: &Config, cache: &Arc<Cache>) {
+    if !config.warm_start || !cache.has_backing() {
+        return;
+    }
+    // The other half is for what is asked for.
+    let responses = config.limits.responses.map(|most| most / 2);
+    let bounds = LoadBounds { bytes: config.limits.bytes / 2, responses };
+    // Noted here: whoever looks as soon as the proxy serves sees that it has begun.
+    cache.note_load(true);
+    let loaded = Arc::clone(cache);
+    let load = move || loaded.load(bounds, || Clock::System.now(), stand_back);
+    if let Err(error) = thread::Builder::new().name("store-loader".to_string()).spawn(load) {
+        cache.note_load(false);
+        log::info!("memory is not filled from the store, for want of a thread: {error}");
+    }
+}
+
+/// Waits, after some work that took so long, until it has had a fifth of the time at most.
+fn stand_back(took: Duration) -> bool {
+    thread::sleep((took * 4).max(Duration::from_millis(2)));
+    true
 }
 
 /// The store behind memory; `None` for memory alone.

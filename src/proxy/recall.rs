@@ -57,9 +57,9 @@ impl Proxy {
         matches!(recall, Recall::BeforeFetch(_)) && self.cache.recalls_together()
     }
 
-    /// Asks the backing store the first of these questions, for each of which [`Proxy::recalls_together`] is true, and as
-    /// many more as it can be asked until `until`; those that it was not asked come back. The next step of one that has
-    /// to be asked by itself is to do so. Waits, within the backing store's own bounds.
+    /// Asks the backing store the first of these questions, for each of which [`Proxy::recalls_together`] is true,
+    /// and as many more as it can be asked until `until`; those that it was not asked come back. The next step of
+    /// one that has to be asked by itself is to do so. Waits, within the backing store's own bounds.
     #[allow(clippy::vec_box, reason = "they come in their boxes and go in them")]
     pub fn recall_together(
         &self,

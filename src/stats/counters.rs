@@ -132,6 +132,8 @@ counters! {
     StoreEvicted: Total, Stores, "store_evicted", "responses dropped there to make space";
     StoreFailing: Gauge, Stores, "store_failing", "1 while the store behind memory is left alone";
     StoreDropped: Total, Stores, "store_dropped", "changes that it did not take";
+    StoreLoaded: Total, Stores, "store_loaded", "responses brought from there into memory after the start";
+    StoreLoading: Gauge, Stores, "store_loading", "1 while that goes on";
     Latency: Histogram, Labelled("outcome"), "latency_seconds",
         "from a request's arrival to the last byte of its answer";
 }
@@ -203,8 +205,8 @@ mod tests {
             "requests hits misses stale_hits collapsed_hits freshened_hits expanded_hits refused origin_requests \
              origin_requests_saved origin_errors truncated bytes_sent bytes_from_cache swept panics \
              access_log_lines_lost forwarded details connections workers workers_busy jobs_waiting \
-             memory_responses memory_bytes memory_arriving_bytes memory_evicted memory_compressed store_responses store_bytes \
-             store_evicted store_failing store_dropped latency_seconds"
+             memory_responses memory_bytes memory_arriving_bytes memory_evicted memory_compressed \
+             store_responses store_bytes store_evicted store_failing store_dropped store_loaded store_loading latency_seconds"
         );
     }
 

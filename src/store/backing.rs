@@ -67,6 +67,26 @@ pub trait Invalidations: Send + Sync {
     fn missed(&self);
 }
 
+/// Where the search for what is worth being in memory stands; from its beginning by default.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LoadPosition {
+    /// It looks for what has not been reused.
+    pub is_second: bool,
+    /// After what was used then, and has this number.
+    pub after: Option<(i64, u64)>,
+}
+
+/// What a search for it has come to.
+#[derive(Debug, Default)]
+pub struct LoadPage {
+    /// Keys whose responses are worth being in memory.
+    pub keys: Vec<CacheKey>,
+    /// How many responses were looked at.
+    pub considered: u64,
+    /// Where it goes on; `None` at the end.
+    pub next: Option<LoadPosition>,
+}
+
 /// A stored response as `list` gives it.
 #[derive(Clone, Debug)]
 pub struct Listed {
@@ -242,6 +262,16 @@ pub trait Backing: Send + Sync {
         _until: Instant,
     ) -> Result<Vec<Recalled>, BackingError> {
         Ok(vec![self.recall(keys[0], false)?])
+    }
+
+    /// What is worth being in memory after a start, and fresh at `now`: some of it, after `position`. Nothing where
+    /// the store is not this machine's own.
+    fn most_valuable(
+        &self,
+        _position: LoadPosition,
+        _now: Timestamp,
+    ) -> Result<LoadPage, BackingError> {
+        Ok(LoadPage::default())
     }
 
     /// The use of a response that goes on is told once in this period.

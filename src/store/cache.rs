@@ -36,8 +36,10 @@ use crate::store::underway::Begun;
 use crate::store::{Reservation, Store, Usage, Variants};
 
 mod compressing;
+mod load;
 mod recall;
 
+pub use load::LoadBounds;
 pub use recall::Recollected;
 
 /// Memory, and what is behind it.
@@ -48,6 +50,7 @@ pub struct Cache {
     behind: Behind,
     /// Where `--cache-compress` is on.
     packer: Option<Arc<Packer>>,
+    load: load::LoadProgress,
 }
 
 /// What is behind memory.
@@ -101,6 +104,10 @@ pub struct BackingState {
     pub is_failing: bool,
     /// Changes that it did not take.
     pub dropped: u64,
+    /// Responses that were brought from it into memory after the start.
+    pub loaded: u64,
+    /// That goes on.
+    pub is_loading: bool,
 }
 
 impl Cache {
@@ -154,7 +161,7 @@ impl Cache {
 
     fn over(memory: Arc<dyn Store>, behind: Behind) -> Self {
         let tier = Arc::new(MemoryTier::new(Arc::clone(&memory)));
-        Self { memory, tier, behind, packer: None }
+        Self { memory, tier, behind, packer: None, load: load::LoadProgress::default() }
     }
 
     fn listening(memory: Arc<dyn Store>, backed: Backed) -> Self {
@@ -433,6 +440,8 @@ impl Cache {
             usage: backed.backing.usage().ok(),
             is_failing: backed.is_failing(),
             dropped: backed.queue.dropped(),
+            loaded: self.load.loaded(),
+            is_loading: self.load.is_under_way(),
         });
         let packed = self.packer.as_ref().map_or(0, |packer| packer.packed());
         CacheUsage { memory: self.memory.usage(), backing, packed }

@@ -82,4 +82,5 @@ mod underway;
 mod upgrade;
 mod validation;
 mod variants;
+mod warm_start;
 mod ways_out;

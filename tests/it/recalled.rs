@@ -5,15 +5,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use bytes::Bytes;
 use caching_proxy::clock::Timestamp;
 use caching_proxy::policy::digest::{SALT_BYTES, Salt};
 use caching_proxy::policy::key::{CacheKey, Glob};
 use caching_proxy::policy::purging::Selector;
 use caching_proxy::policy::stored::StoredResponse;
 use caching_proxy::store::backing::{
-    Backing, BackingError, BackingUsage, Change, Fetcher, Listed, Recalled, Stamp,
+    Backing, BackingError, BackingUsage, Change, Fetcher, Listed, LoadPage, LoadPosition, Recalled,
+    Stamp,
 };
-use caching_proxy::store::cache::Cache;
+use caching_proxy::store::cache::{Cache, LoadBounds};
 use caching_proxy::store::memory::{Eviction, MemoryLimits, store};
 use parking_lot::Mutex;
 
@@ -61,6 +63,15 @@ impl Backing for Scripted {
             false => Fetcher::Nobody,
         };
         Ok(Recalled { variants, stamp, fetcher })
+    }
+
+    fn most_valuable(
+        &self,
+        position: LoadPosition,
+        _: Timestamp,
+    ) -> Result<LoadPage, BackingError> {
+        let keys = if position.is_second { vec![] } else { vec![CacheKey::from(KEY)] };
+        Ok(LoadPage { keys, considered: 1, next: None })
     }
 
     fn apply(&self, changes: &[&Change]) -> Result<Vec<u64>, BackingError> {
@@ -187,6 +198,32 @@ fn what_is_purged_while_it_is_recalled_is_neither_asked_about_nor_used() {
             bench.answers(200, FRESH, "newer");
             assert_ne!(bench.get("/a").1, "old", "{number}: it does not come back");
         }
+    }
+}
+
+/// The same while memory is filled after the start.
+#[test]
+fn what_is_purged_while_it_is_loaded_stays_out() {
+    let bounds = LoadBounds { bytes: 1 << 20, responses: None };
+    let load = |store: &Cache| {
+        store.load(bounds, || Timestamp(0), |_| true);
+        store.look_at(KEY).is_some()
+    };
+    let begin = || {
+        let (bench, backing) = after_a_restart();
+        // It was fresh once, and is not when it is purged.
+        let mut head = backing.variants.lock()[0].head().clone();
+        head.fresh_until = Timestamp::MAX;
+        let fresh = StoredResponse::new(head, Bytes::from_static(b"old")).found_at(1, 0);
+        *backing.variants.lock() = vec![Arc::new(fresh)];
+        (bench, backing)
+    };
+    assert!(load(&begin().0.store), "nothing is purged");
+    for purge in meant() {
+        let (bench, backing) = begin();
+        let store = Arc::clone(&bench.store);
+        *backing.deed.lock() = Some(Box::new(move || purge(&store)));
+        assert!(!load(&bench.store));
     }
 }
 

@@ -80,8 +80,9 @@ impl Cache {
         self.backed().is_some_and(|backed| backed.backing.recalls_together())
     }
 
-    /// The same as [`Cache::recall`] without a claim, for the first of these, and for as many more as the backing store is
-    /// quick to answer: until `until`. `None` for a key that has to be asked about by itself, because it changes just now.
+    /// The same as [`Cache::recall`] without a claim, for the first of these, and for as many more as the backing
+    /// store is quick to answer: until `until`. `None` for a key that has to be asked about by itself, because it
+    /// changes just now.
     pub fn recall_together(
         &self,
         asked: Vec<(&CacheKey, Begun)>,

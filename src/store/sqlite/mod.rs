@@ -2,13 +2,13 @@
 //!
 //! One connection writes, from the writer thread; workers read, each with a connection from a small pool,
 //! and never for longer than some keys or one piece of content take. Small content lies beside its head, other
-//! content in rows of at most [`CHUNK_BYTES`], each with a checksum over what it is and whose it is: whatever happens to the file, what is given out is what was
-//! put in, or nothing.
+//! content in rows of at most [`CHUNK_BYTES`], each with a checksum over what it is and whose it is: whatever
+//! happens to the file, what is given out is what was put in, or nothing.
 //!
 //! From below: `tables.rs` has the tables, `schema.rs` opens and makes the file, `database.rs` holds its
 //! connections, `batch.rs` is a transaction, `invalidations.rs` says what is not let in, `space.rs` keeps to
 //! `--cache-disk`, `uses.rs` says which uses are worth writing down, `changes.rs` and `spooled.rs` carry changes
-//! out, `recall.rs` finds what is stored.
+//! out, `recall.rs` finds what is stored, `valuable.rs` what is worth being in memory.
 //!
 //! [`CHUNK_BYTES`]: crate::store::backing::CHUNK_BYTES
 
@@ -21,12 +21,16 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use rusqlite::params;
 
+use crate::clock::Timestamp;
 use crate::policy::digest::Salt;
 use crate::policy::key::CacheKey;
 use crate::store::VARIANTS_MAX;
-use crate::store::backing::{Backing, BackingError, BackingUsage, Change, Listed, Recalled};
+use crate::store::backing::{
+    Backing, BackingError, BackingUsage, Change, Listed, LoadPage, LoadPosition, Recalled,
+};
 use crate::store::codec::{self, RowDecoded};
 use crate::store::sqlite::database::Database;
+use crate::store::sqlite::schema::Reading;
 
 mod batch;
 mod changes;
@@ -43,6 +47,7 @@ mod space;
 mod spooled;
 mod tables;
 mod uses;
+mod valuable;
 
 pub use limits::DiskLimits;
 pub use refused::OpenError;
@@ -93,6 +98,17 @@ impl Backing for Sqlite {
         until: Instant,
     ) -> Result<Vec<Recalled>, BackingError> {
         recall::recall(&self.0, keys, Some(until))
+    }
+
+    fn most_valuable(
+        &self,
+        position: LoadPosition,
+        now: Timestamp,
+    ) -> Result<LoadPage, BackingError> {
+        if self.0.how_read() == Reading::Nothing {
+            return Ok(LoadPage::default());
+        }
+        self.0.reading(|connection| valuable::page(connection, position, now))
     }
 
     fn use_period(&self) -> Duration {

@@ -17,9 +17,10 @@ const PREVIOUS: i64 = 1;
 pub(super) const APPLICATION: i64 = 0x6370_7831;
 
 /// Times are Unix seconds; NULL is never. `state` is 1 for what may be used, 0 for what is on its way in,
-/// 2 for what is on its way out. What the program itself reads is `head` (see `codec.rs`), with the content if that
-/// is small, and `contents` for all other content; the columns before it say the same to people and to indexes. Numbers of responses begin at the milliseconds of the
-/// clock: what is still known in memory by a row of an earlier file must not be taken for one of this.
+/// 2 for what is on its way out. What the program itself reads is `head` (see `codec.rs`), with the content if
+/// that is small, and `contents` for all other content; the columns before it say the same to people and to
+/// indexes. Numbers of responses begin at the milliseconds of the clock: what is still known in memory by a row
+/// of an earlier file must not be taken for one of this.
 pub(super) const TABLES: &str = "
 CREATE TABLE responses (
     id            INTEGER PRIMARY KEY AUTOINCREMENT,

@@ -223,9 +223,9 @@ impl Queue {
         self.arrived.notify_one();
     }
 
-    /// Hands in a change that may wait for others, or until the writer has been idle for a while; waits for nothing. One
-    /// beyond the bound is dropped. Each batch has readers of the store begin anew with what they know of it, and many
-    /// batches of one change each would take longer than all changes in one.
+    /// Hands in a change that may wait for others, or until the writer has been idle for a while; waits for
+    /// nothing. One beyond the bound is dropped. Each batch has readers of the store begin anew with what they
+    /// know of it, and many batches of one change each would take longer than all changes in one.
     pub(in crate::store) fn send_at_leisure(&self, change: Change) {
         assert!(change.key().is_none() && change.bytes() == 0, "nobody waits for it");
         let mut state = self.state.lock();
@@ -308,6 +308,11 @@ impl Queue {
             }
         }
         true
+    }
+
+    /// Is nothing more taken?
+    pub(in crate::store) fn is_closed(&self) -> bool {
+        self.state.lock().closed
     }
 
     /// Nothing more is taken; what waits is still carried out.
