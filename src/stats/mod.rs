@@ -209,8 +209,8 @@ mod tests {
         for counter in COUNTERS.iter().filter(|record| !record.in_summary.is_empty()) {
             stats.count(counter.counter);
         }
-        let ends = "; 1 stale; 1 collapsed; 1 freshened; 1 refused; 1 origin errors; 1 truncated; \
-                    1 removed by the timer; 1 panics; 1 lines of the access log lost";
+        let ends = "; 1 stale; 1 collapsed; 1 freshened; 1 expanded; 1 refused; 1 origin errors; \
+                    1 truncated; 1 removed by the timer; 1 panics; 1 lines of the access log lost";
         assert_eq!(stats.summary(), format!("{begins}{ends}"));
     }
 }
