@@ -45,6 +45,8 @@ pub(super) struct Recalls {
 struct RecallsState {
     waiting: VecDeque<WaitingRecall>,
     readers: usize,
+    /// Until when the latest look is quick.
+    quick_until: Option<Instant>,
 }
 
 impl Recalls {
@@ -70,8 +72,9 @@ impl Recalls {
         let mut state = self.state.lock();
         state.waiting.push_back(waiting);
         self.proxy.stats().gauge(Counter::WaitingJobs, 1);
-        // Those who read look here before they end.
-        let is_wanted = state.readers == 0;
+        // Those who read look here before they end. One that is held up by the disk holds up nobody else.
+        let is_late = state.quick_until.is_some_and(|until| Instant::now() > until);
+        let is_wanted = state.readers == 0 || is_late && state.readers < READERS_MAX;
         state.readers += usize::from(is_wanted);
         drop(state);
         if is_wanted {
@@ -90,7 +93,9 @@ impl Recalls {
         let count = state.waiting.len().min(TOGETHER_MAX);
         let taken: Vec<_> = state.waiting.drain(..count).collect();
         self.proxy.stats().gauge(Counter::WaitingJobs, -(taken.len().cast_signed() as i64));
-        Some((taken, Instant::now() + SOON))
+        let until = Instant::now() + SOON;
+        state.quick_until = Some(until);
+        Some((taken, until))
     }
 
     /// A look has ended, and was not for `rest`, who are the next. If it was slow, others look, too.

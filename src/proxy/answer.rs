@@ -261,7 +261,14 @@ fn ranged(mut fields: Fields, stored: &StoredResponse, wanted: Wanted) -> Respon
         None => (0, Some(length)),
         Some(part) => (part.span.first, part.complete),
     };
-    let slice = |span: Span| stored.content.slice(span.first - first, span.length());
+    let content = match &stored.content {
+        // Expanded once, however many ranges are asked for.
+        Content::Packed(packed) if packed.is_short() => {
+            packed.expand().map_or_else(|_| stored.content.clone(), Content::Here)
+        }
+        content => content.clone(),
+    };
+    let slice = |span: Span| content.slice(span.first - first, span.length());
     match wanted {
         Wanted::One(span) => {
             // A part that goes out as it came has the digests that it came with.

@@ -76,6 +76,12 @@ impl Proxy {
         let found = self.cache.recall_together(asked, until);
         let mut recalls = recalls.into_iter();
         let nexts = recalls.by_ref().zip(found).map(|(recall, found)| match (*recall, found) {
+            // What has yet to be read, piece by piece, would keep the others waiting: it is asked alone.
+            (Recall::BeforeFetch(fetch), Some((_, found)))
+                if found.variants.iter().any(|variant| variant.content.here().is_none()) =>
+            {
+                Next::Recall(Box::new(Recall::BeforeFetch(fetch)))
+            }
             (Recall::BeforeFetch(fetch), Some(found)) => self.recall_before(fetch, Some(found)),
             (recall, _) => Next::Recall(Box::new(recall)),
         });

@@ -2,8 +2,8 @@
 //! changes to itself. With it, `proxy explain` goes every way that a request goes, and changes nothing.
 //!
 //! What it gives out are copies: to count a reuse of one is not to count a reuse of the original. What a backing
-//! store has is handed in ([`Overlay::show`]). Content on its way in takes its memory from the other one, and so
-//! has that one's bound.
+//! store has is handed in ([`Overlay::show`]). Content on its way in has the bound of the other one, and pushes
+//! nothing out of it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,18 +14,20 @@ use crate::clock::Timestamp;
 use crate::policy::key::CacheKey;
 use crate::policy::purging::Selector;
 use crate::policy::stored::StoredResponse;
+use crate::store::arrivals::{Arrivals, ReservedMemory};
 use crate::store::backing::Listed;
 use crate::store::underway::{Begun, Underway};
 use crate::store::{Put, Reservation, Store, Usage, Variants, fits, with_variant};
 
 /// The memory over `below`.
 pub(in crate::store) struct Overlay {
-    below: Arc<dyn Store>,
     /// The largest content that is stored, in memory or not: what would go past memory is shown as stored, too.
     content_bytes_max: u64,
     /// All that is seen. Its lock is held for one look or change.
     by_key: Mutex<HashMap<String, Variants>>,
     underway: Arc<Underway>,
+    /// As much as the memory below would take of one response.
+    arrivals: Arc<ReservedMemory>,
 }
 
 impl Overlay {
@@ -36,7 +38,8 @@ impl Overlay {
         key: &CacheKey,
     ) -> Self {
         let (by_key, underway) = (Mutex::default(), Arc::default());
-        let overlay = Self { below: Arc::clone(below), content_bytes_max, by_key, underway };
+        let arrivals = Arc::new(ReservedMemory::new(below.content_bytes_max()));
+        let overlay = Self { content_bytes_max, by_key, underway, arrivals };
         if let Some(here) = below.get(key.as_str()) {
             overlay.show(key, &here);
         }
@@ -143,7 +146,8 @@ impl Store for Overlay {
     }
 
     fn reserve(&self) -> Reservation {
-        self.below.reserve()
+        // Its own: what an explanation fetches pushes nothing out of the memory below.
+        Reservation::of(Arc::clone(&self.arrivals) as Arc<dyn Arrivals>)
     }
 
     fn content_bytes_max(&self) -> u64 {

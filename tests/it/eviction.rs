@@ -254,3 +254,51 @@ fn change(store: &Arc<Cache>, random: &mut Random) {
         }
     }
 }
+
+/// What was seen before everything was removed is not written back after it, in another form or with another variant.
+#[test]
+fn what_is_cleared_does_not_come_back() {
+    for policy in [Eviction::Cost, Eviction::S3Fifo, Eviction::Lru] {
+        let store = &memory(policy, MemoryLimits { bytes: 16 << 20, ..MEMORY });
+        for turn in 0..20 {
+            let fill = |from: usize| {
+                for number in from..from + 300 {
+                    fetch(store, &format!("{turn}-{number}"), 500, Duration::ZERO);
+                }
+            };
+            fill(0);
+            let swept = AtomicBool::new(false);
+            thread::scope(|scope| {
+                // A sweep that finds nothing useless writes nothing; one that does writes back what stays.
+                scope.spawn(|| {
+                    while !swept.load(Ordering::Relaxed) {
+                        for number in 0..300 {
+                            let key = CacheKey::from(&*format!("{turn}-{number}"));
+                            let Some(found) = store.look_at(key.as_str()) else { continue };
+                            let old = &found[0];
+                            let new = Arc::new(old.with(old.head().clone(), old.content.clone()));
+                            let begun = store.note(&key);
+                            store.replace(&key, old, new, &begun);
+                        }
+                    }
+                });
+                clear(store);
+                swept.store(true, Ordering::Relaxed);
+            });
+            // Fetches that began after the purge may have stored something; those that changed what was there, nothing.
+            assert_eq!(store.usage().memory.responses, 0, "{policy:?}, turn {turn}");
+        }
+    }
+}
+
+/// A body on its way in has its own quarter where that is not lent.
+#[test]
+fn what_comes_in_removes_nothing_where_its_quarter_is_not_lent() {
+    let store = memory(Eviction::Entire, MEMORY);
+    scan(&store, 0, 250);
+    let before = store.usage().memory.responses;
+    assert!(before > 100);
+    let mut reservation = store.reserve();
+    assert!(reservation.grow(MEMORY.bytes / 4) && !reservation.grow(1));
+    assert_eq!(store.usage().memory.responses, before);
+}

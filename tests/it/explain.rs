@@ -251,7 +251,7 @@ fn explain_each(table: &[(&str, &str, &str)], flags: &[&str], store: bool) {
     if store {
         // What the next one has is behind its memory alone.
         assert!(proxy.stop().0.success());
-        proxy = start(flags);
+        proxy = start(&[&["--warm-start", "off"], flags].concat());
     }
     let before = state(&proxy);
     for (number, (fields, asked, expected)) in table.iter().enumerate() {

@@ -5,14 +5,17 @@ use std::thread;
 use std::time::Instant;
 
 use caching_proxy::policy::key::CacheKey;
+use caching_proxy::policy::stored::{StoredHead, StoredResponse};
+use caching_proxy::store::Put;
 use caching_proxy::store::cache::Cache;
 use caching_proxy::store::memory::{Eviction, MemoryLimits, store};
+use caching_proxy::store::sqlite::{DiskLimits, Sqlite};
 use serde_json::Value;
 
 use super::support::origin::{Origin, on};
 use super::support::proxy::Proxy;
 use super::support::seeded::Random;
-use super::support::stored::{contents, response};
+use super::support::stored::{at, content, contents, put, response, variants};
 use super::support::{PATIENCE, TemporaryFolder, pause};
 
 const RESPONSES: usize = 100;
@@ -194,15 +197,7 @@ fn change(cache: &Arc<Cache>, random: &mut Random, keys: usize) {
                 }
             }
             _ => {
-                let stored = response(None, text(number, length_of(number)).as_bytes(), 9);
-                let mut head = stored.head().clone();
-                let mut fields = head.fields.to_fields();
-                fields.append(
-                    http::header::CONTENT_TYPE,
-                    http::HeaderValue::from_static("text/plain"),
-                );
-                head.fields = fields.into();
-                let stored = Arc::new(stored.with(head, stored.content.clone()));
+                let stored = text_response(number, length_of(number));
                 cache.put(&key, stored, &cache.note(&key));
             }
         }
@@ -232,4 +227,50 @@ fn a_response_is_the_same_in_both_forms() {
         cache.remove(&key, &plain);
         assert!(cache.look_at("5").is_none(), "{eviction:?}");
     }
+}
+
+/// A response is freshened while it is compressed, and is found behind memory with its content.
+#[test]
+fn what_is_freshened_while_it_is_compressed_lasts() {
+    let folder = TemporaryFolder::new();
+    let disk = DiskLimits { bytes: 64 << 20, responses: None, content_bytes: 16 << 20 };
+    let limits = MemoryLimits { bytes: 4 << 20, responses: None, content_bytes: 1 << 20 };
+    let file = folder.file("cache.db");
+    let open = || {
+        let backing = Arc::new(Sqlite::open(&file, disk).expect("a store"));
+        let cache = Cache::with_backing(store(Eviction::Cost, limits), backing, 1 << 20, false);
+        Arc::new(cache.expect("a thread").compressing_by_hand())
+    };
+    let sizes = [600, 1_500, 2_048, 2_049, 5_000, 64 * 1024, 200_000];
+    let cache = open();
+    for size in sizes {
+        let name = size.to_string();
+        let key = CacheKey::from(&*name);
+        put(&cache, &name, text_response(size, size));
+        assert!(cache.flush(PATIENCE));
+        cache.compress_now();
+        let old = Arc::clone(&cache.look_at(&name).expect("it is stored")[0]);
+        assert!(old.content.here().is_none(), "{size} is compressed");
+        let head = StoredHead { fresh_until: at(77), useful_until: at(99), ..old.head().clone() };
+        let new = Arc::new(old.with(head, old.content.clone()));
+        assert_eq!(cache.replace(&key, &old, new, &cache.note(&key)), Put::Stored, "{size}");
+        assert_eq!(contents(&cache, &name), [text(size, size)], "{size}");
+    }
+    drop(cache);
+    let cache = open();
+    for size in sizes {
+        let found = variants(&cache, &size.to_string());
+        assert_eq!((found.len(), found[0].fresh_until), (1, at(77)), "{size}");
+        assert_eq!(content(&found[0]), text(size, size), "{size}");
+    }
+}
+
+/// A stored response with this text as its content.
+fn text_response(number: usize, length: usize) -> Arc<StoredResponse> {
+    let stored = response(None, text(number, length).as_bytes(), 9);
+    let mut head = stored.head().clone();
+    let mut fields = head.fields.to_fields();
+    fields.append(http::header::CONTENT_TYPE, http::HeaderValue::from_static("text/plain"));
+    head.fields = fields.into();
+    Arc::new(stored.with(head, stored.content.clone()))
 }

@@ -3,6 +3,7 @@
 //! that has yet to bring more holds a thread.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -102,9 +103,12 @@ impl Relay {
         }
         let parked = WaitingRelay::default();
         let (taken, dispatch) = (Arc::clone(&parked), Arc::clone(&self.dispatch));
+        let is_missed = Arc::new(AtomicBool::new(false));
+        let misses = Arc::clone(&is_missed);
         self.writer.on_space(Box::new(move || {
-            // Called with the body's lock. Whoever has the slot's looks for space itself, once it has put the relay
-            // there.
+            // Called with the body's lock, under which the worker looks for space with the slot's: so the slot is not
+            // waited for. The worker is told, and finds it out when it has let go of the slot, or has it now.
+            misses.store(true, Ordering::SeqCst);
             let relay = taken.try_lock().and_then(|mut slot| slot.take());
             if let Some(relay) = relay {
                 relay.go_on(&dispatch);
@@ -113,7 +117,18 @@ impl Relay {
         let mut slot = parked.lock();
         let relay = slot.insert(self);
         // Looked at once more: space that came before the relay was there has woken nobody.
-        if relay.writer.has_space() { slot.take() } else { None }
+        if relay.writer.has_space() {
+            return slot.take();
+        }
+        drop(slot);
+        // And once more: space that came while the slot was locked has found no relay. Another turn looks again.
+        if is_missed.load(Ordering::SeqCst) {
+            let relay = parked.lock().take();
+            if let Some(relay) = relay {
+                relay.start();
+            }
+        }
+        None
     }
 
     /// The relay, if a read waits for no fetch; else it goes on when there is more.

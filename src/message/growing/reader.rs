@@ -29,8 +29,11 @@ impl Reader {
     fn take_out(&mut self) {
         assert!(self.taken_out.is_empty(), "what was taken out before comes first");
         let mut state = self.body.lock();
+        // One that was given up has no place in the window any more: what stood there may be gone.
+        let is_given_up = state.readers.get(&self.number).is_none_or(|reader| reader.given_up);
         // A reader that joins later finds the front gone.
         if state.readers.len() == 1
+            && !is_given_up
             && state.piped.count == 0
             && let GrowingBytes::Window { from, bytes } = &mut state.bytes
         {

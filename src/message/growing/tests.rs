@@ -508,3 +508,20 @@ fn what_is_piped_comes_before_a_cut() {
     reader.consume(3);
     assert_eq!(read(&mut reader).1, Err(io::ErrorKind::UnexpectedEof));
 }
+
+/// A reader that has been given up, and is alone at last, finds nothing of what it has missed.
+#[test]
+fn who_is_given_up_takes_nothing_out() {
+    let (mut writer, mut slow) = passing(8);
+    let mut quick = writer.shared().reader().expect("nothing has come yet");
+    let now = Instant::now();
+    assert!(pass_on(&mut writer, b"12345678"));
+    assert_eq!(read(&mut quick).0, b"12345678");
+    while writer.give_up_stalled(now + STALL_MAX).is_some_and(|until| until <= now + STALL_MAX) {}
+    writer.give_up_stalled(now + 2 * STALL_MAX);
+    writer.push(b"9");
+    assert_eq!(read(&mut quick).0, b"9");
+    drop(quick);
+    assert_eq!(slow.here(), None);
+    assert_eq!(read(&mut slow).1, Err(io::ErrorKind::TimedOut));
+}

@@ -21,6 +21,16 @@ use crate::store::{Put, Reservation, Store, Usage, Variants, fits, with_variant}
 /// How many keys can be changed at a time; a key's lock is chosen by its hash.
 const STRIPES: usize = 512;
 
+/// The outcome of writing an entry.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum EntryWritten {
+    Written,
+    /// Nothing is changed: it is too large.
+    TooLarge,
+    /// Nothing is changed: what it was made from has gone meanwhile, evicted or cleared.
+    Gone,
+}
+
 /// The entries of a store, and the bounds that it keeps. All methods may be called from any thread.
 pub(super) trait KeyedEntries: Send + Sync {
     /// For a hit: an entry is used.
@@ -29,16 +39,19 @@ pub(super) trait KeyedEntries: Send + Sync {
     /// For a change: what is stored, without a use.
     fn peek(&self, key: &CacheKey) -> Option<Variants>;
 
-    /// Writes an entry; the oldest variants are left out where all together are too much for it. `false`, and nothing is
-    /// changed, if the first alone is. `present` is what [`KeyedEntries::peek`] gave; `begun` is the fetch that brought
-    /// something new. The key's change lock is held.
+    /// Writes an entry; the oldest variants are left out where all together are too much for it, and nothing is written
+    /// if the first alone is. `present` is what [`KeyedEntries::peek`] gave, and must still be there: else what was cleared
+    /// meanwhile would come back. `begun` is the fetch that brought something new. The key's change lock is held.
     fn write(
         &self,
         key: &CacheKey,
         present: Option<&Variants>,
         variants: Vec<Arc<StoredResponse>>,
         begun: Option<&Begun>,
-    ) -> bool;
+    ) -> EntryWritten;
+
+    /// Do these fit, all together?
+    fn fits(&self, key: &CacheKey, variants: &[Arc<StoredResponse>]) -> bool;
 
     /// Removes an entry, whose change lock is held.
     fn remove(&self, key: &CacheKey);
@@ -87,29 +100,35 @@ impl<E: KeyedEntries> ByKey<E> {
         &self,
         key: &CacheKey,
         old: Option<&Arc<StoredResponse>>,
-        response: Arc<StoredResponse>,
+        response: &Arc<StoredResponse>,
         begun: &Begun,
     ) -> Put {
         let _changing = self.change_lock(key).lock();
         // An invalidation marks what is under way before it takes the locks of the changes: it either
         // keeps the response out, or finds it.
-        if !begun.admits(&response) {
+        if !begun.admits(response) {
             return Put::Cleared;
         }
-        let present = self.entries.peek(key);
-        let list = present.as_ref().map_or(&[][..], |variants| variants);
-        if old.is_some_and(|old| !list.iter().any(|other| other.is_same(old))) {
-            return Put::Replaced;
-        }
-        if !fits(&response, self.content_bytes_max) {
+        if !fits(response, self.content_bytes_max) {
             return Put::TooLarge;
         }
-        let (variants, _) = with_variant(list, response);
         // What is made of a stored response has its content: to fetch it would take as long as before.
-        let begun = old.is_none().then_some(begun);
-        // An entry that is evicted at once has been stored all the same: nothing else was promised.
-        let is_written = self.entries.write(key, present.as_ref(), variants, begun);
-        if is_written { Put::Stored } else { Put::TooLarge }
+        let fetched = old.is_none().then_some(begun);
+        loop {
+            let present = self.entries.peek(key);
+            let list = present.as_ref().map_or(&[][..], |variants| variants);
+            if old.is_some_and(|old| !list.iter().any(|other| other.is_same(old))) {
+                return Put::Replaced;
+            }
+            let (variants, _) = with_variant(list, Arc::clone(response));
+            // An entry that is evicted at once has been stored all the same: nothing else was promised.
+            match self.entries.write(key, present.as_ref(), variants, fetched) {
+                EntryWritten::Written => return Put::Stored,
+                EntryWritten::TooLarge => return Put::TooLarge,
+                // Others change nothing for the key meanwhile: the next turn finds nothing there.
+                EntryWritten::Gone => {}
+            }
+        }
     }
 
     fn change_lock(&self, key: &CacheKey) -> &Mutex<()> {
@@ -119,8 +138,7 @@ impl<E: KeyedEntries> ByKey<E> {
     /// Removes the responses that `drops` says yes to; how many there were.
     fn remove_where(&self, key: &CacheKey, drops: impl Fn(&Arc<StoredResponse>) -> bool) -> usize {
         let _changing = self.change_lock(key).lock();
-        // An eviction takes no change lock: the entry may be gone by the time that it is written back, and then
-        // comes back without what was dropped.
+        // An eviction takes no change lock: the entry may be gone by the time that it is written back, and is not then.
         let Some(present) = self.entries.peek(key) else { return 0 };
         let kept: Vec<_> = present.iter().filter(|response| !drops(response)).cloned().collect();
         let gone = present.len() - kept.len();
@@ -162,7 +180,9 @@ impl<E: KeyedEntries> Store for ByKey<E> {
         };
         let mut variants = present.to_vec();
         variants[index] = new;
-        self.entries.write(key, Some(&present), variants, None)
+        // What is expanded takes more: if there is no space, it stays as it is.
+        self.entries.fits(key, &variants)
+            && self.entries.write(key, Some(&present), variants, None) == EntryWritten::Written
     }
 
     fn is_nearly_full(&self) -> bool {
@@ -173,7 +193,7 @@ impl<E: KeyedEntries> Store for ByKey<E> {
     fn touch(&self, _: &str, _: &Arc<StoredResponse>) {}
 
     fn put(&self, key: &CacheKey, response: Arc<StoredResponse>, begun: &Begun) -> Put {
-        self.let_in(key, None, response, begun)
+        self.let_in(key, None, &response, begun)
     }
 
     fn replace(
@@ -183,7 +203,7 @@ impl<E: KeyedEntries> Store for ByKey<E> {
         new: Arc<StoredResponse>,
         begun: &Begun,
     ) -> Put {
-        self.let_in(key, Some(old), new, begun)
+        self.let_in(key, Some(old), &new, begun)
     }
 
     fn remove(&self, key: &CacheKey, response: &Arc<StoredResponse>) {

@@ -15,7 +15,7 @@ use quick_cache::{DefaultHashBuilder, OptionsBuilder, UnitWeighter};
 use crate::policy::key::CacheKey;
 use crate::policy::stored::StoredResponse;
 use crate::store::arrivals::Arrivals;
-use crate::store::memory::by_key::{ByKey, KeyedEntries};
+use crate::store::memory::by_key::{ByKey, EntryWritten, KeyedEntries};
 use crate::store::memory::key_index::KeyIndex;
 use crate::store::memory::limits::MemoryLimits;
 use crate::store::memory::worth::WorthOrder;
@@ -123,7 +123,7 @@ impl KeyedEntries for Cost {
         present: Option<&Variants>,
         mut variants: Vec<Arc<StoredResponse>>,
         begun: Option<&Begun>,
-    ) -> bool {
+    ) -> EntryWritten {
         let entries = &*self.0;
         let bytes_of = |response: &Arc<StoredResponse>| response.memory_bytes(key) as u64;
         let mut bytes: u64 = variants.iter().map(bytes_of).sum();
@@ -132,24 +132,32 @@ impl KeyedEntries for Cost {
             bytes -= bytes_of(&oldest);
         }
         if variants.is_empty() {
-            return false;
+            return EntryWritten::TooLarge;
         }
         let variants = Variants::from(variants);
         let took = begun.map(Begun::elapsed);
         let mut order = entries.order.lock();
-        let past = present.and_then(|present| {
-            // The key's change lock is held: nobody else replaces it, but it may have been evicted.
-            let entry = entries.cache.peek(key)?;
-            order.worth.take_out(entry.number, present)
-        });
-        let past = past.unwrap_or_else(|| order.worth.past(entries.hasher.hash_one(key)));
+        let past = if let Some(present) = present {
+            // The key's change lock is held: nobody else replaces it, but it may have been evicted or cleared.
+            let entry = entries.cache.peek(key);
+            let past = entry.and_then(|entry| order.worth.take_out(entry.number, present));
+            let Some(past) = past else { return EntryWritten::Gone };
+            past
+        } else {
+            order.worth.past(entries.hasher.hash_one(key))
+        };
         let gone = entries.make_space(&mut order, bytes, variants.len() as u64);
         let number = order.worth.add(key, &variants, bytes, past, took);
         entries.cache.insert(key.clone(), RankedEntry { variants, number });
         entries.keys.add(key);
         drop(order);
         drop(gone);
-        true
+        EntryWritten::Written
+    }
+
+    fn fits(&self, key: &CacheKey, variants: &[Arc<StoredResponse>]) -> bool {
+        let bytes: usize = variants.iter().map(|response| response.memory_bytes(key)).sum();
+        bytes as u64 <= self.0.entry_bytes_max
     }
 
     fn remove(&self, key: &CacheKey) {

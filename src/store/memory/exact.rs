@@ -173,8 +173,8 @@ impl Arrivals for Held {
         let Some(all) = all.filter(|all| *all <= self.bytes_max - self.stored_bytes_max) else {
             return false;
         };
-        // Space is made before it is taken: the bound holds at every moment.
-        while index.bytes + bytes > self.space(&index) {
+        // Space is made before it is taken: the bound holds at every moment. Where the quarter is not lent, it is there.
+        while self.eviction == Eviction::Lru && index.bytes + bytes > self.space(&index) {
             let evicted = self.evict(&mut index);
             assert!(!evicted.is_empty(), "a quarter is no more than all of it");
             gone.extend(evicted);
@@ -279,7 +279,7 @@ impl Store for Exact {
     fn is_nearly_full(&self) -> bool {
         let index = self.held.index.lock();
         // Without a bound it never is.
-        index.bytes + index.arriving_bytes > self.held.bytes_max / 4 * 3
+        index.bytes > self.held.space(&index) / 4 * 3
     }
 
     fn touch(&self, key: &str, response: &Arc<StoredResponse>) {

@@ -14,7 +14,7 @@ use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter};
 use crate::policy::key::CacheKey;
 use crate::policy::stored::StoredResponse;
 use crate::store::arrivals::{Arrivals, ReservedMemory};
-use crate::store::memory::by_key::{ByKey, KeyedEntries};
+use crate::store::memory::by_key::{ByKey, EntryWritten, KeyedEntries};
 use crate::store::memory::key_index::KeyIndex;
 use crate::store::memory::limits::MemoryLimits;
 use crate::store::underway::Begun;
@@ -139,18 +139,27 @@ impl KeyedEntries for S3Fifo {
     fn write(
         &self,
         key: &CacheKey,
-        _: Option<&Variants>,
+        present: Option<&Variants>,
         variants: Vec<Arc<StoredResponse>>,
         _: Option<&Begun>,
-    ) -> bool {
-        let Some(entry) = self.entry(key, variants) else { return false };
-        self.cache.insert(key.clone(), entry);
+    ) -> EntryWritten {
+        let Some(entry) = self.entry(key, variants) else { return EntryWritten::TooLarge };
+        if present.is_none() {
+            self.cache.insert(key.clone(), entry);
+        } else if self.cache.replace(key.clone(), entry, true).is_err() {
+            return EntryWritten::Gone;
+        }
         self.keys.add(key);
         // It may have been evicted between the two; what is evicted from now on takes its name along.
         if self.cache.peek(key).is_none() {
             self.keys.remove(key);
         }
-        true
+        EntryWritten::Written
+    }
+
+    fn fits(&self, key: &CacheKey, variants: &[Arc<StoredResponse>]) -> bool {
+        self.entry(key, variants.to_vec())
+            .is_some_and(|entry| entry.variants.len() == variants.len())
     }
 
     fn remove(&self, key: &CacheKey) {

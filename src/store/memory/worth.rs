@@ -175,17 +175,18 @@ impl WorthOrder {
         &mut self,
         hash: impl Fn(&CacheKey) -> u64,
     ) -> Option<(CacheKey, Variants)> {
-        loop {
+        /// Others wait for the lock meanwhile: what stands first goes then, used or not.
+        const RANKED_MAX: usize = 128;
+        for turn in 0.. {
             let (rank, number) = *self.ranks.first()?;
             self.level = self.level.max(f64::from_bits(rank.0));
             let record = self.records[number as usize].as_mut().expect("what is ranked is stored");
             let uses = record.uses();
-            if uses == record.uses_ranked {
+            if uses == record.uses_ranked || turn == RANKED_MAX {
                 let record = self.remove(number);
                 self.ghosts.add(hash(&record.key), uses, self.ranks.len());
                 return Some((record.key, record.variants));
             }
-            // It ends: uses only grow, to a bound, and each turn ranks one entry by all that it has.
             record.uses_ranked = uses;
             self.ranks.remove(&(rank, number));
             let record = self.records[number as usize].take().expect("it was there a line above");
@@ -193,11 +194,15 @@ impl WorthOrder {
             self.ranks.insert((rank, number));
             self.records[number as usize] = Some(Record { rank, ..record });
         }
+        unreachable!("the last turn evicts")
     }
 
-    /// Forgets what was evicted.
+    /// Forgets what was evicted, and gives back memory that was for more entries than there are.
     pub(super) fn forget(&mut self) {
         self.ghosts = Ghosts::new();
+        if self.ranks.is_empty() {
+            (self.records, self.free) = (Vec::new(), Vec::new());
+        }
     }
 
     /// Empties it, and forgets the past; gives what it held.

@@ -16,7 +16,7 @@ use crate::store::sqlite::batch::SqliteBatch;
 use crate::store::sqlite::checkpoint::{checkpoint, checkpoint_if_long};
 use crate::store::sqlite::database::{self, CHUNKS_MAX, Database};
 use crate::store::sqlite::invalidations::Standing;
-use crate::store::sqlite::row::{ResponseRow, RowContent, seconds};
+use crate::store::sqlite::row::{INLINE_BYTES_MAX, ResponseRow, RowContent, seconds};
 use crate::store::sqlite::space;
 
 /// Carries out changes, in one transaction where it can be. Called by the writer thread, without a lock; holds
@@ -153,8 +153,11 @@ impl SqliteBatch<'_> {
             return Ok(0);
         }
         self.displace(key, response, place)?;
-        // What is compressed is written as it came. An error is that there is no memory to expand it.
-        let Ok(content) = response.content.in_memory() else { return Ok(0) };
+        // What is compressed is written as it came, if it is written at all: large content has its rows already.
+        let is_written = place.is_none() || response.content.len() <= INLINE_BYTES_MAX as u64;
+        let content = if is_written { response.content.in_memory() } else { Ok(None) };
+        // There is no memory to expand it: what is there must not come back in its place.
+        let Ok(content) = content else { return self.forget_replaced(key, response, place) };
         let row_content = RowContent::of(response.content.len(), content.as_ref());
         let number = match (place, &content) {
             (Some(number), _) => {

@@ -11,7 +11,7 @@ use crate::store::codec;
 
 /// Content of at most so many bytes is in the row itself, so that one look finds all. With it most rows still share
 /// a page with another one, and none needs many more pages than its head and its content would take apart.
-const INLINE_BYTES_MAX: usize = 2048;
+pub(super) const INLINE_BYTES_MAX: usize = 2048;
 
 /// What the columns of a response say, but for its URL and salt.
 pub(super) struct ResponseRow {
