@@ -148,6 +148,11 @@ impl Proxy {
         &self.stats
     }
 
+    /// The bound of the windows that are wide.
+    pub fn wide_windows(&self) -> &Arc<WideWindows> {
+        &self.wide
+    }
+
     /// Who may reuse what.
     pub fn reuse_rules(&self) -> ReuseRules {
         self.settings.reuse

@@ -60,7 +60,9 @@ impl Relay {
         body: Box<dyn Arriving>,
         dispatch: &Arc<Dispatch>,
     ) -> (Response, Self) {
-        let (writer, reader) = Writer::passing(body.length());
+        // Read ahead of a client that is fast, by as much as a wide window has.
+        let wide = dispatch.proxy.wide_windows();
+        let (writer, reader) = Writer::passing_fast(body.length(), wide);
         let response = Response { body: Body::Growing(Box::new(reader)), ..response };
         (response, Self { writer, body, dispatch: Arc::clone(dispatch), pace: Pace::new() })
     }

@@ -34,7 +34,7 @@ pub trait FieldValues {
         self.values(name).flat_map(list_members)
     }
 
-    /// The date in the only line of that name, as [`Fields::date`] has it.
+    /// The date in the only line of that name; `None` if there is none, more than one, or an unreadable one.
     fn only_date(&self, name: &str, now: Timestamp) -> Option<Timestamp> {
         only_date(self.values(name), now)
     }
