@@ -1,10 +1,12 @@
 //! `proxy explain`, and how the operator shapes the key.
 
+use std::time::Instant;
+
 use serde_json::Value;
 
-use super::support::TemporaryFolder;
 use super::support::origin::{Origin, on};
 use super::support::proxy::{Proxy, run};
+use super::support::{PATIENCE, TemporaryFolder, pause};
 
 fn explain(origin: &Origin, args: &[&str]) -> (i32, String, String) {
     let url = origin.url();
@@ -184,7 +186,17 @@ fn said(proxy: &Proxy, args: &[&str]) -> String {
 
 /// All that a proxy says of itself and of what it holds, but for what time changes.
 fn state(proxy: &Proxy) -> (Value, Vec<Value>) {
-    let mut stats: Value = serde_json::from_str(&said(proxy, &["stats", "--json"])).expect("JSON");
+    let deadline = Instant::now() + PATIENCE;
+    let mut stats: Value = loop {
+        let told = said(proxy, &["stats", "--json"]);
+        let stats: Value = serde_json::from_str(&told).expect("JSON");
+        // What is in the store is brought into memory after the start.
+        if stats["store_loading"].as_u64().unwrap_or(0) == 0 {
+            break stats;
+        }
+        assert!(Instant::now() < deadline, "it loads for ever: {stats}");
+        pause();
+    };
     // Under load, the connection of the request before may still be on its way out; workers come and go.
     for moves in ["connections", "workers", "workers_busy", "jobs_waiting"] {
         stats.as_object_mut().expect("an object").remove(moves);
