@@ -3,7 +3,7 @@
 //! that has yet to bring more holds a thread.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -111,6 +111,8 @@ impl Relay {
             // Called with the body's lock, under which the worker looks for space with the slot's: so the slot is not
             // waited for. The worker is told, and finds it out when it has let go of the slot, or has it now.
             misses.store(true, Ordering::SeqCst);
+            // One of the two sees what the other has written: the slot is free, or this was missed.
+            fence(Ordering::SeqCst);
             let relay = taken.try_lock().and_then(|mut slot| slot.take());
             if let Some(relay) = relay {
                 relay.go_on(&dispatch);
@@ -123,6 +125,7 @@ impl Relay {
             return slot.take();
         }
         drop(slot);
+        fence(Ordering::SeqCst);
         // And once more: space that came while the slot was locked has found no relay. Another turn looks again.
         if is_missed.load(Ordering::SeqCst) {
             let relay = parked.lock().take();

@@ -232,3 +232,55 @@ fn at_most(uses: u64) -> u8 {
 fn reuses(variants: &Variants) -> u64 {
     variants.iter().map(|response| response.reuses()).sum()
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http::StatusCode;
+
+    use super::*;
+    use crate::clock::{DeltaSeconds, Timestamp};
+    use crate::message::fields::FieldSection;
+    use crate::policy::cache_control::ResponseDirectives;
+    use crate::policy::freshness::Lifetime;
+    use crate::policy::stored::{StoredHead, StoredResponse};
+    use crate::policy::vary::Selecting;
+
+    fn variants() -> Variants {
+        let head = StoredHead {
+            status: StatusCode::OK,
+            part: None,
+            fields: FieldSection::default(),
+            directives: ResponseDirectives::default(),
+            selecting: Selecting::default(),
+            lifetime: Lifetime::Explicit(DeltaSeconds(60)),
+            age_on_arrival: DeltaSeconds::ZERO,
+            response_time: Timestamp(0),
+            fresh_until: Timestamp::MAX,
+            useful_until: Timestamp::MAX,
+        };
+        [Arc::new(StoredResponse::new(head, Bytes::new()))].into()
+    }
+
+    /// Whoever asks for everything once must not have the next eviction rank everything anew.
+    #[test]
+    fn an_eviction_ranks_a_bounded_number_anew() {
+        let mut order = WorthOrder::new();
+        let all: Vec<_> = (0..1000).map(|_| variants()).collect();
+        for (number, variants) in all.iter().enumerate() {
+            let key = CacheKey::from(&*number.to_string());
+            order.add(&key, variants, 1000, Past::default(), Some(Duration::from_millis(1)));
+        }
+        for variants in &all {
+            variants[0].note_reuse();
+        }
+        assert!(order.evict(|_| 1).is_some());
+        let ranked = order.records.iter().flatten().filter(|record| record.uses_ranked > 1);
+        assert_eq!((ranked.count(), order.responses(), order.stored_bytes()), (128, 999, 999_000));
+        // All go in the end, and then no memory is kept for them.
+        while order.evict(|_| 1).is_some() {}
+        order.forget();
+        assert_eq!((order.responses(), order.bytes()), (0, WorthOrder::BYTES_MIN));
+        assert!(order.records.is_empty() && order.free.is_empty());
+    }
+}
