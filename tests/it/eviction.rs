@@ -267,11 +267,10 @@ fn what_is_cleared_does_not_come_back() {
                 }
             };
             fill(0);
-            let swept = AtomicBool::new(false);
+            let is_cleared = AtomicBool::new(false);
             thread::scope(|scope| {
-                // A sweep that finds nothing useless writes nothing; one that does writes back what stays.
                 scope.spawn(|| {
-                    while !swept.load(Ordering::Relaxed) {
+                    while !is_cleared.load(Ordering::Relaxed) {
                         for number in 0..300 {
                             let key = CacheKey::from(&*format!("{turn}-{number}"));
                             let Some(found) = store.look_at(key.as_str()) else { continue };
@@ -283,9 +282,9 @@ fn what_is_cleared_does_not_come_back() {
                     }
                 });
                 clear(store);
-                swept.store(true, Ordering::Relaxed);
+                is_cleared.store(true, Ordering::Relaxed);
             });
-            // Fetches that began after the purge may have stored something; those that changed what was there, nothing.
+            // Whoever freshened a response found it before, or not at all.
             assert_eq!(store.usage().memory.responses, 0, "{policy:?}, turn {turn}");
         }
     }
