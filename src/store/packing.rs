@@ -8,9 +8,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 
 use crate::message::content::Content;
 use crate::message::packed::Packing;
@@ -31,17 +31,19 @@ const PAUSE: Duration = Duration::from_secs(1);
 const WAITING: (u64, u64) = (256, 1 << 16);
 /// What a response usually takes, as far as one can know.
 const USUAL_BYTES: u64 = 2048;
-/// Where there are not cores enough, threads that clients wait for come first.
-#[cfg(target_os = "linux")]
-const NICENESS: i32 = 10;
+/// How often it looks whether there is work.
+const LOOK: Duration = Duration::from_millis(20);
+/// For how long it works at a time.
+const TURN: Duration = Duration::from_micros(500);
+/// After each turn it rests for so many times as long, and takes an eighth of one core at most: its work can wait, and clients
+/// cannot. A low priority would do the same, but for the locks: whoever waits for one would wait as if by that priority.
+const REST: u32 = 7;
 
 /// What is to be compressed, and who does it.
 pub(in crate::store) struct Packer {
     memory: Arc<dyn Store>,
     waiting_max: usize,
     state: Mutex<PackerState>,
-    /// Something is to be done; waited for with `state`.
-    noted: Condvar,
     packed: AtomicU64,
     /// No thread is started: [`Packer::pack_all`] and [`Packer::expand_all`] do its work.
     by_hand: bool,
@@ -75,8 +77,8 @@ impl Packer {
     /// For a memory of `bytes`; without a thread if it works by hand.
     pub(in crate::store) fn new(memory: Arc<dyn Store>, bytes: u64, by_hand: bool) -> Arc<Self> {
         let waiting_max = (bytes / USUAL_BYTES).clamp(WAITING.0, WAITING.1) as usize;
-        let (state, noted, packed) = (Mutex::default(), Condvar::new(), AtomicU64::new(0));
-        Arc::new(Self { memory, waiting_max, state, noted, packed, by_hand })
+        let (state, packed) = (Mutex::default(), AtomicU64::new(0));
+        Arc::new(Self { memory, waiting_max, state, packed, by_hand })
     }
 
     /// Responses compressed so far.
@@ -97,7 +99,7 @@ impl Packer {
         }
         state.waiting.push_back(Noted { key: key.clone(), uses: response.reuses() });
         if self.memory.is_nearly_full() {
-            self.wake(&mut state);
+            self.start(&mut state);
         }
     }
 
@@ -109,7 +111,7 @@ impl Packer {
         let mut state = self.state.lock();
         if state.used.len() < self.waiting_max {
             state.used.push_back(CacheKey::from(key));
-            self.wake(&mut state);
+            self.start(&mut state);
         }
     }
 
@@ -127,22 +129,14 @@ impl Packer {
         self.expand(key);
     }
 
-    fn wake(self: &Arc<Self>, state: &mut PackerState) {
-        if self.by_hand {
-            return;
-        }
-        if state.is_running {
-            self.noted.notify_one();
+    /// Sees to it that the thread runs. It is not woken: that would cost whoever stores a response more than storing it.
+    fn start(self: &Arc<Self>, state: &mut PackerState) {
+        if self.by_hand || state.is_running {
             return;
         }
         let packer = Arc::clone(self);
-        let run = move || {
-            #[cfg(target_os = "linux")]
-            let _ = rustix::process::nice(NICENESS);
-            packer.run();
-        };
+        let started = thread::Builder::new().name("packer".to_string()).spawn(move || packer.run());
         // Without a thread, everything stays as it came.
-        let started = thread::Builder::new().name("packer".to_string()).spawn(run);
         state.is_running = started.is_ok();
     }
 
@@ -152,39 +146,48 @@ impl Packer {
         let Ok(mut packing) = Packing::new() else { return };
         // How many have been left alone in turn.
         let mut kept = 0;
+        let (mut turn_began, mut worked_last) = (Instant::now(), Instant::now());
         loop {
             let mut state = self.state.lock();
+            let all_kept = kept > 0 && kept >= state.waiting.len();
             if let Some(key) = state.used.pop_front() {
                 drop(state);
                 self.expand(&key);
+            } else if let Some(noted) = self.next_to_pack(&mut state, all_kept) {
+                drop(state);
+                match self.pack(&noted, &mut packing) {
+                    Passed::Done => kept = 0,
+                    Passed::Kept(uses) => {
+                        kept += 1;
+                        self.state.lock().waiting.push_back(Noted { uses, ..noted });
+                    }
+                }
+            } else if !all_kept && worked_last.elapsed() >= IDLE_MAX {
+                // Under the lock: whoever notes something from now on starts another thread.
+                state.is_running = false;
+                return std::mem::forget(ending);
+            } else {
+                drop(state);
+                thread::sleep(if all_kept { PAUSE } else { LOOK });
+                kept = 0;
+                turn_began = Instant::now();
                 continue;
             }
-            let all_kept = kept > 0 && kept >= state.waiting.len();
-            let next = if all_kept || !self.memory.is_nearly_full() {
-                None
-            } else {
-                state.waiting.pop_front()
-            };
-            let Some(noted) = next else {
-                let most = if all_kept { PAUSE } else { IDLE_MAX };
-                let was_late = self.noted.wait_for(&mut state, most).timed_out();
-                kept = 0;
-                if was_late && !all_kept && state.used.is_empty() {
-                    // Under the lock: whoever notes something from now on starts another thread.
-                    state.is_running = false;
-                    return std::mem::forget(ending);
-                }
-                continue;
-            };
-            drop(state);
-            match self.pack(&noted, &mut packing) {
-                Passed::Done => kept = 0,
-                Passed::Kept(uses) => {
-                    kept += 1;
-                    self.state.lock().waiting.push_back(Noted { uses, ..noted });
-                }
+            worked_last = Instant::now();
+            let worked = worked_last.duration_since(turn_began);
+            if worked >= TURN {
+                thread::sleep(worked * REST);
+                turn_began = Instant::now();
             }
         }
+    }
+
+    /// What has waited longest, if there is need.
+    fn next_to_pack(&self, state: &mut PackerState, all_kept: bool) -> Option<Noted> {
+        if all_kept || !self.memory.is_nearly_full() {
+            return None;
+        }
+        state.waiting.pop_front()
     }
 
     /// Compresses what is stored for a key, unless it is used.

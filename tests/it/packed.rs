@@ -229,6 +229,25 @@ fn a_response_is_the_same_in_both_forms() {
     }
 }
 
+/// What waits to be compressed is bounded by the memory: the newest do, and the others stay as they came.
+#[test]
+fn a_bounded_number_waits_to_be_compressed() {
+    const WAITING: usize = 256;
+    let limits = MemoryLimits { bytes: 8 << 20, responses: None, content_bytes: 1 << 20 };
+    let cache = Arc::new(Cache::in_memory(store(Eviction::Cost, limits)).compressing_by_hand());
+    for number in 0..WAITING + 100 {
+        put(&cache, &number.to_string(), text_response(number, 600));
+    }
+    assert_eq!(cache.usage().memory.responses as usize, WAITING + 100, "all of them are there");
+    cache.compress_now();
+    assert_eq!(cache.usage().packed as usize, WAITING);
+    let is_plain = |number: usize| {
+        let found = cache.look_at(&number.to_string()).expect("it is stored");
+        found[0].content.here().is_some()
+    };
+    assert!(is_plain(99) && !is_plain(100) && !is_plain(WAITING + 99));
+}
+
 /// A response is freshened while it is compressed, and is found behind memory with its content.
 #[test]
 fn what_is_freshened_while_it_is_compressed_lasts() {

@@ -17,10 +17,11 @@ impl Cache {
         self
     }
 
-    /// The same without a thread, for tests: [`Cache::compress_now`] and [`Cache::expand_now`] do what it would do.
+    /// The same for the least memory and without a thread, for tests: [`Cache::compress_now`] and [`Cache::expand_now`] do
+    /// what it would do.
     #[must_use]
     pub fn compressing_by_hand(mut self) -> Self {
-        self.packer = Some(Packer::new(Arc::clone(&self.memory), u64::MAX, true));
+        self.packer = Some(Packer::new(Arc::clone(&self.memory), 0, true));
         self
     }
 
