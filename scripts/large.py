@@ -2,18 +2,24 @@
 
 Part of scripts/bench. Hits come from memory, in nginx's case from its files; what is not stored passes through,
 from an nginx with `sendfile` on the load's core, over connections that it keeps alive.
+
+wrk reads one connection for as long as there is something to read: the faster a server is, the longer the others
+wait for wrk. So there is a 99th percentile by curl as well, which takes from each connection in turn.
 """
 
 import os
 import shutil
+import statistics
+import subprocess
 
 from measure import (BESIDE, BINARY, QUICK, ROUNDS, Server, Table, end, fetch, free_port, haproxy_conf, in_turns,
                      nginx_conf, pinned, wait_for, write)
+from uncached import LIMITED, left_out
 
 SIZES = (("100 KiB", 100 << 10), ("1 MiB", 1 << 20), ("10 MiB", 10 << 20))
 CONNECTIONS = (8,) if QUICK else (8, 64)
-# Fewer than elsewhere: each round moves gigabytes.
-LARGE_ROUNDS = min(ROUNDS, 3)
+# Bytes that curl fetches from each server in a round.
+BY_CURL = (64 if QUICK else 512) << 20
 
 
 def large(folder):
@@ -29,6 +35,12 @@ def large(folder):
             for what, size in SIZES:
                 for count in CONNECTIONS:
                     row(table, running, f"{what}, {count} connections", (f"/{where}/{size}", count))
+                    if shutil.which("curl"):
+                        late = late_by_curl(running, f"/{where}/{size}", (count, BY_CURL // size))
+                        table.row("the same: 99th percentile by curl, ms", late, lambda _, value: f"{value:.1f}", min)
+        print(f"\n{LIMITED}", flush=True)
+        if not shutil.which("curl"):
+            left_out("99th percentiles by curl", "there is no curl")
     finally:
         for server in running:
             server.end()
@@ -40,7 +52,7 @@ def row(table, running, what, load):
     path, count = load
     for server in running:
         fetch(server, path)
-    loads = in_turns(running, count, path, rounds=LARGE_ROUNDS)
+    loads = in_turns(running, count, path)
     speeds = {name: load.speed / (1 << 20) for name, load in loads.items()}
 
     def shown(name, speed):
@@ -51,6 +63,20 @@ def row(table, running, what, load):
     used = {name: load.used * load.rate / load.speed * (1 << 20) for name, load in loads.items() if load.requests}
     table.row("the same: processor time for each MiB, µs", {**dict.fromkeys(loads), **used},
               lambda _, value: "FAILED" if value is None else f"{value:,.0f}", min)
+
+
+def late_by_curl(running, path, load):
+    """By name, what a hundredth of the transfers exceeds in the middle one of the rounds."""
+    count, transfers = load
+    late = {server.name: [] for server in running}
+    for _ in range(ROUNDS):
+        for server in running:
+            each = [f"http://127.0.0.1:{server.port}{path}", "-o", os.devnull] * transfers
+            command = ["taskset", "-c", "1", "curl", "-s", "-Z", "--parallel-max", str(count), "-w", "%{time_total}\n"]
+            text = subprocess.run([*command, *each], capture_output=True, text=True, check=True).stdout
+            times = sorted(float(line) * 1000 for line in text.split())
+            late[server.name].append(times[len(times) * 99 // 100])
+    return {name: statistics.median(rounds) for name, rounds in late.items()}
 
 
 def origin(folder):
