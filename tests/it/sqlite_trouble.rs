@@ -15,7 +15,7 @@ use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use super::support::origin::{Origin, on};
 use super::support::proxy::{Proxy, command, command_of, run};
 use super::support::shared::wait_until;
-use super::support::{PATIENCE, TemporaryFolder};
+use super::support::{PATIENCE, TemporaryFolder, pause};
 
 /// For what waits for a lock that nobody gives back.
 const IMPATIENT: &[&str] = &["--store-lock-timeout", "100ms"];
@@ -56,12 +56,14 @@ fn rows(path: &Path) -> u64 {
     shell.query_row(count, [], |row| row.get(0)).unwrap_or(0)
 }
 
-/// Asks for one thing after the other, until one of them is in the file.
+/// Asks for one thing after the other, each time anew, until one of them is in the file.
 fn stores_again(proxy: &Proxy, path: &Path, before: u64) {
     let deadline = Instant::now() + PATIENCE;
     for number in (10..50).cycle() {
         assert!(Instant::now() < deadline, "nothing is stored:\n{}", proxy.log());
-        assert_eq!(proxy.get(&format!("/{number}")).status, 200);
+        let reply = proxy.get_with(&format!("/{number}"), "Cache-Control: no-cache\r\n");
+        assert_eq!(reply.status, 200);
+        pause();
         if rows(path) > before {
             return;
         }

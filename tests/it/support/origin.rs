@@ -106,19 +106,15 @@ impl Rule {
         self
     }
 
-    /// Answers with a `Content-Length`.
+    /// Answers with a `Content-Length`, in one write: a second one would wait for the peer's delayed acknowledgement.
     pub fn send(self, status: u16, fields: &str, body: &str) -> Self {
         let fields = format!("{fields}; Content-Length: {}", body.len());
-        self.head(status, fields.trim_start_matches("; ")).bytes(body)
+        self.bytes(&(head_text(status, fields.trim_start_matches("; ")) + body))
     }
 
     /// The head alone.
     pub fn head(self, status: u16, fields: &str) -> Self {
-        let mut head = format!("HTTP/1.1 {status} Status\r\n");
-        for (name, value) in field_lines(fields) {
-            head.extend([name.as_str(), ": ", &value, "\r\n"]);
-        }
-        self.bytes(&(head + "\r\n"))
+        self.bytes(&head_text(status, fields))
     }
 
     pub fn bytes(self, bytes: &str) -> Self {
@@ -145,6 +141,14 @@ impl Rule {
             && self.having.iter().all(|(name, value)| asked.head.field(name) == *value)
             && self.lacking.iter().all(|name| asked.head.all(name).is_empty())
     }
+}
+
+fn head_text(status: u16, fields: &str) -> String {
+    let mut head = format!("HTTP/1.1 {status} Status\r\n");
+    for (name, value) in field_lines(fields) {
+        head.extend([name.as_str(), ": ", &value, "\r\n"]);
+    }
+    head + "\r\n"
 }
 
 /// A request that the origin server has read.
