@@ -8,7 +8,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use caching_proxy::cli::config::Config;
-use caching_proxy::cli::{Args, Command, Task, UsageError, parse};
+use caching_proxy::cli::{Args, Command, Task, UsageError, features, parse};
 
 mod commands;
 mod daemon;
@@ -19,7 +19,7 @@ fn main() -> ExitCode {
     let config = match command {
         Ok(Command::Help(text)) => return say(&text),
         Ok(Command::Version) => {
-            return say(concat!("proxy ", env!("CARGO_PKG_VERSION"), "\n"));
+            return say(&format!("proxy {}{}\n", env!("CARGO_PKG_VERSION"), features::note()));
         }
         Ok(Command::Do(args, task)) => {
             note(&args);

@@ -12,6 +12,7 @@ use log::LevelFilter;
 
 use crate::cli::arguments::Args;
 use crate::cli::error::UsageError;
+use crate::cli::features;
 use crate::cli::flags::{self, DefaultValue};
 use crate::cli::units::{read_duration, whole_seconds};
 use crate::cli::values::Values;
@@ -27,6 +28,7 @@ use crate::policy::reuse::{Mode, ReuseRules};
 use crate::policy::storing::StoringRules;
 use crate::stats::AccessFormat;
 use crate::store::memory::{Eviction, MemoryLimits};
+#[cfg(feature = "redis")]
 use crate::store::redis::Address;
 
 /// The default of `--origin-timeout`.
@@ -147,19 +149,23 @@ pub enum StoreKind {
     /// Nothing.
     Memory,
     /// A SQLite file; `None` for the default one.
+    #[cfg(feature = "sqlite")]
     Sqlite(Option<PathBuf>),
     /// Redis or Valkey.
+    #[cfg(feature = "redis")]
     Redis(Address),
 }
 
 impl StoreKind {
     /// The default of `--max-object-size` that fits it.
-    fn default_of<'a>(&self, [memory, sqlite, redis]: [&'a str; 3]) -> &'a str {
-        match self {
-            Self::Memory => memory,
-            Self::Sqlite(_) => sqlite,
-            Self::Redis(_) => redis,
-        }
+    fn default_of<'a>(&self, of_memory_sqlite_redis: [&'a str; 3]) -> &'a str {
+        of_memory_sqlite_redis[match self {
+            Self::Memory => 0,
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(_) => 1,
+            #[cfg(feature = "redis")]
+            Self::Redis(_) => 2,
+        }]
     }
 }
 
@@ -179,7 +185,7 @@ impl Config {
     pub fn new(args: &Args) -> Result<Self, UsageError> {
         let values = Values(args);
         // First what others depend on: the store decides how large a body may be by default.
-        let store = values.required("--store", read_store)?;
+        let store = read_store(&values)?;
         let storing = storing(&values, &store)?;
         let (origin, origin_authorization) = take_userinfo(values.shown("--origin").trim());
         Ok(Self {
@@ -263,13 +269,33 @@ const LEVELS: [(&str, LevelFilter); 6] = [
     ("trace", LevelFilter::Trace),
 ];
 
-fn read_store(word: &str) -> Option<StoreKind> {
+fn read_store(values: &Values<'_>) -> Result<StoreKind, UsageError> {
+    let word = values.shown("--store");
+    let scheme = word.trim().split(':').next().unwrap_or_default();
+    // Who means a store that exists elsewhere has not mistyped it.
+    let feature = match scheme.split('+').next().unwrap_or_default() {
+        "redis" | "rediss" => "redis",
+        scheme => scheme,
+    };
+    if features::LEFT_OUT.contains(&feature) {
+        let flag = values.given("--store").map_or_else(|| "--store".to_string(), |(_, flag)| flag);
+        return Err(UsageError::LeftOut(flag, feature.to_string()));
+    }
+    values.required("--store", store_of)
+}
+
+fn store_of(word: &str) -> Option<StoreKind> {
     // `sqlite:` without a path is an error and not the default file: in a script its variable is not set.
     match word.split_once(':') {
         None if word == "memory" => Some(StoreKind::Memory),
+        #[cfg(feature = "sqlite")]
         None if word == "sqlite" => Some(StoreKind::Sqlite(None)),
+        #[cfg(feature = "sqlite")]
         Some(("sqlite", path)) if !path.is_empty() => Some(StoreKind::Sqlite(Some(path.into()))),
+        #[cfg(feature = "redis")]
         _ => Address::read(word).map(StoreKind::Redis),
+        #[cfg(not(feature = "redis"))]
+        _ => None,
     }
 }
 

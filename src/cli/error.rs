@@ -23,6 +23,8 @@ pub enum UsageError {
     Words(&'static str, usize, &'static str),
     /// A command that was given several flags of which it takes one, and its usage.
     Several(&'static str, &'static str),
+    /// A flag, or its environment variable, and the cargo feature without which its value means nothing here.
+    LeftOut(String, String),
     /// A value that is not accepted.
     Value {
         /// The flag, or the environment variable.
@@ -63,6 +65,10 @@ impl fmt::Display for UsageError {
                 write!(f, "{name}: {count} words that are no flags; expected {usage}")
             }
             Self::Several(name, usage) => write!(f, "{name}: one at a time; expected {usage}"),
+            Self::LeftOut(flag, feature) => write!(
+                f,
+                "{flag}: this proxy was built without {feature}; build it with --features {feature}"
+            ),
             Self::Value { flag, seen, accepted } => {
                 write!(f, "{flag}: {:?}; expected {accepted}", without_secrets(seen))
             }

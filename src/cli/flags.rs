@@ -5,7 +5,17 @@
 //! reads what the user types. The flags that one command alone has are in `commands.rs`, as the same records.
 
 use crate::cli::units::{read_bytes, read_duration, show_bytes, show_milliseconds, whole_seconds};
+#[cfg(feature = "redis")]
 use crate::store::redis::FORMS;
+
+/// What `--store` takes.
+const STORES: &[&str] = &[
+    "memory",
+    #[cfg(feature = "sqlite")]
+    "sqlite, sqlite:PATH",
+    #[cfg(feature = "redis")]
+    FORMS,
+];
 
 /// All there is to know of a flag.
 #[derive(Debug)]
@@ -183,7 +193,7 @@ impl Shape {
                 "a duration in whole seconds: 30, 30s, 10m, 2h or 7d".to_string()
             }
             Self::Choice(words) => words.join(", "),
-            Self::Store => format!("memory, sqlite, sqlite:PATH, {FORMS}"),
+            Self::Store => STORES.join(", "),
             Self::File => "the path of a file".to_string(),
             Self::Text(accepted) => accepted.to_string(),
         }

@@ -10,6 +10,7 @@ mod commands;
 pub mod config;
 mod environment;
 mod error;
+pub mod features;
 mod flags;
 pub mod help;
 mod parse;

@@ -1,17 +1,25 @@
 //! Opens the store that the command line asks for, and says which one that is.
+#![cfg_attr(
+    not(feature = "sqlite"),
+    allow(clippy::unnecessary_wraps, reason = "only a file can be missing")
+)]
 
-use std::path::PathBuf;
+#[cfg(feature = "sqlite")]
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use caching_proxy::cli::config::{Config, StoreKind};
 use caching_proxy::clock::Clock;
+#[cfg(feature = "redis")]
 use caching_proxy::origin::trust::roots;
 use caching_proxy::store::backing::Backing;
 use caching_proxy::store::cache::{Cache, LoadBounds};
 use caching_proxy::store::memory;
+#[cfg(feature = "redis")]
 use caching_proxy::store::redis::{ANSWER_MAX, Address, Redis, RedisLimits, Trust};
+#[cfg(feature = "sqlite")]
 use caching_proxy::store::sqlite::{DiskLimits, Sqlite, default_path};
 
 /// Content that waits to be written behind memory is a sixteenth of `--cache-memory`, and at least this
@@ -86,22 +94,33 @@ fn stand_back(took: Duration) -> bool {
 pub fn open_backing(config: &Config) -> Result<Option<Arc<dyn Backing>>, String> {
     match &config.store {
         StoreKind::Memory => Ok(None),
+        #[cfg(feature = "sqlite")]
         StoreKind::Sqlite(path) => {
-            let path = sqlite_path(path.clone())?;
-            let limits = DiskLimits {
-                bytes: config.cache_disk,
-                responses: config.limits.responses,
-                content_bytes: config.limits.content_bytes,
-            };
-            let opened = Sqlite::open_within(&path, limits, config.store_lock_timeout);
-            let opened = opened.map_err(|error| format!("--store sqlite: {error}"))?;
-            Ok(Some(Arc::new(opened)))
+            sqlite(config, &sqlite_path(path.clone())?, config.limits.responses).map(Some)
         }
+        #[cfg(feature = "redis")]
         StoreKind::Redis(address) => redis(config, address).map(Some),
     }
 }
 
+/// Opens the SQLite file.
+#[cfg(feature = "sqlite")]
+fn sqlite(
+    config: &Config,
+    path: &Path,
+    responses: Option<u64>,
+) -> Result<Arc<dyn Backing>, String> {
+    let limits = DiskLimits {
+        bytes: config.cache_disk,
+        responses,
+        content_bytes: config.limits.content_bytes,
+    };
+    let opened = Sqlite::open_within(path, limits, config.store_lock_timeout);
+    Ok(Arc::new(opened.map_err(|error| format!("--store sqlite: {error}"))?))
+}
+
 /// Opens Redis with the roots that the flags name.
+#[cfg(feature = "redis")]
 fn redis(config: &Config, address: &Address) -> Result<Arc<dyn Backing>, String> {
     let limits = RedisLimits {
         prefix: config.redis_prefix.clone(),
@@ -115,6 +134,7 @@ fn redis(config: &Config, address: &Address) -> Result<Arc<dyn Backing>, String>
 
 /// Whose certificates are good for Redis: those that are good for the origin server. `--ca-cert` was
 /// for the origin server alone once, and a Redis with a company's certificate could not be used.
+#[cfg(feature = "redis")]
 fn trust(config: &Config, address: &Address) -> Result<Trust, String> {
     if !address.is_secure() {
         return Ok(Trust::System);
@@ -131,12 +151,14 @@ fn trust(config: &Config, address: &Address) -> Result<Trust, String> {
 pub fn identity(config: &Config) -> Result<String, String> {
     match &config.store {
         StoreKind::Memory => Ok(String::new()),
+        #[cfg(feature = "sqlite")]
         StoreKind::Sqlite(path) => {
             let path = sqlite_path(path.clone())?;
             // A file that is not there yet, or not any more, has no other name.
             let path = path.canonicalize().or_else(|_| std::path::absolute(&path)).unwrap_or(path);
             Ok(format!("sqlite:{}", path.display()))
         }
+        #[cfg(feature = "redis")]
         StoreKind::Redis(address) => Ok(format!("{address} {}", config.redis_prefix)),
     }
 }
@@ -144,29 +166,33 @@ pub fn identity(config: &Config) -> Result<String, String> {
 /// The store that `--clear-cache` is to empty: the one that is named or the default one, and `None` if
 /// that is not there.
 pub fn existing(config: &Config) -> Result<Option<Arc<dyn Backing>>, String> {
-    let sqlite = |path: &Option<PathBuf>| match path {
-        Some(path) => Some(path.clone()),
-        None => default_path(|name| std::env::var_os(name)),
-    };
-    let path = match &config.store {
-        StoreKind::Memory => sqlite(&None),
-        StoreKind::Sqlite(path) => sqlite(path),
-        StoreKind::Redis(address) => return redis(config, address).map(Some),
-    };
+    match &config.store {
+        #[cfg(feature = "sqlite")]
+        StoreKind::Memory => existing_sqlite(config, None),
+        #[cfg(not(feature = "sqlite"))]
+        StoreKind::Memory => Ok(None),
+        #[cfg(feature = "sqlite")]
+        StoreKind::Sqlite(path) => existing_sqlite(config, path.clone()),
+        #[cfg(feature = "redis")]
+        StoreKind::Redis(address) => redis(config, address).map(Some),
+    }
+}
+
+/// The file at `given`, or the default one, if it is there.
+#[cfg(feature = "sqlite")]
+fn existing_sqlite(
+    config: &Config,
+    given: Option<PathBuf>,
+) -> Result<Option<Arc<dyn Backing>>, String> {
+    let path = given.or_else(|| default_path(|name| std::env::var_os(name)));
     let Some(path) = path.filter(|path| path.exists()) else { return Ok(None) };
     // A bound on responses means nothing to a store that is about to be emptied.
-    let limits = DiskLimits {
-        bytes: config.cache_disk,
-        responses: None,
-        content_bytes: config.limits.content_bytes,
-    };
-    let opened = Sqlite::open_within(&path, limits, config.store_lock_timeout);
-    let opened = opened.map_err(|error| format!("--store sqlite: {error}"))?;
-    Ok(Some(Arc::new(opened)))
+    sqlite(config, &path, None).map(Some)
 }
 
 /// The error is that the file which is named is not there, as after a slip of the pen: opening it would
 /// make an empty store and report that nothing is in it.
+#[cfg(feature = "sqlite")]
 pub fn must_exist(config: &Config) -> Result<(), String> {
     let StoreKind::Sqlite(path) = &config.store else { return Ok(()) };
     let path = sqlite_path(path.clone())?;
@@ -179,7 +205,14 @@ pub fn must_exist(config: &Config) -> Result<(), String> {
     ))
 }
 
+/// Nothing is named by a path.
+#[cfg(not(feature = "sqlite"))]
+pub fn must_exist(_: &Config) -> Result<(), String> {
+    Ok(())
+}
+
 /// The path that is given, or the default one; the error is that the environment names no place for it.
+#[cfg(feature = "sqlite")]
 fn sqlite_path(given: Option<PathBuf>) -> Result<PathBuf, String> {
     given.or_else(|| default_path(|name| std::env::var_os(name))).ok_or_else(|| {
         "--store sqlite: neither XDG_CACHE_HOME nor HOME says where; give a path, sqlite:PATH"

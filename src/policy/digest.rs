@@ -3,7 +3,7 @@
 //!
 //! What makes a salt random, and who keeps it, is the store's business.
 
-use ring::{digest, hmac};
+use ring::hmac;
 
 /// Bytes of a salt.
 pub const SALT_BYTES: usize = 32;
@@ -44,8 +44,9 @@ impl Salt {
 }
 
 /// What stands for bytes that are no secret, where they take too much room: SHA-256, cut.
+#[cfg(feature = "sqlite")]
 pub(crate) fn fingerprint(bytes: &[u8]) -> [u8; DIGEST_BYTES] {
-    let digest = digest::digest(&digest::SHA256, bytes);
+    let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
     *digest.as_ref().first_chunk().expect("SHA-256 has 32 bytes")
 }
 
@@ -84,6 +85,7 @@ mod tests {
     }
 
     /// It is in files, so it must stay what it is: the first half of SHA-256 (FIPS 180-4, of "abc").
+    #[cfg(feature = "sqlite")]
     #[test]
     fn a_fingerprint_is_the_same_in_every_version() {
         assert_eq!(hexadecimal(&fingerprint(b"abc")), "ba7816bf8f01cfea414140de5dae2223");

@@ -24,9 +24,11 @@ pub mod outcome;
 mod overlay;
 mod packing;
 pub mod recording;
+#[cfg(feature = "redis")]
 pub mod redis;
 pub mod salt;
 pub mod spooled;
+#[cfg(feature = "sqlite")]
 pub mod sqlite;
 pub mod tiers;
 pub mod underway;

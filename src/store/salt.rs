@@ -2,7 +2,9 @@
 
 use ring::rand::{SecureRandom, SystemRandom};
 
-use crate::policy::digest::{SALT_BYTES, Salt, hexadecimal};
+#[cfg(feature = "redis")]
+use crate::policy::digest::hexadecimal;
+use crate::policy::digest::{SALT_BYTES, Salt};
 
 /// A new salt.
 pub fn random() -> Salt {
@@ -12,11 +14,13 @@ pub fn random() -> Salt {
 }
 
 /// A salt as text, for a store that keeps text.
+#[cfg(feature = "redis")]
 pub(super) fn to_text(salt: &Salt) -> String {
     hexadecimal(salt.bytes())
 }
 
 /// The salt that is kept as this text; `None` if it is none.
+#[cfg(feature = "redis")]
 pub(super) fn from_text(text: &[u8]) -> Option<Salt> {
     // Hexadecimal is one byte a letter: a longer letter would make a slice below end within it.
     let text = std::str::from_utf8(text).ok().filter(|text| text.len() == 2 * SALT_BYTES)?;
@@ -27,7 +31,7 @@ pub(super) fn from_text(text: &[u8]) -> Option<Salt> {
     Some(Salt::new(bytes))
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "redis"))]
 mod tests {
     use super::*;
 

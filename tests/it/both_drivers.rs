@@ -337,7 +337,11 @@ fn under_other_flags() {
     for (number, row) in rows.iter().enumerate() {
         let seen = FRONTS.map(|front| {
             let path = folder.file(&format!("{front}-{number}.sqlite"));
-            let store = format!("sqlite:{}", path.display());
+            let store = if cfg!(feature = "sqlite") {
+                format!("sqlite:{}", path.display())
+            } else {
+                "memory".to_string()
+            };
             let args = ["--preserve-host", "--follow-redirects", "--store", &store];
             seen(front, row, &args)
         });

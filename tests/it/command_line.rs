@@ -4,6 +4,7 @@ use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
 use std::process::Stdio;
 
+use caching_proxy::cli::features;
 use socket2::{Domain, Socket, Type};
 
 use super::support;
@@ -28,7 +29,28 @@ fn help_and_version_are_answered_at_once() {
     }
     assert!(out.lines().any(|line| line.contains("--port N") && line.ends_with("[3000]")));
     let (code, out, _) = outcome(&["--version"]);
-    assert_eq!((code, out), (Some(0), format!("proxy {}\n", env!("CARGO_PKG_VERSION"))));
+    let version = format!("proxy {}{}\n", env!("CARGO_PKG_VERSION"), features::note());
+    assert_eq!((code, out), (Some(0), version));
+}
+
+/// What the program was built without is no slip of the pen.
+#[test]
+fn a_store_that_was_left_out_is_named() {
+    let stores = [
+        ("sqlite", &["sqlite", "sqlite:/x"][..]),
+        ("redis", &["redis://h", "rediss://h", "redis+unix:/x", "redis+cluster://h:1", " redis:x"]),
+    ];
+    for (feature, words) in stores {
+        for word in words.iter().filter(|_| features::LEFT_OUT.contains(&feature)) {
+            let (code, _, err) = outcome(&["--store", word]);
+            let told = format!(
+                "proxy: --store: this proxy was built without {feature}; build it with --features \
+                 {feature}\n"
+            );
+            assert_eq!((code, err), (Some(2), told), "{word}");
+        }
+        assert_eq!(features::note().contains(feature), features::LEFT_OUT.contains(&feature));
+    }
 }
 
 #[test]

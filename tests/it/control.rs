@@ -92,6 +92,7 @@ fn purge_forgets_what_is_selected() {
 }
 
 /// A store that nobody runs for is purged itself; by a path, if it is said of which server.
+#[cfg(feature = "sqlite")]
 #[test]
 fn a_store_is_purged_without_a_running_proxy() {
     let folder = TemporaryFolder::new();
@@ -124,6 +125,7 @@ fn a_store_is_purged_without_a_running_proxy() {
 }
 
 /// A store that is named is meant, in the running proxies that use it or by itself, and nothing else is.
+#[cfg(feature = "sqlite")]
 #[test]
 fn one_rule_says_for_all_commands_which_cache_is_meant() {
     let folder = TemporaryFolder::new();
@@ -204,6 +206,7 @@ fn a_purge_is_not_undone_by_a_fill_in_flight() {
     }
 }
 
+#[cfg(feature = "sqlite")]
 #[test]
 fn clear_reaches_all_proxies_and_the_store_and_is_content_with_nothing() {
     let folder = TemporaryFolder::new();
@@ -426,6 +429,7 @@ fn purge_as_a_method_is_for_those_who_may() {
 }
 
 /// Only what stores something makes a store: a slip of the pen in a path is said, and leaves no file.
+#[cfg(feature = "sqlite")]
 #[test]
 fn commands_that_store_nothing_make_no_store() {
     let folder = TemporaryFolder::new();
@@ -451,6 +455,7 @@ fn commands_that_store_nothing_make_no_store() {
 }
 
 /// A store by itself may have what is of many origin servers: a whole URL says which is meant.
+#[cfg(feature = "sqlite")]
 #[test]
 fn a_store_by_itself_is_shown_and_explained_without_a_running_proxy() {
     let origin = names(&["a"]);

@@ -84,6 +84,7 @@ fn endless_and_bounded(never: &Gate, slow: &Gate, late: &Gate) -> Origin {
 
 /// Streams without an end are cut at once, whoever listens to them and whatever they are called; a response
 /// that ends by itself is waited for; what was stored is on disk.
+#[cfg(feature = "sqlite")]
 #[test]
 fn sigterm_waits_for_what_ends_and_for_nothing_else() {
     let (never, slow, late) = (Gate::new(), Gate::new(), Gate::new());
@@ -139,6 +140,7 @@ fn sigterm_waits_for_what_ends_and_for_nothing_else() {
 }
 
 /// Somebody may take all the time that clients have: the store has its own share of it.
+#[cfg(feature = "sqlite")]
 #[test]
 fn what_was_stored_is_written_although_somebody_is_not_finished_in_time() {
     let never = Gate::new();

@@ -213,6 +213,7 @@ fn state(proxy: &Proxy) -> (Value, Vec<Value>) {
 }
 
 /// Whatever is stored or not, in memory, behind it, or both: it is as before, and so is every counter.
+#[cfg(feature = "sqlite")]
 #[test]
 fn an_explanation_changes_nothing() {
     const FRESH: &str = "Cache-Control: max-age=60";
@@ -296,6 +297,7 @@ fn an_explanation_of_what_is_absent_stores_nothing() {
 }
 
 /// What memory has no room for, stated or not, would be stored behind it.
+#[cfg(feature = "sqlite")]
 #[test]
 fn large_content_is_explained_without_being_stored() {
     let large = "x".repeat(300_000);

@@ -181,6 +181,7 @@ fn a_sitemap_is_followed() {
 }
 
 /// A store that lasts is filled without a running proxy, and serves offline.
+#[cfg(feature = "sqlite")]
 #[test]
 fn a_store_is_filled_without_a_running_proxy() {
     let folder = TemporaryFolder::new();
@@ -238,6 +239,7 @@ fn exported(folder: &TemporaryFolder, origin: &Origin) -> String {
 }
 
 /// From a running proxy into a file, from there into a store, and that is played offline.
+#[cfg(feature = "sqlite")]
 #[test]
 fn a_recording_is_replayed_offline() {
     let folder = TemporaryFolder::new();
@@ -387,6 +389,7 @@ fn an_import_answers_with_a_count_for_each_reason() {
 }
 
 /// What no request can reach would take room for nothing; it is said what that was.
+#[cfg(feature = "sqlite")]
 #[test]
 fn what_no_request_can_reach_is_left_out_of_an_import() {
     let folder = TemporaryFolder::new();

@@ -62,15 +62,16 @@ const NOT_MEANT: [By; 6] = [
 ];
 
 /// Memory alone; something behind it; and bodies that go there piece by piece.
-fn stores(folder: &TemporaryFolder, number: usize) -> [Vec<String>; 3] {
+fn stores(folder: &TemporaryFolder, number: usize) -> Vec<Vec<String>> {
     let disk =
         |name: &str| format!("sqlite:{}", folder.file(&format!("{name}{number}.db")).display());
     let text = |flags: &[&str]| flags.iter().map(ToString::to_string).collect();
-    [
-        text(&[]),
-        text(&["--store", &disk("roomy")]),
-        text(&["--store", &disk("spooled"), "--cache-memory", "64K"]),
-    ]
+    let mut all = vec![text(&[])];
+    if cfg!(feature = "sqlite") {
+        all.push(text(&["--store", &disk("roomy")]));
+        all.push(text(&["--store", &disk("spooled"), "--cache-memory", "64K"]));
+    }
+    all
 }
 
 fn start(origin: &Origin, flags: &[String]) -> Proxy {

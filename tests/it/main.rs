@@ -1,11 +1,18 @@
 //! The integration tests: one binary, so that what they all need is linked once; a module a subject.
+#![cfg_attr(
+    not(all(feature = "redis", feature = "sqlite")),
+    allow(dead_code, unused_imports, reason = "what the tests of a store that was left out use")
+)]
 
 mod support;
 
+#[cfg(all(feature = "redis", feature = "sqlite"))]
 mod agreement;
+#[cfg(feature = "sqlite")]
 mod arriving;
 mod both_drivers;
 mod bound_connections;
+#[cfg(feature = "sqlite")]
 mod by_hand;
 mod caching;
 mod certificates;
@@ -17,7 +24,9 @@ mod control_socket;
 mod credentials;
 mod destinations;
 mod directives;
+#[cfg(feature = "sqlite")]
 mod disk_readers;
+#[cfg(all(feature = "redis", feature = "sqlite"))]
 mod displaced;
 mod documents;
 mod early_ends;
@@ -26,6 +35,7 @@ mod engine;
 mod event_front;
 mod eviction;
 mod explain;
+#[cfg(all(feature = "redis", feature = "sqlite"))]
 mod faults;
 mod flags;
 mod forwarded;
@@ -36,6 +46,7 @@ mod fuzzing;
 mod gate;
 mod har;
 mod hostile;
+#[cfg(feature = "sqlite")]
 mod interleaved;
 mod invalidated;
 mod isolation;
@@ -46,41 +57,58 @@ mod names;
 mod next_hop;
 mod odd_origins;
 mod offline;
+#[cfg(all(feature = "redis", feature = "sqlite"))]
 mod origin_credentials;
 mod origin_trouble;
 mod over_tiny_http;
+#[cfg(feature = "sqlite")]
 mod packed;
 mod parts;
 mod piped;
 mod properties;
 mod ranges;
 mod recalled;
+#[cfg(feature = "redis")]
 mod redis;
+#[cfg(feature = "redis")]
 mod redis_errors;
+#[cfg(feature = "redis")]
 mod redis_lists;
+#[cfg(feature = "redis")]
 mod redis_places;
+#[cfg(feature = "redis")]
 mod redis_state;
 mod replayed;
 mod rfc9110;
 mod rfc9111;
 mod rfc9213;
+#[cfg(all(feature = "redis", feature = "sqlite"))]
 mod secrets;
 mod spelling;
+#[cfg(feature = "sqlite")]
 mod sqlite;
+#[cfg(feature = "sqlite")]
 mod sqlite_invalidations;
+#[cfg(feature = "sqlite")]
 mod sqlite_reuse;
+#[cfg(feature = "sqlite")]
 mod sqlite_rows;
+#[cfg(feature = "sqlite")]
 mod sqlite_trouble;
+#[cfg(all(feature = "redis", feature = "sqlite"))]
 mod static_binary;
 mod steps;
+#[cfg(all(feature = "redis", feature = "sqlite"))]
 mod stores;
 mod takeover;
 mod trailers;
 mod trial;
 mod turns;
+#[cfg(feature = "sqlite")]
 mod underway;
 mod upgrade;
 mod validation;
 mod variants;
+#[cfg(feature = "sqlite")]
 mod warm_start;
 mod ways_out;

@@ -66,6 +66,7 @@ fn import(folder: &TemporaryFolder, path: &str, request: &str, fields: &str, is_
 }
 
 /// Whatever one client has recorded of a server that makes variants, all others replay.
+#[cfg(feature = "sqlite")]
 #[test]
 fn what_one_client_has_recorded_every_other_one_replays() {
     for (recorder, recorded) in CLIENTS {
@@ -96,6 +97,7 @@ fn what_one_client_has_recorded_every_other_one_replays() {
     }
 }
 
+#[cfg(feature = "sqlite")]
 #[test]
 fn offline_a_client_is_given_no_variant_that_it_cannot_decode() {
     let folder = TemporaryFolder::new();
@@ -151,6 +153,7 @@ fn offline_a_client_is_given_no_variant_that_it_cannot_decode() {
 }
 
 /// The origin server can be asked: then only what fits is given (RFC 9111 §4.1).
+#[cfg(feature = "sqlite")]
 #[test]
 fn a_variant_for_others_is_given_offline_alone() {
     let folder = TemporaryFolder::new();

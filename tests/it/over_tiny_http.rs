@@ -36,12 +36,14 @@ mod modes;
 mod next_hop;
 #[path = "odd_origins.rs"]
 mod odd_origins;
+#[cfg(all(feature = "redis", feature = "sqlite"))]
 #[path = "origin_credentials.rs"]
 mod origin_credentials;
 #[path = "origin_trouble.rs"]
 mod origin_trouble;
 #[path = "plain_pool.rs"]
 mod plain_pool;
+#[cfg(all(feature = "redis", feature = "sqlite"))]
 #[path = "secrets.rs"]
 mod secrets;
 #[path = "spelling.rs"]

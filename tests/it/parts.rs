@@ -294,6 +294,7 @@ fn a_condition_is_answered_where_the_range_was_ignored() {
 
 /// Players begin with `bytes=0-`: what is larger than memory goes to the disk as it comes, and
 /// answers as the whole.
+#[cfg(feature = "sqlite")]
 #[test]
 fn a_large_part_that_holds_everything_is_the_whole_on_disk_too() {
     let folder = support::TemporaryFolder::new();

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::support::origin::{Gate, Origin, Step, on};
 use super::support::proxy::Proxy;
-use super::support::shared::wait_until;
+use super::support::wait_until;
 
 /// From this size on a pipe is used; and what is left for a read at the end.
 const PIPED_FROM: usize = 256 * 1024;

@@ -13,12 +13,12 @@ use caching_proxy::store::cache::Cache;
 use caching_proxy::store::memory::MemoryLimits;
 use caching_proxy::store::tiers::FetchClaim;
 
-use super::support::TemporaryFolder;
 use super::support::origin::{Gate, Origin, Step, on};
 use super::support::proxy::{Proxy, command};
 use super::support::redis::{Server, cluster, programs};
-use super::support::shared::{MEMORY, flush, open, open_with, promote, wait_until};
+use super::support::shared::{MEMORY, flush, open, open_with, promote};
 use super::support::stored::{begun, clear, content, contents, put, recall, response, spool};
+use super::support::{TemporaryFolder, wait_until};
 
 const FRESH: &str = "Cache-Control: max-age=600";
 /// Everything that one proxy does reaches the other, its memory included. On one server, and on a

@@ -12,7 +12,7 @@ use redis::Value;
 use super::support::origin::{Origin, on};
 use super::support::proxy::Proxy;
 use super::support::redis::{Server, programs};
-use super::support::shared::wait_until;
+use super::support::wait_until;
 
 const FRESH: &str = "Cache-Control: max-age=600; Surrogate-Key: tagged";
 /// Keys that are read slowly, one by one.

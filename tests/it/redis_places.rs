@@ -2,11 +2,10 @@
 
 use redis::Value;
 
-use super::support::TemporaryFolder;
 use super::support::origin::{Origin, on};
 use super::support::proxy::{Proxy, command, run};
 use super::support::redis::{Server, programs, sentinel};
-use super::support::shared::wait_until;
+use super::support::{TemporaryFolder, wait_until};
 
 const FRESH: &str = "Cache-Control: max-age=600";
 

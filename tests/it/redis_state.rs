@@ -10,8 +10,9 @@ use caching_proxy::store::cache::Cache;
 use redis::Value;
 
 use super::support::redis::{Server, programs};
-use super::support::shared::{flush, open, promote, wait_until};
+use super::support::shared::{flush, open, promote};
 use super::support::stored::{begun, clear, contents, put, recall, response};
+use super::support::wait_until;
 
 /// Responses of one round.
 const RESPONSES: usize = 30;

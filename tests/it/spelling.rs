@@ -84,6 +84,7 @@ fn the_origin_server_gets_request_fields_as_the_client_wrote_them() {
     }
 }
 
+#[cfg(feature = "sqlite")]
 #[test]
 fn a_client_gets_response_fields_as_the_origin_server_wrote_them() {
     let lines_sent = [LINES, &dated("date", 0), &long_line()].concat();
@@ -119,6 +120,7 @@ fn a_client_gets_response_fields_as_the_origin_server_wrote_them() {
 }
 
 /// RFC 9111 §3.2: the lines that came replace the stored ones, and are spelt as they came.
+#[cfg(feature = "sqlite")]
 #[test]
 fn a_freshened_response_has_lines_as_they_came_last() {
     let (old, new) = (dated("Date", 70), dated("date", 1));

@@ -14,8 +14,7 @@ use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 use super::support::origin::{Origin, on};
 use super::support::proxy::{Proxy, command, command_of, run};
-use super::support::shared::wait_until;
-use super::support::{PATIENCE, TemporaryFolder, pause};
+use super::support::{PATIENCE, TemporaryFolder, pause, wait_until};
 
 /// For what waits for a lock that nobody gives back.
 const IMPATIENT: &[&str] = &["--store-lock-timeout", "100ms"];

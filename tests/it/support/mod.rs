@@ -7,15 +7,17 @@ pub mod engine;
 pub mod exchanges;
 pub mod origin;
 pub mod proxy;
+#[cfg(feature = "redis")]
 pub mod redis;
 pub mod seeded;
+#[cfg(feature = "redis")]
 pub mod shared;
 pub mod stored;
 pub mod wire;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use caching_proxy::clock::DeltaSeconds;
 use caching_proxy::message::request::RequestLimits;
@@ -69,6 +71,14 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 /// Between two looks at what a test waits for: the processor belongs to those that it waits for.
 pub fn pause() {
     std::thread::park_timeout(Duration::from_millis(1));
+}
+
+pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !done() {
+        assert!(Instant::now() < deadline, "it does not happen: {what}");
+        pause();
+    }
 }
 
 /// A folder that is removed with all that is in it.

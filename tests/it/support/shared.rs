@@ -1,7 +1,6 @@
 //! Stores that share a Redis, without a proxy around them.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use caching_proxy::policy::key::CacheKey;
 use caching_proxy::store::cache::Cache;
@@ -27,14 +26,6 @@ pub fn open_with(url: &str, limits: MemoryLimits) -> Arc<Cache> {
 
 pub fn flush(store: &Arc<Cache>) {
     assert!(store.flush(PATIENCE));
-}
-
-pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !done() {
-        assert!(Instant::now() < deadline, "it does not happen: {what}");
-        super::pause();
-    }
 }
 
 /// Brings what is behind memory into it, unless news of it come just then.

@@ -236,6 +236,7 @@ fn over_tls() {
         .run();
 }
 
+#[cfg(feature = "sqlite")]
 #[test]
 fn over_tls_with_a_store() {
     let (name, arguments) = ("over_tls_with_a_store", &["--threads", "1", "--workers", "4"]);
