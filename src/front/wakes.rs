@@ -1,4 +1,4 @@
-//! WakeLoop-ups of event loops that one thread has many messages for: one each for all of them, at the end.
+//! Wake-ups of event loops that one thread has many messages for: one each for all of them, at the end.
 
 use std::cell::RefCell;
 use std::sync::Arc;
