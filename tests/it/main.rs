@@ -68,6 +68,8 @@ mod piped;
 mod properties;
 mod ranges;
 mod recalled;
+#[cfg(all(feature = "redis", feature = "sqlite"))]
+mod recipes;
 #[cfg(feature = "redis")]
 mod redis;
 #[cfg(feature = "redis")]
