@@ -276,6 +276,34 @@ fn try_document(path: &Path) {
     }
 }
 
+/// Each script of `examples/recipes` gets something from the cache in the end, or an explanation.
+#[test]
+fn the_examples_run() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/recipes");
+    let mut tried = 0;
+    for entry in fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        let name = path.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
+        let home = Home::new();
+        if name == "start" || !is_installed("curl") || name == "shared" && home.redis.is_none() {
+            continue;
+        }
+        let mut script = home.shell(&path.display().to_string());
+        script.env("ORIGIN", home.origin.url());
+        if let Some(redis) = &home.redis {
+            script.env("REDIS", redis.url());
+        }
+        let done = script.output().expect("bash runs");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let (out, err) = (text(&done.stdout), text(&done.stderr));
+        assert!(done.status.success(), "{name}: {}\n{out}{err}", done.status);
+        let last = if name == "dev-server" { "This request:" } else { "X-Cache: HIT" };
+        assert!(out.contains("X-Cache: MISS") && out.contains(last), "{name}: {out}{err}");
+        tried += 1;
+    }
+    assert!(tried >= 3 || !is_installed("curl"), "examples are missing");
+}
+
 #[test]
 fn what_the_readme_shows_is_what_happens() {
     try_document(&Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md"));
