@@ -13,14 +13,31 @@ pub(super) struct CommandHelp {
     pub summary: &'static str,
     /// What it does, in sentences.
     pub meaning: &'static str,
+    /// What stands behind its name, for completions.
+    pub operand: Operand,
     /// The flags that it alone has.
     pub flags: &'static [Flag],
     /// Flags of the program, and what they say here.
     pub general: &'static [(&'static str, &'static str)],
     /// A command line that works.
     pub example: &'static str,
-    /// When the exit code is 1.
+    /// When the exit code is 1; empty if it never is.
     pub failure: &'static str,
+}
+
+/// What stands behind the name of a command and is no flag.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Operand {
+    /// Nothing.
+    None,
+    /// A URL or a path of the origin server.
+    Url,
+    /// The path of a file, or `-`.
+    File,
+    /// One of these words.
+    Choice(&'static [&'static str]),
+    /// The name of a command.
+    Command,
 }
 
 // What these flags say to the proxy itself ("port to listen on") would mislead here.
@@ -40,7 +57,7 @@ const ANY_TEXT: Shape = Shape::Text("any text");
 
 /// All commands, in the order of `--help`.
 #[rustfmt::skip]
-pub(super) static COMMANDS: [CommandHelp; 8] = [
+pub(super) static COMMANDS: [CommandHelp; 10] = [
     CommandHelp {
         name: "explain",
         usage: "proxy explain [-H 'Name: value']... [flags] PATH",
@@ -49,6 +66,7 @@ pub(super) static COMMANDS: [CommandHelp; 8] = [
             answered, and which rules decide about storing and reusing the response. Nothing is stored and no \
             counter moves.\n\nThe running proxy makes the request. With --origin, or where none runs, a proxy with \
             the given flags is described instead: all flags of proxy count then.",
+        operand: Operand::Url,
         flags: &[
             flag("-H", "'Name: value'", Shape::Text("a field line, such as 'Accept: text/html'"),
                 "a field of the request; may be repeated").repeated(),
@@ -64,6 +82,7 @@ pub(super) static COMMANDS: [CommandHelp; 8] = [
         meaning: "Removes stored responses and prints their number. URL is a URL or a path. Exactly one of URL \
             and the flags below says which responses go. A response that is being received during the purge is \
             not stored after it.",
+        operand: Operand::Url,
         flags: &[
             flag("--prefix", "P", ANY_TEXT, "responses whose URL or path begins with P"),
             flag("--match", "GLOB", ANY_TEXT, "responses whose URL matches; * and ? stand for any characters"),
@@ -81,6 +100,7 @@ pub(super) static COMMANDS: [CommandHelp; 8] = [
         summary: "list stored responses",
         meaning: "Lists all stored responses in the order of their URLs, one a line: size, age, remaining \
             freshness and number of hits. With --json each line is one object.",
+        operand: Operand::None,
         flags: &[JSON],
         general: &[PORT, STORE],
         example: "proxy list --json --port 3000",
@@ -91,6 +111,7 @@ pub(super) static COMMANDS: [CommandHelp; 8] = [
         usage: "proxy show URL [--json] [--port N]",
         summary: "show what is stored for one URL: variants, fields, freshness",
         meaning: "Shows everything stored for a URL or path: each variant, its fields and its freshness.",
+        operand: Operand::Url,
         flags: &[JSON],
         general: &[PORT, STORE, PATH_ORIGIN],
         example: "proxy show /products/1",
@@ -101,6 +122,7 @@ pub(super) static COMMANDS: [CommandHelp; 8] = [
         usage: "proxy stats [--json] [--port N]",
         summary: "show the counters of a running proxy",
         meaning: "Shows the counters, latencies and sizes of a running proxy.",
+        operand: Operand::None,
         flags: &[JSON],
         general: &[PORT, ("--store S", "the running proxy that uses this store")],
         example: "proxy stats --json",
@@ -113,6 +135,7 @@ pub(super) static COMMANDS: [CommandHelp; 8] = [
         meaning: "Fetches the URLs in FILE, so that their responses are stored; stale ones are validated. FILE has \
             one URL or path a line, or is a sitemap; - is the standard input. Prints how many were fetched, \
             refreshed, already stored, waited for, not stored (and why) and failed.",
+        operand: Operand::File,
         flags: &[
             flag("-j", "N", Shape::Number(1, 256), "requests at a time").default("4"),
         ],
@@ -127,6 +150,7 @@ pub(super) static COMMANDS: [CommandHelp; 8] = [
         meaning: "Writes all stored responses to FILE as an HTTP Archive, which the tools of browsers read; - is the \
             standard output. Parts of responses (206) and bodies above 64 MiB are left out. Contents are not searched \
             for secrets.",
+        operand: Operand::File,
         flags: &[
             flag("--with-secrets", "", Shape::Action, "keep Set-Cookie fields and API keys in URLs"),
         ],
@@ -141,10 +165,36 @@ pub(super) static COMMANDS: [CommandHelp; 8] = [
         meaning: "Stores the responses in the HTTP Archive FILE; - is the standard input. Their dates are moved to \
             now. Prints what was left out and why: what may not be stored (--cache-mode force stores it anyway), \
             and what is of another origin server.",
+        operand: Operand::File,
         flags: &[],
         general: &[PORT, STORE, ("--origin URL", "with a store: import only the responses of this origin server")],
         example: "proxy import api.har --store sqlite:ci.db",
         failure: "FILE could not be read, or no cache could be asked",
+    },
+    CommandHelp {
+        name: "completions",
+        usage: "proxy completions bash|zsh|fish",
+        summary: "print what completes command lines in a shell",
+        meaning: "Prints a script with which the shell completes commands, flags and their values. bash reads it from \
+            ~/.local/share/bash-completion/completions/proxy, fish from ~/.config/fish/completions/proxy.fish, and zsh \
+            from _proxy in a folder of its $fpath.",
+        operand: Operand::Choice(&["bash", "zsh", "fish"]),
+        flags: &[],
+        general: &[],
+        example: "proxy completions fish",
+        failure: "",
+    },
+    CommandHelp {
+        name: "help",
+        usage: "proxy help [COMMAND | --man]",
+        summary: "show all flags and commands, one command, or the manual page",
+        meaning: "Shows all flags and commands, or how COMMAND is used. With --man it prints the manual page, which \
+            `man -l` shows: proxy help --man | man -l -",
+        operand: Operand::Command,
+        flags: &[flag("--man", "", Shape::Action, "print the manual page, for man")],
+        general: &[],
+        example: "proxy help --man",
+        failure: "",
     },
 ];
 

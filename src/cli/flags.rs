@@ -433,7 +433,7 @@ pub(super) static GROUPS: [Group; 7] = [
                 error."),
     ]),
     ("Other", &[
-        flag("--help", "", Shape::Action, "this text; -h: the twelve flags used most"),
+        flag("--help", "", Shape::Action, "all flags and commands; -h: the twelve flags used most"),
         flag("--version", "", Shape::Action, "the version; also -V"),
     ]),
 ];

@@ -14,7 +14,9 @@ const COLUMNS: usize = 80;
 /// Where the texts beside flags begin: behind the longest flag.
 const TEXT_COLUMN: usize = 30;
 /// Where the texts beside the names of commands begin.
-const SUMMARY_COLUMN: usize = 12;
+const SUMMARY_COLUMN: usize = 15;
+/// Where the meanings of exit codes begin.
+const CODE_COLUMN: usize = 8;
 
 const HEAD: &str = "\
 proxy: an HTTP caching reverse proxy
@@ -28,7 +30,8 @@ const UNITS: &str = "\
 D is a duration: seconds, or a number with ms, s, m, h or d. SIZE is in bytes, or with K, M or G. \
 Defaults are in brackets; a flag without one is off. --flag VALUE and --flag=VALUE are the same. The environment variable CACHING_PROXY_CACHE_TTL sets \
 --cache-ttl, and so on; the command line outranks it.";
-const EXAMPLES: [(&str, &str); 3] = [
+/// Command lines that work, and what they do.
+pub(super) const EXAMPLES: [(&str, &str); 3] = [
     ("proxy --port 3000 --origin https://dummyjson.com", "cache a public API in memory"),
     (
         "proxy --origin https://dummyjson.com --store sqlite --cache-ttl 10m",
@@ -37,7 +40,7 @@ const EXAMPLES: [(&str, &str); 3] = [
     ("proxy purge --prefix /products/", "remove what a running proxy has stored below a path"),
 ];
 /// What `main.rs` decides, and the second signal.
-const EXIT_CODES: [(&str, &str); 4] = [
+pub(super) const EXIT_CODES: [(&str, &str); 4] = [
     ("0", "a signal ended the proxy; or the command was done"),
     ("1", "the proxy could not start; or the command failed"),
     ("2", "wrong usage"),
@@ -77,10 +80,10 @@ pub(super) fn short() -> String {
         text += &flag_lines(flag);
     }
     let names: Vec<&str> = COMMANDS.iter().map(|command| command.name).collect();
+    let commands = wrapped(&format!("Commands: {}", names.join(", ")), "  ");
     let _ = write!(
         text,
-        "\nCommands: {}\nAll flags and commands: proxy --help. One command: proxy help COMMAND.\n",
-        names.join(", ")
+        "\n{commands}All flags and commands: proxy --help. One command: proxy help COMMAND.\n"
     );
     text
 }
@@ -112,20 +115,25 @@ pub(super) fn of_command(name: &str) -> Option<String> {
     for paragraph in command.meaning.split("\n\n") {
         let _ = writeln!(text, "{}", wrapped(paragraph, ""));
     }
-    text.push_str("Flags:\n");
+    if !command.flags.is_empty() || !command.general.is_empty() {
+        text.push_str("Flags:\n");
+    }
     for flag in command.flags {
         text += &flag_lines(flag);
     }
     for (name, meaning) in command.general {
         text += &beside(name, meaning, TEXT_COLUMN);
     }
-    let _ = write!(text, "\nExample:\n  {}\n\nExit codes:\n", command.example);
-    text += &exit_codes(&[("0", "done"), ("1", command.failure), EXIT_CODES[2]]);
+    let text = text.trim_end();
+    let mut text = format!("{text}\n\nExample:\n  {}\n\nExit codes:\n", command.example);
+    let codes = [("0", "done"), ("1", command.failure), EXIT_CODES[2]];
+    let codes = codes.iter().filter(|(_, meaning)| !meaning.is_empty());
+    text.extend(codes.map(|(code, meaning)| beside(code, meaning, CODE_COLUMN)));
     Some(text + "\nAll flags and commands: proxy --help\n")
 }
 
 fn exit_codes(codes: &[(&str, &str)]) -> String {
-    codes.iter().map(|(code, meaning)| beside(code, meaning, 8)).collect()
+    codes.iter().map(|(code, meaning)| beside(code, meaning, CODE_COLUMN)).collect()
 }
 
 /// A flag, what it does and its default, if it has one.
@@ -209,7 +217,7 @@ fn row(flag: &Flag, variable: Option<String>) -> String {
 }
 
 /// Marks as code what Markdown would read as its own: flags, globs and URLs.
-fn marked(text: &str) -> String {
+pub(super) fn marked(text: &str) -> String {
     let words = text.split(' ').map(|word| {
         let is_code = word.starts_with("--") || word.contains(['*', '_']) || word.contains("://");
         let core = word.trim_matches(|c: char| ",.;()".contains(c));
@@ -329,8 +337,11 @@ mod tests {
             assert_eq!(listed(&own), expected, "{name}");
             assert!(command.summary.len() <= COLUMNS - SUMMARY_COLUMN, "{name}: it has one line");
             let example = command.example.strip_prefix("proxy ").expect("the program");
-            let read = parse(shell_words(example), |_| None);
-            assert!(matches!(read, Ok(Command::Do(..))), "{example}: {read:?}");
+            match parse(shell_words(example), |_| None) {
+                Ok(Command::Do(..)) => {}
+                Ok(Command::Help(text)) => assert!(text != long(), "{example}"),
+                other => panic!("{example}: {other:?}"),
+            }
             for (usage, _) in command.general {
                 assert_eq!(
                     *usage,

@@ -6,16 +6,16 @@ use std::os::unix::ffi::OsStrExt;
 use pico_args::Arguments;
 
 use crate::cli::arguments::{Args, unknown};
-use crate::cli::commands::COMMANDS;
+use crate::cli::commands::{self, COMMANDS};
 use crate::cli::error::UsageError;
 use crate::cli::flags::Flag;
 use crate::cli::task::Task;
-use crate::cli::{flags, help, task};
+use crate::cli::{completions, flags, help, manual, task};
 
 /// What the command line asks for.
 #[derive(Debug)]
 pub enum Command {
-    /// `--help`, `-h` or `help`, alone or with a command: the text.
+    /// `--help`, `-h` or `help`, alone or with a command, or `completions`: the text that is printed.
     Help(String),
     /// `--version`
     Version,
@@ -49,9 +49,15 @@ pub fn parse(
     let mut rest = words.clone();
     if let Ok(Some(name)) = rest.subcommand() {
         if name == "help" {
+            if rest.contains("--man") {
+                return Ok(Command::Help(manual::page()));
+            }
             let about = rest.subcommand().ok().flatten();
             let own = about.and_then(|name| help::of_command(&name));
             return Ok(Command::Help(own.unwrap_or_else(help::long)));
+        }
+        if name == "completions" {
+            return completions_for(rest).map(Command::Help);
         }
         if let Some(read) = task::read(&name, rest, &variable) {
             return read.map(|(args, task)| Command::Do(args, task));
@@ -63,6 +69,24 @@ pub fn parse(
         return Ok(Command::Do(args, Task::Clear));
     }
     Ok(Command::Serve(args))
+}
+
+/// The script for the shell that is named.
+fn completions_for(words: Arguments) -> Result<String, UsageError> {
+    let command = commands::find("completions").expect("it is on the table of commands");
+    let words = words.finish();
+    let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
+    if let Some(word) = words.iter().find(|word| word.starts_with('-')) {
+        return Err(unknown(word, command.flags));
+    }
+    let [shell] = &words[..] else {
+        return Err(UsageError::Words(command.name, words.len(), command.usage));
+    };
+    completions::script(shell).ok_or_else(|| UsageError::Value {
+        flag: command.name.to_string(),
+        seen: shell.to_string(),
+        accepted: completions::SHELLS.join(", "),
+    })
 }
 
 /// Takes `--flag=value` apart, where the flag is one that has a value, and `-j8`: pico_args would do so only for
@@ -170,7 +194,7 @@ mod tests {
             (&["--insecure=1"], "--insecure: \"1\"; expected the flag alone, for it has no value"),
             (
                 &["bogus"],
-                "bogus: neither a command nor a port; commands are explain, purge, list, show, stats, warm, export, import",
+                "bogus: neither a command nor a port; commands are explain, purge, list, show, stats, warm, export, import, completions, help",
             ),
             (
                 &["purge"],
