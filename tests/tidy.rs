@@ -27,10 +27,11 @@ const BESIDE: [(&str, &[&str]); 2] = [
 /// The one file of `message` that several threads share: a body that some write and others read.
 const SHARED_BODY: &str = "message/growing";
 /// A dependency, and the files that may name it.
-const FENCES: [(&str, &[&str]); 26] = [
+const FENCES: [(&str, &[&str]); 27] = [
     (
         "rustix::",
         &[
+            "commands/terminal.rs",
             "daemon/mod.rs",
             "daemon/takeover.rs",
             "front/event/event_loop.rs",
@@ -92,6 +93,9 @@ const FENCES: [(&str, &[&str]); 26] = [
             "stats/access_log.rs",
             "control/metrics.rs",
             "commands/mod.rs",
+            "commands/top/mod.rs",
+            "commands/top/page.rs",
+            "commands/top/sample.rs",
             "proxy/archive/har.rs",
             "proxy/archive/har/tests.rs",
             "proxy/archive/stream.rs",
@@ -109,6 +113,7 @@ const FENCES: [(&str, &[&str]); 26] = [
             "proxy/archive/stream.rs",
             "control/mod.rs",
             "commands/target.rs",
+            "commands/top/sample.rs",
             "stats/access_log.rs",
         ],
     ),
@@ -148,6 +153,7 @@ const FENCES: [(&str, &[&str]); 26] = [
     ("ipnet::", &["message/network.rs"]),
     ("pico_args::", &["cli/parse.rs", "cli/arguments.rs", "cli/task.rs"]),
     ("strsim::", &["cli/arguments.rs"]),
+    ("unicode_width::", &["commands/terminal.rs"]),
     ("simplelog::", &["daemon/mod.rs"]),
 ];
 

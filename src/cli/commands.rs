@@ -57,7 +57,7 @@ const ANY_TEXT: Shape = Shape::Text("any text");
 
 /// All commands, in the order of `--help`.
 #[rustfmt::skip]
-pub(super) static COMMANDS: [CommandHelp; 10] = [
+pub(super) static COMMANDS: [CommandHelp; 11] = [
     CommandHelp {
         name: "explain",
         usage: "proxy explain [-H 'Name: value']... [flags] PATH",
@@ -127,6 +127,23 @@ pub(super) static COMMANDS: [CommandHelp; 10] = [
         general: &[PORT, ("--store S", "the running proxy that uses this store")],
         example: "proxy stats --json",
         failure: "no running proxy could be asked",
+    },
+    CommandHelp {
+        name: "top",
+        usage: "proxy top [--count N] [--port N]",
+        summary: "watch a running proxy, second by second",
+        meaning: "Shows what a running proxy did in the last second, minute and hour and since its start: requests, hit \
+            ratio, bytes, origin requests and those that were saved, latencies, why misses missed, the origin server's \
+            state, and the newest stored responses. In a terminal the figures are redrawn each second, and q ends it; \
+            elsewhere each second is a line of its own. Minute and hour are those that `top` has seen.",
+        operand: Operand::None,
+        flags: &[
+            flag("--count", "N", Shape::Number(1, u64::MAX), "end after N seconds")
+                .absent("until it is ended"),
+        ],
+        general: &[PORT, ("--store S", "the running proxy that uses this store")],
+        example: "proxy top --port 3000",
+        failure: "no running proxy could be asked, or it has ended",
     },
     CommandHelp {
         name: "warm",

@@ -109,7 +109,7 @@ impl Flag {
         self
     }
 
-    const fn absent(mut self, word: &'static str) -> Self {
+    pub(super) const fn absent(mut self, word: &'static str) -> Self {
         self.default = DefaultValue::Absent(word);
         self
     }

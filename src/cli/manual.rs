@@ -33,7 +33,7 @@ D is a duration: seconds, or a number with ms, s, m, h or d. SIZE is in bytes, o
 value is off unless it is given. `--flag VALUE` and `--flag=VALUE` are the same. A flag that may be repeated takes \
 several values with commas, too.";
 /// Variables that are not the default of one flag.
-const VARIABLES: [(&str, &str); 6] = [
+const VARIABLES: [(&str, &str); 7] = [
     (
         "CACHING_PROXY_…",
         "The default of a flag, for example CACHING_PROXY_CACHE_TTL for --cache-ttl; each is named with its flag. \
@@ -48,6 +48,7 @@ const VARIABLES: [(&str, &str); 6] = [
     ("SSL_CERT_FILE", "The trusted root certificates, in place of the system's."),
     ("XDG_CACHE_HOME, HOME", "Where the sqlite file is if --store names none."),
     ("XDG_RUNTIME_DIR", "Where the control sockets are."),
+    ("NO_COLOR", "If it is not empty, `proxy top` shows plain letters only."),
     ("NOTIFY_SOCKET, LISTEN_FDS", "Set by systemd: it is told of the start, and opens the socket."),
 ];
 const FILES: [(&str, &str); 2] = [

@@ -194,7 +194,7 @@ mod tests {
             (&["--insecure=1"], "--insecure: \"1\"; expected the flag alone, for it has no value"),
             (
                 &["bogus"],
-                "bogus: neither a command nor a port; commands are explain, purge, list, show, stats, warm, export, import, completions, help",
+                "bogus: neither a command nor a port; commands are explain, purge, list, show, stats, top, warm, export, import, completions, help",
             ),
             (
                 &["purge"],

@@ -59,6 +59,11 @@ pub enum Task {
         /// `--json`: for programs.
         json: bool,
     },
+    /// `proxy top`: the counters, each second anew.
+    Top {
+        /// `--count`: after how many seconds it ends, at least 1; `None`: not by itself.
+        count: Option<u64>,
+    },
 }
 
 /// Reads the words after the name of a command; `None` if it is none.
@@ -81,7 +86,8 @@ fn read_known(
     let fields = own_values(command, "-H", &mut words)?;
     let json = is_on(command, "--json", &mut words);
     let with_secrets = is_on(command, "--with-secrets", &mut words);
-    let jobs = jobs(command, &mut words)?;
+    let jobs = number(command, "-j", &mut words)?;
+    let count = number(command, "--count", &mut words)?;
     let selected = selected(command, &mut words)?;
     let args = Args::read(&mut words, variable)?;
     let rest: Vec<String> = words.finish().into_iter().map(text).collect();
@@ -100,7 +106,9 @@ fn read_known(
         "list" => none(Task::List { json })?,
         "show" => Task::Show { url: one()?, json },
         "stats" => none(Task::Stats { json })?,
-        "warm" => Task::Warm { file: one()?, jobs },
+        "top" => none(Task::Top { count })?,
+        // At most 256, as its record says.
+        "warm" => Task::Warm { file: one()?, jobs: jobs.unwrap_or(1) as usize },
         "export" => Task::Export { file: one()?, with_secrets },
         "import" => Task::Import { file: one()? },
         "purge" => match (&selected[..], &rest[..]) {
@@ -131,17 +139,21 @@ fn is_on(command: &'static CommandHelp, name: &'static str, words: &mut Argument
     command.flag(name).is_some() && words.contains(name)
 }
 
-/// How many to fetch at a time; 1 for a command that fetches nothing.
-fn jobs(command: &'static CommandHelp, words: &mut Arguments) -> Result<usize, UsageError> {
-    let Some(flag) = command.flag("-j") else { return Ok(1) };
+/// The number that a flag of the command's own has, given or by default; `None` if there is none.
+fn number(
+    command: &'static CommandHelp,
+    name: &'static str,
+    words: &mut Arguments,
+) -> Result<Option<u64>, UsageError> {
+    let Some(flag) = command.flag(name) else { return Ok(None) };
     // The last of several counts, as `make -j` has it.
-    let seen = match (own_values(command, "-j", words)?.pop(), flag.default) {
+    let seen = match (own_values(command, name, words)?.pop(), flag.default) {
         (Some(word), _) => word,
         (None, DefaultValue::Value(word)) => word.to_string(),
-        (None, other) => unreachable!("-j has one default, not {other:?}"),
+        (None, _) => return Ok(None),
     };
     match flag.shape.number(&seen) {
-        Some(jobs) => Ok(jobs as usize),
+        Some(number) => Ok(Some(number)),
         None => Err(UsageError::Value {
             flag: flag.name.to_string(),
             seen,
@@ -205,6 +217,8 @@ mod tests {
             ("list --json", Task::List { json: true }),
             ("show /a", Task::Show { url: "/a".into(), json: false }),
             ("stats", Task::Stats { json: false }),
+            ("top", Task::Top { count: None }),
+            ("top --count 3 --port 1", Task::Top { count: Some(3) }),
             ("warm - -j 8", Task::Warm { file: "-".into(), jobs: 8 }),
             ("warm urls.txt", Task::Warm { file: "urls.txt".into(), jobs: 4 }),
             ("export --with-secrets a.har", Task::Export { file: "a.har".into(), with_secrets: true }),
@@ -240,6 +254,7 @@ mod tests {
             ("purge --prefx /a", "--prefx: unknown flag; did you mean --prefix?"),
             ("list --json --json", "--json: given twice; once is enough"),
             ("list --json=1", "--json: \"1\"; expected the flag alone, for it has no value"),
+            ("top --count=0", "--count: \"0\"; expected a number, 1 or more"),
             ("warm - -j 0", "-j: \"0\"; expected a number from 1 to 256"),
             ("purge --prefix", "--prefix: no value; expected --prefix P"),
         ];

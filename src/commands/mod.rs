@@ -1,7 +1,8 @@
 //! What the command line asks of running proxies and of stores: one function a command. Each gives the
 //! text that is to be printed, or one line about what went wrong.
 //!
-//! `target.rs` says which cache is meant; `warm.rs` and `archive.rs` have the commands that take long.
+//! `target.rs` says which cache is meant; `warm.rs` and `archive.rs` have the commands that take long, and
+//! `top/` watches a proxy; `terminal.rs` is what knows terminals.
 
 use std::fmt::Write as _;
 use std::io::Write;
@@ -23,6 +24,8 @@ use crate::daemon::stores;
 
 mod archive;
 pub mod target;
+mod terminal;
+mod top;
 mod warm;
 
 /// Runs one command; gives what is to be printed on stdout.
@@ -42,6 +45,7 @@ pub fn run(config: &Config, task: &Task) -> Result<String, String> {
             archive::export(config, file, secrets)
         }
         Task::Import { file } => archive::import(config, file),
+        Task::Top { count } => top::top(the_one(config)?, *count),
         Task::Stats { json } => {
             let query: &[(&str, &str)] = if *json { &[] } else { &[("text", "1")] };
             the_one(config)?.ask("GET", "/stats", query)

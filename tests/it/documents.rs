@@ -9,8 +9,8 @@ use super::support::proxy::run;
 /// Lines of the README.
 const README_LINES_MAX: usize = 120;
 /// Commands with a help text of their own.
-const COMMANDS: [&str; 9] =
-    ["stats", "list", "show", "explain", "purge", "warm", "export", "import", "help"];
+const COMMANDS: [&str; 10] =
+    ["stats", "top", "list", "show", "explain", "purge", "warm", "export", "import", "help"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

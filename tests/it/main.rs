@@ -105,6 +105,7 @@ mod steps;
 #[cfg(all(feature = "redis", feature = "sqlite"))]
 mod stores;
 mod takeover;
+mod top;
 mod trailers;
 mod trial;
 mod turns;

@@ -13,6 +13,7 @@ pub mod seeded;
 #[cfg(feature = "redis")]
 pub mod shared;
 pub mod stored;
+pub mod terminal;
 pub mod wire;
 
 use std::path::{Path, PathBuf};
