@@ -2,7 +2,7 @@
 //! text that is to be printed, or one line about what went wrong.
 //!
 //! `target.rs` says which cache is meant; `warm.rs` and `archive.rs` have the commands that take long, and
-//! `top/` watches a proxy; `terminal.rs` is what knows terminals.
+//! `progress.rs` the bars that they show; `top/` watches a proxy; `terminal.rs` is what knows terminals.
 
 use std::fmt::Write as _;
 use std::io::Write;
@@ -23,6 +23,7 @@ use crate::daemon::instances::{Instance, running};
 use crate::daemon::stores;
 
 mod archive;
+mod progress;
 pub mod target;
 mod terminal;
 mod top;

@@ -4,11 +4,11 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{self, IsTerminal, Read};
+use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -21,6 +21,7 @@ use caching_proxy::policy::reason::{ReadStatus, Why};
 use caching_proxy::policy::response::Response;
 use caching_proxy::proxy::BlockingDriver;
 
+use crate::commands::progress::{ProgressLine, SHOWN_EVERY};
 use crate::commands::target::{CacheTarget, MeantCache, read};
 use crate::daemon::engine::OwnEngine;
 
@@ -28,8 +29,6 @@ use crate::daemon::engine::OwnEngine;
 const LIST_BYTES_MAX: u64 = 64 << 20;
 /// How deep sitemaps are followed: those that one names, and those that these name.
 const DEPTH_MAX: usize = 2;
-/// How often the progress is shown.
-const SHOWN_EVERY: Duration = Duration::from_millis(100);
 /// For how long a response may be silent.
 const SILENCE_MAX: Duration = Duration::from_secs(120);
 
@@ -125,7 +124,6 @@ pub fn warm(config: &Config, file: &str, jobs: usize) -> Result<String, String> 
     let read = reader.take(LIST_BYTES_MAX).read_to_string(&mut text);
     read.map_err(|error| format!("{file}: {error}"))?;
     let tally = WarmTally::default();
-    let begun = Instant::now();
     let urls = fetcher.all_urls(&text, DEPTH_MAX, &tally);
     if urls.is_empty() {
         return Err(format!("{file}: no URLs; expected one a line, or a sitemap"));
@@ -144,13 +142,11 @@ pub fn warm(config: &Config, file: &str, jobs: usize) -> Result<String, String> 
                 })
             })
             .collect();
-        if io::stderr().is_terminal() {
-            while workers.iter().any(|worker| !worker.is_finished()) {
-                show(&tally, all, begun);
-                thread::sleep(SHOWN_EVERY);
-            }
-            show(&tally, all, begun);
-            eprintln!();
+        let mut progress = ProgressLine::new();
+        while progress.is_shown() && workers.iter().any(|worker| !worker.is_finished()) {
+            let failed = tally.failures.load(Ordering::Relaxed);
+            progress.show(tally.done() as u64, Some(all as u64), &format!("{failed} failed"));
+            thread::sleep(SHOWN_EVERY);
         }
     });
     fetcher.close()?;
@@ -182,18 +178,6 @@ fn finish(tally: &WarmTally, all: usize) -> Result<String, String> {
         let _ = write!(told, "\n  {failure}");
     }
     if failures == 0 { Ok(told + "\n") } else { Err(told) }
-}
-
-/// Shows the progress: one line, written over again and again.
-fn show(tally: &WarmTally, all: usize, begun: Instant) {
-    const WIDTH: usize = 30;
-    let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed) as usize;
-    let failed = get(&tally.failures);
-    let done = tally.done();
-    let filled = WIDTH * done / all.max(1);
-    let rate = done as f64 / begun.elapsed().as_secs_f64().max(0.001);
-    let bar = format!("{}{}", "#".repeat(filled), ".".repeat(WIDTH - filled));
-    eprint!("\r[{bar}] {done}/{all}  {rate:.0}/s  {failed} failed ");
 }
 
 impl WarmSource {

@@ -1,4 +1,4 @@
-//! `proxy top`: a page that is redrawn in a terminal, and lines elsewhere.
+//! `proxy top`: a page that is redrawn in a terminal, and lines elsewhere; progress of commands that take long.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -202,4 +202,37 @@ fn a_dumb_terminal_gets_lines() {
     let (status, shown) = running.finish();
     assert_eq!(status.code(), Some(0), "{shown:?}");
     assert!(shown.starts_with("requests=") && !shown.contains('\x1b'), "{shown:?}");
+}
+
+#[test]
+fn commands_that_take_long_show_progress_in_a_terminal_only() {
+    let (folder, _origin, _proxy) = started();
+    let list = folder.file("urls");
+    std::fs::write(&list, "/a\n").expect("a file");
+    let archive = folder.file("a.har");
+    let (list, archive) = (list.to_str().expect("text"), archive.to_str().expect("text"));
+    let cases = [
+        (["warm", list], "] 0/1  ", "1 URLs: 0 fetched"),
+        (["export", archive], "] 0/1  ", ": 1 responses"),
+        (["import", archive], "KiB, 1 responses", ": 1 of 1 responses stored"),
+    ];
+    for (args, progress, result) in cases {
+        let output = in_pipe(&folder, &args).output().expect("it runs");
+        let text = String::from_utf8(output.stdout).expect("text");
+        assert!(output.status.success() && text.contains(result), "{args:?}: {text}");
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{args:?}");
+        // Standard output in a file, as in `proxy export - >a.har`: nothing of it gets there.
+        let file = folder.file("out");
+        let line = format!("{} '{}' >'{}'", args[0], args[1], file.display());
+        let Some(running) = in_terminal(folder.path(), (80, 24), &line, &[]) else { return };
+        let (status, shown) = running.finish();
+        assert_eq!(status.code(), Some(0), "{args:?}: {shown:?}");
+        assert_eq!(std::fs::read_to_string(&file).expect("a file"), text, "{args:?}");
+        assert!(shown.contains(progress), "{args:?}: {shown:?}");
+        assert!(shown.ends_with("\r\x1b[K"), "the line is gone at the end: {shown:?}");
+    }
+    // A recording that is written into the terminal itself is not interrupted.
+    let Some(running) = in_terminal(folder.path(), (80, 24), "export -", &[]) else { return };
+    let (status, shown) = running.finish();
+    assert!(status.success() && shown.starts_with('{') && !shown.contains('\x1b'), "{shown:?}");
 }
