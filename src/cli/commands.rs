@@ -135,7 +135,7 @@ pub(super) static COMMANDS: [CommandHelp; 11] = [
         meaning: "Shows what a running proxy did in the last second, minute and hour and since its start: requests, hit \
             ratio, bytes, origin requests and those that were saved, latencies, why misses missed, the origin server's \
             state, and the newest stored responses. In a terminal the figures are redrawn each second, and q ends it; \
-            elsewhere each second is a line of its own. Minute and hour are those that `top` has seen.",
+            elsewhere each second is a line of its own. Minute and hour are those that it has seen itself.",
         operand: Operand::None,
         flags: &[
             flag("--count", "N", Shape::Number(1, u64::MAX), "end after N seconds")
@@ -206,7 +206,7 @@ pub(super) static COMMANDS: [CommandHelp; 11] = [
         usage: "proxy help [COMMAND | --man]",
         summary: "show all flags and commands, one command, or the manual page",
         meaning: "Shows all flags and commands, or how COMMAND is used. With --man it prints the manual page, which \
-            `man -l` shows: proxy help --man | man -l -",
+            man shows: proxy help --man | man -l -",
         operand: Operand::Command,
         flags: &[flag("--man", "", Shape::Action, "print the manual page, for man")],
         general: &[],

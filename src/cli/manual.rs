@@ -68,9 +68,10 @@ RFC 9110 (HTTP semantics), RFC 9111 (HTTP caching), RFC 9211 (Cache-Status), cur
 /// The page.
 pub(super) fn page() -> String {
     let version = env!("CARGO_PKG_VERSION");
+    // Neither hyphenated nor spread out: words that are typed are to be copied and searched for.
     let mut page = format!(
         ".\\\" Printed by proxy help --man.\n.TH PROXY 1 {DATE} \"proxy {version}\" \"User Commands\"\n\
-         .SH NAME\nproxy \\- an HTTP caching reverse proxy\n.SH SYNOPSIS\n"
+         .nh\n.ad l\n.SH NAME\nproxy \\- an HTTP caching reverse proxy\n.SH SYNOPSIS\n"
     );
     let forms = ["[flags]", "PORT [flags]", "HOST PORT ORIGIN [flags]", "COMMAND [flags]"];
     for (index, form) in forms.iter().enumerate() {
@@ -192,7 +193,15 @@ fn push_line(out: &mut String, line: &str, is_code: &mut bool) {
             *is_code = !*is_code;
             out.push_str(if *is_code { "\\fB" } else { "\\fR" });
         }
-        out.push_str(&if *is_code { code(part) } else { escaped(part) });
+        if *is_code {
+            out.push_str(&code(part));
+            continue;
+        }
+        for (index, word) in part.split(' ').enumerate() {
+            out.push_str(if index > 0 { " " } else { "" });
+            // A path is copied, too, and not broken at its hyphens.
+            out.push_str(&if word.contains('/') { code(word) } else { escaped(word) });
+        }
     }
     out.push('\n');
 }
@@ -267,6 +276,7 @@ mod tests {
         #[rustfmt::skip]
         let table = [
             ("plain-text", "plain-text\n"),
+            ("in ~/a-b/c now", "in \\(ti/a\\-b/c now\n"),
             (".TH `.x` 'y'", "\\&.TH \\fB.x\\fR 'y'\n"),
             ("'quoted'", "\\&'quoted'\n"),
             ("`--flag=a'b^~` \\n \"q\" …", "\\fB\\-\\-flag=a\\(aqb\\(ha\\(ti\\fR \\en \\(dqq\\(dq \\[u2026]\n"),

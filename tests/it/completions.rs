@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 
 use super::support::TemporaryFolder;
 use super::support::proxy::{command, run};
+use super::support::terminal::any_in_terminal;
 
 /// Where a line ends, what must be offered there, and what must not. `FILES` is a folder with two files.
 const CASES: [(&str, &[&str], &[&str]); 13] = [
@@ -94,6 +95,29 @@ fn bash_completes() {
     completes("bash", |shell| {
         shell.args(["--norc", "--noprofile", "-c", ASKED, "bash"]);
     });
+}
+
+/// Where somebody types: what is completed is quoted, and a flag is taken apart at its "=".
+#[test]
+fn bash_completes_in_a_terminal() {
+    let folder = TemporaryFolder::new();
+    let Some(_) = shell("bash", folder.path()) else { return };
+    std::fs::write(folder.file("script"), run(&["completions", "bash"]).stdout).expect("a file");
+    std::fs::write(folder.file("a b.har"), "").expect("a file");
+    let line = "bash --norc --noprofile -i";
+    let Some(mut bash) = any_in_terminal(folder.path(), (200, 24), line, &[]) else { return };
+    bash.wait_for("bash-");
+    // Ctrl-U takes the line away again.
+    bash.press("cd; source ./script\n");
+    bash.press("proxy --evic\t");
+    bash.wait_for("tion-policy ");
+    bash.press("\x15proxy export a\t");
+    bash.wait_for("a\\ b.har ");
+    bash.press("\x15proxy --cache-mode=of\t");
+    bash.wait_for("offline ");
+    bash.press("\x15exit\n");
+    let (status, shown) = bash.finish();
+    assert!(status.success(), "{shown:?}");
 }
 
 /// Its words are split at the "=", too.

@@ -239,6 +239,8 @@ fn span(seconds: u64) -> String {
     match seconds {
         0..60 => format!("{seconds} s"),
         60..3600 => format!("{} min", seconds / 60),
+        // As the head of a column it has no space for minutes.
+        _ if seconds.is_multiple_of(3600) && seconds < 172_800 => format!("{} h", seconds / 3600),
         3600..172_800 => format!("{} h {:02} min", seconds / 3600, seconds / 60 % 60),
         _ => format!("{} days", seconds / 86_400),
     }
@@ -261,8 +263,8 @@ mod tests {
             [(0, 0), (1, 3), (3, 3)].map(|(part, all)| share(part, all)),
             ["-", "33.3%", "100.0%"]
         );
-        let spans = [1, 60, 119, 7384, 200_000].map(span);
-        assert_eq!(spans, ["1 s", "1 min", "1 min", "2 h 03 min", "2 days"]);
+        let spans = [1, 60, 119, 3600, 7384, 200_000].map(span);
+        assert_eq!(spans, ["1 s", "1 min", "1 min", "1 h", "2 h 03 min", "2 days"]);
     }
 
     /// Two samples that are a second apart.

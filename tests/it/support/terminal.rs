@@ -15,9 +15,20 @@ pub struct InTerminal {
     shown: Vec<u8>,
 }
 
-/// Runs a command line of the binary in a terminal of this size; its control sockets are in `folder`. `None`,
-/// and a line that says so, where there is no `script`.
+/// Runs the binary in a terminal of this size; its control sockets are in `folder`. `None`, and a line that says
+/// so, where there is no `script`.
 pub fn in_terminal(
+    folder: &Path,
+    size: (u16, u16),
+    args: &str,
+    settings: &[(&str, &str)],
+) -> Option<InTerminal> {
+    let line = format!("'{}' {args}", env!("CARGO_BIN_EXE_proxy"));
+    any_in_terminal(folder, size, &line, settings)
+}
+
+/// The same for any command line.
+pub fn any_in_terminal(
     folder: &Path,
     (columns, rows): (u16, u16),
     line: &str,
@@ -28,8 +39,7 @@ pub fn in_terminal(
         eprintln!("SKIPPED: script (util-linux) is not installed");
         return None;
     }
-    let binary = env!("CARGO_BIN_EXE_proxy");
-    let line = format!("stty cols {columns} rows {rows}; exec '{binary}' {line}");
+    let line = format!("stty cols {columns} rows {rows}; exec {line}");
     let mut command = command_of("script");
     command.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
     command.env("SHELL", "/bin/sh").env("TERM", "xterm").env_remove("NO_COLOR");
