@@ -165,7 +165,9 @@ fn the_page_is_redrawn_within_the_terminal() {
 fn the_terminal_is_restored_however_it_ends() {
     let (folder, _origin, mut proxy) = started();
     let start = || in_terminal(folder.path(), (80, 24), "top", &[]);
-    for key in ["q", "\x03"] {
+    // More keys than events may wait: none is lost, the last one included.
+    let many = "x".repeat(1000) + "q";
+    for key in ["q", "\x03", &many] {
         let Some(mut running) = start() else { return };
         running.wait_for("since start");
         running.press(key);
