@@ -12,13 +12,13 @@ zpty -w shell 'compadd() {
     (( $#hits )) && print -rl -- "" ___$^hits
     builtin compadd "$@"
 }'
-zpty -w shell 'ends() { BUFFER=; zle -I; print; print ___END; }; zle -N ends; bindkey "^X" ends'
+zpty -w shell 'ends() { BUFFER=; zle -I; print; print ___END; }; zle -N ends; bindkey "^O" ends'
 zpty -w shell 'zle -C offers complete-word _main_complete; bindkey "^I" offers'
 zpty -w shell 'print READY""NOW'
 while zpty -r shell line $'*\n'; do [[ $line == *READYNOW* ]] && break; done
 for line in "${@[2,-1]}"; do
     print -r -- "=="
-    zpty -n -w shell "$line"$'\t\x18'
+    zpty -n -w shell "$line"$'\t\x0f'
     while zpty -r shell line $'*\n'; do
         line=${line%%[$'\r\n']*}
         [[ $line == ___END ]] && break
