@@ -114,9 +114,9 @@ impl Home {
     }
 
     fn shell(&self, command: &str) -> Command {
-        let mut shell = command_of("bash");
+        let mut shell = command_of("timeout");
         let path = std::env::var("PATH").unwrap_or_default();
-        shell.args(["-euc", command]).current_dir(self.folder.path()).stdin(Stdio::null());
+        shell.args(["60", "bash", "-euc", command]).current_dir(self.folder.path()).stdin(Stdio::null());
         shell.env("PATH", format!("{}:{path}", self.folder.file("bin").display()));
         shell.env("HOME", self.folder.path()).env("XDG_RUNTIME_DIR", self.folder.path());
         shell.env_remove("XDG_CACHE_HOME").env("KEY", "secret");
@@ -143,6 +143,10 @@ impl Home {
         }
         command = command.replace("localhost:3000", &self.proxy);
         command = command.replace("localhost:3001", &self.admin);
+        if command.starts_with("proxy top") {
+            // It has no end of its own.
+            command = command.replacen("proxy top", "proxy top --count 1", 1);
+        }
         if let Some(rest) = command.strip_prefix("curl ") {
             command = format!("curl -sS --fail {rest}");
         }
