@@ -9,7 +9,7 @@ use crate::message::request::Request;
 use crate::policy::reason::{CacheStatus, Detail};
 use crate::policy::response::Response;
 use crate::proxy::{Proxy, field_text};
-use crate::stats::{AccessLog, AccessRecord};
+use crate::stats::{AccessLog, AccessRecord, RecentRequest};
 
 /// What the counters and the access log say of a response.
 #[derive(Clone, Copy, Debug)]
@@ -61,6 +61,15 @@ pub(super) fn record_response(
     let from_cache = record.cache_status.from_cache;
     proxy.stats().count_bytes(bytes, from_cache);
     proxy.stats().count_latency(from_cache, taken);
+    proxy.stats().recent().note(|| {
+        let sent = (request.method.as_str(), request.target.as_str());
+        RecentRequest::new(
+            sent,
+            (record.status.as_u16(), bytes),
+            record.cache_status.outcome(),
+            Some(taken),
+        )
+    });
     let Some(log) = log else { return };
     log.write(&AccessRecord {
         at: arrival.at,

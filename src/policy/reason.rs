@@ -296,6 +296,15 @@ impl CacheStatus {
             ..Self::default()
         }
     }
+
+    /// The outcome in one word: `hit`, or the rule or the reason by which it was none; `refused` if neither.
+    pub fn outcome(&self) -> &'static str {
+        if self.from_cache {
+            return "hit";
+        }
+        let why = || self.why.map(Why::as_str);
+        self.detail.map(Detail::as_str).or_else(why).unwrap_or("refused")
+    }
 }
 
 impl fmt::Display for CacheStatus {

@@ -5,6 +5,7 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
+use http::StatusCode;
 use http::header::AGE;
 
 use crate::clock::Timestamp;
@@ -50,6 +51,11 @@ impl FastHit {
     pub fn content(&self) -> &Bytes {
         let here = || self.stored().content.here().expect("a fast hit is found in memory");
         self.expanded.as_ref().unwrap_or_else(here)
+    }
+
+    /// The status code.
+    pub fn status(&self) -> StatusCode {
+        self.stored().status
     }
 
     /// Writes the head but for the empty line at its end: what is stored, as far as all clients get it, and the fields

@@ -17,10 +17,12 @@ use crate::stats::counters::Cells;
 mod access_log;
 mod counters;
 mod latency;
+mod recent;
 
 pub use access_log::{AccessFormat, AccessLog, AccessRecord};
 pub use counters::{COUNTERS, Counter, CounterKind, CounterRecord, CounterSource};
 pub use latency::{BOUNDS_US, Latencies, Tally};
+pub use recent::{RecentRequest, RecentRequests};
 
 /// Counters since the start.
 #[derive(Debug, Default)]
@@ -35,6 +37,7 @@ pub struct Stats {
     /// it did not.
     hit_latencies: Latencies,
     miss_latencies: Latencies,
+    recent: RecentRequests,
 }
 
 /// All counters at one moment.
@@ -128,6 +131,16 @@ impl Stats {
     /// panic included.
     pub fn gauge(&self, gauge: Counter, more: i64) {
         self.cells.change(gauge, more);
+    }
+
+    /// The newest requests, for who watches them.
+    pub fn recent(&self) -> &RecentRequests {
+        &self.recent
+    }
+
+    /// One number; zero for those that are not counted here.
+    pub fn get(&self, counter: Counter) -> u64 {
+        self.cells.get(counter)
     }
 
     /// Everything that is counted here; the stores count for themselves.

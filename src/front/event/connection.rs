@@ -30,6 +30,7 @@ use crate::message::request::{Framing, Request, RequestError};
 use crate::policy::bound::binds_connection;
 use crate::policy::response::Response;
 use crate::proxy::{Attempt, FastHit};
+use crate::stats::RecentRequest;
 
 /// Content of a hit up to this is sent from one buffer, with its head and with other responses.
 const COPIED_MAX: usize = 8 * 1024;
@@ -230,6 +231,12 @@ impl Connection {
         out.extend_from_slice(b"\r\n");
         let content = hit.content();
         state.fast_hits.count += 1;
+        let sent = if plain.head { 0 } else { content.len() as u64 };
+        state.dispatch.proxy.stats().recent().note(|| {
+            let method = if plain.head { "HEAD" } else { "GET" };
+            let status = hit.status().as_u16();
+            RecentRequest::new((method, plain.plain.target), (status, sent), "hit", None)
+        });
         if plain.head {
             return;
         }
