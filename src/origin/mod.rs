@@ -47,6 +47,11 @@ pub trait Origin: Send + Sync {
     fn upgrade(&self, request: OriginRequest<'_, '_>) -> Result<Upgrade, OriginError> {
         self.send(request).map(Upgrade::Declined)
     }
+
+    /// Its state, as far as that is known.
+    fn condition(&self) -> OriginCondition {
+        OriginCondition::default()
+    }
 }
 
 /// What an origin server answers to a request to go over to another protocol.
@@ -112,6 +117,19 @@ impl RequestHead {
         let (host, waits) = (host.as_deref(), *waits);
         OriginRequest { method, url, host, fields, content, waits, interim }
     }
+}
+
+/// The state of the origin server, as far as requests have shown it.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct OriginCondition {
+    /// Why it could not be reached, while that is so.
+    pub unreachable: Option<String>,
+    /// How many clients or paths it has asked to leave it alone for a while (RFC 9110 §10.2.3).
+    pub held_back: usize,
+    /// Requests that are under way to it.
+    pub in_flight: usize,
+    /// Requests that wait for their turn.
+    pub waiting: usize,
 }
 
 /// Takes an interim response, 102 to 199 but not 101: its status and fields.
@@ -189,6 +207,11 @@ impl Origin for Unreachable {
     fn send(&self, request: OriginRequest<'_, '_>) -> Result<OriginResponse, OriginError> {
         let source = io::Error::other("--cache-mode is offline");
         Err(OriginError::Connect { origin: request.url.to_string(), source })
+    }
+
+    fn condition(&self) -> OriginCondition {
+        let unreachable = Some("never contacted: --cache-mode is offline".to_string());
+        OriginCondition { unreachable, ..OriginCondition::default() }
     }
 }
 

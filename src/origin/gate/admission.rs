@@ -18,7 +18,7 @@ use crate::origin::gate::memory::{GateMemory, GateRequest, RequestHashes};
 use crate::origin::gate::permits::{Permits, WakeRequest};
 use crate::origin::gate::starts::{Start, StartTimes};
 use crate::origin::limit_response::LimitCopy;
-use crate::origin::{OriginError, OriginHead};
+use crate::origin::{OriginCondition, OriginError, OriginHead};
 
 /// The most requests that wait for a permit or for their start; one more is refused at once. Each keeps
 /// a client waiting, its connection and what has come of its content: this bounds them all, and with
@@ -109,6 +109,18 @@ impl Gate {
                 polls_at,
                 has_ended: false,
             }),
+        }
+    }
+
+    /// What requests have shown of the origin server so far.
+    pub(super) fn condition(&self) -> OriginCondition {
+        let now = self.shared.clock.now();
+        let state = self.shared.state.lock();
+        OriginCondition {
+            unreachable: state.memory.unreachable(),
+            held_back: state.memory.held_back_at(now),
+            in_flight: state.permits.in_flight(),
+            waiting: state.waiting(),
         }
     }
 

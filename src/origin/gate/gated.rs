@@ -11,7 +11,9 @@ use crate::origin::gate::admission::{Admission, Gate, OriginPermit};
 use crate::origin::gate::limits::Limits;
 use crate::origin::gate::memory::GateRequest;
 use crate::origin::limit_response::LimitCopy;
-use crate::origin::{Origin, OriginBody, OriginError, OriginRequest, OriginResponse, Upgrade};
+use crate::origin::{
+    Origin, OriginBody, OriginCondition, OriginError, OriginRequest, OriginResponse, Upgrade,
+};
 
 /// An origin server behind a gate.
 pub struct Gated {
@@ -62,6 +64,10 @@ impl Origin for Gated {
         let permit = self.admit(&request)?;
         let response = self.inner.send(request).inspect_err(|error| permit.note_error(error))?;
         Ok(passed_on(response, permit))
+    }
+
+    fn condition(&self) -> OriginCondition {
+        self.gate.condition()
     }
 
     fn upgrade(&self, request: OriginRequest<'_, '_>) -> Result<Upgrade, OriginError> {

@@ -209,6 +209,16 @@ impl GateMemory {
         }
     }
 
+    /// Why a server could not be reached, if there is one; of several, any.
+    pub(super) fn unreachable(&self) -> Option<String> {
+        self.down.values().next().map(|down| down.text.clone())
+    }
+
+    /// How many clients and paths are held back at `now`.
+    pub(super) fn held_back_at(&self, now: Timestamp) -> usize {
+        self.held_back.values().filter(|held| now < held.until).count()
+    }
+
     /// How many clients and paths are held back.
     #[cfg(test)]
     pub(super) fn held_back(&self) -> usize {

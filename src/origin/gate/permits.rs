@@ -112,7 +112,6 @@ impl Permits {
     }
 
     /// How many permits are out.
-    #[cfg(test)]
     pub(super) fn in_flight(&self) -> usize {
         self.in_flight
     }

@@ -10,7 +10,8 @@ use crate::message::body::Body;
 use crate::message::fields::Fields;
 use crate::message::request::Request;
 use crate::origin::{
-    Interim, Origin, OriginBody, OriginError, OriginResponse, RequestContent, Tunnel, Upgrade,
+    Interim, Origin, OriginBody, OriginCondition, OriginError, OriginResponse, RequestContent,
+    Tunnel, Upgrade,
 };
 use crate::policy::response::Response;
 use crate::proxy::Proxy;
@@ -60,6 +61,11 @@ impl BlockingDriver {
     /// The engine.
     pub fn proxy(&self) -> &Arc<Proxy> {
         &self.proxy
+    }
+
+    /// What requests have shown of the origin server so far.
+    pub fn origin_condition(&self) -> OriginCondition {
+        self.origin.condition()
     }
 
     /// The same with another engine.
