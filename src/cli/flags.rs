@@ -418,9 +418,9 @@ pub(super) static GROUPS: [Group; 7] = [
     ("Control", &[
         flag("--admin", "ADDR:PORT", Shape::Text("an address and a port, such as 127.0.0.1:3001"),
             "the control interface over TCP, beside its Unix socket").absent("off")
-            .long("An address beyond loopback needs --admin-token."),
+            .long("A browser is shown a page there. An address beyond loopback needs --admin-token."),
         flag("--admin-token", "FILE", Shape::File, "clients of --admin must send the token in this file")
-            .long("As `Authorization: Bearer`. The Unix socket needs no token: it is open to its user alone."),
+            .long("As `Authorization: Bearer`, or in the form that browsers are shown. The Unix socket needs no token: it is open to its user alone."),
         flag("--allow-purge", "ADDR", NETWORK, "accept PURGE from this address or network; may be repeated")
             .repeated().long("Without the flag, PURGE is passed on to the origin server like any other method."),
         flag("--take-over", "", Shape::Switch, "take the listening socket over from the proxy on this port")

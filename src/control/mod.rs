@@ -6,17 +6,21 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::io;
 use std::sync::Arc;
 
-use http::{HeaderValue, Method, StatusCode};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::clock::Timestamp;
+use crate::control::access::{Access, PAGE_PATH};
+use crate::control::live::Live;
+use crate::control::query::{Query, Wrong, bad};
 use crate::message::body::Body;
 use crate::message::fields::Fields;
 use crate::message::request::Request;
-use crate::message::target::{is_loopback, split_authority};
+use crate::origin::RequestContent;
 use crate::policy::credentials::redacted;
 use crate::policy::key::Glob;
 use crate::policy::purging::Selector;
@@ -26,12 +30,25 @@ use crate::proxy::archive::{Whose, stream};
 use crate::proxy::{BlockingDriver, Proxy};
 use crate::store::Purged;
 
+mod access;
 pub mod explanation;
 mod listing;
+mod live;
 mod metrics;
+mod page;
+mod query;
+mod shown;
+mod table;
 
 /// How many stored responses one page of a list has, at most.
 const PAGE_MAX: usize = 1000;
+
+/// Fields of every answer that is no error.
+const GUARDS: [(&str, &str); 3] = [
+    ("x-content-type-options", "nosniff"),
+    ("cross-origin-resource-policy", "same-origin"),
+    ("referrer-policy", "no-referrer"),
+];
 
 const HELP: &str = "\
 GET  /health
@@ -112,8 +129,9 @@ pub struct Control {
     driver: BlockingDriver,
     proxy: Arc<Proxy>,
     about: About,
-    /// Clients over TCP must present it; `None` admits loopback addresses alone.
-    token: Option<String>,
+    access: Access,
+    /// The page, if there is one.
+    live: Option<Arc<Live>>,
 }
 
 impl Control {
@@ -121,24 +139,73 @@ impl Control {
     /// there is one.
     pub fn new(driver: BlockingDriver, about: About, token: Option<String>) -> Self {
         let proxy = Arc::clone(driver.proxy());
-        Self { driver, proxy, about, token }
+        Self { driver, proxy, about, access: Access::new(token), live: None }
     }
 
-    /// Answers a request; `content` is `None` where none is at hand (over TCP). May wait.
-    pub fn answer(&self, request: &Request, content: Option<&[u8]>) -> Response {
+    /// The same with a page for browsers; the error is that there is no thread for its figures.
+    pub fn with_page(self) -> io::Result<Self> {
+        let live = Some(Live::start(self.driver.clone())?);
+        Ok(Self { live, ..self })
+    }
+
+    /// Answers a request over the Unix socket, with its content. May wait.
+    pub fn answer(&self, request: &Request, content: &[u8]) -> Response {
+        let (path, query) = split(request.target.as_str());
+        self.route(request, path, query, Some(content))
+    }
+
+    /// Answers a request over TCP, from whom it may be. May wait: of a login, for its content.
+    pub fn answer_client(&self, request: &Request, content: RequestContent<'_>) -> Response {
+        let prefers_json = request.prefers_json();
+        let Some(client) = request.client else { return self.answer(request, &[]) };
+        let (path, query) = split(request.target.as_str());
         // First of all: a client that is not admitted learns not even which paths there are.
-        if let Err((status, text)) = self.admit(request) {
-            return Response::error(status, text, request.prefers_json());
+        let wants_page = page::wants_page(request);
+        if let Err((status, text)) = self.access.admit(request, client, path) {
+            if status != StatusCode::UNAUTHORIZED || path != "/" || !wants_page {
+                return Response::error(status, text, prefers_json);
+            }
+            // A session's cookie is for the page's own path, so that is where a browser is asked for it.
+            let is_asked = request.target.as_str().starts_with(PAGE_PATH);
+            return if is_asked { page::login(status, "") } else { see_page(None) };
         }
-        let (path, query) =
-            request.target.as_str().split_once('?').unwrap_or((request.target.as_str(), ""));
-        let query = Query::read(query);
+        if path == "/login" && request.method == Method::POST {
+            return match self.access.log_in(request, client, content) {
+                Ok(cookie) => see_page(Some(cookie)),
+                Err((status, text)) if wants_page => page::login(status, text),
+                Err((status, text)) => Response::error(status, text, prefers_json),
+            };
+        }
+        // Over TCP no content is at hand: with the token one can look and purge, but not plant responses.
+        self.route(request, path, query, None)
+    }
+
+    fn route(
+        &self,
+        request: &Request,
+        path: &str,
+        query: &str,
+        content: Option<&[u8]>,
+    ) -> Response {
+        let (query, prefers_json) = (Query::read(query), request.prefers_json());
         let is_get = request.method == Method::GET || request.method == Method::HEAD;
         // A GET must change nothing (RFC 9110 §9.2.1): browsers and scanners follow links.
-        let changes = path == "/purge" || path == "/import";
+        let changes = ["/purge", "/import", "/refresh", "/logout"].contains(&path);
         if changes && request.method != Method::POST || !changes && !is_get {
             let text = if changes { "expected POST" } else { "expected GET" };
-            return Response::error(StatusCode::METHOD_NOT_ALLOWED, text, request.prefers_json());
+            return Response::error(StatusCode::METHOD_NOT_ALLOWED, text, prefers_json);
+        }
+        if changes
+            && request.client.is_some()
+            && let Err((status, text)) = self.access.admit_change(request)
+        {
+            return Response::error(status, text, prefers_json);
+        }
+        if let Some(live) = &self.live
+            && let Some(answer) = self.page(request, live, path, &query)
+        {
+            return answer
+                .unwrap_or_else(|(status, text)| Response::error(status, &text, prefers_json));
         }
         let answer = match path {
             "/" => Ok(text(HELP.to_string())),
@@ -156,36 +223,36 @@ impl Control {
             "/import" => self.import(content),
             _ => Err((StatusCode::NOT_FOUND, format!("{path}: not known; GET / lists what is"))),
         };
-        answer
-            .unwrap_or_else(|(status, text)| Response::error(status, &text, request.prefers_json()))
+        answer.unwrap_or_else(|(status, text)| Response::error(status, &text, prefers_json))
     }
 
-    /// Admits a request: over the Unix socket always, over TCP with the token or, where there is none, from this
-    /// machine. A page that a browser shows must not get in either, although the browser is on this machine.
-    fn admit(&self, request: &Request) -> Result<(), (StatusCode, &'static str)> {
-        // The Unix socket's permissions have admitted it already (mode 0600).
-        let Some(client) = request.client else { return Ok(()) };
-        if let Some(token) = &self.token {
-            // Load balancers and container hosts check health without a token, and learn nothing else.
-            if request.target.as_str() == "/health" {
-                return Ok(());
+    /// What belongs to the page; `None` if this does not.
+    fn page(
+        &self,
+        request: &Request,
+        live: &Live,
+        path: &str,
+        query: &Query,
+    ) -> Option<Result<Response, Wrong>> {
+        Some(match path {
+            "/" if page::wants_page(request) => {
+                let (token, has_login) = (self.access.page_token(), self.access.has_login());
+                Ok(page::page(&self.proxy, (&self.about, live), token, has_login))
             }
-            let given = request.fields.get("authorization").map(HeaderValue::as_bytes);
-            let expected = format!("Bearer {token}");
-            if !given.is_some_and(|given| is_same(given, expected.as_bytes())) {
-                let text = "expected Authorization: Bearer with the token of --admin-token";
-                return Err((StatusCode::UNAUTHORIZED, text));
+            "/page.css" => Ok(page::style()),
+            "/page.js" => Ok(page::script()),
+            // A HEAD wants to know what there is, and reads nothing.
+            "/events" if request.method == Method::GET => Ok(live.open()),
+            "/history" => Ok(json_response(&live.history())),
+            "/table" => table::table(&self.proxy, query).map(|table| json_response(&table)),
+            "/content" => shown::content(&self.proxy, query),
+            "/refresh" => shown::refresh(&self.driver, query),
+            "/logout" => {
+                self.access.log_out(request);
+                Ok(text("logged out\n".to_string()))
             }
-            return Ok(());
-        }
-        // A site can have its name resolve to 127.0.0.1 and then read the answers (DNS rebinding): the browser
-        // still sends the site's name as Host. Where it asks across sites, it sends Origin.
-        let host = request.authority().and_then(split_authority);
-        let names_us = host.is_some_and(|(host, _)| is_loopback(&host));
-        if !client.ip().is_loopback() || !names_us || request.fields.contains("origin") {
-            return Err((StatusCode::FORBIDDEN, "for this machine alone; see --admin-token"));
-        }
-        Ok(())
+            _ => return None,
+        })
     }
 
     fn info(&self) -> Info {
@@ -209,12 +276,7 @@ impl Control {
     }
 
     fn list(&self, query: &Query) -> Result<Response, Wrong> {
-        let most = match query.get("most") {
-            Some(text) => {
-                text.parse().map_err(|_| bad(format!("most={text}: expected a number")))?
-            }
-            None => PAGE_MAX,
-        };
+        let most = query.number("most", PAGE_MAX)?;
         let page =
             self.proxy.cache().list(query.get("after").unwrap_or(""), most.clamp(1, PAGE_MAX));
         // One moment for all of them, or the ages of a page would not agree.
@@ -270,7 +332,7 @@ impl Control {
     fn purge(&self, query: &Query) -> Result<Response, Wrong> {
         let mut all = Purged::default();
         // A purge has one selector: of two, it would not be clear whether both must match.
-        let (what, value) = query.0.first().map_or(("", ""), |(what, value)| (what, value));
+        let (what, value) = query.first();
         for selector in selectors(&self.proxy, what, value).map_err(bad)? {
             let purged = self.proxy.purge(&selector);
             // The log may be read by more people than may see the URLs' secrets.
@@ -292,7 +354,6 @@ impl Control {
     }
 
     fn import(&self, content: Option<&[u8]>) -> Result<Response, Wrong> {
-        // Over TCP no content is at hand: with the token one can look and purge, but not plant responses.
         let content =
             content.ok_or_else(|| bad("import: over the Unix socket only".to_string()))?;
         let entries = stream::list(content).map_err(|error| bad(error.to_string()))?;
@@ -336,42 +397,25 @@ pub fn import(proxy: &Proxy, entries: Vec<HarEntry>, whose: Whose) -> Imported {
     imported
 }
 
-/// What is wrong with a request.
-type Wrong = (StatusCode, String);
-
-fn bad(text: String) -> Wrong {
-    (StatusCode::BAD_REQUEST, text)
+/// The path and the query of a target; the path without the page's own beginning.
+fn split(target: &str) -> (&str, &str) {
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    match path.strip_prefix(PAGE_PATH) {
+        // With its slash, of which the beginning ends in one.
+        Some(_) => (&path[PAGE_PATH.len() - 1..], query),
+        None => (path, query),
+    }
 }
 
-/// Compares in a time that does not depend on how much agrees, so that nobody finds the token byte by byte.
-fn is_same(one: &[u8], other: &[u8]) -> bool {
-    let differing = one.iter().zip(other).fold(0, |all, (one, other)| all | (one ^ other));
-    one.len() == other.len() && differing == 0
-}
-
-/// The names and values of a query.
-struct Query(Vec<(String, String)>);
-
-impl Query {
-    fn read(text: &str) -> Self {
-        Self(form_urlencoded::parse(text.as_bytes()).into_owned().collect())
+/// Sends a browser to the page; `cookie` is set for it, if there is one.
+fn see_page(cookie: Option<String>) -> Response {
+    let mut response = text(format!("see {PAGE_PATH}\n"));
+    response.status = StatusCode::SEE_OTHER;
+    response.fields.append(http::header::LOCATION, HeaderValue::from_static(PAGE_PATH));
+    if let Some(cookie) = cookie {
+        response.fields.set_text("set-cookie", cookie);
     }
-
-    fn get(&self, name: &'static str) -> Option<&str> {
-        self.all(name).next()
-    }
-
-    fn need(&self, name: &'static str) -> Result<&str, Wrong> {
-        self.get(name).ok_or_else(|| bad(format!("expected ?{name}=…")))
-    }
-
-    fn all<'a>(&'a self, name: &'static str) -> impl Iterator<Item = &'a str> {
-        self.0.iter().filter(move |(other, _)| other == name).map(|(_, value)| value.as_str())
-    }
-
-    fn has(&self, name: &'static str) -> bool {
-        self.get(name).is_some()
-    }
+    response
 }
 
 fn text(text: String) -> Response {
@@ -382,6 +426,10 @@ fn text_as(content_type: &'static str, text: String) -> Response {
     let mut fields = Fields::new();
     fields.append(http::header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     fields.append(http::header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    // A browser that guesses a type, or embeds an answer in another site's page, would be a way around.
+    for (name, value) in GUARDS {
+        fields.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+    }
     Response::new(StatusCode::OK, fields, Body::Whole(text.into()))
 }
 

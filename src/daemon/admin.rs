@@ -66,8 +66,7 @@ pub fn start(
     };
     let control = Control::new(driver.clone(), about, None);
     let serve = |(listener, socket)| {
-        let handler =
-            Arc::new(move |request: &_, content: &[u8]| control.answer(request, Some(content)));
+        let handler = Arc::new(move |request: &_, content: &[u8]| control.answer(request, content));
         private::serve(listener, handler).map(|()| socket).map_err(|error| error.to_string())
     };
     let socket = instances::listen(local.port(), Purpose::Control).and_then(serve);
@@ -93,7 +92,8 @@ fn over_tcp(
     if let Ok(local) = listener.local_addr() {
         log::info!("control interface at http://{local}");
     }
-    let control = Control::new(driver.clone(), about, token);
+    let control = Control::new(driver.clone(), about, token).with_page();
+    let control = control.map_err(|source| StartError::System("threads for --admin", source))?;
     let settings = FrontSettings {
         connections: ConnectionLimits {
             // Not the flags' bounds, which are about the proxy's own clients.
@@ -105,9 +105,8 @@ fn over_tcp(
         limits: RequestLimits::default(),
         access_log: None,
         health_path: None,
-        // No content is passed on, so that an import is refused: it is for the Unix socket alone.
         origin: None,
-        handler: Some(Arc::new(move |request| control.answer(request, None))),
+        handler: Some(Arc::new(move |request, content| control.answer_client(request, content))),
     };
     // Counters of its own, which nobody reads: its clients and workers are not the proxy's, and a full
     // pool of workers must not keep the operator from asking why.

@@ -67,7 +67,7 @@ impl OwnEngine {
 
     /// Answers as the control interface of a running proxy does. Any status but 200 is an error.
     pub fn answer(&self, method: &str, target: &str, content: &[u8]) -> Result<String, String> {
-        let response = self.control.answer(&request(method, target)?, Some(content));
+        let response = self.control.answer(&request(method, target)?, content);
         let content = match response.body {
             Body::Whole(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
             _ => String::new(),

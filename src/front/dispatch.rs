@@ -70,8 +70,8 @@ pub(super) struct Dispatch {
 /// Begins a fetch on an event loop, for no client.
 pub(super) type FetchOnLoop = Box<dyn Fn(Box<Fetch>) + Send + Sync>;
 
-/// Answers requests instead of the proxy; may wait.
-pub type Handler = Arc<dyn Fn(&Request) -> Response + Send + Sync>;
+/// Answers requests instead of the proxy, given their content; may wait, and need not read it.
+pub type Handler = Arc<dyn Fn(&Request, RequestContent<'_>) -> Response + Send + Sync>;
 
 impl Dispatch {
     pub(super) fn new(
@@ -254,10 +254,11 @@ impl Dispatch {
     /// may wait.
     fn submit_handler(self: &Arc<Self>, exchange: impl ClientExchange) {
         let dispatch = Arc::clone(self);
-        self.submit(Kind::Forward, exchange, move |exchange, _| {
+        self.submit(Kind::Forward, exchange, move |mut exchange, _| {
+            let request = Arc::clone(exchange.request());
             let response = match &dispatch.handler {
-                Some(handler) => handler(exchange.request()),
-                None => dispatch.proxy.answer_purge(exchange.request()),
+                Some(handler) => exchange.with_content(|content| handler(&request, content)),
+                None => dispatch.proxy.answer_purge(&request),
             };
             exchange.respond(response.into());
         });

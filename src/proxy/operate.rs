@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use http::{Method, StatusCode, Version};
+use http::{HeaderValue, Method, StatusCode, Version};
 use serde_json::json;
 
 use crate::message::body::Body;
@@ -18,6 +18,7 @@ use crate::policy::key::{CacheKey, PassedOn, marked, unmarked};
 use crate::policy::purging::Selector;
 use crate::policy::reason::CacheStatus;
 use crate::policy::response::Response;
+use crate::policy::stored::{StoredHead, StoredResponse};
 use crate::proxy::Proxy;
 use crate::store::Purged;
 use crate::store::backing::Listed;
@@ -120,28 +121,51 @@ impl Proxy {
 
     /// All that is stored for a key, in memory or in the backing store. May wait.
     pub fn stored_for(&self, key: &CacheKey) -> Vec<Listed> {
-        let mut all: Vec<Listed> = Vec::new();
+        self.stored_responses(key)
+            .into_iter()
+            .map(|(response, reuses)| Listed {
+                key: key.clone(),
+                head: response.head().clone(),
+                bytes: response.content.len(),
+                reuses,
+                cursor: None,
+            })
+            .collect()
+    }
+
+    /// The same with their content, and how often each has been reused. May wait.
+    pub fn stored_responses(&self, key: &CacheKey) -> Vec<(Arc<StoredResponse>, u64)> {
+        let mut all: Vec<(Arc<StoredResponse>, u64)> = Vec::new();
         // Both are looked at: memory has what is not written yet, the backing store what memory has
         // evicted.
         let here = self.cache.look_at(key.as_str()).unwrap_or_default();
         let backing = self.cache.recall(key, &mut self.cache.note(key), false);
         for response in here.iter().chain(&backing.variants) {
-            let known = all.iter_mut().find(|listed| {
-                listed.head.selecting == response.selecting && listed.head.part == response.part
+            let known = all.iter_mut().find(|(known, _)| {
+                known.selecting == response.selecting && known.part == response.part
             });
             match known {
                 // Memory counts each reuse, and the backing store hears of them now and then.
-                Some(listed) => listed.reuses = listed.reuses.max(response.reuses()),
-                None => all.push(Listed {
-                    key: key.clone(),
-                    head: response.head().clone(),
-                    bytes: response.content.len(),
-                    reuses: response.reuses(),
-                    cursor: None,
-                }),
+                Some((_, reuses)) => *reuses = (*reuses).max(response.reuses()),
+                None => all.push((Arc::clone(response), response.reuses())),
             }
         }
         all
+    }
+
+    /// A request that has the origin server asked for `url` whatever is stored, for the same variant as `like`.
+    pub fn refreshing_request(&self, url: &str, like: &StoredHead) -> Result<Arc<Request>, String> {
+        let mut request = Request::clone(&*self.request_for(url)?);
+        for (name, value) in like.selecting.iter() {
+            // Of credentials a digest is known, which is no use to the origin server.
+            if let Some(value) = value.filter(|value| !value.starts_with(b"digest:"))
+                && let Ok(value) = HeaderValue::from_bytes(value)
+            {
+                request.fields.append(name.clone(), value);
+            }
+        }
+        request.fields.set_text("cache-control", "no-cache".to_string());
+        Ok(Arc::new(request))
     }
 
     /// Is this a PURGE that is not for the origin server (`--allow-purge`)?

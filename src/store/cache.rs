@@ -434,6 +434,11 @@ impl Cache {
         listed.unwrap_or_else(|| self.memory.list(after, most))
     }
 
+    /// What memory holds. Asks nothing behind it.
+    pub fn memory_usage(&self) -> Usage {
+        self.memory.usage()
+    }
+
     /// What the cache holds.
     pub fn usage(&self) -> CacheUsage {
         let backing = self.backed().map(|backed| BackingState {

@@ -21,6 +21,7 @@ mod collapsed;
 mod command_line;
 mod completions;
 mod control;
+mod control_page;
 mod control_socket;
 mod credentials;
 mod destinations;

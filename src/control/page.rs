@@ -1,0 +1,256 @@
+//! The page: what a browser is shown at `/`, with its figures filled in, so that it needs no script for them.
+//!
+//! Three files of `page/` are all of it; they are part of the program, and name nothing outside. Whatever comes
+//! from a request or a response is escaped where it is put in.
+
+use std::fmt::Write as _;
+
+use http::{HeaderName, HeaderValue, StatusCode};
+
+use crate::control::live::{Figures, Live, PlotSpan};
+use crate::control::shown::visible;
+use crate::control::{About, text_as};
+use crate::message::request::Request;
+use crate::policy::response::Response;
+use crate::proxy::Proxy;
+use crate::stats::{Snapshot, Tally};
+
+const PAGE: &str = include_str!("page/page.html");
+const LOGIN: &str = include_str!("page/login.html");
+const STYLE: &str = include_str!("page/page.css");
+const SCRIPT: &str = include_str!("page/page.js");
+/// The table of words behind `detail=`, with the meaning of each and what changes it.
+const CACHING: &str = include_str!("../../docs/caching.md");
+
+/// What the page may load: its own style, script and data, and nothing from anywhere else.
+const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; \
+                      img-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
+
+/// Is the page wanted, and not the list of paths? A browser names HTML; curl takes anything.
+pub(super) fn wants_page(request: &Request) -> bool {
+    request.fields.members("accept").any(|kind| kind.starts_with(b"text/html"))
+}
+
+/// The style.
+pub(super) fn style() -> Response {
+    text_as("text/css; charset=utf-8", STYLE.to_string())
+}
+
+/// The script.
+pub(super) fn script() -> Response {
+    text_as("text/javascript; charset=utf-8", SCRIPT.to_string())
+}
+
+/// The form that asks for the token. `what` says what was wrong, if anything was.
+pub(super) fn login(status: StatusCode, what: &str) -> Response {
+    let mut response = html(filled(LOGIN, &[("what", escaped(what))]));
+    response.status = status;
+    response
+}
+
+/// The page. `token` is what it sends with changes; `has_login` says whether there is somebody to log out.
+pub(super) fn page(
+    proxy: &Proxy,
+    (about, live): (&About, &Live),
+    token: &str,
+    has_login: bool,
+) -> Response {
+    let stats = proxy.stats().snapshot();
+    let usage = proxy.cache().memory_usage();
+    let origin = live.origin_text();
+    let state = if origin.is_empty() { "answers, as far as is known".to_string() } else { origin };
+    let logout = "<button type=button id=logout>Log out</button>";
+    html(filled(
+        PAGE,
+        &[
+            ("token", escaped(token)),
+            ("address", escaped(&about.address)),
+            ("origin", escaped(&about.origin)),
+            ("origin_state", escaped(&state)),
+            ("version", env!("CARGO_PKG_VERSION").to_string()),
+            ("store", escaped(if about.store.is_empty() { "memory" } else { &about.store })),
+            ("logout", if has_login { logout.to_string() } else { String::new() }),
+            ("figures", figures(live)),
+            ("latencies", latencies(&stats)),
+            ("details", details(&stats)),
+            ("responses", usage.responses.to_string()),
+            ("bytes", bytes_text(usage.bytes)),
+        ],
+    ))
+}
+
+fn html(text: String) -> Response {
+    let mut response = text_as("text/html; charset=utf-8", text);
+    let name = HeaderName::from_static("content-security-policy");
+    response.fields.append(name, HeaderValue::from_static(POLICY));
+    response
+}
+
+/// The template with `{{name}}` replaced; values are not looked into.
+fn filled(template: &str, values: &[(&str, String)]) -> String {
+    let mut pieces = template.split("{{");
+    let mut text = pieces.next().unwrap_or_default().to_string();
+    for piece in pieces {
+        let (name, rest) = piece.split_once("}}").expect("a template closes what it opens");
+        let value = values.iter().find(|(other, _)| *other == name);
+        text += &value.expect("a template names what there is").1;
+        text += rest;
+    }
+    text
+}
+
+/// A text as HTML has it, in content and in attributes with quotes.
+fn escaped(text: &str) -> String {
+    let text = visible(text).replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    text.replace('"', "&quot;").replace('\'', "&#39;")
+}
+
+/// The names of the figures, and what they say of a range.
+const FIGURES: [(&str, &str, fn(&Figures) -> String); 4] = [
+    ("requests", "Requests", |figures| count_text(figures.requests)),
+    ("ratio", "Hit ratio", |figures| percent(figures.hits, figures.requests)),
+    ("bytes", "Bytes sent", |figures| bytes_text(figures.bytes)),
+    ("saved", "Origin requests saved", |figures| {
+        count_text(figures.requests.saturating_sub(figures.origin_requests))
+    }),
+];
+
+/// One row for each figure, one cell for each range.
+fn figures(live: &Live) -> String {
+    let mut text = String::new();
+    let of_spans = PlotSpan::ALL.map(|span| (span, live.figures(span)));
+    for (name, title, say) in FIGURES {
+        let _ = write!(text, "<tr><th scope=row>{title}</th>");
+        for (span, figures) in &of_spans {
+            let (span, value) = (span.name(), say(figures));
+            let _ = write!(
+                text,
+                "<td data-figure={name} data-span={span}><b>{value}</b><svg viewBox=\"0 0 120 30\" \
+                 preserveAspectRatio=none role=img aria-label=\"{title}: no plot yet\"></svg></td>"
+            );
+        }
+        text += "</tr>\n";
+    }
+    text
+}
+
+/// How long hits and misses took.
+fn latencies(stats: &Snapshot) -> String {
+    let row = |name: &str, tally: &Tally| {
+        let within = |share| tally.quantile_us(share).map_or("–".to_string(), time_text);
+        format!(
+            "<tr><th scope=row>{name}</th><td>{}</td><td>{}</td><td>{}</td></tr>\n",
+            count_text(tally.total()),
+            within(0.5),
+            within(0.99)
+        )
+    };
+    row("Hits", &stats.hits) + &row("Misses", &stats.misses)
+}
+
+/// Every word behind `detail=`, its number, its meaning and what changes it; those without a number are hidden.
+fn details(stats: &Snapshot) -> String {
+    let (_, table) = CACHING.split_once("### The words behind `detail=`").unwrap_or_default();
+    let rows = table.lines().take_while(|line| !line.starts_with("## "));
+    let mut text = String::new();
+    for row in rows.filter(|row| row.starts_with("| `")) {
+        let mut cells = row.trim_matches('|').split('|').map(str::trim);
+        let word = cells.next().unwrap_or_default().trim_matches('`');
+        let count =
+            stats.details.iter().find(|(name, _)| *name == word).map_or(0, |(_, count)| *count);
+        let hidden = if count == 0 { " hidden" } else { "" };
+        let _ = write!(
+            text,
+            "<tr data-detail=\"{0}\"{hidden}><th scope=row><code>{0}</code></th><td>{count}</td>",
+            escaped(word)
+        );
+        for cell in cells {
+            let _ = write!(text, "<td>{}</td>", with_code(cell));
+        }
+        text += "</tr>\n";
+    }
+    text
+}
+
+/// A line of Markdown as HTML: what stands between backticks is code.
+fn with_code(line: &str) -> String {
+    let pieces = line.split('`').enumerate();
+    pieces
+        .map(|(index, piece)| match index % 2 {
+            1 => format!("<code>{}</code>", escaped(piece)),
+            _ => escaped(piece),
+        })
+        .collect()
+}
+
+fn percent(part: u64, whole: u64) -> String {
+    (part * 100).checked_div(whole).map_or("–".to_string(), |percent| format!("{percent} %"))
+}
+
+/// A number with a space between each three digits.
+fn count_text(count: u64) -> String {
+    let digits = count.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push('\u{202f}');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+fn bytes_text(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let (mut value, mut unit) = (bytes as f64, 0);
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        (value, unit) = (value / 1024.0, unit + 1);
+    }
+    let digits = usize::from(unit > 0 && value < 100.0);
+    format!("{value:.digits$} {}", UNITS[unit])
+}
+
+fn time_text(micros: u64) -> String {
+    match micros {
+        0..1000 => format!("{micros} µs"),
+        1000..1_000_000 => format!("{} ms", micros as f64 / 1e3),
+        _ => format!("{} s", micros as f64 / 1e6),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_put_in_stays_text() {
+        let hostile = "<script>\"'&\u{202e}";
+        assert_eq!(escaped(hostile), "&lt;script&gt;&quot;&#39;&amp;⟨U+202E⟩");
+        assert_eq!(filled("a{{x}}b", &[("x", "{{y}}".to_string())]), "a{{y}}b");
+        assert_eq!(with_code("a `<b>` c"), "a <code>&lt;b&gt;</code> c");
+    }
+
+    #[test]
+    fn the_page_is_small_and_names_nothing_outside() {
+        let all = [PAGE, LOGIN, STYLE, SCRIPT];
+        assert!(all.iter().map(|text| text.len()).sum::<usize>() < 30 * 1024);
+        for text in all {
+            let text = text.replace("http://www.w3.org/2000/svg", "");
+            for outside in
+                ["http:", "https:", "//", "onclick", "style=", "url(", "@import", "innerHTML"]
+            {
+                let found = text.lines().find(|line| line.contains(outside));
+                let is_comment = |line: &str| line.trim_start().starts_with("// ");
+                assert!(found.is_none_or(is_comment), "{outside}: {found:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn figures_are_short() {
+        assert_eq!((percent(1, 3), percent(0, 0)), ("33 %".to_string(), "–".to_string()));
+        assert_eq!(count_text(1_234_567), "1\u{202f}234\u{202f}567");
+        assert_eq!((bytes_text(5), bytes_text(1536)), ("5 B".to_string(), "1.5 KiB".to_string()));
+        assert_eq!((time_text(50), time_text(2_500)), ("50 µs".to_string(), "2.5 ms".to_string()));
+    }
+}

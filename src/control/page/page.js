@@ -1,0 +1,244 @@
+'use strict';
+// Everything that comes from outside is put in as text, by textContent: nothing here makes HTML of it.
+const $ = (selector) => document.querySelector(selector);
+const token = $('meta[name=page-token]').content;
+const SPANS = { minute: 'in the last minute', hour: 'in the last hour', start: 'since the start' };
+const POINTS = 60, REQUESTS = 50, TEXT_MAX = 4096;
+let plots = null;
+let showing = null;
+const table = { search: '', sort: 'url', page: 0 };
+
+// Characters that would change how others are shown are seen as what they are.
+const visible = (text) => String(text).slice(0, TEXT_MAX).replace(
+  /[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g,
+  (c) => `\u27e8U+${c.charCodeAt(0).toString(16).toUpperCase().padStart(4, '0')}\u27e9`);
+const count = (n) => n.toLocaleString('en').replaceAll(',', '\u202f');
+const percent = (part, whole) => whole ? `${Math.floor(part * 100 / whole)} %` : '–';
+function bytes(n) {
+  let unit = 0;
+  for (; n >= 1024 && unit < 4; unit += 1) n /= 1024;
+  return `${n.toFixed(unit && n < 100 ? 1 : 0)} ${['B', 'KiB', 'MiB', 'GiB', 'TiB'][unit]}`;
+}
+function time(micros) {
+  if (micros === null) return '–';
+  if (micros < 1e3) return `${micros} µs`;
+  return micros < 1e6 ? `${+(micros / 1e3).toPrecision(3)} ms` : `${+(micros / 1e6).toPrecision(3)} s`;
+}
+function span(seconds) {
+  const far = Math.abs(seconds);
+  const [unit, size] = far < 120 ? ['s', 1] : far < 7200 ? ['min', 60] : far < 172800 ? ['h', 3600] : ['d', 86400];
+  return `${Math.floor(far / size)} ${unit}`;
+}
+function element(name, text, className) {
+  const made = document.createElement(name);
+  if (text !== undefined) made.textContent = visible(text);
+  if (className) made.className = className;
+  return made;
+}
+function button(text, act, className) {
+  const made = element('button', text, className);
+  made.type = 'button';
+  made.addEventListener('click', act);
+  return made;
+}
+
+async function ask(path, query, method) {
+  const text = query ? `${path}?${new URLSearchParams(query)}` : path;
+  const answer = await fetch(text, { method: method || 'GET', headers: { 'X-Page-Token': token } });
+  if (!answer.ok) throw new Error((await answer.text()).trim());
+  return answer;
+}
+async function attempt(where, work) {
+  try {
+    where.textContent = visible(await work() || '');
+  } catch (error) {
+    where.textContent = visible(error.message);
+  }
+}
+
+// The plots: values are [requests, hits, bytes, bytes from the cache, origin requests].
+const FIGURES = {
+  requests: { of: (v) => v[0], say: count },
+  ratio: { of: (v) => v[0] ? v[1] / v[0] : 0, top: 1, sum: (v) => percent(v[1], v[0]) },
+  bytes: { of: (v) => v[2], say: bytes },
+  saved: { of: (v) => Math.max(0, v[0] - v[4]), say: count },
+};
+function draw(cell) {
+  const figure = FIGURES[cell.dataset.figure], { step, values } = plots[cell.dataset.span];
+  const sum = values.reduce((all, value) => all.map((n, at) => n + value[at]), [0, 0, 0, 0, 0]);
+  const said = figure.sum ? figure.sum(sum) : figure.say(figure.of(sum));
+  cell.querySelector('b').textContent = said;
+  const heights = values.map(figure.of), most = Math.max(...heights), top = figure.top || most || 1;
+  const across = 120 / Math.max(1, heights.length - 1);
+  const points = heights.map((h, at) => `${(at * across).toFixed(1)},${(29 - 28 * h / top).toFixed(1)}`);
+  const shape = (name, text) => {
+    const made = document.createElementNS('http://www.w3.org/2000/svg', 'polyline');
+    made.setAttribute('points', text);
+    made.setAttribute('class', name);
+    return made;
+  };
+  const svg = cell.querySelector('svg');
+  svg.replaceChildren(shape('area', `0,30 ${points.join(' ')} 120,30`), shape('line', points.join(' ')));
+  const title = cell.parentElement.querySelector('th').textContent;
+  const peak = figure.sum ? '' : `, at most ${figure.say(most)} in ${span(step)}`;
+  svg.setAttribute('aria-label', `${title} ${SPANS[cell.dataset.span]}: ${said}${peak}`);
+}
+const drawAll = () => document.querySelectorAll('[data-figure]').forEach(draw);
+async function loadPlots() {
+  plots = await (await ask('history')).json();
+  drawAll();
+}
+
+function takeEvent(event) {
+  $('#stream').textContent = 'Live: figures move once a second.';
+  if (plots) {
+    // The last value of a plot is that of the step which has not ended.
+    for (const [name, plot] of Object.entries(plots)) {
+      const now = plot.values.at(-1);
+      if (name === 'minute') {
+        plot.values.splice(-1, 0, event.second);
+        while (plot.values.length > POINTS + 1) plot.values.shift();
+      } else {
+        event.second.forEach((n, at) => { now[at] += n; });
+      }
+    }
+    drawAll();
+  }
+  const origin = $('#origin');
+  origin.textContent = visible(event.origin || 'answers, as far as is known');
+  origin.classList.toggle('bad', event.origin !== '');
+  $('#responses').textContent = count(event.responses);
+  $('#bytes').textContent = bytes(event.bytes);
+  event.latency.forEach(([total, half, most], at) => {
+    const cells = $('#latency tbody').rows[at].cells;
+    [count(total), time(half), time(most)].forEach((text, cell) => { cells[cell + 1].textContent = text; });
+  });
+  for (const row of document.querySelectorAll('[data-detail]')) {
+    const times = event.details[row.dataset.detail];
+    if (times === undefined) continue;
+    row.cells[1].textContent = count(times);
+    row.hidden = false;
+  }
+  event.requests.forEach(addRequest);
+}
+function addRequest([method, target, status, size, outcome, taken]) {
+  const row = element('tr'), body = $('#requests tbody');
+  row.append(element('td', outcome, outcome === 'hit' ? 'hit' : 'miss'), element('td', status),
+    element('td', `${method} ${target}`), element('td', bytes(size), 'number'), element('td', time(taken), 'number'));
+  body.prepend(row);
+  while (body.rows.length > REQUESTS) body.lastElementChild.remove();
+  $('#requests').hidden = false;
+  $('#requests-note').hidden = true;
+}
+
+// What is stored.
+const COLUMNS = [['url', 'URL'], ['status', 'Status'], ['bytes', 'Size'], ['hits', 'Hits'], ['age', 'Age'],
+  ['fresh_for', 'Time left']];
+function sortBy(name) {
+  table.sort = table.sort === name ? `-${name}` : name;
+  table.page = 0;
+  attempt($('#said'), loadTable);
+}
+async function loadTable() {
+  const found = await (await ask('table', table)).json();
+  table.page = found.page;
+  $('#stored thead tr').replaceChildren(...COLUMNS.map(([name, title]) => {
+    const head = element('th', undefined, name === 'url' ? '' : 'number');
+    const way = table.sort.replace('-', '') !== name ? '' : table.sort === name ? ' \u2191' : ' \u2193';
+    if (way) head.setAttribute('aria-sort', table.sort === name ? 'ascending' : 'descending');
+    head.scope = 'col';
+    head.append(button(title + way, () => sortBy(name), 'plain'));
+    return head;
+  }));
+  $('#stored tbody').replaceChildren(...found.rows.map((row) => {
+    const made = element('tr'), url = element('td');
+    url.append(button(row.url, () => show(row), 'plain'));
+    const left = row.fresh_for === null ? 'until cleared' : row.fresh_for > 0 ? span(row.fresh_for)
+      : `stale for ${span(row.fresh_for)}`;
+    made.append(url, ...[row.status, bytes(row.bytes), count(row.hits), span(row.age), left]
+      .map((text) => element('td', text, 'number')));
+    return made;
+  }));
+  $('#stored').hidden = false;
+  $('#pages').hidden = found.pages < 2;
+  $('#pages span').textContent = `page ${found.page + 1} of ${found.pages}`;
+  return `${count(found.matched)} stored${table.search ? ' match' : ''}${found.all_seen ? '' : ', of the first 20 000'}`;
+}
+async function show(row) {
+  showing = row;
+  $('#shown-title').textContent = visible(row.url);
+  for (const part of ['#head', '#content', '#shown-said']) $(part).textContent = '';
+  $('#picture').hidden = true;
+  if (!$('#shown').open) $('#shown').showModal();
+  await attempt($('#shown-said'), async () => {
+    const all = await (await ask('show', { url: row.url })).json();
+    const { status, fields } = all[row.variant] || all[0];
+    $('#head').textContent = [status, ...fields.map(([name, value]) => `${name}: ${visible(value)}`)].join('\n');
+    const query = { url: row.url, variant: row.variant };
+    const answer = await ask('content', query);
+    const type = answer.headers.get('Content-Type');
+    if (type.startsWith('text/plain')) {
+      $('#content').textContent = await answer.text();
+    } else {
+      const picture = element('img');
+      picture.alt = `Picture, ${bytes(row.bytes)}, ${type}`;
+      picture.src = `content?${new URLSearchParams(query)}`;
+      $('#picture').replaceChildren(picture);
+      $('#picture').hidden = false;
+    }
+    $('#content').hidden = !type.startsWith('text/plain');
+  });
+}
+async function purge(what, value) {
+  const { purged } = await (await ask('purge', { [what]: value }, 'POST')).json();
+  await loadTable();
+  return `${count(purged)} purged`;
+}
+
+$('#search').addEventListener('submit', (event) => {
+  event.preventDefault();
+  table.search = event.target.elements.search.value;
+  table.page = 0;
+  attempt($('#said'), loadTable);
+});
+$('#purge').addEventListener('submit', (event) => {
+  event.preventDefault();
+  const { what, value } = event.target.elements;
+  const isWide = what.value === 'stale' || what.value === 'all';
+  if (what.value === 'all' && !confirm('Purge everything that is stored?')) return;
+  attempt($('#said'), () => {
+    if (!isWide && !value.value) throw new Error('A value is missing: what is to be purged?');
+    return purge(what.value, isWide ? '1' : value.value);
+  });
+});
+$('#reload').addEventListener('click', () => attempt($('#said'), loadTable));
+$('#pages').addEventListener('click', (event) => {
+  const step = Number(event.target.dataset.step || 0);
+  table.page = Math.max(0, table.page + step);
+  if (step) attempt($('#said'), loadTable);
+});
+$('#close').addEventListener('click', () => $('#shown').close());
+$('#purge-one').addEventListener('click', () => attempt($('#shown-said'), () => purge('url', showing.url)));
+$('#refresh').addEventListener('click', () => attempt($('#shown-said'), async () => {
+  const query = { url: showing.url, variant: showing.variant };
+  const { status, cache_status } = await (await ask('refresh', query, 'POST')).json();
+  await show(showing);
+  await loadTable();
+  return `${status}: ${cache_status}`;
+}));
+if ($('#logout')) {
+  $('#logout').addEventListener('click', () => ask('logout', null, 'POST').finally(() => location.reload()));
+}
+
+$('#requests-note').textContent = 'None yet.';
+attempt($('#said'), loadTable);
+const stream = new EventSource('events');
+stream.addEventListener('open', () => loadPlots().catch(() => {}));
+stream.addEventListener('message', (event) => takeEvent(JSON.parse(event.data)));
+stream.addEventListener('error', () => {
+  $('#stream').textContent = stream.readyState === EventSource.CLOSED
+    ? 'The figures stand still: too many pages are open, or the session has ended.'
+    : 'The figures stand still: no connection to the proxy; trying again.';
+});
+// The plots of the hour and of the whole time get a new value now and then.
+setInterval(() => loadPlots().catch(() => {}), 60000);
