@@ -6,6 +6,7 @@
 //! and a page that takes none of them has what fits into its window and misses the rest.
 
 use std::collections::VecDeque;
+use std::fmt::Write as _;
 use std::io;
 use std::sync::Arc;
 use std::thread;
@@ -243,10 +244,10 @@ impl Live {
         let condition = self.driver.origin_condition();
         let mut text = condition.unreachable.unwrap_or_default();
         if condition.held_back > 0 {
-            text += &format!(" {} held back by Retry-After", condition.held_back);
+            let _ = write!(text, " {} held back by Retry-After", condition.held_back);
         }
         if condition.waiting > 0 {
-            text += &format!(" {} requests wait for their turn", condition.waiting);
+            let _ = write!(text, " {} requests wait for their turn", condition.waiting);
         }
         let text = text.trim();
         let most = (0..=ORIGIN_BYTES_MAX.min(text.len())).rev();

@@ -43,11 +43,12 @@ mod table;
 /// How many stored responses one page of a list has, at most.
 const PAGE_MAX: usize = 1000;
 
-/// Fields of every answer that is no error.
+/// Fields of every answer that is no error. Not `no-referrer`: under that a browser sends the form of the login
+/// with `Origin: null`.
 const GUARDS: [(&str, &str); 3] = [
     ("x-content-type-options", "nosniff"),
     ("cross-origin-resource-policy", "same-origin"),
-    ("referrer-policy", "no-referrer"),
+    ("referrer-policy", "same-origin"),
 ];
 
 const HELP: &str = "\

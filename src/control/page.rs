@@ -139,7 +139,8 @@ fn latencies(stats: &Snapshot) -> String {
     let row = |name: &str, tally: &Tally| {
         let within = |share| tally.quantile_us(share).map_or("–".to_string(), time_text);
         format!(
-            "<tr><th scope=row>{name}</th><td>{}</td><td>{}</td><td>{}</td></tr>\n",
+            "<tr><th scope=row>{name}</th><td class=number>{}</td><td class=number>{}</td>\
+             <td class=number>{}</td></tr>\n",
             count_text(tally.total()),
             within(0.5),
             within(0.99)
@@ -161,7 +162,7 @@ fn details(stats: &Snapshot) -> String {
         let hidden = if count == 0 { " hidden" } else { "" };
         let _ = write!(
             text,
-            "<tr data-detail=\"{0}\"{hidden}><th scope=row><code>{0}</code></th><td>{count}</td>",
+            "<tr data-detail=\"{0}\"{hidden}><th scope=row><code>{0}</code></th><td class=number>{count}</td>",
             escaped(word)
         );
         for cell in cells {

@@ -102,18 +102,17 @@ fn as_text(bytes: &[u8], length: u64) -> String {
         }
         Err(_) => None,
     };
-    let (mut text, shown) = match valid.filter(|text| !text.contains('\0')) {
-        Some(valid) => (visible(valid), valid.len()),
-        None => {
-            let shown = &bytes[..bytes.len().min(BINARY_BYTES_MAX)];
-            let mut text =
-                String::from("not text (coded, or of another kind); in hexadecimal digits:\n\n");
-            for line in shown.chunks(16) {
-                let digits: Vec<String> = line.iter().map(|byte| format!("{byte:02x}")).collect();
-                let _ = writeln!(text, "{}", digits.join(" "));
-            }
-            (text, shown.len())
+    let (mut text, shown) = if let Some(valid) = valid.filter(|text| !text.contains('\0')) {
+        (visible(valid), valid.len())
+    } else {
+        let shown = &bytes[..bytes.len().min(BINARY_BYTES_MAX)];
+        let about = "not text (coded, or of another kind); in hexadecimal digits:";
+        let mut text = format!("{about}\n\n");
+        for line in shown.chunks(16) {
+            let digits: Vec<String> = line.iter().map(|byte| format!("{byte:02x}")).collect();
+            let _ = writeln!(text, "{}", digits.join(" "));
         }
+        (text, shown.len())
     };
     if (shown as u64) < length {
         let _ = write!(text, "\n[{shown} of {length} bytes]\n");

@@ -98,9 +98,12 @@ fn looked_through(proxy: &Proxy, search: &str) -> (Vec<TableRow>, bool) {
                 key_bytes += key.len();
                 rows.push(TableRow::new(listed, variant, now));
             }
+            if key_bytes >= KEY_BYTES_MAX {
+                return (rows, false);
+            }
         }
         looked_at += listed.len();
-        if looked_at >= LOOKED_AT_MAX || key_bytes >= KEY_BYTES_MAX {
+        if looked_at >= LOOKED_AT_MAX {
             return (rows, false);
         }
     }

@@ -18,7 +18,7 @@ use super::support::origin::{Origin, Rule, Step, on};
 use super::support::proxy::{Proxy, command_of};
 
 /// Whether a client is to be run.
-fn is_there(client: &str) -> bool {
+pub fn is_there(client: &str) -> bool {
     let clients = std::env::var("CLIENTS").unwrap_or_default();
     let found = clients.split_whitespace().any(|name| name == client);
     if !found {

@@ -5,9 +5,16 @@ use std::net::SocketAddr;
 
 use serde_json::Value;
 
+use caching_proxy::control::{About, Control};
+use caching_proxy::message::body::Body;
+use caching_proxy::policy::key::CacheKey;
+use caching_proxy::store::memory::{Eviction, MemoryLimits};
+
 use super::support::TemporaryFolder;
+use super::support::engine::{bench_over, request};
 use super::support::origin::{Origin, Step, on};
 use super::support::proxy::Proxy;
+use super::support::stored::{memory, response};
 use super::support::wire::{Connection, Reply};
 
 const FRESH: &str = "Cache-Control: max-age=600";
@@ -219,9 +226,9 @@ fn a_browser_is_shown_a_page_whose_figures_need_no_script() {
         "data-figure=ratio data-span=minute><b>60 %</b>",
         "data-figure=bytes data-span=hour><b>25 B</b>",
         "data-figure=saved data-span=start><b>3</b>",
-        "<tr data-detail=\"no-cache\"><th scope=row><code>no-cache</code></th><td>1</td>",
+        "<tr data-detail=\"no-cache\"><th scope=row><code>no-cache</code></th><td class=number>1</td>",
         "<tr data-detail=\"private\" hidden>",
-        "<th scope=row>Hits</th><td>3</td>",
+        "<th scope=row>Hits</th><td class=number>3</td>",
     ] {
         assert!(body.contains(shown), "{shown}: {body}");
     }
@@ -254,7 +261,7 @@ fn next_event(stream: &mut Connection) -> (Value, usize) {
 #[test]
 fn pages_that_are_open_get_an_event_a_second_hold_no_thread_and_are_bounded() {
     let long = format!("/{}", "%3Cscript%3E".repeat(50));
-    let admin = Admin::before(&stored(&[("/a", "hello"), (&long, "long")]), &[]);
+    let mut admin = Admin::before(&stored(&[("/a", "hello"), (&long, "long")]), &[]);
     admin.proxy.get("/a");
     let open = || {
         let mut stream = Connection::open(admin.address);
@@ -298,6 +305,10 @@ fn pages_that_are_open_get_an_event_a_second_hold_no_thread_and_are_bounded() {
     let history: Value = serde_json::from_str(&admin.get("/history").body()).expect("JSON");
     assert_eq!(history["minute"]["step"], 1);
     assert!(history["start"]["values"][0][0].as_u64().is_some(), "{history}");
+    // A stream has no end of its own, and keeps no process: these are open still.
+    let (status, _, log) = admin.proxy.stop();
+    assert!(status.success(), "{log}");
+    drop(others);
 }
 
 #[test]
@@ -377,6 +388,52 @@ fn what_is_stored_is_searched_sorted_and_paged() {
     assert_eq!(urls(&table("search=/07")).len(), 1);
     assert_eq!(admin.get("/table?sort=colour").status, 400);
     assert_eq!(admin.get("/table?page=-1").status, 400);
+}
+
+/// One request does not look through a million of them.
+#[test]
+fn the_table_looks_through_so_many_stored_responses_and_says_so() {
+    let limits = MemoryLimits { bytes: 64 << 20, responses: None, content_bytes: 1 << 20 };
+    let bench = bench_over(memory(Eviction::Lru, limits), |_| {});
+    let put = |name: &str| {
+        let key = CacheKey::from(&*format!("http://o.test/{name}"));
+        bench.store.put(&key, response(None, b"x", 1000), &bench.store.note(&key));
+    };
+    let about = About {
+        address: "127.0.0.1:3000".to_string(),
+        origin: "http://o.test".to_string(),
+        store: String::new(),
+        cache: String::new(),
+        since: bench.proxy.now(),
+    };
+    let control = Control::new(bench.driver.clone(), about, None).with_page().expect("a thread");
+    let table = |query: &str| -> Value {
+        let response = control.answer(&request("GET", &format!("/table?{query}"), ""), &[]);
+        let Body::Whole(content) = response.body else { panic!("it is whole") };
+        serde_json::from_slice(&content).expect("JSON")
+    };
+    let counts = |query: &str| {
+        let table = table(query);
+        (table["matched"].as_u64(), table["all_seen"].as_bool())
+    };
+    for number in 0..19_000 {
+        put(&format!("{number:05}"));
+    }
+    assert_eq!(counts(""), (Some(19_000), Some(true)));
+    for number in 19_000..21_500 {
+        put(&format!("{number:05}"));
+    }
+    assert_eq!(counts(""), (Some(20_000), Some(false)));
+    assert_eq!(counts("search=/00007"), (Some(1), Some(false)));
+    // Their names may be long: then it is fewer.
+    for number in 0..1200 {
+        put(&format!("-{number}{}", "n".repeat(4000)));
+    }
+    let (matched, all_seen) = counts("");
+    assert!(
+        matched.is_some_and(|matched| matched < 2000) && all_seen == Some(false),
+        "{matched:?}"
+    );
 }
 
 #[test]

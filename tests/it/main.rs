@@ -16,6 +16,7 @@ mod bound_connections;
 mod by_hand;
 mod caching;
 mod certificates;
+mod chromium;
 mod clients;
 mod collapsed;
 mod command_line;

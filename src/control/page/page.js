@@ -59,7 +59,8 @@ async function attempt(where, work) {
 // The plots: values are [requests, hits, bytes, bytes from the cache, origin requests].
 const FIGURES = {
   requests: { of: (v) => v[0], say: count },
-  ratio: { of: (v) => v[0] ? v[1] / v[0] : 0, top: 1, sum: (v) => percent(v[1], v[0]) },
+  // Where nothing was asked for there is no ratio, and the plot goes on as it was.
+  ratio: { of: (v) => v[0] ? v[1] / v[0] : null, top: 1, sum: (v) => percent(v[1], v[0]) },
   bytes: { of: (v) => v[2], say: bytes },
   saved: { of: (v) => Math.max(0, v[0] - v[4]), say: count },
 };
@@ -68,7 +69,10 @@ function draw(cell) {
   const sum = values.reduce((all, value) => all.map((n, at) => n + value[at]), [0, 0, 0, 0, 0]);
   const said = figure.sum ? figure.sum(sum) : figure.say(figure.of(sum));
   cell.querySelector('b').textContent = said;
-  const heights = values.map(figure.of), most = Math.max(...heights), top = figure.top || most || 1;
+  let before = 0;
+  const heights = values.map((value) => { before = figure.of(value) ?? before; return before; });
+  if (heights.length === 1) heights.push(heights[0]);
+  const most = Math.max(...heights), top = figure.top || most || 1;
   const across = 120 / Math.max(1, heights.length - 1);
   const points = heights.map((h, at) => `${(at * across).toFixed(1)},${(29 - 28 * h / top).toFixed(1)}`);
   const shape = (name, text) => {
@@ -123,7 +127,7 @@ function takeEvent(event) {
 }
 function addRequest([method, target, status, size, outcome, taken]) {
   const row = element('tr'), body = $('#requests tbody');
-  row.append(element('td', outcome, outcome === 'hit' ? 'hit' : 'miss'), element('td', status),
+  row.append(element('td', outcome, outcome === 'hit' ? 'hit' : ''), element('td', status, status >= 500 ? 'error' : ''),
     element('td', `${method} ${target}`), element('td', bytes(size), 'number'), element('td', time(taken), 'number'));
   body.prepend(row);
   while (body.rows.length > REQUESTS) body.lastElementChild.remove();

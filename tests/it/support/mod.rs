@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 #![allow(missing_docs, reason = "names say it all here")]
 
+pub mod browser;
 pub mod engine;
 pub mod exchanges;
 pub mod origin;
