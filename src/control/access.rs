@@ -7,7 +7,6 @@
 //! this: its permissions say who may connect.
 
 use std::collections::HashMap;
-use std::io::Read as _;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -38,6 +37,9 @@ const ATTEMPTS_SPAN: Duration = Duration::from_secs(60);
 const ADDRESSES_MAX: usize = 1024;
 /// The longest content of a login, in bytes.
 const LOGIN_BYTES_MAX: u64 = 4096;
+
+/// How long the content of a login may take, and one piece of it more.
+const READING_MAX: Duration = Duration::from_secs(5);
 
 /// Why a request is refused.
 pub(super) type Refusal = (StatusCode, &'static str);
@@ -198,7 +200,7 @@ impl Access {
         let Some(_reading) = self.reading.try_lock() else {
             return Err((StatusCode::SERVICE_UNAVAILABLE, "somebody else logs in; try again"));
         };
-        let given = login_token(content)?;
+        let given = login_token(content, Instant::now() + READING_MAX)?;
         if !is_same(given.trim().as_bytes(), expected.as_bytes()) {
             self.note_wrong(client.ip());
             log::warn!("control: a login from {} with a wrong token", client.ip());
@@ -243,20 +245,29 @@ impl Access {
     }
 }
 
-/// The token in the content of a login form.
-fn login_token(content: RequestContent<'_>) -> Result<String, Refusal> {
+/// The token in the content of a login form, which is to come by `deadline`.
+fn login_token(content: RequestContent<'_>, deadline: Instant) -> Result<String, Refusal> {
     const EXPECTED: Refusal = (StatusCode::BAD_REQUEST, "login: expected token=TOKEN as content");
-    let reader = match content {
-        RequestContent::Length(length, reader) if length <= LOGIN_BYTES_MAX => reader,
+    let (length, reader) = match content {
+        RequestContent::Length(length, reader) if length <= LOGIN_BYTES_MAX => (length, reader),
         RequestContent::None => return Err(EXPECTED),
         RequestContent::Length(..) | RequestContent::Chunked(_) => {
             let text = "login: expected a Content-Length of at most 4096";
             return Err((StatusCode::PAYLOAD_TOO_LARGE, text));
         }
     };
-    let mut text = String::new();
-    // Cut at the bound whatever the framing says; a client that stops is ended by the front's own timeouts.
-    reader.take(LOGIN_BYTES_MAX).read_to_string(&mut text).map_err(|_| EXPECTED)?;
+    let (mut bytes, mut filled) = (vec![0; length as usize], 0);
+    while filled < bytes.len() {
+        // A client that stops is ended by the front; one that sends a byte now and then would keep others out.
+        if Instant::now() > deadline {
+            return Err((StatusCode::REQUEST_TIMEOUT, "login: the content came too slowly"));
+        }
+        match reader.read(&mut bytes[filled..]) {
+            Ok(count) if count > 0 => filled += count,
+            _ => return Err(EXPECTED),
+        }
+    }
+    let text = String::from_utf8(bytes).map_err(|_| EXPECTED)?;
     Query::read(&text).get("token").map(str::to_string).ok_or(EXPECTED)
 }
 
@@ -328,6 +339,18 @@ mod tests {
         assert_eq!(access.sessions.lock().len(), SESSIONS_MAX);
         assert_eq!(session(&cookies[0]), None);
         assert!(cookies[1..].iter().all(|cookie| session(cookie).as_deref() == Some("h:3001")));
+    }
+
+    #[test]
+    fn a_login_has_so_much_time_and_no_more() {
+        let read = |deadline| {
+            let mut content = "token=abc".as_bytes();
+            login_token(RequestContent::Length(9, &mut content), deadline)
+        };
+        let now = Instant::now();
+        assert_eq!(read(now + READING_MAX).as_deref(), Ok("abc"));
+        let late = read(now.checked_sub(READING_MAX).expect("seconds ago"));
+        assert_eq!(late.map_err(|(status, _)| status), Err(StatusCode::REQUEST_TIMEOUT));
     }
 
     #[test]

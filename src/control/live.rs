@@ -31,9 +31,9 @@ const EVENT_BYTES_MAX: usize = 1024;
 /// Requests that an event names, at most.
 const REQUESTS_MAX: usize = 6;
 /// Words behind `detail=` that an event counts, at most; the others follow in the next events.
-const DETAILS_MAX: usize = 8;
+const DETAILS_MAX: usize = 6;
 /// The longest text about the origin server in an event, in bytes.
-const ORIGIN_BYTES_MAX: usize = 120;
+const ORIGIN_BYTES_MAX: usize = 100;
 /// Values in the plot of a minute, and of an hour.
 const POINTS: usize = 60;
 
@@ -189,54 +189,25 @@ impl Live {
         if state.pages.is_empty() {
             return;
         }
-        let event = self.event(&mut state.next_detail, between(before, now), now, &requests);
-        // A page that has no space has not taken what there is; one without a reader is closed.
-        state.pages.retain_mut(|page| !page.has_space() || page.push(event.as_bytes()));
-        state.pages.retain(|page| page.readers() > 0);
+        let facts = self.facts(&mut state.next_detail, between(before, now), now);
+        tell(&mut state.pages, &event(&facts, &requests));
     }
 
-    /// One event: at most [`EVENT_BYTES_MAX`], whatever there is to say.
-    fn event(
-        &self,
-        next_detail: &mut usize,
-        second: Sample,
-        total: Sample,
-        requests: &[RecentRequest],
-    ) -> String {
+    /// What an event says beside the newest requests.
+    fn facts(&self, next_detail: &mut usize, second: Sample, total: Sample) -> EventFacts {
         let stats = self.driver.proxy().stats().snapshot();
         let usage = self.driver.proxy().cache().memory_usage();
-        let origin = self.origin_text();
         let details = stats.details.iter().cycle().skip(*next_detail % stats.details.len().max(1));
-        let details: Map<String, Value> = details
-            .take(DETAILS_MAX.min(stats.details.len()))
-            .map(|(word, count)| ((*word).to_string(), json!(count)))
-            .collect();
         *next_detail = next_detail.wrapping_add(DETAILS_MAX);
-        let mut event = json!({
-            "second": second,
-            "total": total,
-            "responses": usage.responses,
-            "bytes": usage.bytes,
-            "connections": stats.get(Counter::Connections),
-            "latency": [latency(&stats.hits), latency(&stats.misses)],
-            "origin": origin,
-            "details": details,
-            "requests": [],
-        });
-        let mut text = as_event(&event);
-        for request in requests {
-            let RecentRequest { method, target, status, bytes, outcome, taken } = request;
-            let taken = taken.map(|taken| taken.as_micros() as u64);
-            if let Some(list) = event["requests"].as_array_mut() {
-                list.push(json!([method, target, status, bytes, outcome, taken]));
-            }
-            let longer = as_event(&event);
-            if longer.len() > EVENT_BYTES_MAX {
-                break;
-            }
-            text = longer;
+        EventFacts {
+            second,
+            total,
+            responses: usage.responses,
+            bytes: usage.bytes,
+            latency: [latency(&stats.hits), latency(&stats.misses)],
+            origin: self.origin_text(),
+            details: details.take(DETAILS_MAX.min(stats.details.len())).copied().collect(),
         }
-        text
     }
 
     /// The state of the origin server, in a few words; empty if it can be reached.
@@ -249,10 +220,7 @@ impl Live {
         if condition.waiting > 0 {
             let _ = write!(text, " {} requests wait for their turn", condition.waiting);
         }
-        let text = text.trim();
-        let most = (0..=ORIGIN_BYTES_MAX.min(text.len())).rev();
-        let end = most.into_iter().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
-        text[..end].to_string()
+        short(text.trim())
     }
 
     /// The figures of a range.
@@ -296,18 +264,125 @@ impl Live {
     }
 }
 
+/// A text of at most [`ORIGIN_BYTES_MAX`], without controls, which JSON would make six times as long.
+fn short(text: &str) -> String {
+    let mut short = String::new();
+    for c in text.chars().map(|c| if c.is_control() { ' ' } else { c }) {
+        if short.len() + c.len_utf8() > ORIGIN_BYTES_MAX {
+            break;
+        }
+        short.push(c);
+    }
+    short
+}
+
+/// What an event says beside the newest requests.
+struct EventFacts {
+    second: Sample,
+    total: Sample,
+    /// Responses in memory, and the bytes that they take.
+    responses: u64,
+    bytes: u64,
+    /// Of hits and misses, each as [`latency`] has it.
+    latency: [[Option<u64>; 3]; 2],
+    origin: String,
+    details: Vec<(&'static str, u64)>,
+}
+
+/// One event: at most [`EVENT_BYTES_MAX`], whatever there is to say.
+fn event(facts: &EventFacts, requests: &[RecentRequest]) -> String {
+    let details = facts.details.iter().map(|(word, count)| ((*word).to_string(), json!(count)));
+    let mut event = json!({
+        "second": facts.second,
+        "total": facts.total,
+        "responses": facts.responses,
+        "bytes": facts.bytes,
+        "latency": facts.latency,
+        "origin": facts.origin,
+        "details": details.collect::<Map<_, _>>(),
+        "requests": [],
+    });
+    let mut text = as_event(&event);
+    for request in requests {
+        let RecentRequest { method, target, status, bytes, outcome, taken } = request;
+        let taken = taken.map(|taken| taken.as_micros() as u64);
+        if let Some(list) = event["requests"].as_array_mut() {
+            list.push(json!([method, target, status, bytes, outcome, taken]));
+        }
+        let longer = as_event(&event);
+        // Those that do not fit are not missed: of many requests a few are named.
+        if longer.len() > EVENT_BYTES_MAX {
+            break;
+        }
+        text = longer;
+    }
+    text
+}
+
+/// Tells all pages, and forgets those that are closed.
+fn tell(pages: &mut Vec<Writer>, event: &str) {
+    // One that has no space has not taken what there is, and misses this event.
+    pages.retain_mut(|page| {
+        page.readers() > 0 && (!page.has_space() || page.push(event.as_bytes()))
+    });
+}
+
 fn as_event(value: &Value) -> String {
     format!("data: {value}\n\n")
 }
 
 /// How many answers, and within how many microseconds half of them and 99 % came; null if that is not known.
-fn latency(tally: &Tally) -> Value {
-    json!([tally.total(), tally.quantile_us(0.5), tally.quantile_us(0.99)])
+fn latency(tally: &Tally) -> [Option<u64>; 3] {
+    [Some(tally.total()), tally.quantile_us(0.5), tally.quantile_us(0.99)]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::message::body::{Growing, Grown};
+
+    #[test]
+    fn an_event_is_never_longer_than_it_may_be() {
+        let most = [u64::MAX; PLOTTED.len()];
+        let facts = EventFacts {
+            second: most,
+            total: most,
+            responses: u64::MAX,
+            bytes: u64::MAX,
+            latency: [[Some(u64::MAX); 3]; 2],
+            origin: short(&"\"\u{7}".repeat(1000)),
+            details: vec![("stale-while-revalidate", u64::MAX); DETAILS_MAX]
+                .into_iter()
+                .enumerate()
+                // Six words of that length.
+                .map(|(index, (word, count))| (&word[..word.len() - index], count))
+                .collect(),
+        };
+        let target = "\"".repeat(1000);
+        let request =
+            RecentRequest::new((&target, &target), (599, u64::MAX), "stale-if-error", None);
+        let text = event(&facts, &vec![request.clone(); REQUESTS_MAX]);
+        assert!(text.len() <= EVENT_BYTES_MAX, "{} bytes: {text}", text.len());
+        let facts = EventFacts { details: Vec::new(), origin: String::new(), ..facts };
+        let text = event(&facts, &vec![request; 100]);
+        assert!(text.len() <= EVENT_BYTES_MAX && text.contains("599"), "{text}");
+    }
+
+    #[test]
+    fn a_page_that_takes_nothing_keeps_a_window_and_one_that_is_closed_nothing() {
+        let event = "x".repeat(EVENT_BYTES_MAX);
+        let (stuck, mut reader) = Writer::passing(None);
+        let (closed, gone) = Writer::passing(None);
+        let mut pages = vec![stuck, closed];
+        drop(gone);
+        for _ in 0..100 {
+            tell(&mut pages, &event);
+        }
+        assert_eq!(pages.len(), 1);
+        let mut buffer = vec![0; 100 * EVENT_BYTES_MAX];
+        let Ok(Grown::Bytes(kept)) = reader.peek(&mut buffer) else { panic!("there are bytes") };
+        assert!((8 * 1024..=17 * 1024).contains(&kept), "{kept} bytes");
+    }
 
     fn of(requests: u64) -> Sample {
         [requests, 0, 0, 0, 0]

@@ -202,6 +202,27 @@ fn wrong_tokens_are_counted() {
     assert_eq!(admin.ask("GET", "/stats", &bearer, "").status, 200);
 }
 
+/// Content that does not come keeps one worker, and no other client but those that log in.
+#[test]
+fn a_login_that_is_slow_delays_nobody_else() {
+    let folder = TemporaryFolder::new();
+    let admin = Admin::with_token(&stored(&[]), &folder);
+    let content = format!("token={TOKEN}");
+    let mut slow = Connection::open(admin.address);
+    // It is asked for its content once a worker reads it.
+    slow.send(format!(
+        "POST /login HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: {}\r\n\r\n",
+        content.len()
+    ));
+    assert_eq!(slow.head().expect("a head").word(1), "100");
+    assert_eq!(admin.ask("POST", "/login", "", &content).status, 503);
+    let bearer = format!("Authorization: Bearer {TOKEN}\r\n");
+    assert_eq!(admin.ask("GET", "/stats", &bearer, "").status, 200);
+    slow.send(&content);
+    assert_eq!(slow.reply().status, 303);
+    assert_eq!(admin.ask("POST", "/login", "", &content).status, 303);
+}
+
 #[test]
 fn a_browser_is_shown_a_page_whose_figures_need_no_script() {
     let admin = Admin::before(&stored(&[("/a", "hello")]), &[]);
