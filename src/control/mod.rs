@@ -43,7 +43,7 @@ mod table;
 /// How many stored responses one page of a list has, at most.
 const PAGE_MAX: usize = 1000;
 
-/// Fields of every answer that is no error. Not `no-referrer`: under that a browser sends the form of the login
+/// Fields of every answer over TCP. Not `no-referrer`: under that a browser sends the form of the login
 /// with `Origin: null`.
 const GUARDS: [(&str, &str); 3] = [
     ("x-content-type-options", "nosniff"),
@@ -157,6 +157,15 @@ impl Control {
 
     /// Answers a request over TCP, from whom it may be. May wait: of a login, for its content.
     pub fn answer_client(&self, request: &Request, content: RequestContent<'_>) -> Response {
+        let mut response = self.answer_unguarded(request, content);
+        // A browser that guesses a type, or embeds an answer in another site's page, would be a way around.
+        for (name, value) in GUARDS {
+            response.fields.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        response
+    }
+
+    fn answer_unguarded(&self, request: &Request, content: RequestContent<'_>) -> Response {
         let prefers_json = request.prefers_json();
         let Some(client) = request.client else { return self.answer(request, &[]) };
         let (path, query) = split(request.target.as_str());
@@ -427,10 +436,6 @@ fn text_as(content_type: &'static str, text: String) -> Response {
     let mut fields = Fields::new();
     fields.append(http::header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     fields.append(http::header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    // A browser that guesses a type, or embeds an answer in another site's page, would be a way around.
-    for (name, value) in GUARDS {
-        fields.append(HeaderName::from_static(name), HeaderValue::from_static(value));
-    }
     Response::new(StatusCode::OK, fields, Body::Whole(text.into()))
 }
 

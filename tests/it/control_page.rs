@@ -239,7 +239,9 @@ fn a_browser_is_shown_a_page_whose_figures_need_no_script() {
         assert!(policy.contains(rule), "{policy}");
     }
     assert!(!policy.contains("unsafe"), "{policy}");
-    assert_eq!(page.head.field("x-content-type-options"), "nosniff");
+    for reply in [&page, &admin.get("/stats"), &admin.get("/none"), &admin.get("/page.js")] {
+        assert_eq!(reply.head.field("x-content-type-options"), "nosniff");
+    }
     assert_eq!(page.head.field("cross-origin-resource-policy"), "same-origin");
     let body = page.body();
     for shown in [
