@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use serde_json::json;
+
 use super::clients::is_there;
 use super::support::TemporaryFolder;
 use super::support::browser::{Browser, Look};
@@ -272,4 +274,61 @@ fn the_token_is_asked_for_and_goes_nowhere_else() {
     browser.wait_for("document.querySelector('#stream').textContent.startsWith('Live')");
     browser.value("document.querySelector('#logout').click()");
     browser.wait_for("document.querySelector('input[name=token]')");
+}
+
+#[test]
+fn without_script_there_are_figures_and_without_a_mouse_there_is_a_way() {
+    if !is_there("chromium") {
+        return;
+    }
+    let origin = Origin::script([
+        always("/a", "Content-Type: text/plain", "a"),
+        always("/b", "Content-Type: text/plain", "bb"),
+    ]);
+    let proxy = Proxy::before(&origin, &["--admin", "127.0.0.1:0"]);
+    let url = admin_url(&proxy);
+    for target in ["/a", "/b", "/b"] {
+        proxy.get(target);
+    }
+    let mut browser = Browser::start(FOREIGN);
+    browser.look(&Look { width: 1280, height: 1000, scheme: "light" });
+    browser.call("Emulation.setScriptExecutionDisabled", &json!({ "value": true }));
+    browser.go(&format!("{url}/"));
+    let figure = |name: &str| {
+        format!("document.querySelector('[data-figure={name}][data-span=hour] b').textContent")
+    };
+    browser.wait_for(&format!("{} === '3' && {} === '33 %'", figure("requests"), figure("ratio")));
+    browser.wait_for("document.querySelector('noscript a')");
+    browser.screenshot("page-without-script.png");
+
+    browser.call("Emulation.setScriptExecutionDisabled", &json!({ "value": false }));
+    browser.go(&format!("{url}/"));
+    browser.wait_for("document.querySelectorAll('#stored tbody tr').length === 2");
+    browser.wait_for("document.querySelectorAll('[data-figure=requests] svg .line').length === 3");
+    browser.press("Tab", 9);
+    browser.wait_for("document.activeElement.className === 'skip'");
+    browser.value("document.querySelector('#stored thead button').focus()");
+    browser.press("Enter", 13);
+    browser.wait_for("document.querySelector('#stored th[aria-sort=descending]')");
+    browser.wait_for("document.querySelector('#stored tbody tr').textContent.includes('/b')");
+    browser.value("document.querySelector('#stored tbody button').focus()");
+    browser.press("Enter", 13);
+    browser.wait_for("document.querySelector('#content').textContent === 'bb'");
+    browser.press("Escape", 27);
+    browser.wait_for("!document.querySelector('#shown').open");
+
+    // Whatever can be used, and each plot, has a name for those who hear it.
+    let tree = browser.call("Accessibility.getFullAXTree", &json!({}));
+    let mut named = 0;
+    for node in
+        tree["nodes"].as_array().expect("a tree").iter().filter(|node| node["ignored"] == false)
+    {
+        let role = node["role"]["value"].as_str().unwrap_or_default();
+        if ["image", "button", "textbox", "searchbox", "combobox", "link", "region"].contains(&role)
+        {
+            assert!(node["name"]["value"].as_str().is_some_and(|name| !name.is_empty()), "{node}");
+            named += 1;
+        }
+    }
+    assert!(named > 20, "{named}: {tree}");
 }

@@ -129,6 +129,14 @@ impl Browser {
         }
     }
 
+    /// Presses a key, which has this code in Windows.
+    pub fn press(&mut self, key: &str, code: u32) {
+        let text = if key == "Enter" { "\r" } else { "" };
+        let event = |kind: &str| json!({ "type": kind, "key": key, "code": key, "windowsVirtualKeyCode": code, "text": text });
+        self.call("Input.dispatchKeyEvent", &event("keyDown"));
+        self.call("Input.dispatchKeyEvent", &event("keyUp"));
+    }
+
     /// The URLs that it has asked for.
     pub fn asked(&self) -> &[String] {
         &self.asked
