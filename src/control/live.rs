@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -22,7 +23,6 @@ use crate::message::growing::Writer;
 use crate::policy::response::Response;
 use crate::proxy::{BlockingDriver, Proxy};
 use crate::stats::{Counter, RecentRequest, Tally};
-use crate::vital;
 
 /// Pages that are open at a time.
 const PAGES_MAX: usize = 16;
@@ -162,14 +162,19 @@ impl Live {
         let state = LiveState { second: 0, series, pages: Vec::new(), next_detail: 0 };
         let live = Arc::new(Self { driver, state: Mutex::new(state) });
         let watched = Arc::clone(&live);
-        vital::spawn("page", move || {
+        let look = move || {
             let mut due = Instant::now();
             loop {
-                due += Duration::from_secs(1);
+                // A process that was stopped for a while does not catch up.
+                due = Instant::now().max(due + Duration::from_secs(1));
                 thread::sleep(due.saturating_duration_since(Instant::now()));
-                watched.look();
+                // A bug here costs a second of the page, and nothing of the proxy.
+                if catch_unwind(AssertUnwindSafe(|| watched.look())).is_err() {
+                    log::error!("control: the figures of the page panicked");
+                }
             }
-        })?;
+        };
+        thread::Builder::new().name("page".to_string()).spawn(look)?;
         Ok(live)
     }
 

@@ -15,6 +15,8 @@ const METHOD_BYTES_MAX: usize = 16;
 
 /// Requests that were answered since the last look.
 #[derive(Debug, Default)]
+// Every hit reads `wanted`: counters that others write must not be in its cache line.
+#[repr(align(64))]
 pub struct RecentRequests {
     /// How many more are noted. Written with `noted` locked alone; read without.
     wanted: AtomicUsize,
