@@ -12,8 +12,10 @@ use crate::control::explanation::list;
 use crate::control::explanation::until;
 use crate::message::date;
 use crate::message::fields::FieldSection;
+use crate::policy::digest::{fingerprint, hexadecimal};
 use crate::policy::key::CacheKey;
 use crate::policy::purging::tags;
+use crate::policy::stored::StoredHead;
 use crate::proxy::Proxy;
 use crate::store::backing::Listed;
 
@@ -41,6 +43,13 @@ pub(super) fn json(listed: &Listed, now: Timestamp) -> Value {
     value
 }
 
+/// What tells the variants of a URL apart, as a word: stores list them in different orders.
+pub(super) fn variant(head: &StoredHead) -> String {
+    let selecting: Vec<_> = head.selecting.iter().collect();
+    let part = head.part.map(|part| (part.span.first, part.span.last));
+    hexadecimal(&fingerprint(format!("{selecting:?} {part:?}").as_bytes()))
+}
+
 /// The same with all fields, tags, and the selecting header fields of the request it was made for.
 pub(super) fn json_with_fields(key: &CacheKey, listed: &Listed, now: Timestamp) -> Value {
     let mut value = json(&Listed { key: key.clone(), ..listed.clone() }, now);
@@ -55,6 +64,7 @@ pub(super) fn json_with_fields(key: &CacheKey, listed: &Listed, now: Timestamp) 
         })
         .collect();
     value["selecting"] = Value::Object(selecting);
+    value["variant"] = json!(variant(&listed.head));
     value["tags"] = tags(&listed.head).collect();
     value["fields"] = pairs(&listed.head.fields);
     value

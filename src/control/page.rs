@@ -58,6 +58,7 @@ pub(super) fn page(
     let stats = proxy.stats().snapshot();
     let usage = proxy.cache().memory_usage();
     let origin = live.origin_text();
+    let origin_class = if origin.is_empty() { "good" } else { "bad" };
     let state = if origin.is_empty() { "answers, as far as is known".to_string() } else { origin };
     let logout = "<button type=button id=logout>Log out</button>";
     html(filled(
@@ -66,6 +67,7 @@ pub(super) fn page(
             ("token", escaped(token)),
             ("address", escaped(&about.address)),
             ("origin", escaped(&about.origin)),
+            ("origin_class", origin_class.to_string()),
             ("origin_state", escaped(&state)),
             ("version", env!("CARGO_PKG_VERSION").to_string()),
             ("store", escaped(if about.store.is_empty() { "memory" } else { &about.store })),

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use http::{HeaderName, HeaderValue, StatusCode};
 use serde_json::json;
 
+use crate::control::listing::variant;
 use crate::control::query::{Query, Wrong, bad};
 use crate::control::{json_response, text_as};
 use crate::message::body::Body;
@@ -25,18 +26,18 @@ const BINARY_BYTES_MAX: usize = 512;
 /// What a browser may do with the answer: show it.
 const SANDBOX: &str = "sandbox; default-src 'none'; frame-ancestors 'none'";
 
-/// A variant of a URL: the stored response that is meant.
-fn variant(proxy: &Proxy, query: &Query) -> Result<Arc<StoredResponse>, Wrong> {
-    let (url, number) = (query.need("url")?, query.number("variant", 0)?);
+/// The stored response that is meant: of the URL's variants the one that `variant` names, or any.
+fn selected(proxy: &Proxy, query: &Query) -> Result<Arc<StoredResponse>, Wrong> {
+    let (url, named) = (query.need("url")?, query.get("variant"));
     let keys = proxy.keys_for(url).map_err(bad)?;
-    let mut found = keys.iter().flat_map(|key| proxy.stored_responses(key));
+    let mut found = keys.iter().flat_map(|key| proxy.stored_responses(key)).map(|(found, _)| found);
     let gone = || (StatusCode::NOT_FOUND, format!("{}: not stored any more", keys[0]));
-    found.nth(number).map(|(response, _)| response).ok_or_else(gone)
+    found.find(|found| named.is_none_or(|named| named == variant(found))).ok_or_else(gone)
 }
 
 /// The content of what a query names.
 pub(super) fn content(proxy: &Proxy, query: &Query) -> Result<Response, Wrong> {
-    let stored = variant(proxy, query)?;
+    let stored = selected(proxy, query)?;
     let unreadable = |error| (StatusCode::SERVICE_UNAVAILABLE, format!("its content: {error}"));
     let beginning = beginning(&stored, TEXT_BYTES_MAX).map_err(unreadable)?;
     let length = stored.content.len();
@@ -56,7 +57,7 @@ pub(super) fn content(proxy: &Proxy, query: &Query) -> Result<Response, Wrong> {
 
 /// Asks the origin server for what a query names, whatever is stored. May wait.
 pub(super) fn refresh(driver: &BlockingDriver, query: &Query) -> Result<Response, Wrong> {
-    let stored = variant(driver.proxy(), query)?;
+    let stored = selected(driver.proxy(), query)?;
     let request = driver.proxy().refreshing_request(query.need("url")?, &stored).map_err(bad)?;
     let delivery = driver.answer(&request);
     let (status, outcome) = (delivery.response.status, delivery.response.cache_status.to_string());

@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::clock::Timestamp;
+use crate::control::listing::variant;
 use crate::control::query::{Query, Wrong, bad};
 use crate::proxy::Proxy;
 use crate::store::backing::Listed;
@@ -24,8 +25,8 @@ const ROWS: usize = 25;
 #[derive(Serialize)]
 struct TableRow {
     url: String,
-    /// Which of the responses that are stored for the URL, from 0.
-    variant: usize,
+    /// Which of the responses that are stored for the URL.
+    variant: String,
     status: u16,
     bytes: u64,
     hits: u64,
@@ -34,11 +35,11 @@ struct TableRow {
 }
 
 impl TableRow {
-    fn new(listed: &Listed, variant: usize, now: Timestamp) -> Self {
+    fn new(listed: &Listed, now: Timestamp) -> Self {
         let head = &listed.head;
         Self {
             url: listed.key.as_str().to_string(),
-            variant,
+            variant: variant(head),
             status: head.status.as_u16(),
             bytes: listed.bytes,
             hits: listed.reuses,
@@ -84,19 +85,16 @@ pub(super) fn table(proxy: &Proxy, query: &Query) -> Result<Value, Wrong> {
 fn looked_through(proxy: &Proxy, search: &str) -> (Vec<TableRow>, bool) {
     let now = proxy.now();
     let (mut rows, mut looked_at, mut key_bytes) = (Vec::new(), 0, 0);
-    let (mut after, mut last, mut variant) = (String::new(), String::new(), 0);
+    let mut after = String::new();
     loop {
         let listed = proxy.cache().list(&after, CHUNK);
         let Some(end) = listed.last() else { return (rows, true) };
         end.after().clone_into(&mut after);
         for listed in &listed {
             let key = listed.key.as_str();
-            // All responses of a key follow each other.
-            variant = if key == last { variant + 1 } else { 0 };
-            key.clone_into(&mut last);
             if key.contains(search) {
                 key_bytes += key.len();
-                rows.push(TableRow::new(listed, variant, now));
+                rows.push(TableRow::new(listed, now));
             }
             if key_bytes >= KEY_BYTES_MAX {
                 return (rows, false);

@@ -176,7 +176,7 @@ async function show(row) {
   if (!$('#shown').open) $('#shown').showModal();
   await attempt($('#shown-said'), async () => {
     const all = await (await ask('show', { url: row.url })).json();
-    const { status, fields } = all[row.variant] || all[0];
+    const { status, fields } = all.find((one) => one.variant === row.variant) || all[0];
     $('#head').textContent = [status, ...fields.map(([name, value]) => `${name}: ${visible(value)}`)].join('\n');
     const query = { url: row.url, variant: row.variant };
     const answer = await ask('content', query);
