@@ -62,6 +62,12 @@ GET  /explain?url=URL[&field=NAME:VALUE]
 GET  /export[?after=NEXT][&with_secrets=1]
 POST /purge?url=URL | prefix=P | match=GLOB | tag=T | stale=1 | all=1
 POST /import, with a list of HAR entries (over the Unix socket)
+For the page, over --admin:
+GET  /, of a browser
+GET  /events, a stream of one a second; /history
+GET  /table[?search=TEXT][&sort=[-]url|status|bytes|hits|age|fresh_for][&page=N]
+GET  /content?url=URL[&variant=V]
+POST /refresh?url=URL[&variant=V]
 ";
 
 /// What a proxy states about itself.
