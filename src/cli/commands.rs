@@ -119,11 +119,14 @@ pub(super) static COMMANDS: [CommandHelp; 11] = [
     },
     CommandHelp {
         name: "stats",
-        usage: "proxy stats [--json] [--port N]",
+        usage: "proxy stats [--json | --quiet] [--port N]",
         summary: "show the counters of a running proxy",
         meaning: "Shows the counters, latencies and sizes of a running proxy.",
         operand: Operand::None,
-        flags: &[JSON],
+        flags: &[
+            JSON,
+            flag("--quiet", "", Shape::Action, "print nothing: the exit code says whether the proxy answers"),
+        ],
         general: &[PORT, ("--store S", "the running proxy that uses this store")],
         example: "proxy stats --json",
         failure: "no running proxy could be asked",

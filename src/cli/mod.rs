@@ -24,4 +24,4 @@ mod values;
 pub use arguments::Args;
 pub use error::UsageError;
 pub use parse::{Command, parse};
-pub use task::Task;
+pub use task::{StatsForm, Task};

@@ -55,15 +55,23 @@ pub enum Task {
         file: String,
     },
     /// `proxy stats`: the counters.
-    Stats {
-        /// `--json`: for programs.
-        json: bool,
-    },
+    Stats(StatsForm),
     /// `proxy top`: the counters, each second anew.
     Top {
         /// `--count`: after how many seconds it ends, at least 1; `None`: not by itself.
         count: Option<u64>,
     },
+}
+
+/// How `proxy stats` answers.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum StatsForm {
+    /// For people.
+    Text,
+    /// `--json`: for programs.
+    Json,
+    /// `--quiet`: by the exit code alone.
+    Quiet,
 }
 
 /// Reads the words after the name of a command; `None` if it is none.
@@ -89,6 +97,7 @@ fn read_known(
     let jobs = number(command, "-j", &mut words)?;
     let count = number(command, "--count", &mut words)?;
     let selected = selected(command, &mut words)?;
+    let form = stats_form(command, json, &mut words)?;
     let args = Args::read(&mut words, variable)?;
     let rest: Vec<String> = words.finish().into_iter().map(text).collect();
     // `-` alone is no flag but the standard input or output.
@@ -105,7 +114,7 @@ fn read_known(
         "explain" => Task::Explain { target: one()?, fields },
         "list" => none(Task::List { json })?,
         "show" => Task::Show { url: one()?, json },
-        "stats" => none(Task::Stats { json })?,
+        "stats" => none(Task::Stats(form))?,
         "top" => none(Task::Top { count })?,
         // At most 256, as its record says.
         "warm" => Task::Warm { file: one()?, jobs: jobs.unwrap_or(1) as usize },
@@ -137,6 +146,20 @@ fn own_values(
 /// Was a flag given that stands alone, and does the command have it?
 fn is_on(command: &'static CommandHelp, name: &'static str, words: &mut Arguments) -> bool {
     command.flag(name).is_some() && words.contains(name)
+}
+
+/// What `proxy stats` prints; an error if that is to be two things.
+fn stats_form(
+    command: &'static CommandHelp,
+    json: bool,
+    words: &mut Arguments,
+) -> Result<StatsForm, UsageError> {
+    match (json, is_on(command, "--quiet", words)) {
+        (false, false) => Ok(StatsForm::Text),
+        (true, false) => Ok(StatsForm::Json),
+        (false, true) => Ok(StatsForm::Quiet),
+        (true, true) => Err(UsageError::Several(command.name, command.usage)),
+    }
 }
 
 /// The number that a flag of the command's own has, given or by default; `None` if there is none.
@@ -216,7 +239,7 @@ mod tests {
             ("purge --stale", Task::Purge("stale", "1".into())),
             ("list --json", Task::List { json: true }),
             ("show /a", Task::Show { url: "/a".into(), json: false }),
-            ("stats", Task::Stats { json: false }),
+            ("stats", Task::Stats(StatsForm::Text)),
             ("top", Task::Top { count: None }),
             ("top --count 3 --port 1", Task::Top { count: Some(3) }),
             ("warm - -j 8", Task::Warm { file: "-".into(), jobs: 8 }),
@@ -238,9 +261,14 @@ mod tests {
             assert!(told.starts_with("purge: one at a time; expected proxy "), "{line}: {told}");
         }
         // A flag of another command would do nothing here, in silence.
-        for line in
-            ["purge /a --json", "warm - --json", "list -H a:b", "show /a --all", "list -j 2"]
-        {
+        for line in [
+            "purge /a --json",
+            "warm - --json",
+            "list -H a:b",
+            "show /a --all",
+            "list -j 2",
+            "list --quiet",
+        ] {
             let told = task(line).expect_err(line);
             assert!(told.contains(": unknown flag; "), "{line}: {told}");
         }
@@ -261,5 +289,18 @@ mod tests {
         for (line, expected) in mistyped {
             assert_eq!(task(line), Err(expected.into()), "{line}");
         }
+    }
+
+    #[test]
+    fn stats_have_one_form() {
+        for (line, form) in [
+            ("stats", StatsForm::Text),
+            ("stats --json", StatsForm::Json),
+            ("stats --port 1 --quiet", StatsForm::Quiet),
+        ] {
+            assert_eq!(task(line), Ok(Task::Stats(form)), "{line}");
+        }
+        let told = task("stats --json --quiet").expect_err("two forms");
+        assert!(told.starts_with("stats: one at a time; expected proxy stats "), "{told}");
     }
 }

@@ -9,8 +9,8 @@ use std::io::Write;
 
 use serde_json::Value;
 
-use caching_proxy::cli::Task;
 use caching_proxy::cli::config::Config;
+use caching_proxy::cli::{StatsForm, Task};
 use caching_proxy::clock::{Clock, Timestamp};
 use caching_proxy::control::{PurgeAnswer, explanation};
 use caching_proxy::policy::purging::Selector;
@@ -47,9 +47,13 @@ pub fn run(config: &Config, task: &Task) -> Result<String, String> {
         }
         Task::Import { file } => archive::import(config, file),
         Task::Top { count } => top::top(the_one(config)?, *count),
-        Task::Stats { json } => {
-            let query: &[(&str, &str)] = if *json { &[] } else { &[("text", "1")] };
-            the_one(config)?.ask("GET", "/stats", query)
+        Task::Stats(form) => {
+            let instance = the_one(config)?;
+            match form {
+                StatsForm::Text => instance.ask("GET", "/stats", &[("text", "1")]),
+                StatsForm::Json => instance.ask("GET", "/stats", &[]),
+                StatsForm::Quiet => instance.ask("GET", "/health", &[]).map(|_| String::new()),
+            }
         }
     }
 }

@@ -313,6 +313,29 @@ fn a_running_proxy_explains_what_it_has_and_does() {
     assert!(told.contains("Stored:") && told.contains("proxy; hit"), "{told}");
 }
 
+/// What container hosts and scripts ask.
+#[test]
+fn an_exit_code_says_whether_the_proxy_answers() {
+    let (origin, runtime) = (Origin::script([]), TemporaryFolder::new());
+    let quiet = |args: &[&str]| {
+        let mut stats = command();
+        stats.env("XDG_RUNTIME_DIR", runtime.path()).args(["stats", "--quiet"]).args(args);
+        stats.output().expect("it runs")
+    };
+    let mut with_runtime = command();
+    with_runtime.env("XDG_RUNTIME_DIR", runtime.path()).args(["--origin", &origin.url()]);
+    let mut proxy = Proxy::start_as(with_runtime);
+    let port = proxy.address.port().to_string();
+    for args in [&[][..], &["--port", &port]] {
+        let answer = quiet(args);
+        assert!(answer.stdout.is_empty() && answer.stderr.is_empty(), "{answer:?}");
+        assert_eq!(answer.status.code(), Some(0), "{args:?}");
+    }
+    assert!(refused(&quiet(&["--port", "1"])).contains("no proxy of yours"));
+    proxy.stop();
+    assert_eq!(refused(&quiet(&[])), "proxy: no proxy of yours runs; start one\n");
+}
+
 #[test]
 fn counters_are_told_to_people_programs_and_prometheus() {
     let origin = names(&["a"]);
