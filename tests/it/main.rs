@@ -66,6 +66,8 @@ mod origin_credentials;
 mod origin_trouble;
 mod over_tiny_http;
 #[cfg(feature = "sqlite")]
+mod packages;
+mod packages_built;
 mod packed;
 mod parts;
 mod piped;
