@@ -68,6 +68,7 @@ mod over_tiny_http;
 #[cfg(feature = "sqlite")]
 mod packages;
 mod packages_built;
+mod packages_service;
 mod packed;
 mod parts;
 mod piped;

@@ -32,7 +32,7 @@ fn may(what: &str) -> bool {
 }
 
 /// The package for this processor with such an end.
-fn package(dist: &Path, end: &str) -> PathBuf {
+pub fn package(dist: &Path, end: &str) -> PathBuf {
     let architecture = match end {
         "deb" if cfg!(target_arch = "aarch64") => "arm64",
         "deb" => "amd64",
