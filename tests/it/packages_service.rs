@@ -52,6 +52,28 @@ exec env -i container=test PATH=/usr/sbin:/usr/bin:/sbin:/bin /lib/systemd/syste
     --show-status=0
 "#;
 
+/// Enters a control group of its own, so that what systemd makes of groups is below it; then the words behind `$2`. `$1`
+/// is a folder for the groups, `$2` the name of the group.
+const IN_A_GROUP: &str = r#"
+mount -t cgroup2 cgroup2 "$1"
+mkdir "$1/$2"
+echo $$ >"$1/$2/cgroup.procs"
+umount "$1"
+shift 2
+exec "$@"
+"#;
+
+/// Removes that group, and those in it, when the last process has ended: the kernel takes a moment for that.
+const NO_GROUP: &str = r#"
+mount -t cgroup2 cgroup2 "$1"
+turns=0
+until grep -q '^populated 0' "$1/$2/cgroup.events" || [ "$turns" -gt 200 ]; do
+    turns=$((turns + 1))
+    sleep 0.05
+done
+find "$1/$2" -depth -type d -exec rmdir {} +
+"#;
+
 /// What is done in there, by systemd.
 const STEPS: &str = r#"
 exec >/shared/told 2>&1
@@ -72,19 +94,28 @@ systemctl stop proxy && systemctl show --property=Result proxy
 struct Machine {
     process: Child,
     shared: TemporaryFolder,
-    _place: TemporaryFolder,
+    place: TemporaryFolder,
+}
+
+/// A shell in a mount namespace of its own, given a folder and the name of the test's control group.
+fn shell(script: &str, place: &Path) -> Command {
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-eu", "-c", script, "sh"]).arg(place);
+    command.arg(format!("caching-proxy-service-{}", std::process::id()));
+    command
 }
 
 impl Machine {
     fn start(deb: &Path, origin: &Origin) -> Self {
         let (place, shared) = (TemporaryFolder::new(), TemporaryFolder::new());
-        let mut command = Command::new("unshare");
-        command.args(["--mount", "--pid", "--fork", "--kill-child", "--uts", "--ipc", "--cgroup"]);
+        let mut command = shell(IN_A_GROUP, place.path());
+        command.args(["unshare", "--mount", "--pid", "--fork", "--kill-child"]);
+        command.args(["--uts", "--ipc", "--cgroup"]);
         command.args(["sh", "-eu", "-c", BOOT, "sh"]).arg(place.path()).arg(deb);
         command.arg(origin.url()).arg(shared.path()).arg(STEPS);
         command.stdin(Stdio::null()).stdout(Stdio::null());
         let process = command.spawn().expect("unshare");
-        Self { process, shared, _place: place }
+        Self { process, shared, place }
     }
 
     /// Waits for a file that the machine makes; what it has said if it has ended without it.
@@ -108,6 +139,7 @@ impl Drop for Machine {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
+        let _ = shell(NO_GROUP, self.place.path()).output();
     }
 }
 
