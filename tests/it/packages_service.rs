@@ -75,7 +75,7 @@ find "$1/$2" -depth -type d -exec rmdir {} +
 "#;
 
 /// What is done in there, by systemd.
-const STEPS: &str = r#"
+const STEPS: &str = r"
 exec >/shared/told 2>&1
 # Whatever happens, this machine is not left running.
 trap 'touch /shared/done; systemctl poweroff -ff' EXIT
@@ -88,7 +88,7 @@ systemctl reload proxy && echo reloaded
 systemctl restart proxy && echo restarted
 [ -s /var/cache/caching-proxy/cache.db ] && [ -s /var/log/caching-proxy/access.log ] && echo written
 systemctl stop proxy && systemctl show --property=Result proxy
-"#;
+";
 
 /// A systemd in namespaces; killed with all that it has started when it is dropped.
 struct Machine {
