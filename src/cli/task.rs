@@ -260,7 +260,11 @@ mod tests {
             let told = task(line).expect_err(line);
             assert!(told.starts_with("purge: one at a time; expected proxy "), "{line}: {told}");
         }
-        // A flag of another command would do nothing here, in silence.
+    }
+
+    /// A flag of another command would do nothing here, in silence.
+    #[test]
+    fn a_flag_of_another_command_is_unknown_and_a_mistyped_one_is_named() {
         for line in [
             "purge /a --json",
             "warm - --json",

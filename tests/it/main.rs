@@ -65,10 +65,10 @@ mod offline;
 mod origin_credentials;
 mod origin_trouble;
 mod over_tiny_http;
-#[cfg(feature = "sqlite")]
 mod packages;
 mod packages_built;
 mod packages_service;
+#[cfg(feature = "sqlite")]
 mod packed;
 mod parts;
 mod piped;

@@ -22,9 +22,9 @@ const ORIGINS: [&str; 6] = [
     "http://127.0.0.1:8080",
 ];
 /// Commands that are not run here: they build, install, or are another program's.
-const LEFT_OUT: [&str; 6] = ["cargo ", "scripts/", "sudo ", "npm ", "apt", "docker "];
-/// Documents whose blocks are no recipes: measured ones, and those about working on the program.
-const NO_RECIPES: [&str; 2] = ["performance.md", "coming-from.md"];
+const LEFT_OUT: [&str; 6] = ["cargo ", "scripts/", "sudo", "npm ", "apt", "docker "];
+/// Documents whose blocks are no recipes: measured ones, and packages, which `scripts/package --check` installs.
+const NO_RECIPES: [&str; 3] = ["performance.md", "coming-from.md", "packaging.md"];
 
 /// A command, and the lines that are shown below it.
 struct Shown {
