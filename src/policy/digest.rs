@@ -44,7 +44,6 @@ impl Salt {
 }
 
 /// What stands for bytes that are no secret, where they take too much room: SHA-256, cut.
-#[cfg(feature = "sqlite")]
 pub(crate) fn fingerprint(bytes: &[u8]) -> [u8; DIGEST_BYTES] {
     let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
     *digest.as_ref().first_chunk().expect("SHA-256 has 32 bytes")
@@ -85,7 +84,6 @@ mod tests {
     }
 
     /// It is in files, so it must stay what it is: the first half of SHA-256 (FIPS 180-4, of "abc").
-    #[cfg(feature = "sqlite")]
     #[test]
     fn a_fingerprint_is_the_same_in_every_version() {
         assert_eq!(hexadecimal(&fingerprint(b"abc")), "ba7816bf8f01cfea414140de5dae2223");
