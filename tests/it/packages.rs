@@ -116,6 +116,7 @@ fn variables() -> BTreeMap<String, String> {
         .collect()
 }
 
+#[cfg(feature = "sqlite")]
 #[test]
 fn the_variables_of_the_service_are_flags() {
     let variables = variables();
