@@ -50,6 +50,15 @@ fn static_binary() -> Option<String> {
     binary
 }
 
+/// It grew beyond that once, and nothing said so.
+#[test]
+fn it_is_no_larger_than_it_may_be() {
+    const BYTES_MAX: u64 = 10 << 20;
+    let Some(binary) = static_binary() else { return };
+    let bytes = std::fs::metadata(binary).expect("the binary").len();
+    assert!(bytes <= BYTES_MAX, "{bytes} bytes");
+}
+
 #[test]
 fn it_runs_on_an_old_processor() {
     let (Some(binary), Ok(emulator)) = (static_binary(), std::env::var("EMULATOR")) else { return };
