@@ -349,7 +349,8 @@ pub(super) static GROUPS: [Group; 7] = [
                 cold part. With both, all variants of a URI go together. `lru`: exactly the least recently used \
                 response. `entire`: everything. `none`: the limits do not apply."),
         flag("--cache-compress", "W", Shape::Choice(&["on", "off"]),
-            "compress text in memory when that is nearly full: on, off").default("on")
+            "compress text in memory when that is nearly full: on, off")
+            .default(if cfg!(feature = "zstd") { "on" } else { "off" })
             .long("Text, JSON, XML, scripts and SVG of 512 bytes or more, unless the origin server has compressed them or \
                 they are used all the time. Clients get them as they came. Not with --hit-ttl."),
         flag("--cache-clean-interval", "D", Shape::Duration(DurationBound::Any),

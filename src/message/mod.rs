@@ -18,3 +18,5 @@ pub mod reference;
 pub mod request;
 mod spelling;
 pub mod target;
+#[cfg(not(feature = "zstd"))]
+mod without_zstd;

@@ -8,9 +8,12 @@ use std::fmt;
 use std::io;
 
 use bytes::Bytes;
+#[cfg(feature = "zstd")]
 use zstd::bulk::{Compressor, Decompressor};
 
 use crate::message::distant::Distant;
+#[cfg(not(feature = "zstd"))]
+use crate::message::without_zstd::{Compressor, Decompressor};
 
 /// Content up to this many bytes is one frame.
 pub const ONE_FRAME_BYTES: usize = 64 * 1024;
@@ -36,7 +39,7 @@ thread_local! {
 pub struct Packing(Compressor<'static>);
 
 impl Packing {
-    /// An error if there is no memory.
+    /// An error if there is no memory, or the program was built without `zstd`.
     pub fn new() -> io::Result<Self> {
         Compressor::new(LEVEL).map(Self)
     }
@@ -143,7 +146,7 @@ impl fmt::Debug for Packed {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "zstd"))]
 mod tests {
     use super::*;
 

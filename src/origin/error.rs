@@ -178,7 +178,13 @@ impl fmt::Display for OriginError {
                 write!(f, "{origin}: no connection ({source}); is it running? see --origin")
             }
             Self::Tls { origin, what } => {
-                write!(f, "{origin}: no TLS ({what}); see --ca-cert, --insecure")
+                write!(f, "{origin}: no TLS ({what})")?;
+                // Without TLS in the program, `what` says what to do.
+                if cfg!(feature = "tls") {
+                    f.write_str("; see --ca-cert, --insecure")
+                } else {
+                    Ok(())
+                }
             }
             Self::ConnectTimeout { origin, limit } => {
                 write!(f, "{origin}: no connection within {limit:?}; see --connect-timeout")

@@ -22,6 +22,10 @@ pub mod gate;
 mod limit_response;
 pub mod outgoing;
 pub mod resolver;
+#[cfg(feature = "tls")]
+pub mod trust;
+#[cfg(not(feature = "tls"))]
+#[path = "without_tls.rs"]
 pub mod trust;
 mod tunnel;
 

@@ -18,6 +18,11 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 
+/// A connection with TLS: what of it the two drivers see.
+pub(crate) use rustls::ClientConnection as TlsSession;
+/// Why there is no such connection.
+pub(crate) use rustls::Error as TlsError;
+
 /// The extension that says what a certificate is for (RFC 5280 §4.2.1.12), as DER has its name.
 const EXTENDED_KEY_USAGE: [u8; 5] = [0x06, 0x03, 0x55, 0x1d, 0x25];
 /// What it says of a server's certificate.

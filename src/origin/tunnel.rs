@@ -22,7 +22,7 @@ use crate::message::target::{Server, split_url};
 use crate::origin::egress::{Egress, EgressProxy};
 use crate::origin::outgoing::connect_request;
 use crate::origin::resolver::Names;
-use crate::origin::trust::TlsSettings;
+use crate::origin::trust::{TlsError, TlsSession, TlsSettings};
 use crate::origin::{
     HEAD_BYTES_MAX, INTERIM_MAX, KEEPALIVE, OriginBody, OriginError, OriginHead, OriginRequest,
     OriginResponse, RequestContent, Tunnel, Upgrade,
@@ -177,7 +177,7 @@ impl Dialer {
         connection: TunnelConnection,
         host: &str,
     ) -> Result<TunnelConnection, OriginError> {
-        let what = |error: rustls::Error| OriginError::Tls {
+        let what = |error: TlsError| OriginError::Tls {
             origin: shown.to_string(),
             what: error.to_string(),
         };
@@ -393,7 +393,7 @@ impl TunnelConnection {
     }
 
     /// TLS over it; what is below may itself have TLS.
-    fn secure(self, mut connection: rustls::ClientConnection) -> io::Result<Self> {
+    fn secure(self, mut connection: TlsSession) -> io::Result<Self> {
         let Self { stream, read, write } = self;
         // Here, and not at the first write, so that a failed handshake is an error of TLS.
         let mut below = Duplex(read, write);
@@ -440,7 +440,7 @@ impl Write for Duplex {
 
 /// The writing half of a TLS connection. Locks are taken in this order: `out`, `connection`.
 struct TlsWriteHalf {
-    connection: Arc<Mutex<rustls::ClientConnection>>,
+    connection: Arc<Mutex<TlsSession>>,
     out: Arc<Mutex<Box<dyn Write + Send>>>,
 }
 
@@ -466,7 +466,7 @@ impl Write for TlsWriteHalf {
 
 /// The reading half.
 struct TlsReadHalf {
-    connection: Arc<Mutex<rustls::ClientConnection>>,
+    connection: Arc<Mutex<TlsSession>>,
     out: Arc<Mutex<Box<dyn Write + Send>>>,
     below: Box<dyn Read + Send>,
     pending: Vec<u8>,

@@ -7,7 +7,7 @@ use caching_proxy::cli::help;
 use super::support::proxy::run;
 
 /// `UPDATE=1 cargo test --test it flags::` writes the file anew.
-#[cfg(all(feature = "redis", feature = "sqlite"))]
+#[cfg(all(feature = "redis", feature = "sqlite", feature = "zstd"))]
 #[test]
 fn the_reference_of_flags_is_that_of_the_table() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/flags.md");

@@ -111,6 +111,7 @@ fn a_public_url_is_what_clients_see_and_the_origin_is_told() {
     origin.assert_finished();
 }
 
+#[cfg(feature = "tls")]
 #[test]
 fn an_https_origin_is_told_no_scheme_that_nobody_knows() {
     let (origin, _) = Origin::script_tls([

@@ -6,7 +6,7 @@ use std::time::Duration;
 use caching_proxy::origin::resolver::Names;
 
 use super::support::exchanges::{Client, IDLE_MAX, Loop};
-use super::support::origin::{Gate, Origin, on};
+use super::support::origin::{Gate, Origin, SCHEMES, on};
 
 fn origin(secure: bool, fields: &str) -> Origin {
     let rules = [on("GET /a").send(200, fields, "").always()];
@@ -38,7 +38,7 @@ fn connections_are_kept_for_a_minute_and_for_five_in_all() {
         // However busy it is: a name that moves is followed.
         ("",                      40, 14, 2),
     ];
-    for secure in [false, true] {
+    for &secure in SCHEMES {
         for (fields, times, apart, expected) in table {
             let origin = origin(secure, fields);
             ask(&origin, times, apart);
@@ -48,6 +48,7 @@ fn connections_are_kept_for_a_minute_and_for_five_in_all() {
 }
 
 /// A request every 50 s pays for one handshake in all.
+#[cfg(feature = "tls")]
 #[test]
 fn twenty_requests_fifty_seconds_apart_pay_one_handshake_in_five_minutes() {
     let origin = origin(true, "");
@@ -56,6 +57,7 @@ fn twenty_requests_fifty_seconds_apart_pay_one_handshake_in_five_minutes() {
     assert_eq!((origin.connections(), origin.resumed()), (4, 3));
 }
 
+#[cfg(feature = "tls")]
 #[test]
 fn a_handshake_goes_on_from_an_earlier_one() {
     let origin = origin(true, "");
@@ -66,7 +68,7 @@ fn a_handshake_goes_on_from_an_earlier_one() {
 /// The other side closes an idle connection: it is gone the moment the loop learns of it.
 #[test]
 fn an_idle_connection_that_is_closed_is_dropped_at_once() {
-    for secure in [false, true] {
+    for &secure in SCHEMES {
         let rules = [on("GET /a").send(200, "", "").close().always()];
         let origin = if secure { Origin::script_tls(rules).0 } else { Origin::script(rules) };
         let mut event_loop = ask(&origin, 1, 0);

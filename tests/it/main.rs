@@ -1,7 +1,7 @@
 //! The integration tests: one binary, so that what they all need is linked once; a module a subject.
 #![cfg_attr(
-    not(all(feature = "redis", feature = "sqlite")),
-    allow(dead_code, unused_imports, reason = "what the tests of a store that was left out use")
+    not(all(feature = "redis", feature = "sqlite", feature = "tls", feature = "zstd")),
+    allow(dead_code, unused_imports, reason = "what the tests of a feature that was left out use")
 )]
 
 mod support;
@@ -15,6 +15,7 @@ mod bound_connections;
 #[cfg(feature = "sqlite")]
 mod by_hand;
 mod caching;
+#[cfg(feature = "tls")]
 mod certificates;
 mod chromium;
 mod clients;
@@ -68,14 +69,14 @@ mod over_tiny_http;
 mod packages;
 mod packages_built;
 mod packages_service;
-#[cfg(feature = "sqlite")]
+#[cfg(all(feature = "sqlite", feature = "zstd"))]
 mod packed;
 mod parts;
 mod piped;
 mod properties;
 mod ranges;
 mod recalled;
-#[cfg(all(feature = "redis", feature = "sqlite"))]
+#[cfg(all(feature = "redis", feature = "sqlite", feature = "tls"))]
 mod recipes;
 #[cfg(feature = "redis")]
 mod redis;
@@ -87,6 +88,8 @@ mod redis_lists;
 mod redis_places;
 #[cfg(feature = "redis")]
 mod redis_state;
+#[cfg(all(feature = "redis", feature = "tls"))]
+mod redis_tls;
 mod replayed;
 mod rfc9110;
 mod rfc9111;
@@ -104,7 +107,7 @@ mod sqlite_reuse;
 mod sqlite_rows;
 #[cfg(feature = "sqlite")]
 mod sqlite_trouble;
-#[cfg(all(feature = "redis", feature = "sqlite"))]
+#[cfg(all(feature = "redis", feature = "sqlite", feature = "tls"))]
 mod static_binary;
 mod steps;
 #[cfg(all(feature = "redis", feature = "sqlite"))]
@@ -122,3 +125,5 @@ mod variants;
 #[cfg(feature = "sqlite")]
 mod warm_start;
 mod ways_out;
+#[cfg(not(feature = "tls"))]
+mod without_tls;

@@ -137,6 +137,7 @@ fn a_final_answer_comes_instead_of_100() {
 }
 
 /// Also over TLS, where the wait ends in the middle of what the TLS library does.
+#[cfg(feature = "tls")]
 #[test]
 fn silence_is_an_answer_too() {
     let (origin, _) = Origin::script_tls([

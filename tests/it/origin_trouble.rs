@@ -283,6 +283,7 @@ fn a_stale_response_stands_in_for_a_failed_origin_server() {
     assert_eq!(proxy.get("/a").status, 503);
 }
 
+#[cfg(feature = "tls")]
 #[test]
 fn an_https_origin_is_verified() {
     let folder = TemporaryFolder::new();
@@ -311,6 +312,7 @@ fn an_https_origin_is_verified() {
 }
 
 /// With TLS, an end without close_notify is one that anybody on the way can cause.
+#[cfg(feature = "tls")]
 #[test]
 fn close_delimited_content_over_tls_needs_close_notify() {
     let folder = TemporaryFolder::new();
@@ -334,6 +336,7 @@ fn close_delimited_content_over_tls_needs_close_notify() {
 
 /// A proxy that leads out: it sees a CONNECT and passes bytes on. What is on this machine is reached
 /// directly.
+#[cfg(feature = "tls")]
 #[test]
 fn https_proxy_and_no_proxy_are_honoured() {
     let (origin, _) = Origin::script_tls([on("GET /a").send(200, "", "x").times(3)]);

@@ -6,6 +6,7 @@ mod support;
 
 #[path = "caching.rs"]
 mod caching;
+#[cfg(feature = "tls")]
 #[path = "certificates.rs"]
 mod certificates;
 #[path = "collapsed.rs"]
@@ -52,3 +53,6 @@ mod spelling;
 mod upgrade;
 #[path = "ways_out.rs"]
 mod ways_out;
+#[cfg(not(feature = "tls"))]
+#[path = "without_tls.rs"]
+mod without_tls;

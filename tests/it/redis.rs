@@ -18,7 +18,7 @@ use super::support::proxy::{Proxy, command};
 use super::support::redis::{Server, cluster, programs};
 use super::support::shared::{MEMORY, flush, open, open_with, promote};
 use super::support::stored::{begun, clear, content, contents, put, recall, response, spool};
-use super::support::{TemporaryFolder, wait_until};
+use super::support::wait_until;
 
 const FRESH: &str = "Cache-Control: max-age=600";
 /// Everything that one proxy does reaches the other, its memory included. On one server, and on a
@@ -451,47 +451,6 @@ fn what_is_invalidated_while_redis_is_away_stays_invalid() {
         let other = before(&origin, &server, &[]);
         other.get("/a").body() == "new"
     });
-}
-
-#[test]
-fn redis_is_reached_over_tls() {
-    let Some(program) = programs().into_iter().next() else { return };
-    let folder = TemporaryFolder::new();
-    let names = vec!["localhost".to_string(), "127.0.0.1".to_string()];
-    let made = rcgen::generate_simple_self_signed(names).expect("a certificate");
-    let (certificate, key) = (folder.file("cert.pem"), folder.file("key.pem"));
-    std::fs::write(&certificate, made.cert.pem()).expect("a file");
-    std::fs::write(&key, made.signing_key.serialize_pem()).expect("a file");
-    let paths = [&certificate, &key].map(|path| path.display().to_string());
-    let flags = [
-        "--port",
-        "0",
-        "--tls-port",
-        "PORT",
-        "--tls-cert-file",
-        &paths[0],
-        "--tls-key-file",
-        &paths[1],
-        "--tls-auth-clients",
-        "no",
-        "--requirepass",
-        "secret",
-    ];
-    let server = Server::start_with(program, &flags);
-    let origin = Origin::script([on("GET /a").send(200, FRESH, "a")]);
-    let url = format!("rediss://:secret@localhost:{}", server.port);
-    let start = || {
-        let mut proxy = command();
-        proxy.env("SSL_CERT_FILE", &certificate);
-        proxy.args(["--origin", &origin.url(), "--store", &url]);
-        Proxy::start_as(proxy)
-    };
-    let mut first = start();
-    first.get("/a");
-    first.stop();
-    let second = start();
-    assert!(second.get("/a").is_hit(), "{}", second.log());
-    assert!(!second.log().contains("secret"), "{}", second.log());
 }
 
 /// A body that is too large for memory goes through Redis piece by piece.

@@ -1,5 +1,6 @@
 //! The static binary, on an old processor and in little memory. `scripts/build-static --check` builds
 //! it and names it in `STATIC_BINARY`, and qemu in `EMULATOR`; without them there is nothing to run.
+//! `--check-small` names that without features in `SMALL_BINARY`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -53,10 +54,34 @@ fn static_binary() -> Option<String> {
 /// It grew beyond that once, and nothing said so.
 #[test]
 fn it_is_no_larger_than_it_may_be() {
-    const BYTES_MAX: u64 = 10 << 20;
-    let Some(binary) = static_binary() else { return };
-    let bytes = std::fs::metadata(binary).expect("the binary").len();
-    assert!(bytes <= BYTES_MAX, "{bytes} bytes");
+    let binaries = [("STATIC_BINARY", 10), ("SMALL_BINARY", 4)];
+    for (name, mebibytes) in binaries {
+        let Ok(binary) = std::env::var(name) else { continue };
+        let bytes = std::fs::metadata(binary).expect("the binary").len();
+        assert!(bytes <= mebibytes << 20, "{name}: {bytes} bytes");
+    }
+}
+
+/// What is left out is named, and everything else works.
+#[test]
+fn the_small_one_runs() {
+    let Ok(binary) = std::env::var("SMALL_BINARY") else { return };
+    let origin = Origin::script([on("GET /a").send(200, "Cache-Control: max-age=60", "hello")]);
+    let start = |args: &[&str]| {
+        let mut command = command_of(&binary);
+        command.args(args);
+        command
+    };
+    let mut proxy = Proxy::start_as(start(&["--origin", &origin.url()]));
+    let (miss, hit) = (proxy.get("/a"), proxy.get("/a"));
+    assert_eq!((miss.body(), miss.is_hit()), ("hello".into(), false), "{}", miss.head.text);
+    assert_eq!((hit.body(), hit.is_hit()), ("hello".into(), true));
+    println!("at most {} KiB", proxy.memory_kib().1);
+    proxy.stop();
+    let told = start(&["--origin", "https://127.0.0.1:1"]).output().expect("it ends");
+    assert_eq!(told.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&told.stderr).contains("built without tls"), "{told:?}");
+    origin.assert_finished();
 }
 
 #[test]

@@ -290,6 +290,7 @@ fn what_is_no_upgrade_stays_http() {
     origin.assert_finished();
 }
 
+#[cfg(feature = "tls")]
 #[test]
 fn a_tunnel_can_lead_to_an_https_origin() {
     let (origin, _) = Origin::script_tls([on("GET /echo")

@@ -15,7 +15,7 @@ use caching_proxy::origin::resolver::Names;
 
 use super::support::TemporaryFolder;
 use super::support::engine::bench_with;
-use super::support::origin::{Origin, Step, on};
+use super::support::origin::{Origin, SCHEMES, Step, on};
 use super::support::proxy::{Proxy, command};
 use super::support::wire::read_head;
 
@@ -107,7 +107,7 @@ fn no_proxy_is_asked_about_each_redirects_target() {
 fn the_proxy_that_leads_out_is_told_who_asks() {
     let folder = TemporaryFolder::new();
     let pem = folder.file("ca.pem");
-    for secure in [false, true] {
+    for &secure in SCHEMES {
         for (userinfo, expected) in [
             ("user:s%40cret@", "Proxy-Authorization: Basic dXNlcjpzQGNyZXQ="),
             ("user@", "Proxy-Authorization: Basic dXNlcjo="),
@@ -176,6 +176,7 @@ fn a_proxy_that_leads_out_and_wants_other_credentials_is_named_without_them() {
     }
 }
 
+#[cfg(feature = "tls")]
 #[test]
 fn the_certificate_of_a_proxy_that_leads_out_is_verified() {
     let (way_out, _) = Origin::script_tls([]);
@@ -193,6 +194,7 @@ fn the_certificate_of_a_proxy_that_leads_out_is_verified() {
 }
 
 /// TLS to the proxy that leads out, and in it TLS to the origin server; each with its own name.
+#[cfg(feature = "tls")]
 #[test]
 fn an_https_origin_is_reached_through_an_https_proxy() {
     let folder = TemporaryFolder::new();

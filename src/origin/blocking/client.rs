@@ -114,7 +114,7 @@ impl OriginClient {
             let connector =
                 ().chain(ConnectProxyConnector::default())
                     .chain(TcpConnector::default())
-                    .chain(TlsConnector(tls.clone()))
+                    .chain(TlsConnector::new(tls.clone()))
                     .chain(WireConnector { egress: proxied, first_byte_timeout });
             Agent::with_parts(config, connector, CachingResolver(names.clone()))
         };
@@ -173,6 +173,7 @@ impl OriginClient {
                 OriginError::Timeout { origin, limit: self.first_byte_timeout }
             }
             Error::Timeout(_) => OriginError::Timeout { origin, limit: self.origin_timeout },
+            #[cfg(feature = "tls")]
             Error::Rustls(error) => OriginError::Tls { origin, what: error.to_string() },
             Error::Tls(what) => OriginError::Tls { origin, what: what.to_string() },
             Error::Io(error) => explain_io(origin, error),

@@ -3,5 +3,9 @@
 pub mod client;
 pub mod plain;
 mod substitute;
+#[cfg(feature = "tls")]
+mod tls;
+#[cfg(not(feature = "tls"))]
+#[path = "without_tls.rs"]
 mod tls;
 pub(in crate::origin) mod transport;

@@ -16,7 +16,13 @@ use crate::origin::trust::TlsSettings;
 
 /// Puts TLS on each new connection that is to have it: to an https origin server, or to an egress proxy
 /// that is itself reached by https.
-pub(super) struct TlsConnector(pub TlsSettings);
+pub(super) struct TlsConnector(TlsSettings);
+
+impl TlsConnector {
+    pub fn new(settings: TlsSettings) -> Self {
+        Self(settings)
+    }
+}
 
 impl<In: Transport> Connector<In> for TlsConnector {
     type Out = Either<In, TlsTransport>;

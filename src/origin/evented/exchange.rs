@@ -17,6 +17,7 @@ use crate::origin::gate::{Admission, OriginPermit};
 use crate::origin::limit_response::LimitCopy;
 use crate::origin::outgoing::{PIECE_BYTES, Route, WireRequest, frame, frame_end};
 use crate::origin::resolver::{AskedName, RenewedName};
+use crate::origin::trust::TlsSession;
 
 /// A connection to the origin server, or to an egress proxy.
 #[allow(clippy::struct_excessive_bools, reason = "each is one thing that has happened to it")]
@@ -47,7 +48,7 @@ pub struct OriginConnection {
 impl OriginConnection {
     /// The same with TLS over it.
     #[must_use]
-    pub fn secured(self, session: rustls::ClientConnection) -> Self {
+    pub fn secured(self, session: TlsSession) -> Self {
         // The handshake begins with what this side sends.
         Self { stream: self.stream.secured(session), readable: true, writable: true, ..self }
     }

@@ -5,9 +5,10 @@ use std::io::{self, IoSlice, Read, Write};
 use std::net::Shutdown;
 
 use mio::net::TcpStream;
-use rustls::ClientConnection;
 
-#[cfg(test)]
+use crate::origin::trust::TlsSession;
+
+#[cfg(all(test, feature = "tls"))]
 mod tests;
 
 /// A connection to the origin server, or to an egress proxy.
@@ -36,7 +37,7 @@ impl OriginSocket for TcpStream {
 /// TLS over a connection.
 pub struct SecureStream<S> {
     below: Stream<S>,
-    session: ClientConnection,
+    session: TlsSession,
     /// What came with the last read and the session has not taken, no more than one read brings: it takes nothing
     /// while it has more than a record of decrypted bytes.
     kept: Vec<u8>,
@@ -49,7 +50,7 @@ pub struct SecureStream<S> {
 impl<S: OriginSocket> Stream<S> {
     /// The same connection with TLS over it; [`Stream::advance`] begins the handshake.
     #[must_use]
-    pub fn secured(self, session: ClientConnection) -> Self {
+    pub fn secured(self, session: TlsSession) -> Self {
         let (kept, has_plaintext, is_drained) = (Vec::new(), false, false);
         let below = self;
         Self::Secure(Box::new(SecureStream { below, session, kept, has_plaintext, is_drained }))
@@ -152,7 +153,7 @@ impl<S: OriginSocket> SecureStream<S> {
     /// Sends what the session has to send.
     fn send_session(&mut self) -> io::Result<()> {
         while self.session.wants_write() {
-            let mut below = Below(&mut self.below);
+            let mut below = SessionOutput(&mut self.below);
             if self.session.write_tls(&mut below)? == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
@@ -194,7 +195,7 @@ impl<S: OriginSocket> SecureStream<S> {
             }
             let state = self.session.process_new_packets().map_err(|error| {
                 // The other side is told what was wrong, if it listens.
-                let _ = self.session.write_tls(&mut Below(&mut self.below));
+                let _ = self.session.write_tls(&mut SessionOutput(&mut self.below));
                 io::Error::new(io::ErrorKind::InvalidData, error)
             })?;
             self.has_plaintext = state.plaintext_bytes_to_read() > 0;
@@ -269,9 +270,9 @@ impl<S: OriginSocket> SecureStream<S> {
 const RECEIVED_MAX: usize = 16 * 1024;
 
 /// What is below a session, as it writes to it.
-struct Below<'a, S>(&'a mut Stream<S>);
+struct SessionOutput<'a, S>(&'a mut Stream<S>);
 
-impl<S: OriginSocket> Write for Below<'_, S> {
+impl<S: OriginSocket> Write for SessionOutput<'_, S> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.write(&[IoSlice::new(bytes)])
     }

@@ -2,9 +2,10 @@
 
 use std::fmt;
 
-use redis::{
-    Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisResult, TlsCertificates,
-};
+use redis::cluster::ClusterClientBuilder;
+#[cfg(feature = "tls")]
+use redis::{Client, TlsCertificates};
+use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisResult};
 
 /// What `--store` takes for Redis, for errors.
 pub const FORMS: &str = "redis://HOST, rediss://HOST, redis+unix:/PATH, redis+cluster://HOST:PORT,HOST:PORT or redis+sentinel://HOST:PORT,HOST:PORT/NAME";
@@ -111,8 +112,25 @@ impl Address {
         &self.topology
     }
 
-    /// The roots for a cluster's client, which makes its connections itself; `None` for the system's.
-    pub(super) fn certificates(&self) -> Option<TlsCertificates> {
+    /// A cluster's client makes its connections itself, and has to know the roots for it.
+    #[cfg(feature = "tls")]
+    pub(super) fn equip(&self, builder: ClusterClientBuilder) -> ClusterClientBuilder {
+        match self.certificates() {
+            Some(certificates) => builder.certs(certificates),
+            None => builder,
+        }
+    }
+
+    /// Without TLS there is nothing to know.
+    #[cfg(not(feature = "tls"))]
+    #[allow(clippy::unused_self, reason = "with TLS, it has the roots")]
+    pub(super) fn equip(&self, builder: ClusterClientBuilder) -> ClusterClientBuilder {
+        builder
+    }
+
+    /// The roots; `None` for the system's.
+    #[cfg(feature = "tls")]
+    fn certificates(&self) -> Option<TlsCertificates> {
         match &self.trust {
             Trust::Roots(pem) if self.is_secure => {
                 Some(TlsCertificates { client_tls: None, root_cert: Some(pem.clone()) })
@@ -123,7 +141,11 @@ impl Address {
 
     /// How each server that the address names is connected to.
     pub(super) fn connections(&self) -> RedisResult<Vec<ConnectionInfo>> {
+        #[cfg(not(feature = "tls"))]
+        let tls = None;
+        #[cfg(feature = "tls")]
         let mut tls = None;
+        #[cfg(feature = "tls")]
         if let (Some(certificates), Some(first)) = (self.certificates(), self.urls.first()) {
             // They are read once, not at each connection.
             let client = Client::build_with_tls(first.as_str(), certificates)?;
@@ -223,6 +245,9 @@ mod tests {
             ("redis+sentinel:///main", None), ("redis+sentinel://a:1/ma in", None), ("redis+sentinel://a:1/main?x", None),
         ];
         for (text, expected) in table {
+            // Without TLS in the program, the command line tells of it before an address is read.
+            let expected =
+                expected.filter(|url| cfg!(feature = "tls") || !url.starts_with("rediss"));
             let read_back = Address::read(text).map(|address| address.to_string());
             assert_eq!(read_back.as_deref(), expected, "{text}");
         }

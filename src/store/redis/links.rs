@@ -47,16 +47,13 @@ impl Links {
             named.iter().cloned().map(Client::open).collect::<RedisResult<_>>()?;
         let target = match address.topology() {
             Topology::Cluster => {
-                let mut builder = ClusterClient::builder(named)
+                let builder = ClusterClient::builder(named)
                     .connection_timeout(answer_max)
                     .response_timeout(answer_max)
                     // Enough for a slot that has moved, and a node that has gone.
                     .retries(2)
                     .max_retry_wait(100);
-                if let Some(certificates) = address.certificates() {
-                    builder = builder.certs(certificates);
-                }
-                RedisTarget::Cluster(builder.build()?)
+                RedisTarget::Cluster(address.equip(builder).build()?)
             }
             Topology::Sentinel(name) => {
                 RedisTarget::Sentinels(Sentinels::new(name, named, answer_max)?)

@@ -181,6 +181,9 @@ pub struct Origin {
     tls: Option<Arc<rustls::ServerConfig>>,
 }
 
+/// Is TLS on? Both, as far as the program has it.
+pub const SCHEMES: &[bool] = if cfg!(feature = "tls") { &[false, true] } else { &[false] };
+
 impl Origin {
     pub fn script(rules: impl IntoIterator<Item = Rule>) -> Self {
         Self::start(rules, None)

@@ -229,6 +229,7 @@ fn two_loops_and_little_memory() {
     Variant { name, secure: false, arguments, cache_kib: 512, has_store: false }.run();
 }
 
+#[cfg(feature = "tls")]
 #[test]
 fn over_tls() {
     let arguments = &["--threads", "2"];
@@ -236,7 +237,7 @@ fn over_tls() {
         .run();
 }
 
-#[cfg(feature = "sqlite")]
+#[cfg(all(feature = "sqlite", feature = "tls"))]
 #[test]
 fn over_tls_with_a_store() {
     let (name, arguments) = ("over_tls_with_a_store", &["--threads", "1", "--workers", "4"]);
