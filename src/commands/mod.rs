@@ -17,7 +17,7 @@ use caching_proxy::policy::purging::Selector;
 use caching_proxy::proxy::archive::har::Secrets;
 use caching_proxy::store::backing::{Backing, Change};
 
-use crate::commands::target::{CacheTarget, MeantCache, read, selectors, the_one};
+use crate::commands::target::{CacheTarget, MeantCache, read, selectors, the_one, the_one_if_any};
 use crate::daemon::engine::OwnEngine;
 use crate::daemon::instances::{Instance, running};
 use crate::daemon::stores;
@@ -61,7 +61,7 @@ pub fn run(config: &Config, task: &Task) -> Result<String, String> {
 /// `proxy explain`: by the running proxy, unless the flags describe another one.
 fn explain(config: &Config, target: &str, fields: &[String]) -> Result<String, String> {
     if !config.origin_given
-        && let Ok(instance) = the_one(config)
+        && let Some(instance) = the_one_if_any(config)?
     {
         let mut query = vec![("url", target)];
         query.extend(fields.iter().map(|field| ("field", field.as_str())));

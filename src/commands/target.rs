@@ -75,6 +75,14 @@ pub fn the_one(config: &Config) -> Result<Instance, String> {
     }
 }
 
+/// The one running proxy that is meant, or `None` if none runs; an error if there are several.
+pub fn the_one_if_any(config: &Config) -> Result<Option<Instance>, String> {
+    match CacheTarget::of(config) {
+        Ok(CacheTarget::Running(all)) => only(all).map(Some),
+        Ok(CacheTarget::Store) | Err(_) => Ok(None),
+    }
+}
+
 /// The single one of several proxies; the error names them all.
 fn only(mut all: Vec<Instance>) -> Result<Instance, String> {
     if all.len() > 1 {

@@ -245,10 +245,12 @@ fn clear_reaches_all_proxies_and_the_store_and_is_content_with_nothing() {
     let second = start(&["--store", &store]);
     assert!(!second.get("/a").is_hit());
     // Which one is meant must be said where it matters.
-    let mut stats = command();
-    let output =
-        stats.env("XDG_RUNTIME_DIR", folder.path()).arg("stats").output().expect("it runs");
-    assert!(refused(&output).contains("several proxies run, on ports"), "{output:?}");
+    for words in [&["stats"][..], &["explain", "/a"]] {
+        let mut asked = command();
+        let output = asked.env("XDG_RUNTIME_DIR", folder.path()).args(words).output();
+        let told = refused(&output.expect("it runs"));
+        assert!(told.contains("several proxies run, on ports"), "{words:?}: {told}");
+    }
 }
 
 #[test]
