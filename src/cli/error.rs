@@ -48,10 +48,14 @@ impl fmt::Display for UsageError {
             Self::Positional(count) => {
                 write!(f, "{count} words that are no flags; expected PORT, or HOST PORT ORIGIN")
             }
+            // Easily typed without its flag, and with a password in it.
+            Self::Command(word) if word.contains("://") => {
+                let word = without_password(word);
+                write!(f, "{word}: a URL without its flag; expected --origin {word}")
+            }
             Self::Command(word) => {
-                // `proxy http://user:password@host` is a word that is easily typed without `--origin`.
                 let names: Vec<&str> = COMMANDS.iter().map(|command| command.name).collect();
-                let (word, names) = (without_password(word), names.join(", "));
+                let names = names.join(", ");
                 write!(f, "{word}: neither a command nor a port; commands are {names}")
             }
             // The usage and not a pointer to the help: what is missing is then in sight.

@@ -183,7 +183,7 @@ mod tests {
 
     #[test]
     fn a_wrong_word_is_named() {
-        let table: [(&[&str], &str); 10] = [
+        let table: [(&[&str], &str); 11] = [
             (&["--prot", "1"], "--prot: unknown flag; did you mean --port?"),
             (&["--front-end", "x"], "--front-end: unknown flag; see proxy --help"),
             (&["--port"], "--port: no value; expected --port N"),
@@ -195,6 +195,10 @@ mod tests {
             (
                 &["bogus"],
                 "bogus: neither a command nor a port; commands are explain, purge, list, show, stats, top, warm, export, import, completions, help",
+            ),
+            (
+                &["http://user:secret@o.example"],
+                "http://***@o.example: a URL without its flag; expected --origin http://***@o.example",
             ),
             (
                 &["purge"],

@@ -319,6 +319,11 @@ impl fmt::Display for RequestError {
                 write!(f, "transfer coding {coding:?}: unknown; chunked alone is accepted")
             }
             Self::Host(what) => write!(f, "host field: {what}"),
+            // Programs send it to what they take for the proxy that leads out.
+            Self::MethodRefused(Method::CONNECT) => write!(
+                f,
+                "method CONNECT: not served; give this address in place of the server's, not as https_proxy"
+            ),
             Self::MethodRefused(method) => write!(f, "method {method}: not served by this proxy"),
             Self::Escapes => {
                 write!(f, "request target: dot segments lead out of the origin's path")

@@ -174,8 +174,16 @@ impl fmt::Display for OriginError {
             Self::Resolve { origin } => {
                 write!(f, "{origin}: the name has no address; see --origin")
             }
+            Self::Connect { origin, source } if is_led_out(origin) => write!(
+                f,
+                "{origin}: no connection ({source}); see http_proxy, https_proxy and no_proxy in the environment"
+            ),
             Self::Connect { origin, source } => {
                 write!(f, "{origin}: no connection ({source}); is it running? see --origin")
+            }
+            // A certificate is not what is wrong: what came is no TLS.
+            Self::Tls { origin, what } if what.contains("InvalidContentType") => {
+                write!(f, "{origin}: no TLS ({what}); does it speak http? see --origin")
             }
             Self::Tls { origin, what } => {
                 write!(f, "{origin}: no TLS ({what})")?;
@@ -224,4 +232,9 @@ impl fmt::Display for OriginError {
             Self::Content(source) => write!(f, "request content: {source}"),
         }
     }
+}
+
+/// Is the origin server reached through another proxy? `egress.rs` names both then.
+fn is_led_out(origin: &str) -> bool {
+    origin.contains(" through proxy ")
 }
