@@ -186,14 +186,31 @@ fn told_flags(text: &str) -> BTreeSet<String> {
     commands.chain(spans.map(str::to_string)).flat_map(|piece| flags(&piece)).collect()
 }
 
-#[test]
-fn flags_in_documents_exist() {
+/// The flags of the program and of its commands.
+fn known_flags() -> BTreeSet<String> {
     let help = |args: &[&str]| String::from_utf8(run(args).stdout).expect("text");
     let mut known = flags(&help(&["--help"]));
     for command in COMMANDS {
         known.extend(flags(&help(&["help", command])));
     }
     assert!(known.len() > 50, "the help was not read: {known:?}");
+    known
+}
+
+/// Who reads `docs/choosing.md` for a need comes across each flag there is.
+#[test]
+fn every_flag_is_for_a_need() {
+    let told = told_flags(&read(&root().join("docs/choosing.md")));
+    let mut known = known_flags();
+    // The help says that `--flag VALUE` and `--flag=VALUE` are the same.
+    known.remove("--flag");
+    let missing: Vec<_> = known.difference(&told).cloned().collect();
+    assert!(missing.is_empty(), "docs/choosing.md does not name {missing:?}");
+}
+
+#[test]
+fn flags_in_documents_exist() {
+    let known = known_flags();
     for (name, text) in documents() {
         let unknown: Vec<_> = told_flags(&text).difference(&known).cloned().collect();
         assert!(unknown.is_empty(), "{}: no such flags: {unknown:?}", name.display());

@@ -116,6 +116,8 @@ mod takeover;
 mod top;
 mod trailers;
 mod trial;
+#[cfg(all(feature = "redis", feature = "sqlite"))]
+mod troubleshooting;
 mod turns;
 #[cfg(feature = "sqlite")]
 mod underway;

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
-use super::support::origin::{Origin, Step, on};
+use super::support::origin::{Origin, Step, on, self_signed};
 use super::support::proxy::command_of;
 use super::support::redis::{Server, programs};
 use super::support::{PATIENCE, TemporaryFolder, pause};
@@ -100,6 +100,7 @@ impl Home {
         let link = std::os::unix::fs::symlink;
         link(env!("CARGO_BIN_EXE_proxy"), folder.file("bin/proxy")).expect("a link");
         fs::write(folder.file("urls.txt"), "/products/1\n/products/2\n").expect("a file");
+        fs::write(folder.file("company-ca.pem"), self_signed().1).expect("a file");
         // As Python's own server has it in the README.
         let file = "HTTP/1.0 200 OK\r\nServer: SimpleHTTP/0.6 Python/3.11.7\r\n\
                     Date: Thu, 26 Nov 2026 20:52:05 GMT\r\nContent-type: application/json\r\n\
@@ -175,8 +176,8 @@ impl Home {
         let port = self.proxy.rsplit(':').next().unwrap_or_default();
         let port = if takes_over { port } else { "0" };
         let command = command.split('#').next().unwrap_or_default().trim_end();
-        let command = command.replace("--port 3000", "").replace("127.0.0.1:3001", "127.0.0.1:0");
-        let command = format!("{command} --port {port}");
+        let command = command.replace("127.0.0.1:3001", "127.0.0.1:0");
+        let command = format!("{} --port {port}", without_port(&command));
         if !takes_over {
             self.stop();
         }
@@ -221,6 +222,13 @@ impl Drop for Home {
     }
 }
 
+/// A command without `--port N`, which is chosen here.
+fn without_port(command: &str) -> String {
+    let Some((before, after)) = command.split_once("--port ") else { return command.to_string() };
+    let after = after.trim_start_matches(|letter: char| letter.is_ascii_digit());
+    format!("{before}{after}")
+}
+
 /// As one word of a shell.
 fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', "'\\''"))
@@ -257,7 +265,7 @@ fn is_shown(expected: &[String], printed: &[&str]) -> bool {
 }
 
 /// A text with one digit for each number.
-fn numberless(text: &str) -> String {
+pub fn numberless(text: &str) -> String {
     let mut all = String::new();
     for letter in text.chars() {
         match letter {
