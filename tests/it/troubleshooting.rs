@@ -245,6 +245,11 @@ fn warnings_of_the_start(folder: &TemporaryFolder) -> Vec<String> {
     let mut few = command_of("bash");
     few.args(["-c", "ulimit -n 300; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_proxy")]);
     all.extend(logged(&Proxy::start_as(few), "file descriptors"));
+    let cut = on("GET /cut").head(200, "Content-Length: 9").bytes("x").close();
+    let origin = Origin::script([cut.always()]);
+    let proxy = Proxy::before(&origin, &[]);
+    proxy.get("/cut");
+    all.extend(logged(&proxy, "in the middle of the response"));
     // Others may enter the folder for sockets.
     let open = folder.file("caching-proxy");
     fs::create_dir(&open).expect("a folder");

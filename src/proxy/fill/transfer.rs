@@ -107,10 +107,11 @@ impl Proxy {
     /// begins a fetch of its own.
     pub fn lose(&self, transfer: &Transfer) {
         self.stats.count(Counter::Truncated);
-        // The client can be told no more than by an end that is none.
+        // The client can be told no more than by an end that is none. The driver knows which of the two it was;
+        // here both look the same.
         log::warn!(
-            "{}: the origin server closed the connection in the middle of the response; it is cut for its \
-             client, and not stored",
+            "{}: the origin server closed the connection in the middle of the response, or sent nothing for \
+             --origin-timeout; it is cut for its client, and not stored",
             transfer.forward.key.redacted()
         );
     }
