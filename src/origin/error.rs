@@ -93,7 +93,7 @@ pub enum OriginError {
         /// For how many seconds more.
         seconds: u32,
     },
-    /// `--origin-rate` or `--origin-concurrency` has been reached.
+    /// `--origin-rate`, `--origin-concurrency` or `--origin-connections` has been reached.
     Busy {
         /// When it may be worth trying again.
         seconds: u32,
@@ -226,8 +226,8 @@ impl fmt::Display for OriginError {
             ),
             Self::Busy { seconds } => write!(
                 f,
-                "no turn at the origin server within the limits; see --origin-rate and \
-                 --origin-concurrency; try again in {seconds} s"
+                "no turn at the origin server within the limits; see --origin-rate, --origin-concurrency and \
+                 --origin-connections; try again in {seconds} s"
             ),
             Self::Content(source) => write!(f, "request content: {source}"),
         }

@@ -134,7 +134,7 @@ pub enum Detail {
     Down,
     /// The origin server has asked to be left alone for a while (RFC 9110 §10.2.3).
     RetryAfter,
-    /// `--origin-rate` or `--origin-concurrency` has been reached.
+    /// `--origin-rate`, `--origin-concurrency` or `--origin-connections` has been reached.
     Rate,
     /// The origin server was too slow.
     Timeout,
@@ -256,7 +256,7 @@ impl Detail {
                 Some("--origin, --connect-timeout, --origin-timeout")
             }
             Self::Tls => Some("--ca-cert, --insecure"),
-            Self::Rate => Some("--origin-rate, --origin-concurrency"),
+            Self::Rate => Some("--origin-rate, --origin-concurrency, --origin-connections"),
             Self::Full => Some("--workers"),
             _ => None,
         }

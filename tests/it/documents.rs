@@ -112,6 +112,16 @@ fn links_lead_to_files_and_headings() {
 }
 
 #[test]
+fn readme_leads_to_every_document() {
+    let documents = documents();
+    let linked = links(&prose_and_code(&documents[Path::new("README.md")]).0);
+    for name in documents.keys().filter(|name| name.starts_with("docs")) {
+        let name = name.display().to_string();
+        assert!(linked.contains(&name), "README.md has no link to {name}");
+    }
+}
+
+#[test]
 fn readme_is_short() {
     let lines = read(&root().join("README.md")).lines().count();
     assert!(lines <= README_LINES_MAX, "README.md has {lines} lines; move some to docs/");
