@@ -59,6 +59,9 @@ pub fn start(
         cache: stores::identity(config).map_err(StartError::Store)?,
         since: proxy.now(),
     };
+    if config.admin.is_none() && config.admin_token.is_some() {
+        log::warn!("--admin-token: of no use without --admin; the Unix socket needs no token");
+    }
     // Errors over TCP stop the start: the operator has named the address and the token.
     let front = match config.admin {
         Some(address) => Some(over_tcp(config, address, driver, about.clone())?),
