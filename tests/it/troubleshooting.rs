@@ -312,12 +312,18 @@ fn refusals_of_the_page() -> Vec<String> {
 #[test]
 fn what_the_page_quotes_is_what_is_printed() {
     let folder = TemporaryFolder::new();
-    let mut printed = wrong_command_lines(&folder);
-    printed.extend(ports_in_use());
-    printed.extend(stores(&folder));
-    printed.extend(warnings_of_the_start(&folder));
-    printed.extend(several_proxies());
-    printed.extend(refusals_of_the_page());
+    // Together: each waits for programs that start.
+    let mut printed: Vec<String> = thread::scope(|scope| {
+        let groups = [
+            scope.spawn(|| wrong_command_lines(&folder)),
+            scope.spawn(ports_in_use),
+            scope.spawn(|| stores(&folder)),
+            scope.spawn(|| warnings_of_the_start(&folder)),
+            scope.spawn(several_proxies),
+            scope.spawn(refusals_of_the_page),
+        ];
+        groups.into_iter().flat_map(|group| group.join().expect("no panic")).collect()
+    });
     let proxy = Proxy::start(&[]);
     printed.push(answer(&proxy, "CONNECT h:1 HTTP/1.1\r\nHost: h:1\r\n\r\n").1);
     let quoted = quoted_lines(&page());
