@@ -54,6 +54,8 @@ const REFERENCE_HEAD: &str = "\
 
 <!-- Generated from src/cli/flags.rs; to write it anew: UPDATE=1 cargo test --test it flags:: -->
 
+For those who look a flag up; [choosing flags](choosing.md) starts from what you need.
+
 `proxy --help` shows all flags in short, `proxy -h` the twelve used most. `--flag value` and `--flag=value`
 are the same. `proxy PORT` stands for `--port PORT`, and `proxy HOST PORT ORIGIN` for the three flags of these
 names.
