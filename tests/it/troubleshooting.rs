@@ -191,6 +191,9 @@ fn wrong_command_lines(folder: &TemporaryFolder) -> Vec<String> {
     ];
     let mut all: Vec<String> = cases.iter().flat_map(|words| said(words, None)).collect();
     all.extend(said(&[], Some(("CACHING_PROXY_PORT", "abc"))));
+    for old in [("PROXY_PORT", "tcp://192.0.2.1:80"), ("PROXY_CACHE_TTL", "60")] {
+        all.extend(said(&["--port", "0", "--origin", "no-url"], Some(old)));
+    }
     all
 }
 
