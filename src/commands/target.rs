@@ -75,10 +75,12 @@ pub fn the_one(config: &Config) -> Result<Instance, String> {
     }
 }
 
-/// The one running proxy that is meant, or `None` if none runs; an error if there are several.
+/// The one running proxy that is meant, or `None` if none runs; an error if there are several, or none on the
+/// port that is named.
 pub fn the_one_if_any(config: &Config) -> Result<Option<Instance>, String> {
     match CacheTarget::of(config) {
         Ok(CacheTarget::Running(all)) => only(all).map(Some),
+        Err(error) if config.port_given => Err(error),
         Ok(CacheTarget::Store) | Err(_) => Ok(None),
     }
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use serde_json::Value;
 
 use super::support::origin::{Origin, on};
-use super::support::proxy::{Proxy, run};
+use super::support::proxy::{Proxy, command, run};
 use super::support::{PATIENCE, TemporaryFolder, pause};
 
 fn explain(origin: &Origin, args: &[&str]) -> (i32, String, String) {
@@ -346,4 +346,16 @@ fn an_explanation_is_no_use_of_what_is_stored() {
     assert_has(&said(&small, &["explain", "/a"]), &["proxy; hit"]);
     small.get("/c");
     assert!(small.get("/b").is_hit(), "what was explained is the older one");
+}
+
+/// What a proxy with the default flags would do is no answer to a question about a running one.
+#[test]
+fn a_port_on_which_no_proxy_runs_is_named() {
+    let runtime = TemporaryFolder::new();
+    let mut asked = command();
+    asked.args(["explain", "--port", "1", "/a"]).env("XDG_RUNTIME_DIR", runtime.path());
+    let output = asked.output().expect("the binary runs");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert_eq!(told, "proxy: no proxy of yours runs on port 1\n");
 }
