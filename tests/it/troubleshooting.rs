@@ -329,7 +329,11 @@ fn what_the_page_quotes_is_what_is_printed() {
     });
     let proxy = Proxy::start(&[]);
     printed.push(answer(&proxy, "CONNECT h:1 HTTP/1.1\r\nHost: h:1\r\n\r\n").1);
-    let quoted = quoted_lines(&page());
+    let page = page();
+    for (beginning, _) in NOT_RUN {
+        assert!(page.contains(beginning), "{beginning:?} is not on the page any more");
+    }
+    let quoted = quoted_lines(&page);
     assert!(quoted.len() > 30, "lines are missing: {quoted:?}");
     assert_printed(&quoted, &printed);
 }
