@@ -9,6 +9,7 @@ use std::process::ExitCode;
 
 use caching_proxy::cli::config::Config;
 use caching_proxy::cli::{Args, Command, Task, UsageError, features, parse};
+use caching_proxy::message::visible::visible_lines;
 
 mod commands;
 mod daemon;
@@ -41,7 +42,7 @@ fn main() -> ExitCode {
     match daemon::run(&config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("proxy: {error}");
+            eprintln!("proxy: {}", visible_lines(&error.to_string()));
             ExitCode::FAILURE
         }
     }
@@ -65,11 +66,13 @@ fn run(config: &Config, task: &Task) -> ExitCode {
     // A command's output is its result; what the store has to say is shown only if it is a warning.
     daemon::log_to_stderr(config.log_level.min(log::LevelFilter::Warn));
     match commands::run(config, task) {
-        Ok(text) => say(&text),
+        // JSON is for programs, and says everything as it is.
+        Ok(text) if task.prints_json() => say(&text),
+        Ok(text) => say(&visible_lines(&text)),
         Err(text) => {
             // One line says what is wrong; more of them are a report.
             let name = if text.trim_end().contains('\n') { "" } else { "proxy: " };
-            eprintln!("{name}{}", text.trim_end());
+            eprintln!("{name}{}", visible_lines(text.trim_end()));
             ExitCode::FAILURE
         }
     }

@@ -63,6 +63,18 @@ pub enum Task {
     },
 }
 
+impl Task {
+    /// Is what it prints JSON alone?
+    pub fn prints_json(&self) -> bool {
+        matches!(
+            self,
+            Self::List { json: true }
+                | Self::Show { json: true, .. }
+                | Self::Stats(StatsForm::Json)
+        )
+    }
+}
+
 /// How `proxy stats` answers.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum StatsForm {

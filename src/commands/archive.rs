@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use caching_proxy::cli::config::Config;
 use caching_proxy::control::Imported;
+use caching_proxy::message::visible::visible;
 use caching_proxy::proxy::archive::har::Secrets;
 use caching_proxy::proxy::archive::{Page, stream};
 
@@ -140,7 +141,7 @@ pub fn import(config: &Config, file: &str) -> Result<String, String> {
     let Imported { stored, left_out } = imported;
     let mut told = format!("{file}: {stored} of {count} responses stored\n");
     for (reason, count) in left_out {
-        let _ = writeln!(told, "  {count} not: {reason}");
+        let _ = writeln!(told, "  {count} not: {}", visible(&reason));
     }
     if stored < count {
         told.push_str("  --cache-mode force takes what says that it must not be stored\n");

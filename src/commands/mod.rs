@@ -13,6 +13,7 @@ use caching_proxy::cli::config::Config;
 use caching_proxy::cli::{StatsForm, Task};
 use caching_proxy::clock::{Clock, Timestamp};
 use caching_proxy::control::{PurgeAnswer, explanation};
+use caching_proxy::message::visible::visible;
 use caching_proxy::policy::purging::Selector;
 use caching_proxy::proxy::archive::har::Secrets;
 use caching_proxy::store::backing::{Backing, Change};
@@ -192,6 +193,6 @@ fn line(listed: &Value) -> String {
         text("bytes"),
         text("age"),
         text("hits"),
-        listed["url"].as_str().unwrap_or_default()
+        visible(listed["url"].as_str().unwrap_or_default())
     )
 }

@@ -1,7 +1,7 @@
 //! The terminal, if there is one: its size, its keys, and text that is drawn in place.
 //!
-//! Nothing else names a control sequence. Text that comes from outside loses its control characters here, so
-//! that no URL can move the cursor or change what is shown.
+//! Nothing else names a control sequence. The control characters of text that comes from outside are seen as
+//! their numbers (`message::visible`), so that no URL can move the cursor or change what is shown.
 
 use std::env;
 use std::io::{self, IsTerminal, Read, Write};
@@ -9,6 +9,8 @@ use std::os::fd::AsFd;
 
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 use unicode_width::UnicodeWidthChar;
+
+use caching_proxy::message::visible::visible;
 
 /// What a terminal is taken to have that does not say how large it is.
 const COLUMNS: usize = 80;
@@ -46,11 +48,11 @@ pub fn size(stream: &impl AsFd) -> (usize, usize) {
     found.map_or((COLUMNS, ROWS), |size| (size.ws_col.into(), size.ws_row.into()))
 }
 
-/// As much of a text as has room in so many columns, without its control characters.
+/// As much of a text as has room in so many columns; control characters are seen as their numbers.
 pub fn fitted(text: &str, columns: usize) -> String {
     let mut out = String::new();
     let mut left = columns;
-    for letter in text.chars().filter(|letter| !is_control(*letter)) {
+    for letter in visible(text).chars() {
         // Marks that stand above the letter before them take no column.
         let width = letter.width().unwrap_or(0);
         if width > left {
@@ -60,13 +62,6 @@ pub fn fitted(text: &str, columns: usize) -> String {
         out.push(letter);
     }
     out
-}
-
-/// Does the letter do something else than to be seen? Those that turn the direction of text are among them:
-/// they show a URL as another one.
-fn is_control(letter: char) -> bool {
-    letter.is_control()
-        || matches!(letter, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 /// The whole terminal, as long as it is drawn on: restored when it is dropped, however that happens.
@@ -156,8 +151,8 @@ mod tests {
         let table = [
             ("/products/1", 80, "/products/1"),
             ("/products/1", 5, "/prod"),
-            ("/a\x1b[2J\r\n\t\u{9b}31m\u{7f}/b", 80, "/a[2J31m/b"),
-            ("/\u{202e}gnp.exe\u{2066}\u{200f}", 80, "/gnp.exe"),
+            ("/a\x1b[2J\r\n\u{9b}31m/b", 80, "/a⟨U+001B⟩[2J⟨U+000D⟩⟨U+000A⟩⟨U+009B⟩31m/b"),
+            ("/\u{202e}gnp.exe\u{2066}", 80, "/⟨U+202E⟩gnp.exe⟨U+2066⟩"),
             // Wide letters take two columns, and marks none.
             ("日本語", 5, "日本"),
             ("e\u{301}e\u{301}e", 2, "e\u{301}e\u{301}"),

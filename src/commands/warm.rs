@@ -16,6 +16,7 @@ use caching_proxy::cli::config::Config;
 use caching_proxy::control::{Info, explanation};
 use caching_proxy::message::body::Body;
 use caching_proxy::message::request::Request;
+use caching_proxy::message::visible::visible;
 use caching_proxy::origin::blocking::plain::{PlainClient, PlainResponse};
 use caching_proxy::policy::reason::{ReadStatus, Why};
 use caching_proxy::policy::response::Response;
@@ -172,6 +173,7 @@ fn finish(tally: &WarmTally, all: usize) -> Result<String, String> {
         let _ = write!(told, "; {foreign} more are not of this origin server");
     }
     for (detail, count) in not_stored.iter() {
+        let detail = visible(detail);
         let _ = write!(told, "\n  {count} not stored, or left stale: detail={detail}");
     }
     for failure in tally.told.lock().iter() {
@@ -223,7 +225,7 @@ impl WarmSource {
                 }
                 // A bound, because an index may name itself.
                 Ok(_) => {}
-                Err(error) => tally.fail(format!("{url}: {error}")),
+                Err(error) => tally.fail(&format!("{url}: {error}")),
             }
         }
         all
@@ -303,19 +305,20 @@ impl WarmTally {
                 *self.not_stored.lock().entry(detail).or_default() += 1;
                 return;
             }
-            WarmOutcome::Failed(text) => return self.fail(format!("{target}: {text}")),
+            WarmOutcome::Failed(text) => return self.fail(&format!("{target}: {text}")),
         };
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts a failure, and keeps its text if it is one of the first.
-    fn fail(&self, text: String) {
+    fn fail(&self, text: &str) {
         // A server that is down fails for every URL: ten lines say as much as a million.
         const TOLD_MAX: usize = 10;
         self.failures.fetch_add(1, Ordering::Relaxed);
         let mut told = self.told.lock();
         if told.len() < TOLD_MAX {
-            told.push(text);
+            // A line for each: a location in a sitemap may have any character.
+            told.push(visible(text).into_owned());
         }
     }
 }

@@ -20,6 +20,7 @@ use serde_json::{Map, Value, json};
 use crate::message::body::Body;
 use crate::message::fields::Fields;
 use crate::message::growing::Writer;
+use crate::message::visible::hides;
 use crate::policy::response::Response;
 use crate::proxy::{BlockingDriver, Proxy};
 use crate::stats::{Counter, RecentRequest, Tally};
@@ -269,10 +270,10 @@ impl Live {
     }
 }
 
-/// A text of at most [`ORIGIN_BYTES_MAX`], without controls, which JSON would make six times as long.
+/// A text of at most [`ORIGIN_BYTES_MAX`], without what hides, which JSON would make six times as long.
 fn short(text: &str) -> String {
     let mut short = String::new();
-    for c in text.chars().map(|c| if c.is_control() { ' ' } else { c }) {
+    for c in text.chars().map(|c| if hides(c) { ' ' } else { c }) {
         if short.len() + c.len_utf8() > ORIGIN_BYTES_MAX {
             break;
         }

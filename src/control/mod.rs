@@ -20,6 +20,7 @@ use crate::control::query::{Query, Wrong, bad};
 use crate::message::body::Body;
 use crate::message::fields::Fields;
 use crate::message::request::Request;
+use crate::message::visible::visible_lines;
 use crate::origin::RequestContent;
 use crate::policy::credentials::redacted;
 use crate::policy::key::Glob;
@@ -220,8 +221,7 @@ impl Control {
         if let Some(live) = &self.live
             && let Some(answer) = self.page(request, live, path, &query)
         {
-            return answer
-                .unwrap_or_else(|(status, text)| Response::error(status, &text, prefers_json));
+            return answer.unwrap_or_else(|wrong| refusal(wrong, prefers_json));
         }
         let answer = match path {
             "/" => Ok(text(HELP.to_string())),
@@ -239,7 +239,7 @@ impl Control {
             "/import" => self.import(content),
             _ => Err((StatusCode::NOT_FOUND, format!("{path}: not known; GET / lists what is"))),
         };
-        answer.unwrap_or_else(|(status, text)| Response::error(status, &text, prefers_json))
+        answer.unwrap_or_else(|wrong| refusal(wrong, prefers_json))
     }
 
     /// What belongs to the page; `None` if this does not.
@@ -434,8 +434,14 @@ fn see_page(cookie: Option<String>) -> Response {
     response
 }
 
+/// An answer that is no 200. What was asked for may be a part of it.
+fn refusal((status, text): Wrong, prefers_json: bool) -> Response {
+    Response::error(status, &visible_lines(&text), prefers_json)
+}
+
+/// An answer for people: nothing that clients or origin servers have sent can hide in it.
 fn text(text: String) -> Response {
-    text_as("text/plain; charset=utf-8", text)
+    text_as("text/plain; charset=utf-8", visible_lines(&text).into_owned())
 }
 
 fn text_as(content_type: &'static str, text: String) -> Response {

@@ -8,9 +8,9 @@ use std::fmt::Write as _;
 use http::{HeaderName, HeaderValue, StatusCode};
 
 use crate::control::live::{Figures, Live, PlotSpan};
-use crate::control::shown::visible;
 use crate::control::{About, text_as};
 use crate::message::request::Request;
+use crate::message::visible::visible_lines;
 use crate::policy::response::Response;
 use crate::proxy::Proxy;
 use crate::stats::{Snapshot, Tally};
@@ -103,7 +103,7 @@ fn filled(template: &str, values: &[(&str, String)]) -> String {
 
 /// A text as HTML has it, in content and in attributes with quotes.
 fn escaped(text: &str) -> String {
-    let text = visible(text).replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    let text = visible_lines(text).replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
     text.replace('"', "&quot;").replace('\'', "&#39;")
 }
 

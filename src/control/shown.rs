@@ -13,6 +13,7 @@ use crate::control::listing::variant;
 use crate::control::query::{Query, Wrong, bad};
 use crate::control::{json_response, text_as};
 use crate::message::body::Body;
+use crate::message::visible::visible_lines;
 use crate::policy::response::Response;
 use crate::policy::stored::StoredResponse;
 use crate::proxy::{BlockingDriver, Proxy};
@@ -104,7 +105,7 @@ fn as_text(bytes: &[u8], length: u64) -> String {
         Err(_) => None,
     };
     let (mut text, shown) = if let Some(valid) = valid.filter(|text| !text.contains('\0')) {
-        (visible(valid), valid.len())
+        (visible_lines(valid).into_owned(), valid.len())
     } else {
         let shown = &bytes[..bytes.len().min(BINARY_BYTES_MAX)];
         let about = "not text (coded, or of another kind); in hexadecimal digits:";
@@ -119,24 +120,6 @@ fn as_text(bytes: &[u8], length: u64) -> String {
         let _ = write!(text, "\n[{shown} of {length} bytes]\n");
     }
     text
-}
-
-/// A text in which characters are seen that would change how others are shown: controls, and those that turn the
-/// direction of writing.
-pub(super) fn visible(text: &str) -> String {
-    let mut seen = String::with_capacity(text.len());
-    for c in text.chars() {
-        let hides = matches!(
-            c,
-            '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
-        );
-        if hides || c.is_control() && !matches!(c, '\n' | '\t' | '\r') {
-            let _ = write!(seen, "\u{27e8}U+{:04X}\u{27e9}", u32::from(c));
-        } else {
-            seen.push(c);
-        }
-    }
-    seen
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use log::Log;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -23,6 +24,7 @@ use caching_proxy::front::ConnectionLimits;
 use caching_proxy::front::workers::Pool;
 use caching_proxy::front::{FrontSettings, event, tiny};
 use caching_proxy::message::target::{OriginUrl, is_loopback, without_password};
+use caching_proxy::message::visible::visible;
 use caching_proxy::origin::blocking::client::{OriginClient, OriginClientSettings};
 use caching_proxy::origin::egress::{Egress, EgressProxy};
 use caching_proxy::origin::evented::EventedSettings;
@@ -203,8 +205,35 @@ pub fn log_to_stderr(level: log::LevelFilter) {
         .add_filter_allow_str("caching_proxy")
         .add_filter_allow_str("proxy")
         .build();
+    let lines = LogLines(WriteLogger::new(level, format, io::stderr()));
     // It fails only if there is a logger already.
-    let _ = WriteLogger::init(level, format, io::stderr());
+    if log::set_boxed_logger(Box::new(lines)).is_ok() {
+        log::set_max_level(level);
+    }
+}
+
+/// The program's own log: a record is one line, whatever clients and origin servers have put into it.
+struct LogLines(Box<WriteLogger<io::Stderr>>);
+
+impl Log for LogLines {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        self.0.enabled(metadata)
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        // Dependencies log much that is not written, and need not be put together for it.
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        let text = record.args().to_string();
+        let mut line = log::Record::builder();
+        line.metadata(record.metadata().clone()).module_path(record.module_path());
+        self.0.log(&line.args(format_args!("{}", visible(&text))).build());
+    }
+
+    fn flush(&self) {
+        self.0.flush();
+    }
 }
 
 /// Refuses an origin server that is the proxy itself: every miss would be a request to itself, until no

@@ -20,3 +20,4 @@ mod spelling;
 pub mod target;
 #[cfg(not(feature = "zstd"))]
 mod without_zstd;
+pub mod visible;

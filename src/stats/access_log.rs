@@ -20,6 +20,7 @@ use serde_json::value::RawValue;
 
 use crate::clock::Timestamp;
 use crate::message::date;
+use crate::message::visible::hides;
 use crate::policy::credentials::redacted;
 use crate::stats::Stats;
 use crate::vital;
@@ -267,14 +268,17 @@ impl Lost {
     }
 }
 
-/// A value between the quotes of a log line: what could end it or fake another line is escaped.
+/// A value between the quotes of a log line: what could end it, fake another line or turn its direction is escaped,
+/// byte by byte.
 fn quoted(value: &str) -> String {
     if value.is_empty() {
         return "-".to_string();
     }
     value.chars().fold(String::with_capacity(value.len()), |mut text, character| {
-        if character == '"' || character == '\\' || character.is_control() {
-            let _ = write!(text, "\\x{:02X}", character as u32);
+        if character == '"' || character == '\\' || hides(character) {
+            for byte in character.encode_utf8(&mut [0; 4]).bytes() {
+                let _ = write!(text, "\\x{byte:02X}");
+            }
         } else {
             text.push(character);
         }
@@ -328,7 +332,21 @@ fn json(served: &AccessRecord<'_>) -> String {
         cache_status: served.cache_status,
         seconds: seconds.expect("a duration is a number, and no infinite one"),
     };
-    serde_json::to_string(&line).expect("neither keys nor values can be wrong") + "\n"
+    let mut text = serde_json::to_string(&line).expect("neither keys nor values can be wrong");
+    // JSON lets them stand for themselves, and terminals show the line.
+    if text.contains(hides) {
+        text = text.chars().fold(String::with_capacity(text.len() + 16), |mut text, character| {
+            if hides(character) {
+                for unit in character.encode_utf16(&mut [0; 2]) {
+                    let _ = write!(text, "\\u{unit:04x}");
+                }
+            } else {
+                text.push(character);
+            }
+            text
+        });
+    }
+    text + "\n"
 }
 
 #[cfg(test)]
@@ -366,6 +384,21 @@ mod tests {
              \"target\":\"/a\\n\\\"\",\"status\":200,\"bytes\":5,\"hit\":true,\
              \"cache_status\":\"proxy; hit\",\"seconds\":0.002000}\n"
         );
+    }
+
+    #[test]
+    fn access_lines_turn_no_terminal_around() {
+        let target = "/a\u{202e}\u{9b}\u{e0041}é";
+        let line = combined(&served(target));
+        assert!(
+            line.contains("GET /a\\xE2\\x80\\xAE\\xC2\\x9B\\xF3\\xA0\\x81\\x81é HTTP"),
+            "{line}"
+        );
+        let line = json(&served(target));
+        assert!(line.contains("\"/a\\u202e\\u009b\\udb40\\udc41é\""), "{line}");
+        // It is the same to who reads it as JSON.
+        let read: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+        assert_eq!(read["target"], target);
     }
 
     /// A log that is not written for as long as a test wants.

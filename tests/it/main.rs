@@ -124,6 +124,7 @@ mod underway;
 mod upgrade;
 mod validation;
 mod variants;
+mod visible;
 #[cfg(feature = "sqlite")]
 mod warm_start;
 mod ways_out;

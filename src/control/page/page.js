@@ -10,8 +10,8 @@ const table = { search: '', sort: 'url', page: 0 };
 
 // Characters that would change how others are shown are seen as what they are.
 const visible = (text) => String(text).slice(0, TEXT_MAX).replace(
-  /[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g,
-  (c) => `\u27e8U+${c.charCodeAt(0).toString(16).toUpperCase().padStart(4, '0')}\u27e9`);
+  /[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\u{e0000}-\u{e007f}]|\r(?!\n)/gu,
+  (c) => `\u27e8U+${c.codePointAt(0).toString(16).toUpperCase().padStart(4, '0')}\u27e9`);
 const count = (n) => n.toLocaleString('en').replaceAll(',', '\u202f');
 const percent = (part, whole) => whole ? `${Math.floor(part * 100 / whole)} %` : '–';
 function bytes(n) {
