@@ -13,6 +13,7 @@ use caching_proxy::control::Imported;
 use caching_proxy::message::visible::visible;
 use caching_proxy::proxy::archive::har::Secrets;
 use caching_proxy::proxy::archive::{Page, stream};
+use caching_proxy::stats::figures::{number, size};
 
 use crate::commands::progress::ProgressLine;
 use crate::commands::target::{MeantCache, read};
@@ -60,7 +61,7 @@ fn write(
     let mut after = String::new();
     let all = if progress.is_shown() { stored_count(cache) } else { None };
     loop {
-        progress.show(count + left_out, all, "responses");
+        progress.show(count + left_out, all, number, "responses");
         let query = [("after", after.as_str()), ("with_secrets", kept)];
         let page: Page = read(&cache.ask("GET", "/export", &query)?)?;
         for entry in &page.entries {
@@ -106,7 +107,7 @@ pub fn import(config: &Config, file: &str) -> Result<String, String> {
         Box::new(io::stdin().lock())
     } else {
         let opened = File::open(Path::new(file)).map_err(|error| format!("{file}: {error}"))?;
-        all = opened.metadata().ok().filter(fs::Metadata::is_file).map(|found| found.len() >> 10);
+        all = opened.metadata().ok().filter(fs::Metadata::is_file).map(|found| found.len());
         Box::new(opened)
     };
     let taken = Cell::new(0);
@@ -124,7 +125,7 @@ pub fn import(config: &Config, file: &str) -> Result<String, String> {
     let read = stream::entries(BufReader::new(reader), |entry| {
         bytes += entry.bytes();
         entries += 1;
-        progress.show(taken.get() >> 10, all, &format!("KiB, {entries} responses"));
+        progress.show(taken.get(), all, size, &format!("{} responses", number(entries)));
         batch.push(entry);
         if bytes >= BATCH_BYTES {
             bytes = 0;

@@ -37,15 +37,15 @@ impl ProgressLine {
         self.is_shown
     }
 
-    /// Shows that `done` of `all` are done, with a note; `None` if nobody knows how many there are. Draws
-    /// nothing if the line has been drawn just now.
-    pub fn show(&mut self, done: u64, all: Option<u64>, note: &str) {
+    /// Shows that `done` of `all` are done, as `say` writes them, with a note; `None` if nobody knows how many there
+    /// are. Draws nothing if the line has been drawn just now.
+    pub fn show(&mut self, done: u64, all: Option<u64>, say: fn(u64) -> String, note: &str) {
         let is_due = self.drawn.is_none_or(|drawn| drawn.elapsed() >= SHOWN_EVERY);
         if !self.is_shown || !is_due {
             return;
         }
         self.drawn = Some(Instant::now());
-        let line = line(done, all, note, self.begun.elapsed());
+        let line = line((done, all), say, note, self.begun.elapsed());
         // Not in the last column: some terminals go on to the next line there.
         let columns = size(&io::stderr()).0.saturating_sub(1);
         let _ = write!(io::stderr(), "\r{}\x1b[K", fitted(&line, columns));
@@ -62,24 +62,32 @@ impl Drop for ProgressLine {
 }
 
 /// The text of the line.
-fn line(done: u64, all: Option<u64>, note: &str, taken: Duration) -> String {
-    let rate = done as f64 / taken.as_secs_f64().max(0.001);
+fn line(
+    (done, all): (u64, Option<u64>),
+    say: fn(u64) -> String,
+    note: &str,
+    taken: Duration,
+) -> String {
+    let rate = u128::from(done) * 1000 / taken.as_millis().max(1);
+    let rate = say(u64::try_from(rate).unwrap_or(u64::MAX));
     let count = match all {
-        None => format!("{done}"),
+        None => say(done),
         Some(all) => {
             // More may have come meanwhile.
             let all = all.max(done);
             let filled = (u128::from(BAR) * u128::from(done)).checked_div(all.into());
             let filled = filled.unwrap_or_default() as usize;
             let bar = format!("{}{}", "#".repeat(filled), ".".repeat(BAR as usize - filled));
-            format!("[{bar}] {done}/{all}")
+            format!("[{bar}] {}/{}", say(done), say(all))
         }
     };
-    format!("{count}  {rate:.0}/s  {note}")
+    format!("{count}  {rate}/s  {note}")
 }
 
 #[cfg(test)]
 mod tests {
+    use caching_proxy::stats::figures::{self, number};
+
     use super::*;
 
     #[test]
@@ -93,12 +101,15 @@ mod tests {
             (5, Some(10), format!("{} 5/10  5/s  x", bar(15))),
             (10, Some(10), format!("{} 10/10  10/s  x", bar(30))),
             (12, Some(10), format!("{} 12/12  12/s  x", bar(30))),
-            (u64::MAX, Some(u64::MAX), format!("{} {1}/{1}  18446744073709551616/s  x", bar(30), u64::MAX)),
-            (7, None, "7  7/s  x".to_string()),
+            (u64::MAX, Some(u64::MAX), format!("{} {1}/{1}  {1}/s  x", bar(30), number(u64::MAX))),
+            (7000, None, "7,000  7,000/s  x".to_string()),
         ];
         for (done, all, expected) in table {
-            assert_eq!(line(done, all, "x", second), expected);
+            assert_eq!(line((done, all), number, "x", second), expected);
         }
-        assert!(line(1, None, "", Duration::ZERO).contains("1000/s"), "no division by no time");
+        let bytes = line((1536, Some(4096)), figures::size, "x", second);
+        assert_eq!(bytes, format!("{} 1.5 KiB/4.0 KiB  1.5 KiB/s  x", bar(11)));
+        let at_once = line((1, None), number, "", Duration::ZERO);
+        assert!(at_once.contains("1,000/s"), "no division by no time");
     }
 }

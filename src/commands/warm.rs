@@ -21,6 +21,7 @@ use caching_proxy::origin::blocking::plain::{PlainClient, PlainResponse};
 use caching_proxy::policy::reason::{ReadStatus, Why};
 use caching_proxy::policy::response::Response;
 use caching_proxy::proxy::BlockingDriver;
+use caching_proxy::stats::figures::number;
 
 use crate::commands::progress::{ProgressLine, SHOWN_EVERY};
 use crate::commands::target::{CacheTarget, MeantCache, read};
@@ -146,7 +147,8 @@ pub fn warm(config: &Config, file: &str, jobs: usize) -> Result<String, String> 
         let mut progress = ProgressLine::new();
         while progress.is_shown() && workers.iter().any(|worker| !worker.is_finished()) {
             let failed = tally.failures.load(Ordering::Relaxed);
-            progress.show(tally.done() as u64, Some(all as u64), &format!("{failed} failed"));
+            let note = format!("{} failed", number(failed));
+            progress.show(tally.done() as u64, Some(all as u64), number, &note);
             thread::sleep(SHOWN_EVERY);
         }
     });

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 
 use crate::control::About;
 use crate::proxy::Proxy;
+use crate::stats::figures::whole_percent;
 use crate::stats::{BOUNDS_US, COUNTERS, Counter, CounterKind, CounterSource, Snapshot, Tally};
 use crate::store::cache::CacheUsage;
 
@@ -158,7 +159,7 @@ pub(super) fn summary(proxy: &Proxy, about: &About) -> String {
     };
     let share = |part: u64, whole: Counter| {
         let whole = snapshot.get(whole).unwrap_or(0);
-        format!("{part} ({}%)", (part * 100).checked_div(whole).unwrap_or(0))
+        format!("{part} ({}%)", whole_percent(part, whole))
     };
     // What clients were given comes first, and how busy the proxy is last: the latter is asked for less often.
     let (of_now, of_clients): (Vec<_>, Vec<_>) =

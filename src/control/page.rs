@@ -13,6 +13,7 @@ use crate::message::request::Request;
 use crate::message::visible::visible_lines;
 use crate::policy::response::Response;
 use crate::proxy::Proxy;
+use crate::stats::figures::{number, percent, size, time};
 use crate::stats::{Snapshot, Tally};
 
 const PAGE: &str = include_str!("page/page.html");
@@ -75,8 +76,8 @@ pub(super) fn page(
             ("figures", figures(live)),
             ("latencies", latencies(&stats)),
             ("details", details(&stats)),
-            ("responses", usage.responses.to_string()),
-            ("bytes", bytes_text(usage.bytes)),
+            ("responses", number(usage.responses)),
+            ("bytes", size(usage.bytes)),
         ],
     ))
 }
@@ -109,11 +110,11 @@ fn escaped(text: &str) -> String {
 
 /// The names of the figures, and what they say of a range.
 const FIGURES: [(&str, &str, fn(&Figures) -> String); 4] = [
-    ("requests", "Requests", |figures| count_text(figures.requests)),
+    ("requests", "Requests", |figures| number(figures.requests)),
     ("ratio", "Hit ratio", |figures| percent(figures.hits, figures.requests)),
-    ("bytes", "Bytes sent", |figures| bytes_text(figures.bytes)),
+    ("bytes", "Bytes sent", |figures| size(figures.bytes)),
     ("saved", "Origin requests saved", |figures| {
-        count_text(figures.requests.saturating_sub(figures.origin_requests))
+        number(figures.requests.saturating_sub(figures.origin_requests))
     }),
 ];
 
@@ -139,11 +140,11 @@ fn figures(live: &Live) -> String {
 /// How long hits and misses took.
 fn latencies(stats: &Snapshot) -> String {
     let row = |name: &str, tally: &Tally| {
-        let within = |share| tally.quantile_us(share).map_or("–".to_string(), time_text);
+        let within = |share| time(tally.quantile_us(share));
         format!(
             "<tr><th scope=row>{name}</th><td class=number>{}</td><td class=number>{}</td>\
              <td class=number>{}</td></tr>\n",
-            count_text(tally.total()),
+            number(tally.total()),
             within(0.5),
             within(0.99)
         )
@@ -164,8 +165,9 @@ fn details(stats: &Snapshot) -> String {
         let hidden = if count == 0 { " hidden" } else { "" };
         let _ = write!(
             text,
-            "<tr data-detail=\"{0}\"{hidden}><th scope=row><code>{0}</code></th><td class=number>{count}</td>",
-            escaped(word)
+            "<tr data-detail=\"{0}\"{hidden}><th scope=row><code>{0}</code></th><td class=number>{1}</td>",
+            escaped(word),
+            number(count)
         );
         for cell in cells {
             let _ = write!(text, "<td>{}</td>", with_code(cell));
@@ -184,41 +186,6 @@ fn with_code(line: &str) -> String {
             _ => escaped(piece),
         })
         .collect()
-}
-
-fn percent(part: u64, whole: u64) -> String {
-    (part * 100).checked_div(whole).map_or("–".to_string(), |percent| format!("{percent} %"))
-}
-
-/// A number with a space between each three digits.
-fn count_text(count: u64) -> String {
-    let digits = count.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push('\u{202f}');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-fn bytes_text(bytes: u64) -> String {
-    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let (mut value, mut unit) = (bytes as f64, 0);
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        (value, unit) = (value / 1024.0, unit + 1);
-    }
-    let digits = usize::from(unit > 0 && value < 100.0);
-    format!("{value:.digits$} {}", UNITS[unit])
-}
-
-fn time_text(micros: u64) -> String {
-    match micros {
-        0..1000 => format!("{micros} µs"),
-        1000..1_000_000 => format!("{} ms", micros as f64 / 1e3),
-        _ => format!("{} s", micros as f64 / 1e6),
-    }
 }
 
 #[cfg(test)]
@@ -247,13 +214,5 @@ mod tests {
                 assert!(found.is_none_or(is_comment), "{outside}: {found:?}");
             }
         }
-    }
-
-    #[test]
-    fn figures_are_short() {
-        assert_eq!((percent(1, 3), percent(0, 0)), ("33 %".to_string(), "–".to_string()));
-        assert_eq!(count_text(1_234_567), "1\u{202f}234\u{202f}567");
-        assert_eq!((bytes_text(5), bytes_text(1536)), ("5 B".to_string(), "1.5 KiB".to_string()));
-        assert_eq!((time_text(50), time_text(2_500)), ("50 µs".to_string(), "2.5 ms".to_string()));
     }
 }

@@ -13,9 +13,11 @@ use parking_lot::Mutex;
 
 use crate::policy::reason::{CacheStatus, Why};
 use crate::stats::counters::Cells;
+use crate::stats::figures::whole_percent;
 
 mod access_log;
 mod counters;
+pub mod figures;
 mod latency;
 mod recent;
 
@@ -169,14 +171,12 @@ impl Stats {
         let get = |counter| snapshot.get(counter).unwrap_or(0);
         let (requests, hits) = (get(Counter::Request), get(Counter::Hit));
         let (sent, from_cache) = (get(Counter::BytesSent), get(Counter::BytesFromCache));
-        // Of nothing, 0 %: a proxy may end before its first request.
-        let percent = |part: u64, whole: u64| (part * 100).checked_div(whole).unwrap_or(0);
         let mut line = format!(
             "{requests} requests: {hits} hits ({}%), {} misses; {sent} bytes sent, {from_cache} \
              from the cache ({}%); {} origin requests, {} saved",
-            percent(hits, requests),
+            whole_percent(hits, requests),
             get(Counter::Miss),
-            percent(from_cache, sent),
+            whole_percent(from_cache, sent),
             get(Counter::OriginRequest),
             get(Counter::OriginRequestSaved),
         );

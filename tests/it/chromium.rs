@@ -4,11 +4,15 @@ use std::fs;
 
 use serde_json::json;
 
+use caching_proxy::message::visible::{hides, visible_lines};
+use caching_proxy::stats::figures;
+
 use super::clients::is_there;
 use super::support::TemporaryFolder;
 use super::support::browser::{Browser, Look};
 use super::support::origin::{Origin, Rule, Step, on};
 use super::support::proxy::Proxy;
+use super::support::seeded::Random;
 
 const FRESH: &str = "Cache-Control: max-age=600";
 const TOKEN: &str = "0123456789abcdef";
@@ -185,6 +189,61 @@ fn base64_png() -> Vec<u8> {
     base64::engine::general_purpose::STANDARD.decode(text).expect("base64")
 }
 
+/// The script writes figures as the page without script, and `proxy top`, do; and makes the same characters visible.
+#[test]
+fn the_script_writes_figures_and_texts_as_the_program_does() {
+    if !is_there("chromium") {
+        return;
+    }
+    let proxy = Proxy::before(&Origin::script([]), &["--admin", "127.0.0.1:0"]);
+    let mut browser = Browser::start(FOREIGN);
+    browser.go(&format!("{}/", admin_url(&proxy)));
+    browser.wait_for("document.querySelector('#stream').textContent.startsWith('Live')");
+    let mut random = Random::new(1024);
+    let mut numbers: Vec<u64> = (0..50).map(|power| 1 << power).collect();
+    numbers.extend((0..16).map(|power| 10_u64.pow(power)));
+    numbers.extend((0..400).map(|_| random.next() >> (11 + random.below(53))));
+    numbers
+        .extend(numbers.clone().iter().flat_map(|number| [number.saturating_sub(1), number + 1]));
+    let wholes: Vec<u64> =
+        numbers.iter().map(|_| random.next() >> (24 + random.below(40))).collect();
+    let parts: Vec<u64> =
+        wholes.iter().map(|whole| random.below(*whole as usize + 1) as u64).collect();
+    let shown = browser.value(&format!(
+        "[{numbers:?}.map(count), {numbers:?}.map(bytes), {numbers:?}.map(span), {numbers:?}.map(time), \
+         {parts:?}.map((part, at) => percent(part, {wholes:?}[at])), [time(null), percent(0, 0)]]"
+    ));
+    let all =
+        |say: fn(u64) -> String| numbers.iter().map(|number| say(*number)).collect::<Vec<_>>();
+    let shares = parts.iter().zip(&wholes).map(|(part, whole)| figures::percent(*part, *whole));
+    let expected = json!([
+        all(figures::number),
+        all(figures::size),
+        all(figures::span),
+        all(|micros| figures::time(Some(micros))),
+        shares.collect::<Vec<_>>(),
+        [figures::time(None), figures::percent(0, 0)],
+    ]);
+    for (shown, expected) in
+        shown.as_array().expect("lists").iter().zip(expected.as_array().expect("lists"))
+    {
+        assert_eq!(shown, expected);
+    }
+    // Each character that there is, and the ends of lines.
+    let letters = (0..0x11_0000).filter_map(char::from_u32).filter(|c| hides(*c) || c.is_ascii());
+    let hidden: String = letters.chain("a\r\nb\rc".chars()).collect();
+    let shown = browser.value(&format!("visible({})", json!(hidden)));
+    assert_eq!(shown, json!(visible_lines(&hidden)));
+    let seen = "(() => { const all = []; for (let c = 0; c < 0x110000; c += 1) if ((c < 0xd800 || c > 0xdfff) \
+                && visible(String.fromCodePoint(c)).length > 2) all.push(c); return all; })()";
+    let expected: Vec<u32> = (0..0x11_0000)
+        .filter_map(char::from_u32)
+        .filter(|c| hides(*c) && !matches!(c, '\n' | '\t'))
+        .map(u32::from)
+        .collect();
+    assert_eq!(browser.value(seen), json!(expected));
+}
+
 #[test]
 fn another_site_cannot_purge_by_whatever_name() {
     if !is_there("chromium") {
@@ -297,7 +356,11 @@ fn without_script_there_are_figures_and_without_a_mouse_there_is_a_way() {
     let figure = |name: &str| {
         format!("document.querySelector('[data-figure={name}][data-span=hour] b').textContent")
     };
-    browser.wait_for(&format!("{} === '3' && {} === '33 %'", figure("requests"), figure("ratio")));
+    browser.wait_for(&format!(
+        "{} === '3' && {} === '33.3 %'",
+        figure("requests"),
+        figure("ratio")
+    ));
     browser.wait_for("document.querySelector('noscript a')");
     browser.screenshot("page-without-script.png");
 

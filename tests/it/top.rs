@@ -216,7 +216,7 @@ fn commands_that_take_long_show_progress_in_a_terminal_only() {
     let cases = [
         (["warm", list], "] 0/1  ", "1 URLs: 0 fetched"),
         (["export", archive], "] 0/1  ", ": 1 responses"),
-        (["import", archive], "KiB, 1 responses", ": 1 of 1 responses stored"),
+        (["import", archive], "KiB/s  1 responses", ": 1 of 1 responses stored"),
     ];
     for (args, progress, result) in cases {
         let output = in_pipe(&folder, &args).output().expect("it runs");

@@ -12,17 +12,22 @@ const table = { search: '', sort: 'url', page: 0 };
 const visible = (text) => String(text).slice(0, TEXT_MAX).replace(
   /[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\u{e0000}-\u{e007f}]|\r(?!\n)/gu,
   (c) => `\u27e8U+${c.codePointAt(0).toString(16).toUpperCase().padStart(4, '0')}\u27e9`);
-const count = (n) => n.toLocaleString('en').replaceAll(',', '\u202f');
-const percent = (part, whole) => whole ? `${Math.floor(part * 100 / whole)} %` : '–';
+// Figures as `stats/figures.rs` writes them: rounded down, as whole numbers are.
+const count = (n) => String(n).replace(/\B(?=(\d{3})+$)/g, ',');
+const percent = (part, whole) => whole ? `${(Math.floor(part * 1000 / whole) / 10).toFixed(1)} %` : '-';
 function bytes(n) {
   let unit = 0;
   for (; n >= 1024 && unit < 4; unit += 1) n /= 1024;
-  return `${n.toFixed(unit && n < 100 ? 1 : 0)} ${['B', 'KiB', 'MiB', 'GiB', 'TiB'][unit]}`;
+  return `${unit && n < 100 ? (Math.floor(n * 10) / 10).toFixed(1) : Math.floor(n)} ${['B', 'KiB', 'MiB', 'GiB', 'TiB'][unit]}`;
+}
+function threeDigits(thousandths) {
+  const step = thousandths < 1e4 ? 10 : thousandths < 1e5 ? 100 : 1000;
+  return Math.floor(thousandths / step) * step / 1000;
 }
 function time(micros) {
-  if (micros === null) return '–';
+  if (micros === null) return '-';
   if (micros < 1e3) return `${micros} µs`;
-  return micros < 1e6 ? `${+(micros / 1e3).toPrecision(3)} ms` : `${+(micros / 1e6).toPrecision(3)} s`;
+  return micros < 1e6 ? `${threeDigits(micros)} ms` : `${threeDigits(Math.floor(micros / 1e3))} s`;
 }
 function span(seconds) {
   const far = Math.abs(seconds);
@@ -166,7 +171,7 @@ async function loadTable() {
   $('#stored').hidden = false;
   $('#pages').hidden = found.pages < 2;
   $('#pages span').textContent = `page ${found.page + 1} of ${found.pages}`;
-  return `${count(found.matched)} stored${table.search ? ' match' : ''}${found.all_seen ? '' : ', of the first 20 000'}`;
+  return `${count(found.matched)} stored${table.search ? ' match' : ''}${found.all_seen ? '' : ', of the first 20,000'}`;
 }
 async function show(row) {
   showing = row;
