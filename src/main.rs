@@ -64,7 +64,7 @@ fn usage(error: &UsageError) -> ExitCode {
 /// Runs a command other than serving: exit code 0 if it was done.
 fn run(config: &Config, task: &Task) -> ExitCode {
     // A command's output is its result; what the store has to say is shown only if it is a warning.
-    daemon::log_to_stderr(config.log_level.min(log::LevelFilter::Warn));
+    daemon::log_lines::to_stderr(config.log_level.min(log::LevelFilter::Warn));
     match commands::run(config, task) {
         // JSON is for programs, and says everything as it is.
         Ok(text) if task.prints_json() => say(&text),

@@ -96,7 +96,6 @@ const FENCES: [(&str, &[&str]); 27] = [
             "control/shown.rs",
             "control/table.rs",
             "commands/mod.rs",
-            "commands/top/mod.rs",
             "commands/top/page.rs",
             "commands/top/sample.rs",
             "proxy/archive/har.rs",
@@ -159,7 +158,7 @@ const FENCES: [(&str, &[&str]); 27] = [
     ("pico_args::", &["cli/parse.rs", "cli/arguments.rs", "cli/task.rs"]),
     ("strsim::", &["cli/arguments.rs"]),
     ("unicode_width::", &["commands/terminal.rs"]),
-    ("simplelog::", &["daemon/mod.rs"]),
+    ("simplelog::", &["daemon/log_lines.rs"]),
 ];
 
 /// Plain comments (reasons) on each thousand lines of code of `src`, at least. It only ever rises.

@@ -137,8 +137,9 @@ pub(super) static COMMANDS: [CommandHelp; 11] = [
         summary: "watch a running proxy, second by second",
         meaning: "Shows what a running proxy did in the last second, minute and hour and since its start: requests, hit \
             ratio, bytes, origin requests and those that were saved, latencies, why misses missed, the origin server's \
-            state, and the newest stored responses. In a terminal the figures are redrawn each second, and q ends it; \
-            elsewhere each second is a line of its own. Minute and hour are those that it has seen itself.",
+            state, and the newest requests. In a terminal the figures are redrawn each second, and q ends it; elsewhere \
+            each second is a line of its own. The proxy remembers its minute and hour; one of an older version does \
+            not, and they begin with the command.",
         operand: Operand::None,
         flags: &[
             flag("--count", "N", Shape::Number(1, u64::MAX), "end after N seconds")

@@ -94,13 +94,13 @@ impl Screen {
         self.keys.is_some()
     }
 
-    /// Draws these lines, as many and as much of them as there is space for; the error is that the terminal
-    /// is gone.
-    pub fn draw(&self, lines: &[StyledLine]) -> io::Result<()> {
+    /// Draws the lines that are made for so many rows, as many and as much of them as there is space for; the error is
+    /// that the terminal is gone.
+    pub fn draw(&self, lines: impl FnOnce(usize) -> Vec<StyledLine>) -> io::Result<()> {
         let (columns, rows) = size(&io::stdout());
         let mut out = io::stdout();
         // In one piece, so that nobody sees half of it.
-        out.write_all(drawn(lines, columns, rows, self.is_plain).as_bytes())?;
+        out.write_all(drawn(&lines(rows), columns, rows, self.is_plain).as_bytes())?;
         out.flush()
     }
 }

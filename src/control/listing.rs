@@ -17,6 +17,7 @@ use crate::policy::key::CacheKey;
 use crate::policy::purging::tags;
 use crate::policy::stored::StoredHead;
 use crate::proxy::Proxy;
+use crate::stats::{NumberedRequests, RecentRequest};
 use crate::store::backing::Listed;
 
 /// A line of a list, for programs. `fresh_for` is in seconds, negative once the response is stale, and null if
@@ -41,6 +42,25 @@ pub(super) fn json(listed: &Listed, now: Timestamp) -> Value {
         value["after"] = json!(cursor);
     }
     value
+}
+
+/// The newest requests, the oldest first. `next` is what the next answer is asked for with; `seconds` is null for hits
+/// that are not timed one by one.
+pub(super) fn requests(numbered: &NumberedRequests) -> Value {
+    let one = |(number, request): (u64, &RecentRequest)| {
+        json!({
+            "number": number,
+            "at": request.at.seconds(),
+            "method": request.method,
+            "target": request.target,
+            "status": request.status,
+            "bytes": request.bytes,
+            "outcome": request.outcome,
+            "seconds": request.taken.map(|taken| taken.as_secs_f64()),
+        })
+    };
+    let all: Vec<Value> = (numbered.first..).zip(&numbered.requests).map(one).collect();
+    json!({ "next": numbered.next(), "requests": all })
 }
 
 /// What tells the variants of a URL apart, as a word: stores list them in different orders.

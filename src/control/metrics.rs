@@ -4,12 +4,16 @@
 //! not there has no numbers, rather than zeros that look like an empty one.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
 use crate::control::About;
+use crate::control::live::Live;
 use crate::proxy::Proxy;
 use crate::stats::figures::whole_percent;
+use crate::stats::history::HistorySpan::{Hour, Minute};
+use crate::stats::history::SpanSnapshot;
 use crate::stats::{BOUNDS_US, COUNTERS, Counter, CounterKind, CounterSource, Snapshot, Tally};
 use crate::store::cache::CacheUsage;
 
@@ -114,13 +118,26 @@ fn escaped(text: &str) -> String {
     text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
-/// The same as one JSON object.
-pub(super) fn json(proxy: &Proxy, about: &About) -> Value {
+/// The same as one JSON object, with what was counted over the last minute and hour where there is a history.
+pub(super) fn json(proxy: &Proxy, about: &About, live: Option<&Live>) -> Value {
     let snapshot = snapshot(proxy);
     let mut all = Map::new();
     all.insert("address".into(), json!(about.address));
     all.insert("origin".into(), json!(about.origin));
     all.insert("since".into(), json!(about.since.seconds()));
+    counted(&mut all, &snapshot);
+    for (live, span) in live.iter().flat_map(|live| [(live, Minute), (live, Hour)]) {
+        let SpanSnapshot { taken, snapshot } = live.over(span);
+        let mut of_span = Map::new();
+        of_span.insert("seconds".into(), json!((taken + Duration::from_millis(500)).as_secs()));
+        counted(&mut of_span, &snapshot);
+        all.insert(span.name().into(), Value::Object(of_span));
+    }
+    Value::Object(all)
+}
+
+/// Adds everything that a snapshot has.
+fn counted(all: &mut Map<String, Value>, snapshot: &Snapshot) {
     for (counter, count) in &snapshot.counts {
         all.insert(counter.record().name.into(), json!(count));
     }
@@ -147,7 +164,6 @@ pub(super) fn json(proxy: &Proxy, about: &About) -> Value {
         });
         all.insert(name.into(), latency);
     }
-    Value::Object(all)
 }
 
 /// The same for people.

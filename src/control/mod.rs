@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io;
 use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, Method, StatusCode};
@@ -15,7 +14,6 @@ use serde_json::Value;
 
 use crate::clock::Timestamp;
 use crate::control::access::{Access, PAGE_PATH};
-use crate::control::live::Live;
 use crate::control::query::{Query, Wrong, bad};
 use crate::message::body::Body;
 use crate::message::fields::Fields;
@@ -41,6 +39,8 @@ mod query;
 mod shown;
 mod table;
 
+pub use live::Live;
+
 /// How many stored responses one page of a list has, at most.
 const PAGE_MAX: usize = 1000;
 
@@ -58,6 +58,7 @@ GET  /info
 GET  /stats[?text=1]
 GET  /metrics
 GET  /list[?after=AFTER][&most=N], AFTER of the last one, or its URL
+GET  /recent[?from=NEXT], the newest requests
 GET  /show?url=URL[&text=1]
 GET  /explain?url=URL[&field=NAME:VALUE]
 GET  /export[?after=NEXT][&with_secrets=1]
@@ -138,8 +139,9 @@ pub struct Control {
     proxy: Arc<Proxy>,
     about: About,
     access: Access,
-    /// The page, if there is one.
+    /// What the proxy remembers of its figures; `None` where no proxy runs.
     live: Option<Arc<Live>>,
+    has_page: bool,
 }
 
 impl Control {
@@ -147,13 +149,19 @@ impl Control {
     /// there is one.
     pub fn new(driver: BlockingDriver, about: About, token: Option<String>) -> Self {
         let proxy = Arc::clone(driver.proxy());
-        Self { driver, proxy, about, access: Access::new(token), live: None }
+        Self { driver, proxy, about, access: Access::new(token), live: None, has_page: false }
     }
 
-    /// The same with a page for browsers; the error is that there is no thread for its figures.
-    pub fn with_page(self) -> io::Result<Self> {
-        let live = Some(Live::start(self.driver.clone())?);
-        Ok(Self { live, ..self })
+    /// The same with the figures of the last minute and hour.
+    #[must_use]
+    pub fn with_history(self, live: Arc<Live>) -> Self {
+        Self { live: Some(live), ..self }
+    }
+
+    /// The same with a page for browsers, if there is a history.
+    #[must_use]
+    pub fn with_page(self) -> Self {
+        Self { has_page: self.live.is_some(), ..self }
     }
 
     /// Answers a request over the Unix socket, with its content. May wait.
@@ -218,20 +226,21 @@ impl Control {
         {
             return Response::error(status, text, prefers_json);
         }
-        if let Some(live) = &self.live
+        if let Some(live) = self.live.as_ref().filter(|_| self.has_page)
             && let Some(answer) = self.page(request, live, path, &query)
         {
             return answer.unwrap_or_else(|wrong| refusal(wrong, prefers_json));
         }
         let answer = match path {
-            "/" => Ok(text(HELP.to_string())),
-            "/health" => Ok(text("ok\n".to_string())),
+            "/" => Ok(text(HELP)),
+            "/health" => Ok(text("ok\n")),
             "/info" => Ok(json_response(&self.info())),
             "/stats" => Ok(self.stats(&query)),
             "/metrics" => {
                 Ok(text_as("text/plain; version=0.0.4", metrics::text(&self.proxy, &self.about)))
             }
             "/list" => self.list(&query),
+            "/recent" => self.recent(&query),
             "/show" => self.show(&query),
             "/explain" => self.explain(&query),
             "/purge" => self.purge(&query),
@@ -259,13 +268,13 @@ impl Control {
             "/page.js" => Ok(page::script()),
             // A HEAD wants to know what there is, and reads nothing.
             "/events" if request.method == Method::GET => Ok(live.open()),
-            "/history" => Ok(json_response(&live.history())),
+            "/history" => Ok(json_response(&live.plots())),
             "/table" => table::table(&self.proxy, query).map(|table| json_response(&table)),
             "/content" => shown::content(&self.proxy, query),
             "/refresh" => shown::refresh(&self.driver, query),
             "/logout" => {
                 self.access.log_out(request);
-                Ok(text("logged out\n".to_string()))
+                Ok(text("logged out\n"))
             }
             _ => return None,
         })
@@ -286,9 +295,9 @@ impl Control {
 
     fn stats(&self, query: &Query) -> Response {
         if query.has("text") {
-            return text(metrics::summary(&self.proxy, &self.about));
+            return text(&metrics::summary(&self.proxy, &self.about));
         }
-        json_response(&metrics::json(&self.proxy, &self.about))
+        json_response(&metrics::json(&self.proxy, &self.about, self.live.as_deref()))
     }
 
     fn list(&self, query: &Query) -> Result<Response, Wrong> {
@@ -299,6 +308,11 @@ impl Control {
         let now = self.proxy.now();
         let page: Value = page.iter().map(|listed| listing::json(listed, now)).collect();
         Ok(json_response(&page))
+    }
+
+    fn recent(&self, query: &Query) -> Result<Response, Wrong> {
+        let from = query.number("from", 0)?;
+        Ok(json_response(&listing::requests(&self.proxy.stats().recent().since(from as u64))))
     }
 
     fn show(&self, query: &Query) -> Result<Response, Wrong> {
@@ -313,7 +327,7 @@ impl Control {
         if query.has("text") {
             let texts =
                 found.iter().map(|(key, found)| listing::text(&self.proxy, key, found, now));
-            return Ok(text(texts.collect::<Vec<_>>().join("\n")));
+            return Ok(text(&texts.collect::<Vec<_>>().join("\n")));
         }
         let shown: Value = found
             .iter()
@@ -342,7 +356,7 @@ impl Control {
                 let _ = writeln!(explained, "{}", more.trim_end());
             }
         }
-        Ok(text(explained))
+        Ok(text(&explained))
     }
 
     fn purge(&self, query: &Query) -> Result<Response, Wrong> {
@@ -425,7 +439,7 @@ fn split(target: &str) -> (&str, &str) {
 
 /// Sends a browser to the page; `cookie` is set for it, if there is one.
 fn see_page(cookie: Option<String>) -> Response {
-    let mut response = text(format!("see {PAGE_PATH}\n"));
+    let mut response = text(&format!("see {PAGE_PATH}\n"));
     response.status = StatusCode::SEE_OTHER;
     response.fields.append(http::header::LOCATION, HeaderValue::from_static(PAGE_PATH));
     if let Some(cookie) = cookie {
@@ -440,8 +454,8 @@ fn refusal((status, text): Wrong, prefers_json: bool) -> Response {
 }
 
 /// An answer for people: nothing that clients or origin servers have sent can hide in it.
-fn text(text: String) -> Response {
-    text_as("text/plain; charset=utf-8", visible_lines(&text).into_owned())
+fn text(text: &str) -> Response {
+    text_as("text/plain; charset=utf-8", visible_lines(text).into_owned())
 }
 
 fn text_as(content_type: &'static str, text: String) -> Response {

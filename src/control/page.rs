@@ -7,14 +7,15 @@ use std::fmt::Write as _;
 
 use http::{HeaderName, HeaderValue, StatusCode};
 
-use crate::control::live::{Figures, Live, PlotSpan};
+use crate::control::live::Live;
 use crate::control::{About, text_as};
 use crate::message::request::Request;
 use crate::message::visible::visible_lines;
 use crate::policy::response::Response;
 use crate::proxy::Proxy;
-use crate::stats::figures::{number, percent, size, time};
-use crate::stats::{Snapshot, Tally};
+use crate::stats::figures::{number, percent, size, time, time_of_day};
+use crate::stats::history::HistorySpan;
+use crate::stats::{Counter, NumberedRequests, Snapshot, Tally};
 
 const PAGE: &str = include_str!("page/page.html");
 const LOGIN: &str = include_str!("page/login.html");
@@ -57,6 +58,8 @@ pub(super) fn page(
     has_login: bool,
 ) -> Response {
     let stats = proxy.stats().snapshot();
+    let spans = HistorySpan::ALL.map(|span| (span, live.over(span).snapshot));
+    let recent = proxy.stats().recent().since(0);
     let usage = proxy.cache().memory_usage();
     let origin = live.origin_text();
     let origin_class = if origin.is_empty() { "good" } else { "bad" };
@@ -73,8 +76,12 @@ pub(super) fn page(
             ("version", env!("CARGO_PKG_VERSION").to_string()),
             ("store", escaped(if about.store.is_empty() { "memory" } else { &about.store })),
             ("logout", if has_login { logout.to_string() } else { String::new() }),
-            ("figures", figures(live)),
-            ("latencies", latencies(&stats)),
+            ("figures", figures(&spans)),
+            ("latencies", latencies(&spans)),
+            ("next", recent.next().to_string()),
+            ("has_requests", hidden_if(recent.requests.is_empty())),
+            ("has_none", hidden_if(!recent.requests.is_empty())),
+            ("requests", requests(&recent)),
             ("details", details(&stats)),
             ("responses", number(usage.responses)),
             ("bytes", size(usage.bytes)),
@@ -108,24 +115,33 @@ fn escaped(text: &str) -> String {
     text.replace('"', "&quot;").replace('\'', "&#39;")
 }
 
-/// The names of the figures, and what they say of a range.
-const FIGURES: [(&str, &str, fn(&Figures) -> String); 4] = [
-    ("requests", "Requests", |figures| number(figures.requests)),
-    ("ratio", "Hit ratio", |figures| percent(figures.hits, figures.requests)),
-    ("bytes", "Bytes sent", |figures| size(figures.bytes)),
-    ("saved", "Origin requests saved", |figures| {
-        number(figures.requests.saturating_sub(figures.origin_requests))
+fn hidden_if(is_hidden: bool) -> String {
+    if is_hidden { "hidden" } else { "" }.to_string()
+}
+
+/// The names of the figures, and what they say of a span.
+const FIGURES: [(&str, &str, fn(&Snapshot) -> String); 4] = [
+    ("requests", "Requests", |counted| number(count(counted, Counter::Request))),
+    ("ratio", "Hit ratio", |counted| {
+        percent(count(counted, Counter::Hit), count(counted, Counter::Request))
+    }),
+    ("bytes", "Bytes sent", |counted| size(count(counted, Counter::BytesSent))),
+    ("saved", "Origin requests saved", |counted| {
+        number(count(counted, Counter::OriginRequestSaved))
     }),
 ];
 
-/// One row for each figure, one cell for each range.
-fn figures(live: &Live) -> String {
+fn count(counted: &Snapshot, counter: Counter) -> u64 {
+    counted.get(counter).unwrap_or(0)
+}
+
+/// One row for each figure, one cell for each span.
+fn figures(spans: &[(HistorySpan, Snapshot); 3]) -> String {
     let mut text = String::new();
-    let of_spans = PlotSpan::ALL.map(|span| (span, live.figures(span)));
     for (name, title, say) in FIGURES {
         let _ = write!(text, "<tr><th scope=row>{title}</th>");
-        for (span, figures) in &of_spans {
-            let (span, value) = (span.name(), say(figures));
+        for (span, counted) in spans {
+            let (span, value) = (span.name(), say(counted));
             let _ = write!(
                 text,
                 "<td data-figure={name} data-span={span}><b>{value}</b><svg viewBox=\"0 0 120 30\" \
@@ -137,19 +153,50 @@ fn figures(live: &Live) -> String {
     text
 }
 
-/// How long hits and misses took.
-fn latencies(stats: &Snapshot) -> String {
-    let row = |name: &str, tally: &Tally| {
+/// How long hits and misses took: two rows for each span, in the order of the events.
+fn latencies(spans: &[(HistorySpan, Snapshot); 3]) -> String {
+    let row = |kind: &str, span: HistorySpan, tally: &Tally| {
         let within = |share| time(tally.quantile_us(share));
+        let of_span = match span {
+            HistorySpan::Minute => "last minute",
+            HistorySpan::Hour => "last hour",
+            HistorySpan::Start => "since the start",
+        };
         format!(
-            "<tr><th scope=row>{name}</th><td class=number>{}</td><td class=number>{}</td>\
+            "<tr><th scope=row>{kind}, {of_span}</th><td class=number>{}</td><td class=number>{}</td>\
              <td class=number>{}</td></tr>\n",
             number(tally.total()),
             within(0.5),
             within(0.99)
         )
     };
-    row("Hits", &stats.hits) + &row("Misses", &stats.misses)
+    let both = |(span, counted): &(HistorySpan, Snapshot)| {
+        row("Hits", *span, &counted.hits) + &row("Misses", *span, &counted.misses)
+    };
+    spans.iter().map(both).collect()
+}
+
+/// The newest requests, the newest first.
+fn requests(recent: &NumberedRequests) -> String {
+    let mut text = String::new();
+    for request in recent.requests.iter().rev() {
+        let micros = request.taken.map(|taken| taken.as_micros() as u64);
+        let _ = writeln!(
+            text,
+            "<tr><td>{}</td><td class=\"{}\">{}</td><td class=\"{}\">{}</td><td>{} {}</td>\
+             <td class=number>{}</td><td class=number>{}</td></tr>",
+            time_of_day(request.at.seconds()),
+            if request.outcome == "hit" { "hit" } else { "" },
+            escaped(request.outcome),
+            if request.status >= 500 { "error" } else { "" },
+            request.status,
+            escaped(&request.method),
+            escaped(&request.target),
+            size(request.bytes),
+            time(micros),
+        );
+    }
+    text
 }
 
 /// Every word behind `detail=`, its number, its meaning and what changes it; those without a number are hidden.

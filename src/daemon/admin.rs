@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use caching_proxy::cli::config::Config;
-use caching_proxy::control::{About, Control};
+use caching_proxy::control::{About, Control, Live};
 use caching_proxy::front::workers::Pool;
 use caching_proxy::front::{ConnectionLimits, FrontSettings, event, private};
 use caching_proxy::message::request::RequestLimits;
@@ -50,6 +50,7 @@ pub fn start(
     config: &Config,
     driver: &BlockingDriver,
     local: SocketAddr,
+    live: &Arc<Live>,
 ) -> Result<AdminSockets, StartError> {
     let proxy = driver.proxy();
     let about = About {
@@ -64,10 +65,10 @@ pub fn start(
     }
     // Errors over TCP stop the start: the operator has named the address and the token.
     let front = match config.admin {
-        Some(address) => Some(over_tcp(config, address, driver, about.clone())?),
+        Some(address) => Some(over_tcp(config, address, driver, (about.clone(), live))?),
         None => None,
     };
-    let control = Control::new(driver.clone(), about, None);
+    let control = Control::new(driver.clone(), about, None).with_history(Arc::clone(live));
     let serve = |(listener, socket)| {
         let handler = Arc::new(move |request: &_, content: &[u8]| control.answer(request, content));
         private::serve(listener, handler).map(|()| socket).map_err(|error| error.to_string())
@@ -83,7 +84,7 @@ fn over_tcp(
     config: &Config,
     address: SocketAddr,
     driver: &BlockingDriver,
-    about: About,
+    (about, live): (About, &Arc<Live>),
 ) -> Result<(event::EventFront, TcpListener), StartError> {
     let token = match &config.admin_token {
         Some(path) => Some(token(path)?),
@@ -95,8 +96,8 @@ fn over_tcp(
     if let Ok(local) = listener.local_addr() {
         log::info!("control interface at http://{local}");
     }
-    let control = Control::new(driver.clone(), about, token).with_page();
-    let control = control.map_err(|source| StartError::System("threads for --admin", source))?;
+    let control = Control::new(driver.clone(), about, token);
+    let control = control.with_history(Arc::clone(live)).with_page();
     let settings = FrontSettings {
         connections: ConnectionLimits {
             // Not the flags' bounds, which are about the proxy's own clients.

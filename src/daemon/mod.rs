@@ -12,19 +12,17 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use log::Log;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use simplelog::{ConfigBuilder, WriteLogger};
 
 use caching_proxy::cli::config::{Config, FrontKind};
 use caching_proxy::clock::Clock;
+use caching_proxy::control::Live;
 use caching_proxy::front::ConnectionLimits;
 use caching_proxy::front::workers::Pool;
 use caching_proxy::front::{FrontSettings, event, tiny};
 use caching_proxy::message::target::{OriginUrl, is_loopback, without_password};
-use caching_proxy::message::visible::visible;
 use caching_proxy::origin::blocking::client::{OriginClient, OriginClientSettings};
 use caching_proxy::origin::egress::{Egress, EgressProxy};
 use caching_proxy::origin::evented::EventedSettings;
@@ -48,6 +46,7 @@ pub mod engine;
 pub mod error;
 pub mod instances;
 mod listen;
+pub mod log_lines;
 mod ready;
 pub mod stores;
 mod systemd;
@@ -64,13 +63,15 @@ const DESCRIPTORS_KEPT: u64 = 64;
 /// on without a pipe.
 const OF_PIPES: u64 = 2 * WIDE_MAX as u64;
 
+const SECOND: Duration = Duration::from_secs(1);
+
 /// Runs the proxy until a signal ends it.
 ///
 /// The order is the point. Whatever can fail does so before the listening port opens: a client must not be
 /// accepted by a proxy that then does not start. The store comes before the sockets, so that a store which
 /// cannot be used leaves the process alone that was to be taken over.
 pub fn run(config: &Config) -> Result<(), StartError> {
-    log_to_stderr(config.log_level);
+    log_lines::to_stderr(config.log_level);
     // Before anything is opened: a signal that comes during the start is kept, and ends the process in an
     // orderly way once it waits.
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]);
@@ -129,12 +130,11 @@ fn serve(
     let copies = copies.map_err(|source| StartError::System("descriptors", source))?;
     let driver = &engine.driver;
     let front = front(config, listeners, engine, stats)?;
-    if let Some(interval) = config.clean_interval {
-        clean_on_time(Arc::clone(driver.proxy()), interval)?;
-    }
+    let live = Arc::new(Live::new(driver.clone()));
+    start_timer(Arc::clone(&live), Arc::clone(driver.proxy()), config.clean_interval)?;
     let ready_file =
         config.ready_file.as_deref().map(|path| ReadyFile::write(path, local)).transpose()?;
-    let control = admin::start(config, driver, local)?;
+    let control = admin::start(config, driver, local, &live)?;
     // From here on clients get in. What can still fail are these calls of the system themselves.
     control.open()?;
     listen::open(&copies)?;
@@ -191,49 +191,6 @@ pub fn origin_url(url: &str) -> Result<OriginUrl, StartError> {
             "--origin {seen}: {what}; expected http://HOST[:PORT][/PATH] or https://…"
         ))
     })
-}
-
-/// Sends the program's own log lines to stderr. stdout is for what a program that starts this one
-/// reads.
-pub fn log_to_stderr(level: log::LevelFilter) {
-    let format = ConfigBuilder::new()
-        .set_time_format_rfc3339()
-        .set_target_level(log::LevelFilter::Off)
-        .set_thread_level(log::LevelFilter::Off)
-        .set_location_level(log::LevelFilter::Off)
-        // Dependencies log, too (rustls names each handshake): their lines mean nothing to an operator.
-        .add_filter_allow_str("caching_proxy")
-        .add_filter_allow_str("proxy")
-        .build();
-    let lines = LogLines(WriteLogger::new(level, format, io::stderr()));
-    // It fails only if there is a logger already.
-    if log::set_boxed_logger(Box::new(lines)).is_ok() {
-        log::set_max_level(level);
-    }
-}
-
-/// The program's own log: a record is one line, whatever clients and origin servers have put into it.
-struct LogLines(Box<WriteLogger<io::Stderr>>);
-
-impl Log for LogLines {
-    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
-        self.0.enabled(metadata)
-    }
-
-    fn log(&self, record: &log::Record<'_>) {
-        // Dependencies log much that is not written, and need not be put together for it.
-        if !self.enabled(record.metadata()) {
-            return;
-        }
-        let text = record.args().to_string();
-        let mut line = log::Record::builder();
-        line.metadata(record.metadata().clone()).module_path(record.module_path());
-        self.0.log(&line.args(format_args!("{}", visible(&text))).build());
-    }
-
-    fn flush(&self) {
-        self.0.flush();
-    }
 }
 
 /// Refuses an origin server that is the proxy itself: every miss would be a request to itself, until no
@@ -498,15 +455,34 @@ fn connections_max(config: &Config) -> usize {
     config.connections_max.min(for_clients)
 }
 
-/// Starts the timer thread (`--cache-clean-interval`), which removes what is of no more use.
-fn clean_on_time(proxy: Arc<Proxy>, interval: Duration) -> Result<(), StartError> {
-    let clean = move || {
+/// Starts the timer thread: once a second it looks at the counters, and after each `--cache-clean-interval` it removes
+/// what is of no more use.
+fn start_timer(
+    live: Arc<Live>,
+    proxy: Arc<Proxy>,
+    interval: Option<Duration>,
+) -> Result<(), StartError> {
+    let tick = move || {
+        let begun = Instant::now();
+        let (mut look, mut sweep) =
+            (begun + SECOND, interval.and_then(|interval| begun.checked_add(interval)));
         loop {
-            thread::sleep(interval);
-            proxy.sweep();
+            let due = sweep.map_or(look, |sweep| sweep.min(look));
+            thread::sleep(due.saturating_duration_since(Instant::now()));
+            if Instant::now() >= look {
+                live.look();
+                // A process that was stopped for a while does not catch up.
+                look = Instant::now().max(look + SECOND);
+            }
+            if let Some((due, interval)) = sweep.zip(interval)
+                && Instant::now() >= due
+            {
+                proxy.sweep();
+                sweep = Instant::now().checked_add(interval);
+            }
         }
     };
-    vital::spawn("timer", clean).map_err(|source| StartError::System("the timer thread", source))
+    vital::spawn("timer", tick).map_err(|source| StartError::System("the timer thread", source))
 }
 
 /// Tells the program that started this one that clients are served: a line on stdout, and the ready

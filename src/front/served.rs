@@ -63,12 +63,8 @@ pub(super) fn record_response(
     proxy.stats().count_latency(from_cache, taken);
     proxy.stats().recent().note(|| {
         let sent = (request.method.as_str(), request.target.as_str());
-        RecentRequest::new(
-            sent,
-            (record.status.as_u16(), bytes),
-            record.cache_status.outcome(),
-            Some(taken),
-        )
+        let outcome = (record.cache_status.outcome(), Some(taken));
+        RecentRequest::new(arrival.at, sent, (record.status.as_u16(), bytes), outcome)
     });
     let Some(log) = log else { return };
     log.write(&AccessRecord {

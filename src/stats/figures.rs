@@ -68,6 +68,12 @@ pub fn time(micros: Option<u64>) -> String {
     }
 }
 
+/// The hour, minute and second in UTC of a moment, in seconds since 1970.
+pub fn time_of_day(seconds: u64) -> String {
+    let day = seconds % 86_400;
+    format!("{:02}:{:02}:{:02}", day / 3600, day / 60 % 60, day % 60)
+}
+
 /// Thousandths as a decimal number of three digits, or of more before the point.
 fn three_digits(thousandths: u64) -> String {
     let step = match thousandths {
@@ -112,5 +118,6 @@ mod tests {
             assert_eq!(time(Some(micros)), expected, "{micros}");
         }
         assert_eq!(time(None), "-");
+        assert_eq!([0, 784_111_777].map(time_of_day), ["00:00:00", "08:49:37"]);
     }
 }

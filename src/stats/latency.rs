@@ -71,6 +71,14 @@ impl Tally {
         self.sum_us += taken_us * count;
     }
 
+    /// What was counted since an earlier tally of the same.
+    #[must_use]
+    pub fn less(&self, earlier: &Self) -> Self {
+        let less = |index: usize| self.buckets[index].saturating_sub(earlier.buckets[index]);
+        let sum_us = self.sum_us.saturating_sub(earlier.sum_us);
+        Self { buckets: std::array::from_fn(less), sum_us }
+    }
+
     /// How many answers are counted.
     pub fn total(&self) -> u64 {
         self.buckets.iter().sum()

@@ -18,13 +18,14 @@ use crate::stats::figures::whole_percent;
 mod access_log;
 mod counters;
 pub mod figures;
+pub mod history;
 mod latency;
 mod recent;
 
 pub use access_log::{AccessFormat, AccessLog, AccessRecord};
 pub use counters::{COUNTERS, Counter, CounterKind, CounterRecord, CounterSource};
 pub use latency::{BOUNDS_US, Latencies, Tally};
-pub use recent::{RecentRequest, RecentRequests};
+pub use recent::{NOTED_MAX, NumberedRequests, RecentRequest, RecentRequests};
 
 /// Counters since the start.
 #[derive(Debug, Default)]
@@ -58,6 +59,37 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// What was counted since an earlier one; levels are left out.
+    #[must_use]
+    pub fn less(&self, earlier: &Self) -> Self {
+        // A number that is read while it is written to may seem to have gone back.
+        let labelled = |now: &[(&'static str, u64)], then: &[(&'static str, u64)]| {
+            let less = |(label, count): &(&'static str, u64)| {
+                let before = then.iter().find(|(other, _)| other == label);
+                (*label, count.saturating_sub(before.map_or(0, |(_, before)| *before)))
+            };
+            now.iter().map(less).collect()
+        };
+        let since = |counter| {
+            let (now, then) = (self.get(counter), earlier.get(counter));
+            now.unwrap_or(0).saturating_sub(then.unwrap_or(0))
+        };
+        // A difference is one of what was counted meanwhile: that of two differences would have a second of more origin
+        // requests than requests taken back by the next.
+        let less = |counter: Counter| match counter.record().source {
+            CounterSource::Difference(all, part) => since(all).saturating_sub(since(part)),
+            _ => since(counter),
+        };
+        let totals = self.counts.iter().filter(|(of, _)| of.record().kind == CounterKind::Total);
+        Self {
+            counts: totals.map(|(counter, _)| (*counter, less(*counter))).collect(),
+            forwarded: labelled(&self.forwarded, &earlier.forwarded),
+            details: labelled(&self.details, &earlier.details),
+            hits: self.hits.less(&earlier.hits),
+            misses: self.misses.less(&earlier.misses),
+        }
+    }
+
     /// The number of one of them; `None` if it is not among them.
     pub fn get(&self, counter: Counter) -> Option<u64> {
         self.counts.iter().find(|(other, _)| *other == counter).map(|(_, count)| *count)
@@ -135,7 +167,7 @@ impl Stats {
         self.cells.change(gauge, more);
     }
 
-    /// The newest requests, for who watches them.
+    /// The newest requests, for who watches the proxy.
     pub fn recent(&self) -> &RecentRequests {
         &self.recent
     }
@@ -203,6 +235,35 @@ impl Stats {
 mod tests {
     use super::*;
     use crate::policy::reason::Detail;
+
+    #[test]
+    fn what_was_counted_meanwhile_is_told_apart() {
+        let stats = Stats::default();
+        for refreshed in [Counter::OriginRequest; 3] {
+            stats.count(refreshed);
+        }
+        stats.count_forwarded(Why::Stale);
+        stats.gauge(Counter::Connections, 4);
+        let then = stats.snapshot();
+        for counter in [Counter::Request, Counter::Request, Counter::Hit, Counter::OriginRequest] {
+            stats.count(counter);
+        }
+        let detail = Some(Detail::NoStore);
+        stats.count_status(&CacheStatus { detail, ..CacheStatus::default() });
+        stats.count_latency(true, Duration::from_millis(1));
+        let meanwhile = stats.snapshot().less(&then);
+        let get = |counter| meanwhile.get(counter);
+        assert_eq!((get(Counter::Request), get(Counter::Miss)), (Some(2), Some(1)));
+        assert_eq!(
+            get(Counter::OriginRequestSaved),
+            Some(1),
+            "not less for what was refreshed before"
+        );
+        assert_eq!(get(Counter::Connections), None, "a level is of now");
+        assert_eq!(meanwhile.details, [("no-store", 1)]);
+        assert!(meanwhile.forwarded.iter().all(|(_, count)| *count == 0));
+        assert_eq!((meanwhile.hits.total(), meanwhile.hits.sum_us), (1, 1000));
+    }
 
     #[test]
     fn the_summary_counts_what_was_saved() {

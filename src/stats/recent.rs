@@ -1,35 +1,72 @@
-//! The newest requests, while somebody watches them: a few each second, so that they cost nothing else.
+//! The newest requests: a few of each second, for who watches the proxy.
 //!
-//! Whoever watches asks for a number of them. Once as many have come no more are noted until the next call,
-//! and while nobody watches none are: then a request costs one relaxed load.
+//! They are kept in a ring and have numbers, so that any number of readers see the same ones: a reader asks for what
+//! came since the number that it has come to, and takes nothing from another. Once as many have been noted as may be,
+//! a request costs one relaxed load.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use crate::clock::Timestamp;
+use crate::policy::credentials::redacted;
+
+/// Requests that are noted a second, on average.
+const NOTED_A_SECOND: usize = 6;
+/// Requests that are noted in one second after some with less, at most: those of a web page that is loaded.
+pub const NOTED_MAX: usize = 30;
+/// Requests that are kept; a reader that asks every four seconds misses none.
+const KEPT_MAX: usize = 60;
 /// The longest target that is noted, in bytes; what is longer is cut.
 const TARGET_BYTES_MAX: usize = 80;
 /// The same of a method.
 const METHOD_BYTES_MAX: usize = 16;
 
-/// Requests that were answered since the last look.
-#[derive(Debug, Default)]
+/// The newest requests of a proxy.
+#[derive(Debug)]
 // Every hit reads `wanted`: counters that others write must not be in its cache line.
 #[repr(align(64))]
 pub struct RecentRequests {
-    /// How many more are noted. Written with `noted` locked alone; read without.
+    /// How many more are noted. Written with `kept` locked alone; read without.
     wanted: AtomicUsize,
-    /// The oldest first.
-    noted: Mutex<Vec<RecentRequest>>,
+    kept: Mutex<KeptRequests>,
+}
+
+/// Guarded by [`RecentRequests::kept`].
+#[derive(Debug, Default)]
+struct KeptRequests {
+    /// The oldest first; at most [`KEPT_MAX`].
+    requests: VecDeque<RecentRequest>,
+    /// The number of the next one. The first had 0.
+    next: u64,
+}
+
+/// Requests in the order of their numbers.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct NumberedRequests {
+    /// The number of the first one.
+    pub first: u64,
+    /// One after the other, without a gap.
+    pub requests: Vec<RecentRequest>,
+}
+
+impl NumberedRequests {
+    /// The number behind the last one, from which a reader goes on.
+    pub fn next(&self) -> u64 {
+        self.first + self.requests.len() as u64
+    }
 }
 
 /// A request that was answered.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct RecentRequest {
+    /// When it arrived.
+    pub at: Timestamp,
     /// Its method; cut if it is longer than any that has a name.
     pub method: String,
-    /// Its target, or the beginning of it.
+    /// Its target, or the beginning of it; without parameters that usually are secrets.
     pub target: String,
     /// The status of the answer.
     pub status: u16,
@@ -45,13 +82,15 @@ pub struct RecentRequest {
 impl RecentRequest {
     /// An answered request, of which method and target are cut to what is shown.
     pub fn new(
+        at: Timestamp,
         (method, target): (&str, &str),
         (status, bytes): (u16, u64),
-        outcome: &'static str,
-        taken: Option<Duration>,
+        (outcome, taken): (&'static str, Option<Duration>),
     ) -> Self {
-        let (method, target) = (cut(method, METHOD_BYTES_MAX), cut(target, TARGET_BYTES_MAX));
-        Self { method, target, status, bytes, outcome, taken }
+        // Before the cut, which might leave a secret without its name.
+        let target = cut(&redacted(target), TARGET_BYTES_MAX);
+        let method = cut(method, METHOD_BYTES_MAX);
+        Self { at, method, target, status, bytes, outcome, taken }
     }
 }
 
@@ -62,6 +101,13 @@ fn cut(text: &str, most: usize) -> String {
     }
     let end = (0..=most).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
     format!("{}…", &text[..end])
+}
+
+impl Default for RecentRequests {
+    /// The first requests are noted before the first renewal.
+    fn default() -> Self {
+        Self { wanted: AtomicUsize::new(NOTED_MAX), kept: Mutex::default() }
+    }
 }
 
 impl RecentRequests {
@@ -75,46 +121,122 @@ impl RecentRequests {
 
     #[cold]
     fn note_wanted(&self, request: RecentRequest) {
-        let mut noted = self.noted.lock();
+        let mut kept = self.kept.lock();
         // Others may have come between the look and the lock.
         let wanted = self.wanted.load(Ordering::Relaxed);
         if wanted > 0 {
             self.wanted.store(wanted - 1, Ordering::Relaxed);
-            noted.push(request);
+            if kept.requests.len() == KEPT_MAX {
+                kept.requests.pop_front();
+            }
+            kept.requests.push_back(request);
+            kept.next += 1;
         }
     }
 
-    /// Takes what has been noted, the oldest first; from now on up to `most` are noted.
-    pub fn take(&self, most: usize) -> Vec<RecentRequest> {
-        let mut noted = self.noted.lock();
-        self.wanted.store(most, Ordering::Relaxed);
-        std::mem::take(&mut *noted)
+    /// From now on [`NOTED_A_SECOND`] more are noted, but no more than [`NOTED_MAX`]; called once a second.
+    pub fn renew(&self) {
+        let _kept = self.kept.lock();
+        let wanted = self.wanted.load(Ordering::Relaxed) + NOTED_A_SECOND;
+        self.wanted.store(wanted.min(NOTED_MAX), Ordering::Relaxed);
+    }
+
+    /// Those that are kept, from this number on. All of them if no request has had it yet, as where the number is one
+    /// of another process.
+    pub fn since(&self, number: u64) -> NumberedRequests {
+        let kept = self.kept.lock();
+        let oldest = kept.next - kept.requests.len() as u64;
+        let first = if number > kept.next { oldest } else { number.max(oldest) };
+        let skipped = (first - oldest) as usize;
+        NumberedRequests { first, requests: kept.requests.iter().skip(skipped).cloned().collect() }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Barrier;
+    use std::thread;
+
     use super::*;
 
-    #[test]
-    fn as_many_are_noted_as_are_wanted_and_none_unless_asked() {
-        let recent = RecentRequests::default();
-        let request = |target: &str| RecentRequest::new(("GET", target), (200, 5), "hit", None);
-        recent.note(|| unreachable!("nobody watches"));
-        assert_eq!(recent.take(2), []);
-        for target in ["/1", "/2", "/3"] {
-            recent.note(|| request(target));
-        }
-        assert_eq!(recent.take(0), [request("/1"), request("/2")]);
-        recent.note(|| unreachable!("nobody watches any more"));
-        assert_eq!(recent.take(0), []);
+    fn request(target: &str) -> RecentRequest {
+        RecentRequest::new(Timestamp(0), ("GET", target), (200, 5), ("hit", None))
     }
 
     #[test]
-    fn what_is_noted_is_short_whatever_was_sent() {
+    fn a_few_are_noted_each_second_and_the_newest_kept() {
+        let recent = RecentRequests::default();
+        let mut number = 0;
+        for second in 0..20 {
+            for _ in 0..if second == 0 { NOTED_MAX } else { NOTED_A_SECOND } {
+                recent.note(|| request(&format!("/{number}")));
+                number += 1;
+            }
+            recent.note(|| unreachable!("as many are noted as may be"));
+            recent.renew();
+        }
+        let all = recent.since(0);
+        assert_eq!((all.first, all.requests.len(), all.next()), (84, KEPT_MAX, 144));
+        assert_eq!((&*all.requests[0].target, &*all.requests[59].target), ("/84", "/143"));
+        assert_eq!(recent.since(143).requests, [request("/143")]);
+        assert_eq!(recent.since(144), NumberedRequests { first: 144, requests: Vec::new() });
+        assert_eq!(recent.since(145), all, "a number of another process");
+        // Seconds without requests do not add up without end.
+        (0..1000).for_each(|_| recent.renew());
+        (0..100).for_each(|_| recent.note(|| request("/")));
+        assert_eq!(recent.since(144).requests.len(), NOTED_MAX);
+    }
+
+    /// Pages and commands read at the same time, while requests come: each sees every one, once and in order.
+    #[test]
+    fn readers_take_nothing_from_each_other() {
+        const READERS: usize = 20;
+        const ALL: u64 = 300;
+        let (recent, seconds) = (RecentRequests::default(), Barrier::new(READERS + 1));
+        thread::scope(|scope| {
+            let readers: Vec<_> = (0..READERS)
+                .map(|reader| {
+                    let (recent, seconds) = (&recent, &seconds);
+                    scope.spawn(move || {
+                        let (mut next, mut seen) = (0, Vec::new());
+                        for second in 0..=ALL / NOTED_A_SECOND as u64 {
+                            // Some come every second, and some now and then.
+                            if second.is_multiple_of(1 + reader as u64 % 4) {
+                                let read = recent.since(next);
+                                assert_eq!(read.first, next, "nothing is missing");
+                                next = read.next();
+                                seen.extend(read.requests.into_iter().map(|one| one.target));
+                            }
+                            seconds.wait();
+                        }
+                        let rest = recent.since(next);
+                        seen.extend(rest.requests.into_iter().map(|one| one.target));
+                        seen
+                    })
+                })
+                .collect();
+            for number in 0..ALL {
+                recent.note(|| request(&format!("/{number}")));
+                if (number + 1).is_multiple_of(NOTED_A_SECOND as u64) {
+                    seconds.wait();
+                    recent.renew();
+                }
+            }
+            seconds.wait();
+            let expected: Vec<_> = (0..ALL).map(|number| format!("/{number}")).collect();
+            for reader in readers {
+                assert_eq!(reader.join().expect("a reader"), expected);
+            }
+        });
+    }
+
+    #[test]
+    fn what_is_noted_is_short_and_without_secrets_whatever_was_sent() {
         let long = "é".repeat(10_000);
-        let noted = RecentRequest::new((&long, &long), (200, 5), "hit", None);
+        let noted = RecentRequest::new(Timestamp(0), (&long, &long), (200, 5), ("hit", None));
         assert_eq!(noted.method, format!("{}…", "é".repeat(METHOD_BYTES_MAX / 2)));
         assert_eq!(noted.target, format!("{}…", "é".repeat(TARGET_BYTES_MAX / 2)));
+        let noted = request(&format!("/a?q={}&token=geheim", "b".repeat(60)));
+        assert!(!noted.target.contains("geheim"), "{}", noted.target);
     }
 }

@@ -353,6 +353,18 @@ fn counters_are_told_to_people_programs_and_prometheus() {
     assert_eq!((number("origin_requests_saved"), number("memory_responses")), (Some(2), Some(1)));
     assert_eq!(json["forwarded"]["uri-miss"], 1);
     assert_eq!(json["hit_latency"]["count"], 2);
+    // The proxy has its history, whether or not it has a page.
+    for span in ["minute", "hour"] {
+        let number = |name: &str| json[span][name].as_u64();
+        assert_eq!(
+            (number("requests"), number("hits"), number("misses")),
+            (Some(3), Some(2), Some(1))
+        );
+        assert!(number("seconds").is_some_and(|seconds| seconds <= 60), "{json}");
+        assert_eq!(json[span]["forwarded"]["uri-miss"], 1);
+        assert_eq!(json[span]["miss_latency"]["count"], 1);
+        assert!(json[span]["connections"].is_null(), "a level is of now: {json}");
+    }
     let admin = admin_address(&proxy);
     let metrics = Connection::open(admin).request("GET", "/metrics", "", "").reply().body();
     for line in [

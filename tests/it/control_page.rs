@@ -2,11 +2,12 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use serde_json::Value;
 
-use caching_proxy::control::{About, Control};
+use caching_proxy::control::{About, Control, Live};
 use caching_proxy::message::body::Body;
 use caching_proxy::policy::key::CacheKey;
 use caching_proxy::store::memory::{Eviction, MemoryLimits};
@@ -253,7 +254,9 @@ fn a_browser_is_shown_a_page_whose_figures_need_no_script() {
         "data-figure=saved data-span=start><b>3</b>",
         "<tr data-detail=\"no-cache\"><th scope=row><code>no-cache</code></th><td class=number>1</td>",
         "<tr data-detail=\"private\" hidden>",
-        "<th scope=row>Hits</th><td class=number>3</td>",
+        "<th scope=row>Misses, last minute</th><td class=number>2</td>",
+        "<td class=\"\">no-cache</td><td class=\"\">200</td><td>GET /a</td><td class=number>5 B</td>",
+        "<th scope=row>Hits, since the start</th><td class=number>3</td>",
     ] {
         let mut body = page.body();
         while !body.contains(shown) {
@@ -306,7 +309,7 @@ fn pages_that_are_open_get_an_event_a_second_hold_no_thread_and_are_bounded() {
     assert_eq!(open().1.word(1), "503", "sixteen pages are open");
     // The page is served all the same, by workers that no page holds.
     assert_eq!(admin.ask("GET", "/", HTML, "").status, 200);
-    // What comes before the first look of a page is not noted, so requests come until one is.
+    // Of each second a few are noted, so requests come until one of each is.
     let answer = std::thread::scope(|scope| {
         let seen = scope.spawn(|| next_event(&mut first));
         while !seen.is_finished() {
@@ -320,9 +323,10 @@ fn pages_that_are_open_get_an_event_a_second_hold_no_thread_and_are_bounded() {
     let (event, longest) = answer;
     assert!(longest <= 1024, "{longest} bytes: {event}");
     let requests = event["requests"].as_array().expect("a list");
-    assert!(requests.len() <= 6, "{event}");
-    let hit = requests.iter().find(|request| request[1] == "/a").expect("a hit");
-    assert_eq!((&hit[0], &hit[2], &hit[4]), (&"GET".into(), &200.into(), &"hit".into()), "{event}");
+    assert!(requests.len() <= 30, "{event}");
+    let hit =
+        requests.iter().find(|request| request[2] == "/a" && request[5] == "hit").expect("a hit");
+    assert_eq!((&hit[1], &hit[3], &hit[5]), (&"GET".into(), &200.into(), &"hit".into()), "{event}");
     assert_eq!(admin.proxy.threads(), threads);
     // A page that goes makes space for another one.
     drop(others.pop());
@@ -338,6 +342,51 @@ fn pages_that_are_open_get_an_event_a_second_hold_no_thread_and_are_bounded() {
     let (status, _, log) = admin.proxy.stop();
     assert!(status.success(), "{log}");
     drop(others);
+}
+
+/// Pages and commands are each given every request that is noted, once and in order.
+#[test]
+fn readers_of_the_newest_requests_take_nothing_from_each_other() {
+    let targets = ["/1", "/2", "/3", "/4", "/5"];
+    let admin = Admin::before(&stored(&targets.map(|target| (target, "hello"))), &[]);
+    let mut pages: Vec<_> = (0..16)
+        .map(|_| {
+            let mut stream = Connection::open(admin.address);
+            stream.request("GET", "/events", "", "");
+            assert_eq!(stream.head().expect("a head").word(1), "200");
+            stream
+        })
+        .collect();
+    for target in targets {
+        admin.proxy.get(target);
+    }
+    for page in &mut pages {
+        let mut seen = Vec::new();
+        while seen.len() < targets.len() {
+            let (event, _) = next_event(page);
+            assert_eq!(event["first"], seen.len(), "{event}");
+            let requests = event["requests"].as_array().expect("a list");
+            seen.extend(requests.iter().map(|one| one[2].as_str().expect("text").to_string()));
+        }
+        assert_eq!(seen, targets);
+    }
+    let recent = |from: u64| -> Value {
+        serde_json::from_str(&admin.get(&format!("/recent?from={from}")).body()).expect("JSON")
+    };
+    for _ in 0..2 {
+        let all = recent(0);
+        let seen = all["requests"].as_array().expect("a list").iter();
+        assert_eq!(seen.map(|one| &one["target"]).collect::<Vec<_>>(), targets);
+        let (first, last) = (&all["requests"][0], &all["requests"][4]);
+        assert_eq!((&all["next"], &last["number"]), (&5.into(), &4.into()), "{all}");
+        assert_eq!((&first["status"], &first["bytes"]), (&200.into(), &5.into()), "{all}");
+        assert!(first["at"].as_u64().is_some() && first["seconds"].as_f64().is_some(), "{all}");
+    }
+    assert_eq!(
+        (&recent(4)["requests"][0]["target"], recent(5)["next"].as_u64()),
+        (&"/5".into(), Some(5))
+    );
+    assert_eq!(admin.get("/recent?from=x").status, 400);
 }
 
 #[test]
@@ -434,7 +483,8 @@ fn the_table_looks_through_so_many_stored_responses_and_says_so() {
         cache: String::new(),
         since: bench.proxy.now(),
     };
-    let control = Control::new(bench.driver.clone(), about, None).with_page().expect("a thread");
+    let live = Arc::new(Live::new(bench.driver.clone()));
+    let control = Control::new(bench.driver.clone(), about, None).with_history(live).with_page();
     let table = |query: &str| -> Value {
         let response = control.answer(&request("GET", &format!("/table?{query}"), ""), &[]);
         let Body::Whole(content) = response.body else { panic!("it is whole") };

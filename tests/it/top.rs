@@ -1,12 +1,17 @@
 //! `proxy top`: a page that is redrawn in a terminal, and lines elsewhere; progress of commands that take long.
 
-use std::io::{BufRead, BufReader};
+use std::fs::Permissions;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
 use std::process::{Child, Command, Stdio};
+use std::thread;
 use std::time::Instant;
 
 use super::support::origin::{Origin, on};
 use super::support::proxy::{Proxy, command};
 use super::support::terminal::in_terminal;
+use super::support::wire::read_head;
 use super::support::{PATIENCE, TemporaryFolder, pause};
 
 /// What shows the terminal as it was before, at the end.
@@ -52,6 +57,13 @@ fn each_second_is_a_line_where_there_is_no_terminal() {
     assert_eq!(text.lines().count(), 1, "{text}");
     assert!(text.starts_with("requests=0 hits=0 misses=0 bytes=0 "), "{text}");
     assert!(text.contains(" stored=1 requests_since_start=3 hits_since_start=2"), "{text}");
+    // What was before it began is of the last minute, too.
+    for span in ["minute", "hour"] {
+        let counted =
+            format!(" {span}_requests=3 {span}_hits=2 {span}_saved=2 {span}_hit_p50_seconds=");
+        assert!(text.contains(&counted), "{counted}: {text}");
+        assert!(!text.contains(&format!("{span}_miss_p99_seconds=-")), "{text}");
+    }
     assert!(!text.contains('\x1b'), "{text:?}");
 }
 
@@ -155,10 +167,48 @@ fn the_page_is_redrawn_within_the_terminal() {
             assert!(lines.iter().all(|line| line.chars().count() <= size.0.into()), "{lines:?}");
             let text = lines.join("\n");
             assert!(text.contains("\nrequests "), "{text}");
-            let has_url = lines.iter().any(|line| line.ends_with("/a"));
-            assert_eq!(has_url, size.1 == 50, "{text}");
+            let has_requests = lines.iter().filter(|line| line.ends_with("  GET /a")).count();
+            assert_eq!(has_requests, if size.1 == 50 { 3 } else { 0 }, "{text}");
+            assert!(!text.contains("older version"), "{text}");
         }
     }
+}
+
+/// A proxy that tells counters alone, as one of 0.2.0 does, is watched all the same.
+#[test]
+fn an_older_proxy_is_watched_from_now_on() {
+    let folder = TemporaryFolder::new();
+    let sockets = folder.file("caching-proxy");
+    std::fs::create_dir(&sockets).expect("a folder");
+    std::fs::set_permissions(&sockets, Permissions::from_mode(0o700)).expect("a folder");
+    let listener = UnixListener::bind(sockets.join("1234.sock")).expect("a socket");
+    // The thread ends with the process of the tests.
+    thread::spawn(move || {
+        for requests in 0.. {
+            let Ok((mut stream, _)) = listener.accept() else { return };
+            // One that only looks whether somebody answers sends nothing.
+            let Some(head) = read_head(&mut stream) else { continue };
+            let (status, content) = match head.word(1) {
+                "/stats" => ("200 OK", format!("{{\"since\":1,\"requests\":{requests}}}")),
+                target => ("404 Not Found", format!("{target}: not known")),
+            };
+            let length = content.len();
+            let head = format!(
+                "HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+            );
+            let _ = stream.write_all((head + &content).as_bytes());
+        }
+    });
+    let Some(running) = in_terminal(folder.path(), (100, 50), "top --count 1", &[]) else { return };
+    let (status, shown) = running.finish();
+    assert_eq!(status.code(), Some(0), "{shown:?}");
+    let text = drawings(&shown).last().expect("a drawing").join("\n");
+    for part in ["minute and hour begin with this command", "does not tell them", "last 1 s"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let output = in_pipe(&folder, &["top", "--count", "1"]).output().expect("it runs");
+    let text = String::from_utf8(output.stdout).expect("text");
+    assert!(text.starts_with("requests=") && text.contains(" minute_hit_p50_seconds=- "), "{text}");
 }
 
 #[test]

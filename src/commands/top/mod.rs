@@ -1,15 +1,15 @@
 //! `proxy top`: what a running proxy does, second by second; drawn in place in a terminal, and a line for each
 //! second elsewhere.
 //!
-//! The proxy is asked for its counters alone. What they were a minute or an hour ago is remembered here
-//! (`sample.rs`); `page.rs` shows it.
+//! The proxy is asked for its counters, which have those of its last minute and hour with them, and for its newest
+//! requests. An older one has counters alone: `sample.rs` remembers what they were. `page.rs` shows all of it.
 
+use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGWINCH};
 use signal_hook::iterator::Signals;
 
@@ -17,8 +17,7 @@ use caching_proxy::clock::Clock;
 
 use crate::commands::target::read;
 use crate::commands::terminal::{Screen, draws, key};
-use crate::commands::top::page::StoredList;
-use crate::commands::top::sample::{TopSample, TopSamples};
+use crate::commands::top::sample::{TopRequest, TopRequests, TopSample, TopSamples};
 use crate::daemon::instances::{Instance, running};
 
 mod page;
@@ -26,10 +25,8 @@ mod sample;
 
 /// How often the proxy is asked.
 const EVERY: Duration = Duration::from_secs(1);
-/// How often it is asked for what is stored: a list is more work than counters.
-const LISTED_EVERY: u64 = 5;
-/// How many stored responses are asked for, at most: a page of the control interface.
-const LISTED_MAX: usize = 1000;
+/// How many requests are kept to be shown.
+const REQUESTS_MAX: usize = 60;
 /// What ends it; 3 is Ctrl-C.
 const ENDING_KEYS: [u8; 3] = [b'q', b'Q', 3];
 /// How many events may wait; each of their threads waits then, too.
@@ -37,7 +34,8 @@ const EVENTS_MAX: usize = 8;
 
 /// Something that `top` acts on.
 enum TopEvent {
-    Asked(Result<Box<TopSample>, String>, Option<StoredList>),
+    /// The counters, and what has come since the last time; `None` if the proxy does not tell requests.
+    Asked(Result<Box<TopSample>, String>, Option<TopRequests>),
     Key(u8),
     Signal(i32),
 }
@@ -74,23 +72,23 @@ pub fn top(instance: Instance, count: Option<u64>) -> Result<String, String> {
 }
 
 /// Asks once a second, until nobody wants to know or the proxy has ended.
-fn ask(mut instance: Instance, is_listed: bool, sender: &SyncSender<TopEvent>) {
-    let mut next = Instant::now();
-    for round in 0_u64.. {
+fn ask(mut instance: Instance, with_requests: bool, sender: &SyncSender<TopEvent>) {
+    let (mut next, mut from) = (Instant::now(), 0);
+    loop {
         let mut asked = sampled(&instance);
         if asked.is_err() {
             // Another process may have taken its socket over.
             if let Some(successor) = running(Some(instance.port)).into_iter().next() {
-                instance = successor;
+                (instance, from) = (successor, 0);
                 asked = sampled(&instance);
             }
         }
-        let is_due = is_listed && round.is_multiple_of(LISTED_EVERY);
-        let listed =
-            is_due.then(|| asked.as_ref().map_or(StoredList::Unknown, |_| listed(&instance)));
+        let is_wanted = with_requests && asked.is_ok();
+        let requests = is_wanted.then(|| requests(&instance, from)).flatten();
+        from = requests.as_ref().map_or(from, |requests| requests.next);
         let asked = asked.map_err(|error| format!("{error}; it has ended, or does not answer"));
         let is_over = asked.is_err();
-        if sender.send(TopEvent::Asked(asked, listed)).is_err() || is_over {
+        if sender.send(TopEvent::Asked(asked, requests)).is_err() || is_over {
             return;
         }
         // From the time it was due, so that the seconds do not grow; and not twice after a long one.
@@ -103,14 +101,10 @@ fn sampled(instance: &Instance) -> Result<Box<TopSample>, String> {
     read(&instance.ask("GET", "/stats", &[])?).map(Box::new)
 }
 
-fn listed(instance: &Instance) -> StoredList {
-    let most = LISTED_MAX.to_string();
-    let answer = instance.ask("GET", "/list", &[("most", &most)]);
-    match answer.and_then(|answer| read::<Vec<Value>>(&answer)) {
-        Ok(all) if all.len() < LISTED_MAX => StoredList::All(all),
-        Ok(_) => StoredList::TooMany,
-        Err(_) => StoredList::Unknown,
-    }
+/// The requests from this number on; all that the proxy has if none has had the number. `None` if it does not tell them.
+fn requests(instance: &Instance, from: u64) -> Option<TopRequests> {
+    let answer = instance.ask("GET", "/recent", &[("from", &from.to_string())]);
+    answer.and_then(|answer| read(&answer)).ok()
 }
 
 /// Draws the page at each event.
@@ -119,13 +113,18 @@ fn watch(
     events: &Receiver<TopEvent>,
     count: Option<u64>,
 ) -> Result<String, String> {
-    let (mut history, mut stored) = (TopSamples::default(), StoredList::Unknown);
+    let mut history = TopSamples::default();
+    let mut requests: Option<VecDeque<TopRequest>> = None;
     let mut seconds = 0;
     while let Ok(event) = events.recv() {
         match event {
-            TopEvent::Asked(asked, listed) => {
+            TopEvent::Asked(asked, more) => {
                 history.add(Instant::now(), *asked?);
-                stored = listed.unwrap_or(stored);
+                if let Some(TopRequests { requests: more, .. }) = more {
+                    let kept = requests.get_or_insert_default();
+                    kept.extend(more);
+                    kept.drain(..kept.len().saturating_sub(REQUESTS_MAX));
+                }
                 seconds += 1;
             }
             TopEvent::Key(key) if ENDING_KEYS.contains(&key) => break,
@@ -135,7 +134,8 @@ fn watch(
         }
         let now = Clock::System.now().seconds();
         // A terminal that is gone ends it, as a pipe does.
-        if screen.draw(&page::page(&history, &stored, now)).is_err() {
+        let newest = requests.as_mut().map(|kept| &*kept.make_contiguous());
+        if screen.draw(|rows| page::page(&history, newest, now, rows)).is_err() {
             break;
         }
         // The first sample is the beginning of the first second.

@@ -3,79 +3,87 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use serde_json::Value;
-
-use caching_proxy::stats::figures::{number, percent, size, span, time};
+use caching_proxy::stats::figures::{UNKNOWN, number, percent, size, span, time, time_of_day};
 
 use crate::commands::terminal::{Style, StyledLine};
-use crate::commands::top::sample::{SampledLatency, SpanCounts, TopSample, TopSamples};
+use crate::commands::top::sample::{SpanCounts, TopRequest, TopSample, TopSamples};
 
-/// How many of the reasons for misses are shown, and how many of the newest responses.
+/// How many of the reasons for misses are shown.
 const REASONS_MAX: usize = 8;
-const NEWEST_MAX: usize = 10;
 /// The columns of names, and of each number.
-const NAME: usize = 18;
+const NAME: usize = 20;
 const NUMBER: usize = 14;
-const MINUTE: Duration = Duration::from_secs(60);
 
-/// The stored responses that are known.
-pub enum StoredList {
-    /// All of them, as `/list` gives them.
-    All(Vec<Value>),
-    /// There are more than one page of a list has: the newest may be on any page.
-    TooMany,
-    /// They could not be asked for.
-    Unknown,
-}
-
-/// The page; `now` is in seconds since 1970. Empty before the first sample.
-pub fn page(history: &TopSamples, listed: &StoredList, now: u64) -> Vec<StyledLine> {
+/// The page, in so many rows; `now` is in seconds since 1970, and `requests` are the newest ones, the oldest first, if
+/// the proxy tells them. Empty before the first sample.
+pub fn page(
+    history: &TopSamples,
+    requests: Option<&[TopRequest]>,
+    now: u64,
+    rows: usize,
+) -> Vec<StyledLine> {
     let Some(newest) = history.newest() else { return Vec::new() };
     let mut lines = Vec::new();
     let mut add = |style, text: String| lines.push(StyledLine { style, text });
     let age = span(now.saturating_sub(newest.since));
     add(Style::Bold, format!("http://{} in front of {}, for {age}", newest.address, newest.origin));
     let minute = history.minute();
-    add(Style::Plain, String::new());
+    // Told by the proxy, both go back to before it was watched.
+    add(Style::Plain, if history.is_of_proxy() { String::new() } else { OWN_HISTORY.to_string() });
     let columns = [history.last(), minute.clone(), history.hour()];
     let since_start = SpanCounts { counts: newest.clone(), taken: Duration::MAX };
-    let spans = [Duration::from_secs(1), MINUTE, Duration::from_secs(3600)];
     let mut heads = String::new();
-    for (counted, asked) in columns.iter().zip(spans) {
-        let _ = write!(heads, "{:>NUMBER$}", last(counted.as_ref(), asked));
+    for (counted, (asked, name)) in columns.iter().zip(SPANS) {
+        let _ = write!(heads, "{:>NUMBER$}", last(counted.as_ref(), asked, name));
     }
     add(Style::Bold, format!("{:NAME$}{heads}{:>NUMBER$}", "", "since start"));
     let columns: Vec<_> = columns.into_iter().chain([Some(since_start)]).collect();
     for (name, figure) in FIGURES {
         let cells = columns.iter().map(|counted| {
-            let shown = counted.as_ref().map_or("-".to_string(), |counted| figure(&counted.counts));
+            let shown = counted.as_ref().map_or(UNKNOWN.to_string(), |span| figure(&span.counts));
             format!("{shown:>NUMBER$}")
         });
         add(Style::Plain, format!("{name:NAME$}{}", cells.collect::<String>()));
     }
     add(Style::Plain, String::new());
-    for (name, latency) in [("hits", newest.hit_latency), ("misses", newest.miss_latency)] {
-        add(Style::Plain, format!("{name:NAME$}{}", latencies(latency)));
-    }
     let (style, state) = origin_state(minute.as_ref());
     add(style, format!("{:NAME$}{state}", "origin server"));
     let (style, stored) = stored(newest);
     add(style, format!("{:NAME$}{stored}", "stored"));
-    add(Style::Plain, format!("{:NAME$}{}", "clients", newest.connections));
-    reasons(&mut lines, newest, minute.as_ref());
-    newest_stored(&mut lines, listed);
+    add(Style::Plain, format!("{:NAME$}{}", "clients", number(newest.connections)));
+    // Half of what is left is for the reasons, and the other half for requests; each has a head.
+    let left = rows.saturating_sub(lines.len() + 4);
+    reasons(&mut lines, newest, minute.as_ref(), (left / 2).max(1));
+    newest_requests(&mut lines, requests);
     lines
 }
 
-/// What a span is called. A proxy may have been watched for less than the hour that is asked for.
-fn last(counted: Option<&SpanCounts>, asked: Duration) -> String {
+/// What is said where the proxy tells nothing of its past.
+const OWN_HISTORY: &str = "minute and hour begin with this command: the proxy, of an older version, tells nothing of them";
+
+/// The spans that are shown beside what is since the start: how long they are, and what they are called.
+const SPANS: [(Duration, &str); 3] = [
+    (Duration::from_secs(1), "second"),
+    (Duration::from_secs(60), "minute"),
+    (Duration::from_secs(3600), "hour"),
+];
+
+/// What a span is called. A proxy may have run, or have been watched, for less than the hour that is asked for.
+fn last(counted: Option<&SpanCounts>, asked: Duration, name: &str) -> String {
     // A sample is a little late at times: the nearest second is meant.
-    let taken = counted.map_or(asked, |counted| counted.taken.min(asked));
-    format!("last {}", span((taken + Duration::from_millis(500)).as_secs()))
+    let seconds = |taken: Duration| (taken + Duration::from_millis(500)).as_secs();
+    match counted.map(|counted| seconds(counted.taken)) {
+        Some(taken) if taken < asked.as_secs() => format!("last {}", span(taken)),
+        _ => format!("last {name}"),
+    }
+}
+
+fn last_minute(minute: Option<&SpanCounts>) -> String {
+    last(minute, SPANS[1].0, SPANS[1].1)
 }
 
 /// The figures of a span: what they are called, and how they are shown.
-const FIGURES: [(&str, fn(&TopSample) -> String); 7] = [
+const FIGURES: [(&str, fn(&TopSample) -> String); 11] = [
     ("requests", |counts| number(counts.requests)),
     ("hit ratio", |counts| percent(counts.hits, counts.requests)),
     ("bytes sent", |counts| size(counts.bytes_sent)),
@@ -83,23 +91,31 @@ const FIGURES: [(&str, fn(&TopSample) -> String); 7] = [
     ("origin requests", |counts| number(counts.origin_requests)),
     ("  saved", |counts| number(counts.saved())),
     ("  errors", |counts| number(counts.origin_errors)),
+    ("hits, half within", |counts| within(counts.hit_latency.p50_seconds)),
+    ("  99 % within", |counts| within(counts.hit_latency.p99_seconds)),
+    ("misses, half within", |counts| within(counts.miss_latency.p50_seconds)),
+    ("  99 % within", |counts| within(counts.miss_latency.p99_seconds)),
 ];
+
+fn within(seconds: Option<f64>) -> String {
+    #[allow(clippy::cast_sign_loss, reason = "no answer takes less than no time")]
+    time(seconds.map(|seconds| (seconds * 1e6).round() as u64))
+}
 
 /// What can be said of the origin server from the requests of the last minute.
 fn origin_state(minute: Option<&SpanCounts>) -> (Style, String) {
     let Some(SpanCounts { counts, .. }) = minute else { return (Style::Plain, "-".to_string()) };
-    let span = last(minute, MINUTE);
+    let span = last_minute(minute);
     // While it is taken to be down, most requests are answered without asking it.
-    let refused = counts.details.get("down").copied().unwrap_or(0);
+    let refused = number(counts.details.get("down").copied().unwrap_or(0));
+    let (errors, asked) = (number(counts.origin_errors), number(counts.origin_requests));
     match (counts.origin_errors, counts.origin_requests) {
-        (0, _) if refused > 0 => {
+        (0, _) if refused != "0" => {
             (Style::Warning, format!("down: {refused} requests in the {span} were not sent to it"))
         }
         (0, 0) => (Style::Plain, format!("not asked in the {span}")),
         (0, _) => (Style::Plain, format!("answers; no errors in the {span}")),
-        (errors, asked) => {
-            (Style::Warning, format!("{errors} errors in the {span}, in {asked} origin requests"))
-        }
+        _ => (Style::Warning, format!("{errors} errors in the {span}, in {asked} origin requests")),
     }
 }
 
@@ -115,8 +131,13 @@ fn stored(newest: &TopSample) -> (Style, String) {
     }
 }
 
-/// Why misses missed: the commonest reasons, those of the last minute first.
-fn reasons(lines: &mut Vec<StyledLine>, newest: &TopSample, minute: Option<&SpanCounts>) {
+/// Why misses missed: the commonest reasons, at most `most`, those of the last minute first.
+fn reasons(
+    lines: &mut Vec<StyledLine>,
+    newest: &TopSample,
+    minute: Option<&SpanCounts>,
+    most: usize,
+) {
     let none = TopSample::default();
     let recent = minute.map_or(&none, |minute| &minute.counts);
     let of = |label: &'static str, all: &TopSample, recent: &TopSample| {
@@ -135,33 +156,34 @@ fn reasons(lines: &mut Vec<StyledLine>, newest: &TopSample, minute: Option<&Span
     all.sort_by(|one, other| other.cmp(one));
     let mut add = |style, text: String| lines.push(StyledLine { style, text });
     add(Style::Plain, String::new());
-    let span = last(minute, MINUTE);
+    let span = last_minute(minute);
     let head = format!("{:32}{span:>NUMBER$}{:>NUMBER$}", "why not from the cache", "since start");
     add(Style::Bold, head);
-    for (recent, count, word) in all.iter().take(REASONS_MAX) {
+    for (recent, count, word) in all.iter().take(most.min(REASONS_MAX)) {
         let (recent, count) = (number(*recent), number(*count));
         add(Style::Plain, format!("{word:32}{recent:>NUMBER$}{count:>NUMBER$}"));
     }
 }
 
-fn newest_stored(lines: &mut Vec<StyledLine>, listed: &StoredList) {
+/// The newest requests, the newest first.
+fn newest_requests(lines: &mut Vec<StyledLine>, requests: Option<&[TopRequest]>) {
     let mut add = |style, text: &str| lines.push(StyledLine { style, text: text.to_string() });
     add(Style::Plain, "");
-    add(Style::Bold, "newest stored");
-    let mut all: Vec<&Value> = match listed {
-        StoredList::All(all) => all.iter().collect(),
-        StoredList::TooMany => {
-            return add(Style::Plain, "there are too many to look for them: proxy list");
-        }
-        StoredList::Unknown => return add(Style::Plain, "-"),
+    add(Style::Bold, "newest requests (6 a second at most, 30 at once)");
+    let Some(requests) = requests else {
+        return add(Style::Plain, "the proxy, of an older version, does not tell them");
     };
-    let stored = |one: &Value| one["stored"].as_u64().unwrap_or(0);
-    all.sort_by_key(|one| std::cmp::Reverse(stored(one)));
-    for one in all.into_iter().take(NEWEST_MAX) {
-        let url = one["url"].as_str().unwrap_or_default();
-        let (bytes, age) = (one["bytes"].as_u64(), one["age"].as_u64());
-        let (bytes, age) = (size(bytes.unwrap_or(0)), span(age.unwrap_or(0)));
-        add(Style::Plain, &format!("{:>4}{bytes:>12}{age:>9} old  {url}", one["status"]));
+    if requests.is_empty() {
+        add(Style::Plain, "none yet");
+    }
+    for request in requests.iter().rev() {
+        let TopRequest { at, method, target, status, bytes, outcome, seconds } = request;
+        let (at, bytes, taken) = (time_of_day(*at), size(*bytes), within(*seconds));
+        let style = if *status >= 500 { Style::Warning } else { Style::Plain };
+        add(
+            style,
+            &format!("{at} {status:>4} {outcome:<14}{bytes:>10}{taken:>9}  {method} {target}"),
+        );
     }
 }
 
@@ -179,17 +201,19 @@ pub fn line(history: &TopSamples) -> Option<String> {
         counts.saved(),
         counts.origin_errors,
     );
-    for (name, latency) in [("hit", newest.hit_latency), ("miss", newest.miss_latency)] {
-        for (share, seconds) in [("p50", latency.p50_seconds), ("p99", latency.p99_seconds)] {
-            let shown = seconds.map_or("-".to_string(), |seconds| seconds.to_string());
-            let _ = write!(line, " {name}_{share}_seconds={shown}");
-        }
-    }
+    latencies(&mut line, "", newest);
     let _ = write!(
         line,
         " stored={} requests_since_start={} hits_since_start={}",
         newest.memory_responses, newest.requests, newest.hits
     );
+    let (minute, hour) = (history.minute(), history.hour());
+    for (name, span) in [("minute_", minute), ("hour_", hour)] {
+        let Some(SpanCounts { counts, .. }) = span else { continue };
+        let (requests, hits, saved) = (counts.requests, counts.hits, counts.saved());
+        let _ = write!(line, " {name}requests={requests} {name}hits={hits} {name}saved={saved}");
+        latencies(&mut line, name, &counts);
+    }
     for (label, counts) in [("fwd", &counts.forwarded), ("detail", &counts.details)] {
         for (word, count) in counts {
             let _ = write!(line, " {label}:{word}={count}");
@@ -198,18 +222,19 @@ pub fn line(history: &TopSamples) -> Option<String> {
     Some(line)
 }
 
-fn latencies(latency: SampledLatency) -> String {
-    #[allow(clippy::cast_sign_loss, reason = "no answer takes less than no time")]
-    let bound = |seconds: Option<f64>| time(seconds.map(|seconds| (seconds * 1e6).round() as u64));
-    let (half, most) = (bound(latency.p50_seconds), bound(latency.p99_seconds));
-    format!("half within {half}, 99 % within {most}, since the start")
+/// The latencies of a span, whose name stands before theirs.
+fn latencies(line: &mut String, span: &str, counts: &TopSample) {
+    for (name, latency) in [("hit", counts.hit_latency), ("miss", counts.miss_latency)] {
+        for (share, seconds) in [("p50", latency.p50_seconds), ("p99", latency.p99_seconds)] {
+            let shown = seconds.map_or(UNKNOWN.to_string(), |seconds| seconds.to_string());
+            let _ = write!(line, " {span}{name}_{share}_seconds={shown}");
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::Instant;
-
-    use serde_json::json;
 
     use super::*;
 
@@ -221,28 +246,41 @@ mod tests {
         history
     }
 
-    fn text(history: &TopSamples, listed: &StoredList) -> String {
-        let lines = page(history, listed, 100);
+    fn text(history: &TopSamples, requests: Option<&[TopRequest]>, rows: usize) -> String {
+        let lines = page(history, requests, 100, rows);
         lines.iter().map(|line| line.text.clone() + "\n").collect()
     }
 
-    #[test]
-    fn the_page_has_the_newest_responses_and_the_reasons_of_now_first() {
-        let counts = |pairs: &[(&str, u64)]| {
-            pairs.iter().map(|(word, count)| ((*word).to_string(), *count)).collect()
+    fn counts(pairs: &[(&str, u64)]) -> std::collections::BTreeMap<String, u64> {
+        pairs.iter().map(|(word, count)| ((*word).to_string(), *count)).collect()
+    }
+
+    fn requests(count: u64) -> Vec<TopRequest> {
+        let one = |at| TopRequest {
+            at,
+            method: "GET".to_string(),
+            target: format!("/{at}"),
+            outcome: "hit".to_string(),
+            seconds: Some(0.002_5),
+            ..TopRequest::default()
         };
+        (0..count).map(one).collect()
+    }
+
+    #[test]
+    fn the_page_has_the_newest_requests_and_the_reasons_of_now_first() {
         let before =
             TopSample { since: 40, details: counts(&[("no-store", 90)]), ..TopSample::default() };
         let mut after = before.clone();
         after.details = counts(&[("no-store", 90), ("down", 2)]);
         after.requests = 7;
         let history = history(before, after);
-        let one = |url: &str, stored: u64| json!({"url": url, "stored": stored, "status": 200, "bytes": 1, "age": 3});
-        let listed = StoredList::All((0..20).map(|at| one(&format!("/{at}"), at)).collect());
-        let text = text(&history, &listed);
+        let text = text(&history, Some(&requests(20)), 60);
         let at = |part: &str| text.find(part).unwrap_or_else(|| panic!("{part}: {text}"));
         let order = [
             at("for 60 s"),
+            at("begin with this command"),
+            at("last second"),
             at("last 1 s"),
             at("requests "),
             at("hit ratio"),
@@ -250,23 +288,70 @@ mod tests {
             at("down: 2 requests in the last 1 s"),
             at("detail=down"),
             at("detail=no-store"),
-            at("old  /19\n"),
-            at("old  /10\n"),
+            at("00:00:19    0 hit                  0 B   2.5 ms  GET /19\n"),
+            at("GET /18\n"),
         ];
         assert!(order.is_sorted(), "{text}");
-        assert!(!text.contains("old  /9\n"), "ten of them: {text}");
+    }
+
+    #[test]
+    fn a_small_terminal_has_some_of_everything() {
+        let words = ["a", "b", "c", "d", "e", "f", "g", "h", "i"].map(|word| (word, 1));
+        let sample = TopSample { forwarded: counts(&words), ..TopSample::default() };
+        let history = history(TopSample::default(), sample);
+        for (rows, reasons) in [(24, 1), (30, 4), (60, 8)] {
+            let text = text(&history, Some(&requests(60)), rows);
+            assert_eq!(text.matches("fwd=").count(), reasons, "{rows}: {text}");
+            let shown: Vec<&str> = text.lines().take(rows).collect();
+            assert!(shown.last().is_some_and(|line| line.contains("GET /")), "{rows}: {text}");
+        }
+    }
+
+    #[test]
+    fn what_the_proxy_tells_of_its_past_is_shown_as_that() {
+        let span = |seconds, requests| {
+            Some(Box::new(TopSample {
+                seconds,
+                requests,
+                hits: requests,
+                hit_latency: serde_json::from_str("{\"p50_seconds\":0.0001}").expect("JSON"),
+                ..TopSample::default()
+            }))
+        };
+        let (minute, hour) = (span(60, 30), span(600, 1234));
+        let sample = TopSample { minute, hour, requests: 1234, ..TopSample::default() };
+        let history = history(TopSample::default(), sample);
+        let text = text(&history, Some(&[]), 60);
+        assert!(!text.contains("older version"), "{text}");
+        for part in
+            ["last second   last minute   last 10 min", "        30         1,234", "none yet"]
+        {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        let half = text.lines().find(|line| line.starts_with("hits, half within")).expect("a line");
+        assert_eq!(
+            half.split_whitespace().skip(3).collect::<Vec<_>>().join(" "),
+            "- 100 µs 100 µs -"
+        );
+        let line = line(&history).expect("two samples");
+        let expected =
+            " minute_requests=30 minute_hits=30 minute_saved=30 minute_hit_p50_seconds=0.0001 ";
+        assert!(line.contains(expected) && line.contains(" hour_requests=1234 "), "{line}");
     }
 
     #[test]
     fn what_is_not_known_is_said() {
-        assert!(page(&TopSamples::default(), &StoredList::Unknown, 0).is_empty());
+        assert!(page(&TopSamples::default(), None, 0, 60).is_empty());
         assert_eq!(line(&TopSamples::default()), None);
         let failing = TopSample { store_failing: 1, origin_errors: 1, ..TopSample::default() };
         let history = history(TopSample::default(), failing);
-        let text = text(&history, &StoredList::TooMany);
-        for part in
-            ["too many", "the store fails", "1 errors in the last 1 s, in 0 origin requests"]
-        {
+        let text = text(&history, None, 60);
+        for part in [
+            "begin with this command",
+            "does not tell them",
+            "the store fails",
+            "1 errors in the last 1 s, in 0 origin requests",
+        ] {
             assert!(text.contains(part), "{part}: {text}");
         }
         let line = line(&history).expect("two samples");

@@ -1,4 +1,7 @@
-//! What `/stats` says at one moment, and what became of it over spans of time.
+//! What `/stats` says at one moment, and what became of it over spans of time; what `/recent` says of requests.
+//!
+//! A proxy tells what was counted in its last minute and hour. One of an older version does not: then it is the minute
+//! and the hour since it is watched.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -15,6 +18,12 @@ pub struct TopSample {
     pub origin: String,
     /// When the proxy started, in seconds since 1970.
     pub since: u64,
+    /// Of a span: how many seconds it was; 0 where the counters are those since the start.
+    pub seconds: u64,
+    /// What was counted in the last minute, as the proxy tells it.
+    pub minute: Option<Box<TopSample>>,
+    /// What was counted in the last hour.
+    pub hour: Option<Box<TopSample>>,
     /// Requests that came in.
     pub requests: u64,
     /// Answers whose body came from the cache.
@@ -49,8 +58,8 @@ pub struct TopSample {
     pub store_failing: u64,
 }
 
-/// How long answers took since the start, in seconds; `None` before the first.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+/// How long answers took, in seconds; `None` before the first.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq)]
 #[serde(default)]
 pub struct SampledLatency {
     /// Half of them took no longer.
@@ -60,8 +69,8 @@ pub struct SampledLatency {
 }
 
 impl TopSample {
-    /// What was counted from `before` to this one; the levels are those of now. A counter that has fallen is
-    /// that of a proxy that has started anew, and counts from zero.
+    /// What was counted from `before` to this one; the levels are those of now, and latencies are not known. A counter
+    /// that has fallen is that of a proxy that has started anew, and counts from zero.
     pub fn less(&self, before: &Self) -> Self {
         let map = |now: &BTreeMap<String, u64>, before: &BTreeMap<String, u64>| {
             let less = |(name, count): (&String, &u64)| {
@@ -79,6 +88,8 @@ impl TopSample {
             origin_errors: self.origin_errors.saturating_sub(before.origin_errors),
             forwarded: map(&self.forwarded, &before.forwarded),
             details: map(&self.details, &before.details),
+            hit_latency: SampledLatency::default(),
+            miss_latency: SampledLatency::default(),
             ..self.clone()
         }
     }
@@ -94,6 +105,36 @@ impl TopSample {
     }
 }
 
+/// The answer to `/recent`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct TopRequests {
+    /// What the next answer is asked for with.
+    pub next: u64,
+    /// The newest requests, the oldest first.
+    pub requests: Vec<TopRequest>,
+}
+
+/// A request that was answered.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct TopRequest {
+    /// When it arrived, in seconds since 1970.
+    pub at: u64,
+    /// Its method.
+    pub method: String,
+    /// Its target, or the beginning of it.
+    pub target: String,
+    /// The status of the answer.
+    pub status: u16,
+    /// Bytes of content that were sent.
+    pub bytes: u64,
+    /// `hit`, or why it was none.
+    pub outcome: String,
+    /// How long it took; `None` for hits that are not timed one by one.
+    pub seconds: Option<f64>,
+}
+
 /// What was counted in a span of time.
 #[derive(Clone, Debug)]
 pub struct SpanCounts {
@@ -103,9 +144,12 @@ pub struct SpanCounts {
     pub taken: Duration,
 }
 
-/// The samples of the last hour: each of the last minute, and one for each minute before. At most 123.
+/// The samples of the last hour: each of the last minute, and one for each minute before. At most 123, and what the
+/// proxy has told of its own minute and hour.
 #[derive(Debug, Default)]
 pub struct TopSamples {
+    /// Minute and hour, from the newest sample.
+    of_proxy: [Option<SpanCounts>; 2],
     seconds: VecDeque<(Instant, TopSample)>,
     minutes: VecDeque<(Instant, TopSample)>,
 }
@@ -117,10 +161,14 @@ impl TopSamples {
     const KEPT_MAX: usize = 62;
 
     /// Adds the newest sample. One of another process than before begins anew.
-    pub fn add(&mut self, at: Instant, sample: TopSample) {
+    pub fn add(&mut self, at: Instant, mut sample: TopSample) {
         if self.newest().is_some_and(|newest| newest.since != sample.since) {
             *self = Self::default();
         }
+        // Once, not in each of the samples that are kept.
+        self.of_proxy = [sample.minute.take(), sample.hour.take()].map(|span| {
+            span.map(|span| SpanCounts { taken: Duration::from_secs(span.seconds), counts: *span })
+        });
         let is_minute_over =
             self.minutes.back().is_none_or(|(last, _)| at.duration_since(*last) >= Self::MINUTE);
         if is_minute_over {
@@ -140,13 +188,24 @@ impl TopSamples {
         self.from(before)
     }
 
-    /// What was counted in the last minute; `None` before the second sample.
+    /// Does the proxy tell what was counted in its last minute and hour?
+    pub fn is_of_proxy(&self) -> bool {
+        self.of_proxy.iter().all(Option::is_some)
+    }
+
+    /// What was counted in the last minute; `None` if it is not told, and before the second sample.
     pub fn minute(&self) -> Option<SpanCounts> {
+        if self.of_proxy[0].is_some() {
+            return self.of_proxy[0].clone();
+        }
         self.from(self.seconds.front().filter(|_| self.seconds.len() > 1)?)
     }
 
-    /// What was counted in the last hour; `None` before the second sample.
+    /// The same of the last hour.
     pub fn hour(&self) -> Option<SpanCounts> {
+        if self.of_proxy[1].is_some() {
+            return self.of_proxy[1].clone();
+        }
         self.from(self.minutes.front().filter(|_| self.seconds.len() > 1)?)
     }
 
@@ -215,6 +274,26 @@ mod tests {
             TopSample { hits: 9, ..TopSample::default() },
         );
         assert_eq!(few.less(&many).hits, 0);
+    }
+
+    #[test]
+    fn what_the_proxy_tells_of_its_minute_and_hour_comes_first() {
+        let (begun, mut history) = (Instant::now(), TopSamples::default());
+        let sample: TopSample = serde_json::from_str(
+            "{\"since\":1,\"requests\":900,\"minute\":{\"seconds\":60,\"requests\":30},\
+             \"hour\":{\"seconds\":200,\"requests\":900,\"hit_latency\":{\"p50_seconds\":0.5}}}",
+        )
+        .expect("JSON");
+        history.add(begun, sample.clone());
+        let (minute, hour) = (history.minute().expect("told"), history.hour().expect("told"));
+        assert!(history.is_of_proxy() && history.last().is_none());
+        assert_eq!((minute.taken.as_secs(), minute.counts.requests), (60, 30));
+        assert_eq!((hour.taken.as_secs(), hour.counts.requests), (200, 900));
+        assert_eq!(hour.counts.hit_latency.p50_seconds, Some(0.5));
+        assert!(history.seconds.iter().all(|(_, kept)| kept.hour.is_none()), "kept once");
+        // An older version takes the port over.
+        history.add(begun, TopSample { since: 2, ..TopSample::default() });
+        assert!(!history.is_of_proxy() && history.hour().is_none());
     }
 
     #[test]

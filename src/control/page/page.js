@@ -3,7 +3,7 @@
 const $ = (selector) => document.querySelector(selector);
 const token = $('meta[name=page-token]').content;
 const SPANS = { minute: 'in the last minute', hour: 'in the last hour', start: 'since the start' };
-const POINTS = 60, REQUESTS = 50, TEXT_MAX = 4096;
+const POINTS = 60, REQUESTS = 60, TEXT_MAX = 4096;
 let plots = null;
 let showing = null;
 const table = { search: '', sort: 'url', page: 0 };
@@ -118,7 +118,7 @@ function takeEvent(event) {
   origin.classList.toggle('bad', event.origin !== '');
   $('#responses').textContent = count(event.responses);
   $('#bytes').textContent = bytes(event.bytes);
-  event.latency.forEach(([total, half, most], at) => {
+  event.latency.flat().forEach(([total, half, most], at) => {
     const cells = $('#latency tbody').rows[at].cells;
     [count(total), time(half), time(most)].forEach((text, cell) => { cells[cell + 1].textContent = text; });
   });
@@ -128,11 +128,27 @@ function takeEvent(event) {
     row.cells[1].textContent = count(times);
     row.hidden = false;
   }
-  event.requests.forEach(addRequest);
+  takeRequests(event.first, event.requests);
+  // What did not fit into the event, or came before the stream was open.
+  if (next < event.next) loadRequests().catch(() => {});
 }
-function addRequest([method, target, status, size, outcome, taken]) {
+// Requests have numbers: each is shown once, whichever way it comes.
+let next = Number($('#requests').dataset.next);
+function takeRequests(first, requests) {
+  if (first <= next) requests.slice(next - first).forEach(addRequest);
+}
+async function loadRequests() {
+  const asked = next, answer = await (await ask('recent', { from: asked })).json(), { requests } = answer;
+  if (answer.next < asked) next = 0; // Another process counts anew.
+  if (requests.length) next = Math.max(next, requests[0].number);
+  const micros = (seconds) => seconds === null ? null : Math.round(seconds * 1e6);
+  takeRequests(requests[0]?.number, requests.map((r) => [r.at, r.method, r.target, r.status, r.bytes, r.outcome, micros(r.seconds)]));
+}
+const timeOfDay = (seconds) => new Date(seconds * 1e3).toISOString().slice(11, 19);
+function addRequest([at, method, target, status, size, outcome, taken]) {
+  next += 1;
   const row = element('tr'), body = $('#requests tbody');
-  row.append(element('td', outcome, outcome === 'hit' ? 'hit' : ''), element('td', status, status >= 500 ? 'error' : ''),
+  row.append(element('td', timeOfDay(at)), element('td', outcome, outcome === 'hit' ? 'hit' : ''), element('td', status, status >= 500 ? 'error' : ''),
     element('td', `${method} ${target}`), element('td', bytes(size), 'number'), element('td', time(taken), 'number'));
   body.prepend(row);
   while (body.rows.length > REQUESTS) body.lastElementChild.remove();
@@ -239,10 +255,9 @@ if ($('#logout')) {
   $('#logout').addEventListener('click', () => ask('logout', null, 'POST').finally(() => location.reload()));
 }
 
-$('#requests-note').textContent = 'None yet.';
 attempt($('#said'), loadTable);
 const stream = new EventSource('events');
-stream.addEventListener('open', () => loadPlots().catch(() => {}));
+stream.addEventListener('open', () => Promise.all([loadPlots(), loadRequests()]).catch(() => {}));
 stream.addEventListener('message', (event) => takeEvent(JSON.parse(event.data)));
 stream.addEventListener('error', () => {
   $('#stream').textContent = stream.readyState === EventSource.CLOSED

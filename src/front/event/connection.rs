@@ -232,10 +232,11 @@ impl Connection {
         let content = hit.content();
         state.fast_hits.count += 1;
         let sent = if plain.head { 0 } else { content.len() as u64 };
+        let now = state.now;
         state.dispatch.proxy.stats().recent().note(|| {
             let method = if plain.head { "HEAD" } else { "GET" };
-            let status = hit.status().as_u16();
-            RecentRequest::new((method, plain.plain.target), (status, sent), "hit", None)
+            let answer = (hit.status().as_u16(), sent);
+            RecentRequest::new(now, (method, plain.plain.target), answer, ("hit", None))
         });
         if plain.head {
             return;
