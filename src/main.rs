@@ -51,13 +51,13 @@ fn main() -> ExitCode {
 /// Prints the notes about environment variables: on stderr, because stdout is for the result.
 fn note(args: &Args) {
     for note in args.notes() {
-        eprintln!("proxy: {note}");
+        eprintln!("proxy: {}", visible_lines(note));
     }
 }
 
 /// Prints what is wrong with the command line; exit code 2.
 fn usage(error: &UsageError) -> ExitCode {
-    eprintln!("proxy: {error}");
+    eprintln!("proxy: {}", visible_lines(&error.to_string()));
     ExitCode::from(2)
 }
 

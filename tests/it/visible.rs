@@ -51,7 +51,11 @@ fn no_output_of_a_command_hides_anything() {
         let fields = format!(
             "Cache-Control: max-age=600; Vary: X-Kind; Surrogate-Key: all {tag}; ETag: \"{word}\"; X-{round}: {word}"
         );
-        let origin = Origin::script([on("GET *any*").send(200, &fields, &word).always()]);
+        let odd = format!("Cache-Control: max-age=600; Vary: X-Kind, {word}; Location: /{word}");
+        let origin = Origin::script([
+            on("GET /odd").send(200, &odd, &word).always(),
+            on("GET *any*").send(200, &fields, &word).always(),
+        ]);
         let log = folder.file(&format!("access-{round}"));
         let format = ["combined", "json"][round % 2];
         let log_args = ["--access-log", log.to_str().expect("text"), "--log-level", "debug"];
@@ -59,13 +63,17 @@ fn no_output_of_a_command_hides_anything() {
         let mut proxy = Proxy::before(&origin, &args);
         let kind = format!("X-Kind: {word}\r\n");
         let field = format!("X-Kind: {word}");
-        assert_eq!(proxy.get_with(&target, &kind).status, 200, "{target:?}");
+        for target in [&target, "/odd"] {
+            assert_eq!(proxy.get_with(target, &kind).status, 200, "{target:?}");
+        }
         let (urls, archive) = (folder.file("urls"), folder.file("all.har"));
         let (urls, archive) = (urls.to_str().expect("text"), archive.to_str().expect("text"));
         // The second one ends its line, and is no target.
         let sitemap = format!("<urlset><loc>{target}</loc><loc>/a\x1b[2J\nforged: {word}</loc>");
         fs::write(urls, sitemap).expect("a file");
-        let words: [&[&str]; 11] = [
+        let words: [&[&str]; 13] = [
+            &["explain", "/odd", "-H", &field],
+            &["show", "/odd"],
             &["list"],
             &["show", &target],
             &["explain", &target, "-H", &field],

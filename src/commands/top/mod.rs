@@ -14,6 +14,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGWINCH};
 use signal_hook::iterator::Signals;
 
 use caching_proxy::clock::Clock;
+use caching_proxy::message::visible::visible;
 
 use crate::commands::target::read;
 use crate::commands::terminal::{Screen, draws, key};
@@ -155,7 +156,7 @@ fn print(events: &Receiver<TopEvent>, count: Option<u64>) -> Result<String, Stri
         history.add(Instant::now(), *asked?);
         let Some(line) = page::line(&history) else { continue };
         // The reader has had enough, as in `proxy top | head -1`.
-        if writeln!(io::stdout(), "{line}").is_err() {
+        if writeln!(io::stdout(), "{}", visible(&line)).is_err() {
             break;
         }
         printed += 1;
