@@ -183,9 +183,8 @@ fn requests(recent: &NumberedRequests) -> String {
         let micros = request.taken.map(|taken| taken.as_micros() as u64);
         let _ = writeln!(
             text,
-            "<tr><td>{}</td><td class=\"{}\">{}</td><td class=\"{}\">{}</td><td>{} {}</td>\
-             <td class=number>{}</td><td class=number>{}</td></tr>",
-            time_of_day(request.at.seconds()),
+            "<tr><td class=\"{}\">{}</td><td class=\"{}\">{}</td><td>{} {}</td>\
+             <td class=number>{}</td><td class=number>{}</td><td class=number>{}</td></tr>",
             if request.outcome == "hit" { "hit" } else { "" },
             escaped(request.outcome),
             if request.status >= 500 { "error" } else { "" },
@@ -194,6 +193,7 @@ fn requests(recent: &NumberedRequests) -> String {
             escaped(&request.target),
             size(request.bytes),
             time(micros),
+            time_of_day(request.at.seconds()),
         );
     }
     text

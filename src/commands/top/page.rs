@@ -169,7 +169,7 @@ fn reasons(
 fn newest_requests(lines: &mut Vec<StyledLine>, requests: Option<&[TopRequest]>) {
     let mut add = |style, text: &str| lines.push(StyledLine { style, text: text.to_string() });
     add(Style::Plain, "");
-    add(Style::Bold, "newest requests (6 a second at most, 30 at once)");
+    add(Style::Bold, "newest requests (some 6 a second, up to 30 at once)");
     let Some(requests) = requests else {
         return add(Style::Plain, "the proxy, of an older version, does not tell them");
     };

@@ -148,8 +148,8 @@ const timeOfDay = (seconds) => new Date(seconds * 1e3).toISOString().slice(11, 1
 function addRequest([at, method, target, status, size, outcome, taken]) {
   next += 1;
   const row = element('tr'), body = $('#requests tbody');
-  row.append(element('td', timeOfDay(at)), element('td', outcome, outcome === 'hit' ? 'hit' : ''), element('td', status, status >= 500 ? 'error' : ''),
-    element('td', `${method} ${target}`), element('td', bytes(size), 'number'), element('td', time(taken), 'number'));
+  row.append(element('td', outcome, outcome === 'hit' ? 'hit' : ''), element('td', status, status >= 500 ? 'error' : ''),
+    element('td', `${method} ${target}`), element('td', bytes(size), 'number'), element('td', time(taken), 'number'), element('td', timeOfDay(at), 'number'));
   body.prepend(row);
   while (body.rows.length > REQUESTS) body.lastElementChild.remove();
   $('#requests').hidden = false;
