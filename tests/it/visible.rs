@@ -3,12 +3,15 @@
 
 use std::fs;
 
-use caching_proxy::message::visible::hides;
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use caching_proxy::message::visible::{hides, visible, visible_lines};
 
 use super::support::TemporaryFolder;
 use super::support::origin::{Origin, on};
 use super::support::proxy::{Proxy, command};
-use super::support::seeded::Random;
+use super::support::seeded::{Random, seeded};
 use super::support::wire::Connection;
 
 /// What a target or a field value may have; in HTTP/1.1, controls below U+0080 are no part of either.
@@ -39,6 +42,27 @@ fn hostile(random: &mut Random) -> String {
 fn assert_visible(what: &str, text: &str) {
     let hidden = text.chars().find(|c| hides(*c) && *c != '\n' && *c != '\t');
     assert_eq!(hidden, None, "{what}: {text:?}");
+}
+
+proptest! {
+    #![proptest_config(seeded(None))]
+
+    /// Any text at all; and what was visible is left as it was.
+    #[test]
+    fn any_text_is_made_visible(text in vec(any::<char>(), 0..40), hidden in vec(0..HOSTILE.len(), 0..4)) {
+        let mut text: String = text.into_iter().collect();
+        for at in hidden {
+            text.insert(0, HOSTILE[at]);
+            text.push(HOSTILE[at]);
+        }
+        let (line, lines) = (visible(&text), visible_lines(&text));
+        prop_assert!(!line.contains(hides), "{line:?}");
+        assert_visible("lines", &lines.replace("\r\n", "\n"));
+        prop_assert_eq!(visible(&line), line.as_ref());
+        let plain = |text: &str| text.chars().filter(|c| !hides(*c)).collect::<String>();
+        prop_assert!(text.contains(hides) || line == text);
+        prop_assert!(plain(&line).len() >= plain(&text).len());
+    }
 }
 
 #[test]
