@@ -339,6 +339,15 @@ fn the_token_is_asked_for_and_goes_nowhere_else() {
     browser.wait_for("document.querySelector('input[name=token]')");
 }
 
+/// Of three requests, those that have been shown are not shown again, unless another process counts anew.
+fn show_requests_once(browser: &mut Browser) {
+    let rows = "document.querySelectorAll('#requests tbody tr').length";
+    browser.value("loadRequests()");
+    assert_eq!(browser.value(&format!("[{rows}, next]")), json!([3, 3]));
+    browser.value("{ next = 1000; loadRequests(); }");
+    browser.wait_for(&format!("{rows} === 6 && next === 3"));
+}
+
 #[test]
 fn without_script_there_are_figures_and_without_a_mouse_there_is_a_way() {
     if !is_there("chromium") {
@@ -365,13 +374,14 @@ fn without_script_there_are_figures_and_without_a_mouse_there_is_a_way() {
         figure("requests"),
         figure("ratio")
     ));
-    browser.wait_for("document.querySelector('noscript a')");
+    browser.wait_for("document.querySelectorAll('#requests tbody tr, noscript a').length === 4");
     browser.screenshot("page-without-script.png");
 
     browser.call("Emulation.setScriptExecutionDisabled", &json!({ "value": false }));
     browser.go(&format!("{url}/"));
     browser.wait_for("document.querySelectorAll('#stored tbody tr').length === 2");
     browser.wait_for("document.querySelectorAll('[data-figure=requests] svg .line').length === 3");
+    show_requests_once(&mut browser);
     browser.press("Tab", 9);
     browser.wait_for("document.activeElement.className === 'skip'");
     browser.value("document.querySelector('#stored thead button').focus()");

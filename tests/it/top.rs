@@ -174,6 +174,29 @@ fn the_page_is_redrawn_within_the_terminal() {
     }
 }
 
+#[test]
+fn each_of_several_that_watch_sees_all_requests() {
+    let (folder, origin, proxy) = started();
+    let start = || in_terminal(folder.path(), (100, 50), "top", &[]);
+    let (Some(mut one), Some(mut other)) = (start(), start()) else { return };
+    for running in [&mut one, &mut other] {
+        running.wait_for("  GET /a");
+    }
+    let targets = ["/1", "/2", "/3", "/4"];
+    for target in targets {
+        origin.add(on(&format!("GET {target}")).send(200, "", "1"));
+        assert_eq!(proxy.get(target).status, 200);
+    }
+    for mut running in [one, other] {
+        targets.iter().for_each(|target| running.wait_for(&format!("  GET {target}")));
+        running.press("q");
+        let (_, shown) = running.finish();
+        let last = drawings(&shown).pop().expect("a drawing").join("\n");
+        let once = targets.iter().all(|target| last.matches(&format!("GET {target}")).count() == 1);
+        assert!(once && last.matches("GET /a").count() == 3, "{last}");
+    }
+}
+
 /// A proxy that tells counters alone, as one of 0.2.0 does, is watched all the same.
 #[test]
 fn an_older_proxy_is_watched_from_now_on() {
