@@ -2,6 +2,7 @@
 //! line of a log has a character that hides, moves the cursor, or turns the direction of writing.
 
 use std::fs;
+use std::process::Output;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -65,6 +66,18 @@ proptest! {
     }
 }
 
+/// Neither stream hides anything, or has a line that was smuggled in.
+fn assert_output_is_visible(words: &[&str], output: Output) {
+    for (name, bytes) in [("stdout", output.stdout), ("stderr", output.stderr)] {
+        let text = String::from_utf8(bytes).expect("text");
+        assert_visible(&format!("{words:?} {name}"), &text);
+        assert!(!text.lines().any(|line| line.starts_with("forged")), "{words:?}: {text}");
+        // It is not left out either.
+        let has_target = name == "stdout" && ["list", "explain"].contains(&words[0]);
+        assert!(!has_target || text.contains("\u{27e8}U+"), "{words:?}: {text}");
+    }
+}
+
 #[test]
 fn no_output_of_a_command_hides_anything() {
     let mut random = Random::new(202);
@@ -114,14 +127,7 @@ fn no_output_of_a_command_hides_anything() {
         let is_asked = |words: &&&[&str]| words[0] != "top" || round == 0;
         for words in words.iter().filter(is_asked) {
             let output = proxy.tell(words);
-            for (name, bytes) in [("stdout", output.stdout), ("stderr", output.stderr)] {
-                let text = String::from_utf8(bytes).expect("text");
-                assert_visible(&format!("{words:?} {name}"), &text);
-                assert!(!text.lines().any(|line| line.starts_with("forged")), "{words:?}: {text}");
-                // It is not left out either.
-                let has_target = name == "stdout" && ["list", "explain"].contains(&words[0]);
-                assert!(!has_target || text.contains("\u{27e8}U+"), "{words:?}: {text}");
-            }
+            assert_output_is_visible(words, output);
         }
         let (_, _, told) = proxy.stop();
         assert_visible("the log", &told);
