@@ -38,7 +38,7 @@
 //! - [`policy`]: what the RFCs say, as pure functions, a section or two a file.
 //! - [`store`]: the cache, one type: memory, and behind it SQLite or Redis; what is on its way in.
 //! - [`origin`]: the origin server, how it is reached, and what it is spared.
-//! - [`stats`]: the counters, the latencies and the access log.
+//! - [`stats`]: the counters, their last minute and hour, the newest requests, the access log; how figures are written.
 //! - [`proxy`]: the engine, where all these meet: steps without I/O, and the blocking driver.
 //! - [`front`]: the server side, twice: event loops, and the plain one over tiny_http.
 //! - [`control`]: what a running proxy can be asked, and told, by its operator.

@@ -188,7 +188,9 @@ fn each_of_several_that_watch_sees_all_requests() {
         assert_eq!(proxy.get(target).status, 200);
     }
     for mut running in [one, other] {
-        targets.iter().for_each(|target| running.wait_for(&format!("  GET {target}")));
+        for target in targets {
+            running.wait_for(&format!("  GET {target}"));
+        }
         running.press("q");
         let (_, shown) = running.finish();
         let last = drawings(&shown).pop().expect("a drawing").join("\n");
