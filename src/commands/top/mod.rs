@@ -105,7 +105,7 @@ fn sampled(instance: &Instance) -> Result<Box<TopSample>, String> {
 /// The requests from this number on; all that the proxy has if none has had the number. `None` if it does not tell them.
 fn requests(instance: &Instance, from: u64) -> Option<TopRequests> {
     let answer = instance.ask("GET", "/recent", &[("from", &from.to_string())]);
-    answer.and_then(|answer| read(&answer)).ok()
+    answer.and_then(|answer| read(&answer)).map(|answer| TopRequests::read(&answer)).ok()
 }
 
 /// Draws the page at each event.
