@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # For the recipes beside it, which read it with `.`: starts proxies, and ends them with the script.
 #
 # ORIGIN is the origin server (https://dummyjson.com), PROXY the program (proxy).

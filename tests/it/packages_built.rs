@@ -2,7 +2,6 @@
 //! builds them and names their folder in `DIST`; without it there is nothing to look at. `IMAGE_RUNS` and `DEB_INSTALLS`
 //! say that this machine lets us make namespaces for them.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
 use std::path::{Path, PathBuf};
@@ -14,8 +13,6 @@ use super::support::origin::{Origin, on};
 use super::support::proxy::{Proxy, command_of};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// What both packages have beside the binary, by the ends of their paths.
-const TEXTS: [&str; 4] = ["proxy.1", "proxy.bash", "_proxy", "proxy.fish"];
 
 /// The folder of the packages.
 fn dist() -> Option<PathBuf> {
@@ -31,52 +28,83 @@ fn may(what: &str) -> bool {
     std::env::var_os(what).is_some()
 }
 
-/// The package for this processor with such an end.
-pub fn package(dist: &Path, end: &str) -> PathBuf {
-    let architecture = match end {
-        "deb" if cfg!(target_arch = "aarch64") => "arm64",
-        "deb" => "amd64",
-        _ => std::env::consts::ARCH,
-    };
-    let files = fs::read_dir(dist).expect("DIST").map(|entry| entry.expect("an entry").path());
-    let mut found = files.filter(|path| {
-        let name = path.file_name().expect("a name").to_string_lossy().into_owned();
-        name.contains(architecture) && name.ends_with(&format!(".{end}"))
-    });
-    found.next().unwrap_or_else(|| panic!("no .{end} for {architecture}"))
+/// A processor that packages are made for, by its names.
+pub struct Processor {
+    /// Rust's, which tarballs have.
+    pub rust: &'static str,
+    /// Debian's, which a .deb has.
+    pub debian: &'static str,
+    /// As `readelf` has it.
+    pub elf: &'static str,
 }
 
-fn said(command: &mut Command) -> String {
+const PROCESSORS: [Processor; 2] = [
+    Processor { rust: "x86_64", debian: "amd64", elf: "Advanced Micro Devices X86-64" },
+    Processor { rust: "aarch64", debian: "arm64", elf: "AArch64" },
+];
+
+impl Processor {
+    /// That of this machine.
+    pub fn here() -> &'static Self {
+        let is_here = |one: &&Self| one.rust == std::env::consts::ARCH;
+        PROCESSORS.iter().find(is_here).expect("packages are made for it")
+    }
+
+    /// Those that there are packages for.
+    pub fn packed(dist: &Path) -> impl Iterator<Item = &'static Self> {
+        PROCESSORS.iter().filter(|one| one.path(dist, "tar.gz").exists())
+    }
+
+    /// The package with such an end.
+    pub fn path(&self, dist: &Path, end: &str) -> PathBuf {
+        dist.join(match end {
+            "deb" => format!("caching-proxy_{VERSION}_{}.deb", self.debian),
+            _ => format!("caching-proxy-{VERSION}-{}-unknown-linux-gnu.{end}", self.rust),
+        })
+    }
+
+    /// The tarball, unpacked.
+    pub fn unpacked(&self, dist: &Path) -> (TemporaryFolder, PathBuf) {
+        let folder = TemporaryFolder::new();
+        let mut tar = Command::new("tar");
+        said(tar.arg("xzpf").arg(self.path(dist, "tar.gz")).arg("-C").arg(folder.path()));
+        let entry = fs::read_dir(folder.path()).expect("a folder").next();
+        let inside = entry.expect("a folder in it").expect("an entry").path();
+        (folder, inside)
+    }
+}
+
+/// What the command has written to stdout; it succeeds.
+pub fn said(command: &mut Command) -> String {
     let output = command.output().expect("it runs");
     assert!(output.status.success(), "{command:?}: {output:?}");
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// The tarball, unpacked.
-fn unpacked(dist: &Path) -> (TemporaryFolder, PathBuf) {
-    let folder = TemporaryFolder::new();
-    said(Command::new("tar").arg("xzpf").arg(package(dist, "tar.gz")).arg("-C").arg(folder.path()));
-    let entry = fs::read_dir(folder.path()).expect("a folder").next();
-    let inside = entry.expect("a folder in it").expect("an entry").path();
-    (folder, inside)
-}
-
-/// Whether the binary prints a man page and completions: then they are in the packages.
-fn has_texts(binary: &Path) -> bool {
-    let output = Command::new(binary).args(["help", "--man"]).output().expect("it runs");
-    String::from_utf8_lossy(&output.stdout).lines().any(|line| line.starts_with(".TH "))
-}
-
 #[test]
-fn the_tarball_has_what_is_needed_and_runs() {
+fn there_is_a_tarball_and_a_deb_for_each_processor_and_their_sums() {
     let Some(dist) = dist() else { return };
-    let (_folder, inside) = unpacked(&dist);
+    let mut expected = vec!["SHA256SUMS".into()];
+    for processor in Processor::packed(&dist) {
+        let paths = ["tar.gz", "deb"].map(|end| processor.path(&dist, end));
+        expected.extend(paths.map(|path| path.file_name().expect("a name").to_owned()));
+    }
+    let entries = fs::read_dir(&dist).expect("DIST").map(|entry| entry.expect("an entry"));
+    let mut found: Vec<_> = entries.map(|entry| entry.file_name()).collect();
+    expected.sort();
+    found.sort();
+    assert_eq!(found, expected);
+    said(Command::new("sha256sum").args(["--check", "--strict", "SHA256SUMS"]).current_dir(&dist));
+}
+
+/// The tarball, unpacked, where it has what is expected.
+fn complete(processor: &Processor, dist: &Path) -> (TemporaryFolder, PathBuf) {
+    let (folder, inside) = processor.unpacked(dist);
     let name = inside.file_name().expect("a name").to_string_lossy().into_owned();
-    let listed =
-        said(Command::new("tar").args(["--numeric-owner", "-tvzf"]).arg(package(&dist, "tar.gz")));
+    let mut tar = Command::new("tar");
+    let listed = said(tar.args(["--numeric-owner", "-tvzf"]).arg(processor.path(dist, "tar.gz")));
     assert!(listed.lines().all(|line| line.contains(" 0/0 ")), "not all root's: {listed}");
-    let binary = inside.join("proxy");
-    let mut expected: BTreeSet<String> = [
+    for path in [
         "proxy",
         "README.md",
         "CHANGELOG.md",
@@ -92,35 +120,84 @@ fn the_tarball_has_what_is_needed_and_runs() {
         "systemd/sysusers.conf",
         "container/run/caching-proxy/",
         "container/var/cache/caching-proxy/",
-    ]
-    .map(String::from)
-    .into();
-    if has_texts(&binary) {
-        expected.extend(TEXTS.iter().map(|text| {
-            let folder = if *text == "proxy.1" { "man" } else { "completions" };
-            format!("{folder}/{text}")
-        }));
-    }
-    for path in expected {
+        "man/proxy.1",
+        "completions/proxy.bash",
+        "completions/_proxy",
+        "completions/proxy.fish",
+    ] {
         assert!(listed.contains(&format!(" {name}/{path}\n")), "{path} is missing: {listed}");
     }
     let licences = fs::read_to_string(inside.join("LICENSES-THIRD-PARTY")).expect("a text");
     for part in ["rustls-", "GNU C library", "Permission is hereby granted"] {
         assert!(licences.contains(part), "LICENSES-THIRD-PARTY does not have {part:?}");
     }
-    assert_eq!(said(Command::new(&binary).arg("--version")), format!("proxy {VERSION}\n"));
+    (folder, inside)
+}
+
+/// The program says its version, prints what its packages have beside it, and answers from the cache.
+fn exercise(inside: &Path, run: impl Fn(&Path) -> Command) {
+    let program = || run(&inside.join("proxy"));
+    assert_eq!(said(program().arg("--version")), format!("proxy {VERSION}\n"));
+    for (words, path) in [
+        (["help", "--man"], "man/proxy.1"),
+        (["completions", "bash"], "completions/proxy.bash"),
+        (["completions", "zsh"], "completions/_proxy"),
+        (["completions", "fish"], "completions/proxy.fish"),
+    ] {
+        let text = fs::read_to_string(inside.join(path)).expect("a text");
+        assert!(said(program().args(words)) == text, "{path} is not what {words:?} prints");
+    }
     let origin = Origin::script([on("GET /a").send(200, "Cache-Control: max-age=60", "hello")]);
-    let mut command = command_of(binary.to_str().expect("a path"));
+    let mut command = program();
     command.args(["--origin", &origin.url()]);
     let proxy = Proxy::start_as(command);
-    assert_eq!((proxy.get("/a").is_hit(), proxy.get("/a").is_hit()), (false, true));
+    for is_hit in [false, true] {
+        let reply = proxy.get("/a");
+        assert_eq!((reply.body(), reply.is_hit()), ("hello".into(), is_hit));
+    }
+}
+
+#[test]
+fn the_tarball_has_what_is_needed_and_runs() {
+    let Some(dist) = dist() else { return };
+    let (_folder, inside) = complete(Processor::here(), &dist);
+    exercise(&inside, |binary| command_of(binary.to_str().expect("a path")));
+}
+
+/// Packages for another processor: the same but for their binary, which `EMULATOR` runs (qemu-aarch64).
+#[test]
+fn the_packages_for_another_processor_run_in_an_emulator() {
+    let Some(dist) = dist() else { return };
+    let here = Processor::here();
+    for processor in Processor::packed(&dist).filter(|one| one.rust != here.rust) {
+        let (folder, inside) = complete(processor, &dist);
+        let (_own_folder, own) = here.unpacked(&dist);
+        for path in ["man", "completions", "docs", "systemd", "container", "Dockerfile"] {
+            said(Command::new("diff").arg("-r").args([own.join(path), inside.join(path)]));
+        }
+        let binary = inside.join("proxy");
+        let header = said(Command::new("readelf").args(["-hlW", "-d"]).arg(&binary));
+        assert!(header.contains(processor.elf), "not for {}: {header}", processor.elf);
+        let dynamic = |line: &str| line.contains("INTERP") || line.contains("NEEDED");
+        assert!(!header.lines().any(dynamic), "not static: {header}");
+        let root = folder.file("deb");
+        let mut extract = Command::new("dpkg-deb");
+        said(extract.arg("--extract").arg(processor.path(&dist, "deb")).arg(&root));
+        said(Command::new("cmp").arg(root.join("usr/bin/proxy")).arg(&binary));
+        let Ok(emulator) = std::env::var("EMULATOR") else { continue };
+        exercise(&inside, |binary| {
+            let mut command = command_of(&emulator);
+            command.arg(binary);
+            command
+        });
+    }
 }
 
 /// Paths of whoever has built it would be other bytes elsewhere, and are nobody's business.
 #[test]
 fn the_binary_does_not_name_the_folder_of_its_sources() {
     let Some(dist) = dist() else { return };
-    let (_folder, inside) = unpacked(&dist);
+    let (_folder, inside) = Processor::here().unpacked(&dist);
     let bytes = fs::read(inside.join("proxy")).expect("the binary");
     let has = |text: &str| bytes.windows(text.len()).any(|window| window == text.as_bytes());
     assert!(!has(env!("CARGO_MANIFEST_DIR")), "the folder of the sources is in the binary");
@@ -132,11 +209,18 @@ fn the_binary_does_not_name_the_folder_of_its_sources() {
 #[test]
 fn the_deb_says_what_it_is() {
     let Some(dist) = dist() else { return };
-    let deb = package(&dist, "deb");
+    for processor in Processor::packed(&dist) {
+        assert_deb(processor, &dist);
+    }
+}
+
+fn assert_deb(processor: &Processor, dist: &Path) {
+    let deb = processor.path(dist, "deb");
     let info = said(Command::new("dpkg-deb").arg("--info").arg(&deb));
     for part in [
         " Package: caching-proxy\n",
         &format!(" Version: {VERSION}\n"),
+        &format!(" Architecture: {}\n", processor.debian),
         " Depends: adduser\n",
         " conffiles ",
         " md5sums ",
@@ -155,12 +239,16 @@ fn the_deb_says_what_it_is() {
         "etc/default/caching-proxy",
         "usr/share/doc/caching-proxy/copyright",
         "usr/share/doc/caching-proxy/LICENSES-THIRD-PARTY.gz",
+        "usr/share/man/man1/proxy.1.gz",
+        "usr/share/bash-completion/completions/proxy",
+        "usr/share/zsh/vendor-completions/_proxy",
+        "usr/share/fish/vendor_completions.d/proxy.fish",
     ] {
         assert!(contents.contains(&format!(" ./{path}\n")), "{path} is missing: {contents}");
     }
 }
 
-/// What is done with the .deb, in a root that is thrown away: `$1` says whether it has a man page.
+/// What is done with the .deb, in a root that is thrown away.
 const INSTALL: &str = r#"
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive
 fail() { echo "$1" >&2; exit 1; }
@@ -169,10 +257,12 @@ gone() { for path; do [ ! -e "$path" ] || fail "$path is there"; done; }
 units=/usr/lib/systemd/system
 # Images of containers leave man pages out.
 rm -f /etc/dpkg/dpkg.cfg.d/*
+# An index of all of them takes half a minute.
+rm -f /var/lib/man-db/auto-update
 gone /usr/bin/proxy
 dpkg --install /package.deb || fail "not installed"
 there /usr/bin/proxy $units/proxy.service $units/proxy.socket /etc/default/caching-proxy
-[ -z "$1" ] || there /usr/share/man/man1/proxy.1.gz /usr/share/bash-completion/completions/proxy
+there /usr/share/man/man1/proxy.1.gz /usr/share/bash-completion/completions/proxy
 getent passwd caching-proxy | grep -q ':/nonexistent:' || fail "no user"
 [ "$(id -u caching-proxy)" -lt 1000 ] || fail "no user of the system"
 # It is started when somebody asks for that.
@@ -193,7 +283,7 @@ gone /usr/share/doc/caching-proxy /etc/systemd/system/proxy.service
 "#;
 
 /// A copy of this machine's root that costs nothing, since only changes are written, to memory: `$1` is where, `$2` the
-/// package, `$3` the script, `$4` its argument.
+/// package, `$3` the script.
 const IN_A_COPY: &str = r#"
 mount -t tmpfs tmpfs "$1"
 mkdir "$1/upper" "$1/work" "$1/root"
@@ -201,18 +291,16 @@ mount -t overlay overlay -o "lowerdir=/,upperdir=$1/upper,workdir=$1/work" "$1/r
 mount -t proc proc "$1/root/proc"
 mount --bind /dev "$1/root/dev"
 cp "$2" "$1/root/package.deb"
-exec chroot "$1/root" sh -u -c "$3" sh "$4"
+exec chroot "$1/root" sh -u -c "$3" sh
 "#;
 
 #[test]
 fn the_deb_is_installed_and_removed_without_a_trace() {
     let Some(dist) = dist().filter(|_| may("DEB_INSTALLS")) else { return };
-    let (_folder, inside) = unpacked(&dist);
-    let text = if has_texts(&inside.join("proxy")) { "man" } else { "" };
     let place = TemporaryFolder::new();
     let mut unshare = Command::new("unshare");
     unshare.args(["--mount", "--pid", "--fork", "sh", "-eu", "-c", IN_A_COPY, "sh"]);
-    unshare.arg(place.path()).arg(package(&dist, "deb")).args([INSTALL, text]);
+    unshare.arg(place.path()).arg(Processor::here().path(&dist, "deb")).arg(INSTALL);
     let told = said(&mut unshare);
     assert!(told.contains(&format!("proxy {VERSION}")), "{told}");
 }
@@ -316,7 +404,7 @@ fn first_process(proxy: &Proxy) -> u32 {
 #[test]
 fn the_image_serves_as_process_1_and_ends_by_a_signal() {
     let Some(dist) = dist().filter(|_| may("IMAGE_RUNS")) else { return };
-    let (_folder, inside) = unpacked(&dist);
+    let (_folder, inside) = Processor::here().unpacked(&dist);
     let image = Image::build(&inside);
     for signal in ["-TERM", "-INT"] {
         let origin = Origin::script([on("GET /a").send(200, "Cache-Control: max-age=60", "hello")]);
@@ -363,7 +451,7 @@ fn the_image_serves_as_process_1_and_ends_by_a_signal() {
 #[test]
 fn the_image_checks_certificates_by_those_in_the_binary() {
     let Some(dist) = dist().filter(|_| may("IMAGE_RUNS")) else { return };
-    let (_folder, inside) = unpacked(&dist);
+    let (_folder, inside) = Processor::here().unpacked(&dist);
     let image = Image::build(&inside);
     let (origin, _) = Origin::script_tls([]);
     let proxy = image.start(&["--origin", &format!("https://localhost:{}", origin.port())]);
