@@ -25,12 +25,29 @@ const BACKLOG: i32 = 1024;
 /// How many free ports are tried until one is free on both loopback addresses.
 const PORTS_TRIED: usize = 32;
 
-/// The listening sockets, at least one, and the process that they are taken over from.
-pub fn sockets(config: &Config) -> Result<(Vec<TcpListener>, Option<Predecessor>), StartError> {
+/// What clients connect to.
+pub struct Sockets {
+    /// At least one.
+    pub listeners: Vec<TcpListener>,
+    /// The process that they are taken over from.
+    pub predecessor: Option<Predecessor>,
+    /// systemd has opened them and keeps them: clients that connect when this process has ended start the next.
+    pub stay: bool,
+}
+
+impl From<Vec<TcpListener>> for Sockets {
+    /// New ones, which end with this process.
+    fn from(listeners: Vec<TcpListener>) -> Self {
+        Self { listeners, predecessor: None, stay: false }
+    }
+}
+
+/// The listening sockets, from wherever they are to come.
+pub fn sockets(config: &Config) -> Result<Sockets, StartError> {
     // systemd's sockets come first, whatever --host and --port say: the unit file has the address then.
     let given = systemd::sockets();
     if !given.is_empty() {
-        return Ok((given, None));
+        return Ok(Sockets { stay: true, ..given.into() });
     }
     let address = SocketAddr::new(config.host, config.port);
     // A server of tiny_http has one listener.
@@ -47,14 +64,13 @@ pub fn sockets(config: &Config) -> Result<(Vec<TcpListener>, Option<Predecessor>
                 if both && addresses.map(|one| one.ip()).eq([config.host]) {
                     listeners.extend(beside(address).unwrap_or_else(|error| told(address, &error)));
                 }
-                return Ok((listeners, Some(predecessor)));
+                return Ok(Sockets { predecessor: Some(predecessor), ..listeners.into() });
             }
             // Then the port is tried as usual, and the error that matters is the one about the port.
             Err(error) => log::warn!("--take-over: port {}: {error}", config.port),
         }
     }
-    if both { on_both(address) } else { at(address).map(|one| vec![one]) }
-        .map(|listeners| (listeners, None))
+    if both { on_both(address) } else { at(address).map(|one| vec![one]) }.map(Sockets::from)
 }
 
 /// Lets clients connect: the system queues them until a front accepts them.

@@ -38,6 +38,7 @@ use caching_proxy::vital;
 
 use crate::daemon::error::StartError;
 use crate::daemon::instances::{OwnSocket, Purpose};
+use crate::daemon::listen::Sockets;
 use crate::daemon::ready::ReadyFile;
 use crate::daemon::takeover::Handover;
 
@@ -85,7 +86,7 @@ pub fn run(config: &Config) -> Result<(), StartError> {
     let origin = origin_url(&config.origin)?;
     let store = stores::open(config).map_err(StartError::Store)?;
     // The sockets have their addresses from here on, and do not listen yet.
-    let (listeners, predecessor) = listen::sockets(config)?;
+    let Sockets { listeners, predecessor, stay } = listen::sockets(config)?;
     let local =
         listeners[0].local_addr().map_err(|source| StartError::System("own address", source))?;
     refuse_ourselves(&origin, local)?;
@@ -99,7 +100,8 @@ pub fn run(config: &Config) -> Result<(), StartError> {
         predecessor.retire();
     }
     let handover = handover.as_ref().map(|(handover, _)| handover);
-    let ends_by = wait(&mut signals, &front, handover, control, config.drain_timeout);
+    let ending = Ending { drain_timeout: config.drain_timeout, sockets_stay: stay };
+    let ends_by = wait(&mut signals, &front, handover, control, ending);
     // The ready file is the successor's by now, which has written its own in the same place.
     if !handover.is_some_and(Handover::is_done) {
         remove_ready_file(config);
@@ -414,13 +416,33 @@ impl RunningFront {
         }
     }
 
-    fn drain(&self, limit: Duration, is_handed_over: bool) -> bool {
-        match self {
-            Self::Event(front) if is_handed_over => front.retire(limit),
-            Self::Event(front) => front.drain(limit),
-            Self::Tiny(front) => front.drain(limit),
+    fn drain(&self, limit: Duration, successor: Successor) -> bool {
+        match (self, successor) {
+            (Self::Event(front), Successor::Nobody) => front.drain(limit),
+            (Self::Event(front), Successor::Later) => front.give_way(limit),
+            (Self::Event(front), Successor::Now) => front.retire(limit),
+            (Self::Tiny(front), _) => front.drain(limit),
         }
     }
+}
+
+/// Which process accepts clients at the same sockets after this one.
+#[derive(Clone, Copy)]
+enum Successor {
+    Nobody,
+    /// One that systemd starts when this one has ended: in between, clients wait, and those that this one has
+    /// accepted have nobody else to ask.
+    Later,
+    /// One that has taken over.
+    Now,
+}
+
+/// How the process is to end.
+struct Ending {
+    /// `--drain-timeout`.
+    drain_timeout: Duration,
+    /// The listening sockets are systemd's, and stay.
+    sockets_stay: bool,
 }
 
 /// `--max-connections`, or less under the descriptor limit, which is raised as far as it goes.
@@ -501,17 +523,22 @@ fn wait(
     front: &RunningFront,
     handover: Option<&Handover>,
     control: admin::AdminSockets,
-    drain_timeout: Duration,
+    ending: Ending,
 ) -> Instant {
     let Some(name) = ending_signal(signals, front) else { return Instant::now() + FLUSH_MAX };
     // The thread of the handover says so before it raises the signal. Where another process serves on, there
     // is no hurry: downloads may take their time.
     let is_handed_over = handover.is_some_and(Handover::is_done);
+    let successor = match ending.sockets_stay {
+        _ if is_handed_over => Successor::Now,
+        true => Successor::Later,
+        false => Successor::Nobody,
+    };
     // Commands are for the proxy that accepts: an old process that kept its control socket was asked by
     // `proxy purge` beside its successor. Without a successor it answers until it ends.
     let _control = (!is_handed_over).then_some(control);
     // The store has a quarter of the time, at least: clients once took all of it, and nothing was written.
-    let limit = if is_handed_over { HANDOVER_DRAIN_MAX } else { drain_timeout * 3 / 4 };
+    let limit = if is_handed_over { HANDOVER_DRAIN_MAX } else { ending.drain_timeout * 3 / 4 };
     let begun = Instant::now();
     // The copies of the listeners go before the front's own, or the port would stay open with nobody
     // behind it.
@@ -519,10 +546,10 @@ fn wait(
         handover.withdraw();
     }
     log::info!("{name}: finishing what is under way, at most {limit:?}; again to end at once");
-    if !drain_unless_signalled(signals, front, limit, is_handed_over) {
+    if !drain_unless_signalled(signals, front, limit, successor) {
         log::warn!("some requests were not finished in time");
     }
-    if is_handed_over { Instant::now() + FLUSH_MAX } else { begun + drain_timeout }
+    if is_handed_over { Instant::now() + FLUSH_MAX } else { begun + ending.drain_timeout }
 }
 
 /// The name of the signal that ends the process; SIGHUP opens the access log again. `None` if signals cannot
@@ -546,7 +573,7 @@ fn drain_unless_signalled(
     signals: &mut Signals,
     front: &RunningFront,
     limit: Duration,
-    is_handed_over: bool,
+    successor: Successor,
 ) -> bool {
     thread::scope(|scope| {
         let handle = signals.handle();
@@ -560,7 +587,7 @@ fn drain_unless_signalled(
                 front.reopen_log();
             }
         });
-        let is_drained = front.drain(limit, is_handed_over);
+        let is_drained = front.drain(limit, successor);
         // Ends the thread's loop; without it the scope would wait for one more signal.
         handle.close();
         let _ = second.join();

@@ -91,6 +91,11 @@ fn a_parked_request_keeps_its_bound_while_the_front_drains() {
         Box::new(move || front.retire(second))
     });
     parked(|listener, driver, pool, settings| {
+        let front =
+            event::EventFront::start(vec![listener], driver, pool, 2, settings).expect("threads");
+        Box::new(move || front.give_way(second))
+    });
+    parked(|listener, driver, pool, settings| {
         let front = tiny::TinyFront::start(listener, driver, pool, settings).expect("threads");
         Box::new(move || front.drain(second))
     });

@@ -164,7 +164,22 @@ fn a_take_over_that_fails_leaves_the_old_process_as_it_was() {
     assert_eq!(refused.status.code(), Some(2));
 }
 
-/// As systemd does it: the socket is descriptor 3, and the environment says so.
+/// As systemd starts it: the sockets are descriptors 3 and 4, and the environment says so.
+fn activated(listeners: [&TcpListener; 2], origin: &Origin) -> Command {
+    let [first, second] = listeners.map(|listener| {
+        rustix::io::fcntl_setfd(listener, rustix::io::FdFlags::empty()).expect("a descriptor");
+        std::os::fd::AsRawFd::as_raw_fd(listener)
+    });
+    // Other shells take descriptors of one digit only.
+    let mut shell = command_of("bash");
+    let script = format!(
+        "exec 200<&{first} 201<&{second}; exec 3<&200 4<&201; LISTEN_PID=$$ LISTEN_FDS=2 exec \"$0\" \"$@\" --origin {}",
+        origin.url()
+    );
+    shell.args(["-c", &script, env!("CARGO_BIN_EXE_proxy")]);
+    shell
+}
+
 #[test]
 fn a_socket_from_systemd_is_served_and_it_is_told() {
     let folder = TemporaryFolder::new();
@@ -175,20 +190,8 @@ fn a_socket_from_systemd_is_served_and_it_is_told() {
     let second = other.local_addr().expect("an address");
     let notified = std::os::unix::net::UnixDatagram::bind(folder.file("notify")).expect("a socket");
     notified.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-    let number = |listener: &TcpListener| {
-        rustix::io::fcntl_setfd(listener, rustix::io::FdFlags::empty()).expect("a descriptor");
-        std::os::fd::AsRawFd::as_raw_fd(listener)
-    };
-    let (number, other_number) = (number(&listener), number(&other));
-    // Other shells take descriptors of one digit only.
-    let mut shell = command_of("bash");
-    let script = format!(
-        "exec 200<&{number} 201<&{other_number}; exec 3<&200 4<&201; LISTEN_PID=$$ LISTEN_FDS=2 exec \"$0\" \"$@\" --origin {}",
-        origin.url()
-    );
-    shell
-        .args(["-c", &script, env!("CARGO_BIN_EXE_proxy")])
-        .env("NOTIFY_SOCKET", folder.file("notify"));
+    let mut shell = activated([&listener, &other], &origin);
+    shell.env("NOTIFY_SOCKET", folder.file("notify"));
     // Somebody who came before the proxy was there is served, too.
     let mut early = Connection { ..Connection::open(address) };
     early.request("GET", "/a", "", "");
@@ -201,6 +204,38 @@ fn a_socket_from_systemd_is_served_and_it_is_told() {
     let count = notified.recv(&mut told).expect("a message");
     assert!(String::from_utf8_lossy(&told[..count]).starts_with("READY=1\n"));
     drop(TcpStream::connect(address));
+}
+
+/// systemd keeps its sockets for the next process, which has not begun yet: whom this one has accepted has nobody else to
+/// ask, and its request may be on its way.
+#[test]
+fn clients_of_a_socket_from_systemd_are_served_once_more_before_the_end() {
+    let origin = Origin::script([on("GET /a").send(200, FRESH, "a")]);
+    let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("a port"));
+    let [first, second] = &listeners;
+    let mut proxy = Proxy::start_on(activated([first, second], &origin), 1);
+    let addresses = listeners.each_ref().map(|one| one.local_addr().expect("an address"));
+    let mut clients = addresses.map(Connection::open);
+    for client in &mut clients {
+        assert_eq!(client.request("GET", "/a", "", "").reply().body(), "a");
+    }
+    proxy.signal("-TERM");
+    proxy.wait_for_log("finishing what is under way");
+    for client in &mut clients {
+        // Until its event loop knows, too: no request is lost, and the last response says that it is the last.
+        loop {
+            let reply = client.request("GET", "/a", "", "").reply();
+            assert_eq!(reply.body(), "a");
+            if reply.field("connection") == "close" {
+                break;
+            }
+        }
+        assert!(client.rest().is_empty());
+    }
+    // It does not wait for those who have left.
+    proxy.wait_for_end();
+    let (status, _, log) = proxy.wait();
+    assert!(status.success(), "{status}: {log}");
 }
 
 /// systemd's socket may be in no folder; its name then begins with an `@`.

@@ -55,6 +55,8 @@ mod upload;
 
 /// Bytes of unfinished requests that are held for all connections together.
 const HELD_MAX: usize = 32 * 1024 * 1024;
+/// For how long connected clients may send one more request where another process is to serve the next clients.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// A front that listens.
 pub struct EventFront {
@@ -142,9 +144,22 @@ impl EventFront {
     /// [`EventFront::drain`]. No process waits for this one's end: streams without an end go on for as long
     /// as `limit` lets them.
     pub fn retire(&self, limit: Duration) -> bool {
-        const GRACE: Duration = Duration::from_secs(1);
+        self.serve_once_more(GRACE);
+        self.finish(limit, Endless::GoOn)
+    }
+
+    /// Stops accepting, because another process is to accept from the same sockets once this one has ended:
+    /// as [`EventFront::retire`], at most `limit` in all, and streams without an end are cut.
+    pub fn give_way(&self, limit: Duration) -> bool {
+        let begun = Instant::now();
+        self.serve_once_more(GRACE.min(limit / 2));
+        self.finish(limit.saturating_sub(begun.elapsed()), Endless::Cut)
+    }
+
+    /// Stops accepting, and serves the clients that are connected for `grace`, or until the last has left.
+    fn serve_once_more(&self, grace: Duration) {
         const PAUSE: Duration = Duration::from_millis(2);
-        let grace = Instant::now() + GRACE;
+        let grace = Instant::now() + grace;
         // The others go on until no client is given to them any more: a loop that retires ends with its last
         // connection, and would not read the message with the next client.
         let (first, others) = self.shared.inboxes.split_at(1);
@@ -160,7 +175,6 @@ impl EventFront {
         while self.shared.open.load(Ordering::Acquire) > 0 && Instant::now() < grace {
             thread::sleep(PAUSE);
         }
-        self.finish(limit, Endless::GoOn)
     }
 
     /// Stops accepting, cuts streams without an end, lets what else is under way finish, at most `limit`;
