@@ -100,8 +100,8 @@ pub fn run(config: &Config) -> Result<(), StartError> {
         predecessor.retire();
     }
     let handover = handover.as_ref().map(|(handover, _)| handover);
-    let ending = Ending { drain_timeout: config.drain_timeout, sockets_stay: stay };
-    let ends_by = wait(&mut signals, &front, handover, control, ending);
+    let ending = EndSettings { drain_timeout: config.drain_timeout, sockets_stay: stay };
+    let ends_by = wait(&mut signals, &front, handover, control, &ending);
     // The ready file is the successor's by now, which has written its own in the same place.
     if !handover.is_some_and(Handover::is_done) {
         remove_ready_file(config);
@@ -438,7 +438,7 @@ enum Successor {
 }
 
 /// How the process is to end.
-struct Ending {
+struct EndSettings {
     /// `--drain-timeout`.
     drain_timeout: Duration,
     /// The listening sockets are systemd's, and stay.
@@ -523,7 +523,7 @@ fn wait(
     front: &RunningFront,
     handover: Option<&Handover>,
     control: admin::AdminSockets,
-    ending: Ending,
+    ending: &EndSettings,
 ) -> Instant {
     let Some(name) = ending_signal(signals, front) else { return Instant::now() + FLUSH_MAX };
     // The thread of the handover says so before it raises the signal. Where another process serves on, there

@@ -152,6 +152,23 @@ fn the_scripts_of_the_package_are_shell() {
 }
 
 #[test]
+fn shell_scripts_have_no_known_mistakes() {
+    let listed = Command::new("git").args(["grep", "-lE", "^#!.*sh$"]).current_dir(root()).output();
+    let Ok(listed) = listed.map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
+    else {
+        println!("no git: shell scripts were not checked");
+        return;
+    };
+    let Ok(output) = Command::new("shellcheck").args(listed.lines()).current_dir(root()).output()
+    else {
+        println!("no shellcheck: shell scripts were not checked");
+        return;
+    };
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() || listed.is_empty(), "{told}");
+}
+
+#[test]
 fn unknown_words_are_wrong_usage_of_the_scripts() {
     for (script, words) in [
         ("package", &["--chekc"][..]),
@@ -192,7 +209,52 @@ fn the_release_workflow_pins_its_actions_and_may_little() {
         text.contains("\npermissions:\n  contents: read\n"),
         "what may be written is said by job"
     );
-    for step in ["scripts/test", "scripts/package --check --twice", "tags: [\"v*\"]"] {
-        assert!(text.contains(step), "{step} is missing");
+    assert!(text.contains("tags: [\"v*\"]"), "a release is a tag");
+}
+
+/// The workflow has each command from the scripts' own usage, and installs what they would leave something out without.
+#[test]
+fn the_release_workflow_calls_scripts_as_they_are_used_and_leaves_nothing_out() {
+    let text = read(".github/workflows/release.yml");
+    let of_scripts =
+        text.split("scripts/").skip(1).map(|rest| rest.lines().next().expect("a line"));
+    let mut called: Vec<&str> = of_scripts.collect();
+    called.sort_unstable();
+    assert_eq!(called, ["package --check --twice", "test"]);
+    for command in called {
+        let (script, words) = command.split_once(' ').unwrap_or((command, ""));
+        let usage = read(&format!("scripts/{script}"));
+        let usage = usage.lines().skip(1).take_while(|line| line.starts_with('#'));
+        let mut uses =
+            usage.filter_map(|line| line.strip_prefix(&*format!("#   scripts/{script}")));
+        // Two spaces part a command from what it does.
+        let is_use = |line: &str| line.split("  ").next().unwrap_or_default().trim() == words;
+        assert!(uses.any(is_use), "scripts/{script} has no {words:?}");
     }
+    let installed: Vec<&str> = text
+        .split("apt-get install")
+        .nth(1)
+        .and_then(|rest| rest.split("- run:").next())
+        .expect("packages")
+        .split_whitespace()
+        .collect();
+    // Each is a package that a script or a test names where it SKIPS something, or leaves it OUT.
+    for package in [
+        "gcc-aarch64-linux-gnu",
+        "libc6-dev-arm64-cross",
+        "qemu-user",
+        "lintian",
+        "adduser",
+        "systemd",
+        "redis-server",
+        "redis-tools",
+        "shellcheck",
+        "zsh",
+        "fish",
+        "man-db",
+        "mandoc",
+    ] {
+        assert!(installed.contains(&package), "{package} is not installed: {installed:?}");
+    }
+    assert!(text.contains("--target aarch64-unknown-linux-gnu"), "no target of Rust for aarch64");
 }

@@ -16,8 +16,8 @@ use super::support::proxy::command_of;
 use super::support::wire::Connection;
 use super::support::{PATIENCE, TemporaryFolder, pause, wait_until};
 
-/// Starts systemd as process 1 of a copy of the root, whose changes are in memory: `$1` is where, `$2` the package, `$3`
-/// the origin server, `$4` the folder that the copy shares with the test, `$5` what is done in there.
+/// Starts systemd as process 1 of a copy of the root, whose changes are in memory: `$1` is where, `$2` the folder of the
+/// packages, `$3` the one that the copy shares with the test, `$4` what is done in there.
 const BOOT: &str = r#"
 mount -t tmpfs tmpfs "$1"
 root=$1/root
@@ -27,26 +27,18 @@ mount -t proc proc "$root/proc"
 mount -t sysfs sysfs "$root/sys"
 mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup"
 mount --rbind /dev "$root/dev"
-mkdir -p "$root/shared"
-mount --bind "$4" "$root/shared"
-cp "$2" "$root/package.deb"
-printf '%s' "$5" >"$root/steps"
+mkdir -p "$root/shared" "$root/packages"
+mount --bind "$2" "$root/packages"
+mount --bind "$3" "$root/shared"
+printf '%s' "$4" >"$root/steps"
 mount -t tmpfs tmpfs "$root/run"
 mount -t tmpfs tmpfs "$root/tmp"
-# An index of all man pages takes half a minute.
-rm -f "$root/var/lib/man-db/auto-update"
-PATH=/usr/sbin:/usr/bin:/sbin:/bin chroot "$root" dpkg --install /package.deb >/dev/null
-cat >>"$root/etc/default/caching-proxy" <<END
-CACHING_PROXY_ORIGIN=$3
-CACHING_PROXY_HOST=127.0.0.1
-CACHING_PROXY_PORT=0
-CACHING_PROXY_STORE=sqlite:/var/cache/caching-proxy/cache.db
-CACHING_PROXY_ACCESS_LOG=/var/log/caching-proxy/access.log
-END
 # The network is this machine's, and is there.
 ln -s /dev/null "$root/etc/systemd/system/network-online.target"
 # Images of containers forbid scripts of packages to start services.
 rm -f "$root/usr/sbin/policy-rc.d"
+# An index of all man pages takes half a minute.
+rm -f "$root/var/lib/man-db/auto-update"
 printf '[Unit]\nDefaultDependencies=no\nRequires=steps.service\n' >"$root/etc/systemd/system/steps.target"
 printf '[Service]\nType=oneshot\nExecStart=/bin/sh /steps\n' >"$root/etc/systemd/system/steps.service"
 cd "$root"
@@ -81,17 +73,32 @@ find "$1/$2" -depth -type d -exec rmdir {} +
 "#;
 
 /// How the steps begin that systemd takes in there: what they print is read at the end, and whatever happens, no machine
-/// is left running. `await NAME` waits for a file that the test makes.
+/// is left running. `await NAME` waits for a file that the test makes; `$deb` is the package.
 const PROLOGUE: &str = r#"
 exec >/shared/told 2>&1
-export PATH=/usr/sbin:/usr/bin:/sbin:/bin
+export PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive
 trap 'touch /shared/done; systemctl poweroff -ff' EXIT
 await() { until [ -e "/shared/$1" ]; do sleep 0.05; done; }
 process() { systemctl show --property=MainPID --value proxy.service; }
+quietly() { "$@" >/shared/quiet 2>&1 || cat /shared/quiet; }
+deb=$(echo "/packages/caching-proxy_"*"_$(dpkg --print-architecture).deb")
 "#;
 
+/// The package is installed, and its variables are set.
+const INSTALL: &str = r#"
+quietly dpkg --install "$deb"
+cat /shared/variables >>/etc/default/caching-proxy
+"#;
+
+/// Of the service; its port is free, and it stores and logs.
+const VARIABLES: &str = "CACHING_PROXY_HOST=127.0.0.1
+CACHING_PROXY_PORT=0
+CACHING_PROXY_STORE=sqlite:/var/cache/caching-proxy/cache.db
+CACHING_PROXY_ACCESS_LOG=/var/log/caching-proxy/access.log
+";
+
 /// The service, as somebody starts, uses and stops it.
-const SERVE: &str = r#"
+const SERVE: &str = r"
 systemctl start proxy || { systemctl status --no-pager proxy; exit; }
 systemctl is-active proxy
 ls /run/caching-proxy >/shared/sockets
@@ -102,24 +109,23 @@ systemctl reload proxy && echo reloaded
 systemctl restart proxy && echo restarted
 [ -s /var/cache/caching-proxy/cache.db ] && [ -s /var/log/caching-proxy/access.log ] && echo written
 systemctl stop proxy && systemctl show --property=Result proxy
-"#;
+";
 
 /// An older version is replaced by this one while the service runs, and this one by itself while it is stopped. The file
 /// of variables has been changed.
 const UPGRADE: &str = r#"
-dpkg-deb --raw-extract /package.deb /tmp/older
+dpkg-deb --raw-extract "$deb" /tmp/older
 sed -i 's/^Version: .*/Version: 0.0.1/' /tmp/older/DEBIAN/control
 dpkg-deb -Znone --build /tmp/older /tmp/older.deb >/dev/null
-quietly() { "$@" >/shared/quiet 2>&1 || cat /shared/quiet; }
 quietly dpkg --force-downgrade --install /tmp/older.deb
 quietly systemctl enable --now proxy
 before=$(process)
-quietly dpkg --install /package.deb
+quietly dpkg --install "$deb"
 systemctl is-active proxy && systemctl is-enabled proxy
 [ "$(process)" != "$before" ] && echo restarted
 dpkg-query --show --showformat '${Version}\n' caching-proxy
 systemctl stop proxy
-quietly dpkg --install /package.deb
+quietly dpkg --install "$deb"
 systemctl is-active proxy || systemctl is-enabled proxy
 grep -c CACHING_PROXY_ORIGIN=http: /etc/default/caching-proxy
 systemctl start proxy
@@ -176,24 +182,26 @@ fn shell(script: &str, place: &Path) -> Command {
     command
 }
 
-/// The .deb for this machine, where it lets us start a systemd.
-fn deb() -> Option<PathBuf> {
+/// The folder of the packages, where this machine lets us start a systemd.
+fn packages() -> Option<PathBuf> {
     std::env::var_os("SERVICE_RUNS")?;
-    std::env::var_os("DIST").map(|dist| Processor::here().path(Path::new(&dist), "deb"))
+    std::env::var_os("DIST").map(PathBuf::from)
 }
 
 impl Machine {
-    /// `files` are in the folder that it shares with the test from the start.
-    fn start(deb: &Path, origin: &Origin, steps: &str, files: &[(&str, &str)]) -> Self {
+    /// `files` are in the folder that it shares with the test from the start, and so are the variables of a service in
+    /// front of `origin`.
+    fn start(packages: &Path, origin: &Origin, steps: &[&str], files: &[(&str, &str)]) -> Self {
         let (place, shared) = (TemporaryFolder::new(), TemporaryFolder::new());
-        for (name, text) in files {
+        let variables = format!("CACHING_PROXY_ORIGIN={}\n{VARIABLES}", origin.url());
+        for (name, text) in files.iter().chain(&[("variables", &*variables)]) {
             fs::write(shared.file(name), text).expect("a file");
         }
         let mut command = shell(IN_A_GROUP, place.path());
         command.args(["unshare", "--mount", "--pid", "--fork", "--kill-child"]);
         command.args(["--uts", "--ipc", "--cgroup"]);
-        command.args(["sh", "-eu", "-c", BOOT, "sh"]).arg(place.path()).arg(deb);
-        command.arg(origin.url()).arg(shared.path()).arg([PROLOGUE, steps].concat());
+        command.args(["sh", "-eu", "-c", BOOT, "sh"]).arg(place.path()).arg(packages);
+        command.arg(shared.path()).arg([PROLOGUE, &steps.concat()].concat());
         command.stdin(Stdio::null()).stdout(Stdio::null());
         let process = command.spawn().expect("unshare");
         Self { process, shared, place }
@@ -236,9 +244,9 @@ fn stored() -> Rule {
 
 #[test]
 fn the_service_serves_stores_and_logs_as_confined_as_it_is() {
-    let Some(deb) = deb() else { return };
+    let Some(packages) = packages() else { return };
     let origin = Origin::script([stored()]);
-    let mut machine = Machine::start(&deb, &origin, SERVE, &[]);
+    let mut machine = Machine::start(&packages, &origin, &[INSTALL, SERVE], &[]);
     machine.wait_for("ready");
     let sockets = fs::read_to_string(machine.shared.file("sockets")).expect("a list");
     let port = sockets.lines().find_map(|name| name.strip_suffix(".sock")).expect("a socket");
@@ -256,15 +264,73 @@ fn the_service_serves_stores_and_logs_as_confined_as_it_is() {
 
 #[test]
 fn an_upgrade_keeps_what_was_changed_and_restarts_what_runs() {
-    let Some(deb) = deb() else { return };
+    let Some(packages) = packages() else { return };
     let origin = Origin::script([]);
-    let mut machine = Machine::start(&deb, &origin, UPGRADE, &[]);
+    let mut machine = Machine::start(&packages, &origin, &[INSTALL, UPGRADE], &[]);
     machine.wait_for("done");
     let told = machine.told();
     let version = env!("CARGO_PKG_VERSION");
     let running = ["active", "enabled", "restarted", version];
     let stopped = ["inactive", "enabled", "1", "ended"];
     assert_eq!(told.lines().collect::<Vec<_>>(), [running, stopped].concat());
+}
+
+/// The commands of docs/packaging.md before those for containers, a block each.
+fn documented() -> Vec<String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/packaging.md");
+    let text = fs::read_to_string(path).expect("a document");
+    let (text, _) = text.split_once("\n## A container").expect("such a part");
+    let here = Processor::here();
+    let text = text.replace("x86_64", here.rust).replace("_amd64", &format!("_{}", here.debian));
+    let blocks = text.split("```sh\n").skip(1);
+    blocks.map(|block| block.split("```").next().expect("a block").into()).collect()
+}
+
+/// What people type as the document says, with root's rights.
+const TYPED: &str = r#"
+set -e
+sudo() { if [ "$1" = -u ]; then shift; runuser -u "$@"; else "$@"; fi; }
+sudoedit() { cat /shared/variables >>"$1"; }
+cp /packages/* /tmp
+cd /tmp
+"#;
+
+/// What lies between two parts of the document: the .deb is removed before the tarball is unpacked, and systemd listens
+/// at an address of the test's.
+const BETWEEN: [&str; 2] = [
+    r"
+systemctl is-active proxy
+apt-get purge --yes caching-proxy
+hash -r
+",
+    r#"
+systemctl is-active proxy
+[ "$(command -v proxy)" = /usr/local/bin/proxy ]
+[ -s /usr/local/share/man/man1/proxy.1 ]
+mkdir -p /etc/systemd/system/proxy.socket.d
+printf '[Socket]\nListenStream=\nListenStream=%s\n' "$(cat /shared/address)" \
+    >/etc/systemd/system/proxy.socket.d/override.conf
+systemctl daemon-reload
+"#,
+];
+/// Each command before has succeeded.
+const READY: &str = "touch /shared/ready\nawait asked\n";
+
+#[test]
+fn the_commands_of_the_document_install_what_it_says() {
+    let Some(packages) = packages() else { return };
+    let origin = Origin::script([stored()]);
+    let address = free_address(1);
+    let blocks = documented();
+    let [sums, deb, unpack, service, socket] = &blocks[..] else { panic!("{blocks:?}") };
+    let steps = [TYPED, sums, deb, BETWEEN[0], unpack, service, BETWEEN[1], socket, READY];
+    let files = [("address", &*address.to_string())];
+    let mut machine = Machine::start(&packages, &origin, &steps, &files);
+    machine.wait_for("ready");
+    let reply = Connection::open(address).request("GET", "/a", "", "").reply();
+    assert_eq!(reply.body(), "hello");
+    machine.tell("asked");
+    machine.wait_for("done");
 }
 
 /// A loopback address that no other test listens at, with a port that was free a moment ago: units of sockets cannot
@@ -288,11 +354,11 @@ fn ask_until(ended: &AtomicBool, address: SocketAddr) -> usize {
 
 #[test]
 fn the_socket_starts_the_service_and_refuses_nobody_while_it_restarts() {
-    let Some(deb) = deb() else { return };
+    let Some(packages) = packages() else { return };
     let origin = Origin::script([stored().always()]);
     let (address, other) = (free_address(2), free_address(3));
     let files = [("address", &*address.to_string()), ("other", &other.to_string())];
-    let mut machine = Machine::start(&deb, &origin, LISTEN, &files);
+    let mut machine = Machine::start(&packages, &origin, &[INSTALL, LISTEN], &files);
     machine.wait_for("ready");
     for expected in [false, true] {
         let reply = Connection::open(address).request("GET", "/a", "", "").reply();
