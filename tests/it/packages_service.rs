@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::packages_built::Processor;
 use super::support::origin::{Origin, Rule, on};
@@ -167,6 +167,9 @@ touch /shared/stopped
 await refused
 "#;
 
+/// No steps in there take this long: packages are installed, and services started and stopped, several times.
+const STEPS_MAX: Duration = PATIENCE.saturating_mul(4);
+
 /// A systemd in namespaces; killed with all that it has started when it is dropped.
 struct Machine {
     process: Child,
@@ -209,7 +212,7 @@ impl Machine {
 
     /// Waits for a file that the machine makes; what it has said if it has ended without it.
     fn wait_for(&mut self, name: &str) -> PathBuf {
-        let (path, deadline) = (self.shared.file(name), Instant::now() + PATIENCE);
+        let (path, deadline) = (self.shared.file(name), Instant::now() + STEPS_MAX);
         while !path.exists() {
             let ended = self.process.try_wait().expect("a child").is_some();
             assert!(!ended || path.exists(), "no {name}: {}", self.told());
