@@ -43,10 +43,12 @@ printf '[Unit]\nDefaultDependencies=no\nRequires=steps.service\n' >"$root/etc/sy
 printf '[Service]\nType=oneshot\nExecStart=/bin/sh /steps\n' >"$root/etc/systemd/system/steps.service"
 cd "$root"
 mkdir -p old
+# Programs are found in the copy from here on.
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin
 # A process in a chroot may not make namespaces of users, as PrivateUsers does.
 pivot_root . old
 umount -l /old
-exec env -i container=test PATH=/usr/sbin:/usr/bin:/sbin:/bin /lib/systemd/systemd --system --unit=steps.target \
+exec env -i container=test "PATH=$PATH" /lib/systemd/systemd --system --unit=steps.target \
     --show-status=0
 "#;
 
