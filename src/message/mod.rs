@@ -18,6 +18,6 @@ pub mod reference;
 pub mod request;
 mod spelling;
 pub mod target;
+pub mod visible;
 #[cfg(not(feature = "zstd"))]
 mod without_zstd;
-pub mod visible;
