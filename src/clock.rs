@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A span in whole seconds, as HTTP counts them (RFC 9111 §1.2.2). Arithmetic saturates.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -21,6 +21,11 @@ impl DeltaSeconds {
     /// `seconds`, or [`Self::MAX`] if that is less.
     pub fn saturating_from(seconds: u64) -> Self {
         Self(u32::try_from(seconds).map_or(Self::MAX.0, |seconds| seconds.min(Self::MAX.0)))
+    }
+
+    /// `span`, a part of a second counted as one; [`Self::MAX`] if that is less.
+    pub(crate) fn covering(span: Duration) -> Self {
+        Self::saturating_from(span.as_secs().saturating_add(u64::from(span.subsec_nanos() > 0)))
     }
 
     /// The sum, at most [`Self::MAX`].
@@ -58,6 +63,12 @@ impl Timestamp {
     #[must_use]
     pub(crate) fn minus(self, span: DeltaSeconds) -> Self {
         Self(self.0.saturating_sub(u64::from(span.0) * 1000))
+    }
+
+    /// The moment `span` later, to the millisecond.
+    #[must_use]
+    pub(crate) fn after(self, span: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)))
     }
 
     /// The moment `span` later.

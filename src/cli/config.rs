@@ -337,7 +337,7 @@ fn storing(values: &Values<'_>, store: &StoreKind) -> Result<StoringRules, Usage
     };
     Ok(StoringRules {
         freshness: FreshnessRules {
-            cache_ttl: values.seconds_if_any("--cache-ttl")?,
+            cache_ttl: values.duration_if_any("--cache-ttl")?,
             default_ttl: values.required("--default-ttl", read_default_ttl)?,
             force: values.one_of("--cache-mode", &MODES)? == Mode::Force,
         },
@@ -553,7 +553,7 @@ mod tests {
             ("--front", "nginx", "--front: \"nginx\"; expected event, tiny-http"),
             ("--threads", "0", "--threads: \"0\"; expected a number from 1 to 4096"),
             ("--max-header-size", "10", "--max-header-size: \"10\"; expected a size from 1K to 1M: bytes, or a number with K or M"),
-            ("--cache-ttl", "500ms", "--cache-ttl: \"500ms\"; expected a duration in whole seconds: 30, 30s, 10m, 2h or 7d"),
+            ("--stale-if-error", "500ms", "--stale-if-error: \"500ms\"; expected a duration in whole seconds: 30, 30s, 10m, 2h or 7d"),
             ("--origin-timeout", "0", "--origin-timeout: \"0\"; expected a duration above 0: 30, 500ms, 30s, 10m, 2h or 7d"),
             ("--cache-memory", "1K", "--cache-memory: \"1K\"; expected a size of at least 64K: bytes, or a number with K, M or G"),
             ("--public-url", "https://shop.example/path", "--public-url: \"https://shop.example/path\"; expected http or https and a host, without a path, such as https://shop.example or http://127.0.0.1:3000"),

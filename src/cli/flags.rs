@@ -293,7 +293,7 @@ pub(super) static GROUPS: [Group; 7] = [
             .default("standard").common()
             .long("`force` ignores what client and origin server say, for development. `offline` does not even \
                 look up the origin server's name."),
-        flag("--cache-ttl", "D", SECONDS, "reuse nothing later than D after it was received").common()
+        flag("--cache-ttl", "D", Shape::Duration(DurationBound::Any), "reuse nothing later than D after it was received").common()
             .long("A response that states no freshness is fresh for exactly D."),
         flag("--default-ttl", "D", Shape::Text("a duration in whole seconds (30, 10m, 2h, 7d), or until-cleared"),
             "freshness of responses that state none; 0: HTTP's heuristic").default("until-cleared").common()

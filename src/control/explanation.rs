@@ -134,6 +134,12 @@ fn freshness(text: &mut String, proxy: &Proxy, explained: &Explained) {
     // The operator may have said "for ever": a number of seconds would hide that.
     let span = match lifetime {
         Lifetime::Unknown => "none".to_string(),
+        // To the millisecond, in which a lifetime does not count.
+        Lifetime::Operator(_)
+            if explained.judged.cache_ttl.is_some_and(|ttl| ttl.subsec_millis() > 0) =>
+        {
+            format!("{} ms", explained.judged.cache_ttl.unwrap_or_default().as_millis())
+        }
         Lifetime::Operator(span) if span == DeltaSeconds::MAX => "until cleared".to_string(),
         lifetime => format!("{} s", lifetime.span().0),
     };

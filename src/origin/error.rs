@@ -168,6 +168,9 @@ impl OriginError {
     }
 }
 
+/// What to do where there is no TLS; without TLS in the program, the error says it.
+const TLS_REMEDY: &str = if cfg!(feature = "tls") { "; see --ca-cert, --insecure" } else { "" };
+
 impl fmt::Display for OriginError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -186,13 +189,7 @@ impl fmt::Display for OriginError {
                 write!(f, "{origin}: no TLS ({what}); does it speak http? see --origin")
             }
             Self::Tls { origin, what } => {
-                write!(f, "{origin}: no TLS ({what})")?;
-                // Without TLS in the program, `what` says what to do.
-                if cfg!(feature = "tls") {
-                    f.write_str("; see --ca-cert, --insecure")
-                } else {
-                    Ok(())
-                }
+                write!(f, "{origin}: no TLS ({what}){TLS_REMEDY}")
             }
             Self::ConnectTimeout { origin, limit } => {
                 write!(f, "{origin}: no connection within {limit:?}; see --connect-timeout")

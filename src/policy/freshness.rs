@@ -4,6 +4,8 @@
 //! `age.rs` computes the age on arrival and `reuse.rs` compares; this file does neither. Every span
 //! is a [`DeltaSeconds`], which saturates: nothing below can overflow (§1.2.2).
 
+use std::time::Duration;
+
 use http::StatusCode;
 
 use crate::clock::{DeltaSeconds, Timestamp};
@@ -19,7 +21,7 @@ use crate::policy::cache_control::ResponseDirectives;
 pub enum Lifetime {
     /// The origin server said so.
     Explicit(DeltaSeconds),
-    /// It said nothing; the operator did (`--default-ttl`, `--cache-ttl`).
+    /// It said nothing; the operator did (`--default-ttl`, and `--cache-ttl` rounded up).
     Operator(DeltaSeconds),
     /// A tenth of the time since it was last modified (§4.2.2).
     Heuristic(DeltaSeconds),
@@ -45,8 +47,8 @@ impl Lifetime {
 /// What the operator said about freshness.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct FreshnessRules {
-    /// `--cache-ttl`: nothing is reused later than this after it was received.
-    pub cache_ttl: Option<DeltaSeconds>,
+    /// `--cache-ttl`: nothing is reused later than this after it was received, to the millisecond.
+    pub cache_ttl: Option<Duration>,
     /// `--default-ttl`: [`DeltaSeconds::MAX`] means "until cleared", and zero leaves it to the
     /// heuristic.
     pub default_ttl: DeltaSeconds,
@@ -68,7 +70,9 @@ pub fn freshness_lifetime(
     rules: FreshnessRules,
 ) -> Lifetime {
     if rules.force && status == StatusCode::OK {
-        return Lifetime::Operator(rules.cache_ttl.unwrap_or(DeltaSeconds::MAX));
+        return Lifetime::Operator(
+            rules.cache_ttl.map_or(DeltaSeconds::MAX, DeltaSeconds::covering),
+        );
     }
     // The first of them that is present decides alone: a zero `max-age` is not rescued by a future
     // Expires, nor a positive one harmed by a past one.
@@ -85,7 +89,7 @@ pub fn freshness_lifetime(
     }
     // From here on nothing was stated, which alone permits a guess (§4.2.2).
     let heuristic = heuristic_lifetime(status, fields, directives, date, response_time);
-    let operator = rules.cache_ttl.unwrap_or(rules.default_ttl);
+    let operator = rules.cache_ttl.map_or(rules.default_ttl, DeltaSeconds::covering);
     // `--default-ttl` is not for every status: an error page that stays until it is cleared would
     // outlive the error.
     if !is_kept_by_default(status) || operator == DeltaSeconds::ZERO {
@@ -138,14 +142,14 @@ pub fn fresh_until(
     rules: FreshnessRules,
 ) -> Timestamp {
     let given = match lifetime {
-        // The operator's word is about this cache, so it is counted from here; `Age` is about caches
-        // before it.
-        Lifetime::Operator(span) if rules.cache_ttl.is_some() => return response_time.plus(span),
+        // The operator's word is about this cache, so it is counted from here, below; `Age` is about
+        // caches before it.
+        Lifetime::Operator(_) if rules.cache_ttl.is_some() => Timestamp::MAX,
         Lifetime::Operator(DeltaSeconds::MAX) if age_on_arrival < DeltaSeconds::MAX => {
             Timestamp::MAX
         }
         // It may lie before the arrival: permissions to serve it stale count from here, too.
         _ => response_time.plus(lifetime.span()).minus(age_on_arrival),
     };
-    rules.cache_ttl.map_or(given, |cap| given.min(response_time.plus(cap)))
+    rules.cache_ttl.map_or(given, |cap| given.min(response_time.after(cap)))
 }

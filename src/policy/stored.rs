@@ -7,6 +7,7 @@
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use http::StatusCode;
 
@@ -91,8 +92,8 @@ impl Deref for StoredResponse {
 impl StoredHead {
     /// Makes it stale no later than `most` after it came. The program that stored it, or another one
     /// that shares the store, may have had another `--cache-ttl`.
-    pub(crate) fn cap_freshness(&mut self, most: DeltaSeconds) {
-        self.fresh_until = self.fresh_until.min(self.response_time.plus(most));
+    pub(crate) fn cap_freshness(&mut self, most: Duration) {
+        self.fresh_until = self.fresh_until.min(self.response_time.after(most));
     }
 
     /// Its age at `now`, in whole seconds (§4.2.3).
@@ -182,7 +183,7 @@ impl StoredResponse {
 
     /// The same response, stale no later than `most` after it came.
     #[must_use]
-    pub(crate) fn capped(&self, most: DeltaSeconds) -> Self {
+    pub(crate) fn capped(&self, most: Duration) -> Self {
         let mut head = self.head.clone();
         head.cap_freshness(most);
         Self { head, ..self.copied() }

@@ -8,6 +8,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use http::StatusCode;
 
@@ -90,6 +91,8 @@ pub struct Judged {
     pub checks: Vec<Check>,
     /// Its freshness lifetime, and where that comes from.
     pub lifetime: (Lifetime, &'static str),
+    /// `--cache-ttl`, from which nothing is reused later.
+    pub cache_ttl: Option<Duration>,
     /// Its age on arrival, in seconds.
     pub age: u32,
 }
@@ -206,11 +209,12 @@ impl Proxy {
         let checks = checks(&question.presented, &facts, rules);
         let directives = ResponseDirectives::read(&fields);
         let lifetime = freshness_lifetime(head.status, &fields, &directives, now, rules.freshness);
-        let source = source_of(lifetime, &fields, &directives, rules.freshness.cache_ttl.is_some());
+        let cache_ttl = rules.freshness.cache_ttl;
+        let source = source_of(lifetime, &fields, &directives, cache_ttl.is_some());
         let age = corrected_initial_age(&fields, question.request_time, now).0;
         strip_received(&mut fields);
         let (status, lifetime) = (head.status.as_u16(), (lifetime, source));
-        Judged { status, fields, checks, lifetime, age }
+        Judged { status, fields, checks, lifetime, cache_ttl, age }
     }
 
     /// What `Cache-Status` would say to the same request next. Nothing is asked for.

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
-use crate::clock::{DeltaSeconds, Timestamp};
+use crate::clock::Timestamp;
 use crate::message::content::Content;
 use crate::policy::digest::Salt;
 use crate::policy::key::CacheKey;
@@ -152,7 +152,7 @@ impl Cache {
 
     /// The same, where nothing is reused later than `cache_ttl` after it came, by whatever process it was stored.
     #[must_use]
-    pub fn capped(mut self, cache_ttl: Option<DeltaSeconds>) -> Self {
+    pub fn capped(mut self, cache_ttl: Option<Duration>) -> Self {
         if let Behind::Store(backed) = &mut self.behind {
             backed.cache_ttl = cache_ttl;
         }
@@ -513,6 +513,7 @@ mod tests {
     use http::StatusCode;
 
     use super::*;
+    use crate::clock::DeltaSeconds;
     use crate::message::fields::Fields;
     use crate::policy::cache_control::ResponseDirectives;
     use crate::policy::freshness::Lifetime;

@@ -1,5 +1,7 @@
 //! The engine in process: the clock is set by hand, the origin server is a script.
 
+use std::time::Duration;
+
 use super::support::engine::{Bench, bench, content};
 use super::support::stored::clear;
 use caching_proxy::clock::DeltaSeconds;
@@ -33,7 +35,8 @@ fn what_states_no_freshness_is_kept_until_it_is_cleared() {
 
 #[test]
 fn cache_ttl_bounds_what_the_origin_says() {
-    let bench = bench(|settings| settings.storing.freshness.cache_ttl = Some(DeltaSeconds(5)));
+    let bench =
+        bench(|settings| settings.storing.freshness.cache_ttl = Some(Duration::from_secs(5)));
     bench.answers(200, "Cache-Control: max-age=60", "x").answers(200, "X: y", "z");
     bench.get("/a");
     bench.get("/b");
@@ -45,6 +48,26 @@ fn cache_ttl_bounds_what_the_origin_says() {
     assert!(
         bench.get("/a").2.starts_with("fwd=stale") && bench.get("/b").2.starts_with("fwd=stale")
     );
+}
+
+/// As nginx's pull request 1186 asks for: data that changes twice a second.
+#[test]
+fn cache_ttl_counts_milliseconds() {
+    let ttl = Some(Duration::from_millis(1500));
+    let bench = bench(|settings| settings.storing.freshness.cache_ttl = ttl);
+    let answer = || _ = bench.answers(200, "Cache-Control: max-age=60", "x").answers(200, "", "z");
+    answer();
+    bench.get("/a");
+    bench.get("/b");
+    let told = |target| bench.get(target).2;
+    assert_eq!(
+        (bench.after(1).get("/a").2, told("/b")),
+        ("hit; ttl=0".into(), "hit; ttl=0".into())
+    );
+    answer();
+    let after = bench.after(1);
+    let told = |target| after.get(target).2;
+    assert!(told("/a").starts_with("fwd=stale") && told("/b").starts_with("fwd=stale"));
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! What a store on disk holds, and a proxy with other settings finds there.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use caching_proxy::clock::{DeltaSeconds, Timestamp};
+use caching_proxy::clock::Timestamp;
 use caching_proxy::policy::key::CacheKey;
 use caching_proxy::store::cache::Cache;
 use caching_proxy::store::memory::{Eviction, MemoryLimits, store};
@@ -32,7 +33,7 @@ fn nothing_is_reused_later_than_cache_ttl_after_it_came() {
     put(&first, "long", response(None, &vec![1; 100_000], 9));
     assert_eq!(variants(&first, "long")[0].fresh_until, at(9));
     drop(first);
-    let second = open(Some(DeltaSeconds(60)));
+    let second = open(Some(Duration::from_secs(60)));
     let found = variants(&second, "long")[0].clone();
     assert_eq!((found.fresh_until, found.useful_until), (Timestamp::from_seconds(60), at(9)));
     let key = CacheKey::from("long");
@@ -44,7 +45,7 @@ fn nothing_is_reused_later_than_cache_ttl_after_it_came() {
         assert_eq!(head.fresh_until, Timestamp::from_seconds(60));
     }
     // A longer one gives nothing more.
-    let third = open(Some(DeltaSeconds(86_400 * 36_500)));
+    let third = open(Some(Duration::from_secs(86_400 * 36_500)));
     assert_eq!(variants(&third, "long")[0].fresh_until, at(9));
 }
 

@@ -175,7 +175,7 @@ fn wrong_command_lines(folder: &TemporaryFolder) -> Vec<String> {
     let cases: [&[&str]; 15] = [
         &["--port", "0", "--host", "192.0.2.1"],
         &["--prot", "1"],
-        &["--cache-ttl", "500ms"],
+        &["--default-ttl", "500ms"],
         &["--port"],
         &["--port", "1", "--port", "2"],
         &["https://dummyjson.com"],

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::clock::DeltaSeconds;
 use crate::policy::key::CacheKey;
 use crate::policy::stored::StoredResponse;
 use crate::store::backing::{Backing, Change, Listed, Recalled};
@@ -32,7 +31,7 @@ pub(in crate::store) struct Backed {
     /// Each reuse is handed in, because the number of reuses is limited (`--hit-ttl`).
     reports_each_use: bool,
     /// `--cache-ttl`, for what was stored without it.
-    pub cache_ttl: Option<DeltaSeconds>,
+    pub cache_ttl: Option<Duration>,
     /// Closed when the writer has ended.
     ended: Mutex<Receiver<()>>,
 }

@@ -1,5 +1,7 @@
 //! Freshness lifetime, age, and the directives that state them. RFC 9111 §4.2, §5.1, §5.2.
 
+use std::time::Duration;
+
 use caching_proxy::clock::{DeltaSeconds, Timestamp};
 use caching_proxy::policy::age::{age_value, corrected_initial_age};
 use caching_proxy::policy::cache_control::{RequestDirectives, ResponseDirectives};
@@ -70,8 +72,10 @@ fn freshness_lifetime_follows_the_first_match() {
 fn the_operators_word_holds_where_the_origin_is_silent() {
     use Lifetime::{Explicit, Heuristic, Operator, Unknown};
     let default = |seconds| FreshnessRules { default_ttl: DeltaSeconds(seconds), ..RULES };
-    let ttl =
-        |seconds| FreshnessRules { cache_ttl: Some(DeltaSeconds(seconds)), ..default(1 << 31) };
+    let ttl = |milliseconds| FreshnessRules {
+        cache_ttl: Some(Duration::from_millis(milliseconds)),
+        ..default(1 << 31)
+    };
     let force = FreshnessRules { force: true, ..default(60) };
     #[rustfmt::skip]
     let table = [
@@ -85,9 +89,10 @@ fn the_operators_word_holds_where_the_origin_is_silent() {
         (default(60),      200, "Last-Modified: NOW-86400",            Heuristic(DeltaSeconds(8640))),
         (default(60),      200, "Last-Modified: NOW-60",               Operator(DeltaSeconds(60))),
         (default(1 << 31), 200, "Last-Modified: NOW-86400",            Operator(DeltaSeconds::MAX)),
-        (ttl(5),           200, "Last-Modified: NOW-86400",            Operator(DeltaSeconds(5))),
-        (ttl(5),           200, "Cache-Control: max-age=60",           Explicit(DeltaSeconds(60))),
-        (ttl(5),           404, "Date: NOW",                           Unknown),
+        (ttl(5000),        200, "Last-Modified: NOW-86400",            Operator(DeltaSeconds(5))),
+        (ttl(4001),        200, "Last-Modified: NOW-86400",            Operator(DeltaSeconds(5))),
+        (ttl(5000),        200, "Cache-Control: max-age=60",           Explicit(DeltaSeconds(60))),
+        (ttl(5000),        404, "Date: NOW",                           Unknown),
         (force,            200, "Cache-Control: no-store, max-age=0",  Operator(DeltaSeconds::MAX)),
         (force,            404, "Cache-Control: max-age=1",            Explicit(DeltaSeconds(1))),
     ];
@@ -98,7 +103,8 @@ fn the_operators_word_holds_where_the_origin_is_silent() {
 
 #[test]
 fn no_response_is_fresh_beyond_cache_ttl() {
-    let ttl = |seconds| FreshnessRules { cache_ttl: Some(DeltaSeconds(seconds)), ..RULES };
+    let ttl = |seconds| FreshnessRules { cache_ttl: Some(Duration::from_secs(seconds)), ..RULES };
+    let brief = FreshnessRules { cache_ttl: Some(Duration::from_millis(250)), ..RULES };
     let explicit = Lifetime::Explicit(DeltaSeconds(60));
     let operator = Lifetime::Operator(DeltaSeconds(10));
     #[rustfmt::skip]
@@ -120,6 +126,9 @@ fn no_response_is_fresh_beyond_cache_ttl() {
             DeltaSeconds(expected),
             "{lifetime:?} {age} {rules:?}"
         );
+    }
+    for lifetime in [explicit, Lifetime::Operator(DeltaSeconds(1))] {
+        assert_eq!(fresh_until(lifetime, DeltaSeconds(9), NOW, brief), Timestamp(NOW.0 + 250));
     }
     let before = fresh_until(explicit, DeltaSeconds(90), NOW, RULES);
     assert_eq!(NOW.seconds_since(before), DeltaSeconds(30), "stale for half a minute on arrival");
