@@ -65,7 +65,7 @@ impl HistorySpan {
 pub struct StatsMoment {
     /// When they were read.
     pub at: Instant,
-    /// What they were. SpanMoments of a proxy that does nothing share one.
+    /// What they were. Moments of a proxy that does nothing share one.
     pub snapshot: Arc<Snapshot>,
 }
 
@@ -87,7 +87,7 @@ pub struct Plot {
     pub values: Vec<PlotPoint>,
 }
 
-/// SpanMoments of the past: at most [`POINTS`] + 1 for the minute and for the hour, and less than twice [`POINTS`] points
+/// Moments of the past: at most [`POINTS`] + 1 for the minute and for the hour, and less than twice [`POINTS`] points
 /// since the start.
 #[derive(Debug)]
 pub struct StatsHistory {
