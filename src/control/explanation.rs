@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method, Version};
 
@@ -131,19 +132,18 @@ fn storing(text: &mut String, explained: &Explained) {
 
 fn freshness(text: &mut String, proxy: &Proxy, explained: &Explained) {
     let (lifetime, source) = explained.judged.lifetime;
-    // The operator may have said "for ever": a number of seconds would hide that.
-    let span = match lifetime {
-        Lifetime::Unknown => "none".to_string(),
-        // To the millisecond, in which a lifetime does not count.
-        Lifetime::Operator(_)
-            if explained.judged.cache_ttl.is_some_and(|ttl| ttl.subsec_millis() > 0) =>
-        {
-            format!("{} ms", explained.judged.cache_ttl.unwrap_or_default().as_millis())
-        }
-        Lifetime::Operator(span) if span == DeltaSeconds::MAX => "until cleared".to_string(),
-        lifetime => format!("{} s", lifetime.span().0),
+    let cache_ttl = explained.judged.cache_ttl;
+    let span = match (lifetime, cache_ttl) {
+        (Lifetime::Unknown, _) => "none".to_string(),
+        (Lifetime::Operator(_), Some(cache_ttl)) => exactly(cache_ttl),
+        // The operator has said "for ever": a number of seconds would hide that.
+        (Lifetime::Operator(DeltaSeconds::MAX), None) => "until cleared".to_string(),
+        (lifetime, _) => format!("{} s", lifetime.span().0),
     };
     let _ = write!(text, "\nFreshness:\n  lifetime          {span}: {source}\n");
+    if let (Lifetime::Explicit(_) | Lifetime::Heuristic(_), Some(most)) = (lifetime, cache_ttl) {
+        let _ = writeln!(text, "  at most           {} after it came: --cache-ttl", exactly(most));
+    }
     let age = explained.judged.age;
     let _ = writeln!(
         text,
@@ -154,13 +154,25 @@ fn freshness(text: &mut String, proxy: &Proxy, explained: &Explained) {
     }
 }
 
+/// A span of the operator's, which may have parts of a second.
+fn exactly(span: Duration) -> String {
+    match span.subsec_millis() {
+        0 => format!("{} s", span.as_secs()),
+        _ => format!("{} ms", span.as_millis()),
+    }
+}
+
 /// Describes for how long a stored response can be reused, and what happens to it once it is stale.
 pub(super) fn until(text: &mut String, proxy: &Proxy, stored: &StoredHead, now: Timestamp) {
     match stored.freshness_left(now) {
         None => text.push_str("  fresh             until it is cleared or evicted\n"),
         Some(left) => {
             let until = date::format(stored.fresh_until);
-            let _ = writeln!(text, "  fresh             for {left} s, until {until}");
+            let left = match left {
+                0 => exactly(Duration::from_millis(stored.fresh_until.0.saturating_sub(now.0))),
+                left => format!("{left} s"),
+            };
+            let _ = writeln!(text, "  fresh             for {left}, until {until}");
         }
     }
     // Besides the lifetime: no-cache holds for what is fresh as well (§5.2.2.4).

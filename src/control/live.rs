@@ -48,6 +48,15 @@ struct LiveState {
     next_request: u64,
 }
 
+impl LiveState {
+    /// The words that the next event counts: some of them each time, in turn.
+    fn next_details(&mut self, details: &[(&'static str, u64)]) -> Vec<(&'static str, u64)> {
+        let next = details.iter().cycle().skip(self.next_detail % details.len().max(1));
+        self.next_detail = self.next_detail.wrapping_add(DETAILS_MAX);
+        next.take(DETAILS_MAX.min(details.len())).copied().collect()
+    }
+}
+
 fn moment(proxy: &Proxy) -> StatsMoment {
     StatsMoment { at: Instant::now(), snapshot: Arc::new(proxy.stats().snapshot()) }
 }
@@ -71,35 +80,30 @@ impl Live {
     fn note_second(&self) {
         let now = moment(self.driver.proxy());
         let recent = self.driver.proxy().stats().recent();
+        let is_watched = !self.state.lock().pages.is_empty();
+        // Others' locks are not taken under this one.
+        let levels =
+            is_watched.then(|| (self.driver.proxy().cache().memory_usage(), self.origin_text()));
         let mut state = self.state.lock();
         let requests = recent.since(state.next_request);
         recent.renew();
         state.next_request = requests.next();
         let before = plotted(&state.history.last().snapshot);
         state.history.note(now.clone());
-        if state.pages.is_empty() {
-            return;
-        }
+        // A page that has just come hears of the next second.
+        let Some((usage, origin)) = levels else { return };
         let second = between(before, plotted(&now.snapshot));
-        let facts = self.facts(&mut state, second, &now);
-        tell(&mut state.pages, &event(&facts, &requests));
-    }
-
-    /// What an event says beside the newest requests.
-    fn facts(&self, state: &mut LiveState, second: PlotPoint, now: &StatsMoment) -> EventFacts {
-        let details = &now.snapshot.details;
-        let usage = self.driver.proxy().cache().memory_usage();
-        let counted = details.iter().cycle().skip(state.next_detail % details.len().max(1));
-        state.next_detail = state.next_detail.wrapping_add(DETAILS_MAX);
-        let spans = HistorySpan::ALL.map(|span| state.history.over(span, now).snapshot);
-        EventFacts {
+        let details = state.next_details(&now.snapshot.details);
+        let spans = HistorySpan::ALL.map(|span| state.history.over(span, &now).snapshot);
+        let facts = EventFacts {
             second,
             responses: usage.responses,
             bytes: usage.bytes,
             latency: spans.map(|counted| [latency(&counted.hits), latency(&counted.misses)]),
-            origin: self.origin_text(),
-            details: counted.take(DETAILS_MAX.min(details.len())).copied().collect(),
-        }
+            origin,
+            details,
+        };
+        tell(&mut state.pages, &event(&facts, &requests));
     }
 
     /// The state of the origin server, in a few words; empty if it can be reached.
@@ -115,10 +119,14 @@ impl Live {
         short(text.trim())
     }
 
-    /// What was counted over a span.
-    pub(super) fn over(&self, span: HistorySpan) -> SpanSnapshot {
-        let now = moment(self.driver.proxy());
-        self.state.lock().history.over(span, &now)
+    /// The counters now.
+    pub(super) fn moment(&self) -> StatsMoment {
+        moment(self.driver.proxy())
+    }
+
+    /// What was counted over a span that ends now.
+    pub(super) fn over(&self, span: HistorySpan, now: &StatsMoment) -> SpanSnapshot {
+        self.state.lock().history.over(span, now)
     }
 
     /// All plots: for each span the seconds between two values, and the values.

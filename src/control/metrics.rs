@@ -19,7 +19,11 @@ use crate::store::cache::CacheUsage;
 
 /// All counters of one number, those of the stores included, and the others.
 fn snapshot(proxy: &Proxy) -> Snapshot {
-    let mut snapshot = proxy.stats().snapshot();
+    with_usage(proxy, proxy.stats().snapshot())
+}
+
+/// The same for what has been counted at some moment.
+fn with_usage(proxy: &Proxy, mut snapshot: Snapshot) -> Snapshot {
     let CacheUsage { memory: usage, backing, packed } = proxy.cache().usage();
     snapshot.counts.extend([
         (Counter::MemoryResponses, usage.responses),
@@ -120,14 +124,19 @@ fn escaped(text: &str) -> String {
 
 /// The same as one JSON object, with what was counted over the last minute and hour where there is a history.
 pub(super) fn json(proxy: &Proxy, about: &About, live: Option<&Live>) -> Value {
-    let snapshot = snapshot(proxy);
+    // The history's own counters are of the same moment, so that no minute has more than all time.
+    let now = live.map(Live::moment);
+    let snapshot = now
+        .as_ref()
+        .map_or_else(|| snapshot(proxy), |now| with_usage(proxy, (*now.snapshot).clone()));
     let mut all = Map::new();
     all.insert("address".into(), json!(about.address));
     all.insert("origin".into(), json!(about.origin));
     all.insert("since".into(), json!(about.since.seconds()));
     counted(&mut all, &snapshot);
-    for (live, span) in live.iter().flat_map(|live| [(live, Minute), (live, Hour)]) {
-        let SpanSnapshot { taken, snapshot } = live.over(span);
+    for ((live, now), span) in live.zip(now).iter().flat_map(|pair| [(pair, Minute), (pair, Hour)])
+    {
+        let SpanSnapshot { taken, snapshot } = live.over(span, now);
         let mut of_span = Map::new();
         of_span.insert("seconds".into(), json!((taken + Duration::from_millis(500)).as_secs()));
         counted(&mut of_span, &snapshot);

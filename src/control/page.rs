@@ -57,8 +57,9 @@ pub(super) fn page(
     token: &str,
     has_login: bool,
 ) -> Response {
-    let stats = proxy.stats().snapshot();
-    let spans = HistorySpan::ALL.map(|span| (span, live.over(span).snapshot));
+    let now = live.moment();
+    let stats = &now.snapshot;
+    let spans = HistorySpan::ALL.map(|span| (span, live.over(span, &now).snapshot));
     let recent = proxy.stats().recent().since(0);
     let usage = proxy.cache().memory_usage();
     let origin = live.origin_text();
@@ -82,7 +83,7 @@ pub(super) fn page(
             ("has_requests", hidden_if(recent.requests.is_empty())),
             ("has_none", hidden_if(!recent.requests.is_empty())),
             ("requests", requests(&recent)),
-            ("details", details(&stats)),
+            ("details", details(stats)),
             ("responses", number(usage.responses)),
             ("bytes", size(usage.bytes)),
         ],

@@ -8,13 +8,17 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 
 /// Does a character do something else than to be seen? Controls do; those that turn the direction of writing show a
-/// URL as another one; those that take no space make two texts look alike.
+/// URL as another one; those that take no space make two texts look alike. Beside controls and separators of lines, it
+/// is Unicode's property `Default_Ignorable_Code_Point`, and what annotates other text.
 pub fn hides(c: char) -> bool {
     c.is_control()
         || matches!(
             c,
-            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}'
+            '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}'
+            | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}'
+            | '\u{fff0}'..='\u{fffb}' | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}'
+            | '\u{e0000}'..='\u{e0fff}'
         )
 }
 
@@ -56,6 +60,7 @@ mod tests {
             ("a\u{202e}b\u{1b}[2J", "a⟨U+202E⟩b⟨U+001B⟩[2J", "a⟨U+202E⟩b⟨U+001B⟩[2J"),
             ("a\tb\r\nc\n", "a⟨U+0009⟩b⟨U+000D⟩⟨U+000A⟩c⟨U+000A⟩", "a\tb\r\nc\n"),
             ("good\rbad\r", "good⟨U+000D⟩bad⟨U+000D⟩", "good⟨U+000D⟩bad⟨U+000D⟩"),
+            ("v\u{fe0f}\u{34f}", "v⟨U+FE0F⟩⟨U+034F⟩", "v⟨U+FE0F⟩⟨U+034F⟩"),
             ("\u{9b}\u{ad}\u{e0041}", "⟨U+009B⟩⟨U+00AD⟩⟨U+E0041⟩", "⟨U+009B⟩⟨U+00AD⟩⟨U+E0041⟩"),
             ("", "", ""),
         ];

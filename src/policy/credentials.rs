@@ -56,6 +56,12 @@ pub const SECRETS: [&str; 19] = [
     "x-goog-signature",
 ];
 
+/// Parameters that are left out of what people read, and neither sign a URI nor tell users from each other.
+const OTHER_SECRETS: [&str; 6] =
+    ["awsaccesskeyid", "jsessionid", "pass", "passwd", "phpsessid", "pwd"];
+/// The last words of names of secrets that have several.
+const SECRET_ENDINGS: [&str; 6] = ["jwt", "passwd", "password", "secret", "signature", "token"];
+
 /// Does a field of this name carry credentials, or name a tenant? In any case, and with `_` for `-`,
 /// as servers behind CGI read it. Nothing is copied: this is asked for every field of every hit.
 pub fn is_credential(name: &str) -> bool {
@@ -76,7 +82,8 @@ pub fn is_credential(name: &str) -> bool {
 /// Are these names the same, in any case and with `_` for `-`?
 fn is_alike(name: &[u8], other: &str) -> bool {
     let plain = |byte: u8| if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
-    name.len() == other.len() && name.iter().zip(other.bytes()).all(|(one, two)| plain(*one) == two)
+    name.len() == other.len()
+        && name.iter().zip(other.bytes()).all(|(one, two)| plain(*one) == plain(two))
 }
 
 /// Do the parameters of a target or URI hold a signature or a token?
@@ -161,22 +168,53 @@ pub fn redacted(uri: &str) -> Cow<'_, str> {
 
 /// The URI with its secrets left out; `None` if it has none, so that nothing is copied.
 fn without_secrets(uri: &str) -> Option<String> {
-    let is_secret = |parameter: &str| {
-        // A parameter without a value has nothing to hide, and its name tells a reader what was asked.
-        parameter.contains('=') && SECRETS.iter().any(|secret| is_named(parameter, secret))
-    };
-    let (path, query) = uri.split_once('?')?;
-    if !query.split('&').any(is_secret) {
+    let (path, query) =
+        uri.split_once('?').map_or((uri, None), |(path, query)| (path, Some(query)));
+    let parameters = || query.into_iter().flat_map(|query| query.split('&'));
+    if !parameters().chain(path.split('/')).any(|part| secret_value(part).is_some()) {
         return None;
     }
-    let parameters: Vec<Cow<'_, str>> = query
-        .split('&')
-        .map(|parameter| match parameter.split_once('=') {
-            Some((name, _)) if is_secret(parameter) => format!("{name}={REDACTED}").into(),
-            _ => parameter.into(),
-        })
-        .collect();
-    Some(format!("{path}?{}", parameters.join("&")))
+    let redact = |part: &str| match secret_value(part) {
+        Some(at) => format!("{}{REDACTED}", &part[..at]),
+        None => part.to_string(),
+    };
+    let path: Vec<String> = path.split('/').map(redact).collect();
+    let parameters: Vec<String> = parameters().map(redact).collect();
+    let mark = if query.is_some() { "?" } else { "" };
+    Some(format!("{}{mark}{}", path.join("/"), parameters.join("&")))
+}
+
+/// Where the value of a secret begins in a parameter, or in a path's segment with parameters (RFC 3986 §3.3): some
+/// servers divide by semicolons. What follows it may be part of it.
+fn secret_value(part: &str) -> Option<usize> {
+    let mut begin = 0;
+    loop {
+        let rest = &part[begin..];
+        let end = rest.find(';').unwrap_or(rest.len());
+        // A parameter without a value has nothing to hide, and its name tells a reader what was asked.
+        if let Some((name, _)) = rest[..end].split_once('=')
+            && is_secret_name(name)
+        {
+            return Some(begin + name.len() + 1);
+        }
+        if end == rest.len() {
+            return None;
+        }
+        begin += end + 1;
+    }
+}
+
+/// Is a parameter of this name usually a secret? In any case and encoding, and by its ending too: `refresh_token`,
+/// `client-secret`, `user[password]`.
+fn is_secret_name(name: &str) -> bool {
+    let name = decoded(name);
+    let name = name.strip_suffix(b"]").unwrap_or(&name);
+    let is_one = |name: &[u8], words: &[&str]| words.iter().any(|word| is_alike(name, word));
+    if is_one(name, &SECRETS) || is_one(name, &OTHER_SECRETS) {
+        return true;
+    }
+    let last = name.rsplit(|byte| b"-_[.".contains(byte)).next().unwrap_or_default();
+    last.len() < name.len() && is_one(last, &SECRET_ENDINGS)
 }
 
 #[cfg(test)]
@@ -279,6 +317,11 @@ mod tests {
             ("/a?", "/a?"),
             ("http://user:s3cret@o/a@b", "http://***@o/a@b"),
             ("http://user:s3cret@o/a?key=1", "http://***@o/a?key=REDACTED"),
+            ("/a?refresh_token=1&client-secret=2&user[password]=3&a.token=4", "/a?refresh_token=REDACTED&client-secret=REDACTED&user[password]=REDACTED&a.token=REDACTED"),
+            ("/a?PWD=1&page_token=2&tokens=3&monkey=4", "/a?PWD=REDACTED&page_token=REDACTED&tokens=3&monkey=4"),
+            ("/a?x=1;token=2;y=3&z=4", "/a?x=1;token=REDACTED&z=4"), ("/a?token=1;2&z=4", "/a?token=REDACTED&z=4"),
+            ("/a;jsessionid=1/b;v=2?c", "/a;jsessionid=REDACTED/b;v=2?c"), ("/a;b/c", "/a;b/c"),
+            ("http://o/a;JSESSIONID=1", "http://o/a;JSESSIONID=REDACTED"), ("/a=b;c", "/a=b;c"),
             ("/a?u=http://x@y", "/a?u=http://x@y"), ("/http://x:y/@z", "/http://x:y/@z"),
         ];
         for (uri, expected) in table {

@@ -31,7 +31,8 @@ pub fn percent(part: u64, whole: u64) -> String {
 }
 
 fn thousandths(part: u64, whole: u64) -> Option<u64> {
-    let share = (u128::from(part) * 1000).checked_div(whole.into())?;
+    // The two are not read at one moment: a hit may be counted in between.
+    let share = (u128::from(part.min(whole)) * 1000).checked_div(whole.into())?;
     Some(share as u64)
 }
 

@@ -38,9 +38,9 @@ pub fn between(earlier: PlotPoint, later: PlotPoint) -> PlotPoint {
 /// A span of time of which there are figures.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum HistorySpan {
-    /// The last 60 to 61 seconds.
+    /// The last 60 to 61 seconds; less after the process was stopped.
     Minute,
-    /// The last 60 to 61 minutes.
+    /// The same of minutes.
     Hour,
     /// Since the start of the proxy.
     Start,
@@ -131,8 +131,8 @@ impl StatsHistory {
     pub fn over(&self, span: HistorySpan, now: &StatsMoment) -> SpanSnapshot {
         let nothing = StatsMoment { at: self.begun, snapshot: Arc::default() };
         let then = match span {
-            HistorySpan::Minute => self.minute.oldest(),
-            HistorySpan::Hour => self.hour.oldest(),
+            HistorySpan::Minute => self.minute.oldest(now.at),
+            HistorySpan::Hour => self.hour.oldest(now.at),
             HistorySpan::Start => &nothing,
         };
         let taken = now.at.saturating_duration_since(then.at);
@@ -141,13 +141,12 @@ impl StatsHistory {
 
     /// The plot of a span that ends now.
     pub fn plot(&self, span: HistorySpan, now: &StatsMoment) -> Plot {
-        let now = plotted(&now.snapshot);
         match span {
             HistorySpan::Minute => self.minute.plot(now),
             HistorySpan::Hour => self.hour.plot(now),
             HistorySpan::Start => Plot {
                 step: self.start.step,
-                values: values(self.start.points.iter().copied(), now),
+                values: values(self.start.points.iter().copied(), plotted(&now.snapshot)),
             },
         }
     }
@@ -180,13 +179,22 @@ impl SpanMoments {
         }
     }
 
-    fn oldest(&self) -> &StatsMoment {
-        self.kept.front().expect("one is always kept")
+    /// The moments of a span that ends now, and never none: one that is older by more than a step is behind a time in
+    /// which the process was stopped.
+    fn within(&self, now: Instant) -> impl Iterator<Item = &StatsMoment> + Clone {
+        let span = Duration::from_secs(self.step * (POINTS as u64 + 1));
+        let is_old = |moment: &StatsMoment| now.saturating_duration_since(moment.at) > span;
+        let old = self.kept.iter().take_while(|moment| is_old(moment)).count();
+        self.kept.iter().skip(old.min(self.kept.len() - 1))
     }
 
-    fn plot(&self, now: PlotPoint) -> Plot {
-        let points = self.kept.iter().map(|moment| plotted(&moment.snapshot));
-        Plot { step: self.step, values: values(points, now) }
+    fn oldest(&self, now: Instant) -> &StatsMoment {
+        self.within(now).next().expect("one is always kept")
+    }
+
+    fn plot(&self, now: &StatsMoment) -> Plot {
+        let points = self.within(now.at).map(|moment| plotted(&moment.snapshot));
+        Plot { step: self.step, values: values(points, plotted(&now.snapshot)) }
     }
 }
 
@@ -305,5 +313,13 @@ mod tests {
         history.note(later.clone());
         let minute = history.over(HistorySpan::Minute, &later);
         assert_eq!(minute.snapshot.get(Counter::Request), Some(0));
+        // A second before it sleeps once more, and a few after: what came before is not of the last minute.
+        stats.count(Counter::Request);
+        for second in 0..30 {
+            let now = moment(begun, 172_800_000 + second * 1000, &stats);
+            history.note(now.clone());
+            let SpanSnapshot { taken, snapshot } = history.over(HistorySpan::Minute, &now);
+            assert_eq!((taken.as_secs(), snapshot.get(Counter::Request)), (second, Some(0)));
+        }
     }
 }

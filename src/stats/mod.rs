@@ -185,9 +185,12 @@ impl Stats {
             matches!(record.source, CounterSource::Counted | CounterSource::Difference(..))
         };
         let count = |record: &CounterRecord| (record.counter, self.cells.get(record.counter));
+        // The last ones first: requests are counted before hits, and there should be no more hits than requests.
+        let mut counts: Vec<_> = COUNTERS.iter().rev().filter(counted).map(count).collect();
+        counts.reverse();
         let forwarded = Why::ALL.iter().zip(&self.forwarded);
         Snapshot {
-            counts: COUNTERS.iter().filter(counted).map(count).collect(),
+            counts,
             forwarded: forwarded
                 .map(|(why, count)| (why.as_str(), count.load(Ordering::Relaxed)))
                 .collect(),

@@ -87,8 +87,8 @@ impl RecentRequest {
         (status, bytes): (u16, u64),
         (outcome, taken): (&'static str, Option<Duration>),
     ) -> Self {
-        // Before the cut, which might leave a secret without its name.
-        let target = cut(&redacted(target), TARGET_BYTES_MAX);
+        // No more of it than is shown, however long it is: an event loop does this. A secret's name stands before it.
+        let target = cut(&redacted(&cut(target, TARGET_BYTES_MAX)), TARGET_BYTES_MAX);
         let method = cut(method, METHOD_BYTES_MAX);
         Self { at, method, target, status, bytes, outcome, taken }
     }

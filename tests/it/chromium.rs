@@ -235,9 +235,13 @@ fn the_script_writes_figures_and_texts_as_the_program_does() {
     }
     // Each character that there is, and the ends of lines.
     let letters = (0..0x11_0000).filter_map(char::from_u32).filter(|c| hides(*c) || c.is_ascii());
-    let hidden: String = letters.chain("a\r\nb\rc".chars()).collect();
-    let shown = browser.value(&format!("visible({})", json!(hidden)));
-    assert_eq!(shown, json!(visible_lines(&hidden)));
+    let letters: Vec<char> = letters.chain("a\r\nb\rc".chars()).collect();
+    // The page shows the beginning of what is long.
+    for piece in letters.chunks(1000) {
+        let hidden: String = piece.iter().collect();
+        let shown = browser.value(&format!("visible({})", json!(hidden)));
+        assert_eq!(shown, json!(visible_lines(&hidden)));
+    }
     let seen = "(() => { const all = []; for (let c = 0; c < 0x110000; c += 1) if ((c < 0xd800 || c > 0xdfff) \
                 && visible(String.fromCodePoint(c)).length > 2) all.push(c); return all; })()";
     let expected: Vec<u32> = (0..0x11_0000)

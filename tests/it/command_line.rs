@@ -87,8 +87,9 @@ fn what_keeps_it_from_starting_is_one_line_and_exit_code_1() {
     let port = taken.local_addr().expect("an address").port().to_string();
     let running = Proxy::start(&[]);
     let own = running.address.port().to_string();
-    #[cfg(feature = "tls")]
-    let missing = "/nonexistent/ca.pem";
+    let folder = TemporaryFolder::new();
+    let missing = folder.file("missing/file").display().to_string();
+    let missing = &*missing;
     let table: [(&[&str], String); 7 + cfg!(feature = "tls") as usize] = [
         (&["--origin", "example.com"], "proxy: --origin example.com: no scheme; expected http://HOST[:PORT][/PATH] or https://…\n".into()),
         (&["--origin", "ftp://example.com"], "proxy: --origin ftp://example.com: the scheme is \"ftp\"; expected http://HOST[:PORT][/PATH] or https://…\n".into()),
@@ -98,7 +99,7 @@ fn what_keeps_it_from_starting_is_one_line_and_exit_code_1() {
         (&["--front", "tiny-http", "--host", "0.0.0.0"], "proxy: --host 0.0.0.0: --front tiny-http is not safe on a network; use --front event, listen on 127.0.0.1, or add --allow-unsafe-front\n".into()),
         #[cfg(feature = "tls")]
         (&["--port", "0", "--ca-cert", missing], format!("proxy: --ca-cert {missing}: No such file or directory (os error 2)\n")),
-        (&["--port", "0", "--ready-file", "/nonexistent/ready"], "proxy: --ready-file /nonexistent/ready: No such file or directory (os error 2)\n".into()),
+        (&["--port", "0", "--ready-file", missing], format!("proxy: --ready-file {missing}: No such file or directory (os error 2)\n")),
     ];
     for (args, expected) in table {
         let (code, _, err) = outcome(args);

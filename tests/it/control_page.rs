@@ -270,7 +270,7 @@ fn a_browser_is_shown_a_page_whose_figures_need_no_script() {
 }
 
 /// The next event that names a request, and the longest so far.
-fn next_event(stream: &mut Connection) -> (Value, usize) {
+fn next_event(stream: &mut Connection, has: impl Fn(&Value) -> bool) -> (Value, usize) {
     use std::io::Read as _;
     let mut longest = 0;
     loop {
@@ -284,7 +284,7 @@ fn next_event(stream: &mut Connection) -> (Value, usize) {
         let Some((_, data)) = text.split_once("data: ") else { continue };
         longest = longest.max(data.len() + "data: ".len());
         let event: Value = serde_json::from_str(data.trim()).expect("JSON");
-        if event["requests"].as_array().is_some_and(|requests| !requests.is_empty()) {
+        if event["requests"].as_array().is_some_and(|requests| requests.iter().any(&has)) {
             return (event, longest);
         }
     }
@@ -309,9 +309,10 @@ fn pages_that_are_open_get_an_event_a_second_hold_no_thread_and_are_bounded() {
     assert_eq!(open().1.word(1), "503", "sixteen pages are open");
     // The page is served all the same, by workers that no page holds.
     assert_eq!(admin.ask("GET", "/", HTML, "").status, 200);
-    // Of each second a few are noted, so requests come until one of each is.
+    // Of each second a few are noted, so requests come until a hit is.
+    let is_hit = |request: &Value| request[2] == "/a" && request[5] == "hit";
     let answer = std::thread::scope(|scope| {
-        let seen = scope.spawn(|| next_event(&mut first));
+        let seen = scope.spawn(|| next_event(&mut first, is_hit));
         while !seen.is_finished() {
             for _ in 0..20 {
                 admin.proxy.get("/a");
@@ -324,8 +325,7 @@ fn pages_that_are_open_get_an_event_a_second_hold_no_thread_and_are_bounded() {
     assert!(longest <= 1024, "{longest} bytes: {event}");
     let requests = event["requests"].as_array().expect("a list");
     assert!(requests.len() <= 30, "{event}");
-    let hit =
-        requests.iter().find(|request| request[2] == "/a" && request[5] == "hit").expect("a hit");
+    let hit = requests.iter().find(|request| is_hit(request)).expect("a hit");
     assert_eq!((&hit[1], &hit[3], &hit[5]), (&"GET".into(), &200.into(), &"hit".into()), "{event}");
     assert_eq!(admin.proxy.threads(), threads);
     // A page that goes makes space for another one.
@@ -363,7 +363,7 @@ fn readers_of_the_newest_requests_take_nothing_from_each_other() {
     for page in &mut pages {
         let mut seen = Vec::new();
         while seen.len() < targets.len() {
-            let (event, _) = next_event(page);
+            let (event, _) = next_event(page, |_| true);
             assert_eq!(event["first"], seen.len(), "{event}");
             let requests = event["requests"].as_array().expect("a list");
             seen.extend(requests.iter().map(|one| one[2].as_str().expect("text").to_string()));

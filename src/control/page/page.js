@@ -10,7 +10,7 @@ const table = { search: '', sort: 'url', page: 0 };
 
 // Characters that would change how others are shown are seen as what they are.
 const visible = (text) => String(text).slice(0, TEXT_MAX).replace(
-  /[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\u{e0000}-\u{e007f}]|\r(?!\n)/gu,
+  /[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\u{1bca0}-\u{1bca3}\u{1d173}-\u{1d17a}\u{e0000}-\u{e0fff}]|\r(?!\n)/gu,
   (c) => `\u27e8U+${c.codePointAt(0).toString(16).toUpperCase().padStart(4, '0')}\u27e9`);
 // Figures as `stats/figures.rs` writes them: rounded down, as whole numbers are.
 const count = (n) => String(n).replace(/\B(?=(\d{3})+$)/g, ',');
