@@ -176,7 +176,9 @@ fn damaged_content_is_never_given_out() {
 fn a_damaged_file_is_set_aside_and_begun_anew() {
     let folder = TemporaryFolder::new();
     let path = folder.file("cache.db");
-    fs::write(&path, vec![0x55; 100_000]).expect("a file");
+    let mut rubbish = b"SQLite format 3\0".to_vec();
+    rubbish.resize(100_000, 0x55);
+    fs::write(&path, rubbish).expect("a file");
     let store = open(&path, LIMITS);
     assert_eq!(fs::metadata(folder.file("cache.db.damaged")).expect("it is kept").len(), 100_000);
     for number in 0..50 {

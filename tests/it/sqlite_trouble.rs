@@ -256,7 +256,35 @@ fn prepare(kind: &str, path: &Path) {
                          PRAGMA user_version = 1;";
             Connection::open(path).expect("a database").execute_batch(older).expect("tables");
         }
-        "damaged" => fs::write(path, vec![0x55; 50_000]).expect("a file"),
+        // As after a power cut.
+        "damaged" => fs::write(path, vec![0; 50_000]).expect("a file"),
         _ => {}
+    }
+}
+
+/// Somebody's file under the name of a store was moved away, and the next time overwritten.
+#[test]
+fn a_file_that_is_no_database_is_left_as_it_is() {
+    let folder = TemporaryFolder::new();
+    let contents: [&[u8]; 4] =
+        [b"notes", b"\x89PNG\r\n\x1a\n and more", &[0x55; 50_000], b"SQLite format 2\0"];
+    for content in contents {
+        let path = folder.file("notes.txt");
+        fs::write(&path, content).expect("a file");
+        let store = format!("sqlite:{}", path.display());
+        let commands: [&[&str]; 3] = [
+            &["--port", "0", "--store", &store],
+            &["list", "--store", &store],
+            &["--clear-cache", "--store", &store],
+        ];
+        for words in commands {
+            let told = run(words);
+            let error = String::from_utf8_lossy(&told.stderr);
+            assert_eq!(told.status.code(), Some(1), "{words:?}: {error}");
+            assert!(error.contains("no database, and is left as it is"), "{words:?}: {error}");
+            assert_eq!(fs::read(&path).expect("it is there"), content, "{words:?}");
+        }
+        let others = fs::read_dir(folder.path()).expect("a folder").count();
+        assert_eq!(others, 1, "nothing was made beside it");
     }
 }

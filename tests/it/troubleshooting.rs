@@ -234,7 +234,7 @@ fn stores(folder: &TemporaryFolder) -> Vec<String> {
         drop(database);
         all.extend(said(&["--port", "0", "--store", &store(name)], None));
     }
-    fs::write(path("damaged.db"), "this is no database").expect("a file");
+    fs::write(path("damaged.db"), "SQLite format 3\0 and no more").expect("a file");
     let damaged = Proxy::start(&["--store", &store("damaged.db")]);
     all.extend(logged(&damaged, "begun anew"));
     let holder = rusqlite::Connection::open(path("locked.db")).expect("a file");

@@ -23,6 +23,8 @@ pub(super) enum Refused {
     Damaged,
     /// It can be read only, or not even that.
     ReadOnly(rusqlite::Error),
+    /// It is a file of another kind.
+    NoDatabase,
     /// It has another program's application id.
     Foreign,
     /// Its schema is newer than this program.
@@ -52,7 +54,7 @@ impl Refused {
                 let opened = options.read(true).write(true).create(true).truncate(false).open(path);
                 opened.is_err_and(|error| passes(&error))
             }
-            Self::Damaged | Self::Foreign | Self::Newer { .. } => false,
+            Self::Damaged | Self::NoDatabase | Self::Foreign | Self::Newer { .. } => false,
         }
     }
 
@@ -61,6 +63,9 @@ impl Refused {
         match self {
             Self::Damaged => "damaged, and cannot be made anew".to_string(),
             Self::ReadOnly(error) | Self::Other(error) => explain(error),
+            Self::NoDatabase => {
+                "a file that is no database, and is left as it is; choose another path, or remove it".to_string()
+            }
             Self::Foreign => "a database of another program; choose another path".to_string(),
             Self::Newer { found, known } => format!(
                 "written by a newer version of this program (schema {found}, this one knows {known}); \

@@ -5,6 +5,7 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -81,6 +82,8 @@ pub(super) fn open_or_make(
     }
     if damaged.is_none_or(|number| number != inode(path)) {
         match open_writer(path, opening) {
+            // Whatever else is there under this name is somebody's: it was moved away, and the next time lost.
+            Err(Refused::Damaged) if !was_database(path) => return Err(Refused::NoDatabase),
             Err(Refused::Damaged) => {}
             opened => return opened,
         }
@@ -88,6 +91,15 @@ pub(super) fn open_or_make(
     let _locked = locked?;
     set_aside(path)?;
     open_writer(path, opening)
+}
+
+/// Is a file that is no database what a crash may have left of one? It begins as they do, or with zeros.
+fn was_database(path: &Path) -> bool {
+    const BEGINNING: &[u8; 16] = b"SQLite format 3\0";
+    let mut found = Vec::new();
+    let read = fs::File::open(path)
+        .and_then(|file| file.take(BEGINNING.len() as u64).read_to_end(&mut found));
+    read.is_ok() && (found == BEGINNING || found.iter().all(|byte| *byte == 0))
 }
 
 /// The folder of the file.
@@ -258,7 +270,7 @@ fn keep_plans(connection: &Connection) -> rusqlite::Result<()> {
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map(drop)
 }
 
-/// Moves a file that cannot be used out of the way; it may not have been ours.
+/// Moves a database that cannot be used out of the way.
 fn set_aside(path: &Path) -> Result<(), Refused> {
     let aside = beside(path, ".damaged");
     let moved = fs::rename(path, &aside);
