@@ -8,6 +8,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use caching_proxy::cli::config::Config;
+use caching_proxy::cli::environment::unknown_variables;
 use caching_proxy::cli::{Args, Command, Task, UsageError, features, parse};
 use caching_proxy::message::visible::visible_lines;
 
@@ -50,7 +51,8 @@ fn main() -> ExitCode {
 
 /// Prints the notes about environment variables: on stderr, because stdout is for the result.
 fn note(args: &Args) {
-    for note in args.notes() {
+    let unknown = unknown_variables(std::env::vars_os().map(|(name, _)| name));
+    for note in args.notes().iter().chain(&unknown) {
         eprintln!("proxy: {}", visible_lines(note));
     }
 }

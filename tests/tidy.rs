@@ -156,7 +156,7 @@ const FENCES: [(&str, &[&str]); 27] = [
     ("itoa::", &["message/fields.rs"]),
     ("ipnet::", &["message/network.rs"]),
     ("pico_args::", &["cli/parse.rs", "cli/arguments.rs", "cli/task.rs"]),
-    ("strsim::", &["cli/arguments.rs"]),
+    ("strsim::", &["cli/closest.rs"]),
     ("unicode_width::", &["commands/terminal.rs"]),
     ("simplelog::", &["daemon/log_lines.rs"]),
 ];

@@ -5,12 +5,10 @@ use std::ffi::{OsStr, OsString};
 
 use pico_args::Arguments;
 
+use crate::cli::closest::closest;
 use crate::cli::environment;
 use crate::cli::error::UsageError;
 use crate::cli::flags::{self, Flag, Shape};
-
-/// Typing errors in the name of a flag that still say which flag is meant.
-const EDITS_MAX: usize = 3;
 
 /// The words of the command line, over those of the environment.
 #[derive(Debug, Default)]
@@ -156,10 +154,5 @@ pub(super) fn unknown(word: &str, own: &'static [Flag]) -> UsageError {
             None => UsageError::Twice(flag.name),
         };
     }
-    // Among equally close names the one of the same length: a letter was mistyped more often than left out.
-    let likeness =
-        |known: &str| (strsim::levenshtein(name, known), name.len().abs_diff(known.len()));
-    let closest = known().map(|flag| (likeness(flag.name), flag.name)).min();
-    let closest = closest.filter(|((edits, _), _)| *edits <= EDITS_MAX).map(|(_, known)| known);
-    UsageError::Unknown(name.to_string(), closest)
+    UsageError::Unknown(name.to_string(), closest(name, known().map(|flag| flag.name)))
 }

@@ -92,7 +92,7 @@ pub(super) static COMMANDS: [CommandHelp; 11] = [
         ],
         general: &[PORTS, STORES, PATH_ORIGIN],
         example: "proxy purge --match '*.png'",
-        failure: "nothing was purged in one of the caches that are meant",
+        failure: "one of the caches that are meant could not be purged; that nothing was stored is no failure",
     },
     CommandHelp {
         name: "list",

@@ -6,7 +6,8 @@
 
 use std::ffi::{OsStr, OsString};
 
-use crate::cli::flags::{Flag, Shape};
+use crate::cli::closest::closest;
+use crate::cli::flags::{self, Flag, Shape};
 
 /// What the names of all variables begin with.
 const BEGINNING: &str = "CACHING_PROXY_";
@@ -61,6 +62,28 @@ pub(super) fn find(flag: &Flag, variable: impl Fn(&str) -> Option<OsString>) -> 
     Variable { value: Some((value, old)), note: Some(note) }
 }
 
+/// A line for each variable that is meant for this program and that no flag has: it would be ignored in silence.
+pub fn unknown_variables(names: impl Iterator<Item = OsString>) -> Vec<String> {
+    let known: Vec<String> = flags::all().filter_map(variable_name).collect();
+    let note = |name: &str| {
+        let rest = name.strip_prefix(BEGINNING)?;
+        // Kubernetes sets these for a Service that is named caching-proxy.
+        let is_a_services = rest.starts_with("SERVICE_") || rest.starts_with("PORT_");
+        let is_action = flags::all().any(|flag| name_after(BEGINNING, flag.name) == name);
+        if is_a_services || is_action || known.iter().any(|known| known == name) {
+            return None;
+        }
+        let meant = closest(name, known.iter()).map_or_else(
+            || "see docs/flags.md".to_string(),
+            |meant| format!("did you mean {meant}?"),
+        );
+        Some(format!("{name}: ignored, for no flag has it; {meant}"))
+    };
+    let mut notes: Vec<_> = names.filter_map(|name| note(name.to_str()?)).collect();
+    notes.sort_unstable();
+    notes
+}
+
 /// Kubernetes sets `CACHING_PROXY_PORT` for a Service that is named caching-proxy, to an address.
 fn is_a_services(value: &OsStr) -> bool {
     let value = value.to_string_lossy();
@@ -70,7 +93,28 @@ fn is_a_services(value: &OsStr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::flags;
+
+    #[test]
+    fn a_variable_that_no_flag_has_is_named() {
+        let names = [
+            "CACHING_PROXY_ORIGN",
+            "CACHING_PROXY_NONSENSE",
+            "CACHING_PROXY_ORIGIN",
+            "CACHING_PROXY_VERSION",
+            "CACHING_PROXY_PORT_3000_TCP",
+            "CACHING_PROXY_SERVICE_HOST",
+            "PROXY_NONSENSE",
+            "HOME",
+        ];
+        let notes = unknown_variables(names.into_iter().map(OsString::from));
+        assert_eq!(
+            notes,
+            [
+                "CACHING_PROXY_NONSENSE: ignored, for no flag has it; see docs/flags.md",
+                "CACHING_PROXY_ORIGN: ignored, for no flag has it; did you mean CACHING_PROXY_ORIGIN?",
+            ]
+        );
+    }
 
     #[test]
     fn a_variable_counts_under_its_own_name_and_for_a_while_under_the_old_one() {

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use crate::cli::closest::closest;
 use crate::cli::commands::COMMANDS;
 use crate::message::target::without_password;
 
@@ -19,6 +20,8 @@ pub enum UsageError {
     Positional(usize),
     /// A word that is neither a command nor a port.
     Command(String),
+    /// A word of which there is no help.
+    NoHelp(String),
     /// A command, the number of its words that are no flags, and its usage.
     Words(&'static str, usize, &'static str),
     /// A command that was given several flags of which it takes one, and its usage.
@@ -34,6 +37,15 @@ pub enum UsageError {
         /// What would be accepted.
         accepted: String,
     },
+}
+
+/// The command that was meant, or all of them.
+fn meant(word: &str) -> String {
+    let names = || COMMANDS.iter().map(|command| command.name);
+    match closest(&word.to_lowercase(), names().chain(["--version"])) {
+        Some(name) => format!("did you mean {name}?"),
+        None => format!("commands are {}", names().collect::<Vec<_>>().join(", ")),
+    }
 }
 
 impl fmt::Display for UsageError {
@@ -54,9 +66,10 @@ impl fmt::Display for UsageError {
                 write!(f, "{word}: a URL without its flag; expected --origin {word}")
             }
             Self::Command(word) => {
-                let names: Vec<&str> = COMMANDS.iter().map(|command| command.name).collect();
-                let names = names.join(", ");
-                write!(f, "{word}: neither a command nor a port; commands are {names}")
+                write!(f, "{word}: neither a command nor a port; {}", meant(word))
+            }
+            Self::NoHelp(word) => {
+                write!(f, "help: {word:?} is neither a command nor a flag; {}", meant(word))
             }
             // The usage and not a pointer to the help: what is missing is then in sight.
             Self::Words(name, 0, usage) => {

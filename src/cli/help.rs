@@ -90,6 +90,20 @@ pub(super) fn short() -> String {
     text
 }
 
+/// The text of `proxy help --port`, or `help port`; `None` if there is no such flag.
+pub(super) fn of_flag(name: &str) -> Option<String> {
+    let name = format!("--{}", name.trim_start_matches('-'));
+    let flag = flags::all().find(|flag| flag.name == name)?;
+    let mut text = flag_lines(flag);
+    if !flag.long.is_empty() {
+        let _ = write!(text, "\n{}", wrapped(&flag.long.replace('`', ""), ""));
+    }
+    if let Some(variable) = variable_name(flag) {
+        let _ = write!(text, "\nAccepted: {}\nVariable: {variable}\n", flag.shape.accepted());
+    }
+    Some(text)
+}
+
 /// The text of `--help`: everything, the commands first.
 pub(super) fn long() -> String {
     let mut text = format!("{HEAD}\nCommands (more: proxy help COMMAND):\n");
@@ -351,9 +365,9 @@ mod tests {
                 );
             }
         }
-        for line in
-            ["--help", "help", "--help --port 1", "-h --help", "help me", "frobnicate --help"]
-        {
+        assert!(asked("help port").starts_with("  --port N"));
+        assert_eq!(asked("help port"), asked("help --port"));
+        for line in ["--help", "help", "--help --port 1", "-h --help", "frobnicate --help"] {
             assert_eq!(asked(line), long(), "{line}");
         }
         for line in ["-h", "-h --port 1", "8080 -h"] {

@@ -7,10 +7,11 @@
 //! manual page; `completions.rs` the scripts for shells.
 
 mod arguments;
+mod closest;
 mod commands;
 mod completions;
 pub mod config;
-mod environment;
+pub mod environment;
 mod error;
 pub mod features;
 mod flags;
@@ -18,7 +19,7 @@ pub mod help;
 mod manual;
 mod parse;
 mod task;
-mod units;
+pub mod units;
 mod values;
 
 pub use arguments::Args;

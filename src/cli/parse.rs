@@ -52,9 +52,7 @@ pub fn parse(
             if rest.contains("--man") {
                 return Ok(Command::Help(manual::page()));
             }
-            let about = rest.subcommand().ok().flatten();
-            let own = about.and_then(|name| help::of_command(&name));
-            return Ok(Command::Help(own.unwrap_or_else(help::long)));
+            return help_about(&rest.finish()).map(Command::Help);
         }
         if name == "completions" {
             return completions_for(rest).map(Command::Help);
@@ -69,6 +67,14 @@ pub fn parse(
         return Ok(Command::Do(args, Task::Clear));
     }
     Ok(Command::Serve(args))
+}
+
+/// The help of the command, or of the flag, that is named; all of it if none is.
+fn help_about(words: &[OsString]) -> Result<String, UsageError> {
+    let Some(word) = words.first() else { return Ok(help::long()) };
+    let word = word.to_string_lossy();
+    let about = help::of_command(&word).or_else(|| help::of_flag(&word));
+    about.ok_or_else(|| UsageError::NoHelp(word.into_owned()))
 }
 
 /// The script for the shell that is named.
@@ -117,9 +123,11 @@ fn positional(args: &mut Args, words: Vec<OsString>) -> Result<(), UsageError> {
         return Err(unknown(&word.to_string_lossy(), &[]));
     }
     // A word that does not begin like a port is meant as a command: the error names those.
+    let is_number =
+        |word: &OsString| word.to_string_lossy().starts_with(|first: char| first.is_ascii_digit());
     let names: &[&'static str] = match words.len() {
         0 => &[],
-        1 if !words[0].to_string_lossy().starts_with(|first: char| first.is_ascii_digit()) => {
+        1 | 2 if !is_number(&words[0]) => {
             return Err(UsageError::Command(words[0].to_string_lossy().into_owned()));
         }
         1 => &["--port"],
@@ -183,13 +191,25 @@ mod tests {
 
     #[test]
     fn a_wrong_word_is_named() {
-        let table: [(&[&str], &str); 11] = [
+        let table: [(&[&str], &str); 17] = [
             (&["--prot", "1"], "--prot: unknown flag; did you mean --port?"),
             (&["--front-end", "x"], "--front-end: unknown flag; see proxy --help"),
             (&["--port"], "--port: no value; expected --port N"),
             (&["--port", "1", "--port", "2"], "--port: given twice; once is enough"),
             (&["1", "--port", "2"], "--port: given twice; once is enough"),
-            (&["a", "b"], "2 words that are no flags; expected PORT, or HOST PORT ORIGIN"),
+            (&["1", "b"], "2 words that are no flags; expected PORT, or HOST PORT ORIGIN"),
+            (&["purg", "/x"], "purg: neither a command nor a port; did you mean purge?"),
+            (&["PURGE", "/x"], "PURGE: neither a command nor a port; did you mean purge?"),
+            (&["statss"], "statss: neither a command nor a port; did you mean stats?"),
+            (&["version"], "version: neither a command nor a port; did you mean --version?"),
+            (
+                &["help", "purg"],
+                "help: \"purg\" is neither a command nor a flag; did you mean purge?",
+            ),
+            (
+                &["help", "foo"],
+                "help: \"foo\" is neither a command nor a flag; commands are explain, purge, list, show, stats, top, warm, export, import, completions, help",
+            ),
             (&["-x"], "-x: unknown flag; see proxy --help"),
             (&["--insecure=1"], "--insecure: \"1\"; expected the flag alone, for it has no value"),
             (

@@ -44,7 +44,7 @@ pub(super) fn read_bytes(word: &str) -> Option<u64> {
 }
 
 /// A bound on a size as it would be typed.
-pub(super) fn show_bytes(bytes: u64) -> String {
+pub fn show_bytes(bytes: u64) -> String {
     let units = [(1 << 30, "G"), (1 << 20, "M"), (1 << 10, "K")];
     let whole = units.into_iter().find(|(size, _)| bytes >= *size && bytes.is_multiple_of(*size));
     whole.map_or_else(|| bytes.to_string(), |(size, unit)| format!("{}{unit}", bytes / size))

@@ -469,9 +469,12 @@ fn connections_max(config: &Config) -> usize {
     let kept = kept + OF_PIPES.min(soft / 8);
     let for_clients = (soft.saturating_sub(kept) / each).max(1) as usize;
     if for_clients < config.connections_max {
-        log::info!(
-            "--max-connections {}: {soft} file descriptors are enough for {for_clients}; see ulimit -n",
-            config.connections_max
+        // The usual limit of a system nearly fits the default, and nobody has to know.
+        let most = config.connections_max;
+        let level = if for_clients < most / 2 { log::Level::Info } else { log::Level::Debug };
+        log::log!(
+            level,
+            "--max-connections {most}: {soft} file descriptors are enough for {for_clients}; see ulimit -n"
         );
     }
     config.connections_max.min(for_clients)

@@ -11,6 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use caching_proxy::cli::config::{Config, StoreKind};
+use caching_proxy::cli::units::show_bytes;
 use caching_proxy::clock::Clock;
 #[cfg(feature = "redis")]
 use caching_proxy::origin::trust::roots;
@@ -33,15 +34,17 @@ pub fn open(config: &Config) -> Result<Arc<Cache>, String> {
     let Some(backing) = open_backing(config)? else {
         if memory.content_bytes_max() < config.limits.content_bytes {
             log::info!(
-                "bodies above {} bytes are not stored: a quarter of --cache-memory",
-                memory.content_bytes_max()
+                "bodies above {} are not stored: a quarter of --cache-memory",
+                show_bytes(memory.content_bytes_max())
             );
         }
         return Ok(Arc::new(compressing(Cache::in_memory(memory), config)));
     };
     log::info!("{}", backing.name());
-    if backing.content_bytes_max() < config.limits.content_bytes {
-        log::info!("bodies above {} bytes are not stored", backing.content_bytes_max());
+    // A file that can only be read says so itself.
+    let most = backing.content_bytes_max();
+    if most > 0 && most < config.limits.content_bytes {
+        log::info!("bodies above {} are not stored in it", show_bytes(most));
     }
     let queued = (config.limits.bytes / 16).max(QUEUED_BYTES_MIN);
     // `--hit-ttl` counts reuses, across restarts and proxies; else the store hears of a use now and

@@ -1,7 +1,7 @@
 //! What the proxy answers by itself when there is nothing else to answer: short, and with a reason.
 
 use bytes::Bytes;
-use http::{HeaderValue, StatusCode};
+use http::{HeaderValue, Method, StatusCode};
 
 use crate::message::body::Body;
 use crate::message::date;
@@ -162,6 +162,9 @@ impl Proxy {
     pub(super) fn refuse_forwarding(&self, question: &Question, detail: Detail) -> Response {
         let Question { request, key, .. } = question;
         let text = match detail {
+            Detail::Offline if !matches!(request.method, Method::GET | Method::HEAD) => {
+                format!("{key}: {} has to be sent on, and --cache-mode is offline", request.method)
+            }
             Detail::Offline => format!("{key}: not stored, and --cache-mode is offline"),
             _ => {
                 format!("{key}: nothing stored that may be used, and the request is only-if-cached")

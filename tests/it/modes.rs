@@ -24,14 +24,15 @@ fn force_stores_what_http_forbids() {
 fn offline_never_contacts_the_origin_server() {
     let origin = Origin::script([]);
     let proxy = Proxy::before(&origin, &["--cache-mode", "offline"]);
-    for method in ["GET", "POST", "DELETE"] {
+    let told = [
+        ("GET", "/a: not stored, and --cache-mode is offline"),
+        ("POST", "/a: POST has to be sent on, and --cache-mode is offline"),
+        ("DELETE", "/a: DELETE has to be sent on, and --cache-mode is offline"),
+    ];
+    for (method, told) in told {
         let reply = proxy.ask(method, "/a", "", "");
         assert_eq!((reply.status, reply.cache_status()), (504, "proxy; detail=offline".into()));
-        assert!(
-            reply.body().contains("/a: not stored, and --cache-mode is offline"),
-            "{}",
-            reply.body()
-        );
+        assert!(reply.body().contains(told), "{}", reply.body());
     }
     assert_eq!(origin.connections(), 0);
 }

@@ -267,7 +267,7 @@ fn prepare(kind: &str, path: &Path) {
 fn a_file_that_is_no_database_is_left_as_it_is() {
     let folder = TemporaryFolder::new();
     let contents: [&[u8]; 4] =
-        [b"notes", b"\x89PNG\r\n\x1a\n and more", &[0x55; 50_000], b"SQLite format 2\0"];
+        [b"notes", b"\x89PNG\r\n\x1a\n and more", &[0x55; 5_000], b"SQLite format 2\0"];
     for content in contents {
         let path = folder.file("notes.txt");
         fs::write(&path, content).expect("a file");
