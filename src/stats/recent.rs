@@ -134,7 +134,7 @@ impl RecentRequests {
         }
     }
 
-    /// From now on [`NOTED_A_SECOND`] more are noted, but no more than [`NOTED_MAX`]; called once a second.
+    /// From now on some six more are noted, but no more than [`NOTED_MAX`]; called once a second.
     pub fn renew(&self) {
         let _kept = self.kept.lock();
         let wanted = self.wanted.load(Ordering::Relaxed) + NOTED_A_SECOND;

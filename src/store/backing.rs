@@ -242,6 +242,11 @@ pub trait Backing: Send + Sync {
         None
     }
 
+    /// Had it no space for what was last to be stored? That something can be removed says nothing about this.
+    fn is_full(&self) -> bool {
+        false
+    }
+
     /// Calls `invalidations` from now on with what others do to the store.
     fn listen(&self, _invalidations: Arc<dyn Invalidations>) {}
 

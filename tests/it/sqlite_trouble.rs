@@ -35,10 +35,15 @@ fn origin() -> Origin {
 
 /// The binary on a disk that is full for it: it may not write files beyond 8 KiB, until that is lifted.
 fn on_a_full_disk(origin: &Origin, store: &str) -> Command {
+    on_a_disk(origin, store, "16")
+}
+
+/// The binary, which may write files of so many blocks of 512 bytes.
+fn on_a_disk(origin: &Origin, store: &str, blocks: &str) -> Command {
     let mut shell = command_of("sh");
     // The signal that goes with the limit is ignored, so that writing gives an error.
-    let script = "trap '' XFSZ; ulimit -S -f 16; exec \"$0\" \"$@\"";
-    shell.args(["-c", script, env!("CARGO_BIN_EXE_proxy")]);
+    let script = format!("trap '' XFSZ; ulimit -S -f {blocks}; exec \"$0\" \"$@\"");
+    shell.args(["-c", &script, env!("CARGO_BIN_EXE_proxy")]);
     shell.args(["--origin", &origin.url(), "--store", store]);
     shell
 }
@@ -101,6 +106,42 @@ fn what_is_stored_is_read_at_a_start_on_a_full_disk() {
     lift_the_limit(&proxy);
     stores_again(&proxy, &path, 1);
     assert_told_once(&proxy);
+}
+
+/// On a full disk something can be removed all the same, which is no success: it was said to work again, and dropped
+/// whatever came next.
+#[test]
+fn a_disk_that_fills_up_is_not_said_to_work_before_it_does() {
+    let (folder, origin) = (TemporaryFolder::new(), origin());
+    let path = folder.file("cache.db");
+    let proxy = Proxy::start_as(on_a_disk(&origin, &store_flag(&path), "unlimited"));
+    proxy.get("/0");
+    wait_until("it is stored", || rows(&path) == 1);
+    let pid = Pid::from_raw(proxy.pid().cast_signed()).expect("a process");
+    // Enough for the log.
+    prlimit(Some(pid), Resource::Fsize, Rlimit { current: Some(8192), maximum: None })
+        .expect("ours");
+    let failing = || {
+        let told = proxy.tell(&["stats", "--json"]).stdout;
+        let stats: serde_json::Value = serde_json::from_slice(&told).expect("JSON");
+        stats["store_failing"].as_u64()
+    };
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_millis(1_500) {
+        for number in 1..50 {
+            proxy.get_with(&format!("/{number}"), "Cache-Control: no-cache\r\n");
+        }
+    }
+    assert_eq!(
+        (failing(), proxy.log().contains("db: works again")),
+        (Some(1), false),
+        "{}",
+        proxy.log()
+    );
+    lift_the_limit(&proxy);
+    stores_again(&proxy, &path, 1);
+    assert_told_once(&proxy);
+    assert_eq!(failing(), Some(0));
 }
 
 /// Another program's lock, on a file that is new and on one that is not.

@@ -2,9 +2,10 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use rusqlite::params;
+use rusqlite::{ErrorCode, params};
 
 use crate::clock::{Clock, Timestamp};
 use crate::policy::key::{CacheKey, Glob};
@@ -33,6 +34,9 @@ pub(super) fn apply(
     let connection = writer.as_ref().ok_or_else(Database::gone)?;
     match SqliteBatch::of(database, connection).run(changes) {
         Ok(counts) => {
+            if changes.iter().any(|change| comes_in(change)) {
+                database.is_full.store(false, Ordering::Relaxed);
+            }
             database.uses.measure(connection, database.limits, Clock::System.now());
             checkpoint_if_long(&database.path, database.limits, connection);
             Ok(counts)
@@ -43,12 +47,21 @@ pub(super) fn apply(
             if !connection.is_autocommit() {
                 let _ = connection.execute_batch("ROLLBACK");
             }
+            let code = error.sqlite_error_code();
+            if matches!(code, Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure)) {
+                database.is_full.store(true, Ordering::Relaxed);
+            }
             let error = database.error(&error);
             // On a full disk, the log is what can be given back at once.
             checkpoint(connection);
             Err(error)
         }
     }
+}
+
+/// Does it bring content?
+fn comes_in(change: &Change) -> bool {
+    matches!(change, Change::Put { .. } | Change::Chunk { .. })
 }
 
 /// What cannot be written is no error, so long as nothing that is there is to go.
@@ -80,8 +93,7 @@ impl SqliteBatch<'_> {
         let mut counts = Vec::with_capacity(changes.len());
         let mut has_space = false;
         for change in changes {
-            let comes_in = matches!(change, Change::Put { .. } | Change::Chunk { .. });
-            if comes_in && !has_space {
+            if comes_in(change) && !has_space {
                 space::make_space(self, bytes, puts as u64)?;
                 has_space = true;
             }

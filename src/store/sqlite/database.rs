@@ -45,6 +45,8 @@ pub(super) struct Database {
     /// Raised when the file is made anew, so that no old connection goes back into the pool.
     pub epoch: AtomicU64,
     pub is_damaged: AtomicBool,
+    /// There was no space on the disk, and nothing has been stored since.
+    pub is_full: AtomicBool,
     /// Responses whose content has readers, and how many: they are not deleted meanwhile.
     pub held: Mutex<HashMap<u64, usize>>,
     /// Responses to be deleted: they were removed while they had readers, or their content is damaged.
@@ -85,6 +87,7 @@ pub(super) fn open(
         readers: Mutex::default(),
         epoch: AtomicU64::new(0),
         is_damaged: AtomicBool::new(false),
+        is_full: AtomicBool::new(false),
         held: Mutex::new(HashMap::new()),
         doomed: Mutex::default(),
         evicted: AtomicU64::new(0),

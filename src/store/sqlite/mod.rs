@@ -123,6 +123,10 @@ impl Backing for Sqlite {
         self.0.trouble.lock().as_ref().map(|trouble| BackingError(trouble.why.clone()))
     }
 
+    fn is_full(&self) -> bool {
+        self.0.is_full.load(Ordering::Relaxed)
+    }
+
     fn salt(&self) -> Option<Arc<Salt>> {
         self.0.salt.lock().clone()
     }

@@ -143,10 +143,13 @@ impl StoreWriter {
         match self.carry_out(&work) {
             Ok(counts) => {
                 self.queue.done(work, &counts);
-                if self.resting_until.take().is_some() {
-                    self.breaker.worked();
+                // A full disk takes removals: it was said to work again, and dropped the next response.
+                if !self.backing.is_full() {
+                    if self.resting_until.take().is_some() {
+                        self.breaker.worked();
+                    }
+                    self.pause = PAUSE_FIRST;
                 }
-                self.pause = PAUSE_FIRST;
             }
             Err(error) => {
                 self.queue.failed(&work, true);
