@@ -207,10 +207,10 @@ pub(super) static COMMANDS: [CommandHelp; 11] = [
     },
     CommandHelp {
         name: "help",
-        usage: "proxy help [COMMAND | --man]",
-        summary: "show all flags and commands, one command, or the manual page",
-        meaning: "Shows all flags and commands, or how COMMAND is used. With --man it prints the manual page, which \
-            man shows: proxy help --man | man -l -",
+        usage: "proxy help [COMMAND | FLAG | --man]",
+        summary: "show all flags and commands, one of them, or the manual page",
+        meaning: "Shows all flags and commands, how COMMAND is used, or what FLAG is for. With --man it prints the manual \
+            page, which man shows: proxy help --man | man -l -",
         operand: Operand::Command,
         flags: &[flag("--man", "", Shape::Action, "print the manual page, for man")],
         general: &[],

@@ -56,9 +56,9 @@ const REFERENCE_HEAD: &str = "\
 
 For those who look a flag up; [choosing flags](choosing.md) starts from what you need.
 
-`proxy --help` shows all flags in short, `proxy -h` the twelve used most. `--flag value` and `--flag=value`
-are the same. `proxy PORT` stands for `--port PORT`, and `proxy HOST PORT ORIGIN` for the three flags of these
-names.
+`proxy --help` shows all flags in short, `proxy -h` the twelve used most, `proxy help FLAG` one.
+`--flag value` and `--flag=value` are the same. `proxy PORT` stands for `--port PORT`, and
+`proxy HOST PORT ORIGIN` for the three flags of these names.
 
 - D is a duration: seconds, or a number with `ms`, `s`, `m`, `h` or `d`; a century at most.
 - SIZE is a number of bytes, or a number with `K` (1024), `M` or `G`; 1024 TiB at most.

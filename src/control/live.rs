@@ -81,7 +81,7 @@ impl Live {
         let now = moment(self.driver.proxy());
         let recent = self.driver.proxy().stats().recent();
         let is_watched = !self.state.lock().pages.is_empty();
-        // Others' locks are not taken under this one.
+        // The locks of the cache and of the gate are not taken under this one.
         let levels =
             is_watched.then(|| (self.driver.proxy().cache().memory_usage(), self.origin_text()));
         let mut state = self.state.lock();

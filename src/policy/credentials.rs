@@ -59,6 +59,9 @@ pub const SECRETS: [&str; 19] = [
 /// Parameters that are left out of what people read, and neither sign a URI nor tell users from each other.
 const OTHER_SECRETS: [&str; 6] =
     ["awsaccesskeyid", "jsessionid", "pass", "passwd", "phpsessid", "pwd"];
+/// Names that end like those of secrets, and say which page is asked for: an export without them could not be replayed.
+const PAGES: [&str; 5] =
+    ["continuation-token", "next-page-token", "next-token", "page-token", "sync-token"];
 /// The last words of names of secrets that have several.
 const SECRET_ENDINGS: [&str; 6] = ["jwt", "passwd", "password", "secret", "signature", "token"];
 
@@ -214,7 +217,7 @@ fn is_secret_name(name: &str) -> bool {
         return true;
     }
     let last = name.rsplit(|byte| b"-_[.".contains(byte)).next().unwrap_or_default();
-    last.len() < name.len() && is_one(last, &SECRET_ENDINGS)
+    last.len() < name.len() && is_one(last, &SECRET_ENDINGS) && !is_one(name, &PAGES)
 }
 
 #[cfg(test)]
@@ -318,7 +321,8 @@ mod tests {
             ("http://user:s3cret@o/a@b", "http://***@o/a@b"),
             ("http://user:s3cret@o/a?key=1", "http://***@o/a?key=REDACTED"),
             ("/a?refresh_token=1&client-secret=2&user[password]=3&a.token=4", "/a?refresh_token=REDACTED&client-secret=REDACTED&user[password]=REDACTED&a.token=REDACTED"),
-            ("/a?PWD=1&page_token=2&tokens=3&monkey=4", "/a?PWD=REDACTED&page_token=REDACTED&tokens=3&monkey=4"),
+            ("/a?PWD=1&id_token=2&tokens=3&monkey=4", "/a?PWD=REDACTED&id_token=REDACTED&tokens=3&monkey=4"),
+            ("/a?page_token=1&Next-Token=2&sync_token=3", "/a?page_token=1&Next-Token=2&sync_token=3"),
             ("/a?x=1;token=2;y=3&z=4", "/a?x=1;token=REDACTED&z=4"), ("/a?token=1;2&z=4", "/a?token=REDACTED&z=4"),
             ("/a;jsessionid=1/b;v=2?c", "/a;jsessionid=REDACTED/b;v=2?c"), ("/a;b/c", "/a;b/c"),
             ("http://o/a;JSESSIONID=1", "http://o/a;JSESSIONID=REDACTED"), ("/a=b;c", "/a=b;c"),
