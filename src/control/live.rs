@@ -237,7 +237,7 @@ mod tests {
     use crate::clock::Timestamp;
     use crate::message::body::{Growing, Grown};
     use crate::stats::history::PLOTTED;
-    use crate::stats::{BOUNDS_US, NOTED_MAX};
+    use crate::stats::{AnsweredRequest, BOUNDS_US, NOTED_MAX};
 
     #[test]
     fn an_event_is_never_longer_than_it_may_be() {
@@ -257,9 +257,15 @@ mod tests {
                 .collect(),
         };
         let target = "\"".repeat(1000);
-        let at = Timestamp(u64::MAX);
-        let (sent, answer) = ((&*target, &*target), (599, u64::MAX));
-        let request = RecentRequest::new(at, sent, answer, ("stale-if-error", None));
+        let request = RecentRequest::from(AnsweredRequest {
+            at: Timestamp(u64::MAX),
+            method: &target,
+            target: &target,
+            status: 599,
+            bytes: u64::MAX,
+            outcome: "stale-if-error",
+            taken: None,
+        });
         let first = u64::MAX - 100;
         let many = |count| NumberedRequests { first, requests: vec![request.clone(); count] };
         let text = event(&facts, &many(NOTED_MAX));

@@ -9,7 +9,7 @@ use crate::message::request::Request;
 use crate::policy::reason::{CacheStatus, Detail};
 use crate::policy::response::Response;
 use crate::proxy::{Proxy, field_text};
-use crate::stats::{AccessLog, AccessRecord, RecentRequest};
+use crate::stats::{AccessLog, AccessRecord, AnsweredRequest};
 
 /// What the counters and the access log say of a response.
 #[derive(Clone, Copy, Debug)]
@@ -61,10 +61,14 @@ pub(super) fn record_response(
     let from_cache = record.cache_status.from_cache;
     proxy.stats().count_bytes(bytes, from_cache);
     proxy.stats().count_latency(from_cache, taken);
-    proxy.stats().recent().note(|| {
-        let sent = (request.method.as_str(), request.target.as_str());
-        let outcome = (record.cache_status.outcome(), Some(taken));
-        RecentRequest::new(arrival.at, sent, (record.status.as_u16(), bytes), outcome)
+    proxy.stats().recent().note(|| AnsweredRequest {
+        at: arrival.at,
+        method: request.method.as_str(),
+        target: request.target.as_str(),
+        status: record.status.as_u16(),
+        bytes,
+        outcome: record.cache_status.outcome(),
+        taken: Some(taken),
     });
     let Some(log) = log else { return };
     log.write(&AccessRecord {

@@ -25,7 +25,7 @@ mod recent;
 pub use access_log::{AccessFormat, AccessLog, AccessRecord};
 pub use counters::{COUNTERS, Counter, CounterKind, CounterRecord, CounterSource};
 pub use latency::{BOUNDS_US, Latencies, Tally};
-pub use recent::{NOTED_MAX, NumberedRequests, RecentRequest, RecentRequests};
+pub use recent::{AnsweredRequest, NOTED_MAX, NumberedRequests, RecentRequest, RecentRequests};
 
 /// Counters since the start.
 #[derive(Debug, Default)]

@@ -1,8 +1,9 @@
 //! The newest requests: a few of each second, for who watches the proxy.
 //!
-//! They are kept in a ring and have numbers, so that any number of readers see the same ones: a reader asks for what
-//! came since the number that it has come to, and takes nothing from another. Once as many have been noted as may be,
-//! a request costs one relaxed load.
+//! They are kept in a ring, in the order in which their answers had been sent (two event loops may end theirs in
+//! another order than that of their arrival), and have numbers, so that any number of readers see the same ones: a
+//! reader asks for what came since the number that it has come to, and takes nothing from another. Once as many have
+//! been noted as may be, a request costs one relaxed load.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -59,7 +60,27 @@ impl NumberedRequests {
     }
 }
 
-/// A request that was answered.
+/// A request that was answered, as it is noted: what it has of its own is borrowed, since most are not wanted.
+#[derive(Clone, Copy, Debug)]
+pub struct AnsweredRequest<'a> {
+    /// When it arrived.
+    pub at: Timestamp,
+    /// Its method.
+    pub method: &'a str,
+    /// Its target.
+    pub target: &'a str,
+    /// The status of the answer.
+    pub status: u16,
+    /// Bytes of content that were sent.
+    pub bytes: u64,
+    /// `hit`, or the word for why it was none.
+    pub outcome: &'static str,
+    /// From its arrival to the last byte of its answer; `None` for hits of the fast path, which are not timed
+    /// one by one.
+    pub taken: Option<Duration>,
+}
+
+/// An [`AnsweredRequest`] that was noted.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct RecentRequest {
     /// When it arrived.
@@ -74,19 +95,14 @@ pub struct RecentRequest {
     pub bytes: u64,
     /// `hit`, or the word for why it was none.
     pub outcome: &'static str,
-    /// From its arrival to the last byte of its answer; `None` for hits of the fast path, which are not timed
-    /// one by one.
+    /// As [`AnsweredRequest::taken`].
     pub taken: Option<Duration>,
 }
 
-impl RecentRequest {
-    /// An answered request, of which method and target are cut to what is shown.
-    pub fn new(
-        at: Timestamp,
-        (method, target): (&str, &str),
-        (status, bytes): (u16, u64),
-        (outcome, taken): (&'static str, Option<Duration>),
-    ) -> Self {
+impl From<AnsweredRequest<'_>> for RecentRequest {
+    /// Cuts method and target to what is shown, and leaves out secrets.
+    fn from(request: AnsweredRequest<'_>) -> Self {
+        let AnsweredRequest { at, method, target, status, bytes, outcome, taken } = request;
         // No more of it than is shown, however long it is: an event loop does this. A secret's name stands before it.
         let target = cut(&redacted(&cut(target, TARGET_BYTES_MAX)), TARGET_BYTES_MAX);
         let method = cut(method, METHOD_BYTES_MAX);
@@ -113,9 +129,9 @@ impl Default for RecentRequests {
 impl RecentRequests {
     /// Notes a request, if it is wanted.
     #[inline]
-    pub fn note(&self, request: impl FnOnce() -> RecentRequest) {
+    pub fn note<'a>(&self, request: impl FnOnce() -> AnsweredRequest<'a>) {
         if self.wanted.load(Ordering::Relaxed) > 0 {
-            self.note_wanted(request());
+            self.note_wanted(request().into());
         }
     }
 
@@ -159,8 +175,20 @@ mod tests {
 
     use super::*;
 
-    fn request(target: &str) -> RecentRequest {
-        RecentRequest::new(Timestamp(0), ("GET", target), (200, 5), ("hit", None))
+    fn answered(target: &str) -> AnsweredRequest<'_> {
+        AnsweredRequest {
+            at: Timestamp(0),
+            method: "GET",
+            target,
+            status: 200,
+            bytes: 5,
+            outcome: "hit",
+            taken: None,
+        }
+    }
+
+    fn note(recent: &RecentRequests, target: &str) {
+        recent.note(|| answered(target));
     }
 
     #[test]
@@ -169,7 +197,7 @@ mod tests {
         let mut number = 0;
         for second in 0..20 {
             for _ in 0..if second == 0 { NOTED_MAX } else { NOTED_A_SECOND } {
-                recent.note(|| request(&format!("/{number}")));
+                note(&recent, &format!("/{number}"));
                 number += 1;
             }
             recent.note(|| unreachable!("as many are noted as may be"));
@@ -178,12 +206,12 @@ mod tests {
         let all = recent.since(0);
         assert_eq!((all.first, all.requests.len(), all.next()), (84, KEPT_MAX, 144));
         assert_eq!((&*all.requests[0].target, &*all.requests[59].target), ("/84", "/143"));
-        assert_eq!(recent.since(143).requests, [request("/143")]);
+        assert_eq!(recent.since(143).requests, [answered("/143").into()]);
         assert_eq!(recent.since(144), NumberedRequests { first: 144, requests: Vec::new() });
         assert_eq!(recent.since(145), all, "a number of another process");
         // Seconds without requests do not add up without end.
         (0..1000).for_each(|_| recent.renew());
-        (0..100).for_each(|_| recent.note(|| request("/")));
+        (0..100).for_each(|_| note(&recent, "/"));
         assert_eq!(recent.since(144).requests.len(), NOTED_MAX);
     }
 
@@ -216,7 +244,7 @@ mod tests {
                 })
                 .collect();
             for number in 0..ALL {
-                recent.note(|| request(&format!("/{number}")));
+                note(&recent, &format!("/{number}"));
                 if (number + 1).is_multiple_of(NOTED_A_SECOND as u64) {
                     seconds.wait();
                     recent.renew();
@@ -233,10 +261,10 @@ mod tests {
     #[test]
     fn what_is_noted_is_short_and_without_secrets_whatever_was_sent() {
         let long = "é".repeat(10_000);
-        let noted = RecentRequest::new(Timestamp(0), (&long, &long), (200, 5), ("hit", None));
+        let noted = RecentRequest::from(AnsweredRequest { method: &long, ..answered(&long) });
         assert_eq!(noted.method, format!("{}…", "é".repeat(METHOD_BYTES_MAX / 2)));
         assert_eq!(noted.target, format!("{}…", "é".repeat(TARGET_BYTES_MAX / 2)));
-        let noted = request(&format!("/a?q={}&token=geheim", "b".repeat(60)));
+        let noted = RecentRequest::from(answered(&format!("/a?q={}&token=geheim", "b".repeat(60))));
         assert!(!noted.target.contains("geheim"), "{}", noted.target);
     }
 }

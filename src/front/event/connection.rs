@@ -30,7 +30,7 @@ use crate::message::request::{Framing, Request, RequestError};
 use crate::policy::bound::binds_connection;
 use crate::policy::response::Response;
 use crate::proxy::{Attempt, FastHit};
-use crate::stats::RecentRequest;
+use crate::stats::AnsweredRequest;
 
 /// Content of a hit up to this is sent from one buffer, with its head and with other responses.
 const COPIED_MAX: usize = 8 * 1024;
@@ -233,10 +233,14 @@ impl Connection {
         state.fast_hits.count += 1;
         let sent = if plain.head { 0 } else { content.len() as u64 };
         let now = state.now;
-        state.dispatch.proxy.stats().recent().note(|| {
-            let method = if plain.head { "HEAD" } else { "GET" };
-            let answer = (hit.status().as_u16(), sent);
-            RecentRequest::new(now, (method, plain.plain.target), answer, ("hit", None))
+        state.dispatch.proxy.stats().recent().note(|| AnsweredRequest {
+            at: now,
+            method: if plain.head { "HEAD" } else { "GET" },
+            target: plain.plain.target,
+            status: hit.status().as_u16(),
+            bytes: sent,
+            outcome: "hit",
+            taken: None,
         });
         if plain.head {
             return;
