@@ -45,8 +45,17 @@ fn a_stale_response_is_fetched_anew() {
 
 #[test]
 fn head_is_answered_from_a_stored_get() {
-    let origin = Origin::script([on("GET /a").send(200, "Cache-Control: max-age=60", "hello")]);
+    let fresh = "Cache-Control: max-age=60";
+    let origin = Origin::script([
+        on("HEAD /a").head(200, &format!("{fresh}; Content-Length: 5")).times(2),
+        on("GET /a").send(200, fresh, "hello"),
+    ]);
     let proxy = Proxy::before(&origin, &[]);
+    // Who asks with `curl -I` twice, and has no hit, is told why.
+    for _ in 0..2 {
+        let head = proxy.ask("HEAD", "/a", "", "");
+        assert_eq!(head.cache_status(), "proxy; fwd=uri-miss; fwd-status=200; detail=method");
+    }
     proxy.get("/a");
     let head = proxy.ask("HEAD", "/a", "", "");
     assert_eq!((head.status, head.field("content-length")), (200, "5".into()));

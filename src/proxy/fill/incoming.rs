@@ -18,7 +18,7 @@ use crate::origin::{OriginError, OriginHead};
 use crate::policy::age::age_value;
 use crate::policy::forwarding::strip_received;
 use crate::policy::precondition::{holds_for, keep_for_304};
-use crate::policy::reason::{CacheStatus, Detail};
+use crate::policy::reason::{CacheStatus, Detail, Why};
 use crate::policy::response::Response;
 use crate::policy::trailers::announced_trailers;
 use crate::proxy::Proxy;
@@ -296,7 +296,9 @@ impl Proxy {
                 status.detail,
                 None | Some(Detail::HitForMiss | Detail::Validator | Detail::Rest)
             );
-            if says_less && detail != Detail::Method {
+            // `fwd=method` says that already; of a HEAD nothing else says it.
+            let is_said = detail == Detail::Method && forward.why == Why::Method;
+            if says_less && !is_said {
                 status.detail = Some(detail);
             }
             self.log_credentials(forward, detail);
