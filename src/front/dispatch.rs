@@ -112,8 +112,15 @@ impl Dispatch {
         let kind = if attempt.is_first() { Kind::Arrival } else { Kind::Resumed };
         let dispatch = Arc::clone(self);
         self.submit(kind, exchange, move |exchange, role| {
-            if let Some((exchange, response)) = dispatch.look_up(exchange, attempt, role) {
-                exchange.respond(response.into());
+            match dispatch.look_up(exchange, attempt, role) {
+                // It is read from a disk or over a network, which a reserved worker must not wait for.
+                Some((exchange, response))
+                    if role == Role::Reserved && matches!(response.body, Body::Arriving(_)) =>
+                {
+                    dispatch.submit_response(exchange, response);
+                }
+                Some((exchange, response)) => exchange.respond(response.into()),
+                None => {}
             }
         });
     }
@@ -244,7 +251,7 @@ impl Dispatch {
 
     /// Runs the next part of an exchange, which has to wait, on a worker.
     pub(super) fn run_elsewhere(&self, work: Box<dyn FnOnce() + Send>) {
-        // An elastic pool refuses none.
+        // A pool refuses none of these; the writer of a relay must not be dropped in here.
         if self.pool.submit(Kind::Begun, Box::new(move |_| work())).is_err() {
             log::debug!("no worker for the end of a response");
         }

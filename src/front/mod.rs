@@ -18,6 +18,7 @@ pub mod event;
 pub mod outgoing;
 pub mod private;
 mod recalls;
+mod relay;
 mod served;
 pub mod tiny;
 mod tunnels;

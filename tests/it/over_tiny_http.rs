@@ -13,6 +13,9 @@ mod certificates;
 mod collapsed;
 #[path = "credentials.rs"]
 mod credentials;
+#[cfg(feature = "sqlite")]
+#[path = "disk_readers.rs"]
+mod disk_readers;
 #[path = "ending.rs"]
 mod ending;
 #[path = "forwarded.rs"]

@@ -11,8 +11,8 @@ use parking_lot::Mutex;
 
 use crate::front::dispatch::{self, Dispatch};
 use crate::front::event::inbox::{self, AgreedUpgrade, ExchangeId};
-use crate::front::event::relay::Relay;
 use crate::front::event::upload::{Upload, UploadReader};
+use crate::front::relay::Relay;
 use crate::front::wire::interim_head;
 use crate::message::body::{Arriving, Body, Growing};
 use crate::message::fields::Fields;

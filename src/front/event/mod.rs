@@ -47,7 +47,6 @@ mod output;
 pub mod parse;
 mod plain;
 mod receiving;
-mod relay;
 mod sending;
 pub mod simulation;
 mod timeouts;

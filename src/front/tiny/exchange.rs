@@ -1,10 +1,10 @@
 //! One request of a client and its answer, over tiny_http.
 //!
-//! The response is written by this file, not by tiny_http, which reframes bodies and makes a cut one
+//! The response is written by us, not by tiny_http, which reframes bodies and makes a cut one
 //! look complete. And the request's content is accounted for before tiny_http sees the end of it:
 //! tiny_http allocates as much memory as a client has announced and not sent.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -15,23 +15,22 @@ use parking_lot::Mutex;
 
 use crate::front::dispatch::{self, Dispatch};
 use crate::front::outgoing::Outgoing;
+use crate::front::relay::Relay;
 use crate::front::served::{Arrival, LogRecord, record_response};
 use crate::front::tiny::connections::{Activity, Connections};
 use crate::front::tiny::pump::Pumps;
+use crate::front::tiny::sender::{PIECE_BYTES, Sender};
 use crate::front::tiny::sending::{Recipient, Sending};
 use crate::front::tunnels::{self, TunnelClient, TunnelPermit};
 use crate::front::wire::{Delimiting, WireClient, interim_head};
-use crate::message::body::{Arriving, BlockingBody, Body};
-use crate::message::chunked::{CHUNK_HEAD_BYTES, LAST_CHUNK, chunk_head};
+use crate::message::body::{Arriving, Body};
 use crate::message::fields::Fields;
 use crate::message::request::{Framing, Request};
 use crate::origin::{Interim, RequestContent, Tunnel};
 use crate::policy::response::Response;
-use crate::proxy::{Attempt, Delivery, Fetch, Proxy};
+use crate::proxy::{Attempt, ContentFetch, Delivery, Fetch, Proxy};
 use crate::stats::AccessLog;
 
-/// A piece of a body on its way to a client.
-const PIECE_BYTES: usize = 64 * 1024;
 /// Content that no worker reads is read to its end up to this; beyond it the connection is cut.
 const DRAIN_BYTES_MAX: u64 = 256 * 1024;
 
@@ -45,6 +44,7 @@ pub(super) struct TinyShared {
     pub proxy: Arc<Proxy>,
     pub connections: Connections,
     pub pumps: Pumps,
+    pub dispatch: Arc<Dispatch>,
     pub access_log: Option<AccessLog>,
 }
 
@@ -123,6 +123,40 @@ impl TinyExchange {
                 Ok(Sending::new(Box::new(self), socket, outgoing, record))
             }
             Err(response) => Err(Box::new((self, response))),
+        }
+    }
+
+    /// Sends a response as the client takes it. This worker fetches the rest of its body, if there is more to fetch.
+    fn send_paced(self, response: Response, rest: Option<Box<ContentFetch>>) {
+        let shared = Arc::clone(&self.shared);
+        let pump = shared.pumps.choose();
+        match (self.begin(response), rest) {
+            (Ok(sending), Some(rest)) => pump.drive(sending, *rest),
+            (Ok(sending), None) => pump.send(sending),
+            // Through tiny_http after all, at the price of this worker's time.
+            (Err(back), rest) => {
+                let (exchange, response) = *back;
+                exchange.answer(Delivery { response, rest, refresh: None }.into_response());
+            }
+        }
+    }
+
+    /// Sends a response whose body is read from a store behind memory, by any worker that is free whenever the client
+    /// has taken what there is. A hundred who read a body on its way into a store once held as many workers.
+    fn relay(self, response: Response, body: Box<dyn Arriving>) {
+        let shared = Arc::clone(&self.shared);
+        let (response, relay) = Relay::between(response, body, &shared.dispatch);
+        match self.begin(response) {
+            Ok(sending) => {
+                // First the body: one that is short is sent with its head, and by this worker alone.
+                relay.run();
+                shared.pumps.choose().send(sending);
+            }
+            Err(back) => {
+                let (exchange, response) = *back;
+                let body = Body::Arriving(relay.into_body());
+                exchange.answer(Response { body, ..response });
+            }
         }
     }
 
@@ -293,35 +327,27 @@ impl dispatch::ClientExchange for TinyExchange {
         }))
     }
 
-    /// A body that grows or is large is sent as the client takes it, which holds no worker; what has
-    /// to be fetched of it is fetched here.
+    /// A body that grows, or is large, or is read from a store behind memory, is sent as the client takes it, which
+    /// holds no worker; what has to be fetched of it is fetched here.
     fn respond(self, delivery: Delivery) {
+        let Delivery { mut response, rest, .. } = delivery;
         // A short body fits into the socket's buffer: one write, and the worker is free. A HEAD has no
         // body to wait for.
-        let paced = match &delivery.response.body {
-            Body::Growing(_) => true,
-            Body::Whole(bytes) => bytes.len() > PIECE_BYTES && self.request.method != Method::HEAD,
-            _ => false,
-        };
-        let Delivery { response, rest, .. } = delivery;
-        if !paced {
-            self.answer(response);
-            // What the client did not need may be worth keeping.
-            if let Some(rest) = rest {
-                rest.run();
+        let has_content = self.request.method != Method::HEAD;
+        match std::mem::replace(&mut response.body, Body::None { length: None }) {
+            Body::Arriving(body) if has_content => self.relay(response, body),
+            body @ Body::Growing(_) => {
+                return self.send_paced(Response { body, ..response }, rest);
             }
-            return;
+            Body::Whole(bytes) if bytes.len() > PIECE_BYTES && has_content => {
+                let body = Body::Whole(bytes);
+                return self.send_paced(Response { body, ..response }, rest);
+            }
+            body => self.answer(Response { body, ..response }),
         }
-        let shared = Arc::clone(&self.shared);
-        let pump = shared.pumps.choose();
-        match (self.begin(response), rest) {
-            (Ok(sending), Some(rest)) => pump.drive(sending, *rest),
-            (Ok(sending), None) => pump.send(sending),
-            // Through tiny_http after all, at the price of this worker's time.
-            (Err(back), rest) => {
-                let (exchange, response) = *back;
-                exchange.answer(Delivery { response, rest, refresh: None }.into_response());
-            }
+        // What the client did not need may be worth keeping.
+        if let Some(rest) = rest {
+            rest.run();
         }
     }
 
@@ -469,113 +495,6 @@ fn cut() -> io::Error {
         io::ErrorKind::UnexpectedEof,
         "the client stopped before its content was complete",
     )
-}
-
-/// Writes one response to one client.
-struct Sender<'a> {
-    out: Box<dyn Write + 'a>,
-    /// Bytes of content that were sent.
-    sent: u64,
-    /// The rest of the body will not come.
-    truncated: bool,
-    /// Is called when waiting for the client begins, and when it ends.
-    note: &'a dyn Fn(bool),
-}
-
-impl Sender<'_> {
-    /// Sends a response; gives how it was delimited. After an error the connection must be cut.
-    fn send(
-        &mut self,
-        client: WireClient,
-        method: &Method,
-        mut response: Response,
-    ) -> io::Result<Delimiting> {
-        let body = match std::mem::replace(&mut response.body, Body::None { length: None }) {
-            // This thread can wait for it.
-            Body::Growing(body) => Body::Arriving(Box::new(BlockingBody(body))),
-            body => body,
-        };
-        response.body = body;
-        let delimiting = client.delimiting_of(method, &response);
-        let body = std::mem::replace(&mut response.body, Body::None { length: None });
-        let mut head = client.head(&response, delimiting);
-        match body {
-            _ if matches!(delimiting, Delimiting::Nothing(_)) => self.write_now(&head)?,
-            Body::Whole(bytes) => {
-                if head.len() + bytes.len() <= PIECE_BYTES {
-                    // One write for all: one packet, and one call of the system.
-                    head.extend_from_slice(&bytes);
-                    self.write_now(&head)?;
-                } else {
-                    self.write_now(&head)?;
-                    self.write_now(&bytes)?;
-                }
-                self.sent = bytes.len() as u64;
-            }
-            Body::Arriving(body) => return self.relay(&head, body, delimiting),
-            _ => self.write_now(&head)?,
-        }
-        Ok(delimiting)
-    }
-
-    /// Passes on what arrives, as it arrives.
-    fn relay(
-        &mut self,
-        head: &[u8],
-        mut body: Box<dyn Arriving>,
-        delimiting: Delimiting,
-    ) -> io::Result<Delimiting> {
-        let mut result = self.write_now(head);
-        // The chunk's size fits in front of the piece and the line end behind it: one write for all three.
-        let mut piece = vec![0; PIECE_BYTES + CHUNK_HEAD_BYTES + 2];
-        while result.is_ok() {
-            let middle = CHUNK_HEAD_BYTES..CHUNK_HEAD_BYTES + PIECE_BYTES;
-            let count = body.read(&mut piece[middle]).inspect_err(|error| {
-                // TimedOut means that this client has fallen behind; then the body is not cut.
-                self.truncated = error.kind() != io::ErrorKind::TimedOut;
-            })?;
-            if count == 0 {
-                let last: &[u8] = if delimiting == Delimiting::Chunked { LAST_CHUNK } else { &[] };
-                if !last.is_empty() {
-                    self.write_now(last)?;
-                }
-                return Ok(delimiting);
-            }
-            // An error is not returned at once: the body may be worth fetching for others.
-            result = self.write_now(framed(&mut piece, count, delimiting));
-            if result.is_ok() {
-                self.sent += count as u64;
-            }
-        }
-        // The client is gone; what is worth keeping is fetched to its end.
-        body.abandon();
-        result.map(|()| delimiting)
-    }
-
-    /// Writes piece by piece: a client may be slow, as long as it takes a piece now and then.
-    fn write_now(&mut self, bytes: &[u8]) -> io::Result<()> {
-        for piece in bytes.chunks(PIECE_BYTES + CHUNK_HEAD_BYTES + 2) {
-            (self.note)(true);
-            self.out.write_all(piece)?;
-        }
-        let flushed = self.out.flush();
-        (self.note)(false);
-        flushed
-    }
-}
-
-/// Puts the framing around `count` bytes of content, which begin at [`CHUNK_HEAD_BYTES`].
-fn framed(piece: &mut [u8], count: usize, delimiting: Delimiting) -> &[u8] {
-    let (mut start, mut end) = (CHUNK_HEAD_BYTES, CHUNK_HEAD_BYTES + count);
-    if delimiting == Delimiting::Chunked {
-        // The size line is as long as its digits, so it is put right in front of the content.
-        let size = chunk_head(count);
-        start -= size.len();
-        piece[start..CHUNK_HEAD_BYTES].copy_from_slice(&size);
-        piece[end..end + 2].copy_from_slice(b"\r\n");
-        end += 2;
-    }
-    &piece[start..end]
 }
 
 /// Drops a request that was refused before its framing was known.

@@ -48,6 +48,7 @@ use crate::vital;
 mod connections;
 mod exchange;
 mod pump;
+mod sender;
 mod sending;
 mod sockets;
 
@@ -70,7 +71,6 @@ struct Inner {
     wait_max: Duration,
     limits: RequestLimits,
     shared: Arc<TinyShared>,
-    dispatch: Arc<Dispatch>,
     /// No client is accepted any more.
     stopping: AtomicBool,
     /// No client is waited for any more.
@@ -105,14 +105,14 @@ impl TinyFront {
         let pumps = Pumps::start(proxy.stats())?;
         let dispatch = Dispatch::new(driver, pool, settings.handler, settings.health_path, None);
         let dispatch = Arc::new(dispatch);
-        let shared = TinyShared { proxy, connections, pumps, access_log: settings.access_log };
+        let access_log = settings.access_log;
+        let shared = TinyShared { proxy, connections, pumps, dispatch, access_log };
         let inner = Arc::new(Inner {
             listener: Mutex::new(Some(listener)),
             local,
             wait_max: settings.wait_max,
             limits: settings.limits,
             shared: Arc::new(shared),
-            dispatch,
             stopping: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             server: Mutex::new(None),
@@ -280,14 +280,14 @@ impl Inner {
         let begin = Box::new(move || {
             let exchange = taken.lock().take();
             if let Some(exchange) = exchange {
-                front.dispatch.submit_lookup(exchange, Attempt::default());
+                front.shared.dispatch.submit_lookup(exchange, Attempt::default());
             }
         });
         if self.shared.connections.in_turn(peer, begin).is_err() {
             // Taken before it is refused: the lock would be held for as long as that takes.
             let exchange = slot.lock().take();
             if let Some(exchange) = exchange {
-                self.dispatch.refuse_full(exchange);
+                self.shared.dispatch.refuse_full(exchange);
             }
         }
     }

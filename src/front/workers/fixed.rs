@@ -7,7 +7,7 @@
 use std::io;
 use std::sync::Arc;
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, unbounded};
 
 use crate::front::workers::job::{FORWARDS_PER_WORKER, Job, Kind, Role, run};
 use crate::stats::{Counter, Stats};
@@ -22,6 +22,8 @@ const WORKERS_PER_RESERVED: usize = 8;
 pub(super) struct FixedPool {
     arrivals: Sender<Job>,
     forwards: Sender<Job>,
+    /// [`Kind::Begun`]: without a bound of its own, because none may be refused.
+    begun: Sender<Job>,
     /// New requests for the origin server beyond this are refused.
     forwards_max: usize,
     stats: Arc<Stats>,
@@ -36,20 +38,25 @@ impl FixedPool {
         let forwards_max = workers * FORWARDS_PER_WORKER;
         let (arrivals, arriving) = bounded::<Job>(ARRIVALS_MAX + parked_max);
         let (forwards, forwarding) = bounded::<Job>(forwards_max + parked_max);
+        let (begun, begun_before) = unbounded::<Job>();
         let reserved = (workers / WORKERS_PER_RESERVED).max(1);
         stats.gauge(Counter::Workers, (workers + reserved).cast_signed() as i64);
         for number in 0..workers + reserved {
             // All threads take arrivals; the reserved ones take nothing else.
             let role = if number < reserved { Role::Reserved } else { Role::Any };
-            let (arriving, forwarding) = (arriving.clone(), forwarding.clone());
+            let queues = Queues {
+                arriving: arriving.clone(),
+                forwarding: forwarding.clone(),
+                begun: begun_before.clone(),
+            };
             let stats = Arc::clone(stats);
             let run_all = move || {
-                work(role, &arriving, &forwarding, &stats);
+                work(role, &queues, &stats);
                 Ok(())
             };
             vital::spawn(&format!("worker-{number}"), run_all)?;
         }
-        Ok(Self { arrivals, forwards, forwards_max, stats: Arc::clone(stats) })
+        Ok(Self { arrivals, forwards, begun, forwards_max, stats: Arc::clone(stats) })
     }
 
     /// How much of this kind may wait, beside what the channels hold at most.
@@ -65,7 +72,8 @@ impl FixedPool {
     pub(super) fn submit(&self, kind: Kind, job: Job) -> Result<(), Job> {
         let queue = match kind {
             Kind::Arrival | Kind::Resumed => &self.arrivals,
-            Kind::Forward | Kind::ResumedForward | Kind::Begun => &self.forwards,
+            Kind::Forward | Kind::ResumedForward => &self.forwards,
+            Kind::Begun => &self.begun,
         };
         let most = self.waiting_max(kind);
         // Several threads may get past this at once, and overshoot by as many; the channel's own bound
@@ -79,15 +87,25 @@ impl FixedPool {
     }
 }
 
+/// Where a thread takes its work.
+struct Queues {
+    arriving: Receiver<Job>,
+    forwarding: Receiver<Job>,
+    begun: Receiver<Job>,
+}
+
 /// The work of one thread, until the pool is dropped.
-fn work(role: Role, arriving: &Receiver<Job>, forwarding: &Receiver<Job>, stats: &Stats) {
+fn work(role: Role, queues: &Queues, stats: &Stats) {
+    let Queues { arriving, forwarding, begun } = queues;
+    // A channel that is closed and empty has nothing more; the others may have.
+    let any = || arriving.recv().or_else(|_| forwarding.recv()).or_else(|_| begun.recv());
     loop {
         let job = match role {
             Role::Reserved => arriving.recv(),
             Role::Any => crossbeam_channel::select! {
-                // A channel that is closed and empty has nothing more; the other one may have.
-                recv(forwarding) -> job => job.or_else(|_| arriving.recv()),
-                recv(arriving) -> job => job.or_else(|_| forwarding.recv()),
+                recv(begun) -> job => job.or_else(|_| any()),
+                recv(forwarding) -> job => job.or_else(|_| any()),
+                recv(arriving) -> job => job.or_else(|_| any()),
             },
         };
         // The channels are closed when the pool is dropped.
@@ -124,6 +142,33 @@ mod tests {
         assert!(pool.submit(Kind::Arrival, Box::new(|_| ())).is_err());
         assert!(pool.submit(Kind::Resumed, Box::new(|_| ())).is_ok(), "it was accepted before");
         drop(release);
+    }
+
+    #[test]
+    fn what_has_begun_is_never_refused_and_has_its_turn() {
+        let pool = FixedPool::start(1, 4, &Arc::default()).expect("threads");
+        let (release, held) = channel::<()>();
+        let (begun, has_begun) = channel();
+        let job = move |_| {
+            begun.send(()).expect("the test listens");
+            _ = held.recv();
+        };
+        assert!(pool.submit(Kind::Forward, Box::new(job)).is_ok());
+        has_begun.recv().expect("the worker is held");
+        let (done, is_done) = channel();
+        let count = 4 * (FORWARDS_PER_WORKER + 4);
+        for _ in 0..count {
+            let done = done.clone();
+            let job = Box::new(move |_| done.send(()).expect("the test listens"));
+            assert!(pool.submit(Kind::Begun, job).is_ok());
+        }
+        // It waits for the one worker: those that only look up do none of it.
+        assert!(is_done.try_recv().is_err());
+        assert!(pool.submit(Kind::Forward, Box::new(|_| ())).is_ok(), "it takes nobody's slot");
+        drop(release);
+        for _ in 0..count {
+            assert_eq!(is_done.recv(), Ok(()));
+        }
     }
 
     #[test]

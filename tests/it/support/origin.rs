@@ -29,7 +29,11 @@ impl Gate {
     /// Waits until it is open.
     pub fn pass(&self) {
         let open = self.0.0.lock().expect("no panic");
-        drop(self.0.1.wait_timeout_while(open, PATIENCE, |open| !*open));
+        let (open, waited) =
+            self.0.1.wait_timeout_while(open, PATIENCE, |open| !*open).expect("no panic");
+        drop(open);
+        // Else the answer would go on, and hide that somebody hung until then.
+        assert!(!waited.timed_out(), "a gate was not opened in time");
     }
 }
 

@@ -1,6 +1,6 @@
-//! A body that is read on workers, from a store behind memory or as it comes there, on its way to a client of an event
-//! loop. A worker moves it on as long as nothing has to be waited for: neither a client that takes nothing nor a fetch
-//! that has yet to bring more holds a thread.
+//! A body that is read on workers, from a store behind memory or as it comes there, on its way to a client. A worker
+//! moves it on as long as nothing has to be waited for: neither a client that takes nothing nor a fetch that has yet to
+//! bring more holds a thread.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
@@ -65,6 +65,11 @@ impl Relay {
         let (writer, reader) = Writer::passing_fast(body.length(), wide);
         let response = Response { body: Body::Growing(Box::new(reader)), ..response };
         (response, Self { writer, body, dispatch: Arc::clone(dispatch), pace: Pace::new() })
+    }
+
+    /// The body, where it is to be read in another way after all; nothing of it has been read.
+    pub fn into_body(self) -> Box<dyn Arriving> {
+        self.body
     }
 
     /// Has it run by a worker.
