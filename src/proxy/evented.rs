@@ -400,6 +400,10 @@ impl<C: FetchClient> Consumer for EventedFetch<C> {
         self.space_in(now)
     }
 
+    fn keeps_back(&self) -> bool {
+        matches!(&self.state, EventedState::Moving(transfer, _) if transfer.sink.keeps_back())
+    }
+
     fn piece(&mut self, piece: &[u8]) -> Wish {
         match std::mem::replace(&mut self.state, EventedState::Over) {
             EventedState::Tunnelling(mut writer) => {

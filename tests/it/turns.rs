@@ -4,7 +4,7 @@
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
@@ -28,6 +28,8 @@ struct Client {
     /// How often it was asked for space, and how often it has none.
     asked: Arc<AtomicUsize>,
     blocked: usize,
+    /// Does it keep back what has come while it has no space?
+    keeps_back: Arc<AtomicBool>,
     /// How much content has come.
     taken: Arc<AtomicUsize>,
     /// Content of its own; `None` as long as it gives none.
@@ -41,8 +43,8 @@ const AGAIN: Duration = Duration::from_secs(3600);
 impl Client {
     fn new(outcomes: Sender<Outcome>, blocked: usize) -> Self {
         let (asked, taken) = (Arc::default(), Arc::default());
-        let (content, key) = (Arc::default(), Arc::default());
-        Self { outcomes, status: 0, asked, blocked, taken, content, key }
+        let (keeps_back, content, key) = (Arc::default(), Arc::default(), Arc::default());
+        Self { outcomes, status: 0, asked, blocked, keeps_back, taken, content, key }
     }
 
     fn take(&self, piece: &[u8]) {
@@ -75,6 +77,10 @@ impl Consumer for Client {
             return Space::None(now + AGAIN);
         }
         Space::Bytes(1)
+    }
+
+    fn keeps_back(&self) -> bool {
+        self.keeps_back.load(Ordering::Relaxed)
     }
 
     fn piece(&mut self, piece: &[u8]) -> Wish {
@@ -149,6 +155,25 @@ fn content_is_not_late_because_there_was_no_space_before() {
     event_loop.pass(2 * AGAIN);
     assert_eq!(event_loop.outcome(), Ok(200));
     assert_eq!(client.taken.load(Ordering::Relaxed), BYTES);
+}
+
+/// What was read last may wait for space that nobody tells of, while the origin server sends nothing more: it is asked
+/// for again and again, and the time of the origin server begins behind that.
+#[test]
+fn what_is_kept_back_goes_on_although_nothing_more_comes() {
+    let (mut event_loop, client, mut server) = asking(3, Framing::None);
+    client.keeps_back.store(true, Ordering::Relaxed);
+    server.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nx").expect("a connection");
+    let asked = || client.asked.load(Ordering::Relaxed);
+    event_loop.until(|_| (asked() > 0).then_some(()));
+    for count in 2..=4 {
+        event_loop.pass(AGAIN);
+        assert_eq!(asked(), count);
+    }
+    client.keeps_back.store(false, Ordering::Relaxed);
+    server.write_all(b"y").expect("a connection");
+    assert_eq!(event_loop.outcome(), Ok(200));
+    assert_eq!(client.taken.load(Ordering::Relaxed), 2);
 }
 
 /// RFC 9112 §6.3: bytes behind a response are no response to the next request, also where a read ends between them.

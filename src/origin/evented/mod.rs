@@ -67,6 +67,12 @@ pub trait Consumer {
     /// May content be read, at `now`?
     fn space(&mut self, now: Instant) -> Space;
 
+    /// Does content that has come wait for space elsewhere? Then [`Consumer::space`] is asked although nothing more
+    /// has come.
+    fn keeps_back(&self) -> bool {
+        false
+    }
+
     /// Content has come, which is not the last.
     fn piece(&mut self, piece: &[u8]) -> Wish;
 

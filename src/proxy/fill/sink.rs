@@ -195,7 +195,12 @@ impl Sink {
 
     /// May a piece be fetched? Never waits.
     pub fn has_space(&self) -> bool {
-        self.writer.has_space() && self.keeping.recording().is_none_or(Recording::has_space)
+        self.writer.has_space() && !self.keeps_back()
+    }
+
+    /// Does content that has come wait for the queue of the backing store? Its readers there wait with it.
+    pub fn keeps_back(&self) -> bool {
+        self.keeping.recording().is_some_and(|recording| !recording.has_space())
     }
 
     /// Waits until one may: for the slowest reader, within a bound, and for the queue of the backing store, within

@@ -36,7 +36,7 @@ impl<C: Consumer> Exchanges<C> {
             }
             let Some(connection) = &mut exchange.connection else { return TurnOutcome::Over };
             if !connection.readable {
-                return self.wait(exchange, has_moved);
+                return self.read_later(exchange, has_moved);
             }
             let most = if connection.reader.awaits_head() {
                 HEAD_READ_BYTES
@@ -81,6 +81,18 @@ impl<C: Consumer> Exchanges<C> {
         // Bytes have moved since it was set. Left there, it would end the exchange before its next turn.
         exchange.deadline = None;
         TurnOutcome::Again
+    }
+
+    /// Nothing has come that is to be read.
+    fn read_later(&self, exchange: &mut Exchange<C>, has_moved: bool) -> TurnOutcome {
+        let was_blocked = exchange.is_blocked;
+        // What was read last may have to be asked about again, whether or not the origin server goes on.
+        if (was_blocked || exchange.consumer.keeps_back())
+            && let Err(outcome) = self.space(exchange)
+        {
+            return outcome;
+        }
+        self.wait(exchange, has_moved || was_blocked)
     }
 
     /// How much content may be read; an outcome is for content that may not.
