@@ -48,20 +48,23 @@ pub fn size(stream: &impl AsFd) -> (usize, usize) {
     found.map_or((COLUMNS, ROWS), |size| (size.ws_col.into(), size.ws_row.into()))
 }
 
-/// As much of a text as has room in so many columns; control characters are seen as their numbers.
+/// As much of a text as has room in so many columns, with an ellipsis if that is not all; control characters are seen as
+/// their numbers.
 pub fn fitted(text: &str, columns: usize) -> String {
-    let mut out = String::new();
-    let mut left = columns;
-    for letter in visible(text).chars() {
+    let text = visible(text);
+    let (mut taken, mut kept) = (0, 0);
+    for (at, letter) in text.char_indices() {
         // Marks that stand above the letter before them take no column.
-        let width = letter.width().unwrap_or(0);
-        if width > left {
-            break;
+        taken += letter.width().unwrap_or(0);
+        if taken > columns {
+            return if columns == 0 { String::new() } else { format!("{}…", &text[..kept]) };
         }
-        left -= width;
-        out.push(letter);
+        // There is space for this letter, and for an ellipsis.
+        if taken < columns {
+            kept = at + letter.len_utf8();
+        }
     }
-    out
+    text.into_owned()
 }
 
 /// The whole terminal, as long as it is drawn on: restored when it is dropped, however that happens.
@@ -94,13 +97,13 @@ impl Screen {
         self.keys.is_some()
     }
 
-    /// Draws the lines that are made for so many rows, as many and as much of them as there is space for; the error is
-    /// that the terminal is gone.
-    pub fn draw(&self, lines: impl FnOnce(usize) -> Vec<StyledLine>) -> io::Result<()> {
+    /// Draws the lines that are made for so many columns and rows, as many and as much of them as there is space for; the
+    /// error is that the terminal is gone.
+    pub fn draw(&self, lines: impl FnOnce((usize, usize)) -> Vec<StyledLine>) -> io::Result<()> {
         let (columns, rows) = size(&io::stdout());
         let mut out = io::stdout();
         // In one piece, so that nobody sees half of it.
-        out.write_all(drawn(&lines(rows), columns, rows, self.is_plain).as_bytes())?;
+        out.write_all(drawn(&lines((columns, rows)), columns, rows, self.is_plain).as_bytes())?;
         out.flush()
     }
 }
@@ -127,9 +130,13 @@ fn drawn(lines: &[StyledLine], columns: usize, rows: usize, is_plain: bool) -> S
             Style::Bold => ("\x1b[1m", "\x1b[0m"),
             Style::Warning => ("\x1b[31m", "\x1b[0m"),
         };
-        out.extend([begins, &fitted(text, columns), ends, "\x1b[K"]);
+        // Before the line: behind one that ends in the last column, this would take its last letter away.
+        out.extend(["\x1b[K", begins, &fitted(text, columns), ends]);
     }
-    out + "\x1b[J"
+    if lines.len() < rows {
+        out.push_str(if lines.is_empty() { "\x1b[J" } else { "\r\n\x1b[J" });
+    }
+    out
 }
 
 /// Reads one key of the standard input; `None` at its end.
@@ -150,12 +157,18 @@ mod tests {
         #[rustfmt::skip]
         let table = [
             ("/products/1", 80, "/products/1"),
-            ("/products/1", 5, "/prod"),
+            ("/products/1", 11, "/products/1"),
+            ("/products/1", 5, "/pro…"),
+            ("/products/1", 1, "…"),
+            ("/products/1", 0, ""),
             ("/a\x1b[2J\r\n\u{9b}31m/b", 80, "/a⟨U+001B⟩[2J⟨U+000D⟩⟨U+000A⟩⟨U+009B⟩31m/b"),
             ("/\u{202e}gnp.exe\u{2066}", 80, "/⟨U+202E⟩gnp.exe⟨U+2066⟩"),
             // Wide letters take two columns, and marks none.
-            ("日本語", 5, "日本"),
-            ("e\u{301}e\u{301}e", 2, "e\u{301}e\u{301}"),
+            ("日本語", 6, "日本語"),
+            ("日本語", 5, "日本…"),
+            ("日本語", 4, "日…"),
+            ("e\u{301}e\u{301}e\u{301}", 3, "e\u{301}e\u{301}e\u{301}"),
+            ("e\u{301}e\u{301}e", 2, "e\u{301}…"),
             ("", 0, ""),
         ];
         for (text, columns, expected) in table {
@@ -169,9 +182,11 @@ mod tests {
         let lines = [line(Style::Bold, "wide"), line(Style::Warning, "b"), line(Style::Plain, "c")];
         assert_eq!(
             drawn(&lines, 3, 2, false),
-            "\x1b[H\x1b[1mwid\x1b[0m\x1b[K\r\n\x1b[31mb\x1b[0m\x1b[K\x1b[J"
+            "\x1b[H\x1b[K\x1b[1mwi…\x1b[0m\r\n\x1b[K\x1b[31mb\x1b[0m"
         );
-        assert_eq!(drawn(&lines, 3, 2, true), "\x1b[Hwid\x1b[K\r\nb\x1b[K\x1b[J");
-        assert_eq!(drawn(&lines, 3, 0, true), "\x1b[H\x1b[J");
+        assert_eq!(drawn(&lines, 3, 2, true), "\x1b[H\x1b[Kwi…\r\n\x1b[Kb");
+        assert_eq!(drawn(&lines[1..], 3, 3, true), "\x1b[H\x1b[Kb\r\n\x1b[Kc\r\n\x1b[J");
+        assert_eq!(drawn(&lines, 3, 0, true), "\x1b[H");
+        assert_eq!(drawn(&[], 3, 2, true), "\x1b[H\x1b[J");
     }
 }

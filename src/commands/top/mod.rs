@@ -136,7 +136,7 @@ fn watch(
         let now = Clock::System.now().seconds();
         // A terminal that is gone ends it, as a pipe does.
         let newest = requests.as_mut().map(|kept| &*kept.make_contiguous());
-        if screen.draw(|rows| page::page(&history, newest, now, rows)).is_err() {
+        if screen.draw(|size| page::page(&history, newest, now, size)).is_err() {
             break;
         }
         // The first sample is the beginning of the first second.

@@ -10,17 +10,20 @@ use crate::commands::top::sample::{SpanCounts, TopRequest, TopSample, TopSamples
 
 /// How many of the reasons for misses are shown.
 const REASONS_MAX: usize = 8;
-/// The columns of names, and of each number.
+/// The columns of names, of reasons, and of each number.
 const NAME: usize = 20;
+const REASON: usize = 32;
 const NUMBER: usize = 14;
+/// With fewer columns, requests have neither their bytes nor their time: their targets say more.
+const REQUEST: usize = 64;
 
-/// The page, in so many rows; `now` is in seconds since 1970, and `requests` are the newest ones, the oldest first, if
-/// the proxy tells them. Empty before the first sample.
+/// The page, in so many columns and rows; `now` is in seconds since 1970, and `requests` are the newest ones, the oldest
+/// first, if the proxy tells them. Empty before the first sample.
 pub fn page(
     history: &TopSamples,
     requests: Option<&[TopRequest]>,
     now: u64,
-    rows: usize,
+    (columns, rows): (usize, usize),
 ) -> Vec<StyledLine> {
     let Some(newest) = history.newest() else { return Vec::new() };
     let mut lines = Vec::new();
@@ -30,20 +33,18 @@ pub fn page(
     let minute = history.minute();
     // Told by the proxy, both go back to before it was watched.
     add(Style::Plain, if history.is_of_proxy() { String::new() } else { OWN_HISTORY.to_string() });
-    let columns = [history.last(), minute.clone(), history.hour()];
+    let spans = [history.last(), minute.clone(), history.hour()];
     let since_start = SpanCounts { counts: newest.clone(), taken: Duration::MAX };
-    let mut heads = String::new();
-    for (counted, (asked, name)) in columns.iter().zip(SPANS) {
-        let _ = write!(heads, "{:>NUMBER$}", last(counted.as_ref(), asked, name));
-    }
-    add(Style::Bold, format!("{:NAME$}{heads}{:>NUMBER$}", "", "since start"));
-    let columns: Vec<_> = columns.into_iter().chain([Some(since_start)]).collect();
+    let heads = spans.iter().zip(SPANS);
+    let heads = heads.map(|(counted, (asked, name))| last(counted.as_ref(), asked, name));
+    let heads: Vec<String> = heads.chain(["since start".to_string()]).collect();
+    add(Style::Bold, row("", NAME, &heads, columns));
+    let spans: Vec<_> = spans.into_iter().chain([Some(since_start)]).collect();
     for (name, figure) in FIGURES {
-        let cells = columns.iter().map(|counted| {
-            let shown = counted.as_ref().map_or(UNKNOWN.to_string(), |span| figure(&span.counts));
-            format!("{shown:>NUMBER$}")
+        let cells = spans.iter().map(|counted| {
+            counted.as_ref().map_or(UNKNOWN.to_string(), |span| figure(&span.counts))
         });
-        add(Style::Plain, format!("{name:NAME$}{}", cells.collect::<String>()));
+        add(Style::Plain, row(name, NAME, &cells.collect::<Vec<_>>(), columns));
     }
     add(Style::Plain, String::new());
     let (style, state) = origin_state(minute.as_ref());
@@ -53,9 +54,20 @@ pub fn page(
     add(Style::Plain, format!("{:NAME$}{}", "clients", number(newest.connections)));
     // Half of what is left is for the reasons, and the other half for requests; each has a head.
     let left = rows.saturating_sub(lines.len() + 4);
-    reasons(&mut lines, newest, minute.as_ref(), (left / 2).max(1));
-    newest_requests(&mut lines, requests);
+    reasons(&mut lines, newest, minute.as_ref(), (columns, (left / 2).max(1)));
+    newest_requests(&mut lines, requests, columns);
     lines
+}
+
+/// A name and as many of the numbers behind it as there are columns for: a number that is cut would be another one. The
+/// name gives way to the first.
+fn row(name: &str, name_columns: usize, numbers: &[String], columns: usize) -> String {
+    let width = name_columns.min(columns.saturating_sub(NUMBER));
+    let mut text = format!("{name:width$.width$}");
+    for shown in numbers.iter().take((columns - width) / NUMBER) {
+        let _ = write!(text, "{shown:>NUMBER$}");
+    }
+    text
 }
 
 /// What is said where the proxy tells nothing of its past.
@@ -136,7 +148,7 @@ fn reasons(
     lines: &mut Vec<StyledLine>,
     newest: &TopSample,
     minute: Option<&SpanCounts>,
-    most: usize,
+    (columns, most): (usize, usize),
 ) {
     let none = TopSample::default();
     let recent = minute.map_or(&none, |minute| &minute.counts);
@@ -156,17 +168,15 @@ fn reasons(
     all.sort_by(|one, other| other.cmp(one));
     let mut add = |style, text: String| lines.push(StyledLine { style, text });
     add(Style::Plain, String::new());
-    let span = last_minute(minute);
-    let head = format!("{:32}{span:>NUMBER$}{:>NUMBER$}", "why not from the cache", "since start");
-    add(Style::Bold, head);
+    let heads = [last_minute(minute), "since start".to_string()];
+    add(Style::Bold, row("why not from the cache", REASON, &heads, columns));
     for (recent, count, word) in all.iter().take(most.min(REASONS_MAX)) {
-        let (recent, count) = (number(*recent), number(*count));
-        add(Style::Plain, format!("{word:32}{recent:>NUMBER$}{count:>NUMBER$}"));
+        add(Style::Plain, row(word, REASON, &[number(*recent), number(*count)], columns));
     }
 }
 
 /// The newest requests, the newest first.
-fn newest_requests(lines: &mut Vec<StyledLine>, requests: Option<&[TopRequest]>) {
+fn newest_requests(lines: &mut Vec<StyledLine>, requests: Option<&[TopRequest]>, columns: usize) {
     let mut add = |style, text: &str| lines.push(StyledLine { style, text: text.to_string() });
     add(Style::Plain, "");
     add(Style::Bold, "newest requests (some 6 a second, up to 30 at once)");
@@ -180,10 +190,8 @@ fn newest_requests(lines: &mut Vec<StyledLine>, requests: Option<&[TopRequest]>)
         let TopRequest { at, method, target, status, bytes, outcome, seconds } = request;
         let (at, bytes, taken) = (time_of_day(*at), size(*bytes), within(*seconds));
         let style = if *status >= 500 { Style::Warning } else { Style::Plain };
-        add(
-            style,
-            &format!("{at} {status:>4} {outcome:<14}{bytes:>10}{taken:>9}  {method} {target}"),
-        );
+        let cost = if columns < REQUEST { "" } else { &*format!("{bytes:>10}{taken:>9}  ") };
+        add(style, &format!("{at} {status:>4} {outcome:<14}{cost}{method} {target}"));
     }
 }
 
@@ -247,7 +255,7 @@ mod tests {
     }
 
     fn text(history: &TopSamples, requests: Option<&[TopRequest]>, rows: usize) -> String {
-        let lines = page(history, requests, 100, rows);
+        let lines = page(history, requests, 100, (100, rows));
         lines.iter().map(|line| line.text.clone() + "\n").collect()
     }
 
@@ -307,6 +315,40 @@ mod tests {
         }
     }
 
+    /// What is left of a number that is cut would be taken for another number.
+    #[test]
+    fn numbers_are_shown_whole_or_not_at_all() {
+        let sample = TopSample {
+            requests: 123_456_789,
+            details: counts(&[("no-store", 987_654_321)]),
+            ..TopSample::default()
+        };
+        let history = history(TopSample::default(), sample);
+        let requests = requests(1);
+        for columns in 0..100 {
+            let lines = page(&history, Some(&requests), 100, (columns, 60));
+            let line = |name: &str| {
+                let mut texts = lines.iter().map(|line| &*line.text);
+                texts.find(|text| text.starts_with(name)).unwrap_or_default()
+            };
+            let figures = (columns.max(NAME + NUMBER) - NAME) / NUMBER;
+            // What comes behind the name, which gives way to the first number.
+            for (name, shown, most) in
+                [("reques", "123,456,789", figures), ("detail", "987,654,321", 2)]
+            {
+                let text = line(name);
+                let numbers: Vec<&str> = text.split_whitespace().skip(1).collect();
+                assert!(numbers.iter().all(|number| *number == shown), "{columns}: {text}");
+                assert!(text.chars().count() <= columns && numbers.len() <= most, "{columns}");
+                assert!(columns < 20 || !numbers.is_empty(), "{columns}: {text}");
+            }
+            let whole = line("requests").matches(',').count() / 2;
+            assert!(columns < 34 || whole == figures.min(4), "{columns}: {whole}");
+            let target = line("00:00:00").find("GET /0");
+            assert!(columns < 34 || target.is_some_and(|at| at + 6 <= columns), "{columns}");
+        }
+    }
+
     #[test]
     fn what_the_proxy_tells_of_its_past_is_shown_as_that() {
         let span = |seconds, requests| {
@@ -341,7 +383,7 @@ mod tests {
 
     #[test]
     fn what_is_not_known_is_said() {
-        assert!(page(&TopSamples::default(), None, 0, 60).is_empty());
+        assert!(page(&TopSamples::default(), None, 0, (80, 60)).is_empty());
         assert_eq!(line(&TopSamples::default()), None);
         let failing = TopSample { store_failing: 1, origin_errors: 1, ..TopSample::default() };
         let history = history(TopSample::default(), failing);
