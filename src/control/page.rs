@@ -121,12 +121,13 @@ fn hidden_if(is_hidden: bool) -> String {
 }
 
 /// The names of the figures, and what they say of a span.
-const FIGURES: [(&str, &str, fn(&Snapshot) -> String); 4] = [
+const FIGURES: [(&str, &str, fn(&Snapshot) -> String); 5] = [
     ("requests", "Requests", |counted| number(count(counted, Counter::Request))),
     ("ratio", "Hit ratio", |counted| {
         percent(count(counted, Counter::Hit), count(counted, Counter::Request))
     }),
     ("bytes", "Bytes sent", |counted| size(count(counted, Counter::BytesSent))),
+    ("cached", "Bytes from the cache", |counted| size(count(counted, Counter::BytesFromCache))),
     ("saved", "Origin requests saved", |counted| {
         number(count(counted, Counter::OriginRequestSaved))
     }),

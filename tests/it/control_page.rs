@@ -251,6 +251,7 @@ fn a_browser_is_shown_a_page_whose_figures_need_no_script() {
         "data-figure=requests data-span=start><b>5</b>",
         "data-figure=ratio data-span=minute><b>60.0 %</b>",
         "data-figure=bytes data-span=hour><b>25 B</b>",
+        "data-figure=cached data-span=minute><b>15 B</b>",
         "data-figure=saved data-span=start><b>3</b>",
         "<tr data-detail=\"no-cache\"><th scope=row><code>no-cache</code></th><td class=number>1</td>",
         "<tr data-detail=\"private\" hidden>",

@@ -67,6 +67,7 @@ const FIGURES = {
   // Where nothing was asked for there is no ratio, and the plot goes on as it was.
   ratio: { of: (v) => v[0] ? v[1] / v[0] : null, top: 1, sum: (v) => percent(v[1], v[0]) },
   bytes: { of: (v) => v[2], say: bytes },
+  cached: { of: (v) => v[3], say: bytes },
   saved: { of: (v) => Math.max(0, v[0] - v[4]), say: count },
 };
 function draw(cell) {
