@@ -26,7 +26,7 @@ const CACHING: &str = include_str!("../../docs/caching.md");
 
 /// What the page may load: its own style, script and data, and nothing from anywhere else.
 const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; \
-                      img-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
+                      img-src 'self' data:; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
 
 /// Is the page wanted, and not the list of paths? A browser names HTML; curl takes anything.
 pub(super) fn wants_page(request: &Request) -> bool {

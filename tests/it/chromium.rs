@@ -120,6 +120,7 @@ fn figures_move_a_purge_works_and_what_is_hostile_stays_text() {
         0
     );
     assert_eq!(outside(&browser, &url), Vec::<String>::new());
+    assert_eq!(browser.complaints(), Vec::<String>::new());
     take_screenshots(&mut browser, &proxy);
 }
 
@@ -343,6 +344,53 @@ fn the_token_is_asked_for_and_goes_nowhere_else() {
     browser.wait_for("document.querySelector('input[name=token]')");
 }
 
+/// Sorts, opens, refreshes and purges. Whatever is made anew meanwhile, the keyboard is where it was.
+fn use_by_keyboard(browser: &mut Browser) {
+    const OF_ROW: &str = "document.activeElement.closest('#stored tbody') !== null";
+    browser.value("document.querySelector('#stored thead button').focus()");
+    browser.press("Enter", 13);
+    browser.wait_for("document.querySelector('#stored th[aria-sort=descending]')");
+    browser.wait_for("document.querySelector('#stored tbody tr').textContent.includes('/b')");
+    browser.wait_for("document.activeElement.textContent === 'URL \u{2193}'");
+    browser.value("document.querySelector('#stored tbody button').focus()");
+    browser.press("Enter", 13);
+    browser.wait_for("document.querySelector('#content').textContent === 'bb'");
+    browser.wait_for("document.activeElement.id === 'refresh'");
+    browser.press("Enter", 13);
+    browser.wait_for("document.querySelector('#shown-said').textContent.startsWith('200')");
+    browser.press("Escape", 27);
+    browser.wait_for("!document.querySelector('#shown').open");
+    browser.wait_for(&format!("{OF_ROW} && document.activeElement.textContent.endsWith('/b')"));
+    browser.press("Enter", 13);
+    browser.wait_for("document.querySelector('#content').textContent === 'bb'");
+    browser.press("Tab", 9);
+    browser.wait_for("document.activeElement.id === 'purge-one'");
+    browser.press("Enter", 13);
+    browser.wait_for("document.querySelector('#shown-said').textContent === '1 purged'");
+    browser.press("Escape", 27);
+    browser.wait_for("document.activeElement.name === 'search'");
+}
+
+/// An answer that comes late, of what was clicked before, is not taken for that of what was clicked last.
+fn show_what_was_clicked_last(browser: &mut Browser) {
+    browser.value("document.querySelector('#reload').click()");
+    browser.wait_for("document.querySelectorAll('#stored tbody tr').length === 2");
+    browser.value(
+        "{ const inTime = ask, late = new Promise((come) => { window.come = come; }); let isFirst = true; \
+         ask = async (...given) => { const isLate = isFirst && given[0] === 'show', answer = await inTime(...given); \
+         if (isLate) await late; return answer; }; \
+         ask('table', table).then((answer) => answer.json()).then(({ rows: [one, other] }) => { \
+         window.shown = show(one); isFirst = false; window.shown = Promise.all([window.shown, show(other)]); }); }",
+    );
+    browser.wait_for("document.querySelector('#content').textContent === 'a'");
+    browser.value("window.come(); window.shown");
+    let shown = browser.value("document.querySelector('#shown-title').textContent");
+    assert!(shown.as_str().is_some_and(|shown| shown.ends_with("/a")), "{shown}");
+    assert_eq!(browser.value("document.querySelector('#content').textContent"), "a");
+    browser.press("Escape", 27);
+    browser.wait_for("!document.querySelector('#shown').open");
+}
+
 /// Of three requests, those that have been shown are not shown again, unless another process counts anew.
 fn show_requests_once(browser: &mut Browser) {
     let rows = "document.querySelectorAll('#requests tbody tr').length";
@@ -388,15 +436,9 @@ fn without_script_there_are_figures_and_without_a_mouse_there_is_a_way() {
     show_requests_once(&mut browser);
     browser.press("Tab", 9);
     browser.wait_for("document.activeElement.className === 'skip'");
-    browser.value("document.querySelector('#stored thead button').focus()");
-    browser.press("Enter", 13);
-    browser.wait_for("document.querySelector('#stored th[aria-sort=descending]')");
-    browser.wait_for("document.querySelector('#stored tbody tr').textContent.includes('/b')");
-    browser.value("document.querySelector('#stored tbody button').focus()");
-    browser.press("Enter", 13);
-    browser.wait_for("document.querySelector('#content').textContent === 'bb'");
-    browser.press("Escape", 27);
-    browser.wait_for("!document.querySelector('#shown').open");
+    use_by_keyboard(&mut browser);
+    proxy.get("/b");
+    show_what_was_clicked_last(&mut browser);
 
     // Whatever can be used, and each plot, has a name for those who hear it.
     let tree = browser.call("Accessibility.getFullAXTree", &json!({}));

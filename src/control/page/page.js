@@ -165,9 +165,15 @@ function sortBy(name) {
   table.page = 0;
   attempt($('#said'), loadTable);
 }
+const tableButtons = () => [...document.querySelectorAll('#stored button')];
+let tablesAsked = 0;
 async function loadTable() {
-  const found = await (await ask('table', table)).json();
+  tablesAsked += 1;
+  const asked = tablesAsked, found = await (await ask('table', table)).json();
+  // What was asked for later is what is wanted.
+  if (asked !== tablesAsked) return $('#said').textContent;
   table.page = found.page;
+  const focused = tableButtons().indexOf(document.activeElement);
   $('#stored thead tr').replaceChildren(...COLUMNS.map(([name, title]) => {
     const head = element('th', undefined, name === 'url' ? '' : 'number');
     const way = table.sort.replace('-', '') !== name ? '' : table.sort === name ? ' \u2191' : ' \u2193';
@@ -185,6 +191,8 @@ async function loadTable() {
       .map((text) => element('td', text, 'number')));
     return made;
   }));
+  // Heads and rows are made anew, and a keyboard stays where it was.
+  if (focused >= 0) (tableButtons()[focused] || tableButtons().pop()).focus();
   $('#stored').hidden = false;
   $('#pages').hidden = found.pages < 2;
   $('#pages span').textContent = `page ${found.page + 1} of ${found.pages}`;
@@ -198,21 +206,23 @@ async function show(row) {
   if (!$('#shown').open) $('#shown').showModal();
   await attempt($('#shown-said'), async () => {
     const all = await (await ask('show', { url: row.url })).json();
+    // Another one may have been clicked meanwhile.
+    if (showing !== row) return $('#shown-said').textContent;
     const { status, fields } = all.find((one) => one.variant === row.variant) || all[0];
     $('#head').textContent = [status, ...fields.map(([name, value]) => `${name}: ${visible(value)}`)].join('\n');
     const query = { url: row.url, variant: row.variant };
-    const answer = await ask('content', query);
-    const type = answer.headers.get('Content-Type');
-    if (type.startsWith('text/plain')) {
-      $('#content').textContent = await answer.text();
-    } else {
+    const answer = await ask('content', query), type = answer.headers.get('Content-Type');
+    const isText = type.startsWith('text/plain'), text = isText ? await answer.text() : '';
+    if (showing !== row) return $('#shown-said').textContent;
+    $('#content').textContent = text;
+    $('#content').hidden = !isText;
+    if (!isText) {
       const picture = element('img');
       picture.alt = `Picture, ${bytes(row.bytes)}, ${type}`;
       picture.src = `content?${new URLSearchParams(query)}`;
       $('#picture').replaceChildren(picture);
       $('#picture').hidden = false;
     }
-    $('#content').hidden = !type.startsWith('text/plain');
   });
 }
 async function purge(what, value) {
@@ -244,6 +254,11 @@ $('#pages').addEventListener('click', (event) => {
   if (step) attempt($('#said'), loadTable);
 });
 $('#close').addEventListener('click', () => $('#shown').close());
+$('#shown').addEventListener('close', () => {
+  // The row that was clicked may have been made anew, or be gone: then a keyboard goes on at the search.
+  const rows = tableButtons(), row = rows.find((made) => made.textContent === visible(showing.url));
+  if (!rows.includes(document.activeElement)) (row || $('#search input')).focus();
+});
 $('#purge-one').addEventListener('click', () => attempt($('#shown-said'), () => purge('url', showing.url)));
 $('#refresh').addEventListener('click', () => attempt($('#shown-said'), async () => {
   const query = { url: showing.url, variant: showing.variant };

@@ -24,6 +24,8 @@ pub struct Browser {
     number: u64,
     /// The URLs that it has asked for.
     asked: Vec<String>,
+    /// What its console says is wrong.
+    complaints: Vec<String>,
     _folder: TemporaryFolder,
 }
 
@@ -66,14 +68,14 @@ impl Browser {
                 message.clear();
             }
         });
-        let (session, asked) = (None, Vec::new());
+        let (session, asked, complaints) = (None, Vec::new(), Vec::new());
         let mut browser =
-            Self { child, input, messages, session, number: 0, asked, _folder: folder };
+            Self { child, input, messages, session, number: 0, asked, complaints, _folder: folder };
         let target = browser.call("Target.createTarget", &json!({ "url": "about:blank" }));
         let attached = json!({ "targetId": target["targetId"], "flatten": true });
         let attached = browser.call("Target.attachToTarget", &attached);
         browser.session = attached["sessionId"].as_str().map(str::to_string);
-        for domain in ["Page", "Runtime", "Network"] {
+        for domain in ["Page", "Runtime", "Network", "Log"] {
             browser.call(&format!("{domain}.enable"), &json!({}));
         }
         browser
@@ -96,6 +98,11 @@ impl Browser {
             if message["method"] == "Network.requestWillBeSent" {
                 let url = message["params"]["request"]["url"].as_str().expect("a URL");
                 self.asked.push(url.to_string());
+            }
+            let is_wrong = message["method"] == "Runtime.exceptionThrown"
+                || message["params"]["entry"]["level"] == "error";
+            if is_wrong {
+                self.complaints.push(message["params"].to_string());
             }
         }
     }
@@ -140,6 +147,11 @@ impl Browser {
     /// The URLs that it has asked for.
     pub fn asked(&self) -> &[String] {
         &self.asked
+    }
+
+    /// What its console has said is wrong: scripts that failed, and what a policy of the page forbids.
+    pub fn complaints(&self) -> &[String] {
+        &self.complaints
     }
 
     /// Shows the page like this.
