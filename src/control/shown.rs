@@ -13,6 +13,7 @@ use crate::control::listing::variant;
 use crate::control::query::{Query, Wrong, bad};
 use crate::control::{json_response, text_as};
 use crate::message::body::Body;
+use crate::message::inflate::inflated;
 use crate::message::visible::visible_lines;
 use crate::policy::response::Response;
 use crate::policy::stored::StoredResponse;
@@ -49,7 +50,7 @@ pub(super) fn content(proxy: &Proxy, query: &Query) -> Result<Response, Wrong> {
         response.body = Body::Whole(whole.into());
         response
     } else {
-        text_as("text/plain; charset=utf-8", as_text(&beginning, length))
+        text_as("text/plain; charset=utf-8", text_of(&stored, &beginning))
     };
     let name = HeaderName::from_static("content-security-policy");
     response.fields.append(name, HeaderValue::from_static(SANDBOX));
@@ -94,17 +95,39 @@ fn picture_type(bytes: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// A text, or the beginning of one, of which nothing can hide; else bytes in hexadecimal digits.
-fn as_text(bytes: &[u8], length: u64) -> String {
+/// What is shown of content that begins with these bytes: without its coding, if that is gzip or deflate.
+fn text_of(stored: &StoredResponse, beginning: &[u8]) -> String {
+    let length = stored.content.len();
+    let mut codings = stored.fields.members("content-encoding");
+    let coding = codings.next().filter(|_| codings.next().is_none());
+    if let Some(decoded) =
+        coding.and_then(|coding| inflated(coding, beginning, TEXT_BYTES_MAX as usize))
+    {
+        let (mut text, shown) = as_text(&decoded.bytes, decoded.is_whole);
+        if !decoded.is_whole || shown < decoded.bytes.len() {
+            let _ = write!(text, "\n[the first {shown} bytes; coded, all of it has {length}]\n");
+        }
+        return text;
+    }
+    let (mut text, shown) = as_text(beginning, beginning.len() as u64 == length);
+    if (shown as u64) < length {
+        let _ = write!(text, "\n[{shown} of {length} bytes]\n");
+    }
+    text
+}
+
+/// A text, or the beginning of one, of which nothing can hide; else bytes in hexadecimal digits. And how many of the
+/// bytes that is.
+fn as_text(bytes: &[u8], is_whole: bool) -> (String, usize) {
     // Cut within a letter, it is a text all the same.
     let valid = match std::str::from_utf8(bytes) {
         Ok(text) => Some(text),
-        Err(error) if error.error_len().is_none() && (bytes.len() as u64) < length => {
+        Err(error) if error.error_len().is_none() && !is_whole => {
             std::str::from_utf8(&bytes[..error.valid_up_to()]).ok()
         }
         Err(_) => None,
     };
-    let (mut text, shown) = if let Some(valid) = valid.filter(|text| !text.contains('\0')) {
+    if let Some(valid) = valid.filter(|text| !text.contains('\0')) {
         (visible_lines(valid).into_owned(), valid.len())
     } else {
         let shown = &bytes[..bytes.len().min(BINARY_BYTES_MAX)];
@@ -115,11 +138,7 @@ fn as_text(bytes: &[u8], length: u64) -> String {
             let _ = writeln!(text, "{}", digits.join(" "));
         }
         (text, shown.len())
-    };
-    if (shown as u64) < length {
-        let _ = write!(text, "\n[{shown} of {length} bytes]\n");
     }
-    text
 }
 
 #[cfg(test)]
@@ -142,11 +161,11 @@ mod tests {
 
     #[test]
     fn what_hides_in_a_text_is_seen() {
-        assert_eq!(as_text("a\u{202e}b\u{7}\nc".as_bytes(), 8), "a⟨U+202E⟩b⟨U+0007⟩\nc");
-        assert_eq!(
-            as_text("aé".as_bytes().split_last().expect("bytes").1, 3),
-            "a\n[1 of 3 bytes]\n"
-        );
-        assert!(as_text(b"\x1f\x8b\x08", 3).ends_with("1f 8b 08\n"));
+        let hiding = "a\u{202e}b\u{7}\nc";
+        let seen = ("a⟨U+202E⟩b⟨U+0007⟩\nc".to_string(), hiding.len());
+        assert_eq!(as_text(hiding.as_bytes(), true), seen);
+        let cut = "aé".as_bytes().split_last().expect("bytes").1;
+        assert_eq!(as_text(cut, false), ("a".to_string(), 1));
+        assert!(as_text(b"\x1f\x8b\x08", true).0.ends_with("1f 8b 08\n"));
     }
 }

@@ -10,6 +10,7 @@ pub mod fields;
 pub(crate) mod framing;
 pub(crate) mod growing;
 pub mod head;
+pub mod inflate;
 pub mod network;
 pub mod packed;
 pub(crate) mod percent;

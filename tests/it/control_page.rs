@@ -407,6 +407,9 @@ fn stored_content_is_shown_as_text_or_as_a_picture_and_can_do_nothing() {
     };
     let big = 10 << 20;
     let html = "<script>alert(1)</script>\u{202e}";
+    // `<b>U+202E</b>` in gzip.
+    let gzip = b"\x1f\x8b\x08\0\0\0\0\0\x02\x03\xb3\x49\xb2\x7b\xd4\xb0\xce\x46\x3f\xc9\x0e\0\
+                 \xf6\x32\x49\x29\x0a\0\0\0";
     let origin = Origin::script([
         on("GET /html").send(200, &format!("{FRESH}; Content-Type: text/html"), html),
         on("GET /svg").send(
@@ -416,6 +419,9 @@ fn stored_content_is_shown_as_text_or_as_a_picture_and_can_do_nothing() {
         ),
         on("GET /png").head(200, &head("text/html", png.len())).then(Step::Send(png.clone())),
         on("GET /coded").head(200, &head("text/html", 3)).then(Step::Send(vec![0x1f, 0x8b, 8])),
+        on("GET /gzip")
+            .head(200, &format!("{}; Content-Encoding: gzip", head("text/html", gzip.len())))
+            .then(Step::Send(gzip.to_vec())),
         on("GET /big")
             .head(200, &head("text/plain", big))
             .then(Step::Repeat(b"0123456789".to_vec(), big / 10)),
@@ -439,6 +445,7 @@ fn stored_content_is_shown_as_text_or_as_a_picture_and_can_do_nothing() {
     assert!(
         kind.starts_with("text/plain") && String::from_utf8_lossy(&content).contains("1f 8b 08")
     );
+    assert_eq!(shown("/gzip"), text("<b>⟨U+202E⟩</b>"));
     let (_, content) = shown("/big");
     assert!(String::from_utf8_lossy(&content).ends_with("\n[65536 of 10485760 bytes]\n"));
     assert!(content.len() < 70_000);
