@@ -160,14 +160,15 @@ impl Live {
     }
 }
 
-/// A text of at most [`ORIGIN_BYTES_MAX`], without what hides, which JSON would make six times as long.
+/// A text of at most [`ORIGIN_BYTES_MAX`], which ends in an ellipsis if it is cut; without what hides, which JSON would
+/// make six times as long.
 fn short(text: &str) -> String {
-    let mut short = String::new();
-    for c in text.chars().map(|c| if hides(c) { ' ' } else { c }) {
-        if short.len() + c.len_utf8() > ORIGIN_BYTES_MAX {
-            break;
-        }
-        short.push(c);
+    let mut short: String = text.chars().map(|c| if hides(c) { ' ' } else { c }).collect();
+    if short.len() > ORIGIN_BYTES_MAX {
+        let most = ORIGIN_BYTES_MAX - '…'.len_utf8();
+        let end = (0..=most).rev().find(|end| short.is_char_boundary(*end)).unwrap_or(0);
+        short.truncate(end);
+        short.push('…');
     }
     short
 }
@@ -273,6 +274,15 @@ mod tests {
         let facts = EventFacts { details: Vec::new(), origin: String::new(), ..facts };
         let text = event(&facts, &many(100));
         assert!(text.len() <= EVENT_BYTES_MAX && text.contains("599"), "{text}");
+    }
+
+    #[test]
+    fn a_text_that_is_cut_says_so() {
+        let longest = "é".repeat(ORIGIN_BYTES_MAX / 2);
+        assert_eq!(short(&longest), longest);
+        let cut = short(&format!("{longest}é"));
+        assert_eq!(cut, format!("{}…", "é".repeat(48)));
+        assert_eq!(short("a\u{202e}b"), "a b");
     }
 
     #[test]
