@@ -254,6 +254,33 @@ fn the_script_writes_figures_and_texts_as_the_program_does() {
 }
 
 #[test]
+fn an_open_page_follows_the_origin_server_and_the_proxy_and_is_light_or_dark() {
+    if !is_there("chromium") {
+        return;
+    }
+    let mut proxy = Proxy::start(&["--origin", "http://127.0.0.1:1", "--admin", "127.0.0.1:0"]);
+    let mut browser = Browser::start(FOREIGN);
+    browser.go(&format!("{}/", admin_url(&proxy)));
+    browser.wait_for("document.querySelector('#stream').textContent.startsWith('Live')");
+    browser.wait_for("document.querySelector('#origin').textContent.startsWith('answers')");
+    assert_eq!(proxy.get("/a").status, 502);
+    browser.wait_for("document.querySelector('#origin.bad').textContent.includes('no connection')");
+    browser.wait_for("document.querySelector('[data-detail=connect]').checkVisibility()");
+    let [light, dark] = ["light", "dark"].map(|scheme| {
+        browser.look(&Look { width: 1280, height: 1000, scheme });
+        let colours = "(() => { const { backgroundColor, color } = getComputedStyle(document.body); \
+                       return [backgroundColor, color].map(c => Math.max(...c.match(/\\d+/g))); })()";
+        let [back, text] = [0, 1].map(|at| browser.value(colours)[at].as_u64().expect("a number"));
+        (back, text)
+    });
+    assert!(light.0 > 200 && light.1 < 100 && dark.0 < 100 && dark.1 > 200, "{light:?} {dark:?}");
+    proxy.stop();
+    browser.wait_for(
+        "document.querySelector('#stream').textContent.includes('no connection to the proxy')",
+    );
+}
+
+#[test]
 fn another_site_cannot_purge_by_whatever_name() {
     if !is_there("chromium") {
         return;

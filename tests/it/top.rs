@@ -179,6 +179,24 @@ fn the_page_is_redrawn_within_the_terminal() {
 }
 
 #[test]
+fn a_terminal_that_gets_another_size_is_drawn_anew() {
+    let (folder, _origin, _proxy) = started();
+    let Some(mut running) = in_terminal(folder.path(), (100, 50), "top", &[]) else { return };
+    running.wait_for("since start");
+    let terminal = format!("/proc/{}/fd/1", running.pid());
+    let terminal = std::fs::read_link(terminal).expect("a terminal");
+    let mut stty = Command::new("stty");
+    stty.arg("-F").arg(terminal).args(["cols", "50", "rows", "9"]);
+    assert!(stty.status().expect("stty").success());
+    // Both addresses have space in the first one alone.
+    running.wait_for("…\x1b[0m");
+    running.press("q");
+    let (_, shown) = running.finish();
+    let last = drawings(&shown).pop().expect("a drawing");
+    assert!(last.len() == 9 && last.iter().all(|line| line.chars().count() <= 50), "{last:?}");
+}
+
+#[test]
 fn each_of_several_that_watch_sees_all_requests() {
     let (folder, origin, proxy) = started();
     let start = || in_terminal(folder.path(), (100, 50), "top", &[]);
