@@ -172,6 +172,24 @@ fn every_detail_word_has_a_meaning_and_a_cure() {
     assert!(readme.contains(&count), "README.md does not say that there are {count}");
 }
 
+/// Who comes from another program finds it, and what users of nginx ask for in threads of their own.
+#[test]
+fn who_comes_from_another_program_finds_it() {
+    let text = read(&root().join("docs/coming-from.md"));
+    let headings = anchors(&text);
+    for program in ["nginx", "json-caching-proxy", "vcr", "hoverfly"] {
+        assert!(headings.contains(&format!("from-{program}")), "{program}: {headings:?}");
+    }
+    let (_, table) = text.split_once("## What nginx cannot").expect("the table");
+    let (table, _) = table.split_once("\n## ").expect("its end");
+    for thread in ["928", "1000", "1186", "1197", "1327"] {
+        let is_named = ["issues", "pull"].iter().any(|kind| {
+            table.contains(&format!("[{thread}](https://github.com/nginx/nginx/{kind}/{thread})"))
+        });
+        assert!(is_named, "{thread} is not named");
+    }
+}
+
 /// Flags in a piece of a document or a help text.
 fn flags(text: &str) -> BTreeSet<String> {
     let is_flag = |letter: char| letter.is_ascii_lowercase() || letter == '-';
