@@ -459,7 +459,8 @@ fn what_is_stored_is_searched_sorted_and_paged() {
     let contents: Vec<String> = (0..30).map(|number| "x".repeat(100 - number)).collect();
     let pairs: Vec<(&str, &str)> =
         names.iter().zip(&contents).map(|(name, content)| (&**name, &**content)).collect();
-    let admin = Admin::before(&stored(&pairs), &[]);
+    let origin = stored(&pairs);
+    let admin = Admin::before(&origin, &[]);
     for name in &names {
         admin.proxy.get(name);
     }
@@ -480,6 +481,16 @@ fn what_is_stored_is_searched_sorted_and_paged() {
     assert!(urls(&table("sort=bytes"))[0].ends_with("/29"));
     assert!(urls(&table("sort=-bytes"))[0].ends_with("/00"));
     assert_eq!(urls(&table("search=/07")).len(), 1);
+    // It is older than all others, has more time left, is another status, and is reused.
+    origin.add(on("GET /other").send(404, "Cache-Control: max-age=9000; Age: 100", "other"));
+    for _ in 0..2 {
+        admin.proxy.get("/other");
+    }
+    for sort in ["age", "fresh_for", "status", "hits"] {
+        assert!(urls(&table(&format!("sort=-{sort}")))[0].ends_with("/other"), "{sort}");
+        let last = urls(&table(&format!("sort={sort}&page=1"))).pop();
+        assert!(last.is_some_and(|last| last.ends_with("/other")), "{sort}");
+    }
     assert_eq!(admin.get("/table?sort=colour").status, 400);
     assert_eq!(admin.get("/table?page=-1").status, 400);
 }
