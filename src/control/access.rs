@@ -23,6 +23,8 @@ use crate::store::salt;
 /// Below this path the page is served once somebody has logged in: the session's cookie goes nowhere else, above
 /// all not to the port that clients use, for browsers send cookies to all ports of a host.
 pub(super) const PAGE_PATH: &str = "/control-page/";
+/// What stands before the token of `--admin-token`.
+const BEARER: &[u8] = b"Bearer ";
 /// The field in which the page sends its token.
 const PAGE_TOKEN: &str = "x-page-token";
 /// Sessions at a time; the oldest ends for one more.
@@ -110,8 +112,10 @@ impl Access {
             return Ok(());
         }
         let given = request.fields.get("authorization").map(HeaderValue::as_bytes);
-        let expected = format!("Bearer {token}");
-        if given.is_some_and(|given| is_same(given, expected.as_bytes())) {
+        // The name of a scheme may be written in any case (RFC 9110 §11.1).
+        let given = given.and_then(|given| given.split_at_checked(BEARER.len()));
+        let given = given.filter(|(scheme, _)| scheme.eq_ignore_ascii_case(BEARER));
+        if given.is_some_and(|(_, given)| is_same(given, token.as_bytes())) {
             return Ok(());
         }
         if self.session(request).is_some() {

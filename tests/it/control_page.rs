@@ -185,7 +185,9 @@ fn with_a_token_the_page_has_a_login_whose_session_is_for_one_host() {
     assert_eq!(purge(&format!("{cookie}{own}{token}")), 200);
     assert_eq!(purge(&format!("{cookie}{token}Host: other:{port}\r\n")), 403, "another Host");
     assert_eq!(purge(&format!("{own}{token}")), 401, "the token of the page admits nobody");
-    assert_eq!(purge(&format!("Authorization: Bearer {TOKEN}\r\n")), 200);
+    let given = ["Bearer ", "bearer ", "Bearer", "Basic ", ""];
+    let statuses = given.map(|scheme| purge(&format!("Authorization: {scheme}{TOKEN}\r\n")));
+    assert_eq!(statuses, [200, 200, 401, 401, 401]);
     let out = admin.ask("POST", "/control-page/logout", &format!("{cookie}{token}"), "");
     assert_eq!(out.status, 200);
     assert_eq!(purge(&format!("{cookie}{own}{token}")), 401);
