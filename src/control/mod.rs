@@ -362,7 +362,7 @@ impl Control {
     fn purge(&self, query: &Query) -> Result<Response, Wrong> {
         let mut all = Purged::default();
         // A purge has one selector: of two, it would not be clear whether both must match.
-        let (what, value) = query.first();
+        let (what, value) = query.only().ok_or_else(|| bad(format!("purge: {ONE_SELECTOR}")))?;
         for selector in selectors(&self.proxy, what, value).map_err(bad)? {
             let purged = self.proxy.purge(&selector);
             // The log may be read by more people than may see the URLs' secrets.
@@ -391,8 +391,21 @@ impl Control {
     }
 }
 
+/// What a purge is told.
+const ONE_SELECTOR: &str = "expected one of url, prefix, match, tag, stale, all, and one alone";
+
 /// Reads what is to be purged: several selectors where one URL has several keys. The error says what is expected.
 pub fn selectors(proxy: &Proxy, what: &str, value: &str) -> Result<Vec<Selector>, String> {
+    match (what, value) {
+        // Most often a variable of a script that is not set; it would select everything.
+        ("url" | "prefix" | "match" | "tag", "") => {
+            return Err(format!("purge: the {what} is empty; to purge everything, say all"));
+        }
+        ("stale" | "all", value) if value != "1" => {
+            return Err(format!("purge: {what}={value}: expected {what}=1"));
+        }
+        _ => {}
+    }
     let beginnings = || proxy.beginnings_of(value).into_iter();
     let selector = match what {
         "url" => {
@@ -403,12 +416,10 @@ pub fn selectors(proxy: &Proxy, what: &str, value: &str) -> Result<Vec<Selector>
         "match" => {
             return Ok(beginnings().map(|glob| Selector::Match(Glob::new(&glob))).collect());
         }
-        "tag" if !value.is_empty() => Selector::Tag(value.to_string()),
+        "tag" => Selector::Tag(value.to_string()),
         "stale" => Selector::Stale,
         "all" => Selector::All,
-        _ => {
-            return Err("purge: expected one of url, prefix, match, tag, stale, all".to_string());
-        }
+        _ => return Err(format!("purge: {ONE_SELECTOR}")),
     };
     Ok(vec![selector])
 }

@@ -45,8 +45,9 @@ impl Query {
         self.get(name).is_some()
     }
 
-    /// The first pair; both are empty if there is none.
-    pub(super) fn first(&self) -> (&str, &str) {
-        self.0.first().map_or(("", ""), |(name, value)| (name, value))
+    /// The pair, if there is one and no other.
+    pub(super) fn only(&self) -> Option<(&str, &str)> {
+        let [(name, value)] = &self.0[..] else { return None };
+        Some((name, value))
     }
 }

@@ -437,6 +437,44 @@ fn over_tcp_the_control_interface_is_for_this_machine_or_who_has_the_token() {
     assert!(told.contains("a loopback address, or --admin-token FILE beside it"), "{told}");
 }
 
+/// A slip of the pen, or a variable of a script that is not set, must not purge more than was meant.
+#[test]
+fn a_purge_that_is_not_clear_purges_nothing() {
+    let proxy = Proxy::before(&names(&["a", "b"]), &["--admin", "127.0.0.1:0"]);
+    let admin = admin_address(&proxy);
+    let are_stored = || ["/a", "/b"].iter().all(|target| proxy.get(target).is_hit());
+    assert!(!are_stored() && !are_stored() && are_stored(), "each is fetched, and then there");
+    for query in [
+        "",
+        "?",
+        "?prefix=",
+        "?prefix",
+        "?match=",
+        "?url=",
+        "?tag=",
+        "?all=0",
+        "?all=",
+        "?all",
+        "?all=no",
+        "?stale=0",
+        "?everything=1",
+        "?prefix=/a&stale=1",
+        "?url=/a&url=/b",
+        "?all=1&all=1",
+    ] {
+        let mut connection = Connection::open(admin);
+        connection.request("POST", &format!("/purge{query}"), "", "");
+        let refused = connection.reply();
+        let said = refused.body();
+        assert_eq!((refused.status, said.contains("purge: ")), (400, true), "{query}: {said}");
+    }
+    for words in [["purge", "--prefix", ""], ["purge", "--match", ""], ["purge", "--tag", ""]] {
+        let said = refused(&proxy.tell(&words));
+        assert!(said.contains("is empty"), "{said}");
+    }
+    assert!(are_stored());
+}
+
 #[test]
 fn purge_as_a_method_is_for_those_who_may() {
     let origin = Origin::script([
