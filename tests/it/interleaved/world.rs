@@ -520,7 +520,7 @@ fn caches(
         content_bytes: 8_000,
     };
     let eviction = [Eviction::Lru, Eviction::S3Fifo, Eviction::Cost][random.below(3)];
-    let memory = || store(eviction, limits);
+    let memory = || HastyMemory::new(store(eviction, limits));
     match (behind, folder) {
         (Behind::Shared, _) => {
             let store =
@@ -540,7 +540,7 @@ fn caches(
             (vec![cache], Written::InFile(writer), None)
         }
         (_, None) => {
-            let hasty = HastyMemory::new(memory());
+            let hasty = memory();
             let cache = Cache::in_memory(Arc::clone(&hasty) as Arc<dyn Store>);
             (vec![Arc::new(cache.compressing_by_hand())], Written::Nowhere, Some(hasty))
         }
