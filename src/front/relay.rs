@@ -50,6 +50,16 @@ impl Pace {
     }
 }
 
+/// What has become of a relay that was to move one piece on.
+pub(super) enum Relayed {
+    /// It has, or others are to have their turn.
+    Moved(Relay),
+    /// Something has to be waited for: it goes on by itself when that has come.
+    Waits,
+    /// The body has come to its end, or is of no use to anybody.
+    Over,
+}
+
 /// Where a relay is that waits.
 type WaitingRelay = Arc<Mutex<Option<Relay>>>;
 
@@ -83,24 +93,29 @@ impl Relay {
         let mut relay = self;
         let mut piece = vec![0; PIECE_BYTES];
         for _ in 0..PIECES_PER_TURN {
-            let next = relay.wait_for_space().and_then(Self::wait_for_more);
-            let Some(next) = next else { return };
+            let Relayed::Moved(next) = relay.step(&mut piece) else { return };
             relay = next;
-            relay.pace.note_taken();
-            let read = relay.body.read(&mut piece[..relay.pace.piece_bytes]);
-            relay.pace.since = Instant::now();
-            match read {
-                Ok(0) => return relay.writer.finish(),
-                Ok(count) if relay.writer.push(&piece[..count]) => {}
-                // The client is gone; what is worth keeping is fetched to its end.
-                Ok(_) => return relay.body.abandon(),
-                // The writer is dropped, which cuts the body.
-                Err(error) => return log::debug!("body cut short: {error}"),
-            }
         }
         // Others have their turn: a client that takes all at once would keep the thread for as long as its body takes.
-        let dispatch = Arc::clone(&relay.dispatch);
-        relay.go_on(&dispatch);
+        relay.start();
+    }
+
+    /// Moves one piece on, of at most [`PIECE_BYTES`] that `piece` has space for. Reads, so it is for a worker.
+    pub fn step(self, piece: &mut [u8]) -> Relayed {
+        let relay = self.wait_for_space().and_then(Self::wait_for_more);
+        let Some(mut relay) = relay else { return Relayed::Waits };
+        relay.pace.note_taken();
+        let read = relay.body.read(&mut piece[..relay.pace.piece_bytes]);
+        relay.pace.since = Instant::now();
+        match read {
+            Ok(0) => relay.writer.finish(),
+            Ok(count) if relay.writer.push(&piece[..count]) => return Relayed::Moved(relay),
+            // The client is gone; what is worth keeping is fetched to its end.
+            Ok(_) => relay.body.abandon(),
+            // The writer is dropped, which cuts the body.
+            Err(error) => log::debug!("body cut short: {error}"),
+        }
+        Relayed::Over
     }
 
     /// The relay, if its client takes a piece now; else it goes on when the client does.

@@ -141,17 +141,13 @@ impl TinyExchange {
         }
     }
 
-    /// Sends a response whose body is read from a store behind memory, by any worker that is free whenever the client
-    /// has taken what there is. A hundred who read a body on its way into a store once held as many workers.
+    /// Sends a response whose body is read from a store behind memory: by this worker while nothing has to be waited for,
+    /// then by any that is free whenever the client has taken what there is. A hundred who read a body on its way into a store once held as many workers.
     fn relay(self, response: Response, body: Box<dyn Arriving>) {
         let shared = Arc::clone(&self.shared);
         let (response, relay) = Relay::between(response, body, &shared.dispatch);
         match self.begin(response) {
-            Ok(sending) => {
-                // First the body: one that is short is sent with its head, and by this worker alone.
-                relay.run();
-                shared.pumps.choose().send(sending);
-            }
+            Ok(sending) => shared.pumps.choose().relay(sending, relay),
             Err(back) => {
                 let (exchange, response) = *back;
                 let body = Body::Arriving(relay.into_body());

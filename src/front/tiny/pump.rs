@@ -17,6 +17,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use parking_lot::Mutex;
 
 use crate::front::outgoing::{Halt, SCRATCH_BYTES};
+use crate::front::relay::{Relay, Relayed};
 use crate::front::tiny::sending::Sending;
 use crate::proxy::ContentFetch;
 use crate::proxy::fill::PIECE_BYTES;
@@ -118,6 +119,36 @@ impl Pump {
         // The rest may take minutes, and has a buffer of its own.
         drop((scratch, piece));
         rest.run();
+    }
+
+    /// Sends a response and reads its body, on this thread, as long as neither the client nor the body has to be waited
+    /// for; then the two go on by themselves.
+    pub(super) fn relay(&self, mut sending: Sending, relay: Relay) {
+        let mut scratch = vec![0; SCRATCH_BYTES];
+        let mut piece = vec![0; PIECE_BYTES];
+        let mut step = |relay: Relay| match relay.step(&mut piece) {
+            Relayed::Moved(relay) => Some(relay),
+            Relayed::Waits | Relayed::Over => None,
+        };
+        // First the body, so that a short one goes out with its head.
+        let mut relay = step(relay);
+        let rest = loop {
+            match (sending.advance(&mut scratch), relay) {
+                (Halt::Starved, Some(more)) => relay = step(more),
+                (Halt::Blocked | Halt::Starved, rest) => {
+                    self.add(sending);
+                    break rest;
+                }
+                (halt, rest) => {
+                    sending.finish(halt);
+                    break rest;
+                }
+            }
+        };
+        // It fills the window of a client that takes nothing, and gives up a body that has no client any more.
+        if let Some(rest) = rest {
+            rest.run();
+        }
     }
 }
 
