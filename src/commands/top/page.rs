@@ -191,7 +191,8 @@ fn newest_requests(lines: &mut Vec<StyledLine>, requests: Option<&[TopRequest]>,
         let (at, bytes, taken) = (time_of_day(*at), size(*bytes), within(*seconds));
         let style = if *status >= 500 { Style::Warning } else { Style::Plain };
         let cost = if columns < REQUEST { "" } else { &*format!("{bytes:>10}{taken:>9}  ") };
-        add(style, &format!("{at} {status:>4} {outcome:<14}{cost}{method} {target}"));
+        // The space is there whatever the outcome is: some are longer than their column.
+        add(style, &format!("{at} {status:>4} {outcome:<13} {cost}{method} {target}"));
     }
 }
 
@@ -346,6 +347,22 @@ mod tests {
             assert!(columns < 34 || whole == figures.min(4), "{columns}: {whole}");
             let target = line("00:00:00").find("GET /0");
             assert!(columns < 34 || target.is_some_and(|at| at + 6 <= columns), "{columns}");
+        }
+    }
+
+    /// Some reasons are longer than their column, and nothing but a space is behind them in a narrow terminal.
+    #[test]
+    fn an_outcome_and_a_method_are_two_words() {
+        let mut requests = requests(1);
+        for outcome in ["hit", "only-if-cached", "close-delimited", "upgrade-declined"] {
+            requests[0].outcome = outcome.to_string();
+            for columns in [REQUEST - 1, REQUEST] {
+                let history = history(TopSample::default(), TopSample::default());
+                let lines = page(&history, Some(&requests), 100, (columns, 60));
+                let line = lines.iter().find(|line| line.text.starts_with("00:00:00")).expect("it");
+                let words: Vec<&str> = line.text.split_whitespace().collect();
+                assert!(words[2] == outcome && words.ends_with(&["GET", "/0"]), "{}", line.text);
+            }
         }
     }
 
