@@ -5,6 +5,8 @@ use std::io::Read;
 use std::sync::mpsc::channel;
 use std::thread;
 
+use rusqlite::Connection as Database;
+
 use super::support::origin::{Gate, Origin, Step, on};
 use super::support::proxy::{FRONT, Proxy};
 use super::support::wire::Connection;
@@ -84,5 +86,31 @@ fn those_who_take_nothing_leave_the_workers_to_others() {
         client.stream.read_exact(&mut content).expect("all of it");
         assert!(content.iter().all(|byte| *byte == b'x'));
     }
+    origin.assert_finished();
+}
+
+/// Nothing of it is on the wire when the first read fails: a head, and then a connection that is closed, would say less
+/// than an error does.
+#[test]
+fn content_that_cannot_be_read_from_its_first_byte_on_is_an_error() {
+    let all = Step::Repeat(vec![b'x'; 1 << 10], (2 * PART) >> 10);
+    let origin = Origin::script([
+        on("GET /large").head(200, &fields()).then(all),
+        on("GET /small").send(200, "Cache-Control: max-age=600", "small"),
+    ]);
+    let folder = TemporaryFolder::new();
+    let proxy = start(&origin, &folder);
+    assert_eq!(proxy.get("/large").content.len(), 2 * PART);
+    let shell = Database::open(folder.file("cache.sqlite")).expect("a database");
+    let damage = "UPDATE contents SET content = zeroblob(length(content))";
+    shell.execute(damage, []).expect("rows");
+    for _ in 0..20 {
+        let reply = proxy.get("/large");
+        assert_eq!((reply.status, reply.complete), (502, true));
+        assert_eq!(reply.cache_status(), "proxy; detail=truncated");
+        let head = proxy.ask("HEAD", "/large", "", "");
+        assert_eq!((head.status, head.field("content-length")), (200, (2 * PART).to_string()));
+    }
+    assert_eq!(proxy.get("/small").body(), "small");
     origin.assert_finished();
 }

@@ -104,8 +104,9 @@ impl EventExchange {
     /// Passes on what arrives, through a bounded buffer.
     fn relay(&mut self, response: Response, body: Box<dyn Arriving>) {
         let (response, relay) = Relay::between(response, body, &self.dispatch);
-        self.send_response(response);
+        // First the body: what cannot be read from its first byte on is an error, as long as no head is on its way.
         relay.run();
+        self.send_response(response);
     }
 }
 
