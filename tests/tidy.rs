@@ -35,6 +35,7 @@ const FENCES: [(&str, &[&str]); 27] = [
             "daemon/mod.rs",
             "daemon/takeover.rs",
             "front/event/event_loop.rs",
+            "front/tiny/sockets.rs",
             "origin/evented/piping.rs",
             "store/packing.rs",
             "store/sqlite/schema.rs",

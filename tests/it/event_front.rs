@@ -383,20 +383,6 @@ fn a_drain_ends_idle_connections_and_finishes_busy_ones() {
     assert!(status.success() && !log.contains("not finished"), "{log}");
 }
 
-/// Without a length, the end of an HTTP/1.0 response is the end of the connection; one that was cut is
-/// not to look whole.
-#[test]
-fn an_http_1_0_client_sees_that_a_body_was_cut() {
-    let origin = Origin::script([on("GET /cut")
-        .head(200, "Transfer-Encoding: chunked; Cache-Control: no-store")
-        .bytes("5\r\nhello\r\n")
-        .close()]);
-    let proxy = Proxy::before(&origin, &[]);
-    let mut connection = proxy.connect();
-    let reply = connection.send("GET /cut HTTP/1.0\r\n\r\n").reply();
-    assert!(!reply.complete, "{:?}", reply.body());
-}
-
 /// The fast path and the lookup answer alike.
 #[test]
 fn the_fast_path_and_the_lookup_agree() {

@@ -1,7 +1,7 @@
 //! Forwarding: methods, fields and content on their way through, in memory that does not grow, and what
 //! becomes of content that is cut short.
 
-use std::io::Write;
+use std::io::{ErrorKind, Read, Write};
 use std::thread;
 
 use super::support;
@@ -191,6 +191,29 @@ fn a_body_that_is_cut_short_never_looks_complete_and_is_not_stored() {
     let reply = proxy.connect().send("GET /length HTTP/1.0\r\n\r\n").reply();
     assert!(!reply.complete);
     origin.assert_finished();
+}
+
+/// Without a length, the end of an HTTP/1.0 response is the end of the connection; one that was cut is
+/// not to look whole.
+#[test]
+fn an_http_1_0_client_sees_that_a_body_was_cut() {
+    for fields in ["no-store", "max-age=60"] {
+        let gate = Gate::new();
+        let origin = Origin::script([on("GET /cut")
+            .head(200, &format!("Transfer-Encoding: chunked; Cache-Control: {fields}"))
+            .bytes("5\r\nhello\r\n")
+            .wait(&gate)
+            .close()]);
+        let proxy = Proxy::before(&origin, &[]);
+        let mut client = proxy.connect();
+        client.send("GET /cut HTTP/1.0\r\n\r\n");
+        let mut content = [0; 5];
+        assert_eq!(client.head().expect("a head").word(1), "200");
+        client.stream.read_exact(&mut content).expect("what came before");
+        gate.open();
+        let end = client.stream.read(&mut content).map_err(|error| error.kind());
+        assert_eq!((&content, end), (b"hello", Err(ErrorKind::ConnectionReset)), "{fields}");
+    }
 }
 
 /// Decision of this project: content that only a close delimits, and that nobody announced to be so,

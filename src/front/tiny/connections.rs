@@ -156,7 +156,15 @@ impl Connections {
         }
     }
 
-    /// The same, after a last response that is not waited for. It is left out if an earlier response is
+    /// The same so that the client sees an error, and not an end.
+    pub(super) fn reset(&self, peer: SocketAddr) {
+        self.mark_cut(peer);
+        if let Some(client) = self.socket(peer) {
+            client.reset();
+        }
+    }
+
+    /// As [`Connections::cut`], after a last response that is not waited for. It is left out if an earlier response is
     /// still on its way (pipelining): it would be taken for a part of that one.
     pub(super) fn cut_with(&self, peer: SocketAddr, last_response: &[u8]) {
         let alone = self.mark_cut(peer) <= 1;

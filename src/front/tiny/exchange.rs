@@ -20,7 +20,7 @@ use crate::front::served::{Arrival, LogRecord, record_response};
 use crate::front::tiny::connections::{Activity, Connections};
 use crate::front::tiny::pump::Pumps;
 use crate::front::tiny::sender::{PIECE_BYTES, Sender};
-use crate::front::tiny::sending::{Recipient, Sending};
+use crate::front::tiny::sending::{Recipient, Sending, Then};
 use crate::front::tunnels::{self, TunnelClient, TunnelPermit};
 use crate::front::wire::{Delimiting, WireClient, interim_head};
 use crate::message::body::{Arriving, Body};
@@ -182,7 +182,7 @@ impl TinyExchange {
             cut: Box::new(move || cut.cut()),
             concluded: Box::new(move |passed| {
                 if let Some(exchange) = exchange.lock().take() {
-                    Box::new(exchange).conclude(&record, passed, false);
+                    Box::new(exchange).conclude(&record, passed, Then::Closes);
                 }
             }),
         };
@@ -226,13 +226,18 @@ impl TinyExchange {
         let note = |waiting| self.shared.connections.note_waiting(&self.activity, waiting);
         let mut sender =
             Sender { out: inner.into_writer(), sent: 0, truncated: false, note: &note };
+        let delimiting = self.client.delimiting_of(&self.request.method, &response);
         match sender.send(self.client, &self.request.method, response) {
             // tiny_http closes when it has read `Connection: close`, and knows no other reason.
             Ok(Delimiting::Close) => self.shared.connections.cut(self.peer),
             Ok(_) => {}
             Err(error) => {
                 log::debug!("{}: response cut short: {error}", self.peer);
-                self.shared.connections.cut(self.peer);
+                if delimiting == Delimiting::Close {
+                    self.shared.connections.reset(self.peer);
+                } else {
+                    self.shared.connections.cut(self.peer);
+                }
             }
         }
         if sender.truncated {
@@ -375,10 +380,12 @@ impl Recipient for TinyExchange {
         self.answer_by(response, false);
     }
 
-    fn conclude(mut self: Box<Self>, record: &LogRecord, sent: u64, persists: bool) {
+    fn conclude(mut self: Box<Self>, record: &LogRecord, sent: u64, then: Then) {
         // tiny_http knows of no reason to close, so the socket is closed under it.
-        if !persists {
-            self.shared.connections.cut(self.peer);
+        match then {
+            Then::Persists => {}
+            Then::Closes => self.shared.connections.cut(self.peer),
+            Then::Resets => self.shared.connections.reset(self.peer),
         }
         // The response went past tiny_http's writer: it goes on to the connection's next request.
         drop(self.inner.take().map(tiny_http::Request::into_writer));

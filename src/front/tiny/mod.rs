@@ -6,7 +6,7 @@
 //! - Framing that two servers would read differently is refused, and its connection cut, before
 //!   anything else on that connection is read (CVE-2026-66752).
 //! - Fields go through `http::HeaderValue`, so that none holds a line end (CVE-2026-66753).
-//! - Responses are written by `exchange.rs`, and cut ones cut the connection.
+//! - Responses are written by `sender.rs` and `sending.rs`, and cut ones cut the connection.
 //! - Content is accounted for; a cut upload is never taken for a whole one, and an announced length
 //!   that was not sent does not abort the process.
 //! - Idle and overdue connections are cut; an accept loop that died is started anew; a connection

@@ -15,8 +15,19 @@ pub(super) trait Recipient: Send {
     /// Answers with an error: the body is cut, and nothing of it has been sent.
     fn refuse_cut(self: Box<Self>);
 
-    /// Ends the exchange after `sent` bytes of content; `persists` if the connection may go on.
-    fn conclude(self: Box<Self>, record: &LogRecord, sent: u64, persists: bool);
+    /// Ends the exchange after `sent` bytes of content.
+    fn conclude(self: Box<Self>, record: &LogRecord, sent: u64, then: Then);
+}
+
+/// What becomes of the connection after a response.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Then {
+    /// It may go on.
+    Persists,
+    /// It is closed.
+    Closes,
+    /// It is closed so that the client sees an error: its end would be that of a response which was cut.
+    Resets,
 }
 
 /// A response that is being sent.
@@ -73,7 +84,12 @@ impl Sending {
         if self.outgoing.is_truncated() {
             self.record.truncated();
         }
-        let persists = halt == Halt::Done && !self.outgoing.ends_by_closing();
-        self.recipient.conclude(&self.record, self.outgoing.sent(), persists);
+        let then = match (halt, self.outgoing.ends_by_closing()) {
+            (Halt::Done, false) => Then::Persists,
+            // Other framing shows by itself that something is missing (RFC 9112 §8).
+            (Halt::Cut, true) => Then::Resets,
+            _ => Then::Closes,
+        };
+        self.recipient.conclude(&self.record, self.outgoing.sent(), then);
     }
 }

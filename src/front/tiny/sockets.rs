@@ -7,15 +7,16 @@
 //! addresses is touched.
 
 use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 
-use nix::cmsg_space;
 use nix::sys::socket::{
-    ControlMessage, ControlMessageOwned, MsgFlags, Shutdown, SockaddrStorage, getpeername,
-    getsockname, recv, recvmsg, send, sendmsg, shutdown,
+    ControlMessage, MsgFlags, Shutdown, SockaddrStorage, getpeername, getsockname, recv, send,
+    sendmsg, shutdown,
 };
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, connect_unspec, recvmsg};
 
 /// The sockets that belong to one listening address.
 #[derive(Debug, Default)]
@@ -45,7 +46,7 @@ pub(super) fn survey(local: SocketAddr) -> Survey {
 
 /// A duplicate of a client's socket; dropped, the duplicate is closed and the connection goes on.
 #[derive(Debug)]
-pub(super) struct ClientSocket(RawFd);
+pub(super) struct ClientSocket(OwnedFd);
 
 impl ClientSocket {
     /// The socket of the client at `peer`, connected to the listener at `local`, if `descriptor` is it.
@@ -60,12 +61,12 @@ impl ClientSocket {
         }
         // Looked at again, because the number may have been closed and given to another socket between
         // the look and the copy. What has been duplicated stays what it is.
-        duplicate(descriptor).ok().filter(|client| is_it(client.0))
+        duplicate(descriptor).ok().filter(|client| is_it(client.descriptor()))
     }
 
     /// The number of the descriptor, for waiting until it can be written to.
     pub(super) fn descriptor(&self) -> RawFd {
-        self.0
+        self.0.as_raw_fd()
     }
 
     /// Sends what the system takes at once, and gives the number of bytes. `WouldBlock` if it takes
@@ -74,7 +75,7 @@ impl ClientSocket {
         loop {
             // DONTWAIT for this call alone: the flag of the socket is its owner's, which expects to
             // block.
-            match send(self.0, bytes, MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT) {
+            match send(self.descriptor(), bytes, MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT) {
                 Ok(count) => return Ok(count),
                 Err(nix::Error::EINTR) => {}
                 Err(error) => return Err(error.into()),
@@ -84,13 +85,22 @@ impl ClientSocket {
 
     /// Ends the connection in both directions: reads and writes of its owner fail from now on.
     pub(super) fn cut(&self) {
-        let _ = shutdown(self.0, Shutdown::Both);
+        let _ = shutdown(self.descriptor(), Shutdown::Both);
+    }
+
+    /// The same so that the client sees an error, and not an end. What it has not been sent yet is dropped.
+    pub(super) fn reset(&self) {
+        // A socket that is closed without lingering would be reset, too, but its owner shuts it down before that, which
+        // is an end. Not every system takes a connection back.
+        if connect_unspec(&self.0).is_err() {
+            self.cut();
+        }
     }
 
     /// Sends all bytes, and waits for the client to take them.
     pub(super) fn send_all(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
-            match send(self.0, bytes, MsgFlags::MSG_NOSIGNAL) {
+            match send(self.descriptor(), bytes, MsgFlags::MSG_NOSIGNAL) {
                 Ok(count) => bytes = &bytes[count..],
                 Err(nix::Error::EINTR) => {}
                 Err(error) => return Err(error.into()),
@@ -112,13 +122,7 @@ impl ClientSocket {
     /// Has the client closed its side, with nothing left to read?
     pub(super) fn has_ended(&self) -> bool {
         let mut byte = [0];
-        recv(self.0, &mut byte, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT) == Ok(0)
-    }
-}
-
-impl Drop for ClientSocket {
-    fn drop(&mut self) {
-        let _ = nix::unistd::close(self.0);
+        recv(self.descriptor(), &mut byte, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT) == Ok(0)
     }
 }
 
@@ -161,14 +165,14 @@ fn duplicate(descriptor: RawFd) -> io::Result<ClientSocket> {
     )?;
     let mut byte = [0];
     let mut slices = [IoSliceMut::new(&mut byte)];
-    let mut space = cmsg_space!(RawFd);
-    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-    let message = recvmsg::<()>(receiver.as_raw_fd(), &mut slices, Some(&mut space), flags)?;
-    for control in message.cmsgs()? {
-        if let ControlMessageOwned::ScmRights(received) = control
-            && let Some(duplicate) = received.first()
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut received = RecvAncillaryBuffer::new(&mut space);
+    recvmsg(&receiver, &mut slices, &mut received, RecvFlags::CMSG_CLOEXEC)?;
+    for message in received.drain() {
+        if let RecvAncillaryMessage::ScmRights(mut descriptors) = message
+            && let Some(duplicate) = descriptors.next()
         {
-            return Ok(ClientSocket(*duplicate));
+            return Ok(ClientSocket(duplicate));
         }
     }
     Err(io::ErrorKind::NotFound.into())
@@ -201,5 +205,23 @@ mod tests {
         assert_eq!(received, "abc");
         assert_eq!(accepted.read(&mut [0]).ok(), Some(0));
         assert!(found.has_ended());
+    }
+
+    #[test]
+    fn a_connection_that_is_reset_has_no_end() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let local = listener.local_addr().expect("an address");
+        let mut client = TcpStream::connect(local).expect("a connection");
+        let peer = client.local_addr().expect("an address");
+        let (accepted, _) = listener.accept().expect("a connection");
+        let found = ClientSocket::at(accepted.as_raw_fd(), local, peer).expect("it is connected");
+        found.reset();
+        drop(accepted);
+        let end = client.read(&mut [0]).map_err(|error| error.kind());
+        assert_eq!(end, Err(io::ErrorKind::ConnectionReset));
+        // As long as anybody has it open it is taken for a listener's, as one that the client has reset is.
+        drop(found);
+        let survey = survey(local);
+        assert_eq!((survey.clients.len(), survey.listening), (0, 1));
     }
 }
