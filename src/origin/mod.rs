@@ -1,6 +1,6 @@
 //! The origin server as the engine sees it: a request goes in, a response or an error comes out.
 //!
-//! `gate.rs` decides whether it is asked at all, `resolver.rs` and `egress.rs` where it is, `trust.rs`
+//! `gate.rs` decides whether it is asked at all, `resolver` and `egress.rs` where it is, `trust.rs`
 //! whom to believe that it is, and `outgoing.rs` writes what it is sent. `evented` asks it, on an event loop that
 //! waits for nothing; `blocking`, on a thread that can wait.
 

@@ -111,6 +111,25 @@ fn links_lead_to_files_and_headings() {
     }
 }
 
+/// A file that is moved is moved in the documents, too.
+#[test]
+fn files_that_are_named_exist() {
+    let mut named = 0;
+    for (document, text) in documents() {
+        let words = text.split('`').skip(1).step_by(2);
+        let is_file = |word: &&str| {
+            word.contains('/') && Path::new(word).extension().is_some_and(|end| end == "rs")
+        };
+        let files = words.filter(is_file);
+        for file in files {
+            let is_there = ["", "src"].iter().any(|folder| root().join(folder).join(file).exists());
+            assert!(is_there, "{}: {file}", document.display());
+            named += 1;
+        }
+    }
+    assert!(named > 10, "{named} files are named");
+}
+
 #[test]
 fn readme_leads_to_every_document() {
     let documents = documents();

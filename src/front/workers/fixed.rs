@@ -1,8 +1,9 @@
 //! A fixed number of worker threads, on crossbeam's channels.
 //!
-//! Work comes in two kinds. An arrival is looked up, which never waits; what it then asks of the origin
-//! server may wait long. So that fresh hits are answered even when the origin server keeps every worker
-//! waiting, there are a few threads more, one for eight workers, that only look up.
+//! Work comes in three kinds. An arrival is looked up, which never waits; what it then asks of the origin
+//! server may wait long; and what has begun to be answered goes on, which reads from a store. So that fresh hits are
+//! answered even when the origin server keeps every worker waiting, there are a few threads more, one for eight workers,
+//! that only look up.
 
 use std::io;
 use std::sync::Arc;

@@ -15,7 +15,8 @@ pub(crate) type Job = Box<dyn FnOnce(Role) + Send>;
 pub(crate) enum Role {
     /// Anything.
     Any,
-    /// Look things up, and nothing that may wait; that is handed on as [`Kind::Forward`].
+    /// Look things up, and nothing that may wait; that is handed on as [`Kind::Forward`]
+    /// or, where it was accepted before, as [`Kind::ResumedForward`].
     Reserved,
 }
 
