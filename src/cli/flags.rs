@@ -380,7 +380,7 @@ pub(super) static GROUPS: [Group; 7] = [
             .long("Asking a backing store, purges, control requests; with `--front tiny-http` every request. 16 \
                 requests for each of them wait in a queue; further ones get 503. One thread is always there; others \
                 are started when they are needed, and end after 10 s without work. With `--front tiny-http` all of \
-                them are there from the start, and one more for each eight."),
+                them are there from the start, and two more for each eight."),
         flag("--max-connections", "N", Shape::Number(1, 1_000_000), "clients connected at a time").default("10000")
             .long("Fewer where file descriptors are scarce. Further clients wait in the kernel's queue."),
         flag("--header-timeout", "D", WAIT, "for the whole head of a request").default("10s")

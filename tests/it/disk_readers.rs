@@ -89,6 +89,39 @@ fn those_who_take_nothing_leave_the_workers_to_others() {
     origin.assert_finished();
 }
 
+/// The origin server keeps as many waiting as there are workers: who has half of a stored body gets the other half.
+#[test]
+fn what_has_begun_goes_on_although_every_worker_waits() {
+    // More than the system keeps for a client that takes nothing.
+    let (gate, large) = (Gate::new(), 8 * PART);
+    let slow = |name: &str| on(name).wait(&gate).send(200, "Cache-Control: no-store", "slow");
+    let origin = Origin::script([
+        on("GET /large")
+            .head(200, &format!("Cache-Control: max-age=600; Content-Length: {large}"))
+            .then(Step::Repeat(vec![b'x'; 1 << 10], large >> 10)),
+        slow("GET /slow/1"),
+        slow("GET /slow/2"),
+    ]);
+    let folder = TemporaryFolder::new();
+    let proxy = start(&origin, &folder);
+    assert_eq!(proxy.get("/large").content.len(), large);
+    let mut client = proxy.connect();
+    client.request("GET", "/large", "", "");
+    assert!(client.head().expect("a head").first.contains("200"));
+    let mut waiting = ["/slow/1", "/slow/2"].map(|target| {
+        let mut connection = proxy.connect();
+        connection.request("GET", target, "", "");
+        connection
+    });
+    origin.wait_for(3);
+    let mut content = vec![0; large];
+    client.stream.read_exact(&mut content).expect("all of it");
+    assert!(content.iter().all(|byte| *byte == b'x'));
+    gate.open();
+    assert!(waiting.iter_mut().all(|connection| connection.reply().body() == "slow"));
+    origin.assert_finished();
+}
+
 /// Nothing of it is on the wire when the first read fails: a head, and then a connection that is closed, would say less
 /// than an error does.
 #[test]

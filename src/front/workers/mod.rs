@@ -36,7 +36,7 @@ enum PoolKind {
 }
 
 impl Pool {
-    /// Starts `workers` threads, at least one, and beside them those that only look up. At most `parked_max`
+    /// Starts `workers` threads, at least one, and beside them those that do one kind of work alone. At most `parked_max`
     /// requests can be parked. The error is that a thread cannot be started.
     pub fn fixed(workers: usize, parked_max: usize, stats: &Arc<Stats>) -> io::Result<Self> {
         Ok(Self(PoolKind::Fixed(FixedPool::start(workers, parked_max, stats)?)))
